@@ -1,0 +1,167 @@
+"""`Config`: one frozen dataclass, one field per flag, the only home of defaults. Standard library only."""
+
+import dataclasses
+import difflib
+import json
+import os
+import typing
+
+from tl_app.errors import UserError
+
+
+def _field(default, help, choices=None, low=None, high=None):
+  return dataclasses.field(
+      default=default, metadata={"help": help, "choices": choices, "low": low, "high": high}
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Everything that decides a run. A field is a flag of the same name; `validate` refuses what cannot work."""
+
+  # Where
+  workdir: str = _field("", "Directory of this run: everything decided or measured is written there.")
+  cache_dir: str = _field(
+      "", "Directory of downloads and features. Empty: $TL_APP_CACHE, else tl_app in the user's cache directory."
+  )
+  offline: bool = _field(False, "Refuse the network: only what is cached or local is used.")
+
+  # Backbone
+  backbone: str = _field("", "Name from `python -m tl_app.inspect`, or a handle: URL, kaggle://, hf://, directory.")
+  preprocessor: str = _field(
+      "", "Handle of the text module's preprocessing twin. Empty: the table's, else built from the module's vocabulary."
+  )
+  pooling: str = _field(
+      "auto",
+      "Features from the backbone's output: auto takes the table's choice; mean over real tokens or positions; "
+      "cls is the first token; pooler is the module's own pooled output.",
+      choices=("auto", "mean", "cls", "pooler"),
+  )
+  max_length: int = _field(
+      0, "Text length in tokens, special tokens included. 0: holds 99 % of the training texts, at most the backbone's limit.",
+      low=0,
+  )
+  image_size: int = _field(0, "Height and width in pixels. 0: the backbone's own.", low=0, high=4096)
+
+  # Data
+  dataset: str = _field(
+      "", "movie_reviews, digits, images:DIR, table:PATH, or tfds:NAME[/CONFIG][:VERSION]."
+  )
+  validation_dataset: str = _field("", "Validation examples, in any form of --dataset. Empty: from --dataset.")
+  test_dataset: str = _field("", "Test examples, in any form of --dataset. Empty: from --dataset.")
+  data_dir: str = _field("", "Directory of prepared TFDS data sets.")
+  text_column: str = _field("text", "Column of the text.")
+  image_column: str = _field("image", "Column of image paths, relative to the table.")
+  label_column: str = _field("label", "Column of the label.")
+  split_seed: int = _field(0, "Seed of the splits that are drawn.", low=0)
+  validation_fraction: float = _field(0.1, "Share of the training examples drawn for validation.", low=0.01, high=0.5)
+  test_fraction: float = _field(0.2, "Share of all examples drawn for test.", low=0.01, high=0.9)
+  max_examples: int = _field(0, "Use at most this many training examples, stratified. 0: all.", low=0)
+  on_bad_example: str = _field(
+      "fail", "An unreadable or empty example: stop, or skip it and list it.", choices=("fail", "skip")
+  )
+
+  # Training
+  recipe: str = _field(
+      "probe",
+      "probe: the head on frozen features. full: everything, from a fresh head.",
+      choices=("probe", "full"),
+  )
+  epochs: int = _field(5, "Epochs of fine-tuning.", low=1)
+  head_epochs: int = _field(100, "Epochs of the probe, at most.", low=1)
+  batch_size: int = _field(32, "Examples per optimizer step, over all devices together.", low=1)
+  learning_rate: float = _field(1e-4, "Peak learning rate of the backbone in fine-tuning.", low=0.0)
+  head_learning_rate: float = _field(1e-3, "Peak learning rate of the head.", low=0.0)
+  weight_decay: float = _field(0.01, "Decoupled weight decay of AdamW, per step and learning rate.", low=0.0, high=1.0)
+  early_stopping_patience: int = _field(
+      10, "Stop after this many epochs without a better validation loss. 0: never.", low=0
+  )
+  seed: int = _field(0, "Seed of shuffling, dropout and initialisation.", low=0)
+
+  # Machine
+  strategy: str = _field(
+      "auto", "auto: mirrored when there are several GPUs.", choices=("auto", "single", "mirrored")
+  )
+  num_devices: int = _field(
+      0, "Devices of --strategy=mirrored; logical CPU devices where there is no GPU. 0: all.", low=0, high=64
+  )
+  feature_cache: str = _field(
+      "auto", "auto: frozen features are kept in --cache_dir. off: computed in every run. Or a directory."
+  )
+
+  # Result
+  export: bool = _field(True, "Write the SavedModel and compare it with the evaluation in a fresh process.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """What `Config` does not know before data and backbone are loaded; recipes are functions of both."""
+
+  num_train: int
+  num_classes: int
+  stage_names: tuple
+  modality: str
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+TYPES = typing.get_type_hints(Config)
+
+
+def validate(config):
+  """Raises `UserError` on the first value that cannot work."""
+  for name, field in FIELDS.items():
+    value, meta = getattr(config, name), field.metadata
+    if not isinstance(value, TYPES[name]) or (TYPES[name] is not bool and isinstance(value, bool)):
+      raise UserError(f"--{name}={value!r} is not a {TYPES[name].__name__}")
+    if meta["choices"] and value not in meta["choices"]:
+      raise UserError(f"--{name}={value} is not one of: {', '.join(meta['choices'])}")
+    if meta["low"] is not None and not value >= meta["low"]:
+      raise UserError(f"--{name}={value} is below {meta['low']}")
+    if meta["high"] is not None and not value <= meta["high"]:
+      raise UserError(f"--{name}={value} is above {meta['high']}")
+  for name in ("workdir", "backbone", "dataset"):
+    if not getattr(config, name):
+      raise UserError(f"--{name} is needed: {FIELDS[name].metadata['help']}")
+  if config.validation_fraction + config.test_fraction >= 1:
+    raise UserError("--validation_fraction and --test_fraction leave nothing to train on: lower one")
+  if config.num_devices > 1 and config.strategy == "single":
+    raise UserError(f"--num_devices={config.num_devices} needs --strategy=mirrored, not single")
+  if config.strategy != "single" and config.num_devices and config.batch_size % config.num_devices:
+    raise UserError(
+        f"--batch_size={config.batch_size} is the global batch: make it a multiple of --num_devices={config.num_devices}"
+    )
+  if config.feature_cache not in ("auto", "off") and os.path.isfile(config.feature_cache):
+    raise UserError(f"--feature_cache={config.feature_cache} is a file: give auto, off or a directory")
+
+
+def to_json(config):
+  """Returns the JSON text of `config`: every field, in the order of the class."""
+  return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text, source="config"):
+  """Returns the `Config` written by `to_json`. Missing fields take their defaults; unknown ones are refused."""
+  try:
+    values = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise UserError(f"{source} is not JSON: {error}") from None
+  if not isinstance(values, dict):
+    raise UserError(f"{source} does not hold a JSON object of flags and values")
+  for name in values:
+    if name not in FIELDS:
+      raise UserError(f"{source} has an unknown field {name!r}{suggestion(name, FIELDS)}")
+    if TYPES[name] is float and isinstance(values[name], int) and not isinstance(values[name], bool):
+      values[name] = float(values[name])
+  return Config(**values)
+
+
+def suggestion(name, known):
+  """Returns `"; did you mean X?"` for the nearest known name, or an empty string."""
+  near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+  return f"; did you mean {near[0]}?" if near else ""
+
+
+def differing(config, other):
+  """Returns the names of the fields in which two configs differ and that change the result of a run."""
+  where = {"workdir", "cache_dir", "offline", "feature_cache"}
+  return [name for name in FIELDS if name not in where and getattr(config, name) != getattr(other, name)]

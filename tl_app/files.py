@@ -1,0 +1,44 @@
+"""Files that are either whole or not there."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+  """Yields a temporary path beside `path`; renames it onto `path` when the block ends, removes it when the block fails.
+
+  Works for a file and for a directory: the block creates whichever it wants. A directory that stands at `path` is
+  replaced as a whole.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  holder = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+  new = holder / path.name
+  try:
+    yield new
+    if new.is_dir() and path.exists():
+      os.rename(path, holder / "old")
+    os.replace(new, path)
+  finally:
+    shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_text(path, text):
+  """Writes UTF-8 text so that a reader sees the old file or the new one, never a part."""
+  with atomic_path(path) as new:
+    new.write_text(text, encoding="utf-8")
+
+
+def write_json(path, value):
+  """Writes `value` as indented JSON, atomically. NaN is refused: a metrics file with NaN is not JSON."""
+  write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path):
+  """Returns the parsed JSON of a UTF-8 file."""
+  return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))

@@ -20,6 +20,7 @@ class Examples:
     splits: object array [n] of "train", "validation", "test" where the data set gives a split, else "".
     skipped: list of {"id", "reason"} of the examples left out by --on_bad_example=skip.
     source: how the user named the data set.
+    notes: lines worth telling the user (files that were ignored, splits that were replaced).
   """
 
   modality: str
@@ -30,6 +31,7 @@ class Examples:
   splits: np.ndarray
   skipped: list
   source: str
+  notes: list = dataclasses.field(default_factory=list)
 
   def __len__(self):
     return len(self.ids)

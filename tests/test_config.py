@@ -1,0 +1,57 @@
+"""Config: one home of defaults, strict, re-runnable."""
+
+import dataclasses
+import re
+
+import pytest
+
+from tl_app import config as config_lib
+from tl_app.config import Config
+from tl_app.errors import UserError
+
+GOOD = Config(workdir="w", backbone="resnet50", dataset="digits")
+
+
+def test_json_round_trip_keeps_every_field():
+  config = dataclasses.replace(GOOD, learning_rate=3e-5, export=False, text_column="Text é")
+  assert config_lib.from_json(config_lib.to_json(config)) == config
+
+
+def test_unknown_field_is_refused_with_the_nearest():
+  with pytest.raises(UserError, match="unknown field 'epoch'; did you mean epochs"):
+    config_lib.from_json('{"epoch": 3}')
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "--epochs=0 is below 1"),
+        ({"recipe": "magic"}, "--recipe=magic is not one of: "),
+        ({"backbone": ""}, "--backbone is needed"),
+        ({"workdir": ""}, "--workdir is needed"),
+        ({"validation_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
+        ({"strategy": "single", "num_devices": 2}, "needs --strategy=mirrored"),
+        ({"num_devices": 3, "batch_size": 32}, "multiple of --num_devices=3"),
+        ({"learning_rate": float("nan")}, "--learning_rate=nan is below"),
+        ({"epochs": "3"}, "is not a int"),
+        ({"epochs": True}, "is not a int"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(change, message):
+  config_lib.validate(GOOD)
+  with pytest.raises(UserError, match=re.escape(message)):
+    config_lib.validate(dataclasses.replace(GOOD, **change))
+
+
+def test_every_field_is_read_somewhere():
+  import pathlib
+
+  package = pathlib.Path(config_lib.__file__).parent
+  code = "\n".join(path.read_text() for path in package.rglob("*.py") if path.name != "config.py")
+  unread = [name for name in config_lib.FIELDS if not re.search(rf"config\.{name}\b|\"{name}\"", code)]
+  assert unread == []
+
+
+def test_differing_ignores_where_things_lie():
+  other = dataclasses.replace(GOOD, workdir="elsewhere", cache_dir="c", offline=True, epochs=GOOD.epochs + 1)
+  assert config_lib.differing(GOOD, other) == ["epochs"]

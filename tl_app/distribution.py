@@ -1,0 +1,36 @@
+"""Strategies: one device, or several with the same numbers."""
+
+import tensorflow as tf
+
+from tl_app.errors import UserError
+
+
+def strategy(name, num_devices):
+  """Returns the `tf.distribute.Strategy` of --strategy and --num_devices.
+
+  Args:
+    name: "auto" (mirrored when there are several GPUs), "single" or "mirrored".
+    num_devices: devices of "mirrored"; 0 is all. Without GPUs, logical CPU devices stand in.
+  """
+  gpus = tf.config.list_physical_devices("GPU")
+  if name == "single" or (name == "auto" and len(gpus) < 2 and num_devices < 2):
+    return tf.distribute.get_strategy()
+  if gpus:
+    if num_devices > len(gpus):
+      raise UserError(f"--num_devices={num_devices}, but this machine has {len(gpus)} GPU(s)")
+    return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(num_devices or len(gpus))])
+  return tf.distribute.MirroredStrategy(_logical_cpus(num_devices or 1))
+
+
+def _logical_cpus(count):
+  have = tf.config.get_logical_device_configuration(tf.config.list_physical_devices("CPU")[0]) or [None]
+  if len(have) < count:
+    try:
+      tf.config.set_logical_device_configuration(
+          tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * count
+      )
+    except RuntimeError:
+      raise UserError(
+          f"--num_devices={count} on a CPU must be chosen before TensorFlow starts: run it in a fresh process"
+      ) from None
+  return [f"CPU:{i}" for i in range(count)]

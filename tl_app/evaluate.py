@@ -1,0 +1,26 @@
+"""Measures a finished run: on its own test split, or on other labelled data.
+
+  python -m tl_app.evaluate --workdir=runs/movie_reviews
+  python -m tl_app.evaluate --workdir=runs/movie_reviews --dataset=table:more.csv --output=more/
+"""
+
+from absl import flags
+
+from tl_app import cli
+
+FLAGS = flags.FLAGS
+DATA = ["dataset", "data_dir", "text_column", "image_column", "label_column", "on_bad_example"]
+cli.define(["workdir", "cache_dir", "offline", *DATA])
+flags.DEFINE_string("output", "", "Directory for metrics.json and predictions.csv. Empty: they are only printed.")
+
+
+def main():
+  cli.need("workdir")
+  from tl_app import evaluation, runs
+
+  metrics = runs.evaluate(FLAGS.workdir, cli.given(DATA), FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
+  print(evaluation.summary(metrics, FLAGS.output or FLAGS.workdir))
+
+
+if __name__ == "__main__":
+  cli.run(main, __doc__)

@@ -1,0 +1,27 @@
+"""Exports a finished run again, and proves the export against the run's own test split.
+
+  python -m tl_app.export --workdir=runs/movie_reviews --output=serving/1
+"""
+
+from absl import flags
+
+from tl_app import cli
+
+FLAGS = flags.FLAGS
+cli.define(["workdir", "cache_dir", "offline"])
+flags.DEFINE_string("output", "", "Directory of the SavedModel. Empty: export/ in the workdir.")
+
+
+def main():
+  cli.need("workdir")
+  from tl_app import runs
+
+  directory, proof = runs.export(FLAGS.workdir, FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
+  print(
+      f"{directory}: {proof['num_examples']} test examples answered by a fresh process, {proof['label_flips']} labels "
+      f"flipped, largest probability difference {proof['max_probability_difference']:.1e}"
+  )
+
+
+if __name__ == "__main__":
+  cli.run(main, __doc__)

@@ -1,0 +1,27 @@
+"""What the parity gate runs in a fresh process: a client of the SavedModel that knows TensorFlow and nothing of tl_app.
+
+  python -c SOURCE SAVED_MODEL INPUTS.tfrecord ANSWERS.npz [tensorflow_text]
+"""
+
+import importlib
+import sys
+
+BATCH = 32
+
+
+def main(directory, asked, answered, *modules):
+  """Answers every record of `asked` by `serving_default` and writes label, score and probabilities to `answered`."""
+  import numpy as np
+  import tensorflow as tf
+
+  for module in modules:
+    importlib.import_module(module)
+  signature = tf.saved_model.load(directory).signatures["serving_default"]
+  outputs = [signature(inputs=batch) for batch in tf.data.TFRecordDataset(asked).batch(BATCH)]
+  joined = {name: np.concatenate([output[name].numpy() for output in outputs]) for name in outputs[0]}
+  joined["label"] = np.array([label.decode("utf-8") for label in joined["label"]])
+  np.savez(answered, **joined)
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

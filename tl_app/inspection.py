@@ -1,0 +1,52 @@
+"""What is known of the backbones: the whole table without TensorFlow, or one of them, loaded."""
+
+import math
+
+from tl_app import backbones
+from tl_app.backbones.spec import SPECS
+
+
+def listing():
+  """Returns the table of backbones as text; no TensorFlow, no network."""
+  rows = [("name", "reads", "size", "parameters", "licence", "handle")]
+  for spec in SPECS:
+    size = f"{spec.image_size} px" if spec.modality == "image" else f"{spec.max_length} tokens"
+    rows.append((spec.name, spec.modality, size, f"{spec.parameters / 1e6:.1f} M", spec.licence, spec.handle))
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+  return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def describe(name, assets, preprocessor="", pooling="auto", image_size=0):
+  """Loads a backbone and returns what a user must know of it, as text.
+
+  Args:
+    name: as in --backbone.
+    assets: `Assets`.
+    preprocessor, pooling, image_size: as in `Config`.
+  """
+  import keras
+
+  backbone = backbones.load(
+      backbones.resolve(name), assets, preprocessor=preprocessor, pooling=pooling, image_size=image_size
+  )
+  spec = backbone.spec
+  inputs = keras.tree.flatten(backbone.network.input)
+  lines = [
+      f"{spec.name}: {spec.kind} backbone for {spec.modality}s",
+      f"  handle      {spec.handle}",
+      f"  licence     {spec.licence}",
+      f"  inputs      {', '.join(f'{x.name} {x.dtype} {list(x.shape)}' for x in inputs)}",
+      f"  outputs     {', '.join(f'{key} {list(x.shape)}' for key, x in backbone.network.output.items())}",
+      f"  features    {backbone.feature_size}, pooling {spec.pooling if pooling == 'auto' else pooling}",
+      f"  parameters  {_parameters(sum(backbone.stages.values(), [])):,}",
+  ]
+  lines += [f"  note        {note}" for note in [spec.note, *backbone.notes] if note]
+  width = max(len(stage) for stage in backbone.stages)
+  lines.append(f"  {len(backbone.stages)} stages, from the input upwards:")
+  for stage, variables in backbone.stages.items():
+    lines.append(f"    {stage.ljust(width)}  {len(variables):4} variables  {_parameters(variables):12,} parameters")
+  return "\n".join(lines)
+
+
+def _parameters(variables):
+  return sum(math.prod(variable.shape) for variable in variables)

@@ -1,0 +1,95 @@
+"""Backbone and head as one network."""
+
+import dataclasses
+import hashlib
+
+import keras
+import numpy as np
+
+from tl_app import backbones, heads
+from tl_app.data import pipeline
+from tl_app.errors import UserError
+from tl_app.recipes import HEAD
+
+
+@dataclasses.dataclass
+class Model:
+  """What is trained, evaluated and exported.
+
+  Attributes:
+    backbone: the `Backbone`.
+    head: `keras.Model`, pooled features [batch, feature_size] -> logits [batch, num_classes].
+    features: `keras.Model`, backbone inputs -> pooled features [batch, feature_size].
+    network: `keras.Model`, backbone inputs -> logits; shares every variable with the others.
+    class_names: names of the logits, in their order.
+  """
+
+  backbone: object
+  head: keras.Model
+  features: keras.Model
+  network: keras.Model
+  class_names: list
+
+  @property
+  def stages(self):
+    """Ordered dict, stage name -> variables: the backbone's stages, then the head."""
+    return {**self.backbone.stages, HEAD: list(self.head.variables)}
+
+
+def build(backbone, class_names):
+  """Returns the `Model` of a backbone and a fresh head."""
+  head = heads.linear(backbone.feature_size, len(class_names))
+  features = keras.Model(backbone.network.input, backbone.network.output["pooled"], name="features")
+  network = keras.Model(backbone.network.input, head(features.output), name="network")
+  return Model(backbone, head, features, network, list(class_names))
+
+
+def load(config, spec, assets, class_names, max_length):
+  """Returns the `Model` that `config` names, with a fresh head, in the current strategy's scope.
+
+  Args:
+    config: gives preprocessor, pooling and image size.
+    spec: the `BackboneSpec` of --backbone.
+    assets: `Assets`.
+    class_names: names of the logits.
+    max_length: tokens of a text; 0 keeps the backbone's limit.
+
+  Raises:
+    UserError: `max_length` is more than the backbone reads.
+  """
+  backbone = backbones.load(
+      spec, assets, preprocessor=config.preprocessor, pooling=config.pooling, image_size=config.image_size
+  )
+  if max_length and backbone.modality == "text" and backbone.preprocess.limit:
+    if max_length > backbone.preprocess.limit:
+      raise UserError(f"--max_length={max_length}, but {spec.name} reads at most {backbone.preprocess.limit} tokens")
+    backbone.preprocess.max_length = max_length
+  return build(backbone, class_names)
+
+
+def predict(network, backbone, inputs, batch_size, verbose=0):
+  """Returns `network`'s output for raw inputs, float32 [n, ..], in the order of the inputs, each counted once.
+
+  Args:
+    network: `keras.Model` on the backbone's inputs with one output tensor.
+    backbone: gives the preprocessing.
+    inputs: object array [n] of `Examples.inputs`.
+    batch_size: global batch; divisible by the number of devices.
+    verbose: Keras progress bar, 0 or 1.
+  """
+  dataset, positions = pipeline.for_inference(inputs, backbone.preprocess, backbone.modality, batch_size)
+  return pipeline.restore(network.predict(dataset, verbose=verbose), positions)
+
+
+def checksums(stages):
+  """Returns {stage: [sha256 hex of each variable's bytes]}."""
+  return {name: [_checksum(variable) for variable in variables] for name, variables in stages.items()}
+
+
+def fingerprint(stages):
+  """Returns one sha256 hex over the variables of `stages`, in order: the identity of a trunk's weights."""
+  return hashlib.sha256("".join(sum(checksums(stages).values(), [])).encode()).hexdigest()
+
+
+def _checksum(variable):
+  return hashlib.sha256(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes()).hexdigest()

@@ -1,0 +1,105 @@
+"""Encoded images to pixels: the one decode-and-resize of training, evaluation and export."""
+
+import struct
+
+import tensorflow as tf
+
+# Beyond this Pillow calls an image a decompression bomb: 3 bytes a pixel are half a gigabyte.
+MAX_PIXELS = 178_956_970
+FORMATS = "JPEG, PNG, GIF, BMP or WebP"
+
+
+def decode(encoded):
+  """Returns uint8 [height, width, 3] of an encoded image (string scalar).
+
+  The content decides the format, not a file name: JPEG (grey and CMYK too), PNG (grey, palette, 16 bits, alpha, which is
+  dropped), BMP, WebP, GIF (first frame). The EXIF orientation is not applied, neither in training nor in serving.
+
+  Raises:
+    tf.errors.InvalidArgumentError: not an image, empty or truncated.
+  """
+  image = tf.io.decode_image(encoded, channels=3, dtype=tf.uint8, expand_animations=False)
+  return tf.ensure_shape(image, [None, None, 3])
+
+
+def resize(image, size):
+  """Returns float32 [size, size, 3] in [0, 1] of uint8 [height, width, 3]: the whole image, its aspect not kept."""
+  resized = tf.image.resize(image, (size, size), method="bicubic", antialias=True)
+  return tf.clip_by_value(tf.ensure_shape(resized, [size, size, 3]) / 255.0, 0.0, 1.0)
+
+
+def verify(encoded):
+  """Returns why `decode` cannot read an image, or None when it can.
+
+  Args:
+    encoded: bytes of the whole file.
+
+  Returns:
+    None, or a few words for the user. The pixels are decoded once, except of an image above `MAX_PIXELS`.
+  """
+  if not encoded:
+    return "it is empty"
+  height, width = _header_size(encoded)
+  if height * width > MAX_PIXELS:
+    return f"it has {width} x {height} pixels, more than {MAX_PIXELS} in all"
+  try:
+    with tf.device("CPU"):
+      shape = decode(encoded).shape
+  except tf.errors.OpError as error:
+    if "Unknown image file format" in error.message:
+      return f"it is not {FORMATS}"
+    return "it is truncated or damaged"
+  return None if shape[0] and shape[1] else "it has no pixels"
+
+
+def _header_size(encoded):
+  """Returns (height, width) that the header claims; (0, 0) where it cannot be told, which `decode` then reports."""
+  try:
+    if encoded.startswith(b"\x89PNG"):
+      return struct.unpack(">II", encoded[16:24])[::-1]
+    if encoded.startswith(b"GIF8"):
+      return struct.unpack("<HH", encoded[6:10])[::-1]
+    if encoded.startswith(b"BM"):
+      width, height = struct.unpack("<ii", encoded[18:26])
+      return abs(height), abs(width)
+    if encoded.startswith(b"\xff\xd8"):
+      return _jpeg_size(encoded)
+  except (struct.error, IndexError):
+    pass
+  return 0, 0
+
+
+def _jpeg_size(encoded):
+  """Returns (height, width) of the first frame header (SOF0 to SOF15 without DHT, JPG and DAC; ITU T.81, table B.1)."""
+  position = 2
+  while True:
+    marker = encoded[position + 1]
+    if encoded[position] != 0xFF:
+      return 0, 0
+    if marker == 0xFF:
+      position += 1
+    elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+      return struct.unpack(">HH", encoded[position + 5 : position + 9])
+    else:
+      position += 2 + struct.unpack(">H", encoded[position + 2 : position + 4])[0]
+
+
+class Preprocess(tf.Module):
+  """Encoded images to what an image network takes.
+
+  Attributes:
+    size: height and width of the result in pixels.
+  """
+
+  def __init__(self, size):
+    super().__init__(name="image")
+    self.size = int(size)
+
+  def one(self, encoded):
+    """Returns float32 [size, size, 3] in [0, 1] of one encoded image (string scalar), for `tf.data` to run in parallel."""
+    return resize(decode(encoded), self.size)
+
+  def __call__(self, encoded):
+    """Returns float32 [batch, size, size, 3] in [0, 1] of encoded images (string [batch]); the batch may be empty."""
+    signature = tf.TensorSpec([self.size, self.size, 3], tf.float32)
+    return tf.map_fn(self.one, encoded, fn_output_signature=signature)

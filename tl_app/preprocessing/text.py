@@ -1,0 +1,230 @@
+"""Texts to model inputs, in the graph: the same ops in training, evaluation and export."""
+
+import pathlib
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from tl_app.errors import UserError
+
+INPUT_NAMES = ("input_word_ids", "input_mask", "input_type_ids")
+MULTIPLE = 16
+
+# Google's BERT and Hugging Face's BertTokenizer split around these blocks and leave kana and hangul whole.
+_CJK = (
+    r"[\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}"
+    r"\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}\x{2B820}-\x{2CEAF}\x{2F800}-\x{2FA1F}]"
+)
+_PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
+_MAX_CHARS_PER_WORD = 100
+
+
+def bert_words(texts, lower):
+  """Splits texts into words as BERT's basic tokenizer does, by Google's and Hugging Face's rules.
+
+  tensorflow_text's own BasicTokenizer differs: it folds case, turns format characters into spaces and keeps U+00A0
+  inside a word.
+
+  Args:
+    texts: string [batch], UTF-8; invalid bytes are dropped.
+    lower: lower-case, and strip accents.
+
+  Returns:
+    Ragged string [batch, (words)].
+  """
+  texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replace_control_characters=False)
+  texts = tf.strings.regex_replace(texts, r"[\t\n\r\p{Z}]", " ")
+  texts = tf.strings.regex_replace(texts, r"[\x{FFFD}\p{C}]", "")
+  texts = tf.strings.regex_replace(texts, _CJK, r" \0 ")
+  if lower:
+    texts = tf.strings.regex_replace(tf_text.normalize_utf8(texts, "NFD"), r"\p{Mn}", "")
+    texts = tf.strings.lower(texts, encoding="utf-8")
+  return tf.strings.split(tf.strings.regex_replace(texts, _PUNCTUATION, r" \0 "))
+
+
+def padded_length(counts, max_length):
+  """Returns the int32 length of a batch: the largest of `counts` rounded up to a multiple of 16, at most `max_length`."""
+  longest = tf.reduce_max(tf.concat([[1], tf.cast(counts, tf.int32)], axis=0))
+  return tf.minimum((longest + MULTIPLE - 1) // MULTIPLE * MULTIPLE, max_length)
+
+
+def pack(tokens, max_length, start, end, pad=0):
+  """Returns BERT's inputs: [start] tokens [end], truncated and padded.
+
+  Args:
+    tokens: ragged int32 [batch, (tokens)] without special tokens.
+    max_length: most tokens of an example, special ones included; at least 2.
+    start, end, pad: ids of [CLS], [SEP] and [PAD].
+
+  Returns:
+    {"input_word_ids", "input_mask", "input_type_ids"}: int32 [batch, length], with the length of `padded_length`.
+  """
+  tokens = tokens[:, : max_length - 2]
+  column = tf.ones([tokens.nrows(), 1], tf.int32)
+  tokens = tf.concat([column * start, tokens, column * end], axis=1)
+  counts = tf.cast(tokens.row_lengths(), tf.int32)
+  length = padded_length(counts, max_length)
+  ids = tokens.to_tensor(default_value=pad, shape=[None, length])
+  ids = tf.ensure_shape(ids, [None, None])
+  return {
+      "input_word_ids": ids,
+      "input_mask": tf.sequence_mask(counts, length, tf.int32),
+      "input_type_ids": tf.zeros_like(ids),
+  }
+
+
+def read_vocabulary(path):
+  """Returns {token: id} of a BERT vocab file: one token a line, UTF-8, the id is the line's number from 0.
+
+  Raises:
+    UserError: the file cannot be read, or lacks [PAD], [UNK], [CLS] or [SEP].
+  """
+  try:
+    lines = pathlib.Path(path).read_bytes().decode("utf-8").split("\n")
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f"vocabulary {path} cannot be read: {error}") from None
+  if lines and not lines[-1]:
+    lines.pop()
+  vocabulary = {line.rstrip("\r"): index for index, line in enumerate(lines)}
+  missing = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
+  if missing:
+    raise UserError(f"vocabulary {path} has no {missing[0]}: it is not a BERT vocab file")
+  return vocabulary
+
+
+class WordPiece(tf.Module):
+  """BERT's preprocessing from a vocab file.
+
+  Attributes:
+    max_length: most tokens of an example, special ones included; settable until the first trace.
+    limit: longest input that the backbone reads, in tokens; 0 where it has no limit.
+  """
+
+  def __init__(self, vocab_file, lower, limit):
+    """Reads the vocabulary into an in-graph table, which an export carries along.
+
+    Args:
+      vocab_file: path of a BERT vocab file.
+      lower: lower-case and strip accents (`do_lower_case`).
+      limit: longest input of the backbone, in tokens.
+
+    Raises:
+      UserError: the vocabulary cannot be used.
+    """
+    super().__init__(name="word_piece")
+    vocabulary = read_vocabulary(vocab_file)
+    self.limit = self.max_length = int(limit)
+    self._lower = bool(lower)
+    self._start, self._end, self._pad = (vocabulary[token] for token in ("[CLS]", "[SEP]", "[PAD]"))
+    keys, values = tf.constant(list(vocabulary)), tf.constant(list(vocabulary.values()), tf.int64)
+    self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), vocabulary["[UNK]"])
+    self._pieces = tf_text.WordpieceTokenizer(
+        self._table, max_bytes_per_word=4 * _MAX_CHARS_PER_WORD, token_out_type=tf.int64
+    )
+
+  def tokenize(self, texts):
+    """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
+    return self._tokenize_words(bert_words(texts, self._lower))
+
+  def __call__(self, texts):
+    """Returns BERT's inputs (see `pack`) of string [batch]."""
+    # A word is at least one token, so words beyond max_length cannot matter.
+    tokens = self._tokenize_words(bert_words(texts, self._lower)[:, : self.max_length])
+    return pack(tokens, self.max_length, self._start, self._end, self._pad)
+
+  def count_tokens(self, texts):
+    """Returns int32 [batch]: tokens of string [batch], special ones included, nothing truncated."""
+    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + 2
+
+  def _tokenize_words(self, words):
+    too_long = tf.strings.length(words.flat_values, "UTF8_CHAR") > _MAX_CHARS_PER_WORD
+    words = words.with_flat_values(tf.where(too_long, "[UNK]", words.flat_values))
+    return tf.cast(self._pieces.tokenize(words).merge_dims(1, 2), tf.int32)
+
+
+class TwinPreprocess(tf.Module):
+  """A TF Hub preprocessing module, its output trimmed to the longest text of the batch.
+
+  Attributes:
+    max_length: most tokens of an example, special ones included; settable until the first trace.
+    limit: longest input that the backbone reads, in tokens, or the fixed length of a twin that has only one.
+  """
+
+  def __init__(self, module, limit):
+    """Wraps a loaded module: `tokenize` and `bert_pack_inputs` where it has them, else its `__call__`.
+
+    Args:
+      module: what `tf.saved_model.load` gave; string [batch] -> {"input_word_ids", "input_mask", "input_type_ids"}.
+      limit: longest input of the backbone, in tokens; 0 where it tells none.
+
+    Raises:
+      UserError: the module is no text preprocessing.
+    """
+    super().__init__(name="twin")
+    self._module = module
+    self._packs = callable(getattr(module, "tokenize", None)) and callable(getattr(module, "bert_pack_inputs", None))
+    fixed = self._fixed_length()
+    self.limit = int(limit) or fixed
+    if not self._packs:
+      self.limit = min(self.limit, fixed)
+    self.max_length = self.limit
+
+  def tokenize(self, texts):
+    """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
+    if not self._packs:
+      inputs = self._module(texts)
+      ids = tf.ragged.boolean_mask(inputs["input_word_ids"], tf.cast(inputs["input_mask"], tf.bool))
+      return ids[:, 1:-1]
+    tokens = self._module.tokenize(texts)
+    return tokens.merge_dims(1, -1) if tokens.shape.rank > 2 else tokens
+
+  def __call__(self, texts):
+    """Returns BERT's inputs, int32 [batch, length], of string [batch]."""
+    if self._packs:
+      inputs = self._module.bert_pack_inputs([self.tokenize(texts)], tf.constant(self.max_length))
+    else:
+      inputs = self._truncated(self._module(texts))
+    length = padded_length(tf.reduce_sum(inputs["input_mask"], axis=1), self.max_length)
+    return {name: tf.ensure_shape(inputs[name][:, :length], [None, None]) for name in INPUT_NAMES}
+
+  def count_tokens(self, texts):
+    """Returns int32 [batch]: tokens of string [batch], special ones included; truncated only by a fixed-length twin."""
+    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + 2
+
+  def _truncated(self, inputs):
+    counts = tf.reduce_sum(inputs["input_mask"], axis=1, keepdims=True)
+    ids = inputs["input_word_ids"]
+    ends = tf.gather(ids, tf.maximum(counts - 1, 0), batch_dims=1)
+    last = tf.where(counts > self.max_length, ends, ids[:, self.max_length - 1 : self.max_length])
+    inputs = {name: inputs[name][:, : self.max_length] for name in INPUT_NAMES}
+    ids = tf.concat([inputs["input_word_ids"][:, :-1], last], axis=1)
+    return {**inputs, "input_word_ids": ids}
+
+  def _fixed_length(self):
+    try:
+      inputs = self._module(tf.constant(["a"]))
+      return int(inputs["input_word_ids"].shape[1])
+    except (TypeError, ValueError, KeyError, AttributeError, tf.errors.OpError):
+      raise UserError(
+          f"--preprocessor is no text preprocessing module: it must turn strings into {', '.join(INPUT_NAMES)}"
+      ) from None
+
+
+class RawStrings(tf.Module):
+  """The preprocessing of a module that takes strings itself (NNLM, Universal Sentence Encoder): none.
+
+  Attributes:
+    max_length, limit: 0; the module reads texts of any length.
+  """
+
+  def __init__(self):
+    super().__init__(name="raw_strings")
+    self.limit = self.max_length = 0
+
+  def __call__(self, texts):
+    """Returns string [batch] as it is."""
+    return tf.ensure_shape(texts, [None])
+
+  def count_tokens(self, texts):
+    """Returns int32 [batch]: words between white space of string [batch]."""
+    return tf.cast(tf.strings.split(texts).row_lengths(), tf.int32)

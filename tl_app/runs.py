@@ -1,0 +1,91 @@
+"""Finished runs: their model, measured and exported again."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from tl_app import backbones, data, evaluation, files, serving
+from tl_app import model as model_lib
+from tl_app import workdir as workdir_lib
+from tl_app.assets import Assets
+from tl_app.data import splits
+from tl_app.errors import UserError
+
+BATCH = 64
+
+
+def restore(paths, config, assets):
+  """Returns the `Model` of a workdir: the backbone loaded anew, with the weights that ship."""
+  written = files.read_json(paths.plan)
+  max_length = written["preprocessing"].get("max_length", 0)
+  model = model_lib.load(config, backbones.resolve(config.backbone), assets, written["class_names"], max_length)
+  model.network.load_weights(paths.weights)
+  return model
+
+
+def evaluate(workdir, flags, output, cache_dir="", offline=False):
+  """Measures the model of a finished run and returns the metrics.
+
+  Args:
+    workdir: directory of the run.
+    flags: {name: value} of data flags that were given; with "dataset", all its labelled examples are measured, else
+      the run's own test split.
+    output: directory for metrics.json and predictions.csv, or "".
+    cache_dir, offline: as in `Config`.
+
+  Raises:
+    UserError: no finished run, other data than the run's, or labels that the model does not know.
+  """
+  paths, config, assets = _open(workdir, cache_dir, offline)
+  examples = data.load(dataclasses.replace(config, **_own_data(flags)), assets)
+  model = restore(paths, config, assets)
+  if not flags.get("dataset"):
+    examples = examples.take(splits.read(paths.splits, examples).test)
+  unknown = sorted(set(examples.labels) - set(model.class_names))
+  if unknown:
+    raise UserError(f"label {unknown[0]!r} is not one of the model's: {', '.join(model.class_names[:20])}")
+  if examples.modality != model.backbone.modality:
+    raise UserError(f"the model reads {model.backbone.modality}s, the data set holds {examples.modality}s")
+  logits = model_lib.predict(model.network, model.backbone, examples.inputs, BATCH, verbose=1)
+  labels = np.searchsorted(model.class_names, examples.labels.astype(str))
+  metrics = {
+      "test": evaluation.measure(logits, labels, model.class_names),
+      "majority_accuracy": float(np.bincount(labels).max() / len(labels)),
+      "dataset": flags.get("dataset") or f"test split of {config.dataset}",
+  }
+  if output:
+    directory = pathlib.Path(output)
+    evaluation.write_predictions(
+        directory / "predictions.csv", examples.ids, examples.labels, evaluation.softmax(logits), model.class_names
+    )
+    files.write_json(directory / "metrics.json", metrics)
+  return metrics
+
+
+def export(workdir, output, cache_dir="", offline=False):
+  """Exports the model of a finished run and proves it on the run's test split.
+
+  Returns:
+    (directory of the SavedModel, the proof).
+  """
+  paths, config, assets = _open(workdir, cache_dir, offline)
+  directory = pathlib.Path(output) if output else paths.export
+  if output and directory.exists() and not (directory / "saved_model.pb").is_file() and any(directory.iterdir()):
+    raise UserError(f"--output={output} is not empty and holds no SavedModel: choose another directory")
+  examples = data.load(config, assets)
+  test = examples.take(splits.read(paths.splits, examples).test)
+  model = restore(paths, config, assets)
+  logits = model_lib.predict(model.network, model.backbone, test.inputs, BATCH)
+  return directory, serving.export_and_prove(model, directory, test.inputs, evaluation.softmax(logits))
+
+
+def _open(workdir, cache_dir, offline):
+  paths, config = workdir_lib.open_run(workdir)
+  config = dataclasses.replace(config, cache_dir=cache_dir or config.cache_dir, offline=offline or config.offline)
+  return paths, config, Assets(config.cache_dir, config.offline)
+
+
+def _own_data(flags):
+  # Another data set stands alone: the run's validation and test sets do not belong to it.
+  return flags | ({"validation_dataset": "", "test_dataset": ""} if flags.get("dataset") else {})

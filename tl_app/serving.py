@@ -1,0 +1,142 @@
+"""Export: raw strings or image bytes in, class names out, and the proof that it answers as the evaluation did."""
+
+import inspect
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from tl_app import files, fresh_process
+from tl_app.data import pipeline
+from tl_app.errors import RunFailed
+
+# Test examples that the fresh process answers, evenly spaced over the split.
+PARITY_EXAMPLES = 512
+TOLERANCE = 1e-4
+# Two classes nearer than float32 rounding are a tie: which of them comes first is not a flip.
+TIE = 1e-6
+LABELS = "labels.txt"
+FACTS = "assets.extra/tl_app.json"
+
+
+class Served(tf.Module):
+  """The SavedModel: `serving_default` and `features`, both on a batch of raw inputs."""
+
+  def __init__(self, model, labels_file):
+    """Args:
+    model: the `Model`.
+    labels_file: path of a text file, one class name a line; it becomes assets/labels.txt.
+    """
+    super().__init__(name="tl_app")
+    self._preprocess = model.backbone.preprocess
+    self._network = model.network
+    self._features = model.features
+    self._variables = [variable.value for variable in model.network.variables]
+    self._labels_file = tf.saved_model.Asset(str(labels_file))
+    self._class_names = tf.constant(model.class_names)
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+  def serving_default(self, inputs):
+    """string [batch] -> label string [batch], score float32 [batch], probabilities float32 [batch, classes]."""
+    probabilities = tf.nn.softmax(self._network(self._preprocess(inputs), training=False))
+    return {
+        "label": tf.gather(self._class_names, tf.argmax(probabilities, axis=-1)),
+        "score": tf.reduce_max(probabilities, axis=-1),
+        "probabilities": probabilities,
+    }
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+  def features(self, inputs):
+    """string [batch] -> features float32 [batch, feature_size], pooled, before the head."""
+    return {"features": self._features(self._preprocess(inputs), training=False)}
+
+
+def write(model, directory):
+  """Writes the SavedModel of `model` to `directory`, which must not exist."""
+  served_facts = {
+      "modality": model.backbone.modality,
+      "class_names": model.class_names,
+      "backbone": model.backbone.spec.name,
+  }
+  with tempfile.TemporaryDirectory() as scratch:
+    labels = pathlib.Path(scratch) / LABELS
+    labels.write_text("".join(f"{name}\n" for name in model.class_names), encoding="utf-8")
+    served = Served(model, labels)
+    signatures = {"serving_default": served.serving_default, "features": served.features}
+    tf.saved_model.save(served, str(directory), signatures=signatures)
+  extra = pathlib.Path(directory) / FACTS
+  extra.parent.mkdir()
+  extra.write_text(json.dumps(served_facts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def export_and_prove(model, directory, inputs, probabilities):
+  """Writes the SavedModel to `directory`, but only when a fresh process answers as the evaluation did.
+
+  Args:
+    model: the `Model`.
+    directory: where the export goes; replaced as a whole.
+    inputs: object array [n] of `Examples.inputs`, the test split.
+    probabilities: float [n, classes], the evaluation's answers.
+
+  Returns:
+    {"num_examples", "label_flips", "max_probability_difference"}.
+
+  Raises:
+    RunFailed: a label flipped, or a probability differs by more than 1e-4; nothing is left at `directory`.
+  """
+  chosen = np.unique(np.linspace(0, len(inputs) - 1, min(PARITY_EXAMPLES, len(inputs))).round().astype(int))
+  shutil.rmtree(directory, ignore_errors=True)
+  with files.atomic_path(directory) as new:
+    write(model, new)
+    answers = answer_in_fresh_process(new, list(pipeline.read_bytes(inputs[chosen], model.backbone.modality)), model)
+    proof = compare(answers, np.asarray(probabilities)[chosen], model.class_names)
+    if proof["label_flips"] or proof["max_probability_difference"] > TOLERANCE:
+      raise RunFailed(
+          f"parity: the export answers differently in a fresh process ({proof['label_flips']} labels flipped, largest "
+          f"probability difference {proof['max_probability_difference']:.2g} on {len(chosen)} examples); no export/ is left"
+      )
+  return proof
+
+
+def compare(answers, probabilities, class_names):
+  """Returns the proof: how the answers {"label", "score", "probabilities"} differ from the evaluation's."""
+  expected = probabilities.argmax(axis=1)
+  top = np.sort(probabilities, axis=1)
+  decided = top[:, -1] - top[:, -2] > TIE
+  flips = (answers["label"] != np.asarray(class_names, dtype=str)[expected]) & decided
+  difference = np.abs(answers["probabilities"] - probabilities).max()
+  return {
+      "num_examples": len(expected),
+      "label_flips": int(flips.sum()),
+      "max_probability_difference": float(difference) if np.isfinite(difference) else 1.0,
+  }
+
+
+def answer_in_fresh_process(directory, values, model):
+  """Returns the answers of `serving_default` in a new Python process that imports only TensorFlow.
+
+  Args:
+    directory: the SavedModel.
+    values: list of bytes.
+    model: tells whether tensorflow_text is imported too.
+  """
+  with tempfile.TemporaryDirectory() as scratch:
+    asked, answered = os.path.join(scratch, "inputs.tfrecord"), os.path.join(scratch, "answers.npz")
+    with tf.io.TFRecordWriter(asked) as writer:
+      for value in values:
+        writer.write(value)
+    # -P: the script must not find this package's modules (`inspect`, ..) in place of the standard library's.
+    command = [sys.executable, "-P", "-c", inspect.getsource(fresh_process), str(directory), asked, answered]
+    command += ["tensorflow_text"] if model.backbone.modality == "text" else []
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+      raise RunFailed(f"parity: the export does not run in a fresh process: {done.stderr.strip().splitlines()[-1:]}")
+    with np.load(answered) as answers:
+      return {name: answers[name] for name in answers.files}

@@ -1,0 +1,134 @@
+"""The directory of one run: what lies where, and who may write there."""
+
+import contextlib
+import dataclasses
+import fcntl
+import pathlib
+import shutil
+
+from tl_app import config as config_lib
+from tl_app import files
+from tl_app.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+  """Paths of one run."""
+
+  root: pathlib.Path
+
+  @property
+  def config(self):
+    """The final flags, re-runnable with `--config`."""
+    return self.root / "config.json"
+
+  @property
+  def plan(self):
+    """Backbone, stages, phases, preprocessing, class names."""
+    return self.root / "plan.json"
+
+  @property
+  def splits(self):
+    """Which example is in which split."""
+    return self.root / "splits.json"
+
+  @property
+  def weights(self):
+    """The weights that ship: every variable of the network."""
+    return self.root / "checkpoints" / "model.weights.h5"
+
+  @property
+  def metrics(self):
+    """Every figure of the run; written last but for the report and the export: a run with it is complete."""
+    return self.root / "metrics.json"
+
+  @property
+  def predictions(self):
+    """id,label,prediction,score of each test example."""
+    return self.root / "predictions_test.csv"
+
+  @property
+  def report(self):
+    """One offline page."""
+    return self.root / "report.html"
+
+  @property
+  def export(self):
+    """The SavedModel."""
+    return self.root / "export"
+
+  @property
+  def log(self):
+    """One JSON object an epoch."""
+    return self.root / "log.jsonl"
+
+  @property
+  def tensorboard(self):
+    """Event files."""
+    return self.root / "tensorboard"
+
+  def _results(self):
+    return (
+      self.metrics, self.plan, self.splits, self.predictions, self.report, self.log,
+      self.weights.parent, self.export, self.tensorboard,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def claim(root, config):
+  """Makes `root` the workdir of `config` and holds it while the block runs.
+
+  A finished run of the same flags is run again, an unfinished one is replaced.
+
+  Raises:
+    UserError: the directory holds a finished run of other flags, files that are no run, or a run in progress.
+  """
+  run = Workdir(pathlib.Path(root))
+  if run.root.exists() and not run.root.is_dir():
+    raise UserError(f"--workdir={root} is a file: give a directory")
+  _refuse_foreign(run, config)
+  try:
+    run.root.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"--workdir={root} cannot be made: {error.strerror}") from None
+  with open(run.root / ".lock", "w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise UserError(f"--workdir={root} is in use by another process: choose another directory") from None
+    _forget(run)
+    files.write_text(run.config, config_lib.to_json(dataclasses.replace(config, workdir=str(root))))
+    yield run
+
+
+def open_run(root):
+  """Returns (Workdir, Config) of a finished run.
+
+  Raises:
+    UserError: no finished run lies there.
+  """
+  run = Workdir(pathlib.Path(root))
+  for path in (run.config, run.plan, run.weights):
+    if not path.is_file():
+      raise UserError(f"--workdir={root} holds no finished run: {path.relative_to(run.root)} is missing; train first")
+  return run, config_lib.from_json(run.config.read_text(encoding="utf-8"), str(run.config))
+
+
+def _refuse_foreign(run, config):
+  if run.config.is_file():
+    if run.metrics.is_file():
+      earlier = config_lib.from_json(run.config.read_text(encoding="utf-8"), str(run.config))
+      names = config_lib.differing(earlier, config)
+      if names:
+        shown = ", ".join(f"--{name}={getattr(earlier, name)}" for name in names[:3])
+        raise UserError(f"--workdir={run.root} holds another run ({shown}): choose another directory or delete it")
+  elif run.root.is_dir() and any(path.name != ".lock" for path in run.root.iterdir()):
+    raise UserError(f"--workdir={run.root} is not empty and holds no run of tl_app: choose another directory")
+
+
+def _forget(run):
+  for path in run._results():
+    if path.is_dir():
+      shutil.rmtree(path)
+    else:
+      path.unlink(missing_ok=True)

@@ -156,7 +156,6 @@ class Assets:
       with self.fetching(handle):
         probe(handle.split("://")[1])
       return handle
-    os.environ["HF_HUB_OFFLINE"] = "1"
     directory = cached(handle.split("://")[1])
     if directory is None:
       name = "kagglehub" if handle.startswith("kaggle") else "huggingface_hub"

@@ -20,7 +20,7 @@ BLOCKS = (
     (1, 3, 1, 6, 320),
 )
 STEM_WIDTH, TOP_WIDTH = 32, 1280
-# Pixels go in as (x - 127) / 128 of [0, 255]; MEAN_RGB and STDDEV_RGB of efficientnet_lite_builder.py.
+# [0, 1] to [-1, 1], as in the TF Hub module of the same weights. Training took (x - 127) / 128 of [0, 255]: 0.008 off.
 SCALE, OFFSET = 2.0, -1.0
 EPSILON = 1e-3
 
@@ -38,7 +38,7 @@ def classifier(path, features):
 
   Args:
     path: the checkpoint.
-    features: float array [batch, 1280], "pooled" of the network.
+    features: float array [batch, 1280], the mean over the output's positions.
 
   Returns:
     float32 array [batch, 1000], in the class order of ILSVRC 2012.
@@ -53,7 +53,7 @@ def build():
   """Returns the network with fresh weights.
 
   Input: float32 [batch, height, width, 3], pixels in [0, 1]; normalised inside.
-  Output: dict of float32 "pooled" [batch, 1280] and "map" [batch, height / 32, width / 32, 1280].
+  Output: float32 [batch, height / 32, width / 32, 1280].
   The first part of a layer's name is its stage: stem, block_0 .. block_15, top.
   """
   image = keras.Input((None, None, 3), name="image")
@@ -67,8 +67,7 @@ def build():
       index += 1
   x = _convolution(x, "top_conv", TOP_WIDTH, 1, 1)
   x = _relu6(_batch_norm(x, "top_bn"), "top_relu")
-  pooled = keras.layers.GlobalAveragePooling2D(name="top_pool")(x)
-  return keras.Model(image, {"pooled": pooled, "map": x}, name="efficientnet_lite0")
+  return keras.Model(image, x, name="efficientnet_lite0")
 
 
 def assign(network, state, source):

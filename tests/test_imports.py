@@ -1,0 +1,76 @@
+"""Imports go one way: a module imports only lower levels. The table below is the house's floor plan."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import tl_app
+
+PACKAGE = pathlib.Path(tl_app.__file__).parent
+
+LEVELS = [
+    ["errors"],
+    ["config", "files", "fresh_process"],
+    ["assets", "workdir", "evaluation", "recipes", "preprocessing.image", "preprocessing.text"],
+    ["report", "data.examples", "data.pipeline", "backbones.spec", "backbones.torch_weights"],
+    ["data.splits", "data.starters", "backbones.backbone", "backbones.bert", "backbones.efficientnet_lite"],
+    ["data.sources", "backbones.native", "backbones.saved_model"],
+    ["data", "backbones"],
+    ["heads", "optimizers", "distribution", "feature_cache", "callbacks", "inspection"],
+    ["model"],
+    ["stages", "serving"],
+    ["runs", "prediction"],
+    ["training"],
+    ["cli"],
+    ["train", "evaluate", "predict", "export", "inspect"],
+]
+LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+    if path != PACKAGE / "__init__.py" and path.read_text().strip()
+}
+WITHOUT_TENSORFLOW = ["config", "files", "assets", "recipes", "workdir", "backbones", "cli", "inspection", "evaluation"]
+
+
+def _imported(path):
+  """Yields the names below tl_app that a file imports, at any depth, lazily or not."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name.removeprefix("tl_app.") for alias in node.names if alias.name.startswith("tl_app."))
+    elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tl_app":
+      base = node.module.removeprefix("tl_app").lstrip(".")
+      for alias in node.names:
+        name = f"{base}.{alias.name}".lstrip(".")
+        yield name if name in MODULES else base
+
+
+def test_every_module_has_a_level():
+  assert sorted(MODULES) == sorted(LEVEL_OF)
+
+
+@pytest.mark.parametrize("name", sorted(LEVEL_OF))
+def test_imports_only_lower_levels(name):
+  # A package's front door opens inwards: its lazy imports of its own rooms are lower by the table.
+  upwards = [other for other in _imported(MODULES[name]) if LEVEL_OF[other] >= LEVEL_OF[name]]
+  assert upwards == []
+
+
+def test_flags_are_known_only_at_the_top():
+  users = [name for name, path in MODULES.items() if "absl" in path.read_text() and LEVEL_OF[name] < LEVEL_OF["cli"]]
+  assert users == []
+
+
+def test_entry_points_are_thin():
+  for name in LEVELS[-1]:
+    assert len(MODULES[name].read_text().splitlines()) < 70, name
+
+
+def test_these_modules_do_not_import_tensorflow():
+  imports = "; ".join(f"import tl_app.{name}" for name in WITHOUT_TENSORFLOW)
+  code = f"import sys; {imports}; sys.exit(' '.join({{'tensorflow', 'keras'}} & set(sys.modules)) or 0)"
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr

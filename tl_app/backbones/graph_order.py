@@ -1,0 +1,150 @@
+"""What a loaded function's graph tells of its variables: when each is first used, what it reaches, whether it changes."""
+
+import collections
+import dataclasses
+
+import tensorflow as tf
+
+_CALLS = ("f", "body", "then_branch", "else_branch", "branches")
+
+
+@dataclasses.dataclass
+class Uses:
+  """What `walk` found.
+
+  Attributes:
+    first: dict, variable index -> number of operations between the input and its first use.
+    reach: list, for each flat output the set of variable indices that it depends on through differentiable ops.
+    assigned: set of the indices of variables that the function changes.
+  """
+
+  first: dict
+  reach: list
+  assigned: set
+
+
+# depth: operations since the input, None where the value does not depend on it; bits: variables it depends on.
+Value = collections.namedtuple("Value", ("depth", "bits"))
+_NOTHING = Value(None, 0)
+
+
+def walk(function, variables):
+  """Returns the `Uses` of a ConcreteFunction.
+
+  Args:
+    function: `tf.types.experimental.ConcreteFunction`, loaded or traced.
+    variables: list of tf.Variable, plain or distributed; their positions are the indices.
+  """
+  walker = _Walker(function.graph.as_graph_def().library.function)
+  captured = list(function.captured_inputs)
+  places = {_identity(variable): index for index, variable in enumerate(variables)}
+  inputs = list(function.inputs)
+  given = {}
+  for position, tensor in enumerate(inputs):
+    capture = position - (len(inputs) - len(captured))
+    index = places.get(id(captured[capture])) if capture >= 0 else None
+    if capture < 0:
+      given[tensor.op.name] = [Value(0, 0)]
+    else:
+      given[tensor.op.name] = [Value(None, 0 if index is None else 1 << index)]
+  nodes = function.graph.as_graph_def().node
+  values = walker.run(nodes, given)
+  outputs = [_output(values, f"{tensor.op.name}:{tensor.value_index}") for tensor in function.outputs]
+  return Uses(walker.first, [_indices(value.bits) for value in outputs], _indices(walker.assigned))
+
+
+class _Walker:
+  """Evaluates graphs over `Value`s instead of tensors, functions inlined at each call."""
+
+  def __init__(self, library):
+    self.functions = {function.signature.name: function for function in library}
+    self.first = {}
+    self.assigned = 0
+
+  def run(self, nodes, given):
+    """Returns {node name: list of output `Value`s}; a node that is no call has one value for all its outputs."""
+    values = dict(given)
+    by_name = {node.name: node for node in nodes}
+    for root in by_name:
+      stack = [root]
+      while stack:
+        name = stack[-1]
+        if name in values:
+          stack.pop()
+          continue
+        node = by_name[name]
+        waiting = [base for base in map(_base, node.input) if base not in values and base in by_name]
+        # A while loop of the old control flow is a cycle: its back edge is read as nothing.
+        waiting = [base for base in waiting if base not in stack]
+        if waiting:
+          stack.extend(waiting)
+        else:
+          values[name] = self._node(node, [_output(values, i) for i in node.input if not i.startswith("^")])
+          stack.pop()
+    return values
+
+  def _node(self, node, inputs):
+    bodies = [self.functions[name] for name in _called(node) if name in self.functions]
+    if bodies:
+      arguments = inputs[1:] if node.op in ("If", "StatelessIf", "Case", "StatelessCase") else inputs
+      results = [self._call(body, arguments) for body in bodies]
+      return [_join(values) for values in zip(*results)] or [_join(inputs)]
+    if node.op.startswith("Assign") and node.op.endswith("VariableOp"):
+      self.assigned |= inputs[0].bits
+    value = _join(inputs)
+    if value.depth is None:
+      return [value]
+    fresh = 0
+    for given in inputs:
+      if given.depth is None:
+        fresh |= given.bits
+    for index in _indices(fresh):
+      self.first[index] = min(value.depth, self.first.get(index, value.depth))
+    return [Value(value.depth + 1, 0 if node.op == "StopGradient" else value.bits)]
+
+  def _call(self, body, arguments):
+    given = {argument.name: [value] for argument, value in zip(body.signature.input_arg, arguments)}
+    values = self.run(body.node_def, given)
+    return [_output(values, body.ret[output.name]) for output in body.signature.output_arg]
+
+
+def _called(node):
+  for name in _CALLS:
+    if name in node.attr:
+      attribute = node.attr[name]
+      yield from (function.name for function in attribute.list.func)
+      if attribute.func.name:
+        yield attribute.func.name
+
+
+def _base(reference):
+  return reference.lstrip("^").split(":")[0]
+
+
+def _output(values, reference):
+  """Returns the value of "node", "node:2" (a graph) or "node:name:2" (a function)."""
+  outputs = values.get(_base(reference), [_NOTHING])
+  last = reference.split(":")[-1]
+  index = int(last) if ":" in reference and last.isdigit() else 0
+  return outputs[index] if index < len(outputs) else outputs[0]
+
+
+def _join(values):
+  depths = [value.depth for value in values if value.depth is not None]
+  bits = 0
+  for value in values:
+    bits |= value.bits
+  return Value(max(depths) if depths else None, bits)
+
+
+def _indices(bits):
+  found = set()
+  while bits:
+    lowest = bits & -bits
+    found.add(lowest.bit_length() - 1)
+    bits ^= lowest
+  return found
+
+
+def _identity(variable):
+  return id(variable) if isinstance(variable, tf.distribute.DistributedValues) else id(variable.handle)

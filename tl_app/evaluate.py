@@ -16,6 +16,7 @@ flags.DEFINE_string("output", "", "Directory for metrics.json and predictions.cs
 
 def main():
   cli.need("workdir")
+  cli.start_tensorflow()
   from tl_app import evaluation, runs
 
   metrics = runs.evaluate(FLAGS.workdir, cli.given(DATA), FLAGS.output, FLAGS.cache_dir, FLAGS.offline)

@@ -30,6 +30,12 @@ def softmax(logits):
   return np.exp(log_softmax(logits))
 
 
+def cross_entropy(logits, label_indices):
+  """Returns the mean cross-entropy, in nats, of `logits` [n, classes] with the true classes, int [n]."""
+  # + 0.0 turns the -0.0 of a perfect model into 0.0.
+  return float(-log_softmax(logits)[np.arange(len(label_indices)), label_indices].mean() + 0.0)
+
+
 def measure(logits, label_indices, class_names, seed=0):
   """Returns the metrics of one split as plain Python values, ready for JSON.
 
@@ -65,8 +71,7 @@ def measure(logits, label_indices, class_names, seed=0):
   num_correct = int(np.trace(confusion))
   return {
     "num_examples": len(labels),
-    # + 0.0 turns the -0.0 of a perfect model into 0.0.
-    "loss": float(-log_softmax(logits)[np.arange(len(labels)), labels].mean() + 0.0),
+    "loss": cross_entropy(logits, labels),
     "accuracy": num_correct / len(labels),
     "accuracy_ci95": accuracy_interval(num_correct, len(labels), seed),
     "macro_f1": float(f1.mean()),

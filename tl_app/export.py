@@ -14,6 +14,7 @@ flags.DEFINE_string("output", "", "Directory of the SavedModel. Empty: export/ i
 
 def main():
   cli.need("workdir")
+  cli.start_tensorflow()
   from tl_app import runs
 
   directory, proof = runs.export(FLAGS.workdir, FLAGS.output, FLAGS.cache_dir, FLAGS.offline)

@@ -15,6 +15,7 @@ def main():
   if not FLAGS.backbone:
     print(inspection.listing())
     return
+  cli.start_tensorflow()
   assets = Assets(FLAGS.cache_dir, FLAGS.offline)
   print(inspection.describe(FLAGS.backbone, assets, FLAGS.preprocessor, FLAGS.pooling, FLAGS.image_size))
 

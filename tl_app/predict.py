@@ -16,6 +16,7 @@ cli.define(["text_column", "image_column", "batch_size"])
 
 def main():
   cli.need("model", "input")
+  cli.start_tensorflow()
   from tl_app import prediction
 
   prediction.predict(

@@ -31,7 +31,8 @@ def config_from_flags():
 
 def main():
   config = config_from_flags()
-  from tl_app import training  # imports TensorFlow: after the flags are known to be good
+  cli.start_tensorflow()
+  from tl_app import training
 
   training.train_and_evaluate(config, config.workdir)
 

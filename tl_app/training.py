@@ -34,6 +34,7 @@ from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
 from tl_app.data import pipeline, splits
+from tl_app.data.examples import Examples
 from tl_app.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Run:
   paths: workdir_lib.Workdir
   assets: Assets
   strategy: tf.distribute.Strategy
-  examples: data.Examples
+  examples: Examples
   labels: np.ndarray
   split: splits.Splits
   model: model_lib.Model
@@ -317,7 +318,6 @@ def feature_store(run):
       kind=backbone.spec.kind,
       pooling=backbone.spec.pooling if run.config.pooling == "auto" else run.config.pooling,
       preprocessing=settle_preprocessing(run),
-      preprocessor=backbone.preprocess.identity,
       versions=[importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub")],
   )
   return feature_cache.FeatureCache(f"{root}/{key}", backbone.feature_size)

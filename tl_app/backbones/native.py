@@ -32,7 +32,8 @@ IMAGE_RULES = (
   (r"conv([2-9])_block", r"conv\1"),
   (r"stack(\d+)_", r"stack\1"),
   (r"[a-z_]*stage_?(\d+)_", r"stage\1"),
-  (r"block_?(\d+)[a-z]?_", r"block\1"),
+  (r"block_(\d+)_", r"block_\1"),
+  (r"block(\d+)[a-z]?_", r"block\1"),
 )
 NUM_GROUPS = 4
 DEFAULT_SIZE = 224
@@ -111,15 +112,19 @@ def split(backbone, stage):
   if stage not in names:
     raise ValueError(f"unknown stage {stage!r}: this backbone has {', '.join(names)}")
   at, network = names.index(stage), backbone.network
-  lower, wanted = {}, list(network.outputs)
+  # Per tensor below the cut what to hand over for it: itself, or the inputs that it follows from without weights.
+  handed, wanted = {}, list(network.outputs)
   for node, own, below in _walk(network, backbone.stages):
     if own and own[0] < at <= own[1]:
       raise ValueError(f"{backbone.spec.name} cannot be split at {stage}: {node.operation.name} is one layer across it")
-    if max(below, own[1] if own else -1) < at:
-      lower.update({id(tensor): tensor for tensor in node.outputs})
-    else:
+    if max(below, own[1] if own else -1) >= at:
       wanted += node.input_tensors
-  cut = list({id(tensor): tensor for tensor in wanted if id(tensor) in lower}.values())
+    else:
+      free = node.input_tensors if below < 0 and not own else ()
+      sources = [source for tensor in free for source in handed[id(tensor)]]
+      handed.update({id(tensor): sources or [tensor] for tensor in node.outputs})
+  wanted = [source for tensor in wanted for source in handed.get(id(tensor), ())]
+  cut = list({id(tensor): tensor for tensor in wanted}.values())
   keys = _keys(cut)
   trunk = keras.Model(network.input, dict(zip(keys, cut)), name="trunk")
   inputs = {key: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=key) for key, tensor in zip(keys, cut)}

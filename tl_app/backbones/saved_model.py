@@ -1,6 +1,5 @@
 """TF Hub SavedModels, and whatever else `tf.saved_model.save` wrote, as Keras 3 networks."""
 
-import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -9,27 +8,19 @@ import re
 
 import keras
 import tensorflow as tf
+import tensorflow_text as _  # noqa: F401  Registers the ops that text modules are made of.
 from keras import ops
-
-# Registers the ops of text modules, which `tf.saved_model.load` needs; nothing else of it is used.
-import tensorflow_text as _  # noqa: F401
 
 from tl_app.backbones import graph_order, partition
 from tl_app.backbones.backbone import Backbone
+from tl_app.backbones.signature import Face
 from tl_app.errors import UserError
 from tl_app.preprocessing import image, text
 
 DEFAULT_IMAGE_SIZE = 224
 # Google's BERT reads 512 tokens; taken where a module has no table of positions.
 DEFAULT_MAX_LENGTH = 512
-SIGNATURES = ("serving_default", "default", "image_feature_vector", "tokens")
-TRAINING_NAMES = ("training", "is_training")
-ROLES = {
-    "input_word_ids": re.compile(r"word_id|input_ids|token_ids|^tokens?$"),
-    "input_mask": re.compile(r"mask"),
-    "input_type_ids": re.compile(r"type|segment"),
-}
-MOVING = re.compile(r"moving_(mean|var|avg|std)|running_(mean|var)", re.IGNORECASE)
+_MOVING = re.compile(r"moving_(mean|var|avg|std)|running_(mean|var)", re.IGNORECASE)
 
 
 def load(directory, spec, *, preprocessor=None, pooling="auto", image_size=0):
@@ -49,18 +40,15 @@ def load(directory, spec, *, preprocessor=None, pooling="auto", image_size=0):
   module = read(directory)
   face = Face.of(module, spec)
   size = _image_size(face, spec, image_size) if face.modality == "image" else 0
-  outputs = _outputs(face, size)
+  outputs = face.outputs(size)
   chosen, source, notes = _choose_pooling(pooling, spec, face, outputs)
-  variables = _variables(module, face)
-  uses = graph_order.walk(face.trace, list(variables.values()))
-  layer = SavedModelLayer(module, face, variables, outputs, uses, reached=outputs[source].index)
-  network = _network(layer, face, size, chosen, source)
-  stages, stage_notes = _stages(layer, spec, uses)
+  layer = SavedModelLayer(module, face, outputs, source, spec.value_range)
+  stages, stage_notes = _stages(layer, spec)
   spec = dataclasses.replace(spec, modality="image" if face.modality == "image" else "text")
   return Backbone(
       spec=spec,
       preprocess=_preprocess(module, face, layer, spec, preprocessor, size),
-      network=network,
+      network=_network(layer, face, size, chosen, source),
       stages=stages,
       feature_size=int(outputs[source].shape[-1]),
       notes=face.notes + notes + stage_notes + layer.notes(),
@@ -78,77 +66,267 @@ def read(directory):
   try:
     return tf.saved_model.load(directory, tags=tags)
   except (OSError, tf.errors.OpError, ValueError, TypeError, KeyError, RuntimeError) as error:
-    reason = str(error).strip().partition("\n")[0]
+    reason = " ".join(str(error).split())[:200]
     raise UserError(f"{directory} holds no readable SavedModel: {reason}") from None
 
 
-@dataclasses.dataclass(frozen=True)
-class Output:
-  """One tensor among a module's outputs: its place in the flat structure and its shape, batch first."""
-
-  index: int
-  shape: tuple
-
-
-@dataclasses.dataclass(frozen=True)
-class Face:
-  """How a module is called.
+class SavedModelLayer(keras.layers.Layer):
+  """A loaded SavedModel: {role: tensor} to {"pooled", "sequence", "map"}, float32, as far as it has them.
 
   Attributes:
-    function: what is called: a polymorphic function, or a signature.
-    trace, training_trace: concrete functions of inference and of training; the second is None where there is none.
-    arguments: (args, kwargs) of `trace`, with a TensorSpec wherever a tensor goes.
-    training_arguments: the same of `training_trace`.
-    roles: dict, role -> TensorSpec: "image", "text", or `text.INPUT_NAMES`.
-    modality: "image", "tokens" or "strings".
-    notes: lines worth telling the user.
+    training_mode: whether `fit` runs the module's training graph (dropout, BatchNorm on the batch) while any of its
+      variables trains. False by default where that graph changes variables, that is moving statistics.
+    by_name: ordered dict, name -> `keras.Variable`: every variable of the module, once.
+    uses: `graph_order.Uses` of the inference graph; indices count `by_name`.
   """
 
-  function: object
-  trace: object
-  training_trace: object
-  arguments: tuple
-  training_arguments: tuple
-  roles: dict
-  modality: str
-  notes: list
+  def __init__(self, module, face, outputs, source, value_range=(0.0, 1.0)):
+    """Wraps a module.
 
-  @classmethod
-  def of(cls, module, spec):
-    """Returns the `Face` of a loaded module.
+    Args:
+      module: what `tf.saved_model.load` gave.
+      face: its `Face`.
+      outputs: `face.outputs(..)`.
+      source: the output that the features are made of; variables that do not reach it are not trainable.
+      value_range: (low, high) of the pixels that the module takes; the layer's own input is in [0, 1].
+    """
+    super().__init__(name="saved_model", dtype="float32")
+    # XLA cannot compile what some modules hold: tables, strings, text ops.
+    self.supports_jit = False
+    self._module, self._face, self._outputs = module, face, outputs
+    self._value_range = (0.0, 255.0) if face.takes_bytes() else tuple(value_range)
+    raw = _module_variables(module, face)
+    self.uses = graph_order.walk(face.inference.trace, list(raw.values()))
+    reached = self.uses.reach[outputs[source].index]
+    trainable = _trainable(module, raw)
+    self.by_name = {
+        name: _wrap(name, variable, name in trainable and index in reached)
+        for index, (name, variable) in enumerate(raw.items())
+    }
+    self._wrapped = list(self.by_name.values())
+    self.unreached = [name for i, name in enumerate(raw) if name in trainable and i not in reached]
+    self._losses_of = _losses(module, list(raw.values()))
+    self.training_mode = face.training is not None and not _changes_variables(face, raw)
+    self.built = True
+
+  def call(self, inputs, training=False):
+    """Returns {kind: float32 tensor} of {role: tensor}."""
+    trains = bool(training) and any(variable.trainable for variable in self._wrapped)
+    if "image" in inputs:
+      low, high = self._value_range
+      pixels = inputs["image"] * (high - low) + low
+      inputs = {"image": tf.round(pixels) if self._face.takes_bytes() else pixels}
+    flat = self._face(inputs, trains and self.training_mode)
+    if trains:
+      self._add_regularization()
+    return {kind: self._shaped(flat[output.index], output.shape, inputs) for kind, output in self._outputs.items()}
+
+  def compute_output_spec(self, inputs, training=False):
+    """Returns the `KerasTensor`s of `call`."""
+    return {kind: keras.KerasTensor(output.shape, "float32") for kind, output in self._outputs.items()}
+
+  def save_own_variables(self, store):
+    """Writes the variables under their names, so that the order in which a module lists them does not matter."""
+    for name, variable in self.by_name.items():
+      store[name.replace("/", "|")] = variable.numpy()
+
+  def load_own_variables(self, store):
+    """Reads what `save_own_variables` wrote.
 
     Raises:
-      UserError: no way of calling it takes images, texts or BERT's inputs.
+      ValueError: names are missing or left over.
     """
-    function, notes = _entry(module)
-    names = _argument_names(function)
-    calls = [_Call.of(trace, names) for trace in getattr(function, "concrete_functions", [function])]
-    usable = [call for call in calls if call.roles and _fits(call.modality, spec.modality)]
-    inference = [call for call in usable if call.training is not True]
-    if not inference:
-      raise UserError(f"{spec.name} is no backbone for images or texts: {_description(calls)}")
-    chosen = min(inference, key=_Call.preference)
-    _check_batch(chosen, spec)
-    training = [call for call in usable if call.training is True and call.shapes() == chosen.shapes()]
-    training = training or [chosen] * (chosen.training == "tensor")
-    return cls(
-        function=function,
-        trace=chosen.trace,
-        training_trace=training[0].trace if training else None,
-        arguments=chosen.arguments(names, False),
-        training_arguments=training[0].arguments(names, True) if training else None,
-        roles=chosen.roles,
-        modality=chosen.modality,
-        notes=notes,
-    )
+    names = {name.replace("/", "|"): variable for name, variable in self.by_name.items()}
+    if set(names) != set(store.keys()):
+      different = sorted(set(names) ^ set(store.keys()))
+      raise ValueError(f"the weights file belongs to another module: {len(different)} names differ: {different[:3]}")
+    for name, variable in names.items():
+      variable.assign(store[name])
 
-  def __call__(self, tensors, training):
-    """Returns the module's flat outputs for {role: tensor}; `training` needs a `training_trace`."""
-    args, kwargs = self.training_arguments if training else self.arguments
-    by_spec = {id(spec): tf.cast(tensors[role], spec.dtype) for role, spec in self._specs(args, kwargs)}
-    args, kwargs = tf.nest.map_structure(lambda leaf: by_spec.get(id(leaf), leaf), (args, kwargs))
-    return tf.nest.flatten(self.function(*args, **kwargs))
+  def notes(self):
+    """Returns lines worth telling the user."""
+    notes = []
+    if self._face.training is not None and not self.training_mode:
+      notes.append("BatchNorm runs with the module's own statistics, in fine-tuning too")
+    if self._face.training is None:
+      notes.append("the module has no training mode: no dropout in fine-tuning")
+    if self.unreached:
+      some = ", ".join(self.unreached[:2])
+      notes.append(f"{len(self.unreached)} variables do not reach the features and never train ({some}, ..)")
+    return notes
 
-  def _specs(self, args, kwargs):
-    specs = [leaf for leaf in tf.nest.flatten((args, kwargs)) if isinstance(leaf, tf.TensorSpec)]
-    return zip(self.roles, specs) if len(self.roles) == 1 else _by_role(_named_specs(args, kwargs)).items()
+  def _add_regularization(self):
+    for loss, indices in self._losses_of:
+      if any(self._wrapped[index].trainable for index in indices):
+        self.add_loss(tf.cast(loss(), tf.float32))
+
+  def _shaped(self, tensor, shape, inputs):
+    tensor = tf.cast(tensor, tf.float32)
+    if len(shape) == 3 and "input_word_ids" in inputs:
+      tensor = tensor[:, : tf.shape(inputs["input_word_ids"])[1]]
+    return tf.ensure_shape(tensor, shape)
+
+
+def _wrap(name, variable, trainable):
+  """Returns a `keras.Variable` of the same storage whose path is the module's name for it."""
+  *scopes, leaf = name.split("/")
+  with contextlib.ExitStack() as stack:
+    for scope in scopes:
+      stack.enter_context(keras.name_scope(scope))
+    return keras.Variable(variable, trainable=trainable, name=leaf, autocast=False)
+
+
+def _module_variables(module, face):
+  """Returns {unique name: tf.Variable} of everything the module holds or its forward function reads, each once."""
+  found = {}
+  for variable in [*_listed(module, "variables"), *face.inference.trace.variables]:
+    if variable.dtype.is_floating or variable.dtype.is_integer or variable.dtype.is_bool:
+      found.setdefault(variable._unique_id, variable)
+  names = {}
+  for variable in found.values():
+    parts = variable.name.partition(":")[0].split("/")
+    name = "/".join(re.sub(r"[^\w.\-]", "_", part).lstrip("_-") or "unnamed" for part in parts)
+    unique, count = name, 0
+    while unique in names:
+      count += 1
+      unique = f"{name}_{count}"
+    names[unique] = variable
+  return names
+
+
+def _listed(module, attribute):
+  value = getattr(module, attribute, None)
+  value = value() if callable(value) else value
+  try:
+    return [variable for variable in value or () if isinstance(variable, tf.Variable)]
+  except TypeError:
+    return []
+
+
+def _trainable(module, variables):
+  """Returns the names of the variables that the module says can train."""
+  listed = _listed(module, "trainable_variables")
+  ids = {variable._unique_id for variable in listed}
+  return {
+      name
+      for name, variable in variables.items()
+      if variable.dtype.is_floating and (variable._unique_id in ids if listed else variable.trainable)
+  }
+
+
+def _losses(module, variables):
+  """Returns [(callable, indices of the variables that it reads)] of the module's regularization losses."""
+  losses = []
+  for loss in getattr(module, "regularization_losses", None) or ():
+    function = loss if hasattr(loss, "concrete_functions") else getattr(loss, "__call__", None)
+    traces = getattr(function, "concrete_functions", None)
+    if traces:
+      read = {variable._unique_id for variable in traces[0].variables}
+      losses.append((loss, [i for i, variable in enumerate(variables) if variable._unique_id in read]))
+  return losses
+
+
+def _changes_variables(face, variables):
+  names = list(variables)
+  assigned = graph_order.walk(face.training.trace, list(variables.values())).assigned
+  return bool(assigned) or any(_MOVING.search(name) for name in names)
+
+
+def _stages(layer, spec):
+  """Returns (ordered dict of stage -> `keras.Variable`s, notes)."""
+  shapes = {name: tuple(variable.shape) for name, variable in layer.by_name.items()}
+  names = list(shapes)
+  order = {names[index]: time for index, time in layer.uses.first.items()}
+  notes = []
+  stages = partition.by_patterns(names, spec.stages) if spec.stages else partition.partition(shapes, order)
+  if not stages:
+    stages = partition.by_order(shapes, order)
+    notes.append(f"the module's names tell no stages: {len(stages)} parts by the order of their use in the graph")
+  return {stage: [layer.by_name[name] for name in members] for stage, members in stages.items()}, notes
+
+
+def _image_size(face, spec, image_size):
+  """Returns the height and width in pixels that the network will take."""
+  shape = face.roles["image"].shape
+  height, width, channels = shape[1:] if shape.rank == 4 else (None, None, 3)
+  if channels not in (3, None):
+    raise UserError(f"{spec.name} takes images {face.described()}: only 3 channels, the last axis, are supported")
+  if height != width and height and width:
+    raise UserError(f"{spec.name} takes images of {height} x {width} pixels: only square ones are supported")
+  fixed = height or width
+  if fixed and image_size and image_size not in (fixed, spec.image_size):
+    raise UserError(f"--image_size={image_size}, but {spec.name} takes only {fixed}: leave the flag out")
+  return fixed or image_size or spec.image_size or DEFAULT_IMAGE_SIZE
+
+
+def _choose_pooling(pooling, spec, face, outputs):
+  """Returns (pooling, the output it is made of, notes)."""
+  wanted = spec.pooling if pooling == "auto" else pooling
+  spatial = next((kind for kind in ("sequence", "map") if kind in outputs), None)
+  possible = {"pooler": "pooled" if "pooled" in outputs else None, "mean": spatial}
+  possible["cls"] = "sequence" if "sequence" in outputs else None
+  if possible[wanted]:
+    return wanted, possible[wanted], []
+  instead = next(choice for choice in ("pooler", "mean") if possible[choice])
+  if wanted != spec.pooling:
+    gives = ", ".join(choice for choice in ("pooler", "mean", "cls") if possible[choice])
+    raise UserError(f"--pooling={wanted}: {spec.name} cannot give it; possible: {gives}")
+  said = [f"the module gives no {wanted} pooling: {instead} is taken"] if face.modality == "tokens" else []
+  return instead, possible[instead], said
+
+
+def _network(layer, face, size, pooling, source):
+  """Returns the functional model from the backbone's inputs to "pooled" and what else the module gives."""
+  if face.modality == "image":
+    inputs = keras.Input((size, size, 3), dtype="float32", name="image")
+    tensors = {"image": inputs}
+  elif face.modality == "strings":
+    inputs = keras.Input((), dtype="string", name="text")
+    tensors = {"text": inputs}
+  else:
+    inputs = tensors = {name: keras.Input((None,), dtype="int32", name=name) for name in text.INPUT_NAMES}
+  outputs = dict(layer(tensors))
+  outputs["pooled"] = _pool(outputs[source], pooling, tensors.get("input_mask"))
+  return keras.Model(inputs, outputs, name="backbone")
+
+
+def _pool(tensor, pooling, mask):
+  if pooling == "cls":
+    return tensor[:, 0]
+  if pooling == "pooler":
+    return tensor
+  if mask is None:
+    return ops.mean(tensor, axis=tuple(range(1, len(tensor.shape) - 1)))
+  weights = ops.expand_dims(ops.cast(mask, "float32"), -1)
+  return ops.sum(tensor * weights, axis=1) / ops.maximum(ops.sum(weights, axis=1), 1.0)
+
+
+def _preprocess(module, face, layer, spec, preprocessor, size):
+  """Returns the `tf.Module` from raw strings or encoded images to the network's inputs."""
+  if face.modality == "image":
+    return image.Preprocess(size)
+  if face.modality == "strings":
+    return text.RawStrings()
+  limit = _limit(face, layer, spec)
+  if preprocessor is not None:
+    return text.TwinPreprocess(read(preprocessor), limit, identity=_digest(preprocessor))
+  vocabulary = getattr(getattr(module, "vocab_file", None), "asset_path", None)
+  if vocabulary is None:
+    raise UserError(f"{spec.name} carries no vocab_file: name its preprocessing module with --preprocessor")
+  lower = getattr(module, "do_lower_case", True)
+  return text.WordPiece(vocabulary.numpy().decode(), bool(getattr(lower, "numpy", lambda: lower)()), limit)
+
+
+def _limit(face, layer, spec):
+  """Returns the longest input in tokens: the module's fixed length, or the size of its table of positions."""
+  fixed = face.roles["input_word_ids"].shape[1]
+  tables = [v.shape[0] for name, v in layer.by_name.items() if "position_embedding" in name and len(v.shape) == 2]
+  return fixed or min([spec.max_length or DEFAULT_MAX_LENGTH, *tables])
+
+
+def _digest(directory):
+  digest = hashlib.sha256()
+  root = pathlib.Path(directory)
+  for path in sorted([root / "saved_model.pb", *(root / "assets").glob("*")]):
+    digest.update(path.read_bytes())
+  return digest.hexdigest()

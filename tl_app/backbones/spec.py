@@ -16,9 +16,9 @@ class BackboneSpec:
     preprocessor: handle of the text preprocessing twin; "" if there is none.
     pooling: "mean", "cls" or "pooler".
     image_size: default height and width in pixels; 0 for text, or where the module tells.
-    value_range: (low, high) of the RGB pixels after decoding and resizing, which the network takes where `mean` is ().
-    mean: per R, G, B, in units of `value_range`: the network takes pixels - mean. () where the network normalises
-      itself, or (KerasHub) the preset's image_converter.json says how.
+    value_range: (low, high) of the pixels that the pretrained network takes; ours are brought there from [0, 1].
+    mean: per R, G, B, in units of `value_range`, subtracted after that. () where there is nothing to subtract, the
+      network does it itself, or (KerasHub) the preset's image_converter.json says what to do.
     channels: order of the channels that the network takes, "RGB" or "BGR".
     max_length: longest input in tokens; 0 for images, or where the module tells.
     stages: ordered ((stage name, regular expression), ..), from the input upwards: a weight is in the stage whose

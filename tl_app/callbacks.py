@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 
 import keras
@@ -9,6 +10,11 @@ import numpy as np
 
 from tl_app import evaluation
 from tl_app.errors import RunFailed
+
+
+def verbosity():
+  """Returns Keras' `verbose`: a moving bar for a person who watches, a line an epoch for a file."""
+  return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
 
 
 class Validate(keras.callbacks.Callback):

@@ -123,6 +123,7 @@ def features(cache, hashes, compute):
       log.info("feature cache: %d of %d features read from %s", len(hashes) - len(missing), len(hashes), cache.directory)
     for start in range(0, len(missing), CHUNK):
       chunk = missing[start : start + CHUNK]
+      log.info("features: computing %d to %d of %d", start + 1, start + len(chunk), len(missing))
       rows[chunk] = compute(chunk)
       cache.append([hashes[i] for i in chunk], rows[chunk])
   return rows

@@ -229,7 +229,7 @@ def train(run, phase):
         epochs=phase.epochs,
         steps_per_epoch=phase.steps_per_epoch,
         callbacks=watchers(run, phase, validation_logits),
-        verbose=1 if phase.backbone_trains else 0,
+        verbose=callbacks.verbosity() if phase.backbone_trains else 0,
         shuffle=False,  # the dataset is
     )
     changes = stages.audit(model, before, phase.train_stages)
@@ -303,7 +303,7 @@ def extract(run, indices, cache=None):
     return feature_cache.features(
         cache,
         run.examples.hashes[indices],
-        lambda part: predict(run, run.model.features, indices[part], verbose=int(len(part) > INFERENCE_BATCH)),
+        lambda part: predict(run, run.model.features, indices[part], verbose=int(callbacks.verbosity() == 1)),
     )
 
 

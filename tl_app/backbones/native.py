@@ -113,7 +113,7 @@ def split(backbone, stage):
     raise ValueError(f"unknown stage {stage!r}: this backbone has {', '.join(names)}")
   at, network = names.index(stage), backbone.network
   # Per tensor below the cut what to hand over for it: itself, or the inputs that it follows from without weights.
-  handed, wanted = {}, list(network.outputs)
+  handed, makers, wanted = {}, {}, list(network.outputs)
   for node, own, below in _walk(network, backbone.stages):
     if own and own[0] < at <= own[1]:
       raise ValueError(f"{backbone.spec.name} cannot be split at {stage}: {node.operation.name} is one layer across it")
@@ -123,8 +123,11 @@ def split(backbone, stage):
       free = node.input_tensors if below < 0 and not own else ()
       sources = [source for tensor in free for source in handed[id(tensor)]]
       handed.update({id(tensor): sources or [tensor] for tensor in node.outputs})
+      if not own and node.input_tensors:
+        makers.update({id(tensor): node for tensor in node.outputs})
   wanted = [source for tensor in wanted for source in handed.get(id(tensor), ())]
-  cut = list({id(tensor): tensor for tensor in wanted}.values())
+  cut = {id(tensor): tensor for tensor in wanted}
+  cut = [tensor for tensor in cut.values() if not _follows(tensor, cut, makers)]
   keys = _keys(cut)
   trunk = keras.Model(network.input, dict(zip(keys, cut)), name="trunk")
   inputs = {key: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=key) for key, tensor in zip(keys, cut)}
@@ -157,12 +160,14 @@ class Tokens(tf.Module):
     super().__init__(name="tokens")
     self.limit = self.max_length = int(limit)
     self._tokenizer = tokenizer
+    # Called eagerly, KerasHub's tokenizers give Python lists; traced, ragged tensors.
+    self._tokenize = tf.function(tokenizer.call, [tf.TensorSpec([None], tf.string)])
     self._start, self._end = tokenizer.start_token_id, tokenizer.end_token_id
     self._pad = tokenizer.pad_token_id
 
   def tokenize(self, texts):
     """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
-    return tf.cast(self._tokenizer(texts), tf.int32)
+    return tf.cast(self._tokenize(texts), tf.int32)
 
   def __call__(self, texts):
     """Returns {"input_word_ids", "input_mask", "input_type_ids"}, see `text.pack`, of string [batch]."""
@@ -216,16 +221,18 @@ def _kerashub(spec, assets, pooling, size):
     return _hugging_face_bert(spec, pathlib.Path(preset), pooling)
   import keras_hub
 
-  with _preset_faults(spec), assets.fetching(spec.handle):
+  # A local directory has no network to blame.
+  fetching = assets.fetching if "://" in preset else contextlib.nullcontext
+  with _preset_faults(spec), fetching(spec.handle):
     network = keras_hub.models.Backbone.from_preset(preset)
   if isinstance(network.input, dict) and "token_ids" in network.input:
-    with _preset_faults(spec), assets.fetching(spec.handle):
+    with _preset_faults(spec), fetching(spec.handle):
       tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
     limit = getattr(network, "max_sequence_length", 0) or spec.max_length or 512
     return _kerashub_text(spec, network, Tokens(tokenizer, limit), pooling)
   if isinstance(network.input, dict) or len(network.input.shape) != 4:
     raise UserError(f"{spec.handle} is a {type(network).__name__}, which takes neither one text nor one image")
-  with _preset_faults(spec), assets.fetching(spec.handle):
+  with _preset_faults(spec), fetching(spec.handle):
     try:
       converter = keras_hub.layers.ImageConverter.from_preset(preset)
     except (FileNotFoundError, ValueError):
@@ -379,6 +386,12 @@ def _nodes(network):
   """Returns the nodes of a functional model in forward order."""
   depths = network._nodes_by_depth
   return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
+
+
+def _follows(tensor, cut, makers):
+  """Whether the tensor follows from others in `cut` through the nodes without weights, `makers`."""
+  node = makers.get(id(tensor))
+  return node is not None and all(id(source) in cut or _follows(source, cut, makers) for source in node.input_tensors)
 
 
 def _keys(tensors):

@@ -41,21 +41,21 @@ csv.field_size_limit(2**31 - 1)
 
 
 class Row(typing.NamedTuple):
-  """One example before it is checked: `input` and `label` may be None (absent)."""
+  """One example before it is checked: `input` and `label` may be None (absent); `reason`: why it could not be read."""
 
   id: str
-  input: str | bytes | None
-  label: str | None
+  input: str | bytes | None = None
+  label: str | None = None
   split: str = ""
+  reason: str = ""
 
 
 @dataclasses.dataclass
 class _Raw:
-  """What a source read: rows, rows that could not be read as (id, reason), and lines worth telling the user."""
+  """What a source read: the modality, the `Row`s in order, and lines worth telling the user."""
 
   modality: str
   rows: list
-  bad: list = dataclasses.field(default_factory=list)
   notes: list = dataclasses.field(default_factory=list)
 
 
@@ -86,7 +86,6 @@ def load(config, assets, verify=None):
 def _load_one(name, flag, config, assets, verify):
   raw = _read(name, flag, config, assets)
   rows, hashes, bad = _check(raw, verify)
-  bad = raw.bad + bad
   total = len(rows) + len(bad)
   if bad and config.on_bad_example == "fail":
     raise UserError(
@@ -181,6 +180,8 @@ def _check(raw, verify):
 
 
 def _check_text(row):
+  if row.reason:
+    return row, "", row.reason
   if not row.label or not row.label.strip():
     return row, "", "it has no label"
   if not row.input or not row.input.strip():
@@ -192,6 +193,8 @@ def _check_text(row):
 
 
 def _check_image(row, verify):
+  if row.reason:
+    return row, "", row.reason
   if not row.label or not row.label.strip():
     return row, "", "it has no label"
   if not row.input:
@@ -243,7 +246,8 @@ def _images(directory, what, config):
       label = unicodedata.normalize("NFC", name.name)
       raw.rows += [Row(path.relative_to(directory).as_posix(), str(path), label, split) for path in images]
       if not images:
-        raw.bad.append((name.relative_to(directory).as_posix() + "/", "the class folder has no images"))
+        id = name.relative_to(directory).as_posix() + "/"
+        raw.rows.append(Row(id, reason="the class folder has no images"))
   if ignored:
     raw.notes.append(f"{directory}: ignored {len(ignored):,} files that are not images of a class, e.g. {ignored[0]}")
   return raw
@@ -315,9 +319,9 @@ def _table(path, what, config):
     if modality not in (None, chosen):
       raise UserError(f"{file} has a column of {chosen}s, the tables beside it {modality}s: give all the same columns")
     raw.modality = modality = chosen
-    before = len(raw.rows) + len(raw.bad)
+    before = len(raw.rows)
     _add_records(raw, file, records, names.index(column), names.index(config.label_column), split)
-    if len(raw.rows) + len(raw.bad) == before:
+    if len(raw.rows) == before:
       raise UserError(f"{file} has a header but no rows")
   return raw
 
@@ -331,7 +335,7 @@ def _add_records(raw, file, records, column, label_column, split):
         raise ValueError(record)
       value, label = _as_text(record[column]), _as_text(record[label_column])
     except ValueError as error:
-      raw.bad.append((id, str(error)))
+      raw.rows.append(Row(id, reason=str(error)))
       continue
     if raw.modality == "image" and value:
       value = str(file.parent / value)
@@ -508,7 +512,7 @@ def _tfds(name, what, config, assets):
       try:
         raw.rows.append(Row(id, example[key].decode("utf-8"), label, split))
       except UnicodeDecodeError:
-        raw.bad.append((id, "the text is not UTF-8"))
+        raw.rows.append(Row(id, reason="the text is not UTF-8"))
   return raw
 
 
@@ -531,14 +535,14 @@ def _tfds_builder(name, what, config):
   where = directory or tfds.core.constants.DATA_DIR
   prepared = [path.name for path in _visible(pathlib.Path(where))[0]] if os.path.isdir(where) else []
   known = tfds.list_builders(with_community_datasets=False)
-  if dataset not in known:
-    if dataset in prepared:
-      inside = ", ".join(path.name for path in _visible(pathlib.Path(where, dataset))[0])
-      raise UserError(f"{what} is not prepared in {where} (--data_dir); of {dataset} there is: {inside or 'nothing'}")
+  if dataset not in known and dataset not in prepared:
     hint = configs.suggestion(dataset, [*known, *prepared])
     raise UserError(f"{what}: TFDS has no {dataset}, and none is prepared in {where} (--data_dir){hint}")
-  if config.offline:
-    raise UserError(f"{what} is not prepared in {where} (--data_dir), and --offline forbids to download it")
+  if config.offline or dataset not in known:
+    inside = _visible(pathlib.Path(where, dataset))[0] if dataset in prepared else []
+    have = f"; of {dataset} there is: {', '.join(path.name for path in inside)}" if inside else ""
+    why = ", and --offline forbids to download it" if config.offline else ""
+    raise UserError(f"{what} is not prepared in {where} (--data_dir){why}{have}")
   return _tfds_download(name, what, directory, where)
 
 

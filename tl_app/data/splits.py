@@ -88,15 +88,15 @@ def _need_examples(examples, indices, config):
   for split in ("validation", "test"):
     if not len(indices[split]):
       raise UserError(
-        f"{examples.source} leaves no examples for {split}: it takes at least one class with three different examples "
-        f"in {len(indices['train']):,}, or --{split}_dataset"
+        f"{examples.source} leaves no examples for {split}: at least one class needs three different examples in train, "
+        f"or give --{split}_dataset"
       )
     unseen = collections.Counter(label for label in examples.labels[indices[split]] if label not in train)
     if unseen:
       listed = ", ".join(f"{label!r} ({count:,})" for label, count in sorted(unseen.items())[:10])
       raise UserError(
-        f"{examples.source}: train has no example of {len(unseen)} label{'s'[: len(unseen) > 1]} of {split}: {listed}; "
-        "a model cannot learn these: add them to train, or remove them"
+        f"{examples.source}: labels of {split} that train has no example of: {listed}; a model cannot learn these: "
+        "add them to train, or remove them"
       )
   if 0 < config.max_examples < len(train):
     raise UserError(f"--max_examples={config.max_examples} is below the number of classes, {len(train)}: raise it")
@@ -121,7 +121,8 @@ def _draw(examples, pool, drawn, config, assigned):
       chosen = _first_fitting(free, fractions[split] * rest, min(may_leave, max(1, may_leave - later)))
       for group in chosen:
         assigned[group] = split
-        free.remove(group)
+      gone = {group[0] for group in chosen}
+      free = [group for group in free if group[0] not in gone]
       may_leave -= len(chosen)
       rest -= sum(map(len, chosen))
   _keep_every_class_in_train(examples, pool, strata, assigned)

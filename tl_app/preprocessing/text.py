@@ -65,7 +65,8 @@ def pack(tokens, max_length, start, end, pad=0):
   tokens = tf.concat([column * start, tokens, column * end], axis=1)
   counts = tf.cast(tokens.row_lengths(), tf.int32)
   length = padded_length(counts, max_length)
-  ids = tokens.to_tensor(default_value=pad, shape=[None, length])
+  # A tensor, not a list: with [None, length] to_tensor takes only a Python int, and -1 means what None means.
+  ids = tokens.to_tensor(default_value=pad, shape=tf.cast(tf.stack([-1, length]), tokens.row_splits.dtype))
   ids = tf.ensure_shape(ids, [None, None])
   return {
       "input_word_ids": ids,

@@ -64,7 +64,12 @@ def test_truncated_files_are_found(name, missing):
 
 @pytest.mark.parametrize(
   "encoded, reason",
-  [(b"", "empty"), (b"plain text, not an image", "not JPEG"), (b"<html></html>", "not JPEG"), (b"\xff\xd8\xff", "trunc")],
+  [
+    (b"", "empty"),
+    (b"plain text, not an image", "not JPEG"),
+    (b"<html></html>", "not JPEG"),
+    (b"\xff\xd8\xff", "trunc"),
+  ],
 )
 def test_what_is_no_image_is_told(encoded, reason):
   assert reason in image.verify(encoded)

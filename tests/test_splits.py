@@ -167,10 +167,10 @@ def test_a_class_of_one_trains_and_is_told():
 
 
 def test_a_class_whose_contents_are_all_of_others_stays_in_train():
+  rows = plain(3, labels=("a", "b", "c", "d")) + [(f"{other} 0", "x") for other in "abcd"]
   for seed in range(50):
-    rows = plain(6, labels=("a", "b")) + [("a 0", "x"), ("a 1", "x"), ("b 0", "x"), ("b 1", "x")]
-    made = make(rows, split_seed=seed)
-    assert made.class_names == ["a", "b", "x"]
+    made = make(rows, split_seed=seed, test_fraction=0.5, validation_fraction=0.5)
+    assert made.class_names == ["a", "b", "c", "d", "x"]
     assert_partition(made, len(rows))
 
 

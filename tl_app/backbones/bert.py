@@ -82,7 +82,9 @@ def assign(network, weights, source):
   for name, variable in wanted.items():
     value = weights[name].T if name.endswith("weight") and "mbeddings" not in name else weights[name]
     if value.size != np.prod(variable.shape):
-      raise UserError(f"{source}: {name} has shape {weights[name].shape}, {variable.path} needs {tuple(variable.shape)}")
+      raise UserError(
+        f"{source}: {name} has shape {weights[name].shape}, {variable.path} needs {tuple(variable.shape)}"
+      )
     variable.assign(value.reshape(variable.shape))
 
 
@@ -124,11 +126,13 @@ def _embeddings(inputs, config):
   ids = inputs["input_word_ids"]
   width = config["hidden_size"]
   positions = ops.cumsum(ops.ones_like(ids), axis=1) - 1
-  x = layers.Add(name="embeddings_add")([
-    layers.Embedding(config["vocab_size"], width, name="token_embedding")(ids),
-    layers.Embedding(config["max_position_embeddings"], width, name="position_embedding")(positions),
-    layers.Embedding(config["type_vocab_size"], width, name="segment_embedding")(inputs["input_type_ids"]),
-  ])
+  x = layers.Add(name="embeddings_add")(
+    [
+      layers.Embedding(config["vocab_size"], width, name="token_embedding")(ids),
+      layers.Embedding(config["max_position_embeddings"], width, name="position_embedding")(positions),
+      layers.Embedding(config["type_vocab_size"], width, name="segment_embedding")(inputs["input_type_ids"]),
+    ]
+  )
   return _dropout(_norm(x, "embeddings_norm", config), "embeddings_dropout", config)
 
 

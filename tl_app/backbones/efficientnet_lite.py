@@ -11,13 +11,13 @@ from tl_app.errors import UserError
 # (blocks, kernel, stride of the first, expansion, output channels); EfficientNet-B0 of Tan and Le 2019, table 1, without
 # squeeze-and-excitation and with the width of the last convolution fixed, as published for the Lite variants.
 BLOCKS = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
+  (1, 3, 1, 1, 16),
+  (2, 3, 2, 6, 24),
+  (2, 5, 2, 6, 40),
+  (3, 3, 2, 6, 80),
+  (3, 5, 1, 6, 112),
+  (4, 5, 2, 6, 192),
+  (1, 3, 1, 6, 320),
 )
 STEM_WIDTH, TOP_WIDTH = 32, 1280
 # [0, 1] to [-1, 1], as in the TF Hub module of the same weights. Training took (x - 127) / 128 of [0, 255]: 0.008 off.

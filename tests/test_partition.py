@@ -21,10 +21,15 @@ def test_slim_resnet():
 
 
 @pytest.mark.parametrize(
-    "body", ["conv{}_block1_1_conv/kernel conv{}_block1_1_bn/moving_mean", "res{}a_branch2a/kernel bn{}a_branch2a/gamma"]
+  "body", ["conv{}_block1_1_conv/kernel conv{}_block1_1_bn/moving_mean", "res{}a_branch2a/kernel bn{}a_branch2a/gamma"]
 )
 def test_keras_resnet(body):
-  names = ["conv1_conv/kernel", "conv1_bn/gamma", *(n.format(s) for s in (2, 3, 4, 5) for n in body.split()), "post_bn/beta"]
+  names = [
+    "conv1_conv/kernel",
+    "conv1_bn/gamma",
+    *(n.format(s) for s in (2, 3, 4, 5) for n in body.split()),
+    "post_bn/beta",
+  ]
   got = stages(names)
   assert list(got) == ["stem", "stage1", "stage2", "stage3", "stage4"]
   assert got["stage1"] == [n.format(2) for n in body.split()]
@@ -48,7 +53,13 @@ def test_efficientnet_and_mobilenets_number_their_blocks():
   assert list(got) == ["stem", *(f"block_{i}" for i in range(12)), "top"]
   v1 = ["Conv2d_0/weights", *(f"Conv2d_{i}_{k}/weights" for i in range(1, 14) for k in ("depthwise", "pointwise"))]
   assert list(stages([f"MobilenetV1/{name}" for name in v1])) == ["stem", *(f"block_{i}" for i in range(1, 14))]
-  keras = ["Conv1/kernel", "bn_Conv1/gamma", "expanded_conv_depthwise/kernel", "block_2_expand/kernel", "Conv_1_bn/beta"]
+  keras = [
+    "Conv1/kernel",
+    "bn_Conv1/gamma",
+    "expanded_conv_depthwise/kernel",
+    "block_2_expand/kernel",
+    "Conv_1_bn/beta",
+  ]
   assert list(stages(keras)) == ["stem", "block_0", "block_2", "top"]
 
 
@@ -70,21 +81,29 @@ def test_transformers():
 
 def test_shared_layers_are_one_stage():
   names = ["word_embeddings/embeddings", "embedding_projection/kernel", "transformer/self_attention/query/kernel"]
-  assert list(stages([*names, "transformer/output/bias", "pooler_transform/bias"])) == ["embeddings", "layers", "pooler"]
+  assert list(stages([*names, "transformer/output/bias", "pooler_transform/bias"])) == [
+    "embeddings",
+    "layers",
+    "pooler",
+  ]
 
 
 def test_names_without_a_family():
   assert list(stages(["trunk/body/kernel", "trunk/neck/kernel"], {"trunk/neck/kernel": 1, "trunk/body/kernel": 2})) == [
-      "neck",
-      "body",
+    "neck",
+    "body",
   ]
   assert list(stages(["first/kernel", "layer_1/kernel", "layer_0/kernel", "last/kernel"])) == [
-      "stem",
-      "layer_0",
-      "layer_1",
-      "top",
+    "stem",
+    "layer_0",
+    "layer_1",
+    "top",
   ]
-  for meaningless in (["Variable", "Variable_1"], ["kernel", "w_12"], ["conv2d/kernel", "dense_1/bias", "batch_normalization/gamma"]):
+  for meaningless in (
+    ["Variable", "Variable_1"],
+    ["kernel", "w_12"],
+    ["conv2d/kernel", "dense_1/bias", "batch_normalization/gamma"],
+  ):
     assert stages(meaningless) == {}
 
 

@@ -50,7 +50,7 @@ def test_an_image_module_gives_its_own_answer_and_total_stages(tmp_path):
   assert sorted(placed) == sorted(id(v) for v in backbone.network.variables)
   assert [v.path for v in backbone.stages["stem"]][0] == "net/stem/conv/kernel"
   assert {v.path for v in backbone.network.non_trainable_variables} == {
-      f"{name}/bn/{leaf}" for name in tiny_modules.LAYER_NAMES for leaf in ("moving_mean", "moving_variance")
+    f"{name}/bn/{leaf}" for name in tiny_modules.LAYER_NAMES for leaf in ("moving_mean", "moving_variance")
   }
 
 
@@ -290,5 +290,5 @@ def test_the_shared_bert_tiny(shared):
   texts = tf.constant(["Hello world, the GOOD film!", "", "a " * 100])
   assert own.preprocess.limit == twin.preprocess.limit == 64
   np.testing.assert_array_equal(
-      own.network(own.preprocess(texts))["pooled"], twin.network(twin.preprocess(texts))["pooled"]
+    own.network(own.preprocess(texts))["pooled"], twin.network(twin.preprocess(texts))["pooled"]
   )

@@ -9,24 +9,39 @@ from tl_app.backbones import saved_model
 from tl_app.errors import UserError
 from tl_app.preprocessing import text
 
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "wor", "##ld", "naive", "cafe", "caf\u00e9", "\u5317", "\u4eac", ",", "a"]
+PIECES = [
+  "[PAD]",
+  "[UNK]",
+  "[CLS]",
+  "[SEP]",
+  "hello",
+  "wor",
+  "##ld",
+  "naive",
+  "cafe",
+  "caf\u00e9",
+  "\u5317",
+  "\u4eac",
+  ",",
+  "a",
+]
 PIECES += ["b", "##b", "x", "$", "[", "]", "unk", "Hello", "na\u00efve", "s", "stra\u00dfe", "\U0001f600"]
 NASTY = [
-    "",
-    " \t\r\n",
-    "Hello WORLD, na\u00efve caf\u00e9",
-    "nai\u0308ve cafe\u0301",
-    "\u5317\u4eacx\u5317",
-    "a\u00a0b\u3000a\u2003b",
-    "a\u200bb a\u00adb \ufeffa",
-    "a\x00b a\x07b \x85 a\u2028b",
-    "x" * 101 + " a",
-    "a" + "b" * 99 + " " + "a" + "b" * 100,
-    "$a$[b]",
-    "[UNK] [CLS]",
-    "\ufffd \ue000 a",
-    "\U0001f600 \U0001f468\u200d\U0001f469 stra\u00dfe",
-    "hello world " * 25_000,
+  "",
+  " \t\r\n",
+  "Hello WORLD, na\u00efve caf\u00e9",
+  "nai\u0308ve cafe\u0301",
+  "\u5317\u4eacx\u5317",
+  "a\u00a0b\u3000a\u2003b",
+  "a\u200bb a\u00adb \ufeffa",
+  "a\x00b a\x07b \x85 a\u2028b",
+  "x" * 101 + " a",
+  "a" + "b" * 99 + " " + "a" + "b" * 100,
+  "$a$[b]",
+  "[UNK] [CLS]",
+  "\ufffd \ue000 a",
+  "\U0001f600 \U0001f468\u200d\U0001f469 stra\u00dfe",
+  "hello world " * 25_000,
 ]
 
 
@@ -41,7 +56,7 @@ def vocab(tmp_path):
 def test_word_piece_gives_the_reference_ids(vocab, lower):
   tokenizers = pytest.importorskip("tokenizers")
   model = tokenizers.models.WordPiece(
-      {piece: i for i, piece in enumerate(PIECES)}, unk_token="[UNK]", max_input_chars_per_word=100
+    {piece: i for i, piece in enumerate(PIECES)}, unk_token="[UNK]", max_input_chars_per_word=100
   )
   reference = tokenizers.Tokenizer(model)
   reference.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower)
@@ -56,7 +71,7 @@ def test_pack_truncates_pads_to_sixteen_and_keeps_the_specials(vocab):
   texts = tf.constant(["hello world", "", "a " * 30])
   inputs = tf.function(preprocess)(texts)
   assert {name: (value.dtype, value.shape) for name, value in inputs.items()} == dict.fromkeys(
-      text.INPUT_NAMES, (tf.int32, [3, 32])
+    text.INPUT_NAMES, (tf.int32, [3, 32])
   )
   assert inputs["input_word_ids"][0].numpy().tolist() == [2, 4, 5, 6, 3] + [0] * 27
   assert inputs["input_mask"].numpy().sum(axis=1).tolist() == [5, 2, 32]

@@ -5,7 +5,23 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "is", "good", "bad", "##ly", ",", ".", "!", "cafe")
+TOKENS = (
+  "[PAD]",
+  "[UNK]",
+  "[CLS]",
+  "[SEP]",
+  "[MASK]",
+  "the",
+  "film",
+  "is",
+  "good",
+  "bad",
+  "##ly",
+  ",",
+  ".",
+  "!",
+  "cafe",
+)
 VOCABULARY = (*TOKENS, *(f"word{i}" for i in range(20)))
 INPUTS = ("input_word_ids", "input_mask", "input_type_ids")
 WIDTH = 8
@@ -108,11 +124,11 @@ class _Image(tf.train.Checkpoint):
 
     kernel = _variable("", [3, 3, 3 if index == 0 else WIDTH, WIDTH], index)
     return {
-        "kernel": variable("conv/kernel", kernel.numpy()),
-        "gamma": variable("bn/gamma", tf.ones(WIDTH)),
-        "beta": variable("bn/beta", tf.zeros(WIDTH) + 0.1),
-        "mean": variable("bn/moving_mean", tf.zeros(WIDTH), False),
-        "variance": variable("bn/moving_variance", tf.ones(WIDTH), False),
+      "kernel": variable("conv/kernel", kernel.numpy()),
+      "gamma": variable("bn/gamma", tf.ones(WIDTH)),
+      "beta": variable("bn/beta", tf.zeros(WIDTH) + 0.1),
+      "mean": variable("bn/moving_mean", tf.zeros(WIDTH), False),
+      "variance": variable("bn/moving_variance", tf.ones(WIDTH), False),
     }
 
   def _loss(self, kernel):
@@ -139,11 +155,11 @@ class _Bert(tf.train.Checkpoint):
     self.positions = _variable("position_embedding/embeddings", [24, WIDTH])
     self.types = _variable("type_embeddings/embeddings", [2, WIDTH])
     self.layers = [
-        {
-            key: _variable(f"transformer/layer_{i}/{key}/kernel", [WIDTH, WIDTH])
-            for key in ("query", "key", "value", "output")
-        }
-        for i in range(layers)
+      {
+        key: _variable(f"transformer/layer_{i}/{key}/kernel", [WIDTH, WIDTH])
+        for key in ("query", "key", "value", "output")
+      }
+      for i in range(layers)
     ]
     self.pooler = _variable("pooler_transform/kernel", [WIDTH, WIDTH])
     embeddings = [self.words, self.positions, self.types]
@@ -174,11 +190,11 @@ class _Twin(tf.Module):
     super().__init__()
     self.vocabulary = tf.saved_model.Asset(vocabulary)
     initializer = tf.lookup.TextFileInitializer(
-        self.vocabulary.asset_path,
-        tf.string,
-        tf.lookup.TextFileIndex.WHOLE_LINE,
-        tf.int64,
-        tf.lookup.TextFileIndex.LINE_NUMBER,
+      self.vocabulary.asset_path,
+      tf.string,
+      tf.lookup.TextFileIndex.WHOLE_LINE,
+      tf.int64,
+      tf.lookup.TextFileIndex.LINE_NUMBER,
     )
     self.table = tf.lookup.StaticHashTable(initializer, VOCABULARY.index("[UNK]"))
 
@@ -215,7 +231,7 @@ class _Pack(tf.Module):
     self.twin = twin
 
   @tf.function(
-      input_signature=[[tf.RaggedTensorSpec([None, None], tf.int32, 1)], tf.TensorSpec([], tf.int32, name="seq_length")]
+    input_signature=[[tf.RaggedTensorSpec([None, None], tf.int32, 1)], tf.TensorSpec([], tf.int32, name="seq_length")]
   )
   def __call__(self, inputs, seq_length):
     return self.twin._pack(inputs[0], seq_length)

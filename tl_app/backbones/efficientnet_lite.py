@@ -8,7 +8,7 @@ import numpy as np
 from tl_app.backbones import torch_weights
 from tl_app.errors import UserError
 
-# (blocks, kernel, stride of the first, expansion, output channels); EfficientNet-B0 of Tan and Le 2019, table 1, without
+# (blocks, kernel, first stride, expansion, output channels); EfficientNet-B0 of Tan and Le 2019, table 1, without
 # squeeze-and-excitation and with the width of the last convolution fixed, as published for the Lite variants.
 BLOCKS = (
   (1, 3, 1, 1, 16),
@@ -20,7 +20,7 @@ BLOCKS = (
   (1, 3, 1, 6, 320),
 )
 STEM_WIDTH, TOP_WIDTH = 32, 1280
-# [0, 1] to [-1, 1], as in the TF Hub module of the same weights. Training took (x - 127) / 128 of [0, 255]: 0.008 off.
+# [0, 1] to [-1, 1], as the TF Hub module of these weights does. Training took (x - 127) / 128 of [0, 255], 0.008 off.
 SCALE, OFFSET = 2.0, -1.0
 EPSILON = 1e-3
 
@@ -71,7 +71,7 @@ def build():
 
 
 def assign(network, state, source):
-  """Sets every weight of `network` from a PyTorch state dict; missing or extra names raise `UserError` and list them."""
+  """Sets every weight from a PyTorch state dict; missing or extra names raise `UserError` and list them."""
   wanted = {}
   for layer in network.layers:
     if layer.weights:

@@ -1,4 +1,4 @@
-"""What a loaded function's graph tells of its variables: when each is first used, what it reaches, whether it changes."""
+"""What a function's graph tells of its variables: when each is first used, what it reaches, whether it changes."""
 
 import collections
 import dataclasses

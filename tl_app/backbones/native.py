@@ -17,7 +17,7 @@ from tl_app.preprocessing import image, text
 # KerasHub's names of what `text.INPUT_NAMES` call otherwise.
 KERASHUB_INPUTS = {"token_ids": "input_word_ids", "padding_mask": "input_mask", "segment_ids": "input_type_ids"}
 
-# Where the record has no stages: (expression over the Keras path of a weight, name of its stage), the first that matches.
+# Where the record has no stages: (expression over the Keras path of a weight, its stage); the first match counts.
 TEXT_RULES = (
   (r"(?:.*/)?[a-z_]*layers?_(\d+)[_/]", r"layer_\1"),
   (r"(?:.*/)?[a-z_]*block_(\d+)[_/]", r"layer_\1"),
@@ -294,7 +294,7 @@ def _preset_faults(spec):
 
 
 def normalize(pixels, spec):
-  """Returns what the network takes, from [batch, h, w, 3] in [0, 1]: `value_range`, `mean` and `channels` of the record."""
+  """Returns what the network takes, by `value_range`, `mean` and `channels`, of [batch, h, w, 3] in [0, 1]."""
   low, high = spec.value_range
   mean = spec.mean or (0.0, 0.0, 0.0)
   if (low, high, *mean) != (0.0, 1.0, 0.0, 0.0, 0.0):
@@ -361,7 +361,7 @@ def _stage_name(path, rules):
 
 
 def _collect(weights, names, order):
-  """Returns {stage: weights} in the given order, no stage empty; a None joins the weight before, or else the one after."""
+  """Returns {stage: weights} in the given order, none empty; a None joins the weight before, else the one after."""
   stages = {name: [] for name in order}
   current = next(name for name in names if name)
   for weight, name in zip(weights, names):

@@ -10,9 +10,9 @@ MAX_PARTS = 8
 _RESNET_BLOCKS = {8: (2, 2, 2, 2), 16: (3, 4, 6, 3), 33: (3, 4, 23, 3), 50: (3, 8, 36, 3)}
 # What a layer is called when nobody named it.
 _AUTOMATIC = re.compile(
-    r"(variable|kernel|bias|weights?|param(eter)?s?|gamma|beta|moving_\w+|conv(1d|2d|3d)?|(depthwise|separable)_conv2d|"
-    r"dense|embedding|(batch|layer|group)_normalization|model|functional|sequential|keras_layer|unnamed|\w{0,2})[_./]?\d*",
-    re.IGNORECASE,
+  r"(variable|kernel|bias|weights?|param(eter)?s?|gamma|beta|moving_\w+|conv(1d|2d|3d)?|(depthwise|separable)_conv2d|"
+  r"dense|embedding|(batch|layer|group)_normalization|model|functional|sequential|keras_layer|unnamed|\w{0,2})[_./]?\d*",
+  re.IGNORECASE,
 )
 
 
@@ -37,54 +37,54 @@ class Rule:
 
 # The first rule that matches a name decides; the family whose body takes most names is taken, the earlier one in a tie.
 FAMILIES = {
-    "transformer": (
-        Rule(r"(^|/)(cls/predictions|predictions|lm_head|mlm\w*|masked_lm\w*|nsp\w*)/", "mlm", 2),
-        Rule(r"(?:^|/)(?:\w+_)?layer_(\d+)(?:/|$)", "layer_{}"),
-        Rule(r"(?:^|/)encoderblock_(\d+)(?:/|$)", "layer_{}"),
-        Rule(r"(?:^|/)(?:inner_)?group_(\d+)/", "layer_{}"),
-        Rule(r"(^|/)(pooler\w*|pre_logits)(/|$)", "pooler", 2),
-        Rule(r"(^|/)(encoder_norm|final_layer_norm\w*|output_layer_norm)(/|$)", ""),
-        Rule(r"(?:^|/)(?:\w*embeddings?\w*|embeddings|posembed\w*|class_token|cls|patch\w*)(?:/|$)", "embeddings", 0),
-        Rule(r"(?:^|/)transformer/", "layers"),
-    ),
-    "slim_resnet": (
-        Rule(r"(?:^|/)block(\d+)/unit_?\d+", "stage{}"),
-        Rule(r"(^|/)(conv1|root_block)(/|$)", "stem", 0),
-        Rule(r"(^|/)(postnorm|group_norm)(/|$)", ""),
-    ),
-    "keras_resnet": (
-        Rule(r"(?:^|/)conv([2-9])_block\d+", "stage{}", offset=-1),
-        Rule(r"(?:^|/)(?:res|bn)([2-9])[a-z]+\d*_branch", "stage{}", offset=-1),
-        Rule(r"(^|/)(conv1|bn_conv1|conv1_\w+)(/|$)", "stem", 0),
-        Rule(r"(^|/)post_\w+(/|$)", ""),
-    ),
-    "model_garden_resnet": (
-        Rule(r"(?:^|/)(?:bottleneck|residual)_block(?:_(\d+))?(?:/|$)", "block_{}", ranked=True),
-        Rule(r"(^|/)((conv2d|(sync_)?batch_normalization)(_\d+)?)(/|$)", "stem", 0),
-    ),
-    "efficientnet": (
-        Rule(r"(?:^|/)blocks_(\d+)(?:/|$)", "block_{}"),
-        Rule(r"(?:^|/)block(\d+)([a-z])_", "block_{}{}"),
-        Rule(r"(^|/)(stem|stem_\w+|normalization)(/|$)", "stem", 0),
-        Rule(r"(^|/)(head|top|top_\w+)(/|$)", "top", 2),
-    ),
-    "mobilenet": (
-        Rule(r"(?:^|/)expanded_conv(?:_(\d+))?(?:/|_|$)", "block_{}"),
-        Rule(r"(?:^|/)block_(\d+)_", "block_{}"),
-        Rule(r"(?:^|/)Conv2d_([1-9]\d*)_(?:depthwise|pointwise)", "block_{}"),
-        Rule(r"(?:^|/)conv_(?:dw|pw)_(\d+)", "block_{}"),
-        Rule(r"(^|/)Conv_[12](_bn)?(/|$)", "top", 2),
-        Rule(r"(^|/)(bn_)?(Conv|Conv1|Conv2d_0)(_bn)?(/|$)", "stem", 0),
-    ),
-    "inception": (
-        Rule(r"(?:^|/)Mixed_(\d+)([a-z])(?:/|$)", "mixed_{}{}"),
-        Rule(r"(^|/)Conv2d_\w+(/|$)", "stem", 0),
-    ),
-    "numbered": (
-        Rule(r"(?:^|/)(?:\w+_)?(?:stage|block|layer|unit|stack|group|cell)s?[_/]?(\d+)", "stage_{}"),
-        Rule(r"(^|/)(stem|input|embed)\w*(/|$)", "stem", 0),
-        Rule(r"(^|/)(top|head|post|pooler|output)\w*(/|$)", "top", 2),
-    ),
+  "transformer": (
+    Rule(r"(^|/)(cls/predictions|predictions|lm_head|mlm\w*|masked_lm\w*|nsp\w*)/", "mlm", 2),
+    Rule(r"(?:^|/)(?:\w+_)?layer_(\d+)(?:/|$)", "layer_{}"),
+    Rule(r"(?:^|/)encoderblock_(\d+)(?:/|$)", "layer_{}"),
+    Rule(r"(?:^|/)(?:inner_)?group_(\d+)/", "layer_{}"),
+    Rule(r"(^|/)(pooler\w*|pre_logits)(/|$)", "pooler", 2),
+    Rule(r"(^|/)(encoder_norm|final_layer_norm\w*|output_layer_norm)(/|$)", ""),
+    Rule(r"(?:^|/)(?:\w*embeddings?\w*|embeddings|posembed\w*|class_token|cls|patch\w*)(?:/|$)", "embeddings", 0),
+    Rule(r"(?:^|/)transformer/", "layers"),
+  ),
+  "slim_resnet": (
+    Rule(r"(?:^|/)block(\d+)/unit_?\d+", "stage{}"),
+    Rule(r"(^|/)(conv1|root_block)(/|$)", "stem", 0),
+    Rule(r"(^|/)(postnorm|group_norm)(/|$)", ""),
+  ),
+  "keras_resnet": (
+    Rule(r"(?:^|/)conv([2-9])_block\d+", "stage{}", offset=-1),
+    Rule(r"(?:^|/)(?:res|bn)([2-9])[a-z]+\d*_branch", "stage{}", offset=-1),
+    Rule(r"(^|/)(conv1|bn_conv1|conv1_\w+)(/|$)", "stem", 0),
+    Rule(r"(^|/)post_\w+(/|$)", ""),
+  ),
+  "model_garden_resnet": (
+    Rule(r"(?:^|/)(?:bottleneck|residual)_block(?:_(\d+))?(?:/|$)", "block_{}", ranked=True),
+    Rule(r"(^|/)((conv2d|(sync_)?batch_normalization)(_\d+)?)(/|$)", "stem", 0),
+  ),
+  "efficientnet": (
+    Rule(r"(?:^|/)blocks_(\d+)(?:/|$)", "block_{}"),
+    Rule(r"(?:^|/)block(\d+)([a-z])_", "block_{}{}"),
+    Rule(r"(^|/)(stem|stem_\w+|normalization)(/|$)", "stem", 0),
+    Rule(r"(^|/)(head|top|top_\w+)(/|$)", "top", 2),
+  ),
+  "mobilenet": (
+    Rule(r"(?:^|/)expanded_conv(?:_(\d+))?(?:/|_|$)", "block_{}"),
+    Rule(r"(?:^|/)block_(\d+)_", "block_{}"),
+    Rule(r"(?:^|/)Conv2d_([1-9]\d*)_(?:depthwise|pointwise)", "block_{}"),
+    Rule(r"(?:^|/)conv_(?:dw|pw)_(\d+)", "block_{}"),
+    Rule(r"(^|/)Conv_[12](_bn)?(/|$)", "top", 2),
+    Rule(r"(^|/)(bn_)?(Conv|Conv1|Conv2d_0)(_bn)?(/|$)", "stem", 0),
+  ),
+  "inception": (
+    Rule(r"(?:^|/)Mixed_(\d+)([a-z])(?:/|$)", "mixed_{}{}"),
+    Rule(r"(^|/)Conv2d_\w+(/|$)", "stem", 0),
+  ),
+  "numbered": (
+    Rule(r"(?:^|/)(?:\w+_)?(?:stage|block|layer|unit|stack|group|cell)s?[_/]?(\d+)", "stage_{}"),
+    Rule(r"(^|/)(stem|input|embed)\w*(/|$)", "stem", 0),
+    Rule(r"(^|/)(top|head|post|pooler|output)\w*(/|$)", "top", 2),
+  ),
 }
 
 
@@ -126,7 +126,7 @@ def by_patterns(names, patterns):
 
 
 def by_order(shapes, order):
-  """Cuts variables into at most `MAX_PARTS` stages `part_1`.. by first use, a kernel with its bias and norm kept together.
+  """Cuts variables into at most `MAX_PARTS` stages `part_1`.. by first use, a kernel with its bias and norm.
 
   Args:
     shapes: dict, variable name -> shape.
@@ -199,7 +199,7 @@ def _total(shapes, matched):
     layers[_layer(name)] = current
     members.setdefault(current, []).append(name)
   levels = {stage: (level, numbers) for level, numbers, stage in places}
-  levels = {**{bottom: (0, ()), top: (2, ())}, **levels}
+  levels = {bottom: (0, ()), top: (2, ()), **levels}
   return {stage: members[stage] for stage in sorted(members, key=lambda stage: (levels[stage], stage))}
 
 

@@ -8,7 +8,6 @@ import re
 
 import keras
 import tensorflow as tf
-import tensorflow_text as _  # noqa: F401  Registers the ops that text modules are made of.
 from keras import ops
 
 from tl_app.backbones import graph_order, partition
@@ -46,12 +45,12 @@ def load(directory, spec, *, preprocessor=None, pooling="auto", image_size=0):
   stages, stage_notes = _stages(layer, spec)
   spec = dataclasses.replace(spec, modality="image" if face.modality == "image" else "text")
   return Backbone(
-      spec=spec,
-      preprocess=_preprocess(module, face, layer, spec, preprocessor, size),
-      network=_network(layer, face, size, chosen, source),
-      stages=stages,
-      feature_size=int(outputs[source].shape[-1]),
-      notes=face.notes + notes + stage_notes + layer.notes(),
+    spec=spec,
+    preprocess=_preprocess(module, face, layer, spec, preprocessor, size),
+    network=_network(layer, face, size, chosen, source),
+    stages=stages,
+    feature_size=int(outputs[source].shape[-1]),
+    notes=face.notes + notes + stage_notes + layer.notes(),
   )
 
 
@@ -61,6 +60,7 @@ def read(directory):
   Raises:
     UserError: there is no readable SavedModel.
   """
+  # Importing preprocessing.text has registered the ops of tensorflow_text, which text modules are made of.
   directory = str(directory)
   tags = [] if (pathlib.Path(directory) / "tfhub_module.pb").exists() else None
   try:
@@ -100,8 +100,8 @@ class SavedModelLayer(keras.layers.Layer):
     reached = self.uses.reach[outputs[source].index]
     trainable = _trainable(module, raw)
     self.by_name = {
-        name: _wrap(name, variable, name in trainable and index in reached)
-        for index, (name, variable) in enumerate(raw.items())
+      name: _wrap(name, variable, name in trainable and index in reached)
+      for index, (name, variable) in enumerate(raw.items())
     }
     self._wrapped = list(self.by_name.values())
     self.unreached = [name for i, name in enumerate(raw) if name in trainable and i not in reached]
@@ -208,9 +208,9 @@ def _trainable(module, variables):
   listed = _listed(module, "trainable_variables")
   ids = {variable._unique_id for variable in listed}
   return {
-      name
-      for name, variable in variables.items()
-      if variable.dtype.is_floating and (variable._unique_id in ids if listed else variable.trainable)
+    name
+    for name, variable in variables.items()
+    if variable.dtype.is_floating and (variable._unique_id in ids if listed else variable.trainable)
   }
 
 
@@ -218,11 +218,9 @@ def _losses(module, variables):
   """Returns [(callable, indices of the variables that it reads)] of the module's regularization losses."""
   losses = []
   for loss in getattr(module, "regularization_losses", None) or ():
-    function = loss if hasattr(loss, "concrete_functions") else getattr(loss, "__call__", None)
-    traces = getattr(function, "concrete_functions", None)
-    if traces:
-      read = {variable._unique_id for variable in traces[0].variables}
-      losses.append((loss, [i for i, variable in enumerate(variables) if variable._unique_id in read]))
+    traces = getattr(loss, "concrete_functions", ())
+    read = {variable._unique_id for trace in traces for variable in trace.variables}
+    losses.append((loss, [i for i, v in enumerate(variables) if v._unique_id in read or not traces]))
   return losses
 
 
@@ -320,8 +318,25 @@ def _preprocess(module, face, layer, spec, preprocessor, size):
 def _limit(face, layer, spec):
   """Returns the longest input in tokens: the module's fixed length, or the size of its table of positions."""
   fixed = face.roles["input_word_ids"].shape[1]
-  tables = [v.shape[0] for name, v in layer.by_name.items() if "position_embedding" in name and len(v.shape) == 2]
-  return fixed or min([spec.max_length or DEFAULT_MAX_LENGTH, *tables])
+  if fixed:
+    return fixed
+  most = spec.max_length or DEFAULT_MAX_LENGTH
+  tables = {name: v.shape[0] for name, v in layer.by_name.items() if len(v.shape) == 2}
+  named = [size for name, size in tables.items() if "position_embedding" in name]
+  if named:
+    return min(most, *named)
+  # A table of positions without a name shows only by the length at which the module breaks.
+  sizes = sorted({most, *(size for size in tables.values() if 2 < size < most)}, reverse=True)
+  return next((size for size in sizes if _reads(layer, size)), 2)
+
+
+def _reads(layer, length):
+  ids = tf.ones([1, length], tf.int32)
+  try:
+    layer({name: tf.zeros_like(ids) if "type" in name else ids for name in text.INPUT_NAMES})
+  except (tf.errors.OpError, ValueError):
+    return False
+  return True
 
 
 def _digest(directory):

@@ -40,7 +40,7 @@ class Call:
   Attributes:
     trace: the concrete function.
     args, kwargs: what to call it with; a `Slot` stands wherever a tensor goes.
-    roles: dict, role -> TensorSpec: "image", "text", or some of `INPUT_NAMES`; empty where the inputs are not understood.
+    roles: dict, role -> TensorSpec: "image", "text", or some of `INPUT_NAMES`; empty where the inputs mean nothing.
     training: True, False or None as traced, or "tensor".
   """
 
@@ -61,11 +61,11 @@ class Call:
     training = next((value for name, value in named if name in TRAINING_NAMES), None)
     filled = [_filled(name, value, slots, defaults) for name, value in named]
     return cls(
-        trace=trace,
-        args=tuple(filled[: len(args)]),
-        kwargs=dict(zip(kwargs, filled[len(args) :])),
-        roles={role: spec for role, (_, spec) in zip(roles, leaves)},
-        training="tensor" if isinstance(training, tf.TensorSpec) else training,
+      trace=trace,
+      args=tuple(filled[: len(args)]),
+      kwargs=dict(zip(kwargs, filled[len(args) :])),
+      roles={role: spec for role, (_, spec) in zip(roles, leaves)},
+      training="tensor" if isinstance(training, tf.TensorSpec) else training,
     )
 
   @property
@@ -79,7 +79,9 @@ class Call:
 
   def fixed_dimensions(self):
     """Returns the number of dimensions that the call does not leave open."""
-    return sum(size is not None for spec in self.roles.values() for size in (spec.shape.as_list() if spec.shape else []))
+    return sum(
+      size is not None for spec in self.roles.values() for size in (spec.shape.as_list() if spec.shape else [])
+    )
 
   def fill(self, tensors, training):
     """Returns (args, kwargs) with {role: tensor} in the slots, cast to what was traced."""
@@ -167,9 +169,9 @@ class Face:
       shapes = [tensor.shape for tensor in self(self._blank(image_size), False)]
     floats = [(name, i, shapes[i]) for i, (name, spec) in enumerate(named) if spec.dtype.is_floating]
     found = {
-        "pooled": _first(floats, 2, ("pooled_output", "default", "feature_vector")),
-        "sequence": _first(floats, 3, ("sequence_output", "default")) if self.modality != "image" else None,
-        "map": _first(floats, 4, ("default", "map", "feature_map")),
+      "pooled": _first(floats, 2, ("pooled_output", "default", "feature_vector")),
+      "sequence": _first(floats, 3, ("sequence_output", "default")) if self.modality != "image" else None,
+      "map": _first(floats, 4, ("default", "map", "feature_map")),
     }
     if self.modality == "image" and not found["pooled"] and not found["map"]:
       found["sequence"] = _first(floats, 3, ("default",))
@@ -198,8 +200,8 @@ def _entry(module, spec):
     name = next(iter(signatures))
   if name is None:
     raise UserError(
-        f"{spec.name} can be called neither as a module nor by a signature of "
-        f"{', '.join(SIGNATURES)}; it has: {', '.join(signatures) or 'none'}"
+      f"{spec.name} can be called neither as a module nor by a signature of "
+      f"{', '.join(SIGNATURES)}; it has: {', '.join(signatures) or 'none'}"
     )
   return signatures[name], [f"only the signature {name} can be called: inference mode in training too"]
 
@@ -245,7 +247,9 @@ def _roles(leaves):
   specs = [spec for _, spec in leaves]
   if len(specs) == 1 and specs[0].dtype == tf.string and specs[0].shape.rank in (1, None):
     return ["text"]
-  if len(specs) == 1 and specs[0].shape.rank in (4, None) and (specs[0].dtype.is_floating or specs[0].dtype == tf.uint8):
+  if (
+    len(specs) == 1 and specs[0].shape.rank in (4, None) and (specs[0].dtype.is_floating or specs[0].dtype == tf.uint8)
+  ):
     return ["image"]
   if not 1 <= len(specs) <= 3 or any(not spec.dtype.is_integer or spec.shape.rank not in (2, None) for spec in specs):
     return []
@@ -282,9 +286,9 @@ def _described(calls):
   args, kwargs = calls[0].trace.structured_input_signature
   takes = [f"{spec.dtype.name}{_shape(spec)}" for spec in tf.nest.flatten((args, kwargs)) if hasattr(spec, "dtype")]
   gives = [
-      f"{name or 'output'} {spec.dtype.name}{_shape(spec)}"
-      for name, spec in _named(calls[0].trace.structured_outputs)
-      if hasattr(spec, "dtype")
+    f"{name or 'output'} {spec.dtype.name}{_shape(spec)}"
+    for name, spec in _named(calls[0].trace.structured_outputs)
+    if hasattr(spec, "dtype")
   ]
   return f"it takes {', '.join(takes) or 'nothing'} and gives {', '.join(gives[:4]) or 'nothing'}"
 

@@ -13,8 +13,8 @@ MULTIPLE = 16
 
 # Google's BERT and Hugging Face's BertTokenizer split around these blocks and leave kana and hangul whole.
 _CJK = (
-    r"[\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}"
-    r"\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}\x{2B820}-\x{2CEAF}\x{2F800}-\x{2FA1F}]"
+  r"[\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}"
+  r"\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}\x{2B820}-\x{2CEAF}\x{2F800}-\x{2FA1F}]"
 )
 _PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
 _MAX_CHARS_PER_WORD = 100
@@ -44,7 +44,7 @@ def bert_words(texts, lower):
 
 
 def padded_length(counts, max_length):
-  """Returns the int32 length of a batch: the largest of `counts` rounded up to a multiple of 16, at most `max_length`."""
+  """Returns a batch's length, int32: the largest of `counts` rounded up to a multiple of 16, at most `max_length`."""
   longest = tf.reduce_max(tf.concat([[1], tf.cast(counts, tf.int32)], axis=0))
   return tf.minimum((longest + MULTIPLE - 1) // MULTIPLE * MULTIPLE, max_length)
 
@@ -69,9 +69,9 @@ def pack(tokens, max_length, start, end, pad=0):
   ids = tokens.to_tensor(default_value=pad, shape=tf.cast(tf.stack([-1, length]), tokens.row_splits.dtype))
   ids = tf.ensure_shape(ids, [None, None])
   return {
-      "input_word_ids": ids,
-      "input_mask": tf.sequence_mask(counts, length, tf.int32),
-      "input_type_ids": tf.zeros_like(ids),
+    "input_word_ids": ids,
+    "input_mask": tf.sequence_mask(counts, length, tf.int32),
+    "input_type_ids": tf.zeros_like(ids),
   }
 
 
@@ -124,7 +124,7 @@ class WordPiece(tf.Module):
     keys, values = tf.constant(list(vocabulary)), tf.constant(list(vocabulary.values()), tf.int64)
     self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), vocabulary["[UNK]"])
     self._pieces = tf_text.WordpieceTokenizer(
-        self._table, max_bytes_per_word=4 * _MAX_CHARS_PER_WORD, token_out_type=tf.int64
+      self._table, max_bytes_per_word=4 * _MAX_CHARS_PER_WORD, token_out_type=tf.int64
     )
 
   def tokenize(self, texts):
@@ -214,7 +214,7 @@ class TwinPreprocess(tf.Module):
       return int(inputs["input_word_ids"].shape[1])
     except (TypeError, ValueError, KeyError, AttributeError, tf.errors.OpError):
       raise UserError(
-          f"--preprocessor is no text preprocessing module: it must turn strings into {', '.join(INPUT_NAMES)}"
+        f"--preprocessor is no text preprocessing module: it must turn strings into {', '.join(INPUT_NAMES)}"
       ) from None
 
 

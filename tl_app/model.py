@@ -22,6 +22,7 @@ class Model:
     features: `keras.Model`, backbone inputs -> pooled features [batch, feature_size].
     network: `keras.Model`, backbone inputs -> logits; shares every variable with the others.
     class_names: names of the logits, in their order.
+    can_train: ids of the variables that a gradient may change; moving statistics and the head's scale are not.
   """
 
   backbone: object
@@ -29,6 +30,7 @@ class Model:
   features: keras.Model
   network: keras.Model
   class_names: list
+  can_train: frozenset
 
   @property
   def stages(self):
@@ -41,7 +43,8 @@ def build(backbone, class_names):
   head = heads.linear(backbone.feature_size, len(class_names))
   features = keras.Model(backbone.network.input, backbone.network.output["pooled"], name="features")
   network = keras.Model(backbone.network.input, head(features.output), name="network")
-  return Model(backbone, head, features, network, list(class_names))
+  can_train = frozenset(id(variable) for variable in network.trainable_variables)
+  return Model(backbone, head, features, network, list(class_names), can_train)
 
 
 def load(config, spec, assets, class_names, max_length):

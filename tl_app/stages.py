@@ -19,23 +19,12 @@ def set_trainable(model, train_stages):
   if unknown:
     raise UserError(f"unknown stage {unknown[0]!r}: this backbone has {', '.join(model.stages)}")
   model.network.trainable = True
-  originally = _originally_trainable(model)
   for layer in model.network._flatten_layers(include_self=False):
     if isinstance(layer, keras.layers.BatchNormalization):
       layer.trainable = False
   for name, variables in model.stages.items():
     for variable in variables:
-      variable.trainable = name in train_stages and id(variable) in originally
-
-
-def _originally_trainable(model):
-  # Moving statistics and the head's standardisation are variables that no gradient may touch, whatever the stage.
-  if not hasattr(model, "_trainable_by_nature"):
-    standardize = {id(v) for v in model.head.get_layer("standardize").variables}
-    model._trainable_by_nature = {
-        id(v) for variables in model.stages.values() for v in variables if v.trainable and id(v) not in standardize
-    }
-  return model._trainable_by_nature
+      variable.trainable = name in train_stages and id(variable) in model.can_train
 
 
 def audit(model, before, train_stages):

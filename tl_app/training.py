@@ -317,7 +317,7 @@ def feature_store(run):
       weights=model_lib.fingerprint(backbone.stages),
       kind=backbone.spec.kind,
       pooling=backbone.spec.pooling if run.config.pooling == "auto" else run.config.pooling,
-      preprocessing=settle_preprocessing(run),
+      preprocessing=[backbone.preprocess.identity, getattr(backbone.preprocess, "max_length", 0)],
       versions=[importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub")],
   )
   return feature_cache.FeatureCache(f"{root}/{key}", backbone.feature_size)

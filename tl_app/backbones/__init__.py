@@ -49,8 +49,6 @@ def load(spec, assets, *, preprocessor="", pooling="auto", image_size=0):
   Returns:
     A `tl_app.backbones.backbone.Backbone`.
   """
-  pooling = spec.pooling if pooling == "auto" else pooling
-  image_size = image_size or spec.image_size
   if spec.kind == "saved_model":
     from tl_app.backbones import saved_model
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import pathlib
 import re
 
@@ -154,10 +156,13 @@ class Tokens(tf.Module):
   Attributes:
     max_length: most tokens of an example, special ones included; settable until the first trace.
     limit: longest input that the backbone reads, in tokens.
+    identity: what tells two preprocessings apart: two with the same give the same tokens.
   """
 
   def __init__(self, tokenizer, limit):
     super().__init__(name="tokens")
+    vocabulary = hashlib.sha256("\n".join(tokenizer.get_vocabulary()).encode()).hexdigest()
+    self.identity = f"{json.dumps(tokenizer.get_config(), sort_keys=True, default=str)} {vocabulary}"
     self.limit = self.max_length = int(limit)
     self._tokenizer = tokenizer
     # Called eagerly, KerasHub's tokenizers give Python lists; traced, ragged tensors.

@@ -97,11 +97,13 @@ class Preprocess(tf.Module):
 
   Attributes:
     size: height and width of the result in pixels.
+    identity: what tells two preprocessings apart: two with the same give the same pixels.
   """
 
   def __init__(self, size):
     super().__init__(name="image")
     self.size = int(size)
+    self.identity = f"central square, bilinear, antialias, {self.size}"
 
   def one(self, encoded):
     """Returns float32 [size, size, 3] in [0, 1] of one encoded image (string scalar), for a parallel `map`."""

@@ -12,26 +12,43 @@ import tl_app
 PACKAGE = pathlib.Path(tl_app.__file__).parent
 
 LEVELS = [
-    ["errors"],
-    ["config", "files", "fresh_process"],
-    ["assets", "workdir", "evaluation", "recipes", "preprocessing.image", "preprocessing.text"],
-    ["report", "data.examples", "data.pipeline", "backbones.spec", "backbones.torch_weights", "backbones.partition", "backbones.graph_order"],
-    ["data.splits", "data.starters", "backbones.backbone", "backbones.bert", "backbones.efficientnet_lite", "backbones.signature"],
-    ["data.sources", "backbones.native", "backbones.saved_model"],
-    ["data", "backbones"],
-    ["heads", "optimizers", "distribution", "feature_cache", "callbacks", "inspection"],
-    ["model"],
-    ["stages", "serving"],
-    ["runs", "prediction"],
-    ["training"],
-    ["cli"],
-    ["train", "evaluate", "predict", "export", "inspect"],
+  ["errors"],
+  ["config", "files", "fresh_process"],
+  ["assets", "workdir", "evaluation", "recipes", "preprocessing.image", "preprocessing.text"],
+  [
+    "report",
+    "data.examples",
+    "data.pipeline",
+    "backbones.spec",
+    "backbones.torch_weights",
+    "backbones.partition",
+    "backbones.graph_order",
+  ],
+  [
+    "data.splits",
+    "data.starters",
+    "data.rows",
+    "backbones.backbone",
+    "backbones.bert",
+    "backbones.efficientnet_lite",
+    "backbones.signature",
+  ],
+  ["data.checks", "data.folders", "data.tables", "data.prepared"],
+  ["data.sources", "backbones.native", "backbones.saved_model"],
+  ["data", "backbones"],
+  ["heads", "optimizers", "distribution", "feature_cache", "callbacks", "ladder", "inspection"],
+  ["model"],
+  ["stages", "serving"],
+  ["runs", "prediction"],
+  ["training"],
+  ["cli"],
+  ["train", "evaluate", "predict", "export", "inspect"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in PACKAGE.rglob("*.py")
-    if path != PACKAGE / "__init__.py" and path.read_text().strip()
+  ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+  for path in PACKAGE.rglob("*.py")
+  if path != PACKAGE / "__init__.py" and path.read_text().strip()
 }
 WITHOUT_TENSORFLOW = ["config", "files", "assets", "recipes", "workdir", "backbones", "cli", "inspection", "evaluation"]
 

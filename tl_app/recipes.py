@@ -2,8 +2,23 @@
 
 import dataclasses
 import math
+import re
+
+from tl_app.errors import UserError
 
 HEAD = "head"
+# What of a stage trains, beside a regular expression over variable paths.
+ALL, BIAS_NORM, KERNELS = "all", "bias_norm", "kernels"
+
+# Share of the steps before the peak rate: Devlin et al. 2019; AutoGluon's default.
+WARMUP = 0.1
+# Fewer optimizer steps leave a small data set untrained (Mosbach et al. 2021 take 20 epochs on a few thousand texts).
+FINE_TUNING_STEPS = 1000
+EPOCHS = (3, 20)
+# A network this wide takes the rates of BERT-base (5e-5 to 2e-5, Devlin et al. 2019); narrower ones more.
+WIDE = 512
+# LoRA trains at about five times the rate of full fine-tuning (Hu et al. 2022, 5e-4 for RoBERTa-base); BitFit likewise.
+LIGHT_RATE = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,16 +26,25 @@ class Phase:
   """One stretch of training.
 
   Attributes:
-    name: "probe", "full", ..
+    name: "probe", "fine_tune", ..
     train_stages: names of the stages that train, from the input upwards; "head" is what is new.
     epochs: passes over the training examples, at most.
-    steps_per_epoch: optimizer steps; every example is used once per pass on average.
-    batch_size: global number of examples per step.
+    steps_per_epoch: batches; every example is used once per pass on average.
+    batch_size: global number of examples per batch.
     learning_rates: {stage: peak rate}; the schedule is linear warm-up from 0, then cosine to exactly 0 at the last step.
-    warmup_steps: steps until the peak rate.
+    warmup_steps: batches until the peak rate.
     weight_decay: decoupled, times the rate; never on biases and normalisation.
     patience: epochs without a better `monitor` until the phase ends; 0 is never.
     monitor: what is compared on the validation split: "loss" (lower is better) or "accuracy" (ties: loss).
+    only: what trains within the stages of the backbone: "all", "bias_norm", "kernels", or a regular expression.
+    bn: as --bn.
+    solver: "linear" (AdamW), "logistic" or "svm" (scikit-learn; the head alone).
+    fresh_head: the head starts at zero again.
+    lora_rank: rank of the updates of `only="kernels"`; 0 updates them whole.
+    clip_norm: largest global norm of a gradient; 0 is no limit.
+    label_smoothing: share of the target spread over all classes.
+    accumulate_steps: batches per optimizer step.
+    ema: momentum of the averaged weights; 0 keeps none.
   """
 
   name: str
@@ -33,10 +57,19 @@ class Phase:
   weight_decay: float
   patience: int
   monitor: str
+  only: str = ALL
+  bn: str = "frozen"
+  solver: str = "linear"
+  fresh_head: bool = False
+  lora_rank: int = 0
+  clip_norm: float = 0.0
+  label_smoothing: float = 0.0
+  accumulate_steps: int = 1
+  ema: float = 0.0
 
   @property
   def steps(self):
-    """Optimizer steps of the whole phase."""
+    """Batches of the whole phase."""
     return self.epochs * self.steps_per_epoch
 
   @property
@@ -46,44 +79,186 @@ class Phase:
 
 
 def plan(config, facts, num_devices=1):
-  """Returns the phases of `config.recipe`, in order."""
-  return RECIPES[config.recipe](config, facts, num_devices)
+  """Returns the phases of `config.recipe`, in order.
+
+  Raises:
+    UserError: --train_stages names nothing, or the recipe cannot train it.
+  """
+  phases = RECIPES[config.recipe](config, facts, num_devices)
+  # --train_stages=none leaves the probe.
+  return [phase for phase in phases if phase.name == "probe" or phase.backbone_trains] or phases[:1]
 
 
 def probe(config, facts, num_devices=1):
   """The head alone, on frozen features, until the validation loss stops falling."""
-  rates = {HEAD: config.head_learning_rate}
-  return [_phase(config, facts, num_devices, "probe", config.head_epochs, rates, monitor="loss")]
+  batch_size = _batch_size(config.batch_size, facts.num_train, num_devices)
+  steps_per_epoch = math.ceil(facts.num_train / batch_size)
+  return [
+    Phase(
+      name="probe",
+      train_stages=(HEAD,),
+      epochs=config.head_epochs,
+      steps_per_epoch=steps_per_epoch,
+      batch_size=batch_size,
+      learning_rates={HEAD: config.head_learning_rate},
+      warmup_steps=math.ceil(WARMUP * config.head_epochs * steps_per_epoch),
+      weight_decay=config.weight_decay,
+      patience=config.early_stopping_patience,
+      monitor="loss",
+      solver=config.head,
+    )
+  ]
+
+
+def lp_ft(config, facts, num_devices=1):
+  """The probe to convergence, then --train_stages from there at a small rate (Kumar et al. 2022)."""
+  names, only = train_stages(config.train_stages, facts)
+  return probe(config, facts, num_devices) + [_fine_tune(config, facts, num_devices, names, only=only)]
+
+
+def gradual(config, facts, num_devices=1):
+  """The probe, then from the top stage downwards, one more a phase; ULMFiT's unfreezing (Howard & Ruder 2018).
+
+  The epochs are shared among the phases; where there are more stages than epochs, several join at once.
+  """
+  names, only = train_stages(config.train_stages, facts)
+  phases = probe(config, facts, num_devices)
+  backbone, head = [name for name in names if name != HEAD], [name for name in names if name == HEAD]
+  epochs = _epochs(config, facts, num_devices)
+  count = min(len(backbone), epochs)
+  for k in range(1, count + 1):
+    unfrozen = backbone[len(backbone) - round(len(backbone) * k / count) :]
+    share = epochs // count + (epochs % count if k == count else 0)
+    phase = _fine_tune(config, facts, num_devices, unfrozen + head, only=only, epochs=share)
+    phases.append(dataclasses.replace(phase, name=f"unfreeze_{k}"))
+  return phases
 
 
 def full(config, facts, num_devices=1):
-  """Everything from a fresh head, the backbone at --learning_rate and the head at --head_learning_rate."""
-  rates = dict.fromkeys(facts.stage_names, config.learning_rate) | {HEAD: config.head_learning_rate}
-  return [_phase(config, facts, num_devices, "full", config.epochs, rates, monitor="accuracy")]
+  """--train_stages at once from a fresh head; the probe is only measured beside it."""
+  names, only = train_stages(config.train_stages, facts)
+  if HEAD not in names:
+    raise UserError(f"--recipe=full starts from a fresh head: add head to --train_stages={config.train_stages}")
+  phase = _fine_tune(config, facts, num_devices, names, only=only)
+  rates = phase.learning_rates | {HEAD: config.head_learning_rate}
+  return probe(config, facts, num_devices) + [
+    dataclasses.replace(phase, name="full", fresh_head=True, learning_rates=rates)
+  ]
 
 
-RECIPES = {"probe": probe, "full": full}
+def lora(config, facts, num_devices=1):
+  """The probe, then low-rank updates of the dense and convolution kernels of --train_stages (Hu et al. 2022)."""
+  names, only = train_stages(config.train_stages, facts)
+  if only != ALL:
+    raise UserError("--recipe=lora chooses the kernels itself: give --train_stages as stage names")
+  phase = _fine_tune(config, facts, num_devices, names, only=KERNELS, boost=LIGHT_RATE)
+  return probe(config, facts, num_devices) + [dataclasses.replace(phase, name="lora", lora_rank=config.lora_rank)]
 
 
-def _phase(config, facts, num_devices, name, epochs, rates, monitor):
+def bias_norm(config, facts, num_devices=1):
+  """The probe, then the biases and the normalisation of --train_stages only (BitFit, Ben Zaken et al. 2022)."""
+  names, only = train_stages(config.train_stages, facts)
+  if only != ALL:
+    raise UserError("--recipe=bias_norm chooses the variables itself: give --train_stages as stage names")
+  phase = _fine_tune(config, facts, num_devices, names, only=BIAS_NORM, boost=LIGHT_RATE)
+  return probe(config, facts, num_devices) + [dataclasses.replace(phase, name="bias_norm")]
+
+
+RECIPES = {
+  "probe": probe,
+  "lp_ft": lp_ft,
+  "gradual": gradual,
+  "full": full,
+  "lora": lora,
+  "bias_norm": bias_norm,
+}
+
+
+def train_stages(text, facts):
+  """Reads --train_stages.
+
+  Args:
+    text: "all", "none", "top:N", stage names with commas, or a regular expression over variable paths.
+    facts: `Facts`.
+
+  Returns:
+    (names of the stages that train, from the input upwards; what of them trains: "all" or the regular expression).
+
+  Raises:
+    UserError: no stage and no variable has such a name.
+  """
+  backbone = list(facts.stages)
+  if text in ("all", "none"):
+    return (*(backbone if text == "all" else []), HEAD), ALL
+  if re.fullmatch(r"top:\d+", text):
+    count = int(text[4:])
+    if count > len(backbone):
+      raise UserError(f"--train_stages={text}, but this backbone has {len(backbone)} stages: {', '.join(backbone)}")
+    return (*backbone[len(backbone) - count :], HEAD), ALL
+  wanted = [name.strip() for name in text.split(",") if name.strip()]
+  if wanted and set(wanted) <= {*backbone, HEAD}:
+    return tuple(name for name in (*backbone, HEAD) if name in wanted), ALL
+  try:
+    expression = re.compile(text)
+  except re.error as error:
+    raise UserError(f"--train_stages={text} is neither stage names nor a regular expression: {error}") from None
+  found = tuple(name for name, paths in facts.stages.items() if any(expression.search(path) for path in paths))
+  if not found:
+    raise UserError(
+      f"--train_stages={text} is no stage of this backbone ({', '.join([*backbone, HEAD])}), and no variable's name "
+      "matches it as a regular expression"
+    )
+  return (*found, HEAD), text
+
+
+def learning_rate(config, facts):
+  """Returns the peak rate of whole-network fine-tuning: --learning_rate, or by modality and width.
+
+  Text: 1e-4 for narrow networks (MiniLM on 1,000 sentences: 0.525 at 3e-5, 0.823 at 1e-4), 3e-5 for wide ones
+  (Devlin et al. 2019). Images: 3e-4.
+  """
+  if config.learning_rate:
+    return config.learning_rate
+  if facts.modality == "image":
+    return 3e-4
+  return 3e-5 if facts.feature_size >= WIDE else 1e-4
+
+
+def _fine_tune(config, facts, num_devices, names, only=ALL, epochs=None, boost=1.0):
   batch_size = _batch_size(config.batch_size, facts.num_train, num_devices)
   steps_per_epoch = math.ceil(facts.num_train / batch_size)
-  return Phase(
-      name=name,
-      train_stages=tuple(rates),
-      epochs=epochs,
-      steps_per_epoch=steps_per_epoch,
-      batch_size=batch_size,
-      learning_rates=rates,
-      warmup_steps=math.ceil(WARMUP * epochs * steps_per_epoch),
-      weight_decay=config.weight_decay,
-      patience=config.early_stopping_patience,
-      monitor=monitor,
+  epochs = epochs or _epochs(config, facts, num_devices)
+  rate = learning_rate(config, facts) * (1.0 if config.learning_rate else boost)
+  top = config.backbone_learning_rate or rate
+  depth = {name: i for i, name in enumerate(reversed(facts.stages))}
+  rates = {name: rate if name == HEAD else top * config.layer_decay ** depth[name] for name in names}
+  phase = Phase(
+    name="fine_tune",
+    train_stages=tuple(names),
+    epochs=epochs,
+    steps_per_epoch=steps_per_epoch,
+    batch_size=batch_size,
+    learning_rates=rates,
+    warmup_steps=0,
+    weight_decay=config.weight_decay,
+    patience=config.early_stopping_patience,
+    monitor="accuracy",
+    only=only,
+    bn=config.bn,
+    clip_norm=config.clip_norm,
+    label_smoothing=config.label_smoothing,
+    accumulate_steps=config.accumulate_steps,
+    ema=config.ema,
   )
+  return dataclasses.replace(phase, warmup_steps=math.ceil(WARMUP * phase.steps))
 
 
-# Devlin et al. 2019 and AutoGluon's default: the first tenth of the steps.
-WARMUP = 0.1
+def _epochs(config, facts, num_devices):
+  if config.epochs:
+    return config.epochs
+  batch_size = _batch_size(config.batch_size, facts.num_train, num_devices)
+  per_epoch = math.ceil(facts.num_train / batch_size) / config.accumulate_steps
+  return min(EPOCHS[1], max(EPOCHS[0], round(FINE_TUNING_STEPS / per_epoch)))
 
 
 def _batch_size(batch_size, num_train, num_devices):

@@ -1,58 +1,163 @@
-"""Which stages train: set by name, total, and proven afterwards."""
+"""Which variables train: set by name, total, and proven afterwards."""
+
+import dataclasses
+import re
 
 import keras
 
 from tl_app import model as model_lib
+from tl_app import optimizers, recipes
 from tl_app.errors import RunFailed, UserError
 
 
-def set_trainable(model, train_stages):
-  """Makes exactly the variables of `train_stages` trainable; compile again afterwards.
-
-  BatchNormalization runs in inference mode everywhere: its moving statistics stay, its scale and offset train with
-  their stage (fine-tuning batches are too small for good statistics).
+def set_trainable(model, phase):
+  """Makes exactly what `phase` trains trainable, and sets the mode of BatchNormalization; compile again afterwards.
 
   Raises:
-    UserError: a name that is not a stage of this model.
+    UserError: the phase trains nothing of the backbone although it should.
   """
-  unknown = [name for name in train_stages if name not in model.stages]
-  if unknown:
-    raise UserError(f"unknown stage {unknown[0]!r}: this backbone has {', '.join(model.stages)}")
   model.network.trainable = True
+  _set_batch_norm(model, phase)
+  chosen = {id(variable) for variables in selected(model, phase).values() for variable in variables}
+  for variable in (v for variables in model.stages.values() for v in variables):
+    variable.trainable = id(variable) in chosen
+
+
+def selected(model, phase):
+  """Returns {stage: variables that `phase` trains}, stages from the input upwards.
+
+  Raises:
+    UserError: nothing of the backbone matches what the recipe asks for.
+  """
+  result = {
+    name: [v for v in variables if id(v) in model.can_train and (name == recipes.HEAD or trains(v, name, phase))]
+    for name, variables in model.stages.items()
+    if name in phase.train_stages
+  }
+  if phase.backbone_trains and not any(variables for name, variables in result.items() if name != recipes.HEAD):
+    what = {recipes.KERNELS: "dense or convolution kernels", recipes.BIAS_NORM: "biases or normalisation"}
+    raise UserError(
+      f"phase {phase.name} finds no {what.get(phase.only, 'trainable variables')} in the stages "
+      f"{', '.join(phase.train_stages)} of {model.backbone.spec.name}: choose other --train_stages or another --recipe"
+    )
+  return result
+
+
+def trains(variable, stage, phase):
+  """Whether `phase` trains a variable of a backbone stage that it has chosen."""
+  if phase.only == recipes.ALL:
+    return True
+  if phase.only == recipes.BIAS_NORM:
+    return len(variable.shape) <= 1
+  if phase.only == recipes.KERNELS:
+    return is_kernel(variable, stage, phase.lora_rank)
+  return re.search(phase.only, variable.path) is not None
+
+
+def is_kernel(variable, stage, rank):
+  """Whether a low-rank update of a variable is smaller than a whole one: a dense or convolution kernel.
+
+  Tables of embeddings are no kernels, depthwise convolutions (one channel a filter) have nothing to factor.
+  """
+  if len(variable.shape) < 2 or "embed" in f"{stage}/{variable.path}".lower() or variable.shape[-1] == 1:
+    return False
+  rows, columns = optimizers.matrix_shape(variable.shape)
+  return rank * (rows + columns) < rows * columns
+
+
+def decays(variable):
+  """Whether weight decay applies: matrices and kernels, not biases and normalisation (Devlin et al. 2019)."""
+  return len(variable.shape) > 1 and "norm" not in variable.path.lower()
+
+
+def batch_norm_modes(model, phase):
+  """Returns {stage: "frozen", "batch" or "-"}: how the stage's BatchNormalization runs while `phase` trains.
+
+  A SavedModel is opaque: it has one mode for all its stages. `train_unfrozen` takes the training mode only where every
+  stage trains, since otherwise frozen stages would run on batch statistics and move their own.
+  """
+  on_batch = set()
+  if phase.backbone_trains and phase.bn == "train":
+    on_batch = set(model.stages)
+  elif phase.bn == "train_unfrozen" and (
+    _opaque_layer(model) is None or set(model.backbone.stages) <= set(phase.train_stages)
+  ):
+    on_batch = set(phase.train_stages)
+  return {
+    name: ("batch" if name in on_batch else "frozen") if any(id(v) in model.statistics for v in variables) else "-"
+    for name, variables in model.stages.items()
+  }
+
+
+def _set_batch_norm(model, phase):
+  modes = batch_norm_modes(model, phase)
+  opaque = _opaque_layer(model)
+  if opaque is not None:
+    # Without statistics there is only dropout to switch: on, as the module does by itself.
+    if set(modes.values()) & {"frozen", "batch"}:
+      opaque.training_mode = "batch" in modes.values() and opaque.has_training_mode
+    return
+  stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
   for layer in model.network._flatten_layers(include_self=False):
     if isinstance(layer, keras.layers.BatchNormalization):
-      layer.trainable = False
-  for name, variables in model.stages.items():
-    for variable in variables:
-      variable.trainable = name in train_stages and id(variable) in model.can_train
+      layer.trainable = modes.get(stage_of.get(id(layer.moving_mean))) == "batch"
 
 
-def audit(model, before, train_stages):
-  """Compares checksums with those taken before a phase.
+def _opaque_layer(model):
+  return next((layer for layer in model.backbone.network.layers if hasattr(layer, "training_mode")), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+  """What the audit compares: checksums, what was to train, and which statistics were to move.
+
+  Attributes:
+    sums: {stage: [sha256 hex of each variable]}.
+    trains: {stage: [bool]}, in the same order.
+    moves: {stage: [bool]}: moving statistics of BatchNormalization on batch statistics.
+  """
+
+  sums: dict
+  trains: dict
+  moves: dict
+
+
+def state(model, phase):
+  """Returns the `State` before a phase, after `set_trainable`."""
+  modes = batch_norm_modes(model, phase)
+  return State(
+    sums=model_lib.checksums(model.stages),
+    trains={name: [bool(v.trainable) for v in variables] for name, variables in model.stages.items()},
+    moves={
+      name: [modes[name] == "batch" and id(v) in model.statistics for v in variables]
+      for name, variables in model.stages.items()
+    },
+  )
+
+
+def audit(model, before):
+  """Compares every variable with its checksum before the phase.
 
   Args:
     model: the `Model` after the phase.
-    before: `model.checksums(model.stages)` before it.
-    train_stages: what the plan said should train.
+    before: its `State` before.
 
   Returns:
-    {stage: {"variables", "changed"}}.
+    {stage: {"variables", "trainable", "changed"}}.
 
   Raises:
-    RunFailed: a frozen variable changed, or a stage that should train did not move at all.
+    RunFailed: a frozen variable changed, or nothing of a stage that should train did.
   """
   after = model_lib.checksums(model.stages)
   result = {}
   for name, sums in after.items():
-    changed = sum(a != b for a, b in zip(sums, before[name]))
-    result[name] = {"variables": len(sums), "changed": changed}
-    if name not in train_stages and changed:
-      raise RunFailed(f"audit: {changed} of {len(sums)} variables of the frozen stage {name} changed")
-    if name in train_stages and sums and not changed and any(v.trainable for v in model.stages[name]):
-      raise RunFailed(f"audit: stage {name} should have trained, but none of its {len(sums)} variables changed")
+    changed = [a != b for a, b in zip(sums, before.sums[name])]
+    wrong = [i for i, c in enumerate(changed) if c and not before.trains[name][i] and not before.moves[name][i]]
+    if wrong:
+      paths = ", ".join(model.stages[name][i].path for i in wrong[:3])
+      raise RunFailed(f"audit: {len(wrong)} frozen variables of stage {name} changed ({paths})")
+    trained = [c for c, trains in zip(changed, before.trains[name]) if trains]
+    if trained and not any(trained):
+      raise RunFailed(f"audit: stage {name} should have trained, but none of its {len(trained)} variables changed")
+    result[name] = {"variables": len(sums), "trainable": len(trained), "changed": sum(changed)}
   return result
-
-
-def decays(variable):
-  """Whether weight decay applies: matrices and kernels, not biases and normalisation (BERT, Devlin et al. 2019)."""
-  return len(variable.shape) > 1 and "norm" not in variable.path.lower()

@@ -14,20 +14,21 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import (
-    backbones,
-    callbacks,
-    data,
-    distribution,
-    evaluation,
-    feature_cache,
-    files,
-    heads,
-    optimizers,
-    recipes,
-    report,
-    runs,
-    serving,
-    stages,
+  backbones,
+  callbacks,
+  data,
+  distribution,
+  evaluation,
+  feature_cache,
+  files,
+  heads,
+  ladder,
+  optimizers,
+  recipes,
+  report,
+  runs,
+  serving,
+  stages,
 )
 from tl_app import config as config_lib
 from tl_app import model as model_lib
@@ -41,8 +42,6 @@ log = logging.getLogger(__name__)
 
 # Examples per forward pass without gradients, at least: nothing is kept, so more fit than in a training batch.
 INFERENCE_BATCH = 64
-# Training examples that standardise the head where the backbone trains: enough for a mean and a deviation.
-STANDARDIZE_EXAMPLES = 1024
 # The automatic --max_length holds this share of the training texts whole.
 LENGTH_QUANTILE = 0.99
 
@@ -73,7 +72,7 @@ class Run:
   model: model_lib.Model
   features: np.ndarray | None = None
   seconds: dict = dataclasses.field(
-      default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
+    default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
   )
 
   @contextlib.contextmanager
@@ -99,10 +98,9 @@ def train_and_evaluate(config, workdir):
   with workdir_lib.claim(workdir, config) as paths:
     run = prepare(config, paths, spec)
     phases = plan(run)
-    standardize(run, phases)
-    for phase in phases:
-      train(run, phase)
-    metrics, probabilities = evaluate(run, phases)
+    rung, figures = climb(run, phases)
+    metrics, probabilities = evaluate(run, rung)
+    metrics |= figures
     save(run)
     if config.export:
       metrics["parity"] = export(run, probabilities)
@@ -126,8 +124,8 @@ def prepare(config, paths, spec):
     model = model_lib.load(config, spec, assets, split.class_names, config.max_length)
   if model.backbone.modality != examples.modality:
     raise UserError(
-        f"--backbone={config.backbone} reads {model.backbone.modality}s, but --dataset={config.dataset} "
-        f"holds {examples.modality}s: choose a backbone for {examples.modality}s"
+      f"--backbone={config.backbone} reads {model.backbone.modality}s, but --dataset={config.dataset} "
+      f"holds {examples.modality}s: choose a backbone for {examples.modality}s"
     )
   labels = np.searchsorted(split.class_names, examples.labels.astype(str)).astype(np.int32)
   return Run(config, paths, assets, strategy, examples, labels, split, model)
@@ -136,29 +134,32 @@ def prepare(config, paths, spec):
 def plan(run):
   """Decides text length and phases, writes plan.json, says it, and returns the phases."""
   preprocessing = settle_preprocessing(run)
+  backbone, model = run.model.backbone, run.model
   facts = config_lib.Facts(
-      num_train=len(run.split.train),
-      num_classes=len(run.split.class_names),
-      stage_names=tuple(run.model.backbone.stages),
-      modality=run.examples.modality,
+    num_train=len(run.split.train),
+    num_classes=len(run.split.class_names),
+    modality=run.examples.modality,
+    feature_size=backbone.feature_size,
+    stages={name: tuple(v.path for v in variables) for name, variables in backbone.stages.items()},
   )
   phases = recipes.plan(run.config, facts, run.strategy.num_replicas_in_sync)
-  backbone = run.model.backbone
   written = {
-      "backbone": {
-          "name": backbone.spec.name,
-          "kind": backbone.spec.kind,
-          "feature_size": backbone.feature_size,
-          "parameters": sum(parameters(v) for v in backbone.stages.values()),
-          "notes": backbone.notes,
-      },
-      "preprocessing": preprocessing,
-      "class_names": run.split.class_names,
-      "stages": [
-          {"name": name, "variables": len(variables), "parameters": parameters(variables)}
-          for name, variables in run.model.stages.items()
-      ],
-      "phases": [dataclasses.asdict(phase) | {"examples": facts.num_train} for phase in phases],
+    "backbone": {
+      "name": backbone.spec.name,
+      "kind": backbone.spec.kind,
+      "feature_size": backbone.feature_size,
+      "parameters": sum(parameters(v) for v in backbone.stages.values()),
+      "notes": backbone.notes,
+    },
+    "preprocessing": preprocessing,
+    "class_names": run.split.class_names,
+    "stages": [
+      {"name": name, "variables": len(variables), "parameters": parameters(variables)}
+      for name, variables in model.stages.items()
+    ],
+    "phases": [
+      dataclasses.asdict(phase) | {"examples": facts.num_train, "stages": stage_rows(run, phase)} for phase in phases
+    ],
   }
   files.write_json(run.paths.plan, written)
   for line in plan_lines(run, written):
@@ -166,22 +167,60 @@ def plan(run):
   return phases
 
 
+def stage_rows(run, phase):
+  """Returns [{"name", "variables", "trainable", "parameters", "learning_rate", "bn"}] of a phase, checked beforehand.
+
+  "parameters" counts what trains: with LoRA the two factors of each kernel.
+
+  Raises:
+    UserError: the phase matches nothing, or asks for what this backbone or strategy cannot do.
+  """
+  model, modes = run.model, stages.batch_norm_modes(run.model, phase)
+  selected = stages.selected(model, phase)
+  if "batch" in modes.values() and model.backbone.spec.kind == "saved_model" and run.strategy.num_replicas_in_sync > 1:
+    raise UserError(f"--bn={phase.bn}: the statistics of a SavedModel cannot be averaged over devices; use --bn=frozen")
+  rows = []
+  for name, variables in model.stages.items():
+    chosen = selected.get(name, [])
+    rank = phase.lora_rank if name != recipes.HEAD else 0
+    count = sum(rank * sum(optimizers.matrix_shape(v.shape)) for v in chosen) if rank else parameters(chosen)
+    rate = phase.learning_rates.get(name, 0.0) if chosen else 0.0
+    rows.append(
+      {
+        "name": name,
+        "variables": len(variables),
+        "trainable": len(chosen),
+        "parameters": count,
+        "learning_rate": rate,
+        "bn": modes[name],
+      }
+    )
+  return rows
+
+
 def plan_lines(run, written):
   """Yields the plan as the user reads it before training starts."""
   split, backbone = run.split, written["backbone"]
   yield (
-      f"data: {run.config.dataset}, {len(split.class_names)} classes; {len(split.train)} train, "
-      f"{len(split.validation)} validation, {len(split.test)} test examples"
+    f"data: {run.config.dataset}, {len(split.class_names)} classes; {len(split.train)} train, "
+    f"{len(split.validation)} validation, {len(split.test)} test examples"
   )
   yield f"backbone: {backbone['name']}, {backbone['parameters']:,} parameters, features [{backbone['feature_size']}]"
-  yield from backbone["notes"]
+  yield from (f"  {note}" for note in backbone["notes"])
   yield "preprocessing: " + ", ".join(f"{name} {value}" for name, value in written["preprocessing"].items())
   for phase in written["phases"]:
-    trains = ", ".join(f"{stage} {rate:g}" for stage, rate in phase["learning_rates"].items())
     yield (
-        f"phase {phase['name']}: at most {phase['epochs']} epochs of {phase['steps_per_epoch']} steps of "
-        f"{phase['batch_size']}; peak learning rates: {trains}; weight decay {phase['weight_decay']:g}"
+      f"phase {phase['name']}: at most {phase['epochs']} epochs of {phase['steps_per_epoch']} batches of "
+      f"{phase['batch_size']}, weight decay {phase['weight_decay']:g}, fresh optimizer"
     )
+    if len(phase["train_stages"]) == 1:
+      continue
+    yield f"  {'stage':12} {'variables':>9} {'trainable':>9} {'parameters':>12} {'rate':>9} {'bn':>6}"
+    for row in phase["stages"]:
+      rate = f"{row['learning_rate']:.2e}" if row["trainable"] else "frozen"
+      yield (
+        f"  {row['name']:12} {row['variables']:9} {row['trainable']:9} {row['parameters']:12,} {rate:>9} {row['bn']:>6}"
+      )
 
 
 def parameters(variables):
@@ -198,7 +237,7 @@ def settle_preprocessing(run):
     return {"max_length": 0}
   texts = run.examples.inputs[run.split.train]
   counts = np.concatenate(
-      [preprocess.count_tokens(tf.constant(list(texts[i : i + 1024]))) for i in range(0, len(texts), 1024)]
+    [preprocess.count_tokens(tf.constant(list(texts[i : i + 1024]))) for i in range(0, len(texts), 1024)]
   )
   if not run.config.max_length:
     longest = math.ceil(np.quantile(counts, LENGTH_QUANTILE) / 16) * 16
@@ -207,82 +246,160 @@ def settle_preprocessing(run):
   return {"max_length": int(preprocess.max_length), "texts_cut": round(cut, 4)}
 
 
-def standardize(run, phases):
-  """Fits the head's standardisation to training features: all of them where they are needed anyway, else a share."""
-  if phases[0].backbone_trains:
-    features = extract(run, run.split.train[:: max(1, len(run.split.train) // STANDARDIZE_EXAMPLES)])
-  else:
-    features = frozen_features(run)[run.split.train]
-  heads.standardize(run.model.head, features)
+def climb(run, phases):
+  """Trains the phases and leaves the best rung in the model.
+
+  Returns:
+    (name of the rung that ships, {"rungs", "rung_reason"} for metrics.json).
+  """
+  labels = run.labels[run.split.validation]
+  features = frozen_features(run)
+  train, validation = run.split.train, run.split.validation
+  figures = {
+    name: {"accuracy": accuracy}
+    for name, accuracy in ladder.marks(features[train], run.labels[train], features[validation], labels).items()
+  }
+  names = {name for phase in phases for name in phase.train_stages}
+  variables = [v for name, members in run.model.stages.items() if name in names for v in members]
+  heads.standardize(run.model.head, features[train])
+  rungs = []
+  for phase in phases:
+    averaged = fit(run, phase)
+    if not phase.backbone_trains:
+      rungs.append(ladder.Rung("probe", head_logits(run, validation), callbacks.values(variables)))
+  if phases[-1].backbone_trains:
+    rungs.append(_fine_tuned(run, "fine_tuned", variables))
+    if averaged:
+      averaged()
+      rungs.append(_fine_tuned(run, "averaged", variables))
+  best, why, of_rungs = ladder.choose(rungs, labels)
+  for variable, value in zip(variables, best.values):
+    variable.assign(value)
+  log.info(
+    "rungs on the validation split: %s", ", ".join(f"{n} {f['accuracy']:.4f}" for n, f in (figures | of_rungs).items())
+  )
+  log.info("%s", why)
+  return best.name, {"rungs": figures | of_rungs, "rung_reason": why}
 
 
-def train(run, phase):
-  """Runs one phase: set stages, compile, feed, fit, keep the best epoch, audit."""
+def _fine_tuned(run, name, variables):
+  return ladder.Rung(name, predict(run, run.model.network, run.split.validation), callbacks.values(variables))
+
+
+def fit(run, phase):
+  """Runs one phase: set stages, compile, feed, fit, keep the best epoch, audit.
+
+  Returns:
+    A function that puts the averaged weights into the model, or None where the phase keeps none.
+  """
   model = run.model
   with run.clock("train"), run.strategy.scope():
-    stages.set_trainable(model, phase.train_stages)
-    before = model_lib.checksums(model.stages)
-    network, dataset, validation_logits = feed(run, phase)
-    compile_for(network, phase, model)
-    network.fit(
-        dataset,
-        epochs=phase.epochs,
-        steps_per_epoch=phase.steps_per_epoch,
-        callbacks=watchers(run, phase, validation_logits),
-        verbose=callbacks.verbosity() if phase.backbone_trains else 0,
-        shuffle=False,  # the dataset is
-    )
-    changes = stages.audit(model, before, phase.train_stages)
+    if phase.fresh_head:
+      logits = model.head.get_layer("logits")
+      logits.set_weights([np.zeros(w.shape, np.float32) for w in logits.weights])
+    stages.set_trainable(model, phase)
+    before = stages.state(model, phase)
+    keep = solve(run, phase) if phase.solver != "linear" else descend(run, phase)
+    changes = stages.audit(model, before)
   moved = ", ".join(f"{name} {c['changed']}/{c['variables']}" for name, c in changes.items() if c["changed"])
   log.info("audit of phase %s: changed variables: %s; all others identical to the bit", phase.name, moved or "none")
+  return keep
+
+
+def solve(run, phase):
+  """Fits the head by scikit-learn on the frozen features."""
+  features, train, validation = frozen_features(run), run.split.train, run.split.validation
+  tried = heads.solve(
+    run.model.head,
+    phase.solver,
+    features[train],
+    run.labels[train],
+    features[validation],
+    run.labels[validation],
+  )
+  log.info("%s: %s", phase.solver, "; ".join(f"C {t['C']:g} accuracy {t['accuracy']:.4f}" for t in tried))
+
+
+def descend(run, phase):
+  """Fits by gradient descent and puts the best epoch back; returns as `fit`."""
+  network, dataset, validation_logits = feed(run, phase)
+  compile_for(network, phase, run.model)
+  changing = [v for name in phase.train_stages for v in run.model.stages[name]]
+  keep = callbacks.KeepBest(changing, phase.monitor, phase.patience)
+  network.fit(
+    dataset,
+    epochs=phase.epochs,
+    steps_per_epoch=phase.steps_per_epoch,
+    callbacks=watchers(run, phase, validation_logits, keep),
+    verbose=callbacks.verbosity() if phase.backbone_trains else 0,
+    shuffle=False,  # the dataset is
+  )
+  if keep.averaged is None:
+    return None
+  return lambda: [variable.assign(value) for variable, value in zip(changing, keep.averaged)]
 
 
 def feed(run, phase):
   """Returns (network to fit, endless dataset, function giving the validation logits)."""
-  train_indices, validation = run.split.train, run.split.validation
-  targets = run.labels[train_indices]
+  train, validation = run.split.train, run.split.validation
   if phase.backbone_trains:
     dataset = pipeline.for_training(
-        run.examples.inputs[train_indices],
-        targets,
-        run.model.backbone.preprocess,
-        run.examples.modality,
-        phase.batch_size,
-        run.config.seed,
+      run.examples.inputs[train],
+      run.labels[train],
+      run.model.backbone.preprocess,
+      run.examples.modality,
+      phase.batch_size,
+      run.config.seed,
     )
-    return run.model.network, dataset, lambda: predict(run, run.model.network, validation)
+    network = model_lib.training_network(run.model, phase.train_stages)
+    return network, dataset, lambda: predict(run, run.model.network, validation)
   features = frozen_features(run)
-  dataset = pipeline.for_features(features[train_indices], targets, phase.batch_size, run.config.seed)
+  dataset = pipeline.for_features(features[train], run.labels[train], phase.batch_size, run.config.seed)
   return run.model.head, dataset, lambda: head_logits(run, validation)
 
 
 def compile_for(network, phase, model):
-  """Compiles `network` for one phase; a fresh optimizer, since its slots belong to other variables."""
-  rates = {id(v): phase.learning_rates.get(name, 0.0) for name, vs in model.stages.items() for v in vs}
+  """Compiles `network` for one phase; a fresh optimizer, since its slots belong to other variables and rates."""
+  stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
+  optimizer = optimizers.StagedAdamW(
+    optimizers.WarmupCosine(phase.steps, phase.warmup_steps),
+    rate_of=lambda variable: phase.learning_rates[stage_of[id(variable)]],
+    decays=stages.decays,
+    weight_decay=phase.weight_decay,
+    rank_of=lambda variable: phase.lora_rank if stage_of[id(variable)] != recipes.HEAD else 0,
+    clip_norm=phase.clip_norm,
+    gradient_accumulation_steps=phase.accumulate_steps if phase.accumulate_steps > 1 else None,
+    use_ema=phase.ema > 0,
+    ema_momentum=phase.ema or None,
+  )
+  # Now, and not while `fit` traces: low-rank factors start from the values of their kernels.
+  optimizer.build(network.trainable_variables)
   network.compile(
-      optimizer=optimizers.StagedAdamW(
-          optimizers.WarmupCosine(phase.steps, phase.warmup_steps),
-          rate_of=lambda variable: rates[id(variable)],
-          decays=stages.decays,
-          weight_decay=phase.weight_decay,
-      ),
-      loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-      metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-      jit_compile=False,
-      # A step of the head alone is far shorter than the way into Python and back.
-      steps_per_execution=1 if phase.backbone_trains else min(phase.steps_per_epoch, 256),
+    optimizer=optimizer,
+    loss=cross_entropy(len(model.class_names), phase.label_smoothing),
+    metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    jit_compile=False,
+    # A step of the head alone is far shorter than the way into Python and back.
+    steps_per_execution=1 if phase.backbone_trains else min(phase.steps_per_epoch, 256),
   )
 
 
-def watchers(run, phase, validation_logits):
+def cross_entropy(num_classes, label_smoothing):
+  """Returns the loss of int32 [batch] and logits [batch, num_classes]; Keras smooths one-hot targets only."""
+  if not label_smoothing:
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  smoothed = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+  return lambda labels, logits: smoothed(keras.ops.one_hot(labels, num_classes), logits)
+
+
+def watchers(run, phase, validation_logits, keep):
   """Returns the callbacks of a phase; validation comes first, since the others read its figures."""
-  changing = [v for name in phase.train_stages for v in run.model.stages[name]]
   watching = [
-      callbacks.StopAtNaN(phase),
-      callbacks.Validate(validation_logits, run.labels[run.split.validation]),
-      callbacks.KeepBest(changing, phase.monitor, phase.patience),
-      callbacks.JsonLog(run.paths.log, phase),
-      keras.callbacks.TensorBoard(str(run.paths.tensorboard / phase.name), write_graph=False),
+    callbacks.StopAtNaN(phase),
+    callbacks.Validate(validation_logits, run.labels[run.split.validation]),
+    keep,
+    callbacks.JsonLog(run.paths.log, phase),
+    keras.callbacks.TensorBoard(str(run.paths.tensorboard / phase.name), write_graph=False),
   ]
   return watching + ([] if phase.backbone_trains else [callbacks.SparseProgress(phase, log.info)])
 
@@ -299,11 +416,10 @@ def frozen_features(run):
 def extract(run, indices, cache=None):
   """Returns the backbone's features of the examples at `indices`, float32 [len, feature_size]."""
   with run.clock("features"):
-    stages.set_trainable(run.model, (recipes.HEAD,))
     return feature_cache.features(
-        cache,
-        run.examples.hashes[indices],
-        lambda part: predict(run, run.model.features, indices[part], verbose=int(callbacks.verbosity() == 1)),
+      cache,
+      run.examples.hashes[indices],
+      lambda part: predict(run, run.model.features, indices[part], verbose=int(callbacks.verbosity() == 1)),
     )
 
 
@@ -314,11 +430,11 @@ def feature_store(run):
     return None
   root = cache_root(run.config.cache_dir) / "features" if choice == "auto" else choice
   key = feature_cache.key(
-      weights=model_lib.fingerprint(backbone.stages),
-      kind=backbone.spec.kind,
-      pooling=backbone.spec.pooling if run.config.pooling == "auto" else run.config.pooling,
-      preprocessing=[backbone.preprocess.identity, getattr(backbone.preprocess, "max_length", 0)],
-      versions=[importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub")],
+    weights=model_lib.fingerprint(backbone.stages),
+    kind=backbone.spec.kind,
+    pooling=backbone.spec.pooling if run.config.pooling == "auto" else run.config.pooling,
+    preprocessing=[backbone.preprocess.identity, getattr(backbone.preprocess, "max_length", 0)],
+    versions=[importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub")],
   )
   return feature_cache.FeatureCache(f"{root}/{key}", backbone.feature_size)
 
@@ -328,7 +444,7 @@ def predict(run, network, indices, verbose=0):
   replicas = run.strategy.num_replicas_in_sync
   batch_size = max(run.config.batch_size, INFERENCE_BATCH)
   return model_lib.predict(
-      network, run.model.backbone, run.examples.inputs[indices], batch_size - batch_size % replicas, verbose
+    network, run.model.backbone, run.examples.inputs[indices], batch_size - batch_size % replicas, verbose
   )
 
 
@@ -337,23 +453,22 @@ def head_logits(run, indices):
   return keras.ops.convert_to_numpy(run.model.head(frozen_features(run)[indices], training=False))
 
 
-def evaluate(run, phases):
+def evaluate(run, rung):
   """Measures what ships on the validation and test splits and writes the test predictions.
 
   Returns:
     (the metrics, float64 [test examples, classes] probabilities of the test split).
   """
-  fine_tuned = any(phase.backbone_trains for phase in phases)
   names, metrics, probabilities = run.split.class_names, {}, {}
   with run.clock("evaluate"):
     for name, indices in (("test", run.split.test), ("validation", run.split.validation)):
-      logits = predict(run, run.model.network, indices) if fine_tuned else head_logits(run, indices)
+      logits = head_logits(run, indices) if rung == "probe" else predict(run, run.model.network, indices)
       metrics[name] = evaluation.measure(logits, run.labels[indices], names)
       probabilities[name] = evaluation.softmax(logits)
     test = run.examples.take(run.split.test)
     evaluation.write_predictions(run.paths.predictions, test.ids, test.labels, probabilities["test"], names)
   metrics["majority_accuracy"] = evaluation.majority_accuracy(run.labels[run.split.train], run.labels[run.split.test])
-  metrics["rung"] = "fine_tuned" if fine_tuned else "probe"
+  metrics["rung"] = "probe" if rung == "probe" else "fine_tuned"
   return metrics, probabilities["test"]
 
 
@@ -364,27 +479,36 @@ def save(run):
 
 
 def export(run, probabilities):
-  """Exports what was saved, compares it with `probabilities` of the test split in a fresh process; returns the proof."""
+  """Exports what was saved and compares it with the test split's `probabilities`; returns the proof."""
   with run.clock("export"):
     return serving.export_and_prove(
-        runs.restore(run.paths, run.config, run.assets),
-        run.paths.export,
-        run.examples.inputs[run.split.test],
-        probabilities,
+      runs.restore(run.paths, run.config, run.assets),
+      run.paths.export,
+      run.examples.inputs[run.split.test],
+      probabilities,
     )
 
 
 def machine(run):
   """Returns what the run cost and what it ran on, for metrics.json."""
-  packages = ("tl_app", "tensorflow", "keras", "keras-hub", "tensorflow-hub", "tensorflow-text", "scikit-learn", "numpy")
+  packages = (
+    "tl_app",
+    "tensorflow",
+    "keras",
+    "keras-hub",
+    "tensorflow-hub",
+    "tensorflow-text",
+    "scikit-learn",
+    "numpy",
+  )
   return {
-      "seconds": {name: round(value, 2) for name, value in run.seconds.items()},
-      "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-      "environment": {
-          "python": platform.python_version(),
-          "platform": platform.platform(),
-          "devices": [device.name for device in tf.config.list_logical_devices()],
-          "replicas": run.strategy.num_replicas_in_sync,
-          "packages": {name: importlib.metadata.version(name) for name in packages},
-      },
+    "seconds": {name: round(value, 2) for name, value in run.seconds.items()},
+    "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    "environment": {
+      "python": platform.python_version(),
+      "platform": platform.platform(),
+      "devices": [device.name for device in tf.config.list_logical_devices()],
+      "replicas": run.strategy.num_replicas_in_sync,
+      "packages": {name: importlib.metadata.version(name) for name in packages},
+    },
   }

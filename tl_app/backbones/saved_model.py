@@ -76,6 +76,8 @@ class SavedModelLayer(keras.layers.Layer):
   Attributes:
     training_mode: whether `fit` runs the module's training graph (dropout, BatchNorm on the batch) while any of its
       variables trains. False by default where that graph changes variables, that is moving statistics.
+    has_training_mode: whether the module has such a graph at all.
+    statistics: list of the `keras.Variable`s that its training graph changes.
     by_name: ordered dict, name -> `keras.Variable`: every variable of the module, once.
     uses: `graph_order.Uses` of the inference graph; indices count `by_name`.
   """
@@ -106,7 +108,10 @@ class SavedModelLayer(keras.layers.Layer):
     self._wrapped = list(self.by_name.values())
     self.unreached = [name for i, name in enumerate(raw) if name in trainable and i not in reached]
     self._losses_of = _losses(module, list(raw.values()))
-    self.training_mode = face.training is not None and not _changes_variables(face, raw)
+    self.has_training_mode = face.training is not None
+    statistics = _statistics(face, raw)
+    self.statistics = [variable for name, variable in self.by_name.items() if name in statistics]
+    self.training_mode = self.has_training_mode and not self.statistics
     self.built = True
 
   def call(self, inputs, training=False):
@@ -224,10 +229,11 @@ def _losses(module, variables):
   return losses
 
 
-def _changes_variables(face, variables):
+def _statistics(face, variables):
+  """Returns the names of the variables that the training graph changes, or whose name says moving statistics."""
   names = list(variables)
-  assigned = graph_order.walk(face.training.trace, list(variables.values())).assigned
-  return bool(assigned) or any(_MOVING.search(name) for name in names)
+  assigned = graph_order.walk(face.training.trace, list(variables.values())).assigned if face.training else ()
+  return {name for i, name in enumerate(names) if i in assigned or _MOVING.search(name)}
 
 
 def _stages(layer, spec):

@@ -10,7 +10,7 @@ from tl_app import callbacks, recipes
 from tl_app.config import Config, Facts
 from tl_app.errors import RunFailed
 
-PHASE = recipes.plan(Config(head_epochs=6, batch_size=4), Facts(8, 2, (), "text"))[0]
+PHASE = recipes.plan(Config(head_epochs=6, batch_size=4), Facts(8, 2, "text", 3, {}))[0]
 
 
 def _model():
@@ -40,11 +40,11 @@ class Losses(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize(
-    ("monitor", "losses", "accuracies", "best"),
-    [
-        ("loss", [5, 3, 4, 2, 6, 7], [0, 1, 1, 0, 1, 0], 3),
-        ("accuracy", [5, 3, 4, 2, 6, 1], [0, 1, 1, 0, 1, 0], 1),
-    ],
+  ("monitor", "losses", "accuracies", "best"),
+  [
+    ("loss", [5, 3, 4, 2, 6, 7], [0, 1, 1, 0, 1, 0], 3),
+    ("accuracy", [5, 3, 4, 2, 6, 1], [0, 1, 1, 0, 1, 0], 1),
+  ],
 )
 def test_the_best_epoch_comes_back(monitor, losses, accuracies, best):
   model, pretend = _model(), Losses(losses, accuracies)

@@ -23,19 +23,20 @@ def test_unknown_field_is_refused_with_the_nearest():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"epochs": 0}, "--epochs=0 is below 1"),
-        ({"recipe": "magic"}, "--recipe=magic is not one of: "),
-        ({"backbone": ""}, "--backbone is needed"),
-        ({"workdir": ""}, "--workdir is needed"),
-        ({"validation_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
-        ({"strategy": "single", "num_devices": 2}, "needs --strategy=mirrored"),
-        ({"num_devices": 3, "batch_size": 32}, "multiple of --num_devices=3"),
-        ({"learning_rate": float("nan")}, "--learning_rate=nan is below"),
-        ({"epochs": "3"}, "is not a int"),
-        ({"epochs": True}, "is not a int"),
-    ],
+  ("change", "message"),
+  [
+    ({"epochs": -1}, "--epochs=-1 is below 0"),
+    ({"layer_decay": 1.5}, "--layer_decay=1.5 is above 1"),
+    ({"recipe": "magic"}, "--recipe=magic is not one of: "),
+    ({"backbone": ""}, "--backbone is needed"),
+    ({"workdir": ""}, "--workdir is needed"),
+    ({"validation_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
+    ({"strategy": "single", "num_devices": 2}, "needs --strategy=mirrored"),
+    ({"num_devices": 3, "batch_size": 32}, "multiple of --num_devices=3"),
+    ({"learning_rate": float("nan")}, "--learning_rate=nan is below"),
+    ({"epochs": "3"}, "is not a int"),
+    ({"epochs": True}, "is not a int"),
+  ],
 )
 def test_what_cannot_work_is_refused_by_name(change, message):
   config_lib.validate(GOOD)

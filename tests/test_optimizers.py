@@ -16,16 +16,18 @@ def _fit(optimizer, strategy=None):
   with (strategy or tf.distribute.get_strategy()).scope():
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer(), loss, jit_compile=False)
+    built = optimizer()
+    built.build(model.trainable_variables)
+    model.compile(built, loss, jit_compile=False)
   data = pipeline.for_features(x, y, batch_size=16, seed=1)
   before = model.get_weights()
   history = model.fit(data, epochs=3, steps_per_epoch=4, verbose=0, shuffle=False)
   return history.history["loss"], before, model.get_weights()
 
 
-def _staged(rate_of=lambda v: 1e-2):
+def _staged(rate_of=lambda v: 1e-2, **more):
   schedule = optimizers.WarmupCosine(steps=12, warmup_steps=2)
-  return lambda: optimizers.StagedAdamW(schedule, rate_of, decays=lambda v: len(v.shape) > 1, weight_decay=0.1)
+  return lambda: optimizers.StagedAdamW(schedule, rate_of, lambda v: len(v.shape) > 1, weight_decay=0.1, **more)
 
 
 def test_one_rate_equals_keras_adamw():
@@ -64,10 +66,62 @@ def test_a_single_step_schedule_moves():
   assert float(optimizers.WarmupCosine(steps=1, warmup_steps=1)(0)) == pytest.approx(1.0)
 
 
-def test_two_devices_give_the_weights_of_one():
+def _rank(variable):
+  return 2 if variable.shape == (8, 16) else 0
+
+
+def test_low_rank_updates_have_that_rank_and_leave_nothing_to_merge():
+  _, before, after = _fit(_staged(rank_of=_rank))
+  change = np.linalg.svd(after[0] - before[0], compute_uv=False)
+  assert change[1] > 1e-4
+  assert change[2] < 1e-6
+  whole = np.linalg.svd(_fit(_staged())[2][0] - before[0], compute_uv=False)
+  assert whole[2] > 1e-3
+
+
+def test_low_rank_is_what_two_factors_would_learn():
+  """One kernel W0 + A B with A and B trained by Keras' own Adam gives the same kernel."""
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(32, 8)).astype("f"), rng.normal(size=(32, 16)).astype("f")
+  schedule = optimizers.WarmupCosine(steps=10, warmup_steps=1)
+  kernel = keras.Variable(rng.normal(size=(8, 16)).astype("f"), name="kernel")
+  start = kernel.numpy()
+  ours = optimizers.StagedAdamW(schedule, lambda v: 1e-2, lambda v: True, rank_of=_rank)
+  ours.build([kernel])
+  down = keras.Variable(ours._low_rank[0][0].numpy())
+  up = keras.Variable(np.zeros((2, 16), "f"))
+
+  class Scaled(optimizers.WarmupCosine):
+    def __call__(self, step):
+      return 1e-2 * super().__call__(step)
+
+  adam = keras.optimizers.Adam(Scaled(10, 1))
+  for _ in range(10):
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_mean((x @ kernel.value - y) ** 2)
+    ours.apply([tape.gradient(loss, kernel.value)], [kernel])
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_mean((x @ (start + down.value @ up.value) - y) ** 2)
+    adam.apply(tape.gradient(loss, [down.value, up.value]), [down, up])
+  assert np.abs(kernel.numpy() - start).max() > 1e-3
+  np.testing.assert_allclose(kernel.numpy(), start + down.numpy() @ up.numpy(), atol=1e-5)
+
+
+def test_clipping_bounds_the_global_norm():
+  variable = keras.Variable(np.zeros(4, "f"))
+  schedule = optimizers.WarmupCosine(steps=10, warmup_steps=0)
+  optimizer = optimizers.StagedAdamW(schedule, lambda v: 1.0, lambda v: False, clip_norm=0.5)
+  reduced = optimizer._all_reduce_sum_gradients([(tf.constant([3.0, 0, 4.0, 0]), variable.value)])
+  assert np.linalg.norm(reduced[0][0]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+  "more", [{}, {"clip_norm": 0.1}, {"rank_of": _rank}, {"use_ema": True, "ema_momentum": 0.9}], ids=str
+)
+def test_two_devices_give_the_weights_of_one(more):
   # 61 examples in batches of 16: every pass ends in the middle of a batch.
-  one_loss, _, one = _fit(_staged())
-  two_loss, _, two = _fit(_staged(), distribution.strategy("mirrored", 2))
+  one_loss, _, one = _fit(_staged(**more))
+  two_loss, _, two = _fit(_staged(**more), distribution.strategy("mirrored", 2))
   np.testing.assert_allclose(one_loss, two_loss, atol=1e-5)
   for a, b in zip(one, two):
     np.testing.assert_allclose(a, b, atol=1e-5)

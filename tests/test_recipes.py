@@ -1,5 +1,6 @@
 """Recipes are pure functions; a plan is read without TensorFlow."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -7,32 +8,128 @@ import pytest
 
 from tl_app import recipes
 from tl_app.config import Config, Facts
+from tl_app.errors import UserError
 
-FACTS = Facts(num_train=100, num_classes=3, stage_names=("stem", "stage1"), modality="image")
+STAGES = {
+  "embeddings": ("word_embeddings/embeddings", "embeddings/layer_norm/gamma"),
+  "layer_0": ("layer_0/query/kernel", "layer_0/query/bias"),
+  "layer_1": ("layer_1/query/kernel", "layer_1/query/bias"),
+}
+FACTS = Facts(num_train=100, num_classes=3, modality="text", feature_size=384, stages=STAGES)
+
+
+def _plan(facts=FACTS, devices=1, **flags):
+  return recipes.plan(Config(**flags), facts, devices)
 
 
 def test_probe_trains_the_head_alone():
-  (phase,) = recipes.plan(Config(recipe="probe", head_epochs=7, batch_size=32), FACTS)
+  (phase,) = _plan(recipe="probe", head_epochs=7, batch_size=32)
   assert phase.train_stages == ("head",)
   assert not phase.backbone_trains
   assert (phase.epochs, phase.steps_per_epoch, phase.steps) == (7, 4, 28)
   assert phase.warmup_steps == 3
 
 
-def test_full_trains_every_stage_at_its_rate():
-  config = Config(recipe="full", learning_rate=2e-5, head_learning_rate=5e-4)
-  (phase,) = recipes.plan(config, FACTS)
-  assert phase.train_stages == ("stem", "stage1", "head")
-  assert phase.learning_rates == {"stem": 2e-5, "stage1": 2e-5, "head": 5e-4}
-  assert phase.backbone_trains
+def test_lp_ft_is_the_default_and_starts_from_the_probe():
+  probe, fine_tune = _plan()
+  assert probe == _plan(recipe="probe")[0]
+  assert fine_tune.train_stages == ("embeddings", "layer_0", "layer_1", "head")
+  assert not fine_tune.fresh_head
+
+
+def test_full_starts_from_a_fresh_head_at_its_own_rate():
+  probe, full = _plan(recipe="full", learning_rate=2e-5, head_learning_rate=5e-4, layer_decay=1.0)
+  assert probe.name == "probe"
+  assert full.fresh_head
+  assert full.learning_rates == {"embeddings": 2e-5, "layer_0": 2e-5, "layer_1": 2e-5, "head": 5e-4}
+  with pytest.raises(UserError, match="add head"):
+    _plan(recipe="full", train_stages="layer_1")
+
+
+def test_gradual_unfreezes_from_the_top_one_more_a_phase():
+  phases = _plan(recipe="gradual", epochs=7)
+  assert [phase.train_stages for phase in phases] == [
+    ("head",),
+    ("layer_1", "head"),
+    ("layer_0", "layer_1", "head"),
+    ("embeddings", "layer_0", "layer_1", "head"),
+  ]
+  assert [phase.epochs for phase in phases[1:]] == [2, 2, 3]
+
+
+def test_gradual_shares_few_epochs_among_more_stages():
+  phases = _plan(recipe="gradual", epochs=2)
+  assert [phase.epochs for phase in phases[1:]] == [1, 1]
+  assert set(phases[-1].train_stages) == {*STAGES, "head"}
+  assert len(phases[1].train_stages) < len(phases[2].train_stages)
+
+
+@pytest.mark.parametrize(("recipe", "only"), [("lora", recipes.KERNELS), ("bias_norm", recipes.BIAS_NORM)])
+def test_light_recipes_choose_within_stages(recipe, only):
+  phase = _plan(recipe=recipe, lora_rank=4)[-1]
+  assert phase.only == only
+  assert phase.lora_rank == (4 if recipe == "lora" else 0)
+  with pytest.raises(UserError, match="stage names"):
+    _plan(recipe=recipe, train_stages="layer_1/.*kernel")
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "num_train", "devices", "expected"), [(32, 100, 1, 32), (32, 10, 1, 10), (32, 11, 2, 10), (8, 1, 2, 2)]
+  ("text", "stages", "only"),
+  [
+    ("all", (*STAGES, "head"), "all"),
+    ("none", ("head",), "all"),
+    ("top:1", ("layer_1", "head"), "all"),
+    ("head,layer_1", ("layer_1", "head"), "all"),
+    ("layer_0", ("layer_0",), "all"),
+    (r"query/kernel", ("layer_0", "layer_1", "head"), "query/kernel"),
+  ],
+)
+def test_train_stages_forms(text, stages, only):
+  assert recipes.train_stages(text, FACTS) == (stages, only)
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("stage4", r"--train_stages=stage4 is no stage of this backbone \(embeddings, layer_0, layer_1, head\)"),
+    ("top:9", "this backbone has 3 stages"),
+    ("layer_(", "neither stage names nor a regular expression"),
+  ],
+)
+def test_train_stages_that_name_nothing_are_refused(text, message):
+  with pytest.raises(UserError, match=message):
+    recipes.train_stages(text, FACTS)
+
+
+def test_none_leaves_the_probe():
+  assert [phase.name for phase in _plan(train_stages="none")] == ["probe"]
+
+
+def test_layer_decay_falls_towards_the_input():
+  rates = _plan(learning_rate=1e-3, layer_decay=0.5)[-1].learning_rates
+  assert rates == {"embeddings": 0.25e-3, "layer_0": 0.5e-3, "layer_1": 1e-3, "head": 1e-3}
+  rates = _plan(learning_rate=1e-3, backbone_learning_rate=1e-4, layer_decay=0.5, train_stages="layer_0,head")[-1]
+  assert rates.learning_rates == {"layer_0": 0.5e-4, "head": 1e-3}
+
+
+def test_rates_follow_modality_and_width():
+  narrow, wide = FACTS, dataclasses.replace(FACTS, feature_size=768)
+  image = dataclasses.replace(FACTS, modality="image")
+  rates = [_plan(facts)[-1].learning_rates["head"] for facts in (narrow, wide, image)]
+  assert rates == [1e-4, 3e-5, 3e-4]
+  assert _plan(recipe="lora")[-1].learning_rates["layer_1"] == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize(("num_train", "epochs"), [(100, 20), (2000, 16), (7636, 4), (100_000, 3)])
+def test_small_sets_get_enough_steps(num_train, epochs):
+  assert _plan(dataclasses.replace(FACTS, num_train=num_train))[-1].epochs == epochs
+
+
+@pytest.mark.parametrize(
+  ("batch_size", "num_train", "devices", "expected"), [(32, 100, 1, 32), (32, 10, 1, 10), (32, 11, 2, 10), (8, 1, 2, 2)]
 )
 def test_batches_are_full_and_divide_among_devices(batch_size, num_train, devices, expected):
-  facts = Facts(num_train, 2, (), "text")
-  (phase,) = recipes.plan(Config(batch_size=batch_size), facts, devices)
+  phase = _plan(dataclasses.replace(FACTS, num_train=num_train), devices, batch_size=batch_size)[0]
   assert phase.batch_size == expected
   assert phase.steps_per_epoch * phase.batch_size >= num_train
 

@@ -1,0 +1,61 @@
+"""Heads: equal probabilities at first, and scikit-learn's answer carried over exactly."""
+
+import numpy as np
+import pytest
+import sklearn.linear_model
+import sklearn.svm
+
+from tl_app import heads
+
+
+def _data(num_classes, n=120):
+  rng = np.random.default_rng(0)
+  labels = np.arange(n) % num_classes
+  features = (rng.normal(size=(n, 6)) + 2 * np.eye(6)[labels % 6] + 5).astype("f")
+  return features, labels
+
+
+def test_a_fresh_head_gives_equal_probabilities():
+  head = heads.linear(6, 3)
+  assert np.asarray(head(np.ones((2, 6)), training=False)).tolist() == [[0.0] * 3] * 2
+
+
+def test_standardize_centres_and_keeps_relative_scales():
+  features, _ = _data(3)
+  features[:, 2] *= 0.01
+  head = heads.linear(6, 3)
+  heads.standardize(head, features)
+  layer = head.get_layer("standardize")
+  scaled = np.asarray(layer(features, training=False))
+  np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-4)
+  assert scaled.var(axis=0).mean() == pytest.approx(1, abs=1e-3)
+  ratio = features.std(axis=0) / features.std(axis=0)[0]
+  np.testing.assert_allclose(scaled.std(axis=0) / scaled.std(axis=0)[0], ratio, rtol=1e-3)
+
+
+def test_constant_features_do_not_divide_by_zero():
+  head = heads.linear(6, 3)
+  heads.standardize(head, np.ones((10, 6)))
+  assert np.isfinite(np.asarray(head(np.ones((2, 6)), training=False))).all()
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+@pytest.mark.parametrize("solver", ["logistic", "svm"])
+def test_scikit_learn_is_carried_over_exactly(solver, num_classes):
+  features, labels = _data(num_classes)
+  head = heads.linear(6, num_classes)
+  heads.standardize(head, features[:90])
+  tried = heads.solve(head, solver, features[:90], labels[:90], features[90:], labels[90:])
+  assert [t["C"] for t in tried] == list(heads.STRENGTHS)
+  key = (lambda t: -t["loss"]) if solver == "logistic" else (lambda t: t["accuracy"])
+  strength = max(tried, key=key)["C"]
+  scaled = np.asarray(head.get_layer("standardize")(features, training=False))
+  if solver == "logistic":
+    own = sklearn.linear_model.LogisticRegression(C=strength, max_iter=1000).fit(scaled[:90], labels[:90])
+  else:
+    own = sklearn.svm.LinearSVC(C=strength * 0.01, dual="auto", random_state=0).fit(scaled[:90], labels[:90])
+  logits = np.asarray(head(features, training=False))
+  assert (logits.argmax(axis=1) == own.predict(scaled)).all()
+  if solver == "logistic":
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(exp / exp.sum(axis=1, keepdims=True), own.predict_proba(scaled), atol=1e-5)

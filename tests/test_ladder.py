@@ -1,0 +1,44 @@
+"""What ships is chosen on one validation split, and never worse there than the probe."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from tl_app import ladder
+
+LABELS = np.array([0, 1] * 10)
+
+
+def _rung(name, wrong):
+  logits = np.full((20, 2), -1.0, np.float32)
+  logits[np.arange(20), LABELS] = 1.0
+  logits[:wrong] *= -1
+  return ladder.Rung(name, logits, [])
+
+
+@pytest.mark.parametrize(
+  ("wrong", "ships"),
+  [((5, 2), "fine_tuned"), ((5, 9), "probe"), ((5, 5), "probe"), ((5, 4, 1), "averaged"), ((0,), "probe")],
+)
+def test_the_best_ships_and_ties_go_to_the_simpler(wrong, ships):
+  rungs = [_rung(name, n) for name, n in zip(("probe", "fine_tuned", "averaged"), wrong)]
+  best, why, figures = ladder.choose(rungs, LABELS)
+  assert best.name == ships
+  assert why.startswith(f"{ships} ") and "\n" not in why
+  assert figures["probe"]["accuracy"] == pytest.approx(1 - wrong[0] / 20)
+  assert ("did not help" in why) == (ships == "probe" and len(wrong) > 1)
+
+
+def test_mcnemar_counts_only_where_one_of_two_is_right():
+  right, other = np.array([1, 1, 1, 0, 0, 1, 1, 1, 1], bool), np.array([0, 0, 0, 1, 0, 0, 0, 1, 1], bool)
+  assert ladder.mcnemar(right, other) == pytest.approx(scipy.stats.binomtest(5, 6, 0.5).pvalue)
+  assert ladder.mcnemar(right, right) == 1.0
+
+
+def test_marks_need_no_training():
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 2, 200)
+  features = rng.normal(size=(200, 4)) + 3 * labels[:, None] * np.array([1, 0, 0, 0])
+  marks = ladder.marks(features[:150], labels[:150], features[150:], labels[150:])
+  assert marks["majority"] == pytest.approx(np.mean(labels[150:] == np.bincount(labels[:150]).argmax()))
+  assert marks["neighbours"] > 0.8

@@ -81,6 +81,21 @@ def load(config, spec, assets, class_names, max_length):
   return build(backbone, class_names)
 
 
+class Trunk(keras.layers.Layer):
+  """A network that runs in inference mode whatever the model around it does.
+
+  A functional model hands its own `training` to every layer, over the value that was given when it was built.
+  """
+
+  def __init__(self, network):
+    super().__init__(name="trunk")
+    self.network = network
+
+  def call(self, inputs):
+    """Returns the network's outputs, without dropout, with moving statistics."""
+    return self.network(inputs, training=False)
+
+
 def training_network(model, train_stages):
   """Returns the `keras.Model` to fit: backbone inputs -> logits, with the stages below the lowest of `train_stages` as
   a trunk that always runs in inference mode.
@@ -94,7 +109,7 @@ def training_network(model, train_stages):
   from tl_app.backbones import native
 
   trunk, tail = native.split(backbone, lowest)
-  outputs = tail(trunk(backbone.network.input, training=False))
+  outputs = tail(Trunk(trunk)(backbone.network.input))
   return keras.Model(backbone.network.input, model.head(outputs["pooled"]), name="trunk_tail_head")
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tl_app import config as config_lib
 from tl_app import evaluation, files, report
+from tl_app.data.examples import Examples, strings
 from tl_app.errors import UserError
 
 VOID = {"meta", "img", "source", "link", "br", "hr", "input"}
@@ -207,6 +208,49 @@ def test_the_surest_errors_come_first(tmp_path):
   assert "43 of 44 test examples are wrong; these are the 25" in text
   assert "r3 NA yes 0.970 r4 yes NA 0.970 r2 yes NA 0.600 more0 yes NA 0.550" in text
   assert "more21 " in text and "more22 " not in text
+
+
+def test_the_worst_errors_show_their_text(tmp_path):
+  write_run(tmp_path, ["negative", "positive"])
+  lines = ["id,label,prediction,score", "r1,negative,positive,0.9", "r2,negative,positive,0.8"]
+  (tmp_path / "predictions_test.csv").write_text("\n".join(lines) + "\n")
+  texts = ["not <b>bad</b>\n at  all", "far " * 200]
+  text = Page(report.write(tmp_path, examples("text", ["r1", "r2"], texts))).text
+  assert "not <b>bad</b> at all r1 negative positive 0.900" in text
+  assert "far … r2" in text and text.count("far ") < 100
+
+
+def test_the_worst_errors_show_their_image_as_the_model_sees_it(tmp_path):
+  import tensorflow as tf
+
+  write_run(tmp_path, ["a", "b"])
+  (tmp_path / "predictions_test.csv").write_text("id,label,prediction,score\nin memory,a,b,0.9\non disk,a,b,0.8\n")
+  red = np.zeros((300, 600, 3), np.uint8) + np.array([250, 0, 0], np.uint8)
+  (tmp_path / "large.png").write_bytes(tf.io.encode_png(red).numpy())
+  # 16 bits, which most browsers' and Pillow's readers show otherwise.
+  deep = tf.io.encode_png(np.full((8, 8, 1), 65535, np.uint16)).numpy()
+  inputs = [deep, str(tmp_path / "large.png")]
+  page = Page(report.write(tmp_path, examples("image", ["in memory", "on disk"], inputs)))
+  pictures = [attrs["src"] for attrs in page.attributes("img") if attrs["src"].startswith("data:image/jpeg;base64,")]
+  small, large = (tf.io.decode_jpeg(base64.b64decode(src.partition(",")[2])).numpy() for src in pictures)
+  assert small.shape[:2] == (8, 8) and small.min() > 250
+  assert large.shape == (64, 128, 3) and abs(large.mean(axis=(0, 1)) - [250, 0, 0]).max() < 4
+
+
+def examples(modality, ids, inputs):
+  n = len(ids)
+  columns = [strings(values) for values in (ids, inputs, ["a"] * n, ["h"] * n, ["test"] * n)]
+  return Examples(modality, *columns, skipped=[], source="s")
+
+
+def test_the_rungs_say_what_ships_and_why(tmp_path):
+  metrics = write_run(tmp_path, ["negative", "positive"])
+  assert "Rungs" not in Page(report.write(tmp_path)).text
+  metrics["rungs"] = {"majority": {"accuracy": 0.5}, "probe": {"accuracy": 0.75, "loss": 0.61, "p_value": 3e-5}}
+  metrics["rung_reason"] = "probe is the only rung"
+  files.write_json(tmp_path / "metrics.json", metrics)
+  text = Page(report.write(tmp_path)).text
+  assert "probe is the only rung." in text and "majority 0.500 – – probe 0.750 0.610 3e-05" in text
 
 
 def test_only_the_metrics_are_needed(tmp_path):

@@ -167,7 +167,8 @@ def summary(metrics, workdir=None):
     ("majority class", _figure(metrics.get("majority_accuracy")), "accuracy of always answering the commonest class"),
     ("macro F1", _with_interval(test, "macro_f1"), ""),
     ("validation", _with_interval(metrics.get("validation") or {}, "accuracy"), "accuracy"),
-    ("model", {"probe": "probe", "fine_tuned": "fine-tuned"}.get(metrics.get("rung"), metrics.get("rung")), ""),
+    ("rungs", _rungs(metrics.get("rungs")), ""),
+    ("model", metrics.get("rung_reason") or metrics.get("rung"), ""),
     ("export", *_parity(metrics.get("parity"))),
     ("time", *_seconds(metrics.get("seconds"))),
   ]
@@ -196,6 +197,11 @@ def _figure(value):
 def _with_interval(values, name):
   text, interval = _figure(values.get(name)), values.get(f"{name}_ci95")
   return f"{text} (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if text and interval else text
+
+
+def _rungs(rungs):
+  text = ", ".join(f"{name} {_figure(values.get('accuracy'))}" for name, values in (rungs or {}).items())
+  return text and f"validation accuracy: {text}"
 
 
 def _parity(parity):

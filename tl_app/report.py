@@ -7,6 +7,7 @@ import io
 import json
 import pathlib
 import shlex
+import textwrap
 
 import jinja2
 import matplotlib
@@ -26,16 +27,22 @@ _MAX_MATRIX_CLASSES = 40
 _MAX_CONFUSIONS = 25
 _MAX_ERRORS = 25
 _MAX_SKIPPED = 50
+_MAX_TEXT = 300
+_THUMBNAIL = 128
 _SPLIT_FACTS = ("source", "num_examples", "drawn", "split_seed", "validation_fraction", "test_fraction", "max_examples")
 _INKS = {"light": "#1c2430", "dark": "#e6e9ed"}
 _LINES = {"train": "#8a94a0", "validation": "#2f81d0"}
 
 
-def write(workdir):
+def write(workdir, examples=None):
   """Writes `report.html` into `workdir` and returns its path.
 
   Reads metrics.json (needed), and config.json, plan.json, splits.json, log.jsonl and predictions_test.csv (a section
   is left out where its file is absent). The page loads nothing: styles and figures are inside, there is no script.
+
+  Args:
+    workdir: directory of the run.
+    examples: `Examples` with the test split; the worst errors then show their text or image.
 
   Raises:
     UserError: metrics.json is absent, or one of the files cannot be read.
@@ -46,6 +53,7 @@ def write(workdir):
     raise UserError(f"{workdir} holds no metrics of a finished run (metrics.json): train first, or correct --workdir")
   config = _read_json(workdir / "config.json")
   plan = _read_json(workdir / "plan.json")
+  errors = _errors(workdir / "predictions_test.csv")
   page = {
     "config": config,
     "metrics": metrics,
@@ -54,7 +62,9 @@ def write(workdir):
     "classes": _classes(metrics["test"]),
     "matrix": _matrix(metrics["test"]),
     "confusions": _confusions(metrics["test"])[:_MAX_CONFUSIONS],
-    "errors": _errors(workdir / "predictions_test.csv"),
+    "rungs": [{"name": name} | values for name, values in metrics.get("rungs", {}).items()],
+    "errors": errors,
+    "inputs": _inputs(examples, [row["id"] for row in errors["worst"]]) if examples and errors else None,
     "stages": _stages(plan),
     "data": _data(_read_json(workdir / "splits.json")),
     "flags": _flags(config),
@@ -144,6 +154,7 @@ def _plot_curves(axes, epochs, name):
     values = [_number(entry.get(key)) for entry in epochs]
     axes.plot(x, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=split)
   axes.set_xlabel("epoch")
+  axes.set_xlim(0.5, len(epochs) + 0.5)
   axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
   axes.grid(axis="y", color="#8a94a0", alpha=0.25, linewidth=0.8)
 
@@ -227,6 +238,33 @@ def _errors(path):
   except (KeyError, TypeError, ValueError, csv.Error):
     raise UserError(f"{path}: line {of + 1} is not id,label,prediction,score: run the evaluation again") from None
   return {"number": number, "of": of, "worst": [row for *_, row in sorted(worst, reverse=True, key=lambda e: e[:2])]}
+
+
+def _inputs(examples, ids):
+  """Returns {"texts": {id: text}, "images": {id: data URI of a thumbnail}} of the examples at `ids`."""
+  inputs = {id: value for id, value in zip(examples.ids, examples.inputs) if id in set(ids)}
+  if examples.modality == "text":
+    return {
+      "images": {},
+      "texts": {id: textwrap.shorten(text, _MAX_TEXT, placeholder=" …") for id, text in inputs.items()},
+    }
+  return {"images": {id: _thumbnail(value) for id, value in inputs.items()}, "texts": {}}
+
+
+def _thumbnail(value):
+  """Returns the data URI of an image, a path or encoded bytes, as the model sees it, at most `_THUMBNAIL` pixels wide.
+
+  TensorFlow decodes it: what it can read is what was trained on.
+  """
+  import tensorflow as tf
+
+  from tl_app.preprocessing import image
+
+  pixels = image.decode(value if isinstance(value, bytes) else pathlib.Path(value).read_bytes())
+  if max(pixels.shape[:2]) > _THUMBNAIL:
+    pixels = tf.image.resize(pixels, (_THUMBNAIL, _THUMBNAIL), preserve_aspect_ratio=True, antialias=True)
+  encoded = tf.io.encode_jpeg(tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8), quality=85)
+  return f"data:image/jpeg;base64,{base64.b64encode(encoded.numpy()).decode()}"
 
 
 def _stages(plan):

@@ -85,8 +85,14 @@ class Run:
       self.seconds[name] += time.monotonic() - start
 
 
-def train_and_evaluate(config, workdir):
+def train_and_evaluate(config, workdir, recipe=None):
   """Runs `config` in `workdir` and returns the metrics, as written to metrics.json.
+
+  Args:
+    config: `Config`.
+    workdir: directory of the run.
+    recipe: function (config, facts, num_devices) -> list of `recipes.Phase`, in place of --recipe. It starts with
+      `recipes.probe`, which the ladder measures the others against.
 
   Raises:
     UserError: something the user must change; no result is written.
@@ -97,7 +103,7 @@ def train_and_evaluate(config, workdir):
   spec = backbones.resolve(config.backbone)
   with workdir_lib.claim(workdir, config) as paths:
     run = prepare(config, paths, spec)
-    phases = plan(run)
+    phases = plan(run, recipe or recipes.plan)
     rung, figures = climb(run, phases)
     metrics, probabilities = evaluate(run, rung)
     metrics |= figures
@@ -105,7 +111,7 @@ def train_and_evaluate(config, workdir):
     if config.export:
       metrics["parity"] = export(run, probabilities)
     files.write_json(paths.metrics, metrics | machine(run))
-    report.write(paths.root)
+    report.write(paths.root, run.examples)
     print(evaluation.summary(files.read_json(paths.metrics), paths.root))
     return files.read_json(paths.metrics)
 
@@ -131,7 +137,7 @@ def prepare(config, paths, spec):
   return Run(config, paths, assets, strategy, examples, labels, split, model)
 
 
-def plan(run):
+def plan(run, recipe):
   """Decides text length and phases, writes plan.json, says it, and returns the phases."""
   preprocessing = settle_preprocessing(run)
   backbone, model = run.model.backbone, run.model
@@ -142,7 +148,9 @@ def plan(run):
     feature_size=backbone.feature_size,
     stages={name: tuple(v.path for v in variables) for name, variables in backbone.stages.items()},
   )
-  phases = recipes.plan(run.config, facts, run.strategy.num_replicas_in_sync)
+  phases = recipe(run.config, facts, run.strategy.num_replicas_in_sync)
+  if phases[0].backbone_trains:
+    raise UserError("the first phase must train the head alone: start the list with recipes.probe(..)")
   written = {
     "backbone": {
       "name": backbone.spec.name,

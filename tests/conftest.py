@@ -16,7 +16,7 @@ def two_cpu_devices():
   import tensorflow as tf
 
   tf.config.set_logical_device_configuration(
-      tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
   )
 
 

@@ -34,7 +34,7 @@ LEVELS = [
     "backbones.signature",
   ],
   ["data.checks", "data.folders", "data.tables", "data.prepared"],
-  ["data.sources", "backbones.native", "backbones.saved_model"],
+  ["data.sources", "data.unlabelled", "backbones.native", "backbones.saved_model"],
   ["data", "backbones"],
   ["heads", "optimizers", "distribution", "feature_cache", "callbacks", "ladder", "inspection"],
   ["model"],
@@ -91,3 +91,12 @@ def test_these_modules_do_not_import_tensorflow():
   code = f"import sys; {imports}; sys.exit(' '.join({{'tensorflow', 'keras'}} & set(sys.modules)) or 0)"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
+
+
+def test_the_public_names_need_no_tensorflow_until_they_are_used():
+  assert tl_app.__all__ == ["Config", "train_and_evaluate"]
+  code = "import sys, tl_app; tl_app.Config(); print({'tensorflow', 'keras'} & set(sys.modules))"
+  assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+  assert tl_app.train_and_evaluate.__module__ == "tl_app.training"
+  with pytest.raises(AttributeError, match="no attribute 'fit'"):
+    tl_app.fit  # noqa: B018

@@ -112,9 +112,7 @@ def test_lora_without_kernels_is_refused(model):
 
 
 def _statistics(model):
-  return {
-    name: [v.numpy() for v in vs if id(v) in model.statistics] for name, vs in model.backbone.stages.items()
-  }
+  return {name: [v.numpy() for v in vs if id(v) in model.statistics] for name, vs in model.backbone.stages.items()}
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ def _finish(root, config=CONFIG):
 
 def test_a_finished_run_of_other_flags_is_kept(tmp_path):
   paths = _finish(tmp_path / "run")
-  with pytest.raises(UserError, match="holds another run .--epochs=5"), workdir.claim(
-      paths.root, dataclasses.replace(CONFIG, epochs=9)
+  with (
+    pytest.raises(UserError, match="holds another run .--epochs=0"),
+    workdir.claim(paths.root, dataclasses.replace(CONFIG, epochs=9)),
   ):
     pass
   assert files.read_json(paths.metrics) == {"rung": "probe"}

@@ -1,11 +1,13 @@
 """Flags from dataclass fields, and the frame of every entry point: parsing, exit codes, one line per failure."""
 
+import contextlib
 import errno
 import logging
 import os
 import signal
 import sys
 import tempfile
+import textwrap
 
 from absl import flags
 
@@ -62,7 +64,7 @@ def start_tensorflow():
     os.dup2(said.fileno(), 2)
     try:
       import tensorflow  # noqa: F401
-    except BaseException:
+    except Exception:
       said.seek(0)
       os.write(stderr, said.read())
       raise
@@ -71,20 +73,25 @@ def start_tensorflow():
       os.close(stderr)
 
 
+def progress():
+  """Returns a context in which what is printed goes to standard error: standard output is for results."""
+  return contextlib.redirect_stdout(sys.stderr)
+
+
 def _interrupt(signum, frame):
   raise KeyboardInterrupt
 
 
 def _exit_code(main, description):
   try:
-    rest = FLAGS(sys.argv)[1:]
+    rest = _parse()
     if FLAGS["help"].value:
       print(help_text(description))
       return 0
     if rest:
       raise UserError(f"{rest[0]!r} is not a flag: flags look like --name=value")
     main()
-  except (flags.Error, UserError) as error:
+  except UserError as error:
     return _say(error, 2)
   except RunFailed as error:
     return _say(error, 1)
@@ -94,11 +101,34 @@ def _exit_code(main, description):
     return 0
   except KeyboardInterrupt:
     return _say("interrupted; the same command starts the run again", 130)
-  except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+  except Exception as error:
+    line = _about_the_machine(error)
+    if not line:
       raise
-    return _say(f"cannot write {error.filename or ''}: {error.strerror}; free some space or choose another directory", 2)
+    return _say(line, 2)
   return 0
+
+
+def _parse():
+  try:
+    return FLAGS(sys.argv)[1:]
+  except UnicodeDecodeError:
+    raise UserError("--flagfile is not a text file in UTF-8: it holds one --name=value a line") from None
+  except flags.Error as error:
+    raise UserError(str(error).removeprefix("ERROR:: ")) from None
+
+
+def _about_the_machine(error):
+  """Returns what to say of a full disk, full memory, or a path that cannot be used; "" for anything else: a bug."""
+  text, path = str(error), getattr(error, "filename", None)
+  # HDF5 and TensorFlow have errors of their own for a full disk, with the system's words in their text.
+  if os.strerror(errno.ENOSPC) in text or getattr(error, "errno", None) == errno.EDQUOT:
+    return f"no space is left on the disk{f' for {path}' if path else ''}: free some, or choose another directory"
+  if isinstance(error, MemoryError) or "OOM when allocating" in text:
+    return "out of memory: lower --batch_size, --max_length or --image_size"
+  if isinstance(error, OSError) and path is not None:
+    return f"{path}: {error.strerror}; choose another path, or change its permissions"
+  return ""
 
 
 def _say(message, code):
@@ -116,9 +146,13 @@ def help_text(description):
     default = "" if flag.default in ("", None) else f" [{flag.default_as_str.strip(chr(39))}]"
     choices = getattr(flag.parser, "enum_values", None)
     kind = "|".join(choices) if choices else flag.flag_type()
-    lines.append(f"  --{flag.name}={kind}{default}\n      {flag.help.removeprefix(f'<{kind}>: ')}")
+    usage = f"--[no]{flag.name}" if kind == "bool" else f"--{flag.name}={kind}"
+    lines.append(f"  {usage}{default}")
+    lines += textwrap.wrap(
+      flag.help.removeprefix(f"<{kind}>: "), 100, initial_indent=" " * 6, subsequent_indent=" " * 6
+    )
   return "\n".join(lines)
 
 
-def _main_flags() :
+def _main_flags():
   return FLAGS.get_flags_for_module("__main__") + FLAGS.get_flags_for_module(sys.argv[0])

@@ -27,10 +27,10 @@ def _logical_cpus(count):
   if len(have) < count:
     try:
       tf.config.set_logical_device_configuration(
-          tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * count
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * count
       )
     except RuntimeError:
       raise UserError(
-          f"--num_devices={count} on a CPU must be chosen before TensorFlow starts: run it in a fresh process"
+        f"--num_devices={count} on a CPU must be chosen before TensorFlow starts: run it in a fresh process"
       ) from None
   return [f"CPU:{i}" for i in range(count)]

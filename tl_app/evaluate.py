@@ -1,12 +1,12 @@
 """Measures a finished run: on its own test split, or on other labelled data.
 
-  python -m tl_app.evaluate --workdir=runs/movie_reviews
-  python -m tl_app.evaluate --workdir=runs/movie_reviews --dataset=table:more.csv --output=more/
+python -m tl_app.evaluate --workdir=runs/movie_reviews
+python -m tl_app.evaluate --workdir=runs/movie_reviews --dataset=table:more.csv --output=more/
 """
 
 from absl import flags
 
-from tl_app import cli
+from tl_app import cli, workdir
 
 FLAGS = flags.FLAGS
 DATA = ["dataset", "data_dir", "text_column", "image_column", "label_column", "on_bad_example"]
@@ -16,10 +16,12 @@ flags.DEFINE_string("output", "", "Directory for metrics.json and predictions.cs
 
 def main():
   cli.need("workdir")
+  workdir.open_run(FLAGS.workdir)
   cli.start_tensorflow()
   from tl_app import evaluation, runs
 
-  metrics = runs.evaluate(FLAGS.workdir, cli.given(DATA), FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
+  with cli.progress():
+    metrics = runs.evaluate(FLAGS.workdir, cli.given(DATA), FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
   print(evaluation.summary(metrics, FLAGS.output or FLAGS.workdir))
 
 

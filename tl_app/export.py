@@ -1,11 +1,11 @@
 """Exports a finished run again, and proves the export against the run's own test split.
 
-  python -m tl_app.export --workdir=runs/movie_reviews --output=serving/1
+python -m tl_app.export --workdir=runs/movie_reviews --output=serving/1
 """
 
 from absl import flags
 
-from tl_app import cli
+from tl_app import cli, workdir
 
 FLAGS = flags.FLAGS
 cli.define(["workdir", "cache_dir", "offline"])
@@ -14,13 +14,15 @@ flags.DEFINE_string("output", "", "Directory of the SavedModel. Empty: export/ i
 
 def main():
   cli.need("workdir")
+  workdir.open_run(FLAGS.workdir)
   cli.start_tensorflow()
   from tl_app import runs
 
-  directory, proof = runs.export(FLAGS.workdir, FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
+  with cli.progress():
+    directory, proof = runs.export(FLAGS.workdir, FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
   print(
-      f"{directory}: {proof['num_examples']} test examples answered by a fresh process, {proof['label_flips']} labels "
-      f"flipped, largest probability difference {proof['max_probability_difference']:.1e}"
+    f"{directory}: {proof['num_examples']} test examples answered by a fresh process, {proof['label_flips']} labels "
+    f"flipped, largest probability difference {proof['max_probability_difference']:.1e}"
   )
 
 

@@ -120,7 +120,9 @@ def features(cache, hashes, compute):
       valid[:] = False
     missing = np.flatnonzero(~valid)
     if len(known):
-      log.info("feature cache: %d of %d features read from %s", len(hashes) - len(missing), len(hashes), cache.directory)
+      log.info(
+        "feature cache: %d of %d features read from %s", len(hashes) - len(missing), len(hashes), cache.directory
+      )
     for start in range(0, len(missing), CHUNK):
       chunk = missing[start : start + CHUNK]
       log.info("features: computing %d to %d of %d", start + 1, start + len(chunk), len(missing))

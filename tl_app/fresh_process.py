@@ -1,6 +1,6 @@
 """What the parity gate runs in a fresh process: a client of the SavedModel that knows TensorFlow and nothing of tl_app.
 
-  python -c SOURCE SAVED_MODEL INPUTS.tfrecord ANSWERS.npz [tensorflow_text]
+python -c SOURCE SAVED_MODEL INPUTS.tfrecord ANSWERS.npz [tensorflow_text]
 """
 
 import importlib

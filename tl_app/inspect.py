@@ -1,7 +1,7 @@
 """Shows the backbones that are known, or one of them: inputs, features, parameters, stages, licence.
 
-  python -m tl_app.inspect
-  python -m tl_app.inspect --backbone=minilm_l6.pypi
+python -m tl_app.inspect
+python -m tl_app.inspect --backbone=minilm_l6.pypi
 """
 
 from tl_app import cli, inspection

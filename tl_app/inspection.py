@@ -27,18 +27,18 @@ def describe(name, assets, preprocessor="", pooling="auto", image_size=0):
   import keras
 
   backbone = backbones.load(
-      backbones.resolve(name), assets, preprocessor=preprocessor, pooling=pooling, image_size=image_size
+    backbones.resolve(name), assets, preprocessor=preprocessor, pooling=pooling, image_size=image_size
   )
   spec = backbone.spec
   inputs = keras.tree.flatten(backbone.network.input)
   lines = [
-      f"{spec.name}: {spec.kind} backbone for {spec.modality}s",
-      f"  handle      {spec.handle}",
-      f"  licence     {spec.licence}",
-      f"  inputs      {', '.join(f'{x.name} {x.dtype} {list(x.shape)}' for x in inputs)}",
-      f"  outputs     {', '.join(f'{key} {list(x.shape)}' for key, x in backbone.network.output.items())}",
-      f"  features    {backbone.feature_size}, pooling {spec.pooling if pooling == 'auto' else pooling}",
-      f"  parameters  {_parameters(sum(backbone.stages.values(), [])):,}",
+    f"{spec.name}: {spec.kind} backbone for {spec.modality}s",
+    f"  handle      {spec.handle}",
+    f"  licence     {spec.licence}",
+    f"  inputs      {', '.join(f'{x.name} {x.dtype} {list(x.shape)}' for x in inputs)}",
+    f"  outputs     {', '.join(f'{key} {list(x.shape)}' for key, x in backbone.network.output.items())}",
+    f"  features    {backbone.feature_size}, pooling {spec.pooling if pooling == 'auto' else pooling}",
+    f"  parameters  {_parameters(sum(backbone.stages.values(), [])):,}",
   ]
   lines += [f"  note        {note}" for note in [spec.note, *backbone.notes] if note]
   width = max(len(stage) for stage in backbone.stages)

@@ -1,4 +1,4 @@
-"""The ladder: majority, nearest neighbours, probe, fine-tuned, averaged, on one validation split. The best one ships."""
+"""The ladder: majority, neighbours, probe, fine-tuned, averaged, on one validation split. The best one ships."""
 
 import dataclasses
 

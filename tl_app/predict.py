@@ -1,6 +1,6 @@
 """Answers new inputs with an exported model: one JSON object a line.
 
-  python -m tl_app.predict --model=runs/movie_reviews/export --input=reviews.txt
+python -m tl_app.predict --model=runs/movie_reviews/export --input=reviews.txt
 """
 
 from absl import flags
@@ -9,7 +9,9 @@ from tl_app import cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "", "The exported SavedModel: WORKDIR/export.")
-flags.DEFINE_string("input", "", "An image, a directory of images, a .txt (a text a line), csv, tsv, jsonl or parquet.")
+flags.DEFINE_string(
+  "input", "", "An image, a directory of images, a .txt or - (a text a line), csv, tsv, jsonl, parquet."
+)
 flags.DEFINE_string("output", "", "File of the answers. Empty: standard output.")
 cli.define(["text_column", "image_column", "batch_size"])
 
@@ -20,12 +22,12 @@ def main():
   from tl_app import prediction
 
   prediction.predict(
-      FLAGS.model,
-      FLAGS.input,
-      FLAGS.output,
-      text_column=FLAGS.text_column,
-      image_column=FLAGS.image_column,
-      batch_size=FLAGS.batch_size,
+    FLAGS.model,
+    FLAGS.input,
+    FLAGS.output,
+    text_column=FLAGS.text_column,
+    image_column=FLAGS.image_column,
+    batch_size=FLAGS.batch_size,
   )
 
 

@@ -1,15 +1,18 @@
 """Answers new inputs with an export, through its signature only: what a serving client would see."""
 
+import concurrent.futures
 import contextlib
+import itertools
 import json
 import logging
+import os
 import pathlib
 import sys
 
 import tensorflow as tf
 
 from tl_app import files, serving
-from tl_app.data import sources
+from tl_app.data import unlabelled
 from tl_app.errors import UserError
 from tl_app.preprocessing import image
 
@@ -17,68 +20,75 @@ log = logging.getLogger(__name__)
 
 
 def predict(model, source, output="", text_column="text", image_column="image", batch_size=32):
-  """Writes one JSON object a line: {"id", "label", "score", "probabilities"}, or {"id", "error"}.
+  """Writes one JSON object a line: {"id", "label", "score", "probabilities"}, or {"id", "error"}, in order.
 
   Args:
     model: directory of the export.
-    source: an image, a directory of images, a .txt (a text a line) or a table.
-    output: file; "" is standard output.
+    source: an image, a directory of images, a .txt (a text a line), a table, or "-" (standard input, a text a line).
+    output: file, which is there only once it is whole; "" is standard output, flushed after every call.
     text_column, image_column: columns of a table.
     batch_size: inputs a call.
 
   Raises:
-    UserError: no export, no such input, or a column that does not exist.
+    UserError: no export, no such input, one of the other modality, or a column that does not exist.
   """
   directory = pathlib.Path(model)
   if not (directory / "saved_model.pb").is_file() or not (directory / serving.FACTS).is_file():
     raise UserError(f"--model={model} is not an export of tl_app: give WORKDIR/export")
+  if output and pathlib.Path(output).is_dir():
+    raise UserError(f"--output={output} is a directory: name a file")
   facts = files.read_json(directory / serving.FACTS)
-  inputs = sources.unlabelled(source, facts["modality"], text_column, image_column)
-  if facts["modality"] == "text":
-    import tensorflow_text  # noqa: F401, registers the tokenizer's ops
-  signature = tf.saved_model.load(str(directory)).signatures["serving_default"]
+  inputs = unlabelled.read(source, facts["modality"], text_column, image_column)
+  signature = _signature(directory, facts["modality"])
+  total = failed = 0
   with _sink(output) as file:
-    for batch in _batches(inputs, batch_size):
-      for answer in _answers(batch, facts, signature):
-        file.write(json.dumps(answer, ensure_ascii=False) + "\n")
+    for answers in _answers(inputs, facts, signature, batch_size):
+      file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in answers))
+      file.flush()
+      total += len(answers)
+      failed += sum("error" in line for line in answers)
+  if failed:
+    log.warning('%s of %s inputs have no answer: see their "error"', f"{failed:,}", f"{total:,}")
+
+
+def _signature(directory, modality):
+  if modality == "text":
+    import tensorflow_text  # noqa: F401, registers the tokenizer's ops
+  try:
+    return tf.saved_model.load(str(directory)).signatures["serving_default"]
+  except (OSError, tf.errors.OpError) as error:
+    raise UserError(f"--model={directory} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
 
 
 @contextlib.contextmanager
 def _sink(output):
   if not output:
+    # JSON is UTF-8, whatever the locale of the terminal.
+    sys.stdout.reconfigure(encoding="utf-8")
     yield sys.stdout
     return
   with files.atomic_path(output) as new, open(new, "w", encoding="utf-8") as file:
     yield file
 
 
-def _batches(inputs, batch_size):
-  batch = []
-  for item in inputs:
-    batch.append(item)
-    if len(batch) == batch_size:
-      yield batch
-      batch = []
-  if batch:
-    yield batch
+def _answers(inputs, facts, signature, batch_size):
+  """Yields the answers to each batch, a list of dicts. Only one batch of `inputs` is in memory."""
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    while batch := list(itertools.islice(inputs, batch_size)):
+      reasons = list(pool.map(_reason, batch, itertools.repeat(facts["modality"])))
+      good = [row.input for row, reason in zip(batch, reasons) if not reason]
+      answers = iter(_rows(signature(inputs=tf.constant(good, tf.string)), facts) if good else ())
+      yield [{"id": row.id} | ({"error": reason} if reason else next(answers)) for row, reason in zip(batch, reasons)]
 
 
-def _answers(batch, facts, signature):
-  reasons = [_reason(value, facts["modality"]) for _, value in batch]
-  good = [value for (_, value), reason in zip(batch, reasons) if not reason]
-  rows = iter(_rows(signature(inputs=tf.constant(good, tf.string)), facts) if good else [])
-  for (name, _), reason in zip(batch, reasons):
-    yield {"id": name, "error": reason} if reason else {"id": name} | next(rows)
-
-
-def _reason(value, modality):
-  return image.verify(value) if modality == "image" else None
+def _reason(row, modality):
+  return row.reason or (image.verify(row.input) if modality == "image" else None)
 
 
 def _rows(outputs, facts):
   for label, score, row in zip(*(outputs[name].numpy() for name in ("label", "score", "probabilities"))):
     yield {
-        "label": label.decode("utf-8"),
-        "score": float(score),
-        "probabilities": {name: float(p) for name, p in zip(facts["class_names"], row)},
+      "label": label.decode("utf-8"),
+      "score": float(score),
+      "probabilities": {name: float(p) for name, p in zip(facts["class_names"], row)},
     }

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from tl_app import backbones, data, evaluation, files, serving
+from tl_app import backbones, callbacks, data, evaluation, files, serving
 from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
@@ -16,11 +16,24 @@ BATCH = 64
 
 
 def restore(paths, config, assets):
-  """Returns the `Model` of a workdir: the backbone loaded anew, with the weights that ship."""
-  written = files.read_json(paths.plan)
-  max_length = written["preprocessing"].get("max_length", 0)
-  model = model_lib.load(config, backbones.resolve(config.backbone), assets, written["class_names"], max_length)
-  model.network.load_weights(paths.weights)
+  """Returns the `Model` of a workdir: the backbone loaded anew, with the weights that ship.
+
+  Raises:
+    UserError: plan.json or the weights are damaged, or --backbone leads to another network now.
+  """
+  try:
+    written = files.read_json(paths.plan)
+    max_length, class_names = written["preprocessing"].get("max_length", 0), written["class_names"]
+  except (ValueError, KeyError, TypeError):
+    raise UserError(f"{paths.plan} is damaged: train again") from None
+  model = model_lib.load(config, backbones.resolve(config.backbone), assets, class_names, max_length)
+  try:
+    model.network.load_weights(paths.weights)
+  except (OSError, ValueError, KeyError) as error:
+    reason = " ".join(str(error).split())[:200]
+    raise UserError(
+      f"{paths.weights} cannot be read into --backbone={config.backbone} ({reason}): one of them has changed; train again"
+    ) from None
   return model
 
 
@@ -38,26 +51,33 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
     UserError: no finished run, other data than the run's, or labels that the model does not know.
   """
   paths, config, assets = _open(workdir, cache_dir, offline)
-  examples = data.load(dataclasses.replace(config, **_own_data(flags)), assets)
+  examples = data.load(dataclasses.replace(config, **_own_data(flags)), assets, known=splits.hashes(paths.splits))
   model = restore(paths, config, assets)
   if not flags.get("dataset"):
     examples = examples.take(splits.read(paths.splits, examples).test)
+  if examples.modality != model.backbone.modality:
+    raise UserError(
+      f"--dataset={examples.source} holds {examples.modality}s, but the model of {workdir} reads "
+      f"{model.backbone.modality}s"
+    )
   unknown = sorted(set(examples.labels) - set(model.class_names))
   if unknown:
-    raise UserError(f"label {unknown[0]!r} is not one of the model's: {', '.join(model.class_names[:20])}")
-  if examples.modality != model.backbone.modality:
-    raise UserError(f"the model reads {model.backbone.modality}s, the data set holds {examples.modality}s")
-  logits = model_lib.predict(model.network, model.backbone, examples.inputs, BATCH, verbose=1)
+    raise UserError(
+      f"--dataset={examples.source} has the label {unknown[0]!r}; the model of {workdir} knows: "
+      f"{', '.join(model.class_names[:20])}"
+    )
+  moving_bar = int(callbacks.verbosity() == 1)
+  logits = model_lib.predict(model.network, model.backbone, examples.inputs, BATCH, verbose=moving_bar)
   labels = np.searchsorted(model.class_names, examples.labels.astype(str))
   metrics = {
-      "test": evaluation.measure(logits, labels, model.class_names),
-      "majority_accuracy": float(np.bincount(labels).max() / len(labels)),
-      "dataset": flags.get("dataset") or f"test split of {config.dataset}",
+    "test": evaluation.measure(logits, labels, model.class_names),
+    "majority_accuracy": float(np.bincount(labels).max() / len(labels)),
+    "dataset": flags.get("dataset") or f"test split of {config.dataset}",
   }
   if output:
     directory = pathlib.Path(output)
     evaluation.write_predictions(
-        directory / "predictions.csv", examples.ids, examples.labels, evaluation.softmax(logits), model.class_names
+      directory / "predictions.csv", examples.ids, examples.labels, evaluation.softmax(logits), model.class_names
     )
     files.write_json(directory / "metrics.json", metrics)
   return metrics
@@ -73,7 +93,7 @@ def export(workdir, output, cache_dir="", offline=False):
   directory = pathlib.Path(output) if output else paths.export
   if output and directory.exists() and not (directory / "saved_model.pb").is_file() and any(directory.iterdir()):
     raise UserError(f"--output={output} is not empty and holds no SavedModel: choose another directory")
-  examples = data.load(config, assets)
+  examples = data.load(config, assets, known=splits.hashes(paths.splits))
   test = examples.take(splits.read(paths.splits, examples).test)
   model = restore(paths, config, assets)
   logits = model_lib.predict(model.network, model.backbone, test.inputs, BATCH)

@@ -46,9 +46,9 @@ class Served(tf.Module):
     """string [batch] -> label string [batch], score float32 [batch], probabilities float32 [batch, classes]."""
     probabilities = tf.nn.softmax(self._network(self._preprocess(inputs), training=False))
     return {
-        "label": tf.gather(self._class_names, tf.argmax(probabilities, axis=-1)),
-        "score": tf.reduce_max(probabilities, axis=-1),
-        "probabilities": probabilities,
+      "label": tf.gather(self._class_names, tf.argmax(probabilities, axis=-1)),
+      "score": tf.reduce_max(probabilities, axis=-1),
+      "probabilities": probabilities,
     }
 
   @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
@@ -60,9 +60,9 @@ class Served(tf.Module):
 def write(model, directory):
   """Writes the SavedModel of `model` to `directory`, which must not exist."""
   served_facts = {
-      "modality": model.backbone.modality,
-      "class_names": model.class_names,
-      "backbone": model.backbone.spec.name,
+    "modality": model.backbone.modality,
+    "class_names": model.class_names,
+    "backbone": model.backbone.spec.name,
   }
   with tempfile.TemporaryDirectory() as scratch:
     labels = pathlib.Path(scratch) / LABELS
@@ -80,7 +80,7 @@ def export_and_prove(model, directory, inputs, probabilities):
 
   Args:
     model: the `Model`.
-    directory: where the export goes; replaced as a whole.
+    directory: where the export goes; what is there is replaced as a whole, once the new export is proven.
     inputs: object array [n] of `Examples.inputs`, the test split.
     probabilities: float [n, classes], the evaluation's answers.
 
@@ -88,19 +88,32 @@ def export_and_prove(model, directory, inputs, probabilities):
     {"num_examples", "label_flips", "max_probability_difference"}.
 
   Raises:
-    RunFailed: a label flipped, or a probability differs by more than 1e-4; nothing is left at `directory`.
+    RunFailed: a label flipped, a probability differs by more than 1e-4, or the fresh process failed; nothing is left
+      at `directory`.
   """
   chosen = np.unique(np.linspace(0, len(inputs) - 1, min(PARITY_EXAMPLES, len(inputs))).round().astype(int))
-  shutil.rmtree(directory, ignore_errors=True)
   with files.atomic_path(directory) as new:
     write(model, new)
-    answers = answer_in_fresh_process(new, list(pipeline.read_bytes(inputs[chosen], model.backbone.modality)), model)
-    proof = compare(answers, np.asarray(probabilities)[chosen], model.class_names)
-    if proof["label_flips"] or proof["max_probability_difference"] > TOLERANCE:
-      raise RunFailed(
-          f"parity: the export answers differently in a fresh process ({proof['label_flips']} labels flipped, largest "
-          f"probability difference {proof['max_probability_difference']:.2g} on {len(chosen)} examples); no export/ is left"
-      )
+    try:
+      return prove(new, model, inputs[chosen], np.asarray(probabilities)[chosen])
+    except RunFailed:
+      shutil.rmtree(directory, ignore_errors=True)
+      raise
+
+
+def prove(directory, model, inputs, probabilities):
+  """Returns the proof that a fresh process with the SavedModel at `directory` gives `probabilities` for `inputs`.
+
+  Raises:
+    RunFailed: it does not.
+  """
+  answers = answer_in_fresh_process(directory, list(pipeline.read_bytes(inputs, model.backbone.modality)), model)
+  proof = compare(answers, probabilities, model.class_names)
+  if proof["label_flips"] or proof["max_probability_difference"] > TOLERANCE:
+    raise RunFailed(
+      f"parity: the export answers differently in a fresh process ({proof['label_flips']} labels flipped, largest "
+      f"probability difference {proof['max_probability_difference']:.2g} on {len(inputs)} examples); no export is left"
+    )
   return proof
 
 
@@ -112,9 +125,9 @@ def compare(answers, probabilities, class_names):
   flips = (answers["label"] != np.asarray(class_names, dtype=str)[expected]) & decided
   difference = np.abs(answers["probabilities"] - probabilities).max()
   return {
-      "num_examples": len(expected),
-      "label_flips": int(flips.sum()),
-      "max_probability_difference": float(difference) if np.isfinite(difference) else 1.0,
+    "num_examples": len(expected),
+    "label_flips": int(flips.sum()),
+    "max_probability_difference": float(difference) if np.isfinite(difference) else 1.0,
   }
 
 
@@ -137,6 +150,7 @@ def answer_in_fresh_process(directory, values, model):
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-      raise RunFailed(f"parity: the export does not run in a fresh process: {done.stderr.strip().splitlines()[-1:]}")
+      last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+      raise RunFailed(f"parity: the export does not run in a fresh process ({last}); no export is left")
     with np.load(answered) as answers:
       return {name: answers[name] for name in answers.files}

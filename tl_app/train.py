@@ -1,6 +1,6 @@
 """Fine-tunes a pretrained backbone on labelled data.
 
-  python -m tl_app.train --flagfile=configs/movie_reviews_minilm.cfg --workdir=runs/movie_reviews
+python -m tl_app.train --flagfile=configs/movie_reviews_minilm.cfg --workdir=runs/movie_reviews
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from tl_app import cli
+from tl_app import backbones, cli
 from tl_app import config as config_lib
 from tl_app.errors import UserError
 
@@ -23,7 +23,7 @@ def config_from_flags():
   if path:
     if not pathlib.Path(path).is_file():
       raise UserError(f"--config={path} is not a file")
-    config = config_lib.from_json(pathlib.Path(path).read_text(encoding="utf-8"), path)
+    config = config_lib.from_json(pathlib.Path(path).read_text(encoding="utf-8", errors="replace"), path)
   config = dataclasses.replace(config, **cli.given())
   config_lib.validate(config)
   return config
@@ -31,10 +31,14 @@ def config_from_flags():
 
 def main():
   config = config_from_flags()
+  # A misspelt name is said at once, not after the seconds that TensorFlow takes to start.
+  backbones.resolve(config.backbone)
   cli.start_tensorflow()
-  from tl_app import training
+  from tl_app import evaluation, training
 
-  training.train_and_evaluate(config, config.workdir)
+  with cli.progress():
+    metrics = training.train_and_evaluate(config, config.workdir)
+  print(evaluation.summary(metrics, config.workdir))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from tl_app import config as config_lib
 from tl_app import files
 from tl_app.errors import UserError
 
+LOCK = ".lock"
+
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
@@ -39,7 +41,7 @@ class Workdir:
 
   @property
   def metrics(self):
-    """Every figure of the run; written last but for the report and the export: a run with it is complete."""
+    """Every figure of the run; written when all but the report is: a run with it is complete."""
     return self.root / "metrics.json"
 
   @property
@@ -67,38 +69,56 @@ class Workdir:
     """Event files."""
     return self.root / "tensorboard"
 
-  def _results(self):
-    return (
-      self.metrics, self.plan, self.splits, self.predictions, self.report, self.log,
-      self.weights.parent, self.export, self.tensorboard,
-    )  # fmt: skip
+  @property
+  def earlier(self):
+    """What lay here before the run in progress."""
+    return self.root / ".earlier"
+
+  def conclusions(self):
+    """Returns the paths that a reader takes for the results of a complete run."""
+    return self.metrics, self.predictions, self.report, self.export
+
+  def everything(self):
+    """Returns the paths of all that a run writes."""
+    before = (self.config, self.plan, self.splits, self.log, self.weights.parent, self.tensorboard)
+    return before + self.conclusions()
 
 
 @contextlib.contextmanager
 def claim(root, config):
   """Makes `root` the workdir of `config` and holds it while the block runs.
 
-  A finished run of the same flags is run again, an unfinished one is replaced.
+  A finished run of the same flags is run again, an unfinished one is replaced. When the block raises `UserError` or
+  `OSError`, what lay in `root` before lies there again; when it ends early otherwise, nothing in `root` looks like the
+  results of a complete run.
 
   Raises:
     UserError: the directory holds a finished run of other flags, files that are no run, or a run in progress.
   """
   run = Workdir(pathlib.Path(root))
-  if run.root.exists() and not run.root.is_dir():
-    raise UserError(f"--workdir={root} is a file: give a directory")
-  _refuse_foreign(run, config)
   try:
+    new = not run.root.exists()
     run.root.mkdir(parents=True, exist_ok=True)
+  except FileExistsError:
+    raise UserError(f"--workdir={root} is a file: give a directory") from None
   except OSError as error:
     raise UserError(f"--workdir={root} cannot be made: {error.strerror}") from None
-  with open(run.root / ".lock", "w") as lock:
+  _refuse_foreign(run, config)
+  with _locked(run):
+    _set_aside(run)
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise UserError(f"--workdir={root} is in use by another process: choose another directory") from None
-    _forget(run)
-    files.write_text(run.config, config_lib.to_json(dataclasses.replace(config, workdir=str(root))))
-    yield run
+      files.write_text(run.config, config_lib.to_json(dataclasses.replace(config, workdir=str(root))))
+      yield run
+    except (UserError, OSError):
+      _put_back(run)
+      raise
+    except BaseException:
+      _remove(run.conclusions())
+      raise
+    finally:
+      _remove([run.earlier])
+      if new and [path.name for path in run.root.iterdir()] == [LOCK]:
+        shutil.rmtree(run.root)
 
 
 def open_run(root):
@@ -108,7 +128,7 @@ def open_run(root):
     UserError: no finished run lies there.
   """
   run = Workdir(pathlib.Path(root))
-  for path in (run.config, run.plan, run.weights):
+  for path in (run.config, run.plan, run.weights, run.metrics):
     if not path.is_file():
       raise UserError(f"--workdir={root} holds no finished run: {path.relative_to(run.root)} is missing; train first")
   return run, config_lib.from_json(run.config.read_text(encoding="utf-8"), str(run.config))
@@ -122,12 +142,36 @@ def _refuse_foreign(run, config):
       if names:
         shown = ", ".join(f"--{name}={getattr(earlier, name)}" for name in names[:3])
         raise UserError(f"--workdir={run.root} holds another run ({shown}): choose another directory or delete it")
-  elif run.root.is_dir() and any(path.name != ".lock" for path in run.root.iterdir()):
+  elif run.root.is_dir() and any(path.name not in (LOCK, run.earlier.name) for path in run.root.iterdir()):
     raise UserError(f"--workdir={run.root} is not empty and holds no run of tl_app: choose another directory")
 
 
-def _forget(run):
-  for path in run._results():
+@contextlib.contextmanager
+def _locked(run):
+  with open(run.root / LOCK, "w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise UserError(f"--workdir={run.root} is in use by another process: choose another directory") from None
+    yield
+
+
+def _set_aside(run):
+  _remove([run.earlier])
+  run.earlier.mkdir()
+  for path in run.everything():
+    if path.exists():
+      path.rename(run.earlier / path.name)
+
+
+def _put_back(run):
+  _remove(run.everything())
+  for path in run.earlier.iterdir():
+    path.rename(run.root / path.name)
+
+
+def _remove(paths):
+  for path in paths:
     if path.is_dir():
       shutil.rmtree(path)
     else:

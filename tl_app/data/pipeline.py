@@ -7,7 +7,7 @@ import tensorflow as tf
 def for_training(inputs, targets, preprocess, modality, batch_size, seed):
   """Returns an endless dataset of full batches (network inputs, targets).
 
-  Order: shuffle the indices of a pass (all of them, so the order is uniform), then the next pass; read, preprocess, batch.
+  Order: shuffle the indices of a pass (all of them, so it is uniform), then the next pass; read, preprocess, batch.
   Every example comes once per pass; a batch may hold the end of one pass and the start of the next, so no example is
   dropped and every batch divides evenly among devices.
 
@@ -25,11 +25,11 @@ def for_training(inputs, targets, preprocess, modality, batch_size, seed):
   if modality == "text":
     batches = indices.batch(batch_size, drop_remainder=True)
     dataset = batches.map(
-        lambda i: (preprocess(tf.gather(raw, i)), tf.gather(targets, i)), num_parallel_calls=tf.data.AUTOTUNE
+      lambda i: (preprocess(tf.gather(raw, i)), tf.gather(targets, i)), num_parallel_calls=tf.data.AUTOTUNE
     )
   else:
     dataset = indices.map(
-        lambda i: (preprocess.one(_read(raw[i], is_path)), targets[i]), num_parallel_calls=tf.data.AUTOTUNE
+      lambda i: (preprocess.one(_read(raw[i], is_path)), targets[i]), num_parallel_calls=tf.data.AUTOTUNE
     ).batch(batch_size, drop_remainder=True)
   return dataset.prefetch(tf.data.AUTOTUNE)
 
@@ -51,12 +51,12 @@ def for_inference(inputs, preprocess, modality, batch_size):
   indices = tf.data.Dataset.from_tensor_slices(filled)
   if modality == "text":
     dataset = indices.batch(batch_size).map(
-        lambda i: preprocess(tf.gather(raw, i)), num_parallel_calls=tf.data.AUTOTUNE
+      lambda i: preprocess(tf.gather(raw, i)), num_parallel_calls=tf.data.AUTOTUNE
     )
   else:
-    dataset = indices.map(
-        lambda i: preprocess.one(_read(raw[i], is_path)), num_parallel_calls=tf.data.AUTOTUNE
-    ).batch(batch_size)
+    dataset = indices.map(lambda i: preprocess.one(_read(raw[i], is_path)), num_parallel_calls=tf.data.AUTOTUNE).batch(
+      batch_size
+    )
   return dataset.prefetch(tf.data.AUTOTUNE), positions
 
 
@@ -68,7 +68,7 @@ def restore(outputs, positions):
 
 
 def for_features(features, targets, batch_size, seed):
-  """Returns an endless dataset of full batches (features [batch, width], targets [batch]), shuffled like `for_training`."""
+  """Returns an endless dataset of full batches (features [batch, width], targets [batch]), shuffled as for training."""
   features, targets = tf.constant(features), tf.constant(targets)
   batches = _order(len(targets), seed).batch(batch_size, drop_remainder=True)
   return batches.map(lambda i: (tf.gather(features, i), tf.gather(targets, i))).prefetch(tf.data.AUTOTUNE)

@@ -28,7 +28,9 @@ def make(examples, config):
   """
   pool = np.flatnonzero((examples.splits == "") | (examples.splits == "train"))
   if not len(pool):
-    raise UserError(f"{examples.source} has no training examples, only {' and '.join(sorted(set(examples.splits)))}")
+    raise UserError(
+      f"{examples.source} has no training examples, only {' and '.join(sorted(set(examples.splits)))}: add a train part"
+    )
   _need_two_classes(examples, pool)
   drawn = [split for split in ("test", "validation") if not np.any(examples.splits == split)]
   assigned = strings([split or "train" for split in examples.splits])
@@ -75,6 +77,15 @@ def read(path, examples):
   if len(examples) > num_examples:
     notes.append(f"{len(examples) - num_examples:,} examples are newer than {path} and are left out")
   return Splits(examples=examples, class_names=class_names, notes=notes, settings=settings, **indices)
+
+
+def hashes(path):
+  """Returns the content hashes (frozenset of str) in the manifest at `path`; none where `read` would refuse it."""
+  try:
+    listed = files.read_json(path)["splits"]
+    return frozenset(digest for split in SPLITS for digest in listed[split]["hashes"])
+  except (OSError, KeyError, TypeError, ValueError):
+    return frozenset()
 
 
 def _need_two_classes(examples, pool):

@@ -1,0 +1,113 @@
+"""`tfds:NAME`: prepared directories, and what is told where there is none."""
+
+import hashlib
+import pathlib
+import urllib.parse
+
+import pytest
+import requests
+from loading import LocalAssets, load, refusal
+
+
+@pytest.fixture(scope="module")
+def tfds_dir(tmp_path_factory):
+  """A directory with two prepared sets: `small_images` 1.0.0 (train, test) and `small_texts` 2.1.0 (one split)."""
+  import numpy as np
+  import tensorflow_datasets as tfds
+
+  class SmallImages(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+      features = {
+        "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+        "kind": tfds.features.ClassLabel(names=["cat", "ant"]),
+        "file": tfds.features.Text(),
+      }
+      return tfds.core.DatasetInfo(
+        builder=self, features=tfds.features.FeaturesDict(features), supervised_keys=("image", "kind")
+      )
+
+    def _split_generators(self, dl_manager):
+      return {name: self._generate_examples(start) for start, name in enumerate(["train", "test", "extra"])}
+
+    def _generate_examples(self, start):
+      for number in range(4):
+        pixels = np.full((5, 4, 3), 10 * start + number, np.uint8)
+        yield number, {"image": pixels, "kind": number % 2, "file": f"{number}.png"}
+
+  class SmallTexts(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("2.1.0")
+
+    def _info(self):
+      features = {"words": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["no", "yes"])}
+      return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+      return {"full": self._generate_examples()}
+
+    def _generate_examples(self):
+      for number in range(6):
+        yield number, {"words": f"größe {number}", "label": number % 2 if number < 5 else -1}
+
+  root = tmp_path_factory.mktemp("tfds")
+  for builder in (SmallImages, SmallTexts):
+    builder(data_dir=root).download_and_prepare()
+  return root
+
+
+def test_tfds_images_stay_encoded_in_files(tfds_dir, tmp_path):
+  import tensorflow as tf
+
+  flags = {"data_dir": str(tfds_dir), "offline": True, "verify": None, "assets": LocalAssets(tmp_path)}
+  examples = load("tfds:small_images", **flags)
+  assert list(examples.splits) == ["train"] * 4 + ["test"] * 4
+  assert sorted(examples.labels[:4]) == ["ant", "ant", "cat", "cat"]
+  assert list(examples.ids[:2]) == ["train:1", "train:2"]
+  assert "extra" in examples.notes[0]
+  for path, digest in zip(examples.inputs, examples.hashes):
+    encoded = pathlib.Path(path).read_bytes()
+    assert hashlib.sha256(encoded).hexdigest() == digest
+    assert tf.io.decode_png(encoded).shape == (5, 4, 3)
+  again = load("tfds:small_images:1.0.0", **flags)
+  assert list(again.inputs) == list(examples.inputs)
+
+
+def test_tfds_texts(tfds_dir):
+  flags = {"data_dir": str(tfds_dir), "on_bad_example": "skip"}
+  examples = load("tfds:small_texts", **flags)
+  assert sorted(zip(examples.inputs, examples.labels)) == [
+    (f"größe {number}", "yes" if number % 2 else "no") for number in range(5)
+  ]
+  assert set(examples.splits) == {""}
+  assert [bad["reason"] for bad in examples.skipped] == ["it has no label"]
+  names = load("tfds:small_images", text_column="file", label_column="kind", **flags)
+  assert sorted(names.inputs[:4]) == ["0.png", "1.png", "2.png", "3.png"]
+
+
+def test_tfds_refusals(tfds_dir):
+  flags = {"data_dir": str(tfds_dir), "offline": True}
+  assert "did you mean small_images?" in refusal("tfds:small_image", **flags)
+  assert "did you mean mnist?" in refusal("tfds:mnits", **flags)
+  assert "--offline" in refusal("tfds:mnist", **flags)
+  assert "of small_texts there is: 2.1.0" in refusal("tfds:small_texts:9.9.9", **flags)
+  assert "tfds:NAME[/CONFIG][:VERSION]" in refusal("tfds:two words", **flags)
+  assert "--data_dir" in refusal("tfds:mnist", data_dir=str(tfds_dir / "missing"))
+  assert "no feature 'wrods' (--text_column)" in refusal("tfds:small_texts", text_column="wrods", **flags)
+  assert "cannot tell" in refusal("tfds:small_texts", text_column="label", **flags)
+
+
+def test_tfds_without_a_network_is_told_at_once(tmp_path, monkeypatch, capfd):
+  pytest.importorskip("importlib_resources")
+  asked = []
+
+  def unreachable(url, **_):
+    asked.append(url)
+    raise requests.ConnectionError
+
+  monkeypatch.setattr(requests, "get", unreachable)
+  message = refusal("tfds:tf_flowers", data_dir=str(tmp_path))
+  assert f"not prepared in {tmp_path} (--data_dir) and {urllib.parse.urlsplit(asked[0]).hostname} cannot be" in message
+  assert len(asked) == 1
+  assert list(tmp_path.iterdir()) == []
+  assert capfd.readouterr().out == ""

@@ -1,0 +1,155 @@
+"""`table:PATH`: csv, tsv, jsonl, Parquet, and what a bad one is told."""
+
+import csv
+import json
+
+from loading import load, refusal, write, write_images
+
+
+def test_table_directory_gives_splits_and_ignores_other_files(tmp_path):
+  for name in ("train.tsv", "dev.tsv", "test.tsv", "train_small.tsv"):
+    write(tmp_path / name, f"text\tlabel\nin {name}\tyes\n")
+  write(tmp_path / "README.txt", "about")
+  examples = load(f"table:{tmp_path}")
+  assert list(examples.ids) == ["train.tsv:1", "dev.tsv:1", "test.tsv:1"]
+  assert list(examples.splits) == ["train", "validation", "test"]
+
+
+def test_table_of_one_file_has_no_splits(tmp_path):
+  file = write(tmp_path / "all.tsv", "text\tlabel\nx\ta\ny\tb\n")
+  for name in (file, tmp_path):
+    examples = load(f"table:{name}")
+    assert list(examples.ids) == ["all.tsv:1", "all.tsv:2"]
+    assert set(examples.splits) == {""}
+
+
+def test_tsv_has_no_quoting_and_no_missing_value_words(tmp_path):
+  file = write(tmp_path / "t.tsv", '\ufefftext\tlabel\r\n"NA, he said\tNone\r\n\r\nnull\t1\r\nNaN\t1.0\r\n')
+  examples = load(f"table:{file}")
+  assert list(examples.inputs) == ['"NA, he said', "null", "NaN"]
+  assert list(examples.labels) == ["None", "1", "1.0"]
+  assert examples.ids[1] == "t.tsv:2"
+
+
+def test_csv_has_quoting(tmp_path):
+  long = "x" * 200_000
+  with open(tmp_path / "t.csv", "w", newline="", encoding="utf-8") as file:
+    csv.writer(file).writerows([("label", "text"), ("a", 'one, "two"\nthree'), ("NA", "null"), ("b", long)])
+  examples = load(f"table:{tmp_path / 't.csv'}")
+  assert list(examples.inputs) == ['one, "two"\nthree', "null", long]
+  assert list(examples.labels) == ["a", "NA", "b"]
+
+
+def test_jsonl_and_parquet_keep_whole_labels_whole(tmp_path):
+  import pandas as pd
+
+  frame = pd.DataFrame({"text": ["NA", "ü", "z"], "label": [1, 0, 12]})
+  frame.to_parquet(tmp_path / "t.parquet")
+  frame.assign(label=frame.label.astype(float)).to_parquet(tmp_path / "f.parquet")
+  write(tmp_path / "t.jsonl", "\n".join(json.dumps(row) for row in frame.to_dict("records")) + "\n\n")
+  for name in ("t.parquet", "f.parquet", "t.jsonl"):
+    examples = load(f"table:{tmp_path / name}")
+    assert list(examples.inputs) == ["NA", "ü", "z"]
+    assert list(examples.labels) == ["1", "0", "12"]
+  write(tmp_path / "b.jsonl", '{"text": "x", "label": true}\n{"label": false, "text": "y"}')
+  assert list(load(f"table:{tmp_path / 'b.jsonl'}").labels) == ["true", "false"]
+
+
+def test_table_bad_rows_stop_or_are_listed(tmp_path):
+  file = write(tmp_path / "t.tsv", "text\tlabel\ngood\ta\n  \ta\nno label\t\nragged\ta\tb\nshort\nfine\tb\n")
+  assert "t.tsv:2: the text is empty (4 of 6" in refusal(f"table:{file}")
+  examples = load(f"table:{file}", on_bad_example="skip")
+  assert list(examples.ids) == ["t.tsv:1", "t.tsv:6"]
+  assert {bad["id"]: bad["reason"] for bad in examples.skipped} == {
+    "t.tsv:2": "the text is empty",
+    "t.tsv:3": "it has no label",
+    "t.tsv:4": "line 5 has 3 fields, the header has 2",
+    "t.tsv:5": "line 6 has 1 fields, the header has 2",
+  }
+
+
+def test_jsonl_bad_lines(tmp_path):
+  file = write(
+    tmp_path / "t.jsonl", '{"text": "x", "label": "a"}\n{oops\n[1]\n{"text": ["y"], "label": "b"}\n{"text": "z"}\n'
+  )
+  examples = load(f"table:{file}", on_bad_example="skip")
+  assert list(examples.ids) == ["t.jsonl:1"]
+  reasons = " | ".join(bad["reason"] for bad in examples.skipped)
+  assert "line 2 is not JSON" in reasons
+  assert "line 3 is not a JSON object" in reasons
+  assert "a cell holds a list" in reasons
+  assert "it has no label" in reasons
+
+
+def test_table_of_image_paths(tmp_path):
+  write_images(tmp_path, "pictures/1.jpg", "pictures/2.jpg")
+  file = write(tmp_path / "t.csv", "image,label\npictures/1.jpg,a\npictures/2.jpg,b\npictures/3.jpg,b\n")
+  assert f"t.csv:3: {tmp_path}/pictures/3.jpg cannot be read: No such file" in refusal(f"table:{file}")
+  examples = load(f"table:{file}", on_bad_example="skip")
+  assert examples.modality == "image"
+  assert examples.inputs[1] == str(tmp_path / "pictures/2.jpg")
+  assert list(examples.ids) == ["t.csv:1", "t.csv:2"]
+
+
+def test_table_with_text_and_image_columns_wants_a_choice(tmp_path):
+  write_images(tmp_path, "1.jpg", "2.jpg")
+  file = write(tmp_path / "t.csv", "image,text,caption,label\n1.jpg,x,xx,a\n2.jpg,y,yy,b\n")
+  message = refusal(f"table:{file}")
+  assert "--image_column=" in message
+  assert "--text_column=" in message
+  assert load(f"table:{file}", image_column="").modality == "text"
+  assert load(f"table:{file}", text_column="").modality == "image"
+  assert list(load(f"table:{file}", text_column="caption").inputs) == ["xx", "yy"]
+
+
+def test_missing_column_names_those_there_are(tmp_path):
+  file = write(tmp_path / "t.csv", "texts,class\nx,a\n")
+  message = refusal(f"table:{file}")
+  assert "'text' (--text_column)" in message
+  assert "texts, class" in message
+  assert "did you mean texts?" in message
+  assert "'label' (--label_column)" in refusal(f"table:{file}", text_column="texts")
+  assert len(load(f"table:{file}", text_column="texts", label_column="class")) == 1
+
+
+def test_unreadable_tables(tmp_path):
+  latin = write(tmp_path / "latin.tsv", "text\tlabel\nfine\ta\nüber\tb\n", encoding="latin-1")
+  quote = write(tmp_path / "quote.csv", 'text,label\n"open,a\nx,b\n')
+  twice = write(tmp_path / "twice.csv", "text,text,label\nx,y,a\n")
+  fake = write(tmp_path / "fake.parquet", "text")
+  assert "latin.tsv is not UTF-8: byte 18 on line 3" in refusal(f"table:{latin}")
+  assert "quote.csv, line 3" in refusal(f"table:{quote}")
+  assert "'text' twice" in refusal(f"table:{twice}")
+  assert "fake.parquet is not a Parquet file" in refusal(f"table:{fake}")
+  assert "is empty" in refusal(f"table:{write(tmp_path / 'none.csv', '')}")
+  assert "no rows" in refusal(f"table:{write(tmp_path / 'header.csv', 'text,label')}")
+  assert "known are .csv, .tsv, .jsonl, .parquet" in refusal(f"table:{write(tmp_path / 'sheet.xlsx', '')}")
+  assert "there is no file" in refusal(f"table:{tmp_path / 'missing.csv'}")
+
+
+def test_table_directories_that_cannot_be_told(tmp_path):
+  for name in ("two/train.tsv", "two/train.csv", "odd/one.tsv", "odd/other.tsv"):
+    write(tmp_path / name, "text\tlabel\nx\ta\n")
+  (tmp_path / "bare").mkdir()
+  assert "train.csv and train.tsv are both the train split" in refusal(f"table:{tmp_path / 'two'}")
+  assert "none of them named train" in refusal(f"table:{tmp_path / 'odd'}")
+  assert "has no table" in refusal(f"table:{tmp_path / 'bare'}")
+
+
+def test_banking77(shared):
+  examples = load(f"table:{shared('data/banking77')}")
+  assert len(examples) == 13_083
+  assert len(set(examples.labels)) == 77
+
+
+def test_clinc150_leaves_other_tables_alone(shared):
+  examples = load(f"table:{shared('data/clinc150')}")
+  assert {id.split(":")[0] for id in examples.ids} == {"train.tsv", "dev.tsv", "test.tsv"}
+  assert len(set(examples.labels)) == 151
+
+
+def test_a_first_line_that_names_no_columns_is_told(tmp_path):
+  semicolons = write(tmp_path / "semicolons.csv", "text;label\nx;a\n")
+  headless = write(tmp_path / "headless.csv", "a good film,positive\na bad film,negative\n")
+  assert "its only column is 'text;label': separate the fields of a .csv by commas" in refusal(f"table:{semicolons}")
+  assert "its first line names the columns: a good film, positive" in refusal(f"table:{headless}")

@@ -1,0 +1,202 @@
+"""`table:PATH`: csv, tsv, jsonl and Parquet files with named columns; a directory gives splits."""
+
+import csv
+import io
+import itertools
+import json
+
+from tl_app import config as configs
+from tl_app.data.rows import SPLIT_NAMES, Raw, Row, as_text, columns, one_for_each_split, visible
+from tl_app.errors import UserError
+
+# Texts of a table may be whole documents; the csv module stops at 128 KiB otherwise.
+csv.field_size_limit(2**31 - 1)
+
+
+def read(path, what, config):
+  """Returns the `Raw` of a table, or of a directory of them. Paths of images are relative to the table.
+
+  Args:
+    path: path.
+    what: the flag with its value, the beginning of a message.
+    config: `Config`, for the names of the columns.
+
+  Raises:
+    UserError: no such table, one that cannot be read, or a column that is not there.
+  """
+  raw = Raw("", [])
+  for split, file in _files(path, what):
+    names, records = READERS[file.suffix.lower()](file)
+    chosen, column = _input_column(names, config, file)
+    if config.label_column not in names:
+      raise UserError(
+        f"{file} has no column {config.label_column!r} (--label_column); {known(file, names, config.label_column)}"
+      )
+    if raw.modality not in ("", chosen):
+      raise UserError(
+        f"{file} has a column of {chosen}s, the tables beside it {raw.modality}s: give all the same columns"
+      )
+    raw.modality = chosen
+    before = len(raw.rows)
+    for id, (value, label), reason in cells(file, names, records, (column, config.label_column)):
+      if chosen == "image" and value:
+        value = str(file.parent / value)
+      raw.rows.append(Row(id, value, label, split, reason))
+    if len(raw.rows) == before:
+      raise UserError(f"{file} has a header but no rows")
+  return raw
+
+
+def cells(file, names, records, wanted):
+  """Yields (id, cells, reason) of each record, the cells of the columns `wanted` as str, or None where absent.
+
+  An id is the file's name and the row number; the first data row is 1. With a reason all cells are None.
+
+  Args:
+    file: path.
+    names, records: of a reader in `READERS`.
+    wanted: column names.
+  """
+  places = [names.index(name) for name in wanted]
+  for number, record in enumerate(records, start=1):
+    id = f"{file.name}:{number}"
+    try:
+      if isinstance(record, str):
+        raise ValueError(record)
+      yield id, [as_text(record[place]) for place in places], ""
+    except ValueError as error:
+      yield id, [None] * len(places), str(error)
+
+
+def known(file, names, wanted):
+  """Returns the end of a message about a column that `file` lacks: the columns it has, and what names them."""
+  by_line = file.suffix.lower() in (".csv", ".tsv")
+  return columns(names, wanted, "its first line names the columns" if by_line else "its columns are")
+
+
+def _input_column(names, config, file):
+  """Returns ("text" or "image", column name): the one that is there, or of two the one that the user chose by flag."""
+  text, image = config.text_column in names, config.image_column in names
+  if text and image:
+    chosen = [name for name in ("text_column", "image_column") if getattr(config, name) != configs.FIELDS[name].default]
+    if len(chosen) != 1:
+      raise UserError(
+        f"{file} has both {config.text_column!r} and {config.image_column!r}: pass --image_column= (empty) to train on "
+        "the texts, --text_column= to train on the images"
+      )
+    text = chosen == ["text_column"]
+  if text:
+    return "text", config.text_column
+  if image:
+    return "image", config.image_column
+  raise UserError(
+    f"{file} has neither a column {config.text_column!r} (--text_column) nor {config.image_column!r} (--image_column); "
+    + known(file, names, config.text_column)
+  )
+
+
+def _files(path, what):
+  """Returns [(split, file)] of `table:PATH`; a file, or a directory's only table, has split ""."""
+  if not path.exists():
+    raise UserError(f"{what}: there is no file or directory {path}")
+  suffixes = ", ".join(READERS)
+  if not path.is_dir():
+    if path.suffix.lower() not in READERS:
+      raise UserError(f"{what}: {path.name} is not a table by its suffix; known are {suffixes}")
+    return [("", path)]
+  tables = [file for file in visible(path)[1] if file.suffix.lower() in READERS]
+  named = [file for file in tables if file.stem.lower() in SPLIT_NAMES]
+  if named:
+    return one_for_each_split([(file, file.stem) for file in named], what)
+  if len(tables) == 1:
+    return [("", tables[0])]
+  found = f"has {len(tables)} tables, none of them named train" if tables else f"has no table ({suffixes})"
+  raise UserError(f"{what}: {path} {found}; it takes train, dev or val, and test, or name one file")
+
+
+def _read_text(file):
+  try:
+    data = file.read_bytes()
+    return data.decode("utf-8-sig")
+  except OSError as error:
+    raise UserError(f"{file} cannot be read: {error.strerror}") from None
+  except UnicodeDecodeError as error:
+    line = data.count(b"\n", 0, error.start) + 1
+    raise UserError(f"{file} is not UTF-8: byte {error.start} on line {line}; save it as UTF-8") from None
+
+
+def _header(file, names):
+  repeated = {name for name in names if names.count(name) > 1}
+  if repeated:
+    raise UserError(f"{file} has the column {sorted(repeated)[0]!r} twice in its header: rename one")
+  return names
+
+
+def _read_tsv(file):
+  """Returns (column names, iterator of rows) of a TSV without quoting: a quote is a character like any other."""
+  lines = (line.removesuffix("\r") for line in _read_text(file).split("\n"))
+  rows = ((number, line.split("\t")) for number, line in enumerate(lines, start=1) if line)
+  return _with_header(file, rows)
+
+
+def _read_csv(file):
+  """Returns (column names, iterator of rows) of a CSV with quoting; a quoted field may hold commas and line ends."""
+  reader = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
+
+  def rows():
+    try:
+      for row in reader:
+        if row:
+          yield reader.line_num, row
+    except csv.Error as error:
+      raise UserError(f"{file}, line {reader.line_num}: {error}: a quote is not closed or not doubled") from None
+
+  return _with_header(file, rows())
+
+
+def _with_header(file, rows):
+  """Returns (column names, iterator of rows) from (line number, fields); a ragged row becomes the reason as a str."""
+  _, names = next(rows, (0, None))
+  if names is None:
+    raise UserError(f"{file} is empty")
+  records = (
+    row if len(row) == len(names) else f"line {line} has {len(row)} fields, the header has {len(names)}"
+    for line, row in rows
+  )
+  return _header(file, names), records
+
+
+def _read_jsonl(file):
+  """Returns (keys of all lines, iterator of rows) of one JSON object a line; an absent key is None."""
+  records, names = [], {}
+  for number, line in enumerate(_read_text(file).split("\n"), start=1):
+    if not line.strip():
+      continue
+    try:
+      record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+      record, reason = None, f"line {number} is not JSON: {getattr(error, 'msg', error)}"
+    else:
+      reason = f"line {number} is not a JSON object"
+    records.append(record if isinstance(record, dict) else reason)
+    names.update(dict.fromkeys(record if isinstance(record, dict) else ()))
+  if not names:
+    raise UserError(f"{file} {'has no line with a JSON object: ' + records[0] if records else 'is empty'}")
+  return list(names), (r if isinstance(r, str) else [r.get(name) for name in names] for r in records)
+
+
+def _read_parquet(file):
+  """Returns (column names, iterator of rows) of a Parquet file."""
+  import pyarrow
+  from pyarrow import parquet
+
+  try:
+    table = parquet.ParquetFile(file)
+    names = _header(file, table.schema_arrow.names)
+    batches = list(table.iter_batches())
+  except (pyarrow.ArrowException, OSError) as error:
+    raise UserError(f"{file} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
+  return names, itertools.chain.from_iterable(zip(*(c.to_pylist() for c in batch.columns)) for batch in batches)
+
+
+READERS = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}

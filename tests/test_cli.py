@@ -1,4 +1,4 @@
-"""The frame of the entry points: `--help` without TensorFlow, exit codes, one line for each thing that a user gets wrong."""
+"""The frame of the entry points: `--help` without TensorFlow, exit codes, one line for each thing a user gets wrong."""
 
 import errno
 import os

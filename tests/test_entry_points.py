@@ -1,14 +1,11 @@
 """The five commands as a user runs them: a process each, around one tiny trained run."""
 
 import json
-import os
-import pathlib
 import signal
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import tiny_data
 import tiny_modules
@@ -103,6 +100,7 @@ def test_inspect_shows_one_backbone(world):
   done = run("inspect", f"--backbone={world}/image", "--image_size=16")
   lines = done.stdout.splitlines()
   assert "image float32 [None, 16, 16, 3]" in done.stdout and "features    8" in done.stdout
+  assert "image size  16 x 16 pixels" in done.stdout
   stages = [line.split()[:2] for line in lines[-4:]]
   assert stages == [["stem", "5"], ["block_0", "5"], ["block_1", "5"], ["top", "5"]]
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tiny_modules
 
+from tl_app import fitting, optimizers, recipes, stages
 from tl_app import model as model_lib
-from tl_app import optimizers, recipes, stages, training
 from tl_app.backbones import native, saved_model
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.spec import BackboneSpec
@@ -53,7 +53,7 @@ def _fit(model, phase):
   stages.set_trainable(model, phase)
   before = stages.state(model, phase)
   network = model_lib.training_network(model, phase.train_stages)
-  training.compile_for(network, phase, model)
+  fitting.compile_for(network, phase, model)
   network.fit(x, y, batch_size=16, verbose=0)
   return before, stages.audit(model, before)
 
@@ -177,7 +177,7 @@ def test_a_wrong_freeze_is_caught(model):
   everything = _phase(model, train_stages="all")
   model.head.get_layer("logits").kernel.assign(np.ones((8, 3)) * np.arange(3))
   stages.set_trainable(model, everything)
-  training.compile_for(model.network, everything, model)
+  fitting.compile_for(model.network, everything, model)
   rng = np.random.default_rng(0)
   model.network.fit(rng.uniform(size=(32, 16, 16, 3)), rng.integers(0, 3, 32), batch_size=16, verbose=0)
   with pytest.raises(RunFailed, match="frozen variables of stage"):

@@ -14,7 +14,7 @@ import tiny_data
 import tiny_modules
 
 from tl_app import config as config_lib
-from tl_app import files, serving, training
+from tl_app import files, runs, serving, training
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
 
@@ -155,7 +155,7 @@ def test_config_json_runs_the_run_again_to_the_same_numbers(run, tmp_path, backb
 
 
 def test_another_seed_trains_another_way(run):
-  losses = {run(recipe="full", epochs=2, seed=seed)[0]["test"]["loss"] for seed in (1, 2)}
+  losses = {run("strings", "reviews", head_epochs=2, seed=seed)[0]["test"]["loss"] for seed in (1, 2)}
   assert len(losses) == 2
 
 
@@ -178,7 +178,7 @@ def test_two_devices_give_the_numbers_of_one(world, tmp_path):
   # Devices are chosen before TensorFlow starts, and here in a process without the strategies of other tests.
   command = [sys.executable, "-c", MIRRORED, str(pathlib.Path(__file__).parent), json.dumps(world), str(tmp_path)]
   done = subprocess.run(command, capture_output=True, text=True, check=False)
-  assert done.returncode == 0, done.stderr[-2000:]
+  assert done.returncode == 0, done.stderr
   for case in ("probe-8", "full-8", "full-32"):
     one, two = tmp_path / f"{case}-single", tmp_path / f"{case}-mirrored"
     assert files.read_json(two / "metrics.json")["environment"]["replicas"] == 2
@@ -214,12 +214,12 @@ def test_given_validation_and_test_sets_are_used_as_they_are(run, tmp_path):
 def test_features_are_read_back_and_give_the_same_answers(run, tmp_path, caplog):
   caplog.set_level(logging.INFO, "tl_app")
   store = str(tmp_path / "features")
-  first, _ = run(feature_cache=store)
+  first, _ = run("bert", "reviews", feature_cache=store)
   assert "features read from" not in caplog.text
-  second, _ = run(feature_cache=store)
-  assert "60 of 60 features read from" in caplog.text and second["test"] == first["test"]
+  second, _ = run("bert", "reviews", feature_cache=store)
+  assert "80 of 80 features read from" in caplog.text and second["test"] == first["test"]
   assert len(list((tmp_path / "features").glob("*/rows.f32"))) == 1
-  off, workdir = run(feature_cache="off")
+  off, workdir = run("bert", "reviews", feature_cache="off")
   assert off["test"]["loss"] == pytest.approx(first["test"]["loss"], abs=1e-5)
   assert len(list((tmp_path / "features").glob("*"))) == 1
 
@@ -271,3 +271,33 @@ def test_a_failed_parity_leaves_nothing_that_looks_whole(run, tmp_path, monkeypa
   left = {path.name for path in (tmp_path / "run0").iterdir()}
   assert not left & {"metrics.json", "predictions_test.csv", "report.html", "export"}
   assert not [name for name in left if "export" in name]
+
+
+def test_a_finished_run_is_measured_on_other_data(run, tmp_path):
+  _, workdir = run("strings", "reviews")
+  more = tiny_data.reviews(tmp_path / "more.csv", n=30, seed=9)
+  measured = runs.evaluate(workdir, {"dataset": f"table:{more}"}, "")
+  assert measured["test"]["num_examples"] == 30 and measured["test"]["accuracy"] >= 0.9
+  more = tmp_path / "other.csv"
+  more.write_text("text,label\ngood film,splendid\n")
+  with pytest.raises(UserError, match="other.csv has the label 'splendid'; the model of .* knows: negative, positive"):
+    runs.evaluate(workdir, {"dataset": f"table:{more}"}, "")
+  images = tiny_data.colours(tmp_path / "more", per_class=1)
+  with pytest.raises(UserError, match="holds images, but the model of .* reads texts"):
+    runs.evaluate(workdir, {"dataset": f"images:{images}"}, "")
+  with pytest.raises(UserError, match="--output=.*other.csv/here: .*other.csv is a file"):
+    runs.evaluate(workdir, {}, f"{more}/here")
+
+
+def test_a_damaged_run_is_refused(run):
+  _, workdir = run("strings", "reviews", head_epochs=2)
+  weights_file = workdir / "checkpoints" / "model.weights.h5"
+  weights_file.write_bytes(weights_file.read_bytes()[:-900])
+  with pytest.raises(UserError, match="weights.h5 does not fit --backbone=.*: one of them has changed; train again"):
+    runs.evaluate(workdir, {}, "")
+  (workdir / "plan.json").write_text("{")
+  with pytest.raises(UserError, match="plan.json is damaged: train again"):
+    runs.evaluate(workdir, {}, "")
+  (workdir / "metrics.json").unlink()
+  with pytest.raises(UserError, match="holds no finished run: metrics.json is missing"):
+    runs.evaluate(workdir, {}, "")

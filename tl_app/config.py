@@ -37,7 +37,7 @@ class Config:
   )
   max_length: int = _field(
     0,
-    "Text length in tokens, special tokens included. 0: holds 99 % of the training texts, at most the backbone's limit.",
+    "Text length in tokens, special ones included. 0: holds 99 % of the training texts, at most the backbone's limit.",
     low=0,
   )
   image_size: int = _field(0, "Height and width in pixels. 0: the backbone's own.", low=0, high=4096)

@@ -1,5 +1,7 @@
 """Strategies: one device, or several with the same numbers."""
 
+import functools
+
 import tensorflow as tf
 
 from tl_app.errors import UserError
@@ -18,8 +20,15 @@ def strategy(name, num_devices):
   if gpus:
     if num_devices > len(gpus):
       raise UserError(f"--num_devices={num_devices}, but this machine has {len(gpus)} GPU(s)")
-    return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(num_devices or len(gpus))])
-  return tf.distribute.MirroredStrategy(_logical_cpus(num_devices or 1))
+    return _mirrored(tuple(f"GPU:{i}" for i in range(num_devices or len(gpus))))
+  return _mirrored(_logical_cpus(num_devices or 1))
+
+
+@functools.cache
+def _mirrored(devices):
+  # One for each set of devices in a process: a second one would number its collective operations from the start again,
+  # and TensorFlow takes them for those of the first (a notebook that trains twice).
+  return tf.distribute.MirroredStrategy(list(devices))
 
 
 def _logical_cpus(count):
@@ -33,4 +42,4 @@ def _logical_cpus(count):
       raise UserError(
         f"--num_devices={count} on a CPU must be chosen before TensorFlow starts: run it in a fresh process"
       ) from None
-  return [f"CPU:{i}" for i in range(count)]
+  return tuple(f"CPU:{i}" for i in range(count))

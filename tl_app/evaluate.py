@@ -22,7 +22,7 @@ def main():
 
   with cli.progress():
     metrics = runs.evaluate(FLAGS.workdir, cli.given(DATA), FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
-  print(evaluation.summary(metrics, FLAGS.output or FLAGS.workdir))
+  print(evaluation.summary(metrics, FLAGS.output or None))
 
 
 if __name__ == "__main__":

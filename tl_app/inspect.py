@@ -4,7 +4,7 @@ python -m tl_app.inspect
 python -m tl_app.inspect --backbone=minilm_l6.pypi
 """
 
-from tl_app import cli, inspection
+from tl_app import backbones, cli, inspection
 from tl_app.assets import Assets
 
 FLAGS = cli.FLAGS
@@ -15,6 +15,7 @@ def main():
   if not FLAGS.backbone:
     print(inspection.listing())
     return
+  backbones.resolve(FLAGS.backbone)
   cli.start_tensorflow()
   assets = Assets(FLAGS.cache_dir, FLAGS.offline)
   print(inspection.describe(FLAGS.backbone, assets, FLAGS.preprocessor, FLAGS.pooling, FLAGS.image_size))

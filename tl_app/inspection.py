@@ -37,6 +37,7 @@ def describe(name, assets, preprocessor="", pooling="auto", image_size=0):
     f"  licence     {spec.licence}",
     f"  inputs      {', '.join(f'{x.name} {x.dtype} {list(x.shape)}' for x in inputs)}",
     f"  outputs     {', '.join(f'{key} {list(x.shape)}' for key, x in backbone.network.output.items())}",
+    f"  {_size(backbone)}",
     f"  features    {backbone.feature_size}, pooling {spec.pooling if pooling == 'auto' else pooling}",
     f"  parameters  {_parameters(sum(backbone.stages.values(), [])):,}",
   ]
@@ -46,6 +47,13 @@ def describe(name, assets, preprocessor="", pooling="auto", image_size=0):
   for stage, variables in backbone.stages.items():
     lines.append(f"    {stage.ljust(width)}  {len(variables):4} variables  {_parameters(variables):12,} parameters")
   return "\n".join(lines)
+
+
+def _size(backbone):
+  if backbone.modality == "image":
+    return f"image size  {backbone.preprocess.size} x {backbone.preprocess.size} pixels"
+  limit = backbone.preprocess.limit
+  return f"max length  {f'{limit} tokens' if limit else 'any'}"
 
 
 def _parameters(variables):

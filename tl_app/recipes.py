@@ -31,7 +31,7 @@ class Phase:
     epochs: passes over the training examples, at most.
     steps_per_epoch: batches; every example is used once per pass on average.
     batch_size: global number of examples per batch.
-    learning_rates: {stage: peak rate}; the schedule is linear warm-up from 0, then cosine to exactly 0 at the last step.
+    learning_rates: {stage: peak rate}; the schedule is a linear warm-up, then cosine to exactly 0 at the last step.
     warmup_steps: batches until the peak rate.
     weight_decay: decoupled, times the rate; never on biases and normalisation.
     patience: epochs without a better `monitor` until the phase ends; 0 is never.

@@ -1,6 +1,7 @@
 """Finished runs: their model, measured and exported again."""
 
 import dataclasses
+import logging
 import pathlib
 
 import numpy as np
@@ -11,6 +12,8 @@ from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.data import splits
 from tl_app.errors import UserError
+
+log = logging.getLogger(__name__)
 
 BATCH = 64
 
@@ -32,7 +35,7 @@ def restore(paths, config, assets):
   except (OSError, ValueError, KeyError) as error:
     reason = " ".join(str(error).split())[:200]
     raise UserError(
-      f"{paths.weights} cannot be read into --backbone={config.backbone} ({reason}): one of them has changed; train again"
+      f"{paths.weights} does not fit --backbone={config.backbone} ({reason}): one of them changed; train again"
     ) from None
   return model
 
@@ -48,8 +51,9 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
     cache_dir, offline: as in `Config`.
 
   Raises:
-    UserError: no finished run, other data than the run's, or labels that the model does not know.
+    UserError: no finished run, other data than the run's, labels that the model does not know, or `output` is a file.
   """
+  _check_output(output)
   paths, config, assets = _open(workdir, cache_dir, offline)
   examples = data.load(dataclasses.replace(config, **_own_data(flags)), assets, known=splits.hashes(paths.splits))
   model = restore(paths, config, assets)
@@ -66,6 +70,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
       f"--dataset={examples.source} has the label {unknown[0]!r}; the model of {workdir} knows: "
       f"{', '.join(model.class_names[:20])}"
     )
+  log.info("evaluating %s examples", f"{len(examples):,}")
   moving_bar = int(callbacks.verbosity() == 1)
   logits = model_lib.predict(model.network, model.backbone, examples.inputs, BATCH, verbose=moving_bar)
   labels = np.searchsorted(model.class_names, examples.labels.astype(str))
@@ -89,12 +94,14 @@ def export(workdir, output, cache_dir="", offline=False):
   Returns:
     (directory of the SavedModel, the proof).
   """
+  _check_output(output)
   paths, config, assets = _open(workdir, cache_dir, offline)
   directory = pathlib.Path(output) if output else paths.export
   if output and directory.exists() and not (directory / "saved_model.pb").is_file() and any(directory.iterdir()):
     raise UserError(f"--output={output} is not empty and holds no SavedModel: choose another directory")
   examples = data.load(config, assets, known=splits.hashes(paths.splits))
   test = examples.take(splits.read(paths.splits, examples).test)
+  test = test.take(serving.sample(len(test)))
   model = restore(paths, config, assets)
   logits = model_lib.predict(model.network, model.backbone, test.inputs, BATCH)
   return directory, serving.export_and_prove(model, directory, test.inputs, evaluation.softmax(logits))
@@ -104,6 +111,13 @@ def _open(workdir, cache_dir, offline):
   paths, config = workdir_lib.open_run(workdir)
   config = dataclasses.replace(config, cache_dir=cache_dir or config.cache_dir, offline=offline or config.offline)
   return paths, config, Assets(config.cache_dir, config.offline)
+
+
+def _check_output(output):
+  path = pathlib.Path(output)
+  nearest = next(place for place in (path, *path.parents) if place.exists())
+  if output and not nearest.is_dir():
+    raise UserError(f"--output={output}: {nearest} is a file: give a directory")
 
 
 def _own_data(flags):

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -15,6 +16,8 @@ import tensorflow as tf
 from tl_app import files, fresh_process
 from tl_app.data import pipeline
 from tl_app.errors import RunFailed
+
+log = logging.getLogger(__name__)
 
 # Test examples that the fresh process answers, evenly spaced over the split.
 PARITY_EXAMPLES = 512
@@ -91,7 +94,8 @@ def export_and_prove(model, directory, inputs, probabilities):
     RunFailed: a label flipped, a probability differs by more than 1e-4, or the fresh process failed; nothing is left
       at `directory`.
   """
-  chosen = np.unique(np.linspace(0, len(inputs) - 1, min(PARITY_EXAMPLES, len(inputs))).round().astype(int))
+  chosen = sample(len(inputs))
+  log.info("export: writing the SavedModel, then %d test examples are answered by a fresh process", len(chosen))
   with files.atomic_path(directory) as new:
     write(model, new)
     try:
@@ -99,6 +103,11 @@ def export_and_prove(model, directory, inputs, probabilities):
     except RunFailed:
       shutil.rmtree(directory, ignore_errors=True)
       raise
+
+
+def sample(count):
+  """Returns the positions, int [at most PARITY_EXAMPLES], of those of `count` test examples that prove an export."""
+  return np.unique(np.linspace(0, count - 1, min(PARITY_EXAMPLES, count)).round().astype(int))
 
 
 def prove(directory, model, inputs, probabilities):

@@ -1,0 +1,134 @@
+"""The plan of a run: decided, checked, written and said before anything trains."""
+
+import dataclasses
+import logging
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tl_app import config as config_lib
+from tl_app import files, optimizers, recipes, stages
+from tl_app.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# The automatic --max_length holds this share of the training texts whole.
+LENGTH_QUANTILE = 0.99
+
+
+def plan(run, recipe):
+  """Decides text length and phases, writes plan.json, says it, and returns the phases."""
+  preprocessing = _settle_preprocessing(run)
+  backbone, model = run.model.backbone, run.model
+  facts = config_lib.Facts(
+    num_train=len(run.split.train),
+    num_classes=len(run.split.class_names),
+    modality=run.examples.modality,
+    feature_size=backbone.feature_size,
+    stages={name: tuple(v.path for v in variables) for name, variables in backbone.stages.items()},
+  )
+  phases = recipe(run.config, facts, run.strategy.num_replicas_in_sync)
+  if phases[0].backbone_trains:
+    raise UserError("the first phase must train the head alone: start the list with recipes.probe(..)")
+  written = {
+    "backbone": {
+      "name": backbone.spec.name,
+      "kind": backbone.spec.kind,
+      "feature_size": backbone.feature_size,
+      "parameters": sum(_parameters(v) for v in backbone.stages.values()),
+      "notes": backbone.notes,
+    },
+    "preprocessing": preprocessing,
+    "class_names": run.split.class_names,
+    "stages": [
+      {"name": name, "variables": len(variables), "parameters": _parameters(variables)}
+      for name, variables in model.stages.items()
+    ],
+    "phases": [
+      dataclasses.asdict(phase) | {"examples": facts.num_train, "stages": _stage_rows(run, phase)} for phase in phases
+    ],
+  }
+  files.write_json(run.paths.plan, written)
+  for line in _lines(run, written):
+    log.info("%s", line)
+  return phases
+
+
+def _settle_preprocessing(run):
+  """Chooses the text length where the user left it open; returns what was settled, for plan.json."""
+  preprocess = run.model.backbone.preprocess
+  if run.examples.modality == "image":
+    return {"image_size": int(preprocess.size)}
+  if not preprocess.limit:
+    return {"max_length": 0}
+  texts = run.examples.inputs[run.split.train]
+  counts = np.concatenate(
+    [preprocess.count_tokens(tf.constant(list(texts[i : i + 1024]))) for i in range(0, len(texts), 1024)]
+  )
+  if not run.config.max_length:
+    longest = math.ceil(np.quantile(counts, LENGTH_QUANTILE) / 16) * 16
+    preprocess.max_length = int(min(longest, preprocess.limit))
+  cut = float(np.mean(counts > preprocess.max_length))
+  return {"max_length": int(preprocess.max_length), "texts_cut": round(cut, 4)}
+
+
+def _stage_rows(run, phase):
+  """Returns [{"name", "variables", "trainable", "parameters", "learning_rate", "bn"}] of a phase, checked beforehand.
+
+  "parameters" counts what trains: with LoRA the two factors of each kernel.
+
+  Raises:
+    UserError: the phase matches nothing, or asks for what this backbone or strategy cannot do.
+  """
+  model, modes = run.model, stages.batch_norm_modes(run.model, phase)
+  selected = stages.selected(model, phase)
+  if "batch" in modes.values() and model.backbone.spec.kind == "saved_model" and run.strategy.num_replicas_in_sync > 1:
+    raise UserError(f"--bn={phase.bn}: the statistics of a SavedModel cannot be averaged over devices; use --bn=frozen")
+  rows = []
+  for name, variables in model.stages.items():
+    chosen = selected.get(name, [])
+    rank = phase.lora_rank if name != recipes.HEAD else 0
+    count = sum(rank * sum(optimizers.matrix_shape(v.shape)) for v in chosen) if rank else _parameters(chosen)
+    rate = phase.learning_rates.get(name, 0.0) if chosen else 0.0
+    rows.append(
+      {
+        "name": name,
+        "variables": len(variables),
+        "trainable": len(chosen),
+        "parameters": count,
+        "learning_rate": rate,
+        "bn": modes[name],
+      }
+    )
+  return rows
+
+
+def _lines(run, written):
+  """Yields the plan as the user reads it before training starts."""
+  split, backbone = run.split, written["backbone"]
+  yield (
+    f"data: {run.config.dataset}, {len(split.class_names)} classes; {len(split.train)} train, "
+    f"{len(split.validation)} validation, {len(split.test)} test examples"
+  )
+  yield f"backbone: {backbone['name']}, {backbone['parameters']:,} parameters, features [{backbone['feature_size']}]"
+  yield from (f"  {note}" for note in backbone["notes"])
+  yield "preprocessing: " + ", ".join(f"{name} {value}" for name, value in written["preprocessing"].items())
+  for phase in written["phases"]:
+    yield (
+      f"phase {phase['name']}: at most {phase['epochs']} epochs of {phase['steps_per_epoch']} batches of "
+      f"{phase['batch_size']}, weight decay {phase['weight_decay']:g}, fresh optimizer"
+    )
+    if len(phase["train_stages"]) == 1:
+      continue
+    yield f"  {'stage':12} {'variables':>9} {'trainable':>9} {'parameters':>12} {'rate':>9} {'bn':>6}"
+    for row in phase["stages"]:
+      rate = f"{row['learning_rate']:.2e}" if row["trainable"] else "frozen"
+      yield (
+        f"  {row['name']:12} {row['variables']:9} {row['trainable']:9} {row['parameters']:12,} {rate:>9} {row['bn']:>6}"
+      )
+
+
+def _parameters(variables):
+  """Returns the number of weights in `variables`."""
+  return sum(math.prod(v.shape) for v in variables)

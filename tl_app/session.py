@@ -1,0 +1,109 @@
+"""`Session`: what the steps of one run share, and what each of them asks the network."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tl_app import callbacks, feature_cache
+from tl_app import config as config_lib
+from tl_app import model as model_lib
+from tl_app import workdir as workdir_lib
+from tl_app.assets import Assets, cache_root
+from tl_app.data import splits
+from tl_app.data.examples import Examples
+
+# Examples per forward pass without gradients, at least: nothing is kept, so more fit than in a training batch.
+INFERENCE_BATCH = 64
+
+
+@dataclasses.dataclass
+class Session:
+  """What the steps of one run share.
+
+  Attributes:
+    config: the `Config`.
+    paths: the `Workdir`.
+    assets: the `Assets`.
+    strategy: the `tf.distribute.Strategy`.
+    examples: the `Examples`; `labels`, int32 [n], are their class indices.
+    split: the `Splits`.
+    model: the `Model`.
+    features: float32 [n, feature_size] of the frozen backbone, once they were needed.
+    seconds: {"features", "train", "evaluate", "export"}.
+  """
+
+  config: config_lib.Config
+  paths: workdir_lib.Workdir
+  assets: Assets
+  strategy: tf.distribute.Strategy
+  examples: Examples
+  labels: np.ndarray
+  split: splits.Splits
+  model: model_lib.Model
+  features: np.ndarray | None = None
+  seconds: dict = dataclasses.field(
+    default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
+  )
+
+  @contextlib.contextmanager
+  def clock(self, name):
+    """Adds the block's seconds to `seconds[name]`."""
+    start = time.monotonic()
+    try:
+      yield
+    finally:
+      self.seconds[name] += time.monotonic() - start
+
+
+def predict(run, network, indices, verbose=0):
+  """Returns `network`'s output for the examples at `indices`, float32 [len, ..]."""
+  replicas = run.strategy.num_replicas_in_sync
+  batch_size = max(run.config.batch_size, INFERENCE_BATCH)
+  return model_lib.predict(
+    network, run.model.backbone, run.examples.inputs[indices], batch_size - batch_size % replicas, verbose
+  )
+
+
+def frozen_features(run):
+  """Returns the frozen backbone's features, float32 [n, feature_size], of every example of a split; computed once."""
+  if run.features is None:
+    used = np.concatenate([run.split.train, run.split.validation, run.split.test])
+    run.features = np.zeros((len(run.examples), run.model.backbone.feature_size), np.float32)
+    run.features[used] = _extract(run, used, cache=_feature_store(run))
+  return run.features
+
+
+def head_logits(run, indices):
+  """Returns the head's logits on the frozen features, float32 [len, classes]."""
+  return keras.ops.convert_to_numpy(run.model.head(frozen_features(run)[indices], training=False))
+
+
+def _extract(run, indices, cache=None):
+  """Returns the backbone's features of the examples at `indices`, float32 [len, feature_size]."""
+  with run.clock("features"):
+    return feature_cache.features(
+      cache,
+      run.examples.hashes[indices],
+      lambda part: predict(run, run.model.features, indices[part], verbose=int(callbacks.verbosity() == 1)),
+    )
+
+
+def _feature_store(run):
+  """Returns the `FeatureCache` of this backbone, preprocessing and pooling, or None where it is off."""
+  choice, backbone = run.config.feature_cache, run.model.backbone
+  if choice == "off":
+    return None
+  root = cache_root(run.config.cache_dir) / "features" if choice == "auto" else choice
+  key = feature_cache.key(
+    weights=model_lib.fingerprint(backbone.stages),
+    kind=backbone.spec.kind,
+    pooling=backbone.spec.pooling if run.config.pooling == "auto" else run.config.pooling,
+    preprocessing=[backbone.preprocess.identity, getattr(backbone.preprocess, "max_length", 0)],
+    versions=[importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub")],
+  )
+  return feature_cache.FeatureCache(f"{root}/{key}", backbone.feature_size)

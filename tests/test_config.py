@@ -34,8 +34,8 @@ def test_unknown_field_is_refused_with_the_nearest():
     ({"strategy": "single", "num_devices": 2}, "needs --strategy=mirrored"),
     ({"num_devices": 3, "batch_size": 32}, "multiple of --num_devices=3"),
     ({"learning_rate": float("nan")}, "--learning_rate=nan is below"),
-    ({"epochs": "3"}, "is not a int"),
-    ({"epochs": True}, "is not a int"),
+    ({"epochs": "3"}, "is not of type int"),
+    ({"epochs": True}, "is not of type int"),
   ],
 )
 def test_what_cannot_work_is_refused_by_name(change, message):

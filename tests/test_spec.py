@@ -257,14 +257,14 @@ def test_load_dispatches_by_kind(monkeypatch, tmp_path):
   spec = backbones.resolve("bert_base.tfhub")
   assert backbones.load(spec, Assets(tmp_path)) == "loaded"
   assert calls["args"] == (f"dir of {spec.handle}", spec)
-  assert calls["preprocessor"] == f"dir of {spec.preprocessor}" and calls["pooling"] == "mean"
+  assert calls["preprocessor"] == f"dir of {spec.preprocessor}" and calls["pooling"] == "auto"
   backbones.load(spec, Assets(tmp_path), preprocessor="mine", pooling="cls")
   assert calls["preprocessor"] == "dir of mine" and calls["pooling"] == "cls"
   backbones.load(backbones.resolve("resnet50.tfhub"), Assets(tmp_path), image_size=160)
   assert calls["preprocessor"] is None and calls["image_size"] == 160
   native = backbones.resolve("minilm_l6")
   backbones.load(native, Assets(tmp_path))
-  assert calls["args"][0] is native and calls["pooling"] == "mean"
+  assert calls["args"][0] is native and calls["pooling"] == "auto"
   with pytest.raises(UserError, match="--preprocessor=mine"):
     backbones.load(native, Assets(tmp_path), preprocessor="mine")
 

@@ -157,7 +157,7 @@ def validate(config):
   for name, field in FIELDS.items():
     value, meta = getattr(config, name), field.metadata
     if not isinstance(value, TYPES[name]) or (TYPES[name] is not bool and isinstance(value, bool)):
-      raise UserError(f"--{name}={value!r} is not a {TYPES[name].__name__}")
+      raise UserError(f"--{name}={value!r} is not of type {TYPES[name].__name__}")
     if meta["choices"] and value not in meta["choices"]:
       raise UserError(f"--{name}={value} is not one of: {', '.join(meta['choices'])}")
     if meta["low"] is not None and not value >= meta["low"]:
@@ -175,6 +175,8 @@ def validate(config):
     raise UserError(
       f"--batch_size={config.batch_size} is the global batch: make it a multiple of --num_devices={config.num_devices}"
     )
+  if os.path.isfile(config.cache_dir):
+    raise UserError(f"--cache_dir={config.cache_dir} is a file: give a directory")
   if config.feature_cache not in ("auto", "off") and os.path.isfile(config.feature_cache):
     raise UserError(f"--feature_cache={config.feature_cache} is a file: give auto, off or a directory")
 

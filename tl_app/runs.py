@@ -35,7 +35,7 @@ def restore(paths, config, assets):
   except (OSError, ValueError, KeyError) as error:
     reason = " ".join(str(error).split())[:200]
     raise UserError(
-      f"{paths.weights} does not fit --backbone={config.backbone} ({reason}): one of them changed; train again"
+      f"{paths.weights} does not fit --backbone={config.backbone} ({reason}): one of them has changed; train again"
     ) from None
   return model
 

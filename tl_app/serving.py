@@ -69,7 +69,7 @@ def write(model, directory):
   }
   with tempfile.TemporaryDirectory() as scratch:
     labels = pathlib.Path(scratch) / LABELS
-    labels.write_text("".join(f"{name}\n" for name in model.class_names), encoding="utf-8")
+    labels.write_text("".join(f"{' '.join(name.splitlines())}\n" for name in model.class_names), encoding="utf-8")
     served = Served(model, labels)
     signatures = {"serving_default": served.serving_default, "features": served.features}
     tf.saved_model.save(served, str(directory), signatures=signatures)

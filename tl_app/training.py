@@ -1,10 +1,14 @@
 """One run, from a `Config` to a proven SavedModel."""
 
 import dataclasses
+import errno
 import importlib.metadata
 import logging
+import math
+import os
 import platform
 import resource
+import shutil
 
 import keras
 import numpy as np
@@ -65,7 +69,6 @@ def train_and_evaluate(config, workdir, recipe=None):
       metrics["parity"] = export(run, probabilities)
     files.write_json(paths.metrics, metrics | machine(run))
     report.write(paths.root, run.examples)
-    print(evaluation.summary(files.read_json(paths.metrics), paths.root))
     return files.read_json(paths.metrics)
 
 
@@ -86,8 +89,16 @@ def prepare(config, paths, spec):
       f"--backbone={config.backbone} reads {model.backbone.modality}s, but --dataset={config.dataset} "
       f"holds {examples.modality}s: choose a backbone for {examples.modality}s"
     )
+  _refuse_idle_flags(config, examples.modality)
   labels = np.searchsorted(split.class_names, examples.labels.astype(str)).astype(np.int32)
   return Session(config, paths, assets, strategy, examples, labels, split, model)
+
+
+def _refuse_idle_flags(config, modality):
+  idle = {"image": ("preprocessor", "max_length"), "text": ("image_size",)}[modality]
+  for name in idle:
+    if getattr(config, name):
+      raise UserError(f"--{name}={getattr(config, name)} does nothing for {modality}s: leave it out")
 
 
 def climb(run, phases):
@@ -152,8 +163,15 @@ def evaluate(run, rung):
 
 
 def save(run):
-  """Writes the weights that ship."""
+  """Writes the weights that ship.
+
+  Raises:
+    OSError: no space is left for them (HDF5 itself would end the process).
+  """
+  needed = 4 * sum(math.prod(variable.shape) for variable in run.model.network.variables)
   with files.atomic_path(run.paths.weights) as new:
+    if shutil.disk_usage(new.parent).free < 1.1 * needed:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.paths.weights))
     run.model.network.save_weights(new)
 
 

@@ -104,4 +104,4 @@ def _unknown(name):
     found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
     return f"--backbone={name} is a directory with neither saved_model.pb nor config.json; it holds {found}. {forms}"
   families = dict.fromkeys(known.partition(".")[0] for known in names)
-  return f"--backbone={name} is not known{config.suggestion(name, [*names, *families])}. {forms}"
+  return f"--backbone={name} is not known{config.suggestion(name, [*names, *families]) or '.'} {forms}"

@@ -33,6 +33,15 @@ def test_standardize_centres_and_keeps_relative_scales():
   np.testing.assert_allclose(scaled.std(axis=0) / scaled.std(axis=0)[0], ratio, rtol=1e-3)
 
 
+def test_features_that_hardly_vary_do_not_carry_rounding_into_the_answer():
+  head = heads.linear(6, 3)
+  features = 5 + 1e-5 * np.random.default_rng(0).normal(size=(50, 6))
+  heads.standardize(head, features)
+  scaled = np.asarray(head.get_layer("standardize")(features.astype("f"), training=False))
+  rounded = np.asarray(head.get_layer("standardize")(np.nextafter(features.astype("f"), np.float32(9)), training=False))
+  assert np.abs(scaled - rounded).max() < 1e-5
+
+
 def test_constant_features_do_not_divide_by_zero():
   head = heads.linear(6, 3)
   heads.standardize(head, np.ones((10, 6)))

@@ -23,7 +23,7 @@ def linear(feature_size, num_classes):
   return keras.Model(features, logits, name="head")
 
 
-# Of the features' size. Features that vary less (a random network's) would carry float32 rounding, which differs between
+# Of the features' size. Features that vary less (a random network's) would carry float32 rounding, which differs among
 # batch shapes, into the answers: 1e-7 of bert_tiny's features became 1.4e-4 of its probabilities.
 LEAST_DEVIATION = 0.02
 

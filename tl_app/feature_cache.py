@@ -38,6 +38,7 @@ class FeatureCache:
     """One process at a time computes and appends; the others wait and then find the rows."""
     with open(self.directory / "lock", "w") as file:
       fcntl.flock(file, fcntl.LOCK_EX)
+      self._cut_off()
       yield
 
   def read(self, hashes):
@@ -54,9 +55,8 @@ class FeatureCache:
     return features, valid
 
   def append(self, hashes, features):
-    """Adds rows, float32 [n, width]. A later row of the same content replaces the earlier one."""
+    """Adds rows, float32 [n, width], while `locked`. A later row of the same content replaces the earlier one."""
     features = np.ascontiguousarray(features, np.float32)
-    self._cut_off(len(self._load_index()))
     with open(self._rows, "ab") as file:
       file.write(features.tobytes())
     lines = [json.dumps({"hash": key, "crc": zlib.crc32(row.tobytes())}) for key, row in zip(hashes, features)]
@@ -81,14 +81,15 @@ class FeatureCache:
     rows = self._rows.stat().st_size // (4 * self.width) if self._rows.exists() else 0
     return entries[:rows]
 
-  def _cut_off(self, rows):
-    entries = self._load_index()[:rows]
+  def _cut_off(self):
+    entries = self._load_index()
+    size = len(entries) * 4 * self.width
     text = "".join(json.dumps({"hash": key, "crc": crc}) + "\n" for key, crc in entries)
     if not self._index.exists() or self._index.stat().st_size != len(text):
       self._index.write_text(text, encoding="utf-8")
-    if self._rows.exists() and self._rows.stat().st_size != rows * 4 * self.width:
+    if self._rows.exists() and self._rows.stat().st_size != size:
       with open(self._rows, "r+b") as file:
-        file.truncate(rows * 4 * self.width)
+        file.truncate(size)
 
   def _mapped(self, rows):
     if not rows:

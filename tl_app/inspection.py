@@ -1,8 +1,7 @@
 """What is known of the backbones: the whole table without TensorFlow, or one of them, loaded."""
 
-import math
-
 from tl_app import backbones
+from tl_app.backbones.backbone import parameters
 from tl_app.backbones.spec import SPECS
 
 
@@ -39,13 +38,13 @@ def describe(name, assets, preprocessor="", pooling="auto", image_size=0):
     f"  outputs     {', '.join(f'{key} {list(x.shape)}' for key, x in backbone.network.output.items())}",
     f"  {_size(backbone)}",
     f"  features    {backbone.feature_size}, pooling {spec.pooling if pooling == 'auto' else pooling}",
-    f"  parameters  {_parameters(sum(backbone.stages.values(), [])):,}",
+    f"  parameters  {parameters(sum(backbone.stages.values(), [])):,}",
   ]
   lines += [f"  note        {note}" for note in [spec.note, *backbone.notes] if note]
   width = max(len(stage) for stage in backbone.stages)
   lines.append(f"  {len(backbone.stages)} stages, from the input upwards:")
   for stage, variables in backbone.stages.items():
-    lines.append(f"    {stage.ljust(width)}  {len(variables):4} variables  {_parameters(variables):12,} parameters")
+    lines.append(f"    {stage.ljust(width)}  {len(variables):4} variables  {parameters(variables):12,} parameters")
   return "\n".join(lines)
 
 
@@ -54,7 +53,3 @@ def _size(backbone):
     return f"image size  {backbone.preprocess.size} x {backbone.preprocess.size} pixels"
   limit = backbone.preprocess.limit
   return f"max length  {f'{limit} tokens' if limit else 'any'}"
-
-
-def _parameters(variables):
-  return sum(math.prod(variable.shape) for variable in variables)

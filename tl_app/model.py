@@ -11,6 +11,9 @@ from tl_app.data import pipeline
 from tl_app.errors import UserError
 from tl_app.recipes import HEAD
 
+# Examples per forward pass without gradients, at least: nothing is kept, so more fit than in a training batch.
+INFERENCE_BATCH = 64
+
 
 @dataclasses.dataclass
 class Model:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tl_app import config as config_lib
 from tl_app import files, optimizers, recipes, stages
+from tl_app.backbones.backbone import parameters
 from tl_app.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,13 @@ def plan(run, recipe):
       "name": backbone.spec.name,
       "kind": backbone.spec.kind,
       "feature_size": backbone.feature_size,
-      "parameters": sum(_parameters(v) for v in backbone.stages.values()),
+      "parameters": sum(parameters(v) for v in backbone.stages.values()),
       "notes": backbone.notes,
     },
     "preprocessing": preprocessing,
     "class_names": run.split.class_names,
     "stages": [
-      {"name": name, "variables": len(variables), "parameters": _parameters(variables)}
+      {"name": name, "variables": len(variables), "parameters": parameters(variables)}
       for name, variables in model.stages.items()
     ],
     "phases": [
@@ -89,7 +90,7 @@ def _stage_rows(run, phase):
   for name, variables in model.stages.items():
     chosen = selected.get(name, [])
     rank = phase.lora_rank if name != recipes.HEAD else 0
-    count = sum(rank * sum(optimizers.matrix_shape(v.shape)) for v in chosen) if rank else _parameters(chosen)
+    count = sum(rank * sum(optimizers.matrix_shape(v.shape)) for v in chosen) if rank else parameters(chosen)
     rate = phase.learning_rates.get(name, 0.0) if chosen else 0.0
     rows.append(
       {
@@ -127,8 +128,3 @@ def _lines(run, written):
       yield (
         f"  {row['name']:12} {row['variables']:9} {row['trainable']:9} {row['parameters']:12,} {rate:>9} {row['bn']:>6}"
       )
-
-
-def _parameters(variables):
-  """Returns the number of weights in `variables`."""
-  return sum(math.prod(v.shape) for v in variables)

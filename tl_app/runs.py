@@ -15,8 +15,6 @@ from tl_app.errors import UserError
 
 log = logging.getLogger(__name__)
 
-BATCH = 64
-
 
 def restore(paths, config, assets):
   """Returns the `Model` of a workdir: the backbone loaded anew, with the weights that ship.
@@ -72,7 +70,9 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
     )
   log.info("evaluating %s examples", f"{len(examples):,}")
   moving_bar = int(callbacks.verbosity() == 1)
-  logits = model_lib.predict(model.network, model.backbone, examples.inputs, BATCH, verbose=moving_bar)
+  logits = model_lib.predict(
+    model.network, model.backbone, examples.inputs, model_lib.INFERENCE_BATCH, verbose=moving_bar
+  )
   labels = np.searchsorted(model.class_names, examples.labels.astype(str))
   metrics = {
     "test": evaluation.measure(logits, labels, model.class_names),
@@ -103,7 +103,7 @@ def export(workdir, output, cache_dir="", offline=False):
   test = examples.take(splits.read(paths.splits, examples).test)
   test = test.take(serving.sample(len(test)))
   model = restore(paths, config, assets)
-  logits = model_lib.predict(model.network, model.backbone, test.inputs, BATCH)
+  logits = model_lib.predict(model.network, model.backbone, test.inputs, model_lib.INFERENCE_BATCH)
   return directory, serving.export_and_prove(model, directory, test.inputs, evaluation.softmax(logits))
 
 

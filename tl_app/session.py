@@ -17,9 +17,6 @@ from tl_app.assets import Assets, cache_root
 from tl_app.data import splits
 from tl_app.data.examples import Examples
 
-# Examples per forward pass without gradients, at least: nothing is kept, so more fit than in a training batch.
-INFERENCE_BATCH = 64
-
 
 @dataclasses.dataclass
 class Session:
@@ -63,7 +60,7 @@ class Session:
 def predict(run, network, indices, verbose=0):
   """Returns `network`'s output for the examples at `indices`, float32 [len, ..]."""
   replicas = run.strategy.num_replicas_in_sync
-  batch_size = max(run.config.batch_size, INFERENCE_BATCH)
+  batch_size = max(run.config.batch_size, model_lib.INFERENCE_BATCH)
   return model_lib.predict(
     network, run.model.backbone, run.examples.inputs[indices], batch_size - batch_size % replicas, verbose
   )
@@ -74,23 +71,18 @@ def frozen_features(run):
   if run.features is None:
     used = np.concatenate([run.split.train, run.split.validation, run.split.test])
     run.features = np.zeros((len(run.examples), run.model.backbone.feature_size), np.float32)
-    run.features[used] = _extract(run, used, cache=_feature_store(run))
+    with run.clock("features"):
+      run.features[used] = feature_cache.features(
+        _feature_store(run),
+        run.examples.hashes[used],
+        lambda part: predict(run, run.model.features, used[part], verbose=int(callbacks.verbosity() == 1)),
+      )
   return run.features
 
 
 def head_logits(run, indices):
   """Returns the head's logits on the frozen features, float32 [len, classes]."""
   return keras.ops.convert_to_numpy(run.model.head(frozen_features(run)[indices], training=False))
-
-
-def _extract(run, indices, cache=None):
-  """Returns the backbone's features of the examples at `indices`, float32 [len, feature_size]."""
-  with run.clock("features"):
-    return feature_cache.features(
-      cache,
-      run.examples.hashes[indices],
-      lambda part: predict(run, run.model.features, indices[part], verbose=int(callbacks.verbosity() == 1)),
-    )
 
 
 def _feature_store(run):

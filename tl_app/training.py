@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import importlib.metadata
 import logging
-import math
 import os
 import platform
 import resource
@@ -35,6 +34,7 @@ from tl_app import config as config_lib
 from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
+from tl_app.backbones.backbone import parameters
 from tl_app.data import splits
 from tl_app.errors import UserError
 from tl_app.session import Session
@@ -168,7 +168,7 @@ def save(run):
   Raises:
     OSError: no space is left for them (HDF5 itself would end the process).
   """
-  needed = 4 * sum(math.prod(variable.shape) for variable in run.model.network.variables)
+  needed = 4 * parameters(run.model.network.variables)
   with files.atomic_path(run.paths.weights) as new:
     if shutil.disk_usage(new.parent).free < 1.1 * needed:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.paths.weights))

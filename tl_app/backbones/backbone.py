@@ -1,6 +1,7 @@
 """`Backbone`: the one face of every pretrained network, opaque or native."""
 
 import dataclasses
+import math
 import typing
 
 if typing.TYPE_CHECKING:
@@ -36,3 +37,8 @@ class Backbone:
   def modality(self):
     """ "text" or "image"."""
     return self.spec.modality
+
+
+def parameters(variables):
+  """Returns the number of weights in `variables`."""
+  return sum(math.prod(variable.shape) for variable in variables)

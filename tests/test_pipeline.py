@@ -16,6 +16,9 @@ class Lengths(tf.Module):
     lengths = tf.strings.length(texts)
     return tf.stack([lengths, tf.broadcast_to(tf.reduce_max(lengths), tf.shape(lengths))], axis=1)
 
+  def count_tokens(self, texts):
+    return tf.strings.length(texts)
+
 
 TEXTS = examples.strings(["x" * n for n in np.random.default_rng(0).permutation(np.arange(1, 38))])
 
@@ -39,12 +42,22 @@ def _seen(seed, batches):
   return [targets.numpy().tolist() for _, targets in itertools.islice(dataset, batches)]
 
 
-def test_training_passes_are_complete_and_differ():
-  stream = list(itertools.chain.from_iterable(_seen(seed=3, batches=37 * 2 // 8 + 1)))
-  first, second = stream[:37], stream[37:74]
-  assert sorted(first) == sorted(second) == list(range(37))
-  assert first != second
-  assert first != sorted(first)
+def test_training_uses_every_example_equally_often_in_another_order_each_time():
+  # 37 windows of 4 batches of 8 are 32 passes.
+  stream = list(itertools.chain.from_iterable(_seen(seed=3, batches=37 * 4)))
+  np.testing.assert_array_equal(np.bincount(stream), np.full(37, 32))
+  windows = [stream[start : start + 32] for start in range(0, len(stream), 32)]
+  assert len(set(windows[0])) == 32
+  assert windows[0] != sorted(windows[0])
+  assert windows[0] != windows[1]
+
+
+def test_training_batches_hold_texts_of_like_length_in_random_order():
+  dataset = pipeline.for_training(TEXTS, np.arange(37, dtype=np.int32), Lengths(), "text", 8, 3)
+  batches = [inputs.numpy()[:, 0] for inputs, _ in itertools.islice(dataset, 40)]
+  assert np.mean([lengths.max() - lengths.min() for lengths in batches]) < 12
+  longest = [int(np.argmax([lengths.max() for lengths in batches[k : k + 4]])) for k in range(0, 40, 4)]
+  assert len(set(longest)) > 1
 
 
 def test_training_order_depends_on_the_seed_alone():
@@ -66,7 +79,7 @@ def test_features_stream_like_examples():
   stream = pipeline.for_features(features, np.arange(37, dtype=np.int32), 8, seed=3)
   batches = [(x.numpy()[:, 0].tolist(), y.numpy().tolist()) for x, y in itertools.islice(stream, 6)]
   assert all(x == y for x, y in batches)
-  assert [y for _, y in batches] == _seen(3, 6)
+  assert len(set(sum((y for _, y in batches[:4]), []))) == 32
 
 
 def test_raw_bytes_are_what_a_client_sends(tmp_path):

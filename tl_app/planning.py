@@ -5,11 +5,11 @@ import logging
 import math
 
 import numpy as np
-import tensorflow as tf
 
 from tl_app import config as config_lib
 from tl_app import files, optimizers, recipes, stages
 from tl_app.backbones.backbone import parameters
+from tl_app.data import pipeline
 from tl_app.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -63,10 +63,7 @@ def _settle_preprocessing(run):
     return {"image_size": int(preprocess.size)}
   if not preprocess.limit:
     return {"max_length": 0}
-  texts = run.examples.inputs[run.split.train]
-  counts = np.concatenate(
-    [preprocess.count_tokens(tf.constant(list(texts[i : i + 1024]))) for i in range(0, len(texts), 1024)]
-  )
+  counts = pipeline.token_counts(preprocess, run.examples.inputs[run.split.train])
   if not run.config.max_length:
     longest = math.ceil(np.quantile(counts, LENGTH_QUANTILE) / 16) * 16
     preprocess.max_length = int(min(longest, preprocess.limit))

@@ -3,13 +3,18 @@
 import numpy as np
 import tensorflow as tf
 
+# Batches of texts among which lengths are sorted: with 64 of 32 texts, movie_reviews and banking77 fill 88 and 81 % of
+# their padded tokens, with all batches of a pass 89 and 83 %.
+WINDOW = 64
+
 
 def for_training(inputs, targets, preprocess, modality, batch_size, seed):
   """Returns an endless dataset of full batches (network inputs, targets).
 
   Order: shuffle the indices of a pass (all of them, so it is uniform), then the next pass; read, preprocess, batch.
   Every example comes once per pass; a batch may hold the end of one pass and the start of the next, so no example is
-  dropped and every batch divides evenly among devices.
+  dropped and every batch divides evenly among devices. Texts of a batch are alike in length, so that short ones are
+  not padded to long ones; see `_alike`.
 
   Args:
     inputs: object array [n] of `Examples.inputs`.
@@ -23,7 +28,7 @@ def for_training(inputs, targets, preprocess, modality, batch_size, seed):
   raw, is_path = _raw(inputs, modality)
   indices = _order(len(inputs), seed)
   if modality == "text":
-    batches = indices.batch(batch_size, drop_remainder=True)
+    batches = _alike(indices, token_counts(preprocess, inputs), batch_size, seed)
     dataset = batches.map(
       lambda i: (preprocess(tf.gather(raw, i)), tf.gather(targets, i)), num_parallel_calls=tf.data.AUTOTUNE
     )
@@ -45,7 +50,7 @@ def for_inference(inputs, preprocess, modality, batch_size):
   """
   n = len(inputs)
   raw, is_path = _raw(inputs, modality)
-  lengths = [len(text) for text in inputs] if modality == "text" else np.zeros(n)
+  lengths = token_counts(preprocess, inputs) if modality == "text" else np.zeros(n)
   positions = np.argsort(lengths, kind="stable")
   filled = np.concatenate([positions, np.repeat(positions[-1:], -n % batch_size)])
   indices = tf.data.Dataset.from_tensor_slices(filled)
@@ -85,6 +90,36 @@ def _order(n, seed):
     return tf.data.Dataset.from_tensor_slices(tf.argsort(keys))
 
   return tf.data.Dataset.counter().flat_map(one_pass)
+
+
+def _alike(indices, lengths, batch_size, seed):
+  """Returns the dataset of int32 [batch_size] index batches of `indices`, each of examples that are alike in length.
+
+  Of `WINDOW` batches' worth of examples that follow each other at random, the shortest make one batch, the next
+  shortest another; then these batches are shuffled.
+
+  Args:
+    indices: endless dataset of indices.
+    lengths: int [n].
+    batch_size: examples per batch.
+    seed: int; the order of the batches depends on (seed, window) alone.
+  """
+  lengths = tf.constant(lengths, tf.int32)
+  window = max(1, min(WINDOW, len(lengths) // batch_size))
+
+  def sort(k, members):
+    members = tf.gather(members, tf.argsort(tf.gather(lengths, members), stable=True))
+    keys = tf.random.stateless_uniform([window], seed=tf.stack([tf.constant(seed, tf.int64), k]))
+    batches = tf.gather(tf.reshape(members, [window, batch_size]), tf.argsort(keys))
+    return tf.data.Dataset.from_tensor_slices(batches)
+
+  return indices.batch(window * batch_size, drop_remainder=True).enumerate().flat_map(sort)
+
+
+def token_counts(preprocess, texts):
+  """Returns int32 [n]: the tokens of each of `texts`, object array [n], special ones included, nothing truncated."""
+  raw = tf.data.Dataset.from_tensor_slices(_raw(texts, "text")[0]).batch(1024)
+  return np.concatenate([np.zeros(0, np.int32), *raw.map(preprocess.count_tokens).as_numpy_iterator()])
 
 
 def read_bytes(inputs, modality):

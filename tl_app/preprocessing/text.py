@@ -9,7 +9,7 @@ import tensorflow_text as tf_text
 from tl_app.errors import UserError
 
 INPUT_NAMES = ("input_word_ids", "input_mask", "input_type_ids")
-MULTIPLE = 16
+MULTIPLE = 8
 
 # Google's BERT and Hugging Face's BertTokenizer split around these blocks and leave kana and hangul whole.
 _CJK = (
@@ -44,7 +44,7 @@ def bert_words(texts, lower):
 
 
 def padded_length(counts, max_length):
-  """Returns a batch's length, int32: the largest of `counts` rounded up to a multiple of 16, at most `max_length`."""
+  """Returns a batch's length, int32: the largest of `counts` rounded up to a multiple of 8, at most `max_length`."""
   longest = tf.reduce_max(tf.concat([[1], tf.cast(counts, tf.int32)], axis=0))
   return tf.minimum((longest + MULTIPLE - 1) // MULTIPLE * MULTIPLE, max_length)
 

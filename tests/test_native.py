@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_presets
+from tiny_presets import WORDS
 
 from tl_app import backbones
 from tl_app.assets import Assets
@@ -15,7 +17,6 @@ from tl_app.backbones import bert, efficientnet_lite, native
 from tl_app.backbones.spec import SPECS, BackboneSpec
 from tl_app.errors import UserError
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat", "##s", "dog"]
 TEXTS = np.array(["The cats sat on the mat", "dog", "the dog sat " * 20], dtype=object)
 BERT_CONFIG = {
   "model_type": "bert",
@@ -42,27 +43,10 @@ def presets(tmp_path_factory):
   import keras_hub
 
   root = tmp_path_factory.mktemp("presets")
-  keras.utils.set_random_seed(0)
-  dims = {"vocabulary_size": len(WORDS), "num_layers": 3, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
+  for name, kind in (("bert", "Bert"), ("distil_bert", "DistilBert")):
+    tiny_presets.bert(root / name, kind=kind)
+  tiny_presets.resnet(root / "resnet")
   models = keras_hub.models
-  for name, network, tokenizer in (
-    ("bert", models.BertBackbone, models.BertTokenizer),
-    ("distil_bert", models.DistilBertBackbone, models.DistilBertTokenizer),
-  ):
-    network(**dims, max_sequence_length=32).save_to_preset(str(root / name))
-    tokenizer(vocabulary=WORDS, lowercase=True).save_to_preset(str(root / name))
-  resnet = models.ResNetBackbone(
-    input_conv_filters=[64],
-    input_conv_kernel_sizes=[7],
-    stackwise_num_filters=[64, 64],
-    stackwise_num_blocks=[1, 2],
-    stackwise_num_strides=[1, 2],
-    block_type="basic_block",
-  )
-  resnet.save_to_preset(str(root / "resnet"))
-  keras_hub.layers.ResNetImageConverter(
-    image_size=(64, 64), scale=[1 / 255.0, 2 / 255.0, 3 / 255.0], offset=[-0.5, -0.4, -0.3]
-  ).save_to_preset(str(root / "resnet"))
   models.ViTBackbone(
     image_shape=(32, 32, 3), patch_size=16, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16
   ).save_to_preset(str(root / "vit"))

@@ -124,6 +124,11 @@ class Config:
   feature_cache: str = _field(
     "auto", "auto: frozen features are kept in --cache_dir. off: computed in every run. Or a directory."
   )
+  feature_cache_gb: float = _field(
+    8.0,
+    "Most GB that the features below the stages that train may take there; beyond, every step computes them.",
+    low=0.0,
+  )
 
   # Result
   export: bool = _field(True, "Write the SavedModel and compare it with the evaluation in a fresh process.")
@@ -210,5 +215,5 @@ def suggestion(name, known):
 
 def differing(config, other):
   """Returns the names of the fields in which two configs differ and that change the result of a run."""
-  where = {"workdir", "cache_dir", "offline", "feature_cache"}
+  where = {"workdir", "cache_dir", "offline", "feature_cache", "feature_cache_gb"}
   return [name for name in FIELDS if name not in where and getattr(config, name) != getattr(other, name)]

@@ -20,17 +20,19 @@ PROBES = 8
 
 
 class FeatureCache:
-  """Rows of float32 [width], found by the content of their example.
+  """Features by the content of their example: one or several positions of `width` numbers each.
 
-  Two files: `rows.f32` (rows back to back) and `index.jsonl` (one {"hash", "crc"} a row). The row is written first, so
-  a killed run leaves at most a row without index, which is cut off.
+  Two files: `rows.f32` or `rows.f16` (positions back to back) and `index.jsonl` (one {"hash", "crc"} an example, with
+  "n", the number of positions, where it is not 1). The numbers are written first, so a killed run leaves at most
+  numbers without index, which are cut off.
   """
 
-  def __init__(self, directory, width):
+  def __init__(self, directory, width, dtype=np.float32):
     self.directory = pathlib.Path(directory)
     self.width = width
+    self.dtype = np.dtype(dtype)
     self.directory.mkdir(parents=True, exist_ok=True)
-    self._rows = self.directory / "rows.f32"
+    self._rows = self.directory / f"rows.f{8 * self.dtype.itemsize}"
     self._index = self.directory / "index.jsonl"
 
   @contextlib.contextmanager
@@ -41,27 +43,46 @@ class FeatureCache:
       self._cut_off()
       yield
 
-  def read(self, hashes):
-    """Returns (float32 [n, width], bool [n]: which are valid). A row whose checksum does not hold is not valid."""
-    index = self._load_index()
-    stored = self._mapped(len(index))
-    position = {key: (row, crc) for row, (key, crc) in enumerate(index)}
-    features = np.zeros((len(hashes), self.width), np.float32)
-    valid = np.zeros(len(hashes), bool)
+  def find(self, hashes):
+    """Returns (first position, number of positions), int64 [n] each, of what is stored for `hashes`.
+
+    The number is 0 where nothing is stored or its checksum does not hold.
+    """
+    entries = self._load_index()
+    starts = np.cumsum([0, *(n for _, _, n in entries)])
+    place = {key: (starts[i], n, crc) for i, (key, crc, n) in enumerate(entries)}
+    positions = self.positions()
+    found = np.zeros((2, len(hashes)), np.int64)
     for i, key in enumerate(hashes):
-      row, crc = position.get(key, (None, None))
-      if row is not None and zlib.crc32(stored[row].tobytes()) == crc:
-        features[i], valid[i] = stored[row], True
+      start, n, crc = place.get(key, (0, 0, 0))
+      if n and zlib.crc32(positions[start : start + n].data) == crc:
+        found[:, i] = start, n
+    return found[0], found[1]
+
+  def positions(self):
+    """Returns all that is stored, a memory map [positions, width]."""
+    size = self._rows.stat().st_size // (self.dtype.itemsize * self.width) if self._rows.exists() else 0
+    if not size:
+      return np.zeros((0, self.width), self.dtype)
+    return np.memmap(self._rows, self.dtype, "r", shape=(size, self.width))
+
+  def read(self, hashes):
+    """Returns (float32 [n, width], bool [n]: which are valid) of examples with one position each."""
+    starts, counts = self.find(hashes)
+    valid = counts > 0
+    features = np.zeros((len(hashes), self.width), np.float32)
+    features[valid] = self.positions()[starts[valid]]
     return features, valid
 
-  def append(self, hashes, features):
-    """Adds rows, float32 [n, width], while `locked`. A later row of the same content replaces the earlier one."""
-    features = np.ascontiguousarray(features, np.float32)
+  def append(self, hashes, rows):
+    """Adds `rows`, float [positions, width] or [width] each, while `locked`. A later row of a content counts."""
+    rows = [np.ascontiguousarray(row, self.dtype).reshape(-1, self.width) for row in rows]
     with open(self._rows, "ab") as file:
-      file.write(features.tobytes())
-    lines = [json.dumps({"hash": key, "crc": zlib.crc32(row.tobytes())}) for key, row in zip(hashes, features)]
+      for row in rows:
+        file.write(row.data)
+    lines = [_entry(key, zlib.crc32(row.data), len(row)) for key, row in zip(hashes, rows)]
     with open(self._index, "a", encoding="utf-8") as file:
-      file.write("".join(line + "\n" for line in lines))
+      file.write("".join(lines))
 
   def clear(self):
     """Forgets every row."""
@@ -69,32 +90,35 @@ class FeatureCache:
     self._index.unlink(missing_ok=True)
 
   def _load_index(self):
+    """Returns [(hash, crc, number of positions)] of what is whole on disk."""
     if not self._index.exists():
       return []
+    stored = self._rows.stat().st_size // (self.dtype.itemsize * self.width) if self._rows.exists() else 0
     entries = []
     for line in self._index.read_text(encoding="utf-8").split("\n")[:-1]:
       try:
         entry = json.loads(line)
-        entries.append((entry["hash"], entry["crc"]))
-      except (json.JSONDecodeError, KeyError, TypeError):
+        entries.append((entry["hash"], entry["crc"], entry.get("n", 1)))
+        stored -= entries[-1][2]
+      except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         break
-    rows = self._rows.stat().st_size // (4 * self.width) if self._rows.exists() else 0
-    return entries[:rows]
+      if stored < 0:
+        return entries[:-1]
+    return entries
 
   def _cut_off(self):
     entries = self._load_index()
-    size = len(entries) * 4 * self.width
-    text = "".join(json.dumps({"hash": key, "crc": crc}) + "\n" for key, crc in entries)
+    size = sum(n for _, _, n in entries) * self.dtype.itemsize * self.width
+    text = "".join(_entry(*entry) for entry in entries)
     if not self._index.exists() or self._index.stat().st_size != len(text):
       self._index.write_text(text, encoding="utf-8")
     if self._rows.exists() and self._rows.stat().st_size != size:
       with open(self._rows, "r+b") as file:
         file.truncate(size)
 
-  def _mapped(self, rows):
-    if not rows:
-      return np.zeros((0, self.width), np.float32)
-    return np.memmap(self._rows, np.float32, "r", shape=(rows, self.width))
+
+def _entry(key, crc, n):
+  return json.dumps({"hash": key, "crc": crc} | ({"n": n} if n != 1 else {})) + "\n"
 
 
 def key(**facts):
@@ -112,27 +136,47 @@ def features(cache, hashes, compute):
   """
   if cache is None:
     return compute(np.arange(len(hashes)))
+  starts, _ = fill(cache, hashes, compute)
+  return cache.positions()[starts].astype(np.float32)
+
+
+def fill(cache, hashes, compute, chunk=CHUNK):
+  """Computes and adds what the cache lacks; what it has is compared with fresh features first.
+
+  Args:
+    cache: `FeatureCache`.
+    hashes: [n] content hashes.
+    compute: function, int array of positions in `hashes` -> their rows, float32 [positions, width] or [width] each.
+    chunk: rows between two commits to disk.
+
+  Returns:
+    As `FeatureCache.find`.
+  """
   with cache.locked():
-    rows, valid = cache.read(hashes)
-    known = np.flatnonzero(valid)
-    if len(known) and not _agrees(rows, known, compute):
+    _, counts = cache.find(hashes)
+    known = np.flatnonzero(counts)
+    if len(known) and not _agrees(cache, known, hashes, compute):
       log.warning("feature cache: stored features differ from fresh ones; all are computed again")
       cache.clear()
-      valid[:] = False
-    missing = np.flatnonzero(~valid)
+      known, counts = known[:0], np.zeros_like(counts)
+    missing = np.flatnonzero(counts == 0)
     if len(known):
-      log.info(
-        "feature cache: %d of %d features read from %s", len(hashes) - len(missing), len(hashes), cache.directory
-      )
-    for start in range(0, len(missing), CHUNK):
-      chunk = missing[start : start + CHUNK]
-      log.info("features: computing %d to %d of %d", start + 1, start + len(chunk), len(missing))
-      rows[chunk] = compute(chunk)
-      cache.append([hashes[i] for i in chunk], rows[chunk])
-  return rows
+      log.info("feature cache: %d of %d features read from %s", len(known), len(hashes), cache.directory)
+    for start in range(0, len(missing), chunk):
+      part = missing[start : start + chunk]
+      log.info("features: computing %d to %d of %d", start + 1, start + len(part), len(missing))
+      cache.append(hashes[part], compute(part))
+    return cache.find(hashes)
 
 
-def _agrees(rows, known, compute):
-  probes = known[np.linspace(0, len(known) - 1, min(PROBES, len(known))).astype(int)]
-  scale = max(1.0, float(np.abs(rows[probes]).max()))
-  return bool(np.abs(compute(probes) - rows[probes]).max() <= TOLERANCE * scale)
+def _agrees(cache, known, hashes, compute):
+  probes = np.unique(known[np.linspace(0, len(known) - 1, min(PROBES, len(known))).astype(int)])
+  starts, counts = cache.find(hashes[probes])
+  stored = cache.positions()
+  pairs = [
+    (stored[start : start + count].astype(np.float32), np.reshape(row, (-1, cache.width)))
+    for start, count, row in zip(starts, counts, compute(probes))
+  ]
+  scale = max(1.0, max(float(np.abs(old).max()) for old, _ in pairs))
+  limit = TOLERANCE * scale
+  return all(old.shape == new.shape and np.abs(old - new).max() <= limit for old, new in pairs)

@@ -5,7 +5,7 @@ import logging
 import keras
 import numpy as np
 
-from tl_app import callbacks, heads, optimizers, recipes, session, stages
+from tl_app import callbacks, heads, optimizers, recipes, session, stages, trunk
 from tl_app import model as model_lib
 from tl_app.data import pipeline
 
@@ -69,6 +69,10 @@ def _feed(run, phase):
   """Returns (network to fit, endless dataset, function giving the validation logits)."""
   train, validation = run.split.train, run.split.validation
   if phase.backbone_trains:
+    below = trunk.features(run, phase)
+    if below:
+      dataset = below.for_training(train, run.labels[train], phase.batch_size, run.config.seed)
+      return below.network, dataset, lambda: below.logits(validation)
     dataset = pipeline.for_training(
       run.examples.inputs[train],
       run.labels[train],

@@ -107,13 +107,18 @@ def training_network(model, train_stages):
   """
   lowest = next(stage for stage in model.stages if stage in train_stages)
   backbone = model.backbone
-  if backbone.spec.kind == "saved_model" or lowest in (HEAD, next(iter(backbone.stages))):
+  if not can_split(backbone, lowest):
     return model.network
   from tl_app.backbones import native
 
   trunk, tail = native.split(backbone, lowest)
   outputs = tail(Trunk(trunk)(backbone.network.input))
   return keras.Model(backbone.network.input, model.head(outputs["pooled"]), name="trunk_tail_head")
+
+
+def can_split(backbone, stage):
+  """Whether the network can be cut below `stage`, and something is there."""
+  return backbone.spec.kind != "saved_model" and stage in list(backbone.stages)[1:]
 
 
 def predict(network, backbone, inputs, batch_size, verbose=0):

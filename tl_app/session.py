@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import pathlib
 import time
 
 import keras
@@ -59,11 +60,13 @@ class Session:
 
 def predict(run, network, indices, verbose=0):
   """Returns `network`'s output for the examples at `indices`, float32 [len, ..]."""
-  replicas = run.strategy.num_replicas_in_sync
+  return model_lib.predict(network, run.model.backbone, run.examples.inputs[indices], inference_batch(run), verbose)
+
+
+def inference_batch(run):
+  """Returns the global number of examples per forward pass without gradients; the devices share it evenly."""
   batch_size = max(run.config.batch_size, model_lib.INFERENCE_BATCH)
-  return model_lib.predict(
-    network, run.model.backbone, run.examples.inputs[indices], batch_size - batch_size % replicas, verbose
-  )
+  return batch_size - batch_size % run.strategy.num_replicas_in_sync
 
 
 def frozen_features(run):
@@ -87,15 +90,28 @@ def head_logits(run, indices):
 
 def _feature_store(run):
   """Returns the `FeatureCache` of this backbone, preprocessing and pooling, or None where it is off."""
-  choice, backbone = run.config.feature_cache, run.model.backbone
-  if choice == "off":
+  root, backbone = cache_directory(run), run.model.backbone
+  if root is None:
     return None
-  root = cache_root(run.config.cache_dir) / "features" if choice == "auto" else choice
   key = feature_cache.key(
     weights=model_lib.fingerprint(backbone.stages),
     kind=backbone.spec.kind,
     pooling=backbone.spec.pooling if run.config.pooling == "auto" else run.config.pooling,
-    preprocessing=[backbone.preprocess.identity, getattr(backbone.preprocess, "max_length", 0)],
+    preprocessing=preprocessing_identity(run),
     versions=[importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub")],
   )
-  return feature_cache.FeatureCache(f"{root}/{key}", backbone.feature_size)
+  return feature_cache.FeatureCache(root / key, backbone.feature_size)
+
+
+def cache_directory(run):
+  """Returns the directory of the feature caches, or None where they are off."""
+  choice = run.config.feature_cache
+  if choice == "off":
+    return None
+  return cache_root(run.config.cache_dir) / "features" if choice == "auto" else pathlib.Path(choice)
+
+
+def preprocessing_identity(run):
+  """Returns what tells two preprocessings apart, ready for JSON."""
+  preprocess = run.model.backbone.preprocess
+  return [preprocess.identity, getattr(preprocess, "max_length", 0)]

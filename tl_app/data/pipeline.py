@@ -14,7 +14,7 @@ def for_training(inputs, targets, preprocess, modality, batch_size, seed):
   Order: shuffle the indices of a pass (all of them, so it is uniform), then the next pass; read, preprocess, batch.
   Every example comes once per pass; a batch may hold the end of one pass and the start of the next, so no example is
   dropped and every batch divides evenly among devices. Texts of a batch are alike in length, so that short ones are
-  not padded to long ones; see `_alike`.
+  not padded to long ones; see `index_batches`.
 
   Args:
     inputs: object array [n] of `Examples.inputs`.
@@ -26,16 +26,17 @@ def for_training(inputs, targets, preprocess, modality, batch_size, seed):
   """
   targets = tf.constant(targets)
   raw, is_path = _raw(inputs, modality)
-  indices = _order(len(inputs), seed)
   if modality == "text":
-    batches = _alike(indices, token_counts(preprocess, inputs), batch_size, seed)
+    batches = index_batches(len(inputs), batch_size, seed, token_counts(preprocess, inputs))
     dataset = batches.map(
       lambda i: (preprocess(tf.gather(raw, i)), tf.gather(targets, i)), num_parallel_calls=tf.data.AUTOTUNE
     )
   else:
-    dataset = indices.map(
-      lambda i: (preprocess.one(_read(raw[i], is_path)), targets[i]), num_parallel_calls=tf.data.AUTOTUNE
-    ).batch(batch_size, drop_remainder=True)
+    dataset = (
+      _order(len(inputs), seed)
+      .map(lambda i: (preprocess.one(_read(raw[i], is_path)), targets[i]), num_parallel_calls=tf.data.AUTOTUNE)
+      .batch(batch_size, drop_remainder=True)
+    )
   return dataset.prefetch(tf.data.AUTOTUNE)
 
 
@@ -48,11 +49,9 @@ def for_inference(inputs, preprocess, modality, batch_size):
   Returns:
     The dataset, and int64 [n]: row k of the concatenated outputs belongs to example positions[k].
   """
-  n = len(inputs)
   raw, is_path = _raw(inputs, modality)
-  lengths = token_counts(preprocess, inputs) if modality == "text" else np.zeros(n)
-  positions = np.argsort(lengths, kind="stable")
-  filled = np.concatenate([positions, np.repeat(positions[-1:], -n % batch_size)])
+  lengths = token_counts(preprocess, inputs) if modality == "text" else np.zeros(len(inputs))
+  filled, positions = inference_order(lengths, batch_size)
   indices = tf.data.Dataset.from_tensor_slices(filled)
   if modality == "text":
     dataset = indices.batch(batch_size).map(
@@ -65,6 +64,12 @@ def for_inference(inputs, preprocess, modality, batch_size):
   return dataset.prefetch(tf.data.AUTOTUNE), positions
 
 
+def inference_order(lengths, batch_size):
+  """Returns (order, positions), int64: examples by length, `order` filled up to full batches, `positions` without."""
+  positions = np.argsort(lengths, kind="stable")
+  return np.concatenate([positions, np.repeat(positions[-1:], -len(positions) % batch_size)]), positions
+
+
 def restore(outputs, positions):
   """Returns the rows of `outputs` [>= n, ..] in the order of the examples, without those that only filled up."""
   ordered = np.empty((len(positions),) + outputs.shape[1:], outputs.dtype)
@@ -75,7 +80,7 @@ def restore(outputs, positions):
 def for_features(features, targets, batch_size, seed):
   """Returns an endless dataset of full batches (features [batch, width], targets [batch]), shuffled as for training."""
   features, targets = tf.constant(features), tf.constant(targets)
-  batches = _order(len(targets), seed).batch(batch_size, drop_remainder=True)
+  batches = index_batches(len(targets), batch_size, seed)
   return batches.map(lambda i: (tf.gather(features, i), tf.gather(targets, i))).prefetch(tf.data.AUTOTUNE)
 
 
@@ -92,18 +97,15 @@ def _order(n, seed):
   return tf.data.Dataset.counter().flat_map(one_pass)
 
 
-def _alike(indices, lengths, batch_size, seed):
-  """Returns the dataset of int32 [batch_size] index batches of `indices`, each of examples that are alike in length.
+def index_batches(n, batch_size, seed, lengths=None):
+  """Returns the endless dataset of int32 [batch_size] indices below `n`, in the order of `for_training`.
 
-  Of `WINDOW` batches' worth of examples that follow each other at random, the shortest make one batch, the next
-  shortest another; then these batches are shuffled.
-
-  Args:
-    indices: endless dataset of indices.
-    lengths: int [n].
-    batch_size: examples per batch.
-    seed: int; the order of the batches depends on (seed, window) alone.
+  With `lengths`, int [n], the examples of a batch are alike in length: of `WINDOW` batches' worth of examples that
+  follow each other at random, the shortest make one batch, the next shortest another; then these are shuffled.
   """
+  indices = _order(n, seed)
+  if lengths is None:
+    return indices.batch(batch_size, drop_remainder=True)
   lengths = tf.constant(lengths, tf.int32)
   window = max(1, min(WINDOW, len(lengths) // batch_size))
 

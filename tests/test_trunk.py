@@ -1,0 +1,127 @@
+"""Frozen stages from disk: the same training as with the stages in every step, and nothing stale."""
+
+import logging
+import pathlib
+
+import numpy as np
+import pytest
+import tiny_data
+import tiny_presets
+
+from tl_app import files, session, training
+from tl_app.config import Config
+
+WORDS = [
+  "[PAD]",
+  "[UNK]",
+  "[CLS]",
+  "[SEP]",
+  "[MASK]",
+  "the",
+  "film",
+  "is",
+  "bad",
+  "good",
+  *(f"word{i}" for i in range(20)),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  root = tmp_path_factory.mktemp("trunk")
+  return {
+    "bert": (tiny_presets.bert(root / "bert", WORDS), "table:" + tiny_data.reviews(root / "reviews.csv"), "layer_2"),
+    "resnet": (tiny_presets.resnet(root / "resnet", 32), "images:" + tiny_data.colours(root / "colours"), "stack1"),
+  }
+
+
+@pytest.fixture
+def run(world, tmp_path):
+  numbers = iter(range(100))
+
+  def train(kind, cache, **flags):
+    backbone, dataset, stage = world[kind]
+    config = Config(
+      backbone=backbone,
+      dataset=dataset,
+      cache_dir=str(tmp_path),
+      feature_cache=str(cache),
+      **{"train_stages": f"{stage},head", "head_epochs": 5, "epochs": 3, "learning_rate": 1e-3, "export": False}
+      | flags,
+    )
+    return training.train_and_evaluate(config, tmp_path / f"run{next(numbers)}")
+
+  return train
+
+
+def _trunks(cache):
+  return sorted(pathlib.Path(cache).glob("trunk-*"))
+
+
+@pytest.mark.parametrize("kind", ["bert", "resnet"])
+def test_training_from_disk_is_training_online(run, tmp_path, kind):
+  online = run(kind, "off")
+  from_disk = run(kind, tmp_path / "cache")
+  (store,) = _trunks(tmp_path / "cache")
+  assert (store / "dtype").read_text() in ("float16", "float32")
+  again = run(kind, tmp_path / "cache")
+  for rung in ("fine_tuned", "averaged"):
+    assert from_disk["rungs"][rung]["loss"] == pytest.approx(online["rungs"][rung]["loss"], abs=2e-3)
+    assert again["rungs"][rung] == from_disk["rungs"][rung]
+    assert from_disk["rungs"][rung]["loss"] != pytest.approx(from_disk["rungs"]["probe"]["loss"], abs=1e-5)
+
+
+def test_whole_numbers_from_disk_give_the_online_logits(run, tmp_path, monkeypatch):
+  """float32 on disk: the validation logits of an epoch, from disk and by the whole network, agree within 1e-4."""
+  from tl_app import trunk
+
+  monkeypatch.setattr(trunk, "HALF_TOLERANCE", 0.0)
+  seen = []
+  fill = trunk.TrunkFeatures.fill
+
+  def spy(self, directory, indices):
+    fill(self, directory, indices)
+    online = session.predict(self._run, self._run.model.network, indices)
+    seen.append((online, self.logits(indices)))
+
+  monkeypatch.setattr(trunk.TrunkFeatures, "fill", spy)
+  run("bert", tmp_path / "cache", epochs=2)
+  ((online, from_disk),) = seen
+  assert len(online) > 50
+  np.testing.assert_allclose(from_disk, online, atol=1e-4)
+  assert (_trunks(tmp_path / "cache")[0] / "dtype").read_text() == "float32"
+
+
+def test_a_damaged_row_is_computed_again(run, tmp_path, caplog):
+  caplog.set_level(logging.INFO, "tl_app")
+  first = run("bert", tmp_path / "cache")
+  (rows,) = _trunks(tmp_path / "cache")[0].glob("rows.f*")
+  damaged = bytearray(rows.read_bytes())
+  damaged[100] ^= 0x40
+  rows.write_bytes(damaged)
+  caplog.clear()
+  again = run("bert", tmp_path / "cache")
+  assert "features: computing 1 to 1 of 1" in caplog.text
+  assert again["rungs"] == first["rungs"]
+
+
+def test_what_does_not_fit_runs_in_every_step(run, tmp_path, caplog):
+  caplog.set_level(logging.INFO, "tl_app")
+  run("bert", tmp_path / "cache", feature_cache_gb=0.0, epochs=2)
+  assert "--feature_cache_gb=0, " in caplog.text and "computed in every step" in caplog.text
+  assert not _trunks(tmp_path / "cache")
+
+
+def test_older_features_make_room(run, tmp_path, caplog):
+  run("bert", tmp_path / "cache", epochs=2)
+  (old,) = _trunks(tmp_path / "cache")
+  size = sum(file.stat().st_size for file in old.iterdir()) / 1e9
+  run("bert", tmp_path / "cache", train_stages="top:2", epochs=2, feature_cache_gb=1.5 * size)
+  (new,) = _trunks(tmp_path / "cache")
+  assert new != old
+
+
+def test_one_epoch_is_not_worth_it(run, tmp_path):
+  run("bert", tmp_path / "cache", epochs=1)
+  assert not _trunks(tmp_path / "cache")
+  assert files.read_json(tmp_path / "run0/plan.json")["phases"][1]["epochs"] == 1

@@ -1,0 +1,213 @@
+"""The frozen stages below those that train, computed once per example and then read from disk."""
+
+import importlib.metadata
+import logging
+import math
+import shutil
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tl_app import feature_cache, session
+from tl_app import model as model_lib
+from tl_app.data import pipeline
+from tl_app.preprocessing import text
+
+log = logging.getLogger(__name__)
+
+# Memory for the outputs of the trunk between two commits to disk, bytes.
+CHUNK_BYTES = 2**28
+# float16 halves what is stored, where it changes no logit by more than this.
+HALF_TOLERANCE = 1e-2
+HALF_EXAMPLES = 64
+
+
+@keras.saving.register_keras_serializable("tl_app")
+class Pack(keras.layers.Layer):
+  """Joins the outputs of a trunk into one tensor [batch, positions, width], positions filled up to a fixed number."""
+
+  def __init__(self, positions, **kwargs):
+    super().__init__(**kwargs)
+    self.positions = positions
+
+  def call(self, outputs):
+    """Returns float32 [batch, positions, width] of a list of tensors [batch, length, ..] or, of images, [batch, ..]."""
+    parts = []
+    for x in outputs:
+      shape = keras.ops.shape(x)
+      length = shape[1] if self.positions > 1 else 1
+      parts.append(keras.ops.cast(keras.ops.reshape(x, (shape[0], length, -1)), "float32"))
+    packed = keras.ops.concatenate(parts, axis=-1)
+    return tf.pad(packed, [[0, 0], [0, self.positions - tf.shape(packed)[1]], [0, 0]])
+
+  def compute_output_spec(self, outputs):
+    """Returns the shape and dtype of `call`'s result."""
+    start = 2 if self.positions > 1 else 1
+    width = sum(math.prod(x.shape[start:]) for x in outputs)
+    return keras.KerasTensor((outputs[0].shape[0], self.positions, width), "float32")
+
+
+class TrunkFeatures:
+  """What the stages below `stage` give for each example, on disk, and the network above them.
+
+  Of a text that is so many numbers for each of its tokens, of an image one row.
+
+  Attributes:
+    network: `keras.Model`, outputs of the trunk -> logits; it shares every variable with the run's network.
+  """
+
+  def __init__(self, run, stage):
+    from tl_app.backbones import native
+
+    backbone = run.model.backbone
+    trunk, tail = native.split(backbone, stage)
+    self._run = run
+    self._is_text = backbone.modality == "text"
+    size = None if self._is_text else backbone.preprocess.size
+    # A convolutional network says nothing of height and width until it is given some.
+    inputs = backbone.network.input if self._is_text else keras.Input((size, size, 3))
+    self._outputs = model_lib.Trunk(trunk)(inputs)
+    self._positions = backbone.preprocess.max_length if self._is_text else 1
+    self._skip = 2 if self._is_text else 1
+    shapes = [x.shape for x in self._outputs.values()]
+    if any(shape[: self._skip] != (None,) * self._skip or None in shape[self._skip :] for shape in shapes):
+      raise ValueError(f"the outputs below {stage} are not one vector a position: {shapes}")
+    self.width = sum(math.prod(shape[self._skip :]) for shape in shapes)
+    self.network = keras.Model(tail.input, run.model.head(tail.output["pooled"]), name="tail_head")
+    self._trunk = keras.Model(inputs, Pack(self._positions)(list(self._outputs.values())), name="packed_trunk")
+    self._lengths = self._count()
+    self._cache = None
+    self._starts = np.zeros(len(run.examples), np.int64)
+
+  def size(self, indices):
+    """Returns the bytes that float32 rows of the examples at `indices` take."""
+    return int(self._lengths[indices].sum()) * self.width * 4
+
+  def fill(self, directory, indices):
+    """Computes what `directory` lacks of the examples at `indices`, int [n]."""
+    self._cache = feature_cache.FeatureCache(directory, self.width, self._settle_dtype(directory, indices))
+    chunk = max(32, CHUNK_BYTES // (4 * self._positions * self.width))
+    hashes = self._run.examples.hashes[indices]
+    starts, _ = feature_cache.fill(self._cache, hashes, lambda part: self._compute(indices[part]), chunk)
+    self._starts[indices] = starts
+    self._stored = self._cache.positions()
+
+  def for_training(self, indices, targets, batch_size, seed):
+    """Returns the endless dataset (outputs of the trunk, targets), in the order of `pipeline.for_training`."""
+    places, targets = tf.constant(indices), tf.constant(targets)
+    lengths = self._lengths[indices] if self._is_text else None
+    batches = pipeline.index_batches(len(indices), batch_size, seed, lengths)
+    return batches.map(
+      lambda i: (self._read(tf.gather(places, i)), tf.gather(targets, i)), num_parallel_calls=tf.data.AUTOTUNE
+    ).prefetch(tf.data.AUTOTUNE)
+
+  def logits(self, indices):
+    """Returns the logits, float32 [n, classes], of the examples at `indices`."""
+    batch_size = session.inference_batch(self._run)
+    filled, positions = pipeline.inference_order(self._lengths[indices], batch_size)
+    dataset = tf.data.Dataset.from_tensor_slices(indices[filled]).batch(batch_size)
+    dataset = dataset.map(self._read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return pipeline.restore(self.network.predict(dataset, verbose=0), positions)
+
+  def _count(self):
+    if not self._is_text:
+      return np.ones(len(self._run.examples), np.int64)
+    counts = pipeline.token_counts(self._run.model.backbone.preprocess, self._run.examples.inputs)
+    return np.minimum(counts, self._positions).astype(np.int64)
+
+  def _compute(self, indices):
+    packed = session.predict(self._run, self._trunk, indices)
+    return [row[:length] for row, length in zip(packed, self._lengths[indices])]
+
+  def _settle_dtype(self, directory, indices):
+    """Returns the dtype of the rows in `directory`, measured once."""
+    path = directory / "dtype"
+    if not path.exists():
+      sample = indices[np.linspace(0, len(indices) - 1, min(HALF_EXAMPLES, len(indices))).astype(int)]
+      rows = session.predict(self._run, self._trunk, sample)
+      logits, halved = (
+        keras.ops.convert_to_numpy(self.network(self._unpack(tf.constant(x)), training=False))
+        for x in (rows, rows.astype(np.float16).astype(np.float32))
+      )
+      difference = float(np.abs(logits - halved).max())
+      dtype = "float16" if difference < HALF_TOLERANCE else "float32"
+      log.info("trunk features are kept as %s: float16 changes logits by at most %.1g", dtype, difference)
+      directory.mkdir(parents=True, exist_ok=True)
+      path.write_text(dtype)
+    return path.read_text()
+
+  def _read(self, indices):
+    packed = tf.numpy_function(self._gather, [indices], tf.float32, stateful=False)
+    return self._unpack(tf.ensure_shape(packed, [None, None if self._is_text else 1, self.width]))
+
+  def _gather(self, indices):
+    lengths = self._lengths[indices]
+    longest = min(-(-lengths.max() // text.MULTIPLE) * text.MULTIPLE, self._positions)
+    packed = np.zeros((len(indices), longest, self.width), np.float32)
+    for row, start, length in zip(packed, self._starts[indices], lengths):
+      row[:length] = self._stored[start : start + length]
+    return packed
+
+  def _unpack(self, packed):
+    shapes = {name: x.shape[self._skip :] for name, x in self._outputs.items()}
+    parts = tf.split(packed, [math.prod(shape) for shape in shapes.values()], axis=-1)
+    lead = tf.shape(packed)[: self._skip]
+    return {
+      name: tf.cast(tf.ensure_shape(tf.reshape(part, tf.concat([lead, shape], 0)), self._outputs[name].shape), dtype)
+      for (name, shape), part, dtype in zip(shapes.items(), parts, (x.dtype for x in self._outputs.values()))
+    }
+
+
+def features(run, phase):
+  """Returns the `TrunkFeatures` of a phase, filled, or None where its frozen stages are better run in every step."""
+  lowest = next(name for name in run.model.stages if name in phase.train_stages)
+  backbone = run.model.backbone
+  directory = session.cache_directory(run)
+  if directory is None or phase.epochs < 2 or not model_lib.can_split(backbone, lowest):
+    return None
+  try:
+    made = TrunkFeatures(run, lowest)
+  except ValueError as error:
+    log.info("the frozen stages run in every step: %s", error)
+    return None
+  used = np.concatenate([run.split.train, run.split.validation])
+  needed, limit = made.size(used), run.config.feature_cache_gb * 1e9
+  directory.mkdir(parents=True, exist_ok=True)
+  free = shutil.disk_usage(directory).free
+  if needed > min(limit, 0.9 * free):
+    log.info(
+      "the %s of features below stage %s are not kept: --feature_cache_gb=%g, %s free; they are computed in every step",
+      *(_gigabytes(needed), lowest, run.config.feature_cache_gb, _gigabytes(free)),
+    )
+    return None
+  below = list(backbone.stages)[: list(backbone.stages).index(lowest)]
+  key = feature_cache.key(
+    weights=model_lib.fingerprint({name: backbone.stages[name] for name in below}),
+    stage=lowest,
+    preprocessing=session.preprocessing_identity(run),
+    versions=[importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub")],
+  )
+  with run.clock("features"):
+    log.info("stages below %s: their features are computed once", lowest)
+    made.fill(_make_room(directory, f"trunk-{key}", needed, limit), used)
+  return made
+
+
+def _make_room(directory, name, needed, limit):
+  """Returns the directory `name` for trunk features, after older ones have gone that would exceed `limit` with it."""
+  own = directory / name
+  others = sorted((path for path in directory.glob("trunk-*") if path != own), key=lambda path: path.stat().st_mtime)
+  sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in others}
+  for path in others:
+    if sum(sizes.values()) + needed <= limit:
+      break
+    log.info("feature cache: %s of older trunk features go", _gigabytes(sizes.pop(path)))
+    shutil.rmtree(path, ignore_errors=True)
+  own.mkdir(parents=True, exist_ok=True)
+  own.touch()
+  return own
+
+
+def _gigabytes(size):
+  return f"{size / 1e9:.2f} GB"

@@ -19,9 +19,9 @@ COMMAND = re.compile(r"python -m tl_app\.(\w+)([^`\n]*)")
 FLAG = re.compile(r"(?<![\w-])--(\w+)")
 PARSE = """
 import dataclasses, json, sys
-from tl_app import train
-train.cli.FLAGS(sys.argv)
-print(json.dumps(dataclasses.asdict(train.config_from_flags())))
+from tl_app import cli, train
+cli.FLAGS(sys.argv)
+print(json.dumps(dataclasses.asdict(cli.config_from_flags())))
 """
 
 

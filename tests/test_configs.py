@@ -90,7 +90,7 @@ def test_the_readme_has_the_figures_of_the_config(path):
 
 def test_commands_of_the_readme_exist_with_all_their_flags():
   commands = COMMAND.findall(README)
-  assert {name for name, _ in commands} == {"train", "evaluate", "predict", "export", "inspect"}
+  assert {name for name, _ in commands} == {"train", "evaluate", "predict", "export", "inspect", "compare"}
   assert {name: flags for name, arguments in commands if (flags := unknown_flags(name, arguments))} == {}
   every = set.union(*map(known_flags, {name for name, _ in commands}))
   assert set(FLAG.findall(COMMAND.sub("", README))) <= every

@@ -14,7 +14,7 @@ from absl.testing import flagsaver
 from tl_app import cli, files, train, training, workdir
 from tl_app.config import Config
 
-COMMANDS = ("train", "evaluate", "predict", "export", "inspect")
+COMMANDS = ("train", "evaluate", "predict", "export", "inspect", "compare")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_flags_override_the_config_file(world, tmp_path, monkeypatch):
   (tmp_path / "config.json").write_text(config_lib.to_json(written))
   with flagsaver.flagsaver():
     cli.FLAGS(["train", f"--config={tmp_path}/config.json", "--seed=2", "--noexport"])
-    config = train.config_from_flags()
+    config = cli.config_from_flags()
   assert (config.epochs, config.seed, config.export, config.dataset) == (7, 2, False, "digits")
 
 

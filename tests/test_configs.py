@@ -19,9 +19,9 @@ COMMAND = re.compile(r"python -m tl_app\.(\w+)([^`\n]*)")
 FLAG = re.compile(r"(?<![\w-])--(\w+)")
 PARSE = """
 import dataclasses, json, sys
-from tl_app import train
-train.cli.FLAGS(sys.argv)
-print(json.dumps(dataclasses.asdict(train.config_from_flags())))
+from tl_app import cli, train
+cli.FLAGS(sys.argv)
+print(json.dumps(dataclasses.asdict(cli.config_from_flags())))
 """
 
 
@@ -90,7 +90,7 @@ def test_the_readme_has_the_figures_of_the_config(path):
 
 def test_commands_of_the_readme_exist_with_all_their_flags():
   commands = COMMAND.findall(README)
-  assert {name for name, _ in commands} == {"train", "evaluate", "predict", "export", "inspect"}
+  assert {name for name, _ in commands} == {"train", "evaluate", "predict", "export", "inspect", "compare"}
   assert {name: flags for name, arguments in commands if (flags := unknown_flags(name, arguments))} == {}
   every = set.union(*map(known_flags, {name for name, _ in commands}))
   assert set(FLAG.findall(COMMAND.sub("", README))) <= every

@@ -37,14 +37,14 @@ LEVELS = [
   ["data.sources", "data.unlabelled", "backbones.native", "backbones.saved_model"],
   ["data", "backbones"],
   ["heads", "optimizers", "distribution", "feature_cache", "callbacks", "ladder", "inspection"],
-  ["model"],
+  ["model", "comparison"],
   ["stages", "serving", "session"],
   ["runs", "prediction"],
-  ["planning", "trunk"],
+  ["planning", "trunk", "changes"],
   ["fitting"],
   ["training"],
   ["cli"],
-  ["train", "evaluate", "predict", "export", "inspect"],
+  ["train", "evaluate", "predict", "export", "inspect", "compare"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = {
@@ -53,6 +53,7 @@ MODULES = {
   if path != PACKAGE / "__init__.py" and path.read_text().strip()
 }
 WITHOUT_TENSORFLOW = ["config", "files", "assets", "recipes", "workdir", "backbones", "cli", "inspection", "evaluation"]
+WITHOUT_TENSORFLOW += ["comparison"]
 
 
 def _imported(path):

@@ -13,8 +13,8 @@ import pytest
 import tiny_data
 import tiny_modules
 
+from tl_app import changes, files, runs, serving, training
 from tl_app import config as config_lib
-from tl_app import files, runs, serving, training
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
 
@@ -237,6 +237,30 @@ def test_what_ships_is_the_best_epoch(run):
   losses = [record["val_loss"] for record in log]
   assert min(losses) < losses[-1]
   assert metrics["validation"]["loss"] == pytest.approx(min(losses), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+  "flags",
+  [
+    {"recipe": "full", "epochs": 3},
+    # Batch statistics move in the frozen stages too.
+    {"recipe": "lp_ft", "epochs": 1, "train_stages": "top:1", "bn": "train"},
+  ],
+)
+def test_where_fine_tuning_breaks_the_model_the_probe_ships_as_if_alone(run, flags):
+  metrics, workdir = run(**flags, learning_rate=2.0, clip_norm=0.0, ema=0.0, seed=3, export=True)
+  assert metrics["rungs"]["fine_tuned"]["accuracy"] < metrics["rungs"]["probe"]["accuracy"]
+  assert metrics["rung"] == "probe"
+  assert metrics["rung_reason"].startswith(
+    "probe ships: fine-tuning did not help on the validation split (fine_tuned 0."
+  )
+  found = changes.compare(workdir)
+  assert all(stage.identical == stage.variables and stage.moved == 0 for stage in found.stages)
+  assert sum(stage.variables for stage in found.stages) == 20
+  changes.require_agreement(found)
+  alone, probe = run(recipe="probe", seed=3)
+  assert [metrics[split] for split in ("test", "validation")] == [alone[split] for split in ("test", "validation")]
+  assert (workdir / "predictions_test.csv").read_bytes() == (probe / "predictions_test.csv").read_bytes()
 
 
 def test_a_backbone_for_the_other_modality_is_refused(run, tmp_path):

@@ -1,9 +1,11 @@
 """Flags from dataclass fields, and the frame of every entry point: parsing, exit codes, one line per failure."""
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
+import pathlib
 import signal
 import sys
 import tempfile
@@ -27,6 +29,25 @@ def define(names=None):
       flags.DEFINE_enum(name, field.default, field.metadata["choices"], text)
     else:
       _DEFINE[config_lib.TYPES[name]](name, field.default, text)
+
+
+def define_run():
+  """Defines every flag that a run is made of: the fields of `Config`, and --config."""
+  define()
+  flags.DEFINE_string("config", "", "A config.json of an earlier run; flags that are given override it.")
+
+
+def config_from_flags():
+  """Returns the validated `Config` of the command line."""
+  config = config_lib.Config()
+  path = FLAGS.config
+  if path:
+    if not pathlib.Path(path).is_file():
+      raise UserError(f"--config={path} is not a file")
+    config = config_lib.from_json(pathlib.Path(path).read_text(encoding="utf-8", errors="replace"), path)
+  config = dataclasses.replace(config, **given())
+  config_lib.validate(config)
+  return config
 
 
 def given(names=None):

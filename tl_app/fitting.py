@@ -50,7 +50,7 @@ def _descend(run, phase):
   """Fits by gradient descent and puts the best epoch back; returns as `fit`."""
   network, dataset, validation_logits = _feed(run, phase)
   compile_for(network, phase, run.model)
-  changing = [v for name in phase.train_stages for v in run.model.stages[name]]
+  changing = stages.changing(run.model, [phase])
   keep = callbacks.KeepBest(changing, phase.monitor, phase.patience)
   network.fit(
     dataset,

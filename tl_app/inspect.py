@@ -1,17 +1,23 @@
-"""Shows the backbones that are known, or one of them: inputs, features, parameters, stages, licence.
+"""Shows the backbones that are known, one of them (inputs, features, stages, licence), or what a run changed.
 
 python -m tl_app.inspect
 python -m tl_app.inspect --backbone=minilm_l6.pypi
+python -m tl_app.inspect --workdir=runs/movie_reviews
 """
 
-from tl_app import backbones, cli, inspection
+from tl_app import backbones, cli, inspection, workdir
 from tl_app.assets import Assets
+from tl_app.errors import UserError
 
 FLAGS = cli.FLAGS
 cli.define(["cache_dir", "offline", "backbone", "preprocessor", "pooling", "image_size"])
+cli.flags.DEFINE_string("workdir", "", "A finished run: its export, stage by stage, beside the original backbone.")
 
 
 def main():
+  if FLAGS.workdir:
+    inspect_run()
+    return
   if not FLAGS.backbone:
     print(inspection.listing())
     return
@@ -19,6 +25,18 @@ def main():
   cli.start_tensorflow()
   assets = Assets(FLAGS.cache_dir, FLAGS.offline)
   print(inspection.describe(FLAGS.backbone, assets, FLAGS.preprocessor, FLAGS.pooling, FLAGS.image_size))
+
+
+def inspect_run():
+  if cli.given(["backbone", "preprocessor", "pooling", "image_size"]):
+    raise UserError("--workdir names a run, which has a backbone: leave --backbone and its flags out")
+  workdir.open_run(FLAGS.workdir)
+  cli.start_tensorflow()
+  from tl_app import changes
+
+  found = changes.compare(FLAGS.workdir, FLAGS.cache_dir, FLAGS.offline)
+  print(changes.table(found))
+  changes.require_agreement(found)
 
 
 if __name__ == "__main__":

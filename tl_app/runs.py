@@ -22,12 +22,7 @@ def restore(paths, config, assets):
   Raises:
     UserError: plan.json or the weights are damaged, or --backbone leads to another network now.
   """
-  try:
-    written = files.read_json(paths.plan)
-    max_length, class_names = written["preprocessing"].get("max_length", 0), written["class_names"]
-  except (ValueError, KeyError, TypeError):
-    raise UserError(f"{paths.plan} is damaged: train again") from None
-  model = model_lib.load(config, backbones.resolve(config.backbone), assets, class_names, max_length)
+  model = rebuild(paths, config, assets)
   try:
     model.network.load_weights(paths.weights)
   except (OSError, ValueError, KeyError) as error:
@@ -36,6 +31,20 @@ def restore(paths, config, assets):
       f"{paths.weights} does not fit --backbone={config.backbone} ({reason}): one of them has changed; train again"
     ) from None
   return model
+
+
+def rebuild(paths, config, assets):
+  """Returns the `Model` that a workdir's run started from: the backbone as it was loaded, and a fresh head.
+
+  Raises:
+    UserError: plan.json is damaged.
+  """
+  try:
+    written = files.read_json(paths.plan)
+    max_length, class_names = written["preprocessing"].get("max_length", 0), written["class_names"]
+  except (ValueError, KeyError, TypeError):
+    raise UserError(f"{paths.plan} is damaged: train again") from None
+  return model_lib.load(config, backbones.resolve(config.backbone), assets, class_names, max_length)
 
 
 def evaluate(workdir, flags, output, cache_dir="", offline=False):
@@ -52,7 +61,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
     UserError: no finished run, other data than the run's, labels that the model does not know, or `output` is a file.
   """
   _check_output(output)
-  paths, config, assets = _open(workdir, cache_dir, offline)
+  paths, config, assets = opened(workdir, cache_dir, offline)
   examples = data.load(dataclasses.replace(config, **_own_data(flags)), assets, known=splits.hashes(paths.splits))
   model = restore(paths, config, assets)
   if not flags.get("dataset"):
@@ -95,7 +104,7 @@ def export(workdir, output, cache_dir="", offline=False):
     (directory of the SavedModel, the proof).
   """
   _check_output(output)
-  paths, config, assets = _open(workdir, cache_dir, offline)
+  paths, config, assets = opened(workdir, cache_dir, offline)
   directory = pathlib.Path(output) if output else paths.export
   if output and directory.exists() and not (directory / "saved_model.pb").is_file() and any(directory.iterdir()):
     raise UserError(f"--output={output} is not empty and holds no SavedModel: choose another directory")
@@ -107,7 +116,12 @@ def export(workdir, output, cache_dir="", offline=False):
   return directory, serving.export_and_prove(model, directory, test.inputs, evaluation.softmax(logits))
 
 
-def _open(workdir, cache_dir, offline):
+def opened(workdir, cache_dir="", offline=False):
+  """Returns (Workdir, Config, Assets) of a finished run.
+
+  Raises:
+    UserError: no finished run lies there.
+  """
   paths, config = workdir_lib.open_run(workdir)
   config = dataclasses.replace(config, cache_dir=cache_dir or config.cache_dir, offline=offline or config.offline)
   return paths, config, Assets(config.cache_dir, config.offline)

@@ -26,6 +26,8 @@ TOLERANCE = 1e-4
 TIE = 1e-6
 LABELS = "labels.txt"
 FACTS = "assets.extra/tl_app.json"
+# Where the checkpoint of an export holds `Served._variables`.
+CHECKPOINT_KEY = "_variables/{position}/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class Served(tf.Module):
@@ -66,6 +68,7 @@ def write(model, directory):
     "modality": model.backbone.modality,
     "class_names": model.class_names,
     "backbone": model.backbone.spec.name,
+    "stages": _positions(model),
   }
   with tempfile.TemporaryDirectory() as scratch:
     labels = pathlib.Path(scratch) / LABELS
@@ -76,6 +79,12 @@ def write(model, directory):
   extra = pathlib.Path(directory) / FACTS
   extra.parent.mkdir()
   extra.write_text(json.dumps(served_facts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _positions(model):
+  """Returns {stage: [[path of the variable, its position in `Served._variables`]]}, in the order of the stages."""
+  position = {id(variable): i for i, variable in enumerate(model.network.variables)}
+  return {name: [[v.path, position[id(v)]] for v in variables] for name, variables in model.stages.items()}
 
 
 def export_and_prove(model, directory, inputs, probabilities):

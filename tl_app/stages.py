@@ -89,6 +89,15 @@ def batch_norm_modes(model, phase):
   }
 
 
+def changing(model, phases):
+  """Returns the variables that `phases` may change: those of the stages that train, and the statistics that move."""
+  chosen = {id(v) for phase in phases for name in phase.train_stages for v in model.stages[name]}
+  for phase in phases:
+    modes = batch_norm_modes(model, phase)
+    chosen |= {id(v) for name, vs in model.stages.items() for v in vs if modes[name] == "batch"} & model.statistics
+  return [v for variables in model.stages.values() for v in variables if id(v) in chosen]
+
+
 def _set_batch_norm(model, phase):
   modes = batch_norm_modes(model, phase)
   opaque = _opaque_layer(model)

@@ -29,6 +29,7 @@ from tl_app import (
   runs,
   serving,
   session,
+  stages,
 )
 from tl_app import config as config_lib
 from tl_app import model as model_lib
@@ -114,8 +115,7 @@ def climb(run, phases):
     name: {"accuracy": accuracy}
     for name, accuracy in ladder.marks(features[train], run.labels[train], features[validation], labels).items()
   }
-  names = {name for phase in phases for name in phase.train_stages}
-  variables = [v for name, members in run.model.stages.items() if name in names for v in members]
+  variables = stages.changing(run.model, phases)
   heads.standardize(run.model.head, features[train])
   rungs = []
   for phase in phases:

@@ -43,8 +43,9 @@ LEVELS = [
   ["planning", "trunk", "changes"],
   ["fitting"],
   ["training"],
+  ["benchmarking"],
   ["cli"],
-  ["train", "evaluate", "predict", "export", "inspect", "compare"],
+  ["train", "evaluate", "predict", "export", "inspect", "compare", "benchmark"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = {

@@ -22,14 +22,7 @@ def plan(run, recipe):
   """Decides text length and phases, writes plan.json, says it, and returns the phases."""
   preprocessing = _settle_preprocessing(run)
   backbone, model = run.model.backbone, run.model
-  facts = config_lib.Facts(
-    num_train=len(run.split.train),
-    num_classes=len(run.split.class_names),
-    modality=run.examples.modality,
-    feature_size=backbone.feature_size,
-    stages={name: tuple(v.path for v in variables) for name, variables in backbone.stages.items()},
-  )
-  phases = recipe(run.config, facts, run.strategy.num_replicas_in_sync)
+  phases = recipe(run.config, facts(run), run.strategy.num_replicas_in_sync)
   if phases[0].backbone_trains:
     raise UserError("the first phase must train the head alone: start the list with recipes.probe(..)")
   written = {
@@ -47,13 +40,26 @@ def plan(run, recipe):
       for name, variables in model.stages.items()
     ],
     "phases": [
-      dataclasses.asdict(phase) | {"examples": facts.num_train, "stages": _stage_rows(run, phase)} for phase in phases
+      dataclasses.asdict(phase) | {"examples": len(run.split.train), "stages": _stage_rows(run, phase)}
+      for phase in phases
     ],
   }
   files.write_json(run.paths.plan, written)
   for line in _lines(run, written):
     log.info("%s", line)
   return phases
+
+
+def facts(run):
+  """Returns the `Facts` that recipes are made from."""
+  backbone = run.model.backbone
+  return config_lib.Facts(
+    num_train=len(run.split.train),
+    num_classes=len(run.split.class_names),
+    modality=run.examples.modality,
+    feature_size=backbone.feature_size,
+    stages={name: tuple(v.path for v in variables) for name, variables in backbone.stages.items()},
+  )
 
 
 def _settle_preprocessing(run):

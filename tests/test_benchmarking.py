@@ -1,0 +1,49 @@
+"""The benchmark command: what it measures, on a tiny network; the figures themselves are no test."""
+
+import pytest
+import tiny_data
+import tiny_presets
+
+from tl_app import benchmarking, files
+from tl_app.config import Config
+from tl_app.errors import UserError
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "is", "bad", "good"]
+
+
+@pytest.fixture
+def config(tmp_path):
+  return Config(
+    backbone=tiny_presets.bert(tmp_path / "bert", WORDS),
+    dataset="table:" + tiny_data.reviews(tmp_path / "reviews.csv"),
+    workdir=str(tmp_path / "out"),
+    cache_dir=str(tmp_path / "cache"),
+    batch_size=8,
+  )
+
+
+def test_every_part_is_measured_and_written(config, tmp_path):
+  result = benchmarking.measure(config, ",".join(benchmarking.PARTS), repeats=2, steps=2)
+  assert files.read_json(tmp_path / "out/benchmark.json") == result
+  assert list(result["parts"]) == list(benchmarking.PARTS)
+  assert list(result["parts"]["stages"]) == [
+    "everything",
+    "top half (layer_1 and above)",
+    "top stage (layer_2)",
+    "head only",
+  ]
+  for candidates in result["parts"].values():
+    assert len(candidates) >= 2
+    for figures in candidates.values():
+      assert 0 < figures["seconds"][0] <= figures["seconds"][1] <= figures["seconds"][2]
+      assert all(ratio > 0 for ratio in figures["ratio"])
+    assert next(iter(candidates.values()))["ratio"] == [1.0, 1.0, 1.0]
+  text = "\n".join(benchmarking.lines(result))
+  assert "batches of like length" in text and "times as fast" in text
+  # Nothing of the run itself stays behind.
+  assert [path.name for path in (tmp_path / "out").iterdir()] == ["benchmark.json"]
+
+
+def test_an_unknown_part_is_refused(config):
+  with pytest.raises(UserError, match="--parts=stages,speed: 'speed' is none of stages, head, trunk, lengths"):
+    benchmarking.measure(config, "stages,speed", repeats=2, steps=2)

@@ -1,0 +1,254 @@
+"""Candidates timed side by side: one process, every round runs each once, ratios per round, medians with spread."""
+
+import dataclasses
+import logging
+import os
+import pathlib
+import platform
+import tempfile
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tl_app import backbones, files, fitting, heads, planning, recipes, session, stages, training, trunk
+from tl_app import model as model_lib
+from tl_app import workdir as workdir_lib
+from tl_app.data import pipeline
+from tl_app.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FIGURES = "benchmark.json"
+PROBE_EPOCHS = 20
+
+
+def measure(config, parts, repeats, steps):
+  """Measures `parts` and writes benchmark.json to --workdir.
+
+  Args:
+    config: `Config`.
+    parts: names of `PARTS` with commas.
+    repeats: rounds.
+    steps: batches of a candidate in a round.
+
+  Returns:
+    The content of benchmark.json: {"config", "machine", "repeats", "steps", "parts": {name: {candidate: {"seconds",
+    "ratio"}}}}. Seconds are [least, median, greatest] of a round's batches, or of what the candidate's name says;
+    ratios likewise, of the first candidate's seconds to this one's in the same round.
+
+  Raises:
+    UserError: no such part.
+  """
+  names = [name.strip() for name in parts.split(",") if name.strip()]
+  for name in names or [parts]:
+    if name not in PARTS:
+      raise UserError(f"--parts={parts}: {name!r} is none of {', '.join(PARTS)}")
+  with tempfile.TemporaryDirectory() as scratch:
+    # The features of a run may be stored already: what is measured here starts without.
+    own = dataclasses.replace(config, workdir=f"{scratch}/run", feature_cache=f"{scratch}/features", export=False)
+    with workdir_lib.claim(own.workdir, own) as paths:
+      run = training.prepare(own, paths, backbones.resolve(own.backbone))
+      planning.plan(run, recipes.plan)
+      figures = {name: PARTS[name](run, repeats, steps) for name in names}
+  result = {
+    "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "workdir"},
+    "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "tensorflow": tf.__version__},
+    "repeats": repeats,
+    "steps": steps,
+    "parts": {name: figure for name, figure in figures.items() if figure},
+  }
+  pathlib.Path(config.workdir).mkdir(parents=True, exist_ok=True)
+  files.write_json(pathlib.Path(config.workdir) / FIGURES, result)
+  return files.read_json(pathlib.Path(config.workdir) / FIGURES)
+
+
+def lines(result):
+  """Yields the table of a result, one line a candidate."""
+  yield f"{result['repeats']} rounds of {result['steps']} batches; median (least to greatest of the rounds)"
+  for part, candidates in result["parts"].items():
+    yield f"\n{part}: {PARTS[part].__doc__.splitlines()[0]}"
+    for name, figures in candidates.items():
+      low, middle, high = figures["seconds"]
+      least, ratio, most = figures["ratio"]
+      yield (
+        f"  {name:44} {middle:10.4f} s ({low:.4f} to {high:.4f})   "
+        f"{ratio:7.2f} times as fast ({least:.2f} to {most:.2f})"
+      )
+
+
+def _side_by_side(candidates, repeats):
+  """Returns {name: {"seconds", "ratio"}} of {name: function of no arguments}; each has run once before."""
+  seconds = {name: [] for name in candidates}
+  for round_ in range(repeats):
+    order = list(candidates)
+    for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
+      start = time.perf_counter()
+      candidates[name]()
+      seconds[name].append(time.perf_counter() - start)
+  return _figures(seconds)
+
+
+def _figures(seconds):
+  """Returns {name: {"seconds", "ratio"}} of {name: [seconds of each round]}."""
+  first = np.array(next(iter(seconds.values())))
+  return {name: {"seconds": _spread(own), "ratio": _spread(first / np.array(own))} for name, own in seconds.items()}
+
+
+def _spread(values):
+  return [float(value) for value in (np.min(values), np.median(values), np.max(values))]
+
+
+def _phase(run, names):
+  """Returns the fine-tuning phase of `names` as the recipe makes it."""
+  config = dataclasses.replace(run.config, train_stages="all", epochs=max(2, run.config.epochs))
+  phase = recipes.lp_ft(config, planning.facts(run), run.strategy.num_replicas_in_sync)[-1]
+  rates = {name: phase.learning_rates[name] for name in names}
+  return dataclasses.replace(phase, train_stages=tuple(names), learning_rates=rates)
+
+
+def _compiled(run, phase, network):
+  """Returns a model of its own over `network`, compiled for `phase`, whose every call is one step."""
+  stages.set_trainable(run.model, phase)
+  with run.strategy.scope():
+    own = keras.Model(network.input, network.output)
+    fitting.compile_for(own, phase, run.model)
+  own.steps_per_execution = 1
+  return own
+
+
+def _online(run, phase):
+  """Returns (network, dataset) that run the whole backbone in every step."""
+  network = model_lib.training_network(run.model, phase.train_stages)
+  train = run.split.train
+  return _compiled(run, phase, network), pipeline.for_training(
+    run.examples.inputs[train],
+    run.labels[train],
+    run.model.backbone.preprocess,
+    run.examples.modality,
+    phase.batch_size,
+    run.config.seed,
+  )
+
+
+def _fit(network, dataset, steps):
+  """Returns a function that trains for `steps` batches; called once here, so that nothing is traced later."""
+
+  def train():
+    network.fit(dataset, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
+
+  train()
+  return train
+
+
+def _cuts(run):
+  """Returns {what trains: its stages} from everything to the head alone."""
+  names = list(run.model.backbone.stages)
+  return {
+    "everything": [*names, recipes.HEAD],
+    f"top half ({names[len(names) // 2]} and above)": [*names[len(names) // 2 :], recipes.HEAD],
+    f"top stage ({names[-1]})": [names[-1], recipes.HEAD],
+    "head only": [recipes.HEAD],
+  }
+
+
+def stage_steps(run, repeats, steps):
+  """Training steps, the whole backbone in each, as stages freeze."""
+  _, dataset = _online(run, _phase(run, [recipes.HEAD]))
+  batches = list(dataset.take(steps))
+
+  def on_batches(network):
+    def train():
+      for inputs, targets in batches:
+        network.train_on_batch(inputs, targets)
+
+    train()
+    return train
+
+  return _side_by_side(
+    {name: on_batches(_online(run, _phase(run, members))[0]) for name, members in _cuts(run).items()}, repeats
+  )
+
+
+def head_epochs(run, repeats, steps):
+  """An epoch of the head: features computed in every epoch, and read from the cache."""
+  phase = _phase(run, [recipes.HEAD])
+  network, dataset = _online(run, phase)
+  steps = min(steps, phase.steps_per_epoch)
+  online = _fit(network, dataset, steps)
+  start = time.perf_counter()
+  features = session.frozen_features(run)
+  extraction = time.perf_counter() - start
+  heads.standardize(run.model.head, features[run.split.train])
+  with run.strategy.scope():
+    stages.set_trainable(run.model, phase)
+    head = keras.Model(run.model.head.input, run.model.head.output)
+    fitting.compile_for(head, phase, run.model)
+  stored = pipeline.for_features(
+    features[run.split.train], run.labels[run.split.train], phase.batch_size, run.config.seed
+  )
+  cached = _fit(head, stored, phase.steps_per_epoch)
+  measured = _side_by_side({"online": online, "cached": cached}, repeats)
+  scale = phase.steps_per_epoch / steps
+  epoch = {"online": [s * scale for s in measured["online"]["seconds"]], "cached": measured["cached"]["seconds"]}
+  # Of the rounds only least, median and greatest are kept, and the ratios of whole epochs scale with the online one.
+  ratios = [r * scale for r in measured["cached"]["ratio"]]
+  whole = {name: [PROBE_EPOCHS * s for s in seconds] for name, seconds in epoch.items()}
+  whole["cached"] = [s + extraction for s in whole["cached"]]
+  return {
+    f"epoch online ({steps} of {phase.steps_per_epoch} batches, scaled)": _row(epoch["online"], [1.0] * 3),
+    "epoch from the cache": _row(epoch["cached"], ratios),
+    f"{PROBE_EPOCHS} epochs online (scaled)": _row(whole["online"], [1.0] * 3),
+    f"extraction and {PROBE_EPOCHS} epochs from the cache": _row(
+      whole["cached"], [o / c for o, c in zip(whole["online"], reversed(whole["cached"]))]
+    ),
+  }
+
+
+def _row(seconds, ratio):
+  return {"seconds": seconds, "ratio": ratio}
+
+
+def trunk_steps(run, repeats, steps):
+  """Steps of the top third of the stages, whose lower stages run in each, or were computed once."""
+  names = list(run.model.backbone.stages)
+  lowest = names[-max(1, len(names) // 3)]
+  phase = _phase(run, [*names[names.index(lowest) :], recipes.HEAD])
+  below = trunk.features(run, phase)
+  if below is None:
+    log.info("trunk: this backbone cannot be cut below %s", lowest)
+    return {}
+  online = _fit(*_online(run, phase), steps)
+  train = run.split.train
+  dataset = below.for_training(train, run.labels[train], phase.batch_size, run.config.seed)
+  stored = _fit(_compiled(run, phase, below.network), dataset, steps)
+  return _side_by_side(
+    {f"from {lowest}, the rest in every step": online, f"from {lowest}, the rest read": stored}, repeats
+  )
+
+
+def length_steps(run, repeats, steps):
+  """Full fine-tuning of texts: one fixed length for all batches, and batches of like length."""
+  if run.examples.modality != "text":
+    return {}
+  phase = _phase(run, [*run.model.backbone.stages, recipes.HEAD])
+  network, alike = _online(run, phase)
+  train, preprocess = run.split.train, run.model.backbone.preprocess
+  raw, targets = tf.constant(list(run.examples.inputs[train])), tf.constant(run.labels[train])
+  order = pipeline.index_batches(len(train), phase.batch_size, run.config.seed)
+  fixed = order.map(lambda i: (_padded(preprocess(tf.gather(raw, i)), preprocess.max_length), tf.gather(targets, i)))
+  return _side_by_side(
+    {
+      f"fixed length {preprocess.max_length}": _fit(network, fixed.prefetch(tf.data.AUTOTUNE), steps),
+      "batches of like length": _fit(network, alike, steps),
+    },
+    repeats,
+  )
+
+
+def _padded(inputs, length):
+  return {name: tf.pad(x, [[0, 0], [0, length - tf.shape(x)[1]]]) for name, x in inputs.items()}
+
+
+PARTS = {"stages": stage_steps, "head": head_epochs, "trunk": trunk_steps, "lengths": length_steps}

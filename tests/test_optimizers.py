@@ -107,6 +107,20 @@ def test_low_rank_is_what_two_factors_would_learn():
   np.testing.assert_allclose(kernel.numpy(), start + down.numpy() @ up.numpy(), atol=1e-5)
 
 
+def test_low_rank_keeps_no_moments_of_the_whole_kernel():
+  kernel = keras.Variable(np.zeros((64, 64), "f"), name="kernel")
+  sizes = {}
+  for rank in (0, 2):
+    built = optimizers.StagedAdamW(
+      optimizers.WarmupCosine(10, 1), lambda v: 1e-2, lambda v: True, rank_of=lambda v, rank=rank: rank
+    )
+    built.build([kernel])
+    sizes[rank] = sum(int(np.prod(v.shape)) for v in built.variables)
+  # What it started from, two factors and their moments, against two moments of the whole.
+  assert sizes[2] == 64 * 64 + 3 * 2 * (2 * 64) + 1
+  assert sizes[0] == 2 * 64 * 64 + 1
+
+
 def test_clipping_bounds_the_global_norm():
   variable = keras.Variable(np.zeros(4, "f"))
   schedule = optimizers.WarmupCosine(steps=10, warmup_steps=0)

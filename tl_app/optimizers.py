@@ -41,12 +41,19 @@ class StagedAdamW(keras.optimizers.Adam):
     if self.built:
       return
     ranks = [self._rank_of(variable) for variable in variables]
+    self._factored = {id(variable) for variable, rank in zip(variables, ranks) if rank}
     factors = [self._factors(variable, rank) for variable, rank in zip(variables, ranks) if rank]
     super().build([*variables, *(factor for pair in factors for factor in pair[:2])])
     self._rates = [float(self._rate_of(v)) for v in variables]
     self._decay_of = [self._decay if self._decays(v) and not rank else 0.0 for v, rank in zip(variables, ranks)]
     pairs = iter(factors)
     self._low_rank = [next(pairs) if rank else None for rank in ranks]
+
+  def add_variable_from_reference(self, reference_variable, name=None, **kwargs):
+    """Adds a slot; None for Adam's moments of a variable that moves by its factors."""
+    if id(reference_variable) in self._factored and name in ("momentum", "velocity"):
+      return None
+    return super().add_variable_from_reference(reference_variable, name=name, **kwargs)
 
   def _factors(self, variable, rank):
     rows, columns = matrix_shape(variable.shape)

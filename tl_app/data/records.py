@@ -138,15 +138,18 @@ def _records(file):
       for serialized in _from(file, compression, offset).as_numpy_iterator():
         yield number, offset, serialized, ""
         number, offset = number + 1, offset + _FRAME + len(serialized)
-      return
+      # TensorFlow takes a few bytes in place of a header for the end.
+      if compression or offset >= size:
+        return
     except tf.errors.OpError:
-      following = size if compression else _following(file, offset)
-      if number == 1 and following >= size:
-        hint = ": it is compressed, name it .gz" if start == b"\x1f\x8b" and not compression else ""
-        raise UserError(f"{file} is not a TFRecord file, or its first record is damaged{hint}") from None
-      rest = "; what follows it cannot be found" if following > size or compression else ""
-      yield number, offset, b"", f"the record is damaged or truncated{rest}"
-      offset = following
+      pass
+    following = size if compression else _following(file, offset)
+    if number == 1 and following >= size:
+      hint = ": it is compressed, name it .gz" if start == b"\x1f\x8b" and not compression else ""
+      raise UserError(f"{file} is not a TFRecord file, or its first record is damaged{hint}")
+    rest = "; what follows it cannot be found" if following > size or compression else ""
+    yield number, offset, b"", f"the record is damaged or truncated{rest}"
+    offset = following
 
 
 def _from(file, compression, offset):

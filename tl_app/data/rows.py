@@ -77,32 +77,33 @@ def parts_of_splits(parts, what):
   return found
 
 
-def matching(pattern, what, part_of):
-  """Returns (the fixed directory before the first *, ? or [, sorted files) of a glob; None where `pattern` is none.
+def matching(pattern, what, part_of, wanted=os.path.isfile):
+  """Returns (the fixed directory before the first *, ? or [, sorted paths) of a glob; None where `pattern` is none.
 
   Args:
     pattern: str; ** stands for any directories. A path that exists is no glob.
     what: the flag with its value, the beginning of a message.
     part_of: function, path -> `Part`, or None where its name puts it into no split.
+    wanted: function, path -> whether it is taken.
 
   Raises:
-    UserError: no file matches, or files of two splits do.
+    UserError: nothing matches, or paths of two splits do.
   """
   if os.path.exists(pattern) or glob.escape(pattern) == pattern:
     return None
-  found = sorted(pathlib.Path(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+  found = sorted({pathlib.Path(path) for path in glob.glob(pattern, recursive=True) if wanted(path)})
   if not found:
-    raise UserError(f"{what}: no file matches {pattern}")
+    raise UserError(f"{what}: nothing that it takes matches {pattern}")
+  fixed = pathlib.Path(pattern).parts
+  root = pathlib.Path(*fixed[: next(place for place, name in enumerate(fixed) if glob.escape(name) != name)])
   splits = {part.split: part.path for part in map(part_of, found) if part}
   if len(splits) > 1:
-    one, other = list(splits.values())[:2]
+    one, other = (relative_name(path, root) for path in list(splits.values())[:2])
     raise UserError(
-      f"{what} matches files of two splits, {one.name} and {other.name}, and would mix them: name their directory, or "
-      "one split here and the others by --validation_dataset and --test_dataset"
+      f"{what} matches two splits, {one} and {other}, and would mix them: name their directory, or one split here and "
+      "the others by --validation_dataset and --test_dataset"
     )
-  fixed = pathlib.Path(pattern).parts
-  depth = next(place for place, name in enumerate(fixed) if glob.escape(name) != name)
-  return pathlib.Path(*fixed[:depth]), found
+  return root, found
 
 
 def keep_image(encoded, directory):

@@ -1,7 +1,6 @@
 """`load`: the examples of --dataset, read by the room of its form, checked, and joined with the extra data sets."""
 
 import os
-import pathlib
 
 import numpy as np
 
@@ -107,7 +106,7 @@ def _read(name, flag, config, assets):
     return Raw("image", [Row(*row) for row in starters.digits()])
   form, colon, rest = name.partition(":")
   if colon and rest and form == "images":
-    return folders.read(pathlib.Path(rest).expanduser(), f"--{flag}={name}")
+    return folders.read(os.path.expanduser(rest), f"--{flag}={name}")
   if colon and rest and form == "table":
     return tables.read(os.path.expanduser(rest), f"--{flag}={name}", config)
   if colon and rest and form == "tfrecord":

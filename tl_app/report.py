@@ -17,7 +17,6 @@ import numpy as np
 
 from tl_app import config as config_lib
 from tl_app import files
-from tl_app.data.examples import encoded
 from tl_app.errors import UserError
 
 FILE = "report.html"
@@ -259,6 +258,7 @@ def _thumbnail(value):
   """
   import tensorflow as tf
 
+  from tl_app.data.examples import encoded
   from tl_app.preprocessing import image
 
   pixels = image.decode(encoded(value))

@@ -81,3 +81,27 @@ def test_images_wrong_directories(tmp_path):
   assert "mixes splits (train) with other folders (bus)" in refusal(f"images:{mixed}")
   assert "both the validation split" in refusal(f"images:{double}")
   assert "test has images but no class folders" in refusal(f"images:{unlabelled}")
+
+
+def test_globs_of_class_folders_and_of_images(tmp_path):
+  write_images(
+    tmp_path, "monday/cat/1.jpg", "monday/dog/1.jpg", "tuesday/cat/1.jpg", "tuesday/cat/2.png", "tuesday/a.jpg"
+  )
+  write(tmp_path / "tuesday" / "cat" / "notes.txt", "about")
+  examples = load(f"images:{tmp_path}/*day/*")
+  assert dict(zip(examples.ids, examples.labels)) == {
+    "monday/cat/1.jpg": "cat",
+    "monday/dog/1.jpg": "dog",
+    "tuesday/a.jpg": "tuesday",
+    "tuesday/cat/1.jpg": "cat",
+    "tuesday/cat/2.png": "cat",
+  }
+  assert "not images" in examples.notes[0]
+  assert list(load(f"images:{tmp_path}/**/*.png").ids) == ["tuesday/cat/2.png"]
+  assert "nothing that it takes matches" in refusal(f"images:{tmp_path}/*/*.bmp")
+
+
+def test_a_glob_does_not_mix_splits(tmp_path):
+  write_images(tmp_path, "train/a/1.jpg", "test/a/2.jpg")
+  assert "matches two splits, test/a and train/a" in refusal(f"images:{tmp_path}/*/*")
+  assert list(load(f"images:{tmp_path}/tr*/*").labels) == ["a"]

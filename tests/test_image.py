@@ -138,3 +138,13 @@ def test_batch_single_and_export_agree(tmp_path):
   module.serve = tf.function(lambda encoded: module.preprocess(encoded), [tf.TensorSpec([None], tf.string)])
   tf.saved_model.save(module, str(tmp_path / "saved"))
   np.testing.assert_array_equal(tf.saved_model.load(str(tmp_path / "saved")).serve(batch), expected)
+
+
+@pytest.mark.parametrize("height, width, size", [(215, 320, 224), (500, 333, 96), (1, 1, 8), (7, 40, 32), (64, 64, 64)])
+def test_resize_gives_the_pixels_of_tf_image(height, width, size):
+  pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+  side = min(height, width)
+  top, left = (height - side) // 2, (width - side) // 2
+  square = pixels[top : top + side, left : left + side]
+  expected = tf.image.resize(square, (size, size), method="bilinear", antialias=True) / 255.0
+  np.testing.assert_allclose(image.resize(tf.constant(pixels), size), expected, rtol=0, atol=1e-6)

@@ -14,10 +14,9 @@ PACKAGE = pathlib.Path(tl_app.__file__).parent
 LEVELS = [
   ["errors"],
   ["config", "files", "fresh_process"],
-  ["assets", "workdir", "evaluation", "recipes", "preprocessing.image", "preprocessing.text"],
+  ["assets", "workdir", "evaluation", "recipes", "preprocessing.image", "preprocessing.text", "data.examples"],
   [
     "report",
-    "data.examples",
     "data.pipeline",
     "backbones.spec",
     "backbones.torch_weights",
@@ -33,7 +32,7 @@ LEVELS = [
     "backbones.efficientnet_lite",
     "backbones.signature",
   ],
-  ["data.checks", "data.folders", "data.tables", "data.prepared"],
+  ["data.checks", "data.folders", "data.records", "data.tables", "data.prepared"],
   ["data.sources", "data.unlabelled", "backbones.native", "backbones.saved_model"],
   ["data", "backbones"],
   ["heads", "optimizers", "distribution", "feature_cache", "callbacks", "ladder", "inspection"],

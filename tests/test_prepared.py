@@ -11,7 +11,7 @@ from loading import LocalAssets, load, refusal
 
 @pytest.fixture(scope="module")
 def tfds_dir(tmp_path_factory):
-  """A directory with two prepared sets: `small_images` 1.0.0 (train, test) and `small_texts` 2.1.0 (one split)."""
+  """Prepared sets: `small_images` 1.0.0 (train, test), `small_texts` 2.1.0 (one split), `two_configs` (a, b) 1.2.0."""
   import numpy as np
   import tensorflow_datasets as tfds
 
@@ -50,7 +50,17 @@ def tfds_dir(tmp_path_factory):
       for number in range(6):
         yield number, {"words": f"größe {number}", "label": number % 2 if number < 5 else -1}
 
+  class TwoConfigs(SmallTexts):
+    VERSION = tfds.core.Version("1.2.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("a", "b")]
+
+    def _generate_examples(self):
+      for number in range(4):
+        yield number, {"words": f"{self.builder_config.name} {number}", "label": number % 2}
+
   root = tmp_path_factory.mktemp("tfds")
+  for name in ("a", "b"):
+    TwoConfigs(config=name, data_dir=root).download_and_prepare()
   for builder in (SmallImages, SmallTexts):
     builder(data_dir=root).download_and_prepare()
   return root
@@ -83,6 +93,22 @@ def test_tfds_texts(tfds_dir):
   assert [bad["reason"] for bad in examples.skipped] == ["it has no label"]
   names = load("tfds:small_images", text_column="file", label_column="kind", **flags)
   assert sorted(names.inputs[:4]) == ["0.png", "1.png", "2.png", "3.png"]
+
+
+def test_tfds_by_config_and_version(tfds_dir):
+  flags = {"data_dir": str(tfds_dir), "offline": True}
+  for name in ("two_configs/b:1.2.0", "two_configs/b"):
+    assert sorted(load(f"tfds:{name}", **flags).inputs) == [f"b {number}" for number in range(4)]
+  assert "of two_configs there is: a, b" in refusal("tfds:two_configs/c", **flags)
+  assert "is not prepared" in refusal("tfds:two_configs/b:9.9.9", **flags)
+
+
+def test_a_prepared_directory_is_also_read_as_tfrecord(tfds_dir):
+  found = load(f"tfrecord:{tfds_dir / 'small_images' / '1.0.0'}", label_column="kind", verify=None)
+  same = load("tfds:small_images", data_dir=str(tfds_dir), verify=None, assets=LocalAssets(tfds_dir / "cache"))
+  assert list(found.splits) == list(same.splits)
+  assert list(found.hashes) == list(same.hashes)
+  assert list(found.labels) == list(same.labels)
 
 
 def test_tfds_refusals(tfds_dir):

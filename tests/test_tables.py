@@ -1,6 +1,7 @@
 """`table:PATH`: csv, tsv, jsonl, Parquet, and what a bad one is told."""
 
 import csv
+import gzip
 import json
 
 from loading import load, refusal, write, write_images
@@ -153,3 +154,60 @@ def test_a_first_line_that_names_no_columns_is_told(tmp_path):
   headless = write(tmp_path / "headless.csv", "a good film,positive\na bad film,negative\n")
   assert "its only column is 'text;label': separate the fields of a .csv by commas" in refusal(f"table:{semicolons}")
   assert "its first line names the columns: a good film, positive" in refusal(f"table:{headless}")
+
+
+def test_a_glob_joins_parts_with_the_same_columns(tmp_path):
+  write(tmp_path / "part-1.csv", "text,label\none,a\n")
+  write(tmp_path / "part-2.csv", "label,text\nb,two\n")
+  write(tmp_path / "more" / "part-1.csv", "text,label\nthree,a\n")
+  examples = load(f"table:{tmp_path}/**/part-*.csv")
+  assert list(examples.ids) == ["more/part-1.csv:1", "part-1.csv:1", "part-2.csv:1"]
+  assert list(zip(examples.inputs, examples.labels)) == [("three", "a"), ("one", "a"), ("two", "b")]
+  assert set(examples.splits) == {""}
+  write(tmp_path / "part-3.csv", "text,class\nthree,a\n")
+  message = refusal(f"table:{tmp_path}/part-*.csv")
+  assert "different columns: only part-1.csv has 'label' and only part-3.csv has 'class'" in message
+  assert "nothing that it takes matches" in refusal(f"table:{tmp_path}/*.tsv")
+  write(tmp_path / "notes.txt", "about")
+  assert "matches no table" in refusal(f"table:{tmp_path}/*.txt")
+  assert "not tables" in load(f"table:{tmp_path}/*[12s].*").notes[0]
+
+
+def test_a_name_with_a_bracket_is_a_file_where_there_is_one(tmp_path):
+  assert len(load(f"table:{write(tmp_path / 'mails[1].csv', 'text,label' + chr(10) + 'x,a')}")) == 1
+
+
+def test_a_glob_of_tables_does_not_mix_splits(tmp_path):
+  for name in ("train.csv", "test-00000-of-00001.csv"):
+    write(tmp_path / name, "text,label\nx,a\n")
+  message = refusal(f"table:{tmp_path}/*.csv")
+  assert "test-00000-of-00001.csv and train.csv" in message
+  assert "--test_dataset" in message
+
+
+def test_shards_of_a_split_are_one(tmp_path):
+  for number in range(2):
+    write(tmp_path / f"train-0000{number}-of-00002.tsv", f"text\tlabel\nx{number}\ta\n")
+  write(tmp_path / "test-00000-of-00001.tsv", "text\tlabel\ny\ta\n")
+  examples = load(f"table:{tmp_path}")
+  assert list(examples.inputs) == ["x0", "x1", "y"]
+  assert list(examples.splits) == ["train", "train", "test"]
+  (tmp_path / "train-00000-of-00002.tsv").unlink()
+  assert "of the 2 shards of train.tsv 1 are missing, e.g. number 0" in refusal(f"table:{tmp_path}")
+
+
+def test_compressed_tables(tmp_path):
+  for name, content in {"t.csv.gz": 'text,label\n"a, b",x\n', "t.jsonl.gz": '{"text": "a, b", "label": "x"}\n'}.items():
+    (tmp_path / name).write_bytes(gzip.compress(content.encode()))
+    assert list(load(f"table:{tmp_path / name}").inputs) == ["a, b"]
+  (tmp_path / "torn.tsv.gz").write_bytes(gzip.compress(b"text\tlabel\nx\ta\n")[:-9])
+  assert "torn.tsv.gz is damaged, or not compressed by gzip" in refusal(f"table:{tmp_path / 'torn.tsv.gz'}")
+  assert "not compressed by gzip" in refusal(f"table:{write(tmp_path / 'plain.csv.gz', 'text,label')}")
+
+
+def test_image_paths_may_be_absolute_or_from_home_but_no_address(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(write_images(tmp_path / "home", "1.jpg")))
+  other = write_images(tmp_path / "elsewhere", "2.jpg") / "2.jpg"
+  file = write(tmp_path / "d" / "t.csv", f"image,label\n~/1.jpg,a\n{other},b\nhttps://host/3.jpg,b\n")
+  assert "t.csv:3: https://host/3.jpg is an address: download the images" in refusal(f"table:{file}")
+  assert list(load(f"table:{file}", on_bad_example="skip").inputs) == [str(tmp_path / "home" / "1.jpg"), str(other)]

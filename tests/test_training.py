@@ -10,10 +10,11 @@ import sys
 import h5py
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny_data
 import tiny_modules
 
-from tl_app import changes, files, runs, serving, training
+from tl_app import changes, data, files, runs, serving, training
 from tl_app import config as config_lib
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
@@ -325,3 +326,16 @@ def test_a_damaged_run_is_refused(run):
   (workdir / "metrics.json").unlink()
   with pytest.raises(UserError, match="holds no finished run: metrics.json is missing"):
     runs.evaluate(workdir, {}, "")
+
+
+def test_a_run_reads_its_images_from_tfrecord(run, world, tmp_path):
+  examples = data.load(configuration(world), assets=None)
+  with tf.io.TFRecordWriter(str(tmp_path / "colours.tfrecord")) as writer:
+    for path, label in zip(examples.inputs, examples.labels):
+      example = tf.train.Example()
+      example.features.feature["image/encoded"].bytes_list.value.append(pathlib.Path(path).read_bytes())
+      example.features.feature["image/class/text"].bytes_list.value.append(label.encode())
+      writer.write(example.SerializeToString())
+  metrics, _ = run(dataset=f"tfrecord:{tmp_path / 'colours.tfrecord'}", recipe="lp_ft", epochs=2, export=True)
+  assert metrics["test"]["accuracy"] >= 0.9
+  assert metrics["parity"]["label_flips"] == 0

@@ -43,13 +43,16 @@ class Config:
   image_size: int = _field(0, "Height and width in pixels. 0: the backbone's own.", low=0, high=4096)
 
   # Data
-  dataset: str = _field("", "movie_reviews, digits, images:DIR, table:PATH, or tfds:NAME[/CONFIG][:VERSION].")
+  dataset: str = _field(
+    "",
+    "movie_reviews, digits, images:DIR, table:PATH, tfrecord:PATH (each a glob too), or tfds:NAME[/CONFIG][:VERSION].",
+  )
   validation_dataset: str = _field("", "Validation examples, in any form of --dataset. Empty: from --dataset.")
   test_dataset: str = _field("", "Test examples, in any form of --dataset. Empty: from --dataset.")
   data_dir: str = _field("", "Directory of prepared TFDS data sets.")
-  text_column: str = _field("text", "Column of the text.")
-  image_column: str = _field("image", "Column of image paths, relative to the table.")
-  label_column: str = _field("label", "Column of the label.")
+  text_column: str = _field("text", "Column (or feature) of the text.")
+  image_column: str = _field("image", "Column of image paths, relative to the table, or feature of encoded images.")
+  label_column: str = _field("label", "Column (or feature) of the label.")
   split_seed: int = _field(0, "Seed of the splits that are drawn.", low=0)
   validation_fraction: float = _field(0.1, "Share of the training examples drawn for validation.", low=0.01, high=0.5)
   test_fraction: float = _field(0.2, "Share of all examples drawn for test.", low=0.01, high=0.9)

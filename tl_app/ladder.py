@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import scipy.stats
+import sklearn
 import sklearn.neighbors
 
 from tl_app import evaluation
@@ -87,7 +88,7 @@ def marks(features, labels, validation_features, validation_labels):
   neighbours = sklearn.neighbors.KNeighborsClassifier(
     min(NEIGHBOURS, len(labels[::step])), weights="distance", metric="cosine"
   ).fit(features[::step], labels[::step])
-  return {
-    "majority": evaluation.majority_accuracy(labels, validation_labels),
-    "neighbours": float(neighbours.score(validation_features, validation_labels)),
-  }
+  # By default scikit-learn holds a gigabyte of distances at once.
+  with sklearn.config_context(working_memory=64):
+    score = float(neighbours.score(validation_features, validation_labels))
+  return {"majority": evaluation.majority_accuracy(labels, validation_labels), "neighbours": score}

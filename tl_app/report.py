@@ -252,19 +252,20 @@ def _inputs(examples, ids):
 
 
 def _thumbnail(value):
-  """Returns the data URI of an image, a path or encoded bytes, as the model sees it, at most `_THUMBNAIL` pixels wide.
+  """Returns the data URI of an image, one of `Examples.inputs`, as the model sees it, at most `_THUMBNAIL` pixels wide.
 
   TensorFlow decodes it: what it can read is what was trained on.
   """
   import tensorflow as tf
 
+  from tl_app.data.examples import encoded
   from tl_app.preprocessing import image
 
-  pixels = image.decode(value if isinstance(value, bytes) else pathlib.Path(value).read_bytes())
+  pixels = image.decode(encoded(value))
   if max(pixels.shape[:2]) > _THUMBNAIL:
     pixels = tf.image.resize(pixels, (_THUMBNAIL, _THUMBNAIL), preserve_aspect_ratio=True, antialias=True)
-  encoded = tf.io.encode_jpeg(tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8), quality=85)
-  return f"data:image/jpeg;base64,{base64.b64encode(encoded.numpy()).decode()}"
+  thumbnail = tf.io.encode_jpeg(tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8), quality=85)
+  return f"data:image/jpeg;base64,{base64.b64encode(thumbnail.numpy()).decode()}"
 
 
 def _stages(plan):

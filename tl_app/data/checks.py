@@ -4,7 +4,8 @@ import concurrent.futures
 import hashlib
 import logging
 import os
-import pathlib
+
+from tl_app.data import examples
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +42,17 @@ def check(raw, verify=None, known=frozenset()):
 
 
 def read_image(value):
-  """Returns (encoded bytes, reason) of a path, or of bytes; of an image that cannot be read b"" and the reason why.
+  """Returns (encoded bytes, reason) of an image; of one that cannot be read b"" and the reason why.
 
   Args:
-    value: str, bytes, or None.
+    value: str (a path), bytes, `Record`, or None.
   """
-  if isinstance(value, bytes):
-    return value, ""
-  if not value:
+  if not value and value != b"":
     return b"", "it has no image"
   try:
-    value.encode("utf-8")
-    return pathlib.Path(value).read_bytes(), ""
+    if isinstance(value, str):
+      value.encode("utf-8")
+    return examples.encoded(value), ""
   except UnicodeEncodeError:
     return b"", "the file name is not valid UTF-8"
   except (OSError, ValueError) as error:

@@ -1,20 +1,50 @@
 """`Examples`: raw examples as the pipeline and the splits see them."""
 
 import dataclasses
+import pathlib
+import struct
 
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+  """An encoded image that stays where it is: `feature` of the tf.train.Example at byte `offset` of a TFRecord file."""
+
+  path: str
+  offset: int
+  feature: str
+
+  def read(self):
+    """Returns the bytes.
+
+    Raises:
+      OSError, ValueError: the file is gone, or holds something else by now.
+    """
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    with open(self.path, "rb") as file:
+      file.seek(self.offset)
+      try:
+        # A record is its length in 8 bytes, their checksum in 4, the data, and their checksum in 4.
+        (length,) = struct.unpack("<Q4x", file.read(12))
+        features = tf.train.Example.FromString(file.read(length)).features.feature
+        return features[self.feature].bytes_list.value[0]
+      except (struct.error, OverflowError, MemoryError, IndexError, DecodeError):
+        raise ValueError(f"{self.path} has changed since its records were counted") from None
+
+
 @dataclasses.dataclass(frozen=True)
 class Examples:
-  """Raw examples of one data set, in a fixed order. Images are paths or encoded bytes: pixels are never held.
+  """Raw examples of one data set, in a fixed order. Images are places or encoded bytes: pixels are never held.
 
   Attributes:
     modality: "text" or "image".
     ids: object array [n] of str; unique; says where the example came from ("train.tsv:17", "daisy/1.jpg").
-    inputs: object array [n]: str (the text), or for images either str (a file path) or bytes (encoded JPEG/PNG).
+    inputs: object array [n]: str (the text), or for images str (a file path), `Record`, or bytes (encoded JPEG/PNG).
     labels: object array [n] of str, the class name.
     hashes: object array [n] of str, sha256 hex of the content (UTF-8 text, or encoded image bytes).
     splits: object array [n] of "train", "validation", "test" where the data set gives a split, else "".
@@ -40,6 +70,17 @@ class Examples:
     """Returns the examples at `indices` (int array or bool mask [n]), in that order."""
     columns = {name: getattr(self, name)[indices] for name in ("ids", "inputs", "labels", "hashes", "splits")}
     return dataclasses.replace(self, **columns)
+
+
+def encoded(image):
+  """Returns the bytes of an image as `Examples.inputs` holds it.
+
+  Raises:
+    OSError, ValueError: it cannot be read.
+  """
+  if isinstance(image, bytes):
+    return image
+  return image.read() if isinstance(image, Record) else pathlib.Path(image).read_bytes()
 
 
 def strings(values):

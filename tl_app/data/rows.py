@@ -1,12 +1,15 @@
 """`Row` and `Raw`: what the reader of each form of --dataset gives, unchecked; and what these readers share."""
 
 import dataclasses
+import glob
+import hashlib
 import math
 import os
 import pathlib
 import typing
 
 from tl_app import config as configs
+from tl_app import files
 from tl_app.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -37,6 +40,80 @@ class Raw:
   modality: str
   rows: list
   notes: list = dataclasses.field(default_factory=list)
+
+
+class Part(typing.NamedTuple):
+  """A file that its name puts into a split: shard `number` of the `of` shards of `whole`; `of` is 0 where not told."""
+
+  path: pathlib.Path
+  split: str
+  whole: str
+  number: int = 0
+  of: int = 0
+
+
+def parts_of_splits(parts, what):
+  """Returns [(split, path)] of `Part`s, in the order train, validation, test, the shards of each in theirs.
+
+  Raises:
+    UserError: two are for one split and no shards of one set, or a shard is missing.
+  """
+  found = []
+  for split in ("train", "validation", "test"):
+    members = sorted((part for part in parts if part.split == split), key=lambda part: part.path)
+    if not members:
+      continue
+    first = members[0]
+    other = next((part for part in members if (part.whole, part.of) != (first.whole, first.of)), None)
+    if other:
+      raise UserError(f"{what}: {first.path.name} and {other.path.name} are both the {split} split: keep one")
+    missing = sorted(set(range(first.of)) - {part.number for part in members})
+    if missing:
+      raise UserError(
+        f"{what}: of the {first.of} shards of {first.whole} {len(missing)} are missing, e.g. number {missing[0]}: "
+        "complete them, or name those there are by a glob"
+      )
+    found += [(split, part.path) for part in members]
+  return found
+
+
+def matching(pattern, what, part_of, wanted=os.path.isfile):
+  """Returns (the fixed directory before the first *, ? or [, sorted paths) of a glob; None where `pattern` is none.
+
+  Args:
+    pattern: str; ** stands for any directories. A path that exists is no glob.
+    what: the flag with its value, the beginning of a message.
+    part_of: function, path -> `Part`, or None where its name puts it into no split.
+    wanted: function, path -> whether it is taken.
+
+  Raises:
+    UserError: nothing matches, or paths of two splits do.
+  """
+  if os.path.exists(pattern) or glob.escape(pattern) == pattern:
+    return None
+  found = sorted({pathlib.Path(path) for path in glob.glob(pattern, recursive=True) if wanted(path)})
+  if not found:
+    raise UserError(f"{what}: nothing that it takes matches {pattern}")
+  fixed = pathlib.Path(pattern).parts
+  root = pathlib.Path(*fixed[: next(place for place, name in enumerate(fixed) if glob.escape(name) != name)])
+  splits = {part.split: part.path for part in map(part_of, found) if part}
+  if len(splits) > 1:
+    one, other = (relative_name(path, root) for path in list(splits.values())[:2])
+    raise UserError(
+      f"{what} matches two splits, {one} and {other}, and would mix them: name their directory, or one split here and "
+      "the others by --validation_dataset and --test_dataset"
+    )
+  return root, found
+
+
+def keep_image(encoded, directory):
+  """Returns the path of a file with these bytes below `directory`; written once, named by content."""
+  digest = hashlib.sha256(encoded).hexdigest()
+  path = directory / digest[:2] / digest
+  if not (path.exists() and path.stat().st_size == len(encoded)):
+    with files.atomic_path(path) as new:
+      new.write_bytes(encoded)
+  return str(path)
 
 
 def one_for_each_split(candidates, what):

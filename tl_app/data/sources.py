@@ -1,17 +1,17 @@
 """`load`: the examples of --dataset, read by the room of its form, checked, and joined with the extra data sets."""
 
 import os
-import pathlib
 
 import numpy as np
 
 from tl_app import config as configs
-from tl_app.data import checks, folders, prepared, starters, tables
+from tl_app.data import checks, folders, prepared, records, starters, tables
 from tl_app.data.examples import Examples, strings
 from tl_app.data.rows import Raw, Row
 from tl_app.errors import UserError
 
-FORMS = f"{', '.join(starters.STARTERS)}, images:DIR, table:PATH, tfds:NAME[/CONFIG][:VERSION]"
+FORMS = f"{', '.join(starters.STARTERS)}, images:DIR, table:PATH, tfrecord:PATH, tfds:NAME[/CONFIG][:VERSION]"
+_NEED_REST = ("images", "table", "tfrecord", "tfds")
 
 
 def load(config, assets, verify=None, known=frozenset()):
@@ -22,7 +22,8 @@ def load(config, assets, verify=None, known=frozenset()):
 
   Args:
     config: `Config`.
-    assets: `Assets`: the fetcher of starter sets; images that come out of TFDS records are kept in their `root`.
+    assets: `Assets`: the fetcher of starter sets; images out of TFDS and compressed TFRecord files are kept in
+      its `root`.
     verify: callable, encoded image bytes -> None, or the reason why training could not decode them. Default: the
       decoder that training uses.
     known: content hashes of images that an earlier run has decoded: these are read and hashed only.
@@ -105,14 +106,16 @@ def _read(name, flag, config, assets):
     return Raw("image", [Row(*row) for row in starters.digits()])
   form, colon, rest = name.partition(":")
   if colon and rest and form == "images":
-    return folders.read(pathlib.Path(rest).expanduser(), f"--{flag}={name}")
+    return folders.read(os.path.expanduser(rest), f"--{flag}={name}")
   if colon and rest and form == "table":
-    return tables.read(pathlib.Path(rest).expanduser(), f"--{flag}={name}", config)
+    return tables.read(os.path.expanduser(rest), f"--{flag}={name}", config)
+  if colon and rest and form == "tfrecord":
+    return records.read(os.path.expanduser(rest), f"--{flag}={name}", config, assets)
   if colon and rest and form == "tfds":
     return prepared.read(rest, f"--{flag}={name}", config, assets)
-  if colon and not rest and form in ("images", "table", "tfds"):
+  if colon and not rest and form in _NEED_REST:
     raise UserError(f"--{flag}={name} names nothing after the colon; --{flag} takes: {FORMS}")
-  hint = configs.suggestion(form, [*starters.STARTERS, "images", "table", "tfds"])
+  hint = configs.suggestion(form, [*starters.STARTERS, *_NEED_REST])
   if os.path.exists(name):
     hint = f"; did you mean images:{name} or table:{name}?"
   raise UserError(f"--{flag}={name} is not a data set that is known; it takes: {FORMS}{hint}")

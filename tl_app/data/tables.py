@@ -1,12 +1,27 @@
 """`table:PATH`: csv, tsv, jsonl and Parquet files with named columns; a directory gives splits."""
 
 import csv
+import gzip
 import io
 import itertools
 import json
+import pathlib
+import re
+import zlib
 
 from tl_app import config as configs
-from tl_app.data.rows import SPLIT_NAMES, Raw, Row, as_text, columns, one_for_each_split, visible
+from tl_app.data.rows import (
+  SPLIT_NAMES,
+  Part,
+  Raw,
+  Row,
+  as_text,
+  columns,
+  matching,
+  parts_of_splits,
+  relative_name,
+  visible,
+)
 from tl_app.errors import UserError
 
 # Texts of a table may be whole documents; the csv module stops at 128 KiB otherwise.
@@ -14,19 +29,21 @@ csv.field_size_limit(2**31 - 1)
 
 
 def read(path, what, config):
-  """Returns the `Raw` of a table, or of a directory of them. Paths of images are relative to the table.
+  """Returns the `Raw` of tables. Paths of images are relative to their table.
 
   Args:
-    path: path.
+    path: str: a file, a glob of parts with the same columns, or a directory with train, validation and test files.
     what: the flag with its value, the beginning of a message.
     config: `Config`, for the names of the columns.
 
   Raises:
     UserError: no such table, one that cannot be read, or a column that is not there.
   """
-  raw = Raw("", [])
-  for split, file in _files(path, what):
-    names, records = READERS[file.suffix.lower()](file)
+  raw, first = Raw("", []), {}
+  root, found = _files(path, what, raw.notes)
+  for split, file in found:
+    names, records = READERS[suffix(file)](file)
+    _need_same_columns(*first.setdefault(split, (file, names)), file, names)
     chosen, column = _input_column(names, config, file)
     if config.label_column not in names:
       raise UserError(
@@ -38,10 +55,11 @@ def read(path, what, config):
       )
     raw.modality = chosen
     before = len(raw.rows)
+    folder = relative_name(file.parent, root)
     for id, (value, label), reason in cells(file, names, records, (column, config.label_column)):
       if chosen == "image" and value:
-        value = str(file.parent / value)
-      raw.rows.append(Row(id, value, label, split, reason))
+        value, reason = image_path(value, file)
+      raw.rows.append(Row(id if folder == "." else f"{folder}/{id}", value, label, split, reason))
     if len(raw.rows) == before:
       raise UserError(f"{file} has a header but no rows")
   return raw
@@ -68,9 +86,19 @@ def cells(file, names, records, wanted):
       yield id, [None] * len(places), str(error)
 
 
+def image_path(value, file):
+  """Returns (path, reason) of an image path in a table: relative to the table, absolute, or from ~."""
+  if re.match(r"[A-Za-z][\w+.-]*://", value):
+    return None, f"{value} is an address: download the images and give their paths"
+  try:
+    return str(file.parent / pathlib.Path(value).expanduser()), ""
+  except RuntimeError:
+    return str(file.parent / value), ""
+
+
 def known(file, names, wanted):
   """Returns the end of a message about a column that `file` lacks: the columns it has, and what names them."""
-  by_line = file.suffix.lower() in (".csv", ".tsv")
+  by_line = suffix(file) not in (".jsonl", ".jsonl.gz", ".parquet")
   return columns(names, wanted, "its first line names the columns" if by_line else "its columns are")
 
 
@@ -95,29 +123,74 @@ def _input_column(names, config, file):
   )
 
 
-def _files(path, what):
-  """Returns [(split, file)] of `table:PATH`; a file, or a directory's only table, has split ""."""
+def suffix(file):
+  """Returns the suffix of a table in lower case, with the one before .gz: ".csv", ".csv.gz"."""
+  suffixes = [part.lower() for part in file.suffixes]
+  return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
+
+
+def part_of(file):
+  """Returns the `Part` of a table named after a split, "train.csv" or "train-00000-of-00004.parquet", else None."""
+  kind = suffix(file)
+  stem = file.name[: len(file.name) - len(kind)].lower()
+  match = re.fullmatch(r"(?P<split>[a-z]+)(?:-(?P<number>\d+)-of-(?P<of>\d+))?", stem)
+  if kind not in READERS or not match or match["split"] not in SPLIT_NAMES:
+    return None
+  split = SPLIT_NAMES[match["split"]]
+  return Part(file, split, match["split"] + kind, int(match["number"] or 0), int(match["of"] or 0))
+
+
+def _files(path, what, notes):
+  """Returns (the directory that ids are relative to, [(split, file)]); a file, or a directory's only table, has split
+  ""."""
+  suffixes = ", ".join(READERS)
+  globbed = matching(path, what, part_of)
+  if globbed:
+    root, found = globbed
+    tables = [file for file in found if suffix(file) in READERS]
+    if not tables:
+      raise UserError(f"{what} matches no table by its suffix, e.g. {found[0].name}; known are {suffixes}")
+    if len(tables) < len(found):
+      other = next(file for file in found if file not in tables)
+      notes.append(f"{what}: files that are not tables, which are left out: {len(found) - len(tables):,}, e.g. {other}")
+    return root, [("", file) for file in tables]
+  path = pathlib.Path(path)
   if not path.exists():
     raise UserError(f"{what}: there is no file or directory {path}")
-  suffixes = ", ".join(READERS)
   if not path.is_dir():
-    if path.suffix.lower() not in READERS:
+    if suffix(path) not in READERS:
       raise UserError(f"{what}: {path.name} is not a table by its suffix; known are {suffixes}")
-    return [("", path)]
-  tables = [file for file in visible(path)[1] if file.suffix.lower() in READERS]
-  named = [file for file in tables if file.stem.lower() in SPLIT_NAMES]
-  if named:
-    return one_for_each_split([(file, file.stem) for file in named], what)
+    return path.parent, [("", path)]
+  tables = [file for file in visible(path)[1] if suffix(file) in READERS]
+  parts = [part for part in map(part_of, tables) if part]
+  if parts:
+    return path, parts_of_splits(parts, what)
   if len(tables) == 1:
-    return [("", tables[0])]
+    return path, [("", tables[0])]
   found = f"has {len(tables)} tables, none of them named train" if tables else f"has no table ({suffixes})"
-  raise UserError(f"{what}: {path} {found}; it takes train, dev or val, and test, or name one file")
+  raise UserError(f"{what}: {path} {found}; it takes train, dev or val, and test, or name one file, or parts by a glob")
+
+
+def _need_same_columns(first, expected, file, names):
+  """Raises `UserError` where a part has other columns than the first; a key that a .jsonl part lacks is None there."""
+  only = [[name for name in one if name not in other] for one, other in ((expected, names), (names, expected))]
+  if any(only) and not suffix(file).startswith(".jsonl"):
+    told = " and ".join(
+      f"only {path.name} has {', '.join(map(repr, missing[:5]))}"
+      for path, missing in zip((first, file), only)
+      if missing
+    )
+    raise UserError(f"{file} and {first} are parts of one table with different columns: {told}")
 
 
 def _read_text(file):
   try:
     data = file.read_bytes()
+    if file.suffix.lower() == ".gz":
+      data = gzip.decompress(data)
     return data.decode("utf-8-sig")
+  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    raise UserError(f"{file} is damaged, or not compressed by gzip: {error}") from None
   except OSError as error:
     raise UserError(f"{file} cannot be read: {error.strerror}") from None
   except UnicodeDecodeError as error:
@@ -200,3 +273,4 @@ def _read_parquet(file):
 
 
 READERS = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+READERS |= {f"{kind}.gz": READERS[kind] for kind in (".csv", ".tsv", ".jsonl")}

@@ -34,7 +34,7 @@ def read(source, modality, text_column="text", image_column="image"):
     UserError: there is no such input, it is of the other modality, or a column is not there: at once, before any row.
   """
   path = pathlib.Path(source).expanduser()
-  suffix = path.suffix.lower()
+  suffix = tables.suffix(path)
   if source == "-":
     _need(modality == "text", source, "is texts", modality)
     return _lines(sys.stdin.buffer, "-")
@@ -73,7 +73,7 @@ def _image(id, path):
 
 
 def _table_rows(file, modality, flag, column):
-  names, records = tables.READERS[file.suffix.lower()](file)
+  names, records = tables.READERS[tables.suffix(file)](file)
   if column not in names:
     raise UserError(
       f"--input={file} has no column {column!r} (--{flag}) of {modality}s, which the model reads; "
@@ -85,7 +85,8 @@ def _table_rows(file, modality, flag, column):
 def _cell_rows(file, modality, cells):
   for id, (value,), reason in cells:
     if not reason and modality == "image":
-      encoded, reason = checks.read_image(value and str(file.parent / value))
+      path, reason = tables.image_path(value, file) if value else (None, "")
+      encoded, reason = (b"", reason) if reason else checks.read_image(path)
     elif not reason:
       encoded, reason = checks.encode_text(value or "")
     yield Row(id, b"" if reason else encoded, reason=reason)

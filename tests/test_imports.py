@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(tl_app.__file__).parent
 
 LEVELS = [
   ["errors"],
-  ["config", "files", "fresh_process"],
+  ["config", "files", "fresh_process", "progress", "data.duplicates"],
   ["assets", "workdir", "evaluation", "recipes", "preprocessing.image", "preprocessing.text"],
   [
     "report",
@@ -25,7 +25,7 @@ LEVELS = [
     "backbones.graph_order",
   ],
   [
-    "data.splits",
+    "data.drawing",
     "data.starters",
     "data.rows",
     "backbones.backbone",
@@ -34,6 +34,8 @@ LEVELS = [
     "backbones.signature",
   ],
   ["data.checks", "data.folders", "data.tables", "data.prepared"],
+  ["data.fingerprints"],
+  ["data.splits"],
   ["data.sources", "data.unlabelled", "backbones.native", "backbones.saved_model"],
   ["data", "backbones"],
   ["heads", "optimizers", "distribution", "feature_cache", "callbacks", "ladder", "inspection"],

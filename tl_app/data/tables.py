@@ -28,20 +28,22 @@ def read(path, what, config):
   for split, file in _files(path, what):
     names, records = READERS[file.suffix.lower()](file)
     chosen, column = _input_column(names, config, file)
-    if config.label_column not in names:
-      raise UserError(
-        f"{file} has no column {config.label_column!r} (--label_column); {known(file, names, config.label_column)}"
-      )
+    keys = {flag: getattr(config, flag) for flag in ("group_column", "time_column") if getattr(config, flag)}
+    for flag, name in {"label_column": config.label_column, **keys}.items():
+      if name not in names:
+        raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
     if raw.modality not in ("", chosen):
       raise UserError(
         f"{file} has a column of {chosen}s, the tables beside it {raw.modality}s: give all the same columns"
       )
     raw.modality = chosen
     before = len(raw.rows)
-    for id, (value, label), reason in cells(file, names, records, (column, config.label_column)):
+    for id, (value, label, *rest), reason in cells(file, names, records, (column, config.label_column, *keys.values())):
       if chosen == "image" and value:
         value = str(file.parent / value)
-      raw.rows.append(Row(id, value, label, split, reason))
+      empty = [f"it has no {name} (--{flag})" for (flag, name), cell in zip(keys.items(), rest) if not cell]
+      group, time = (dict(zip(keys, rest)).get(flag) for flag in ("group_column", "time_column"))
+      raw.rows.append(Row(id, value, label, split, reason or "".join(empty[:1]), group, time))
     if len(raw.rows) == before:
       raise UserError(f"{file} has a header but no rows")
   return raw

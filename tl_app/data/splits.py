@@ -56,6 +56,7 @@ def make(examples, config, prints=None):
     class_names=sorted(set(examples.labels[indices["train"]])),
     notes=[*examples.notes, *_skipped_note(examples), *notes, *leaks, *_content_notes(examples, indices, prints)],
     settings={name: getattr(config, name) for name in _SETTINGS} | {"drawn": sorted(drawn)},
+    prints=prints,
     **indices,
   )
 
@@ -247,6 +248,7 @@ class Splits:
     class_names: list of str, the labels of train in the order of the logits: plain sorted ("10" before "2").
     notes: lines worth telling the user.
     settings: the flags that decide the draw, and the names of the drawn splits.
+    prints: the `Fingerprints` of `examples`, or None where the manifest was read.
   """
 
   examples: Examples
@@ -256,6 +258,7 @@ class Splits:
   class_names: list
   notes: list
   settings: dict
+  prints: fingerprints.Fingerprints | None = None
 
   def manifest(self):
     """Returns what splits.json holds: the settings, and id, content hash and label of every example of each split."""

@@ -1,0 +1,88 @@
+"""What is wrong with the classes: their names, sizes, and how the splits share them."""
+
+import collections
+
+import numpy as np
+import scipy.stats
+
+from tl_app.checking.findings import find
+from tl_app.data import fingerprints
+
+# Largest class over smallest, in train.
+IMBALANCE = 5
+MIN_CONTENTS = 3
+# A given split is unlike train when chance alone would give its classes less than once in 1,000 (chi-square), and the
+# difference is not small: Cramer's V, 0 for the same distribution, 1 for one that has nothing in common.
+P_VALUE = 1e-3
+CRAMERS_V = 0.1
+
+
+def findings(subject):
+  """Yields the findings about the labels of a `Subject`."""
+  labels, given = subject.examples.labels, subject.given
+  train = collections.Counter(labels[subject.parts["train"]])
+  pool = labels[np.flatnonzero(np.isin(subject.examples.splits, ("", "train")))]
+  names = sorted(set(labels))
+  yield from _similar(names)
+  if len(set(pool)) == 1:
+    yield from find("one_class", 1, examples=sorted(set(pool)))
+  yield from _unseen(labels, set(pool), given)
+  yield from _sizes(subject, collections.Counter(pool))
+  if len(train) > 1:
+    yield from _imbalance(train)
+  for split in ("validation", "test"):
+    if split in given and train:
+      yield from _unlike(split, labels[given[split]], train)
+
+
+def _similar(names):
+  same = collections.defaultdict(list)
+  for name in names:
+    same[fingerprints.normalized(name).replace(" ", "").replace("_", "")].append(name)
+  groups = [group for group in same.values() if len(group) > 1]
+  yield from find("similar_labels", sum(map(len, groups)), len(names), examples=[" = ".join(map(repr, g)) for g in groups])
+
+
+def _unseen(labels, known, given):
+  unseen = collections.Counter()
+  for split in ("validation", "test"):
+    for label in labels[given.get(split, [])]:
+      if known and label not in known:
+        unseen[label, split] += 1
+  shown = [f"{label!r} ({count:,} in {split})" for (label, split), count in sorted(unseen.items())]
+  yield from find("unseen_labels", len({label for label, _ in unseen}), examples=shown)
+
+
+def _sizes(subject, pool):
+  if {"validation", "test"} <= subject.given.keys():
+    return
+  contents = collections.defaultdict(set)
+  for label, unit, split in zip(subject.examples.labels, subject.prints.near, subject.examples.splits):
+    if split in ("", "train"):
+      contents[label].add(unit)
+  small = {label: len(units) for label, units in contents.items() if len(units) < MIN_CONTENTS}
+  yield from find("small_classes", len(small), len(pool), examples=[f"{label!r} ({n})" for label, n in sorted(small.items())])
+
+
+def _imbalance(train):
+  (largest, most), (smallest, least) = train.most_common()[0], train.most_common()[-1]
+  ratio = most / least
+  if ratio >= IMBALANCE:
+    detail = f"in train {largest!r} has {most:,}, {smallest!r} {least:,}: 1 to {ratio:.1f}"
+    yield from find("class_imbalance", round(ratio), detail=detail)
+
+
+def _unlike(split, labels, train):
+  counts = collections.Counter(labels)
+  names = sorted(set(counts) | set(train))
+  table = np.array([[counts[name] for name in names], [train[name] for name in names]])
+  if len(names) < 2:
+    return
+  statistic, p_value, _, _ = scipy.stats.chi2_contingency(table)
+  strength = float(np.sqrt(statistic / table.sum()))
+  if p_value >= P_VALUE or strength < CRAMERS_V:
+    return
+  shares = table / table.sum(axis=1, keepdims=True)
+  worst = np.argsort(-np.abs(shares[0] - shares[1]), kind="stable")
+  shown = [f"{names[i]!r} ({shares[1, i]:.1%} of train, {shares[0, i]:.1%} of {split})" for i in worst[:5]]
+  yield from find("split_imbalance", 1, detail=f"{split}: p = {p_value:.1g}, Cramer's V {strength:.2f}", examples=shown)

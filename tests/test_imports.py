@@ -37,15 +37,17 @@ LEVELS = [
   ["data.fingerprints"],
   ["data.splits"],
   ["data.sources", "data.unlabelled", "backbones.native", "backbones.saved_model"],
-  ["data", "backbones"],
+  ["data", "backbones", "checking.findings"],
+  ["checking.contents", "checking.labels", "checking.images", "checking.texts", "checking.noise"],
+  ["checking.summary"],
   ["heads", "optimizers", "distribution", "feature_cache", "callbacks", "ladder", "inspection"],
   ["model"],
   ["stages", "serving", "session"],
   ["runs", "prediction"],
   ["planning", "fitting"],
-  ["training"],
+  ["training", "checking.command"],
   ["cli"],
-  ["train", "evaluate", "predict", "export", "inspect"],
+  ["train", "evaluate", "predict", "export", "inspect", "check"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = {

@@ -22,7 +22,9 @@ def counted(items, total, what):
       said = now
       done = _WIDTH * number // max(total, 1)
       bar = "#" * done + "." * (_WIDTH - done)
-      print(f"\r{what} [{bar}] {number:,} of {total:,}", end="\n" if number == total else "", file=sys.stderr, flush=True)
+      print(
+        f"\r{what} [{bar}] {number:,} of {total:,}", end="\n" if number == total else "", file=sys.stderr, flush=True
+      )
     elif not watched and now - said >= _SECONDS_IN_A_FILE:
       said = now
       log.info("%s: %s of %s", what, f"{number:,}", f"{total:,}")

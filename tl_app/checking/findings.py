@@ -31,7 +31,7 @@ KINDS = {
   "no_label": Kind(SERIOUS, "examples without a label", "label or remove them"),
   "empty_class": Kind(SERIOUS, "class folders without images", "fill or remove them"),
   "one_class": Kind(SERIOUS, "classes in train, where two or more are needed", "add another class"),
-  "unseen_labels": Kind(SERIOUS, "labels of validation or test that train lacks", "add examples to train, or remove them"),
+  "unseen_labels": Kind(SERIOUS, "labels of validation or test that train lacks", "add some to train, or remove them"),
   "undrawable": Kind(SERIOUS, "the splits cannot be drawn", "see the reason"),
   "leak": Kind(WARNING, "examples of a given split that another one has as well", "remove them", True),
   "near_leak": Kind(WARNING, "examples that nearly equal one of another given split", "remove them", True),

@@ -40,7 +40,9 @@ def _similar(names):
   for name in names:
     same[fingerprints.normalized(name).replace(" ", "").replace("_", "")].append(name)
   groups = [group for group in same.values() if len(group) > 1]
-  yield from find("similar_labels", sum(map(len, groups)), len(names), examples=[" = ".join(map(repr, g)) for g in groups])
+  yield from find(
+    "similar_labels", sum(map(len, groups)), len(names), examples=[" = ".join(map(repr, g)) for g in groups]
+  )
 
 
 def _unseen(labels, known, given):
@@ -61,7 +63,9 @@ def _sizes(subject, pool):
     if split in ("", "train"):
       contents[label].add(unit)
   small = {label: len(units) for label, units in contents.items() if len(units) < MIN_CONTENTS}
-  yield from find("small_classes", len(small), len(pool), examples=[f"{label!r} ({n})" for label, n in sorted(small.items())])
+  yield from find(
+    "small_classes", len(small), len(pool), examples=[f"{label!r} ({n})" for label, n in sorted(small.items())]
+  )
 
 
 def _imbalance(train):

@@ -9,9 +9,14 @@ import sklearn.pipeline
 import sklearn.preprocessing
 
 from tl_app.checking.findings import SHOWN, find
+from tl_app.progress import counted
 
 FOLDS = 5
+# Inverse strength of the regularisation. With 5 % of the labels made wrong, "both" of cleanlab's filters found 88 % of
+# them on TrashNet (46 % of what it named) and 78 % on Banking77 (78 %), and the 20 worst were wrong on both; 0.1 found
+# no more and named more right ones.
 STRENGTH = 0.01
+FIT_EXAMPLES = 20000
 _ITERATIONS = 200
 
 
@@ -56,7 +61,8 @@ def out_of_fold(features, targets, groups):
   with warnings.catch_warnings():
     # A class in one fold only is the fewest-members warning; the fit that stops at the iterations is close enough.
     warnings.simplefilter("ignore")
-    for train, held_out in folds.split(features, targets, groups):
+    for train, held_out in counted(folds.split(features, targets, groups), FOLDS, "label noise, folds"):
+      train = train[:: -(-len(train) // FIT_EXAMPLES)]
       model = sklearn.pipeline.make_pipeline(
         sklearn.preprocessing.StandardScaler(),
         sklearn.linear_model.LogisticRegression(C=STRENGTH, max_iter=_ITERATIONS, tol=1e-3),

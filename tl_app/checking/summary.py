@@ -60,8 +60,8 @@ def lines(result, found):
   """Yields the lines of the report for a person, from `as_json`'s result and the findings."""
   splits = ", ".join(f"{split} {number:,}" for split, number in result["splits"].items() if number)
   yield (
-    f"{result['dataset']}: {result['num_examples']:,} {result['modality']}s, {result['num_classes']} classes; {splits}; "
-    f"{result['num_skipped']:,} left out as bad"
+    f"{result['dataset']}: {result['num_examples']:,} {result['modality']}s, {result['num_classes']} classes; "
+    f"{splits}; {result['num_skipped']:,} left out as bad"
   )
   yield from (finding.line() for finding in found)
   for what, why in result["not_checked"].items():

@@ -22,8 +22,9 @@ _HTML = re.compile(
   r"|pre|code|blockquote)(?:\s[^<>]*)?/?>|&(?:amp|lt|gt|quot|nbsp|apos|#\d{1,7}|#x[0-9a-f]{1,6});",
   re.IGNORECASE,
 )
-# UTF-8 read as Windows-1252: a lead byte of two or three as a letter, and what its followers become.
-_MOJIBAKE = re.compile("[ÂÃÅÄÐÑØÙâãïð][^\x00-\x7f\\s]{1,3}")
+# UTF-8 read as Windows-1252: a lead byte as a letter, and what its followers become. Two of the leads of Cyrillic and
+# Arabic in a row: one before a quotation mark is Danish.
+_MOJIBAKE = re.compile("[ÂÃ][^\x00-\x7f]|[âãïð][^\x00-\x7f]{2,3}|(?:[ÐÑØÙ][^\x00-\x7f]){2}")
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff]")
 
 
@@ -43,9 +44,7 @@ def findings(subject):
 
 
 def _has_mojibake(text):
-  if text.isascii():
-    return False
-  return any(_decodes(match.group()) for match in _MOJIBAKE.finditer(text))
+  return not text.isascii() and any(_decodes(match.group()) for match in _MOJIBAKE.finditer(text))
 
 
 def _decodes(run):
@@ -53,9 +52,9 @@ def _decodes(run):
     for encoding in ("cp1252", "latin-1"):
       try:
         run[:length].encode(encoding).decode("utf-8")
+        return True
       except UnicodeError:
-        continue
-      return True
+        pass
   return False
 
 
@@ -99,7 +98,7 @@ def tokens(subject, preprocess):
 
 
 def _unknown_id(preprocess):
-  """Returns the id of the unknown token, or None where every text has tokens: WordPiece takes no word of 1,000 letters."""
+  """Returns the id of the unknown token: WordPiece's of a word of 1,000 letters; None where every text has tokens."""
   ids = preprocess.tokenize(tf.constant(["q" * 1000])).flat_values.numpy()
   return int(ids[0]) if len(ids) == 1 else None
 

@@ -1,4 +1,4 @@
-"""`of`: what tells nearly equal examples: the normalised text, or the perceptual hash of an image and what it looks like."""
+"""`of`: what tells nearly equal examples: the normalised text, or an image's perceptual hash and its look."""
 
 import concurrent.futures
 import dataclasses
@@ -98,7 +98,7 @@ def of(examples):
 
 
 def normalized(text):
-  """Returns a text without case, punctuation, apostrophes and runs of white space, in NFKC; itself where nothing is left.
+  """Returns a text in NFKC without case, punctuation and runs of white space; the text where nothing is left.
 
   Letters with their marks, numbers and symbols (emoji) stay.
   """
@@ -167,12 +167,9 @@ class _Kept(dict):
 
   def __missing__(self, code):
     character = chr(code)
-    if character in _APOSTROPHES:
-      kept = None
-    else:
-      kept = " " if unicodedata.category(character)[0] in "PZC" else character
-    self[code] = kept
-    return kept
+    separates = unicodedata.category(character)[0] in "PZC"
+    self[code] = None if character in _APOSTROPHES else " " if separates else character
+    return self[code]
 
 
 _KEPT = _Kept()

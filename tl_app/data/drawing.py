@@ -114,7 +114,8 @@ def by_group(pool, counts, assigned):
   """Writes the drawn splits into `assigned`, whole units, the classes as even as these allow; returns notes.
 
   Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the class with the fewest units left goes first,
-  each of its units to the split that still wants most of this class. Larger units go first, so that small ones fill up.
+  each of its units to the split that still wants most of this class. Larger units go first, so that small ones fill up;
+  then single units move where that makes the splits more even.
 
   Args:
     pool: `Pool`.
@@ -132,7 +133,7 @@ def by_group(pool, counts, assigned):
   total = np.array([*counts[pool.indices].sum(axis=0), len(pool.indices)], float)
   splits, wanted = _wanted(pool, total)
   wanted[-1] -= total - sums.sum(axis=0)
-  place = _stratified(sums, wanted)
+  place = _refined(sums, _stratified(sums, wanted.copy()), wanted)
   _every_class_everywhere(sums, place, len(splits), total - sums.sum(axis=0))
   for unit, where in zip(free, place):
     assigned[members[unit]] = splits[where]
@@ -149,7 +150,7 @@ def _wanted(pool, total):
 
 
 def _stratified(sums, wanted):
-  """Returns int [units], the row of `wanted` that each unit goes to; `wanted` is used up."""
+  """Returns int [units], the row of `wanted` (float [splits, classes + 1]) that each unit goes to; uses `wanted` up."""
   place = np.full(len(sums), -1)
   while np.any(place < 0):
     left = np.flatnonzero(place < 0)
@@ -161,6 +162,30 @@ def _stratified(sums, wanted):
       best = np.flatnonzero(want == want.max())
       place[unit] = best[wanted[best, -1].argmax()]
       wanted[place[unit]] -= sums[unit]
+  return place
+
+
+def _refined(sums, place, wanted):
+  """Returns `place` after single moves that bring the splits nearer to `wanted`, as long as there are any, three times.
+
+  The distance is the sum of (wanted - got)**2 / wanted over splits and classes, as in a chi-square test.
+  """
+  missing = wanted - np.stack([sums[place == split].sum(axis=0) for split in range(len(wanted))])
+  scale = 1 / np.maximum(wanted, 1)
+  for _ in range(3):
+    moved = False
+    for unit, row in enumerate(sums):
+      without = missing[place[unit]] + row
+      gain = ((without**2 - missing[place[unit]] ** 2) * scale[place[unit]]).sum()
+      change = (((missing - row) ** 2 - missing**2) * scale).sum(axis=1) + gain
+      change[place[unit]] = 0
+      best = int(change.argmin())
+      if change[best] < -1e-9:
+        missing[place[unit]] += row
+        missing[best] -= row
+        place[unit], moved = best, True
+    if not moved:
+      break
   return place
 
 

@@ -230,12 +230,13 @@ def test_groups_keep_the_classes_even():
 def test_several_labels_an_example_are_spread_evenly():
   rng = np.random.default_rng(0)
   counts = (rng.random([3000, 8]) < [0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.004]).astype(int)
+  classes = np.fromiter((tuple(f"class {column}" for column in np.flatnonzero(row)) for row in counts), object)
   names = strings([f"{number}" for number in range(3000)])
   pool = drawing.Pool(
-    np.arange(3000), np.arange(3000), names, names, frozenset(), {"test": 0.2, "validation": 0.1}, seed=0
+    np.arange(3000), np.arange(3000), names, classes, frozenset(), {"test": 0.2, "validation": 0.1}, seed=0
   )
   assigned = strings(["train"] * 3000)
-  drawing.by_group(pool, counts, assigned)
+  drawing.by_group(pool, assigned)
   for split, share in (("test", 0.2), ("validation", 0.08)):
     got = counts[assigned == split].sum(axis=0)
     assert np.all(np.abs(got - share * counts.sum(axis=0)) <= 2 + 0.05 * got), (split, got)

@@ -1,5 +1,6 @@
 """`Finding`: one fault of a data set; `KINDS`: every kind that is looked for, how bad it is and what to do."""
 
+import collections
 import dataclasses
 import typing
 
@@ -129,6 +130,16 @@ class Subject:
   examples: Examples
   prints: Fingerprints
   parts: dict
+
+  @property
+  def classes(self):
+    """list [n] of tuples of str: the classes of each example."""
+    return [(label,) for label in self.examples.labels]
+
+  def count(self, indices):
+    """Returns {class: how many of the examples at `indices` have it}."""
+    classes = self.classes
+    return collections.Counter(name for index in indices for name in classes[index])
 
   @property
   def given(self):

@@ -19,20 +19,18 @@ CRAMERS_V = 0.1
 
 def findings(subject):
   """Yields the findings about the labels of a `Subject`."""
-  labels, given = subject.examples.labels, subject.given
-  train = collections.Counter(labels[subject.parts["train"]])
-  pool = labels[np.flatnonzero(np.isin(subject.examples.splits, ("", "train")))]
-  names = sorted(set(labels))
-  yield from _similar(names)
-  if len(set(pool)) == 1:
-    yield from find("one_class", 1, examples=sorted(set(pool)))
-  yield from _unseen(labels, set(pool), given)
-  yield from _sizes(subject, collections.Counter(pool))
+  given, train = subject.given, subject.count(subject.parts["train"])
+  pool = subject.count(np.flatnonzero(np.isin(subject.examples.splits, ("", "train"))))
+  yield from _similar(sorted(subject.count(range(len(subject.examples)))))
+  if len(pool) == 1:
+    yield from find("one_class", 1, examples=list(pool))
+  yield from _unseen(subject, pool)
+  yield from _sizes(subject, pool)
   if len(train) > 1:
     yield from _imbalance(train)
   for split in ("validation", "test"):
     if split in given and train:
-      yield from _unlike(split, labels[given[split]], train)
+      yield from _unlike(split, subject.count(given[split]), train)
 
 
 def _similar(names):
@@ -45,12 +43,12 @@ def _similar(names):
   )
 
 
-def _unseen(labels, known, given):
-  unseen = collections.Counter()
+def _unseen(subject, known):
+  unseen = {}
   for split in ("validation", "test"):
-    for label in labels[given.get(split, [])]:
+    for label, count in subject.count(subject.given.get(split, ())).items():
       if known and label not in known:
-        unseen[label, split] += 1
+        unseen[label, split] = count
   shown = [f"{label!r} ({count:,} in {split})" for (label, split), count in sorted(unseen.items())]
   yield from find("unseen_labels", len({label for label, _ in unseen}), examples=shown)
 
@@ -59,8 +57,8 @@ def _sizes(subject, pool):
   if {"validation", "test"} <= subject.given.keys():
     return
   contents = collections.defaultdict(set)
-  for label, unit, split in zip(subject.examples.labels, subject.prints.near, subject.examples.splits):
-    if split in ("", "train"):
+  for names, unit, split in zip(subject.classes, subject.prints.near, subject.examples.splits):
+    for label in names if split in ("", "train") else ():
       contents[label].add(unit)
   small = {label: len(units) for label, units in contents.items() if len(units) < MIN_CONTENTS}
   yield from find(
@@ -76,8 +74,7 @@ def _imbalance(train):
     yield from find("class_imbalance", round(ratio), detail=detail)
 
 
-def _unlike(split, labels, train):
-  counts = collections.Counter(labels)
+def _unlike(split, counts, train):
   names = sorted(set(counts) | set(train))
   table = np.array([[counts[name] for name in names], [train[name] for name in names]])
   if len(names) < 2:

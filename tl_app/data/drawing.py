@@ -19,7 +19,7 @@ class Pool:
     indices: int [p], the examples that may be drawn.
     units: int [n]; examples of one unit stay together.
     hashes: object [n] of str, the contents' hashes, which decide the order of the draw.
-    labels: object [n] of str.
+    classes: object [n] of tuples of str: one class, several, or none.
     given: frozenset of the units that a given split has as well: they stay in train.
     fractions: {split: share of what is left}, in the order in which they are drawn.
     seed: int.
@@ -28,10 +28,14 @@ class Pool:
   indices: np.ndarray
   units: np.ndarray
   hashes: np.ndarray
-  labels: np.ndarray
+  classes: np.ndarray
   given: frozenset
   fractions: dict
   seed: int
+
+  def classes_of(self, indices):
+    """Returns the set of the classes of some examples."""
+    return {name for index in indices for name in self.classes[index]}
 
   def members(self):
     """Returns {unit: its examples in the pool}, in drawing order: by the first of its contents."""
@@ -80,7 +84,7 @@ def _strata(pool):
   A unit is the list of its examples. With several labels it belongs to the rarest of them.
   """
   members = pool.members()
-  labels = {unit: sorted({pool.labels[index] for index in group}) for unit, group in members.items()}
+  labels = {unit: sorted(pool.classes_of(group)) or [""] for unit, group in members.items()}
   count = collections.Counter(label for names in labels.values() for label in names)
   strata = collections.defaultdict(list)
   for unit, group in members.items():
@@ -104,13 +108,14 @@ def _first_fitting(groups, share, at_most):
 
 def _keep_every_class_in_train(pool, strata, assigned):
   """Brings back a unit of each label that has none in train: its contents were drawn under another label."""
-  missing = set(pool.labels[pool.indices]) - set(pool.labels[pool.indices[assigned[pool.indices] == "train"]])
+  kept = pool.indices[assigned[pool.indices] == "train"]
+  missing = pool.classes_of(pool.indices) - pool.classes_of(kept)
   for label in sorted(missing):
-    group = next(g for groups in strata.values() for g in groups if label in pool.labels[g])
+    group = next(g for groups in strata.values() for g in groups if label in pool.classes_of(g))
     assigned[group] = "train"
 
 
-def by_group(pool, counts, assigned):
+def by_group(pool, assigned):
   """Writes the drawn splits into `assigned`, whole units, the classes as even as these allow; returns notes.
 
   Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the class with the fewest units left goes first,
@@ -119,9 +124,9 @@ def by_group(pool, counts, assigned):
 
   Args:
     pool: `Pool`.
-    counts: [n, classes], how much an example counts for each class: one 1, several, or none.
     assigned: object [n] of split names.
   """
+  counts = _counts(pool)
   members = pool.members()
   rank = {unit: place for place, unit in enumerate(members)}
   free = [unit for unit in members if unit not in pool.given]
@@ -138,6 +143,15 @@ def by_group(pool, counts, assigned):
   for unit, where in zip(free, place):
     assigned[members[unit]] = splits[where]
   return []
+
+
+def _counts(pool):
+  """Returns int [n, classes], 1 where an example of the pool has the class."""
+  column = {name: place for place, name in enumerate(sorted(pool.classes_of(pool.indices)))}
+  counts = np.zeros((len(pool.classes), len(column)), np.int64)
+  for index in pool.indices:
+    counts[index, [column[name] for name in pool.classes[index]]] = 1
+  return counts
 
 
 def _wanted(pool, total):

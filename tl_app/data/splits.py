@@ -150,14 +150,14 @@ def _draw(examples, pool, units, drawn, config, assigned):
   fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
   given = frozenset(np.delete(units, pool))
   fractions = {split: fractions[split] for split in drawn}
-  all_of = drawing.Pool(pool, units, examples.hashes, examples.labels, given, fractions, config.split_seed)
+  classes = np.fromiter(((label,) for label in examples.labels), object, len(examples))
+  all_of = drawing.Pool(pool, units, examples.hashes, classes, given, fractions, config.split_seed)
   if examples.times is not None:
     flag = f"--time_column={config.time_column}"
     times = drawing.instants(examples.times, examples.ids, flag)
     return drawing.by_time(all_of, times, examples.times, flag, assigned)
-  if examples.groups is not None:
-    classes = np.unique(examples.labels[pool].astype(str))
-    return drawing.by_group(all_of, examples.labels.astype(str)[:, None] == classes, assigned)
+  if examples.groups is not None or any(len(names) != 1 for names in classes):
+    return drawing.by_group(all_of, assigned)
   return drawing.by_class(all_of, assigned)
 
 

@@ -7,12 +7,13 @@ Takes the flags of training, of which only --dataset is needed. Exit code 0: not
 """
 
 import dataclasses
+import pathlib
 
 from absl import flags
 
 from tl_app import backbones, cli, files
 from tl_app import config as config_lib
-from tl_app.errors import RunFailed
+from tl_app.errors import RunFailed, UserError
 
 FLAGS = flags.FLAGS
 cli.define()
@@ -22,6 +23,8 @@ flags.DEFINE_string("output", "", "JSON file of the findings. Empty: they are on
 def main():
   config = dataclasses.replace(config_lib.Config(), **cli.given())
   config_lib.validate(config, needed=("dataset",))
+  if FLAGS.output and pathlib.Path(FLAGS.output).is_dir():
+    raise UserError(f"--output={FLAGS.output} is a directory: name a file")
   if config.backbone:
     backbones.resolve(config.backbone)
   cli.start_tensorflow()

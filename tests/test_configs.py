@@ -11,6 +11,7 @@ import pytest
 
 from tl_app import backbones, recipes
 from tl_app import config as config_lib
+from tl_app.checking import findings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
@@ -90,7 +91,16 @@ def test_the_readme_has_the_figures_of_the_config(path):
 
 def test_commands_of_the_readme_exist_with_all_their_flags():
   commands = COMMAND.findall(README)
-  assert {name for name, _ in commands} == {"train", "evaluate", "predict", "export", "inspect", "compare"}
+  assert {name for name, _ in commands} == {
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "inspect",
+    "compare",
+    "benchmark",
+    "check",
+  }
   assert {name: flags for name, arguments in commands if (flags := unknown_flags(name, arguments))} == {}
   every = set.union(*map(known_flags, {name for name, _ in commands}))
   assert set(FLAG.findall(COMMAND.sub("", README))) <= every
@@ -119,6 +129,15 @@ def test_the_readmes_table_of_backbones_is_the_codes():
   start = README.index("| " + " | ".join(expected[0]) + " |")
   lines = README[start:].split("\n\n")[0].splitlines()
   assert [line[2:-2].split(" | ") for line in (lines[0], *lines[2:])] == expected
+
+
+def test_the_readmes_table_of_findings_is_the_codes():
+  lines = README[README.index("| finding | severity |") :].split("\n\n")[0].splitlines()[2:]
+  share = f", serious from {100 * findings.SERIOUS_SHARE:.0f} %"
+  assert [line[2:-2].split(" | ") for line in lines] == [
+    [f"`{name}`", kind.severity + (share if kind.grows else ""), kind.meaning, kind.advice]
+    for name, kind in findings.KINDS.items()
+  ]
 
 
 @pytest.mark.parametrize("flag, names", [("recipe", recipes.RECIPES), ("strategy", None)])

@@ -1,4 +1,4 @@
-"""The five commands as a user runs them: a process each, around one tiny trained run."""
+"""The six commands as a user runs them: a process each, around one tiny trained run."""
 
 import json
 import signal
@@ -48,8 +48,13 @@ def test_train_writes_every_file_and_ends_with_the_summary(world, trained):
   names = {path.name for path in (world / "run").iterdir() if not path.name.startswith(".")}
   assert names >= {
     *("config.json", "plan.json", "splits.json", "checkpoints", "metrics.json", "predictions_test.csv", "report.html"),
-    *("export", "log.jsonl"),
+    *("export", "log.jsonl", "findings.json"),
   }
+  findings = files.read_json(world / "run/findings.json")
+  assert [finding["kind"] for finding in findings["findings"]] == ["tiny_image"]
+  assert "warning  tiny_image: 60 of 60 images with a side below 32 pixels" in trained.stderr
+  report = (world / "run/report.html").read_text()
+  assert "<h3>Faults</h3>" in report and "images with a side below 32 pixels" in report
   metrics = files.read_json(world / "run/metrics.json")
   assert metrics["test"]["accuracy"] >= 0.9
   assert metrics["parity"]["label_flips"] == 0 and metrics["parity"]["max_probability_difference"] <= 1e-4
@@ -103,6 +108,21 @@ def test_inspect_shows_one_backbone(world):
   assert "image size  16 x 16 pixels" in done.stdout
   stages = [line.split()[:2] for line in lines[-4:]]
   assert stages == [["stem", "5"], ["block_0", "5"], ["block_1", "5"], ["top", "5"]]
+
+
+def test_check_prints_a_line_a_finding_and_says_by_its_code_how_bad_it_is(world, tmp_path):
+  tiny_data.colours(tmp_path / "colours")
+  clean = run("check", f"--flagfile={world}/tiny.cfg", f"--dataset=images:{tmp_path}/colours")
+  assert clean.stdout.splitlines()[0].startswith(f"images:{tmp_path}/colours: 60 images, 3 classes; train ")
+  assert clean.stdout.splitlines()[-1].startswith("0 serious, 1 warning, 0 info; ")
+  (tmp_path / "colours/red/000.png").write_bytes(b"")
+  found = run("check", f"--dataset=images:{tmp_path}/colours", f"--output={tmp_path}/o.json", code=1)
+  assert "serious  empty_file: 1 of 60 image files of 0 bytes, e.g. red/000.png; fetch them again" in found.stdout
+  assert found.stderr.splitlines()[-1] == f"tl_app: --dataset=images:{tmp_path}/colours has serious faults: 1 kinds"
+  kinds = [finding["kind"] for finding in files.read_json(tmp_path / "o.json")["findings"]]
+  assert kinds == ["empty_file", "tiny_image"]
+  absent = run("check", "--dataset=images:nowhere", code=2)
+  assert absent.stderr.splitlines()[-1] == "tl_app: --dataset=images:nowhere: there is no directory nowhere"
 
 
 def test_an_interrupted_run_ends_cleanly_and_its_workdir_is_free(world):

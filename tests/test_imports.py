@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(tl_app.__file__).parent
 
 LEVELS = [
   ["errors"],
-  ["config", "files", "fresh_process"],
+  ["config", "files", "fresh_process", "progress", "data.duplicates"],
   ["assets", "workdir", "evaluation", "recipes", "preprocessing.image", "preprocessing.text", "data.examples"],
   [
     "report",
@@ -24,7 +24,7 @@ LEVELS = [
     "backbones.graph_order",
   ],
   [
-    "data.splits",
+    "data.drawing",
     "data.starters",
     "data.rows",
     "backbones.backbone",
@@ -33,18 +33,22 @@ LEVELS = [
     "backbones.signature",
   ],
   ["data.checks", "data.folders", "data.records", "data.tables", "data.prepared"],
+  ["data.fingerprints"],
+  ["data.splits"],
   ["data.sources", "data.unlabelled", "backbones.native", "backbones.saved_model"],
-  ["data", "backbones"],
+  ["data", "backbones", "checking.findings"],
+  ["checking.contents", "checking.labels", "checking.images", "checking.texts", "checking.noise"],
+  ["checking.summary"],
   ["heads", "optimizers", "distribution", "feature_cache", "callbacks", "ladder", "inspection"],
   ["model", "comparison"],
   ["stages", "serving", "session"],
   ["runs", "prediction"],
   ["planning", "trunk", "changes"],
   ["fitting"],
-  ["training"],
+  ["training", "checking.command"],
   ["benchmarking"],
   ["cli"],
-  ["train", "evaluate", "predict", "export", "inspect", "compare", "benchmark"],
+  ["train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = {

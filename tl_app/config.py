@@ -53,12 +53,21 @@ class Config:
   text_column: str = _field("text", "Column (or feature) of the text.")
   image_column: str = _field("image", "Column of image paths, relative to the table, or feature of encoded images.")
   label_column: str = _field("label", "Column (or feature) of the label.")
+  group_column: str = _field("", "Column of a patient, user or document: a drawn split never separates its examples.")
+  time_column: str = _field(
+    "", "Column of numbers or ISO dates: the latest examples become the test split, those before them validation."
+  )
   split_seed: int = _field(0, "Seed of the splits that are drawn.", low=0)
   validation_fraction: float = _field(0.1, "Share of the training examples drawn for validation.", low=0.01, high=0.5)
   test_fraction: float = _field(0.2, "Share of all examples drawn for test.", low=0.01, high=0.9)
   max_examples: int = _field(0, "Use at most this many training examples, stratified. 0: all.", low=0)
   on_bad_example: str = _field(
     "fail", "An unreadable or empty example: stop, or skip it and list it.", choices=("fail", "skip")
+  )
+  on_leak: str = _field(
+    "report",
+    "Given splits that share equal or nearly equal examples, or groups: say how many, or stop.",
+    choices=("report", "fail"),
   )
 
   # Training
@@ -160,8 +169,8 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 TYPES = typing.get_type_hints(Config)
 
 
-def validate(config):
-  """Raises `UserError` on the first value that cannot work."""
+def validate(config, needed=("workdir", "backbone", "dataset")):
+  """Raises `UserError` on the first value that cannot work, or the first of the fields `needed` that is empty."""
   for name, field in FIELDS.items():
     value, meta = getattr(config, name), field.metadata
     if not isinstance(value, TYPES[name]) or (TYPES[name] is not bool and isinstance(value, bool)):
@@ -172,7 +181,7 @@ def validate(config):
       raise UserError(f"--{name}={value} is below {meta['low']}")
     if meta["high"] is not None and not value <= meta["high"]:
       raise UserError(f"--{name}={value} is above {meta['high']}")
-  for name in ("workdir", "backbone", "dataset"):
+  for name in needed:
     if not getattr(config, name):
       raise UserError(f"--{name} is needed: {FIELDS[name].metadata['help']}")
   if config.validation_fraction + config.test_fraction >= 1:

@@ -20,7 +20,7 @@ LENGTH_QUANTILE = 0.99
 
 def plan(run, recipe):
   """Decides text length and phases, writes plan.json, says it, and returns the phases."""
-  preprocessing = _settle_preprocessing(run)
+  preprocessing = settle_preprocessing(run)
   backbone, model = run.model.backbone, run.model
   phases = recipe(run.config, facts(run), run.strategy.num_replicas_in_sync)
   if phases[0].backbone_trains:
@@ -62,7 +62,7 @@ def facts(run):
   )
 
 
-def _settle_preprocessing(run):
+def settle_preprocessing(run):
   """Chooses the text length where the user left it open; returns what was settled, for plan.json."""
   preprocess = run.model.backbone.preprocess
   if run.examples.modality == "image":

@@ -37,8 +37,9 @@ _LINES = {"train": "#8a94a0", "validation": "#2f81d0"}
 def write(workdir, examples=None):
   """Writes `report.html` into `workdir` and returns its path.
 
-  Reads metrics.json (needed), and config.json, plan.json, splits.json, log.jsonl and predictions_test.csv (a section
-  is left out where its file is absent). The page loads nothing: styles and figures are inside, there is no script.
+  Reads metrics.json (needed), and config.json, plan.json, splits.json, findings.json, log.jsonl and
+  predictions_test.csv (a section is left out where its file is absent). The page loads nothing: styles and figures are
+  inside, there is no script.
 
   Args:
     workdir: directory of the run.
@@ -67,6 +68,7 @@ def write(workdir, examples=None):
     "inputs": _inputs(examples, [row["id"] for row in errors["worst"]]) if examples and errors else None,
     "stages": _stages(plan),
     "data": _data(_read_json(workdir / "splits.json")),
+    "findings": _read_json(workdir / "findings.json"),
     "flags": _flags(config),
     "command": _command(config),
   }

@@ -8,6 +8,7 @@ import os
 import platform
 import resource
 import shutil
+import time
 
 import keras
 import numpy as np
@@ -36,6 +37,7 @@ from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.backbones.backbone import parameters
+from tl_app.checking import summary
 from tl_app.data import splits
 from tl_app.errors import UserError
 from tl_app.session import Session
@@ -62,6 +64,7 @@ def train_and_evaluate(config, workdir, recipe=None):
   with workdir_lib.claim(workdir, config) as paths:
     run = prepare(config, paths, spec)
     phases = planning.plan(run, recipe or recipes.plan)
+    check(run)
     rung, figures = climb(run, phases)
     metrics, probabilities = evaluate(run, rung)
     metrics |= figures
@@ -100,6 +103,18 @@ def _refuse_idle_flags(config, modality):
   for name in idle:
     if getattr(config, name):
       raise UserError(f"--{name}={getattr(config, name)} does nothing for {modality}s: leave it out")
+
+
+def check(run):
+  """Looks for faults in the data that need no network to be seen, says the worst and writes findings.json."""
+  subject = summary.subject(run.examples, run.split)
+  start = time.monotonic()
+  found = summary.cheap(subject, run.model.backbone.preprocess)
+  for line in summary.start_lines(found):
+    log.warning("%s", line)
+  seconds = {"look": time.monotonic() - start}
+  not_checked = {"label_noise": "python -m tl_app.check"}
+  files.write_json(run.paths.findings, summary.as_json(subject, found, seconds, not_checked))
 
 
 def climb(run, phases):

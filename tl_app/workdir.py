@@ -35,6 +35,11 @@ class Workdir:
     return self.root / "splits.json"
 
   @property
+  def findings(self):
+    """What is wrong with the data."""
+    return self.root / "findings.json"
+
+  @property
   def weights(self):
     """The weights that ship: every variable of the network."""
     return self.root / "checkpoints" / "model.weights.h5"
@@ -80,7 +85,7 @@ class Workdir:
 
   def everything(self):
     """Returns the paths of all that a run writes."""
-    before = (self.config, self.plan, self.splits, self.log, self.weights.parent, self.tensorboard)
+    before = (self.config, self.plan, self.splits, self.findings, self.log, self.weights.parent, self.tensorboard)
     return before + self.conclusions()
 
 

@@ -51,6 +51,8 @@ class Examples:
     skipped: list of {"id", "reason"} of the examples left out by --on_bad_example=skip.
     source: how the user named the data set.
     notes: lines worth telling the user (files that were ignored, splits that were replaced).
+    groups: object array [n] of str, the cells of --group_column, or None.
+    times: object array [n] of str, the cells of --time_column, or None.
   """
 
   modality: str
@@ -62,6 +64,8 @@ class Examples:
   skipped: list
   source: str
   notes: list = dataclasses.field(default_factory=list)
+  groups: np.ndarray | None = None
+  times: np.ndarray | None = None
 
   def __len__(self):
     return len(self.ids)
@@ -69,6 +73,7 @@ class Examples:
   def take(self, indices):
     """Returns the examples at `indices` (int array or bool mask [n]), in that order."""
     columns = {name: getattr(self, name)[indices] for name in ("ids", "inputs", "labels", "hashes", "splits")}
+    columns |= {name: getattr(self, name)[indices] for name in ("groups", "times") if getattr(self, name) is not None}
     return dataclasses.replace(self, **columns)
 
 

@@ -24,13 +24,18 @@ SPLIT_NAMES = {
 
 
 class Row(typing.NamedTuple):
-  """One example before it is checked: `input` and `label` may be None (absent); `reason`: why it could not be read."""
+  """One example before it is checked: `input` and `label` may be None (absent); `reason`: why it could not be read.
+
+  `group` and `time` are the cells of --group_column and --time_column.
+  """
 
   id: str
   input: str | bytes | None = None
   label: str | None = None
   split: str = ""
   reason: str = ""
+  group: str | None = ""
+  time: str | None = ""
 
 
 @dataclasses.dataclass

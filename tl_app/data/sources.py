@@ -67,6 +67,8 @@ def _load_one(name, flag, config, assets, verify, known):
     skipped=[{"id": id, "reason": reason} for id, reason in bad],
     source=name,
     notes=raw.notes,
+    groups=strings([row.group for row in rows]) if config.group_column else None,
+    times=strings([row.time for row in rows]) if config.time_column else None,
   )
 
 
@@ -87,7 +89,11 @@ def _with_split(examples, extra, split, flag):
   joined = {
     "ids": [*examples.ids, *(f"{flag}:{id}" for id in extra.ids)],
     "splits": [*examples.splits, *([split] * len(extra))],
-    **{name: [*getattr(examples, name), *getattr(extra, name)] for name in ("inputs", "labels", "hashes")},
+    **{
+      name: [*getattr(examples, name), *getattr(extra, name)]
+      for name in ("inputs", "labels", "hashes", "groups", "times")
+      if getattr(examples, name) is not None
+    },
   }
   return Examples(
     modality=examples.modality,
@@ -100,6 +106,9 @@ def _with_split(examples, extra, split, flag):
 
 def _read(name, flag, config, assets):
   """Returns the `Raw` of one data set name."""
+  for key in ("group_column", "time_column"):
+    if getattr(config, key) and not name.startswith("table:"):
+      raise UserError(f"--{key}={getattr(config, key)} names a column of a table, but --{flag}={name} is none")
   if name == "movie_reviews":
     return Raw("text", [Row(*row) for row in starters.movie_reviews(assets)])
   if name == "digits":

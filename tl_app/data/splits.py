@@ -2,29 +2,36 @@
 
 import collections
 import dataclasses
-import hashlib
 import math
 
 import numpy as np
 
 from tl_app import files
+from tl_app.data import drawing, duplicates, fingerprints
 from tl_app.data.examples import SPLITS, Examples, strings
 from tl_app.errors import UserError
 
-_SETTINGS = ("split_seed", "validation_fraction", "test_fraction", "max_examples")
+_SETTINGS = ("split_seed", "validation_fraction", "test_fraction", "max_examples", "group_column", "time_column")
+_SHOWN = 5
 
 
-def make(examples, config):
+def make(examples, config, prints=None):
   """Returns the `Splits` of `examples`: those that the data set gives, and the rest drawn by content hash.
 
   A split that is not given is drawn from the training examples, test before validation. Within a class the contents are
   ordered by sha256(split seed, content hash) and the first ones are taken, so that the order of the files does not
-  matter and more examples move few of the old ones. Equal contents stay together, whatever their labels, and a content
-  that a given split has as well is never drawn. A class with three distinct contents is in every split.
+  matter and more examples move few of the old ones. Equal and nearly equal contents stay together, whatever their
+  labels, and so do the groups of --group_column; what a given split has as well is never drawn. A class with three
+  distinct contents is in every split, with groups where these allow it. With --time_column the latest are drawn.
+
+  Args:
+    examples: `Examples`.
+    config: `Config`.
+    prints: the `Fingerprints` of `examples`, where they are there already.
 
   Raises:
-    UserError: fewer than two classes, an empty split, a class that only validation or test has, or --max_examples below
-      the number of classes.
+    UserError: fewer than two classes, an empty split, a class that only validation or test has, --max_examples below
+      the number of classes, groups or times that cannot be drawn from, or a leak under --on_leak=fail.
   """
   pool = np.flatnonzero((examples.splits == "") | (examples.splits == "train"))
   if not len(pool):
@@ -34,16 +41,22 @@ def make(examples, config):
   _need_two_classes(examples, pool)
   drawn = [split for split in ("test", "validation") if not np.any(examples.splits == split)]
   assigned = strings([split or "train" for split in examples.splits])
-  notes = _draw(examples, pool, drawn, config, assigned) if drawn else []
+  prints = prints or fingerprints.of(examples)
+  units = _units(examples, prints, pool, config)
+  notes = _draw(examples, pool, units, drawn, config, assigned) if drawn else []
   indices = {split: np.flatnonzero(assigned == split) for split in SPLITS}
   _need_examples(examples, indices, config)
+  leaks = _leak_notes(examples, indices, prints)
+  if leaks and config.on_leak == "fail":
+    raise UserError(f"--on_leak=fail: {leaks[0]}: remove them, or pass --on_leak=report")
   if config.max_examples:
     indices["train"] = _at_most(examples, indices["train"], config)
   return Splits(
     examples=examples,
     class_names=sorted(set(examples.labels[indices["train"]])),
-    notes=[*examples.notes, *_skipped_note(examples), *notes, *_content_notes(examples, indices)],
+    notes=[*examples.notes, *_skipped_note(examples), *notes, *leaks, *_content_notes(examples, indices, prints)],
     settings={name: getattr(config, name) for name in _SETTINGS} | {"drawn": sorted(drawn)},
+    prints=prints,
     **indices,
   )
 
@@ -59,7 +72,7 @@ def read(path, examples):
     listed = {split: manifest["splits"][split] for split in SPLITS}
     columns = {split: list(zip(*(listed[split][name] for name in ("ids", "hashes", "labels")))) for split in SPLITS}
     class_names, notes = list(manifest["class_names"]), list(manifest["notes"])
-    settings = {name: manifest[name] for name in (*_SETTINGS, "drawn")}
+    settings = {name: manifest[name] for name in (*_SETTINGS, "drawn") if name in manifest}
     num_examples = manifest["num_examples"]
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from None
@@ -113,72 +126,39 @@ def _need_examples(examples, indices, config):
     raise UserError(f"--max_examples={config.max_examples} is below the number of classes, {len(train)}: raise it")
 
 
-def _order(seed, digest):
-  """Returns the position of a content in the draw: as good as random, and the same wherever the content is."""
-  return hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()
+def _units(examples, prints, pool, config):
+  """Returns int [n]: what stays together: equal and nearly equal contents, and the groups of --group_column.
 
-
-def _draw(examples, pool, drawn, config, assigned):
-  """Writes the drawn splits of `pool` into `assigned`; returns notes."""
-  strata, rare = _strata(examples, pool, config.split_seed)
-  given = set(np.delete(examples.hashes, pool))
-  fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
-  for groups in strata.values():
-    free = [group for group in groups if examples.hashes[group[0]] not in given]
-    may_leave = min(len(free), len(groups) - 1)
-    rest = sum(map(len, groups))
-    for position, split in enumerate(drawn):
-      later = len(drawn) - position - 1
-      chosen = _first_fitting(free, fractions[split] * rest, min(may_leave, max(1, may_leave - later)))
-      for group in chosen:
-        assigned[group] = split
-      gone = {group[0] for group in chosen}
-      free = [group for group in free if group[0] not in gone]
-      may_leave -= len(chosen)
-      rest -= sum(map(len, chosen))
-  _keep_every_class_in_train(examples, pool, strata, assigned)
-  if not rare:
-    return []
-  listed = ", ".join(f"{label!r} ({count})" for label, count in sorted(rare.items())[:10])
-  return [f"classes with fewer than three different examples, which are not in every split: {listed}"]
-
-
-def _strata(examples, pool, seed):
-  """Returns ({label: groups in drawing order}, {label: contents} of the labels with fewer than three contents).
-
-  A group is the list of the examples of one content. With several labels it belongs to the rarest of them.
+  Raises:
+    UserError: so much hangs together that nothing is left to draw.
   """
-  contents = collections.defaultdict(list)
-  for index in pool:
-    contents[examples.hashes[index]].append(index)
-  labels = {digest: sorted({examples.labels[index] for index in group}) for digest, group in contents.items()}
-  count = collections.Counter(label for names in labels.values() for label in names)
-  strata = collections.defaultdict(list)
-  for digest in sorted(contents, key=lambda digest: _order(seed, digest)):
-    strata[min(labels[digest], key=lambda label: (count[label], label))].append(contents[digest])
-  return strata, {label: number for label, number in count.items() if number < 3}
+  if examples.groups is None:
+    return prints.near
+  units = duplicates.joined(prints.near, duplicates.numbered(examples.groups))
+  largest = np.unique(units[pool], return_counts=True)[1].max()
+  if largest > len(pool) / 2:
+    raise UserError(
+      f"--group_column={config.group_column}: one group, with those that share equal or nearly equal contents with it, "
+      f"holds {largest:,} of {len(pool):,} training examples: remove the repeats (python -m tl_app.check lists them), "
+      "or give --validation_dataset and --test_dataset"
+    )
+  return units
 
 
-def _first_fitting(groups, share, at_most):
-  """Returns the first groups that together have about `share` examples: one at least, if `at_most` lets."""
-  wanted, size, chosen = math.floor(share + 0.5), 0, []
-  for group in groups:
-    if len(chosen) == at_most or size == wanted:
-      break
-    if size + len(group) <= wanted:
-      chosen.append(group)
-      size += len(group)
-  if not chosen and at_most > 0:
-    chosen = [min(groups, key=len)]
-  return chosen
-
-
-def _keep_every_class_in_train(examples, pool, strata, assigned):
-  """Brings back a group of each label that has none in train: its contents were drawn under another label."""
-  missing = set(examples.labels[pool]) - set(examples.labels[pool[assigned[pool] == "train"]])
-  for label in sorted(missing):
-    group = next(g for groups in strata.values() for g in groups if label in examples.labels[g])
-    assigned[group] = "train"
+def _draw(examples, pool, units, drawn, config, assigned):
+  """Writes the drawn splits of `pool` into `assigned`; returns notes."""
+  fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
+  given = frozenset(np.delete(units, pool))
+  fractions = {split: fractions[split] for split in drawn}
+  classes = np.fromiter(((label,) for label in examples.labels), object, len(examples))
+  all_of = drawing.Pool(pool, units, examples.hashes, classes, given, fractions, config.split_seed)
+  if examples.times is not None:
+    flag = f"--time_column={config.time_column}"
+    times = drawing.instants(examples.times, examples.ids, flag)
+    return drawing.by_time(all_of, times, examples.times, flag, assigned)
+  if examples.groups is not None or any(len(names) != 1 for names in classes):
+    return drawing.by_group(all_of, assigned)
+  return drawing.by_class(all_of, assigned)
 
 
 def _at_most(examples, train, config):
@@ -186,7 +166,7 @@ def _at_most(examples, train, config):
   limit = config.max_examples
   if len(train) <= limit:
     return train
-  order = sorted(train, key=lambda i: (_order(config.split_seed, examples.hashes[i]), examples.ids[i]))
+  order = sorted(train, key=lambda i: (drawing.order(config.split_seed, examples.hashes[i]), examples.ids[i]))
   classes = collections.defaultdict(list)
   for index in order:
     classes[examples.labels[index]].append(index)
@@ -206,22 +186,49 @@ def _skipped_note(examples):
   return [f"bad examples that are left out: {len(examples.skipped):,}, e.g. {first['id']}: {first['reason']}"]
 
 
-def _content_notes(examples, indices):
-  """Returns lines about contents that are in two splits (given ones), that repeat, or that have several labels."""
-  noun = f"{examples.modality}s"
-  hashes = {split: examples.hashes[indices[split]] for split in SPLITS}
-  contents = {split: set(hashes[split]) for split in SPLITS}
-  notes = []
+def leaks(examples, indices, prints):
+  """Yields (split, other split, kind, [(index, index of what it equals in the other split)]) of what two splits share.
+
+  Kinds: "exact", "near" (nearly equal only), and "group".
+  """
   for split, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
-    shared = sum(digest in contents[other] for digest in hashes[split])
-    if shared:
-      notes.append(f"{split} {noun} that are also in {other}: {shared:,}; given splits stay as they are")
+    exact = duplicates.shared(prints.contents, indices[split], indices[other])
+    equal = {index for index, _ in exact}
+    near = duplicates.shared(prints.near, indices[split], indices[other])
+    found = {"exact": exact, "near": [pair for pair in near if pair[0] not in equal]}
+    if examples.groups is not None:
+      found["group"] = duplicates.shared(examples.groups, indices[split], indices[other])
+    yield from ((split, other, kind, pairs) for kind, pairs in found.items() if pairs)
+
+
+def _leak_notes(examples, indices, prints):
+  noun = f"{examples.modality}s"
+  words = {
+    "exact": f"{noun} that are also in",
+    "near": f"{noun} that nearly equal one of",
+    "group": "examples whose group is also in",
+  }
+  notes = []
+  for split, other, kind, pairs in leaks(examples, indices, prints):
+    shown = ", ".join(f"{examples.ids[i]} = {examples.ids[j]}" for i, j in pairs[:_SHOWN])
+    notes.append(f"{split} {words[kind]} {other}: {len(pairs):,}, e.g. {shown}; given splits stay as they are")
+  return notes
+
+
+def _content_notes(examples, indices, prints):
+  """Returns lines about contents that repeat, nearly repeat, or have several labels."""
+  noun = f"{examples.modality}s"
+  used = np.sort(np.concatenate([indices[split] for split in SPLITS]))
   members = collections.defaultdict(list)
-  for index in np.sort(np.concatenate([indices[split] for split in SPLITS])):
-    members[examples.hashes[index]].append(index)
-  repeats = sum(len(group) - 1 for group in members.values())
+  for index in used:
+    members[prints.contents[index]].append(index)
+  notes = []
+  repeats = len(used) - len(members)
   if repeats:
     notes.append(f"{noun} that repeat an earlier one: {repeats:,}; a drawn split never separates them")
+  nearly = len(members) - len(np.unique(prints.near[used]))
+  if nearly:
+    notes.append(f"{noun} that nearly repeat an earlier one: {nearly:,}; a drawn split never separates them")
   torn = [group for group in members.values() if len(set(examples.labels[group])) > 1]
   if torn:
     first = torn[0][0]
@@ -240,7 +247,8 @@ class Splits:
     train, validation, test: int arrays, ascending, disjoint; never empty.
     class_names: list of str, the labels of train in the order of the logits: plain sorted ("10" before "2").
     notes: lines worth telling the user.
-    settings: split_seed, validation_fraction, test_fraction, max_examples, and the names of the drawn splits.
+    settings: the flags that decide the draw, and the names of the drawn splits.
+    prints: the `Fingerprints` of `examples`, or None where the manifest was read.
   """
 
   examples: Examples
@@ -250,6 +258,7 @@ class Splits:
   class_names: list
   notes: list
   settings: dict
+  prints: fingerprints.Fingerprints | None = None
 
   def manifest(self):
     """Returns what splits.json holds: the settings, and id, content hash and label of every example of each split."""

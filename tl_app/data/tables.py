@@ -45,10 +45,10 @@ def read(path, what, config):
     names, records = READERS[suffix(file)](file)
     _need_same_columns(*first.setdefault(split, (file, names)), file, names)
     chosen, column = _input_column(names, config, file)
-    if config.label_column not in names:
-      raise UserError(
-        f"{file} has no column {config.label_column!r} (--label_column); {known(file, names, config.label_column)}"
-      )
+    keys = {flag: getattr(config, flag) for flag in ("group_column", "time_column") if getattr(config, flag)}
+    for flag, name in {"label_column": config.label_column, **keys}.items():
+      if name not in names:
+        raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
     if raw.modality not in ("", chosen):
       raise UserError(
         f"{file} has a column of {chosen}s, the tables beside it {raw.modality}s: give all the same columns"
@@ -56,10 +56,13 @@ def read(path, what, config):
     raw.modality = chosen
     before = len(raw.rows)
     folder = relative_name(file.parent, root)
-    for id, (value, label), reason in cells(file, names, records, (column, config.label_column)):
+    for id, (value, label, *rest), reason in cells(file, names, records, (column, config.label_column, *keys.values())):
       if chosen == "image" and value:
         value, reason = image_path(value, file)
-      raw.rows.append(Row(id if folder == "." else f"{folder}/{id}", value, label, split, reason))
+      empty = [f"it has no {name} (--{flag})" for (flag, name), cell in zip(keys.items(), rest) if not cell]
+      group, time = (dict(zip(keys, rest)).get(flag) for flag in ("group_column", "time_column"))
+      id = id if folder == "." else f"{folder}/{id}"
+      raw.rows.append(Row(id, value, label, split, reason or "".join(empty[:1]), group, time))
     if len(raw.rows) == before:
       raise UserError(f"{file} has a header but no rows")
   return raw

@@ -1,0 +1,43 @@
+"""Looks for faults in a data set: unreadable, repeated, contradictory, leaking, mislabelled examples.
+
+python -m tl_app.check --dataset=images:photos
+python -m tl_app.check --dataset=table:mails.csv --backbone=minilm_l6.pypi --output=faults.json
+
+Takes the flags of training, of which only --dataset is needed. Exit code 0: nothing serious; 1: serious faults.
+"""
+
+import dataclasses
+import pathlib
+
+from absl import flags
+
+from tl_app import backbones, cli, files
+from tl_app import config as config_lib
+from tl_app.errors import RunFailed, UserError
+
+FLAGS = flags.FLAGS
+cli.define()
+flags.DEFINE_string("output", "", "JSON file of the findings. Empty: they are only printed.")
+
+
+def main():
+  config = dataclasses.replace(config_lib.Config(), **cli.given())
+  config_lib.validate(config, needed=("dataset",))
+  if FLAGS.output and pathlib.Path(FLAGS.output).is_dir():
+    raise UserError(f"--output={FLAGS.output} is a directory: name a file")
+  if config.backbone:
+    backbones.resolve(config.backbone)
+  cli.start_tensorflow()
+  from tl_app.checking import command, summary
+
+  with cli.progress():
+    result, found = command.check(config)
+  print("\n".join(summary.lines(result, found)))
+  if FLAGS.output:
+    files.write_json(FLAGS.output, result)
+  if summary.is_serious(found):
+    raise RunFailed(f"--dataset={config.dataset} has serious faults: {result['serious']} kinds")
+
+
+if __name__ == "__main__":
+  cli.run(main, __doc__)

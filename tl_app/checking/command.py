@@ -1,0 +1,103 @@
+"""`check`: every finding about a data set, as `python -m tl_app.check` gives it."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import time
+
+import numpy as np
+
+from tl_app import backbones, data, distribution, planning, session
+from tl_app import config as config_lib
+from tl_app import model as model_lib
+from tl_app.assets import Assets
+from tl_app.checking import noise, summary
+from tl_app.checking.findings import find, in_order
+from tl_app.data import fingerprints, splits
+from tl_app.errors import UserError
+from tl_app.session import Session
+
+_BY_BACKBONE = {
+  "text": "long_texts, unknown_tokens and label_noise",
+  "image": "label_noise",
+}
+
+
+def check(config):
+  """Looks for every kind of fault and returns (result for JSON, the `Finding`s).
+
+  Bad examples are findings, whatever --on_bad_example says. With a backbone the texts are read with its tokens, and
+  labels are compared with what its frozen features tell.
+
+  Raises:
+    UserError: a flag cannot work, or there is no usable example.
+  """
+  config_lib.validate(config, needed=("dataset",))
+  spec = backbones.resolve(config.backbone) if config.backbone else None
+  config = dataclasses.replace(config, on_bad_example="skip", on_leak="report")
+  assets, clock = Assets(config.cache_dir, config.offline), _Clock()
+  with clock("decode"):
+    examples = data.load(config, assets)
+  with clock("compare"):
+    prints = fingerprints.of(examples)
+    split, reason = _divide(examples, config, prints)
+    subject = summary.subject(examples, split) if split else summary.undivided(examples, prints)
+  run, preprocess, not_checked = None, None, {}
+  if spec:
+    with clock("backbone"):
+      run = _session(config, spec, assets, subject)
+      preprocess = run.model.backbone.preprocess
+      planning.settle_preprocessing(run)
+  else:
+    not_checked[_BY_BACKBONE[examples.modality]] = "pass --backbone"
+  with clock("look"):
+    found = summary.cheap(subject, preprocess)
+    if reason and not any(finding.kind in ("one_class", "unseen_labels") for finding in found):
+      found += find("undrawable", 1, detail=reason)
+  if run and not importlib.util.find_spec("cleanlab"):
+    not_checked["label_noise"] = "pip install 'tl_app[check]'"
+  elif run:
+    with clock("label_noise"):
+      found += noise.findings(subject, session.frozen_features(run))
+  found = in_order(found)
+  return summary.as_json(subject, found, clock.seconds, not_checked), found
+
+
+def _divide(examples, config, prints):
+  """Returns (`Splits`, ""), or (None, why there are none)."""
+  try:
+    return splits.make(examples, config, prints), ""
+  except UserError as error:
+    return None, str(error)
+
+
+def _session(config, spec, assets, subject):
+  """Returns a `Session` over all examples, whose frozen features are those of a training run with these flags."""
+  examples, names = subject.examples, sorted(set(subject.examples.labels))
+  strategy = distribution.strategy(config.strategy, config.num_devices)
+  with strategy.scope():
+    model = model_lib.load(config, spec, assets, names, config.max_length)
+  if model.backbone.modality != examples.modality:
+    raise UserError(
+      f"--backbone={config.backbone} reads {model.backbone.modality}s, but --dataset={config.dataset} holds "
+      f"{examples.modality}s: choose a backbone for {examples.modality}s"
+    )
+  parts = dict(subject.parts)
+  # What --max_examples leaves out of train is looked at like the rest.
+  others = np.setdiff1d(np.arange(len(examples)), np.concatenate([*parts.values()]))
+  split = splits.Splits(examples, parts["train"], parts["validation"], np.union1d(parts["test"], others), names, [], {})
+  labels = np.searchsorted(names, examples.labels.astype(str)).astype(np.int32)
+  return Session(config, None, assets, strategy, examples, labels, split, model)
+
+
+class _Clock:
+  """Seconds by name: `with clock("decode"):`."""
+
+  def __init__(self):
+    self.seconds = {}
+
+  @contextlib.contextmanager
+  def __call__(self, name):
+    start = time.monotonic()
+    yield
+    self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start

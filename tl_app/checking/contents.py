@@ -1,0 +1,101 @@
+"""What cannot be read, repeats, contradicts itself, or is in two given splits."""
+
+import collections
+import re
+
+import numpy as np
+
+from tl_app.checking.findings import SHOWN, find
+from tl_app.data import duplicates, splits
+
+_OF_REASON = {
+  "it is empty": "empty_file",
+  "the text is empty": "empty_text",
+  "it has no label": "no_label",
+  "the class folder has no images": "empty_class",
+}
+
+
+def findings(subject):
+  """Yields the findings about the contents of a `Subject`."""
+  yield from skipped(subject.examples)
+  yield from repeats(subject)
+  yield from conflicts(subject)
+  yield from leaks(subject)
+
+
+def skipped(examples):
+  """Yields the findings about the examples that were left out as bad."""
+  by_kind = collections.defaultdict(list)
+  for bad in examples.skipped:
+    by_kind[_OF_REASON.get(bad["reason"], "unreadable")].append(bad)
+  total = len(examples) + len(examples.skipped)
+  for kind, members in by_kind.items():
+    shown = [bad["id"] if kind in _OF_REASON.values() else f"{bad['id']} ({bad['reason']})" for bad in members[:SHOWN]]
+    yield from find(kind, len(members), total, examples=shown)
+
+
+def repeats(subject):
+  """Yields exact duplicates, near duplicates, and texts that differ in numbers only."""
+  examples, prints = subject.examples, subject.prints
+  yield from _repeating("duplicates", examples, np.arange(len(examples)), prints.contents)
+  distinct = np.unique(prints.contents, return_index=True)[1]
+  yield from _repeating("near_duplicates", examples, distinct, prints.near)
+  if prints.texts is not None:
+    folded = duplicates.numbered([re.sub(r"\d+", "0", text) if _has_letter(text) else text for text in prints.texts])
+    distinct = np.unique(prints.near, return_index=True)[1]
+    yield from _repeating("same_but_numbers", examples, distinct, folded)
+
+
+def _has_letter(text):
+  return any(character.isalpha() for character in text)
+
+
+def _repeating(kind, examples, indices, groups):
+  """Yields the finding about the `indices` whose group an earlier one has."""
+  indices = np.sort(indices)
+  _, first, inverse = np.unique(groups[indices], return_index=True, return_inverse=True)
+  later = np.flatnonzero(first[inverse] != np.arange(len(indices)))
+  pairs = [(indices[i], indices[first[inverse[i]]]) for i in later[:SHOWN]]
+  yield from find(kind, len(later), len(examples), examples=[_pair(examples, *pair) for pair in pairs])
+
+
+def conflicts(subject):
+  """Yields equal and nearly equal contents under several labels."""
+  examples, prints = subject.examples, subject.prints
+  exact = _torn(examples.labels, prints.contents)
+  told = {prints.near[group[0]] for group in exact}
+  # A group of near duplicates that an exact conflict has torn already says nothing new.
+  near = [group for group in _torn(examples.labels, prints.near) if prints.near[group[0]] not in told]
+  for kind, torn, groups in (
+    ("conflicting_labels", exact, prints.contents),
+    ("near_conflicting_labels", near, prints.near),
+  ):
+    shown = [
+      _pair(examples, group[0], next(i for i in group if examples.labels[i] != examples.labels[group[0]]), labels=True)
+      for group in torn[:SHOWN]
+    ]
+    yield from find(kind, len(torn), len(np.unique(groups)), examples=shown)
+
+
+def _torn(labels, groups):
+  """Returns the groups with several labels, as lists of indices, in order of their first."""
+  members = collections.defaultdict(list)
+  for index, group in enumerate(groups):
+    members[group].append(index)
+  return [group for group in members.values() if len(set(labels[group])) > 1]
+
+
+def leaks(subject):
+  """Yields what given splits share."""
+  kinds = {"exact": "leak", "near": "near_leak", "group": "group_leak"}
+  given = {split: subject.given.get(split, np.zeros(0, np.int64)) for split in ("train", "validation", "test")}
+  for split, other, kind, pairs in splits.leaks(subject.examples, given, subject.prints):
+    shown = [_pair(subject.examples, *pair) for pair in pairs[:SHOWN]]
+    yield from find(kinds[kind], len(pairs), len(given[split]), f"{split} in {other}", shown)
+
+
+def _pair(examples, index, other, labels=False):
+  if labels:
+    return f"{examples.ids[index]} ({examples.labels[index]}) = {examples.ids[other]} ({examples.labels[other]})"
+  return f"{examples.ids[index]} = {examples.ids[other]}"

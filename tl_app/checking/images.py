@@ -1,0 +1,78 @@
+"""What is odd about images: from their headers and a thumbnail, no network."""
+
+import collections
+import pathlib
+
+import numpy as np
+
+from tl_app.checking.findings import find, named
+from tl_app.data.fingerprints import MIN_SIDE, MIN_SPREAD
+from tl_app.data.rows import IMAGE_SUFFIXES
+
+ASPECT = 3.0
+# Format and size give a class away when they predict it this much better than chance (Cohen's kappa), each example
+# judged by the others of its format and size.
+SHORTCUT_KAPPA = 0.8
+_FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP"}
+
+
+def findings(subject):
+  """Yields the findings about the images of a `Subject`."""
+  examples, looks = subject.examples, subject.prints.looks
+
+  def those(test):
+    return np.array([look is not None and bool(test(look)) for look in looks])
+
+  yield from _wrong_suffix(examples, looks)
+  yield from named("tiny_image", examples, those(lambda look: min(look.width, look.height) < MIN_SIDE))
+  yield from named(
+    "extreme_aspect", examples, those(lambda k: max(k.width, k.height) > ASPECT * min(k.width, k.height))
+  )
+  yield from named("blank_image", examples, those(lambda look: look.spread < MIN_SPREAD))
+  yield from named("rotated_image", examples, those(lambda look: look.orientation not in (0, 1)))
+  for kind, test in (
+    ("grey_images", lambda look: look.mode in ("1", "L", "LA") or look.mode.startswith("I")),
+    ("cmyk_images", lambda look: look.mode == "CMYK"),
+    ("deep_images", lambda look: look.mode.startswith("I")),
+    ("alpha_images", lambda look: look.alpha),
+    ("animated_images", lambda look: look.frames > 1),
+  ):
+    bad = those(test)
+    if not bad.all():
+      yield from named(kind, examples, bad)
+  yield from _shortcut(examples, looks)
+
+
+def _wrong_suffix(examples, looks):
+  bad, shown = 0, []
+  for id, value, look in zip(examples.ids, examples.inputs, looks):
+    suffix = pathlib.PurePath(value).suffix.lower() if isinstance(value, str) else ""
+    # A phone's MPO is a JPEG with a second picture behind it.
+    format = "JPEG" if look and look.format == "MPO" else look and look.format
+    if look and suffix in IMAGE_SUFFIXES and _FORMAT_OF[suffix] != format:
+      bad += 1
+      shown.append(f"{id} ({format})")
+  yield from find("wrong_suffix", bad, len(examples), examples=shown)
+
+
+def _shortcut(examples, looks):
+  """Yields classes that (format, mode, width, height) predict, each image by the majority of the others like it."""
+  labels = examples.labels
+  keys = [look and (look.format, look.mode, look.width, look.height) for look in looks]
+  table = collections.defaultdict(collections.Counter)
+  for key, label in zip(keys, labels):
+    table[key][label] += 1
+  overall = collections.Counter(labels)
+  right = sum(_majority_of_others(table[key], label) == label for key, label in zip(keys, labels)) / len(labels)
+  chance = max(overall.values()) / len(labels)
+  if len(overall) < 2 or chance == 1 or (right - chance) / (1 - chance) < SHORTCUT_KAPPA:
+    return
+  commonest = {label: max(table, key=lambda key: table[key][label]) for label in sorted(overall)}
+  shown = [f"{label!r}: {key[0]} {key[1]} {key[2]} x {key[3]}" for label, key in commonest.items() if key]
+  detail = f"they alone tell {right:.1%} of the labels, always the commonest class {chance:.1%}"
+  yield from find("shortcut", len(overall), len(overall), detail, shown)
+
+
+def _majority_of_others(counts, label):
+  others = counts - collections.Counter([label])
+  return max(sorted(others), key=others.get) if others else None

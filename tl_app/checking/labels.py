@@ -1,0 +1,89 @@
+"""What is wrong with the classes: their names, sizes, and how the splits share them."""
+
+import collections
+
+import numpy as np
+import scipy.stats
+
+from tl_app.checking.findings import find
+from tl_app.data import fingerprints
+
+# Largest class over smallest, in train.
+IMBALANCE = 5
+MIN_CONTENTS = 3
+# A given split is unlike train when chance alone would give its classes less than once in 1,000 (chi-square), and the
+# difference is not small: Cramer's V, 0 for the same distribution, 1 for one that has nothing in common.
+P_VALUE = 1e-3
+CRAMERS_V = 0.1
+
+
+def findings(subject):
+  """Yields the findings about the labels of a `Subject`."""
+  given, train = subject.given, subject.count(subject.parts["train"])
+  pool = subject.count(np.flatnonzero(np.isin(subject.examples.splits, ("", "train"))))
+  yield from _similar(sorted(subject.count(range(len(subject.examples)))))
+  if len(pool) == 1:
+    yield from find("one_class", 1, examples=list(pool))
+  yield from _unseen(subject, pool)
+  yield from _sizes(subject, pool)
+  if len(train) > 1:
+    yield from _imbalance(train)
+  for split in ("validation", "test"):
+    if split in given and train:
+      yield from _unlike(split, subject.count(given[split]), train)
+
+
+def _similar(names):
+  same = collections.defaultdict(list)
+  for name in names:
+    same[fingerprints.normalized(name).replace(" ", "").replace("_", "")].append(name)
+  groups = [group for group in same.values() if len(group) > 1]
+  yield from find(
+    "similar_labels", sum(map(len, groups)), len(names), examples=[" = ".join(map(repr, g)) for g in groups]
+  )
+
+
+def _unseen(subject, known):
+  unseen = {}
+  for split in ("validation", "test"):
+    for label, count in subject.count(subject.given.get(split, ())).items():
+      if known and label not in known:
+        unseen[label, split] = count
+  shown = [f"{label!r} ({count:,} in {split})" for (label, split), count in sorted(unseen.items())]
+  yield from find("unseen_labels", len({label for label, _ in unseen}), examples=shown)
+
+
+def _sizes(subject, pool):
+  if {"validation", "test"} <= subject.given.keys():
+    return
+  contents = collections.defaultdict(set)
+  for names, unit, split in zip(subject.classes, subject.prints.near, subject.examples.splits):
+    for label in names if split in ("", "train") else ():
+      contents[label].add(unit)
+  small = {label: len(units) for label, units in contents.items() if len(units) < MIN_CONTENTS}
+  yield from find(
+    "small_classes", len(small), len(pool), examples=[f"{label!r} ({n})" for label, n in sorted(small.items())]
+  )
+
+
+def _imbalance(train):
+  (largest, most), (smallest, least) = train.most_common()[0], train.most_common()[-1]
+  ratio = most / least
+  if ratio >= IMBALANCE:
+    detail = f"in train {largest!r} has {most:,}, {smallest!r} {least:,}: 1 to {ratio:.1f}"
+    yield from find("class_imbalance", round(ratio), detail=detail)
+
+
+def _unlike(split, counts, train):
+  names = sorted(set(counts) | set(train))
+  table = np.array([[counts[name] for name in names], [train[name] for name in names]])
+  if len(names) < 2:
+    return
+  statistic, p_value, _, _ = scipy.stats.chi2_contingency(table)
+  strength = float(np.sqrt(statistic / table.sum()))
+  if p_value >= P_VALUE or strength < CRAMERS_V:
+    return
+  shares = table / table.sum(axis=1, keepdims=True)
+  worst = np.argsort(-np.abs(shares[0] - shares[1]), kind="stable")
+  shown = [f"{names[i]!r} ({shares[1, i]:.1%} of train, {shares[0, i]:.1%} of {split})" for i in worst[:5]]
+  yield from find("split_imbalance", 1, detail=f"{split}: p = {p_value:.1g}, Cramer's V {strength:.2f}", examples=shown)

@@ -1,0 +1,83 @@
+"""`cheap`: every finding that needs no network; and the result as text and as JSON."""
+
+import collections
+
+import numpy as np
+
+from tl_app.checking import contents, images, labels, texts
+from tl_app.checking.findings import SERIOUS, SEVERITIES, Subject, in_order
+from tl_app.data.examples import SPLITS
+
+# What the notes of the splits say already, at the start of a run.
+_NOTED = {"duplicates", "near_duplicates", "leak", "near_leak", "group_leak", "conflicting_labels", "small_classes"}
+
+
+def subject(examples, split):
+  """Returns the `Subject` of `Examples` and their `Splits`."""
+  return Subject(examples, split.prints, {name: getattr(split, name) for name in SPLITS})
+
+
+def cheap(subject, preprocess=None):
+  """Returns the findings of a `Subject` that need no network, the serious first.
+
+  Args:
+    subject: `Subject`.
+    preprocess: `Backbone.preprocess`, for what its tokens lose of texts; None leaves that out.
+  """
+  found = [*contents.findings(subject), *labels.findings(subject)]
+  if subject.examples.modality == "image":
+    return in_order([*found, *images.findings(subject)])
+  found += texts.findings(subject)
+  return in_order([*found, *(texts.tokens(subject, preprocess) if preprocess else ())])
+
+
+def start_lines(found):
+  """Yields what a run says of its data at its start: what the notes of its splits have not said."""
+  for finding in found:
+    if finding.severity != "info" and finding.kind not in _NOTED:
+      yield finding.line()
+
+
+def as_json(subject, found, seconds, not_checked):
+  """Returns what --output and findings.json hold."""
+  examples = subject.examples
+  counts = collections.Counter(finding.severity for finding in found)
+  return {
+    "dataset": examples.source,
+    "modality": examples.modality,
+    "num_examples": len(examples),
+    "num_skipped": len(examples.skipped),
+    "num_classes": len(set(examples.labels)),
+    "splits": {split: len(indices) for split, indices in subject.parts.items()},
+    "seconds": {name: round(value, 2) for name, value in seconds.items()},
+    **{severity: counts[severity] for severity in SEVERITIES},
+    "findings": [finding.as_json() for finding in found],
+    "not_checked": not_checked,
+  }
+
+
+def lines(result, found):
+  """Yields the lines of the report for a person, from `as_json`'s result and the findings."""
+  splits = ", ".join(f"{split} {number:,}" for split, number in result["splits"].items() if number)
+  yield (
+    f"{result['dataset']}: {result['num_examples']:,} {result['modality']}s, {result['num_classes']} classes; "
+    f"{splits}; {result['num_skipped']:,} left out as bad"
+  )
+  yield from (finding.line() for finding in found)
+  for what, why in result["not_checked"].items():
+    yield f"not checked: {what}: {why}"
+  yield ", ".join(f"{result[severity]} {severity}" for severity in SEVERITIES) + (
+    f"; {sum(result['seconds'].values()):.0f} s ({', '.join(f'{n} {s:.0f}' for n, s in result['seconds'].items())})"
+  )
+
+
+def is_serious(found):
+  """Returns whether a finding is serious."""
+  return any(finding.severity == SERIOUS for finding in found)
+
+
+def undivided(examples, prints):
+  """Returns the `Subject` of examples that could not be divided: what no given split holds counts as train."""
+  splits = examples.splits
+  parts = {split: np.flatnonzero(splits == split) for split in ("validation", "test")}
+  return Subject(examples, prints, {"train": np.flatnonzero((splits == "") | (splits == "train")), **parts})

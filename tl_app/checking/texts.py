@@ -1,0 +1,130 @@
+"""What is odd about texts: their characters, and what a backbone's vocabulary makes of them."""
+
+import collections
+import re
+import unicodedata
+
+import numpy as np
+import tensorflow as tf
+
+from tl_app.checking.findings import SHOWN, find, named
+from tl_app.data import fingerprints
+from tl_app.progress import counted
+
+# The name of a class is in this share of its texts, and in at most the other share of the rest.
+NAME_IN_OWN, NAME_ELSEWHERE = 0.9, 0.1
+MIN_TEXTS = 10
+# Shares of all tokens: from the first on the unknown ones are told, from the second on they are serious.
+UNKNOWN_TOLD, UNKNOWN_SERIOUS = 0.001, 0.1
+_BATCH = 1024
+_HTML = re.compile(
+  r"</?(?:a|b|i|u|p|br|hr|div|span|em|strong|font|img|table|td|tr|th|li|ul|ol|h[1-6]|script|style|html|head|body|title"
+  r"|pre|code|blockquote)(?:\s[^<>]*)?/?>|&(?:amp|lt|gt|quot|nbsp|apos|#\d{1,7}|#x[0-9a-f]{1,6});",
+  re.IGNORECASE,
+)
+# UTF-8 read as Windows-1252: a lead byte as a letter, and what its followers become. Two of the leads of Cyrillic and
+# Arabic in a row: one before a quotation mark is Danish.
+_MOJIBAKE = re.compile("[ÂÃ][^\x00-\x7f]|[âãïð][^\x00-\x7f]{2,3}|(?:[ÐÑØÙ][^\x00-\x7f]){2}")
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff]")
+
+
+def findings(subject):
+  """Yields the findings about the characters in the texts of a `Subject`."""
+  examples = subject.examples
+
+  def those(test):
+    return np.array([bool(test(text)) for text in examples.inputs])
+
+  yield from named("replacement_characters", examples, those(lambda text: "\ufffd" in text))
+  yield from named("mojibake", examples, those(_has_mojibake))
+  yield from named("control_characters", examples, those(_CONTROLS.search))
+  yield from named("html", examples, those(_HTML.search))
+  yield from named("no_words", examples, those(lambda text: not any(map(str.isalnum, text))))
+  yield from _label_in_text(subject)
+
+
+def _has_mojibake(text):
+  return not text.isascii() and any(_decodes(match.group()) for match in _MOJIBAKE.finditer(text))
+
+
+def _decodes(run):
+  for length in range(2, len(run) + 1):
+    for encoding in ("cp1252", "latin-1"):
+      try:
+        run[:length].encode(encoding).decode("utf-8")
+        return True
+      except UnicodeError:
+        pass
+  return False
+
+
+def _label_in_text(subject):
+  labels = subject.examples.labels
+  texts = [f" {text} " for text in subject.prints.texts]
+  told = []
+  for label in sorted(set(labels)):
+    name = f" {fingerprints.normalized(label.replace('_', ' '))} "
+    own = labels == label
+    if own.sum() < MIN_TEXTS or own.all() or not any(map(str.isalpha, name)):
+      continue
+    inside = np.array([name in text for text in texts])
+    if inside[own].mean() >= NAME_IN_OWN and inside[~own].mean() <= NAME_ELSEWHERE:
+      told.append(f"{label!r} ({inside[own].mean():.0%})")
+  yield from find("label_in_text", len(told), len(set(labels)), examples=told)
+
+
+def tokens(subject, preprocess):
+  """Yields what a backbone's tokens lose of the texts of a `Subject`.
+
+  Args:
+    subject: `Subject`.
+    preprocess: `Backbone.preprocess`, with the length that training reads.
+  """
+  if not getattr(preprocess, "limit", 0):
+    return
+  examples = subject.examples
+  unknown, counts = _unknown_id(preprocess), []
+  unknowns = np.zeros(len(examples), np.int64)
+  starts = range(0, len(examples), _BATCH)
+  for start in counted(starts, len(starts), "reading batches of texts"):
+    ids = preprocess.tokenize(tf.constant(list(examples.inputs[start : start + _BATCH])))
+    counts.append(ids.row_lengths().numpy())
+    if unknown is not None:
+      of_text = tf.reduce_sum(tf.cast(tf.equal(ids, tf.cast(unknown, ids.dtype)), tf.int64), axis=1)
+      unknowns[start : start + _BATCH] = of_text.numpy()
+  counts = np.concatenate(counts)
+  yield from _long(examples, counts, preprocess.max_length)
+  yield from _unknown(examples, counts, unknowns)
+
+
+def _unknown_id(preprocess):
+  """Returns the id of the unknown token: WordPiece's of a word of 1,000 letters; None where every text has tokens."""
+  ids = preprocess.tokenize(tf.constant(["q" * 1000])).flat_values.numpy()
+  return int(ids[0]) if len(ids) == 1 else None
+
+
+def _long(examples, counts, max_length):
+  # Two tokens mark the ends.
+  lost = np.maximum(counts + 2 - max_length, 0)
+  share = f"{np.mean(lost > 0):.1%} of the texts, {lost.sum() / max(counts.sum(), 1):.1%} of the tokens are lost"
+  longest = np.argsort(-counts, kind="stable")[:SHOWN]
+  shown = [f"{examples.ids[i]} ({counts[i]:,} tokens)" for i in longest if lost[i]]
+  yield from find("long_texts", np.sum(lost > 0), len(examples), f"{share} at {max_length} tokens", shown)
+
+
+def _unknown(examples, counts, unknowns):
+  share = unknowns.sum() / max(counts.sum(), 1)
+  if share < UNKNOWN_TOLD:
+    return
+  affected = np.flatnonzero(unknowns)
+  scripts = collections.Counter(script for i in affected for script in _scripts(examples.inputs[i]))
+  common = ", ".join(f"{script} in {count:,}" for script, count in scripts.most_common(3))
+  detail = f"{share:.1%} of all tokens; letters: {common or 'none'}"
+  worst = affected[np.argsort(-unknowns[affected], kind="stable")]
+  for finding in find("unknown_tokens", len(affected), len(examples), detail, list(examples.ids[worst[:SHOWN]])):
+    yield finding if share < UNKNOWN_SERIOUS else finding.worse()
+
+
+def _scripts(text):
+  """Returns the scripts of a text's letters, e.g. {"LATIN", "CJK"}: the first words of their Unicode names."""
+  return {unicodedata.name(letter, "UNKNOWN").split(" ")[0] for letter in set(text) if letter.isalpha()}

@@ -1,0 +1,308 @@
+"""Draws test and validation examples from those of train: by class, by class and group, or by time."""
+
+import collections
+import dataclasses
+import datetime
+import hashlib
+import math
+
+import numpy as np
+
+from tl_app.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+  """What a draw sees of n examples.
+
+  Attributes:
+    indices: int [p], the examples that may be drawn.
+    units: int [n]; examples of one unit stay together.
+    hashes: object [n] of str, the contents' hashes, which decide the order of the draw.
+    classes: object [n] of tuples of str: one class, several, or none.
+    given: frozenset of the units that a given split has as well: they stay in train.
+    fractions: {split: share of what is left}, in the order in which they are drawn.
+    seed: int.
+  """
+
+  indices: np.ndarray
+  units: np.ndarray
+  hashes: np.ndarray
+  classes: np.ndarray
+  given: frozenset
+  fractions: dict
+  seed: int
+
+  def classes_of(self, indices):
+    """Returns the set of the classes of some examples."""
+    return {name for index in indices for name in self.classes[index]}
+
+  def members(self):
+    """Returns {unit: its examples in the pool}, in drawing order: by the first of its contents."""
+    members = collections.defaultdict(list)
+    for index in self.indices:
+      members[self.units[index]].append(index)
+    first = {unit: min(order(self.seed, self.hashes[i]) for i in group) for unit, group in members.items()}
+    return {unit: members[unit] for unit in sorted(members, key=first.get)}
+
+
+def order(seed, digest):
+  """Returns the position of a content in the draw: as good as random, and the same wherever the content is."""
+  return hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()
+
+
+def by_class(pool, assigned):
+  """Writes the drawn splits into `assigned` (object [n] of split names), each class by its own share; returns notes."""
+  strata, rare = _strata(pool)
+  for groups in strata.values():
+    free = [group for group in groups if pool.units[group[0]] not in pool.given]
+    may_leave = min(len(free), len(groups) - 1)
+    rest = sum(map(len, groups))
+    for position, (split, fraction) in enumerate(pool.fractions.items()):
+      later = len(pool.fractions) - position - 1
+      chosen = _first_fitting(free, fraction * rest, min(may_leave, max(1, may_leave - later)))
+      for group in chosen:
+        assigned[group] = split
+      gone = {group[0] for group in chosen}
+      free = [group for group in free if group[0] not in gone]
+      may_leave -= len(chosen)
+      rest -= sum(map(len, chosen))
+  _keep_every_class_in_train(pool, strata, assigned)
+  return _rare_note(rare)
+
+
+def _rare_note(rare):
+  if not rare:
+    return []
+  listed = ", ".join(f"{label!r} ({count})" for label, count in sorted(rare.items())[:10])
+  return [f"classes with fewer than three different examples, which are not in every split: {listed}"]
+
+
+def _strata(pool):
+  """Returns ({label: units in drawing order}, {label: units} of the labels with fewer than three units).
+
+  A unit is the list of its examples. With several labels it belongs to the rarest of them.
+  """
+  members = pool.members()
+  labels = {unit: sorted(pool.classes_of(group)) or [""] for unit, group in members.items()}
+  count = collections.Counter(label for names in labels.values() for label in names)
+  strata = collections.defaultdict(list)
+  for unit, group in members.items():
+    strata[min(labels[unit], key=lambda label: (count[label], label))].append(group)
+  return strata, {label: number for label, number in count.items() if number < 3}
+
+
+def _first_fitting(groups, share, at_most):
+  """Returns the first groups that together have about `share` examples: one at least, if `at_most` lets."""
+  wanted, size, chosen = math.floor(share + 0.5), 0, []
+  for group in groups:
+    if len(chosen) == at_most or size == wanted:
+      break
+    if size + len(group) <= wanted:
+      chosen.append(group)
+      size += len(group)
+  if not chosen and at_most > 0:
+    chosen = [min(groups, key=len)]
+  return chosen
+
+
+def _keep_every_class_in_train(pool, strata, assigned):
+  """Brings back a unit of each label that has none in train: its contents were drawn under another label."""
+  kept = pool.indices[assigned[pool.indices] == "train"]
+  missing = pool.classes_of(pool.indices) - pool.classes_of(kept)
+  for label in sorted(missing):
+    group = next(g for groups in strata.values() for g in groups if label in pool.classes_of(g))
+    assigned[group] = "train"
+
+
+def by_group(pool, assigned):
+  """Writes the drawn splits into `assigned`, whole units, the classes as even as these allow; returns notes.
+
+  Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the class with the fewest units left goes first,
+  each of its units to the split that still wants most of this class. Larger units go first, so that small ones fill up;
+  then single units move where that makes the splits more even.
+
+  Args:
+    pool: `Pool`.
+    assigned: object [n] of split names.
+  """
+  counts = _counts(pool)
+  members = pool.members()
+  rank = {unit: place for place, unit in enumerate(members)}
+  free = [unit for unit in members if unit not in pool.given]
+  free.sort(key=lambda unit: (-len(members[unit]).bit_length(), rank[unit]))
+  if not free:
+    return []
+  # The last column counts examples, for those of no class.
+  sums = np.array([[*counts[members[unit]].sum(axis=0), len(members[unit])] for unit in free], float)
+  total = np.array([*counts[pool.indices].sum(axis=0), len(pool.indices)], float)
+  splits, wanted = _wanted(pool, total)
+  wanted[-1] -= total - sums.sum(axis=0)
+  place = _refined(sums, _stratified(sums, wanted.copy()), wanted)
+  _every_class_everywhere(sums, place, len(splits), total - sums.sum(axis=0))
+  for unit, where in zip(free, place):
+    assigned[members[unit]] = splits[where]
+  return []
+
+
+def _counts(pool):
+  """Returns int [n, classes], 1 where an example of the pool has the class."""
+  column = {name: place for place, name in enumerate(sorted(pool.classes_of(pool.indices)))}
+  counts = np.zeros((len(pool.classes), len(column)), np.int64)
+  for index in pool.indices:
+    counts[index, [column[name] for name in pool.classes[index]]] = 1
+  return counts
+
+
+def _wanted(pool, total):
+  """Returns ([split, .., "train"], float [splits, classes + 1]: what each of them should get)."""
+  wanted, rest = [], total
+  for fraction in pool.fractions.values():
+    wanted.append(fraction * rest)
+    rest = rest - wanted[-1]
+  return [*pool.fractions, "train"], np.array([*wanted, rest])
+
+
+def _stratified(sums, wanted):
+  """Returns int [units], the row of `wanted` (float [splits, classes + 1]) that each unit goes to; uses `wanted` up."""
+  place = np.full(len(sums), -1)
+  while np.any(place < 0):
+    left = np.flatnonzero(place < 0)
+    units = (sums[left] > 0).sum(axis=0)
+    of_class = np.where(units[:-1] > 0, units[:-1], len(sums) + 1)
+    column = int(of_class.argmin()) if len(of_class) and of_class.min() <= len(sums) else -1
+    for unit in left[sums[left, column] > 0]:
+      want = wanted[:, column]
+      best = np.flatnonzero(want == want.max())
+      place[unit] = best[wanted[best, -1].argmax()]
+      wanted[place[unit]] -= sums[unit]
+  return place
+
+
+def _refined(sums, place, wanted):
+  """Returns `place` after single moves that bring the splits nearer to `wanted`, as long as there are any, three times.
+
+  The distance is the sum of (wanted - got)**2 / wanted over splits and classes, as in a chi-square test.
+  """
+  missing = wanted - np.stack([sums[place == split].sum(axis=0) for split in range(len(wanted))])
+  scale = 1 / np.maximum(wanted, 1)
+  for _ in range(3):
+    moved = False
+    for unit, row in enumerate(sums):
+      without = missing[place[unit]] + row
+      gain = ((without**2 - missing[place[unit]] ** 2) * scale[place[unit]]).sum()
+      change = (((missing - row) ** 2 - missing**2) * scale).sum(axis=1) + gain
+      change[place[unit]] = 0
+      best = int(change.argmin())
+      if change[best] < -1e-9:
+        missing[place[unit]] += row
+        missing[best] -= row
+        place[unit], moved = best, True
+    if not moved:
+      break
+  return place
+
+
+def _every_class_everywhere(sums, place, num_splits, fixed):
+  """Moves single units: first each class into train (the last split), then, where train keeps it, into the others."""
+  train = num_splits - 1
+
+  def have(split):
+    return sums[place == split].sum(axis=0) + (fixed if split == train else 0)
+
+  for column in range(sums.shape[1]):
+    if have(train)[column] == 0 and np.any(sums[:, column]):
+      holders = np.flatnonzero(sums[:, column])
+      place[holders[sums[holders, -1].argmin()]] = train
+  for split in range(train):
+    for column in range(sums.shape[1]):
+      if have(split)[column]:
+        continue
+      left = have(train)
+      movable = [
+        unit
+        for unit in np.flatnonzero((place == train) & (sums[:, column] > 0))
+        if np.all(left[sums[unit] > 0] > sums[unit][sums[unit] > 0]) and sums[unit, -1] <= left[-1] / 2
+      ]
+      if movable:
+        place[min(movable, key=lambda unit: sums[unit, -1])] = split
+
+
+def by_time(pool, times, written, flag, assigned):
+  """Writes the drawn splits into `assigned`: the latest units, cut where the time changes; returns notes.
+
+  A unit is as late as its latest example, so that nothing in train is later than what is drawn.
+
+  Args:
+    pool: `Pool`.
+    times: float [n].
+    written: object [n] of str, the times as the user wrote them.
+    flag: "--time_column=NAME", for messages.
+    assigned: object [n] of split names.
+
+  Raises:
+    UserError: too few different times.
+  """
+  members = {unit: group for unit, group in pool.members().items() if unit not in pool.given}
+  at_time = collections.defaultdict(list)
+  for group in members.values():
+    at_time[max(times[group])] += group
+  moments = sorted(at_time, reverse=True)
+  if len(moments) < len(pool.fractions) + 1:
+    raise UserError(
+      f"{flag} has {len(moments)} different times among the examples to draw from: {len(pool.fractions) + 1} or more "
+      f"are needed to draw {' and '.join(pool.fractions)}"
+    )
+  rest, notes = len(pool.indices), []
+  for position, (split, fraction) in enumerate(pool.fractions.items()):
+    most = len(moments) - (len(pool.fractions) - position)
+    sizes = np.cumsum([len(at_time[moment]) for moment in moments[:most]])
+    number = int(np.abs(sizes - fraction * rest).argmin()) + 1
+    chosen = [index for moment in moments[:number] for index in at_time[moment]]
+    assigned[chosen] = split
+    first = min((i for i in chosen if times[i] >= moments[number - 1]), key=lambda i: (times[i], written[i]))
+    notes.append(f"{split}: the latest {len(chosen):,} of {rest:,} examples by {flag}, from {written[first]} on")
+    moments, rest = moments[number:], rest - len(chosen)
+  return notes
+
+
+def instants(written, ids, flag):
+  """Returns float [n]: numbers as they are, ISO dates as seconds since 1970; without a zone they count as UTC.
+
+  Args:
+    written: object [n] of str: all numbers, or all ISO dates.
+    ids: object [n] of str, for the message.
+    flag: "--time_column=NAME".
+
+  Raises:
+    UserError: a time that is neither, or both kinds.
+  """
+  read = _number if _is_number(written[0]) else _seconds
+  times = np.empty(len(written))
+  for place, text in enumerate(written):
+    try:
+      times[place] = read(text)
+    except (ValueError, OverflowError):
+      kind = "a number, as the first one is" if read is _number else "an ISO date such as 2024-05-31"
+      raise UserError(f"{flag}: {ids[place]} has {text[:40]!r}, which is not {kind}") from None
+  return times
+
+
+def _is_number(text):
+  try:
+    _number(text)
+  except ValueError:
+    return False
+  return True
+
+
+def _number(text):
+  value = float(text)
+  if not math.isfinite(value):
+    raise ValueError
+  return value
+
+
+def _seconds(text):
+  value = datetime.datetime.fromisoformat(text.strip())
+  return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()

@@ -14,7 +14,20 @@ PACKAGE = pathlib.Path(tl_app.__file__).parent
 LEVELS = [
   ["errors"],
   ["config", "files", "fresh_process"],
-  ["assets", "workdir", "evaluation", "recipes", "preprocessing.image", "preprocessing.text"],
+  [
+    "assets",
+    "workdir",
+    "evaluation",
+    "recipes",
+    "preprocessing.image",
+    "preprocessing.text",
+    "tasks.cells",
+    "tasks.solvers",
+  ],
+  ["tasks.task"],
+  ["tasks.single_label"],
+  ["tasks"],
+  ["summary"],
   [
     "report",
     "data.examples",

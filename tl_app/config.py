@@ -135,10 +135,11 @@ class Facts:
 
   Attributes:
     num_train: training examples.
-    num_classes: classes.
+    num_classes: logits.
     modality: "text" or "image".
     feature_size: width of the pooled features.
     stages: ordered dict, stage of the backbone -> tuple of its variables' paths, from the input upwards.
+    score: key of the task's figure that fine-tuning is watched by.
   """
 
   num_train: int
@@ -146,6 +147,7 @@ class Facts:
   modality: str
   feature_size: int
   stages: dict
+  score: str = "accuracy"
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}

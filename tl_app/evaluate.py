@@ -18,11 +18,11 @@ def main():
   cli.need("workdir")
   workdir.open_run(FLAGS.workdir)
   cli.start_tensorflow()
-  from tl_app import evaluation, runs
+  from tl_app import runs, summary
 
   with cli.progress():
     metrics = runs.evaluate(FLAGS.workdir, cli.given(DATA), FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
-  print(evaluation.summary(metrics, FLAGS.output or None))
+  print(summary.lines(metrics, FLAGS.output or None))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ BATCH = 32
 
 
 def main(directory, asked, answered, *modules):
-  """Answers every record of `asked` by `serving_default` and writes label, score and probabilities to `answered`."""
+  """Answers every record of `asked` by `serving_default` and writes its outputs to `answered`, by name."""
   import numpy as np
   import tensorflow as tf
 
@@ -19,7 +19,8 @@ def main(directory, asked, answered, *modules):
   signature = tf.saved_model.load(directory).signatures["serving_default"]
   outputs = [signature(inputs=batch) for batch in tf.data.TFRecordDataset(asked).batch(BATCH)]
   joined = {name: np.concatenate([output[name].numpy() for output in outputs]) for name in outputs[0]}
-  joined["label"] = np.array([label.decode("utf-8") for label in joined["label"]])
+  strings = {name: values for name, values in joined.items() if values.dtype == object}
+  joined |= {name: np.array([value.decode("utf-8") for value in values]) for name, values in strings.items()}
   np.savez(answered, **joined)
 
 

@@ -24,10 +24,11 @@ def plan(run, recipe):
   backbone, model = run.model.backbone, run.model
   facts = config_lib.Facts(
     num_train=len(run.split.train),
-    num_classes=len(run.split.class_names),
+    num_classes=len(model.task.names),
     modality=run.examples.modality,
     feature_size=backbone.feature_size,
     stages={name: tuple(v.path for v in variables) for name, variables in backbone.stages.items()},
+    score=model.task.score,
   )
   phases = recipe(run.config, facts, run.strategy.num_replicas_in_sync)
   if phases[0].backbone_trains:
@@ -41,7 +42,8 @@ def plan(run, recipe):
       "notes": backbone.notes,
     },
     "preprocessing": preprocessing,
-    "class_names": run.split.class_names,
+    "task": {"name": model.task.name, "why": run.why},
+    "class_names": list(model.task.names),
     "stages": [
       {"name": name, "variables": len(variables), "parameters": parameters(variables)}
       for name, variables in model.stages.items()
@@ -109,7 +111,7 @@ def _lines(run, written):
   """Yields the plan as the user reads it before training starts."""
   split, backbone = run.split, written["backbone"]
   yield (
-    f"data: {run.config.dataset}, {len(split.class_names)} classes; {len(split.train)} train, "
+    f"data: {run.config.dataset}, {run.model.task.described()}; {len(split.train)} train, "
     f"{len(split.validation)} validation, {len(split.test)} test examples"
   )
   yield f"backbone: {backbone['name']}, {backbone['parameters']:,} parameters, features [{backbone['feature_size']}]"

@@ -11,7 +11,7 @@ import sys
 
 import tensorflow as tf
 
-from tl_app import files, serving
+from tl_app import files, serving, tasks
 from tl_app.data import unlabelled
 from tl_app.errors import UserError
 from tl_app.preprocessing import image
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def predict(model, source, output="", text_column="text", image_column="image", batch_size=32):
-  """Writes one JSON object a line: {"id", "label", "score", "probabilities"}, or {"id", "error"}, in order.
+  """Writes one JSON object a line: {"id"} with the answers of the task, or {"id", "error"}, in order.
 
   Args:
     model: directory of the export.
@@ -73,11 +73,12 @@ def _sink(output):
 
 def _answers(inputs, facts, signature, batch_size):
   """Yields the answers to each batch, a list of dicts. Only one batch of `inputs` is in memory."""
+  task = tasks.restore(facts["task"])
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     while batch := list(itertools.islice(inputs, batch_size)):
       reasons = list(pool.map(_reason, batch, itertools.repeat(facts["modality"])))
       good = [row.input for row, reason in zip(batch, reasons) if not reason]
-      answers = iter(_rows(signature(inputs=tf.constant(good, tf.string)), facts) if good else ())
+      answers = iter(_rows(signature(inputs=tf.constant(good, tf.string)), task) if good else ())
       yield [{"id": row.id} | ({"error": reason} if reason else next(answers)) for row, reason in zip(batch, reasons)]
 
 
@@ -85,10 +86,5 @@ def _reason(row, modality):
   return row.reason or (image.verify(row.input) if modality == "image" else None)
 
 
-def _rows(outputs, facts):
-  for label, score, row in zip(*(outputs[name].numpy() for name in ("label", "score", "probabilities"))):
-    yield {
-      "label": label.decode("utf-8"),
-      "score": float(score),
-      "probabilities": {name: float(p) for name, p in zip(facts["class_names"], row)},
-    }
+def _rows(outputs, task):
+  return task.answers({name: value.numpy() for name, value in outputs.items()})

@@ -4,9 +4,7 @@ import dataclasses
 import logging
 import pathlib
 
-import numpy as np
-
-from tl_app import backbones, callbacks, data, evaluation, files, serving
+from tl_app import backbones, callbacks, data, evaluation, files, serving, tasks
 from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
@@ -23,11 +21,14 @@ def restore(paths, config, assets):
     UserError: plan.json or the weights are damaged, or --backbone leads to another network now.
   """
   try:
-    written = files.read_json(paths.plan)
-    max_length, class_names = written["preprocessing"].get("max_length", 0), written["class_names"]
+    max_length = files.read_json(paths.plan)["preprocessing"].get("max_length", 0)
   except (ValueError, KeyError, TypeError):
     raise UserError(f"{paths.plan} is damaged: train again") from None
-  model = model_lib.load(config, backbones.resolve(config.backbone), assets, class_names, max_length)
+  try:
+    task = tasks.restore(files.read_json(paths.task))
+  except (ValueError, KeyError, TypeError):
+    raise UserError(f"{paths.task} is damaged: train again") from None
+  model = model_lib.load(config, backbones.resolve(config.backbone), assets, task, max_length)
   try:
     model.network.load_weights(paths.weights)
   except (OSError, ValueError, KeyError) as error:
@@ -62,28 +63,26 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
       f"--dataset={examples.source} holds {examples.modality}s, but the model of {workdir} reads "
       f"{model.backbone.modality}s"
     )
-  unknown = sorted(set(examples.labels) - set(model.class_names))
-  if unknown:
-    raise UserError(
-      f"--dataset={examples.source} has the label {unknown[0]!r}; the model of {workdir} knows: "
-      f"{', '.join(model.class_names[:20])}"
-    )
+  task = model.task
+  try:
+    labels = task.targets(examples.labels)
+  except UserError as error:
+    raise UserError(f"--dataset={examples.source} does not fit the model of {workdir}: {error}") from None
   log.info("evaluating %s examples", f"{len(examples):,}")
   moving_bar = int(callbacks.verbosity() == 1)
   logits = model_lib.predict(
     model.network, model.backbone, examples.inputs, model_lib.INFERENCE_BATCH, verbose=moving_bar
   )
-  labels = np.searchsorted(model.class_names, examples.labels.astype(str))
   metrics = {
-    "test": evaluation.measure(logits, labels, model.class_names),
-    "majority_accuracy": float(np.bincount(labels).max() / len(labels)),
+    "test": task.measure(logits, labels),
+    **task.baseline(labels, labels),
+    "task": task.name,
     "dataset": flags.get("dataset") or f"test split of {config.dataset}",
   }
   if output:
     directory = pathlib.Path(output)
-    evaluation.write_predictions(
-      directory / "predictions.csv", examples.ids, examples.labels, evaluation.softmax(logits), model.class_names
-    )
+    rows = task.rows(examples.ids, examples.labels, task.outputs(logits))
+    evaluation.write_predictions(directory / "predictions.csv", task.columns, rows)
     files.write_json(directory / "metrics.json", metrics)
   return metrics
 
@@ -104,7 +103,7 @@ def export(workdir, output, cache_dir="", offline=False):
   test = test.take(serving.sample(len(test)))
   model = restore(paths, config, assets)
   logits = model_lib.predict(model.network, model.backbone, test.inputs, model_lib.INFERENCE_BATCH)
-  return directory, serving.export_and_prove(model, directory, test.inputs, evaluation.softmax(logits))
+  return directory, serving.export_and_prove(model, directory, test.inputs, model.task.outputs(logits))
 
 
 def _open(workdir, cache_dir, offline):

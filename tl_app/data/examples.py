@@ -21,6 +21,8 @@ class Examples:
     skipped: list of {"id", "reason"} of the examples left out by --on_bad_example=skip.
     source: how the user named the data set.
     notes: lines worth telling the user (files that were ignored, splits that were replaced).
+    classes: object array [n] of tuples of str, what a split is stratified by: the label alone, unless the task says
+      otherwise.
   """
 
   modality: str
@@ -32,18 +34,22 @@ class Examples:
   skipped: list
   source: str
   notes: list = dataclasses.field(default_factory=list)
+  classes: np.ndarray | None = None
+
+  def __post_init__(self):
+    if self.classes is None:
+      object.__setattr__(self, "classes", strings([(label,) for label in self.labels]))
 
   def __len__(self):
     return len(self.ids)
 
   def take(self, indices):
     """Returns the examples at `indices` (int array or bool mask [n]), in that order."""
-    columns = {name: getattr(self, name)[indices] for name in ("ids", "inputs", "labels", "hashes", "splits")}
+    names = ("ids", "inputs", "labels", "hashes", "splits", "classes")
+    columns = {name: getattr(self, name)[indices] for name in names}
     return dataclasses.replace(self, **columns)
 
 
 def strings(values):
-  """Returns an object array [n] of the values, whatever their number."""
-  array = np.empty(len(values), dtype=object)
-  array[:] = values
-  return array
+  """Returns an object array [n] of the values, whatever their number: str, bytes, or tuples."""
+  return np.fromiter(values, dtype=object, count=len(values))

@@ -41,7 +41,7 @@ def make(examples, config):
     indices["train"] = _at_most(examples, indices["train"], config)
   return Splits(
     examples=examples,
-    class_names=sorted(set(examples.labels[indices["train"]])),
+    class_names=sorted(_classes(examples, indices["train"])),
     notes=[*examples.notes, *_skipped_note(examples), *notes, *_content_notes(examples, indices)],
     settings={name: getattr(config, name) for name in _SETTINGS} | {"drawn": sorted(drawn)},
     **indices,
@@ -89,20 +89,21 @@ def hashes(path):
 
 
 def _need_two_classes(examples, pool):
-  labels = sorted(set(examples.labels[pool]))
+  labels = sorted(_classes(examples, pool))
   if len(labels) < 2:
     raise UserError(f"{examples.source} has one class in train, {labels[0]!r}: two or more are needed")
 
 
 def _need_examples(examples, indices, config):
-  train = collections.Counter(examples.labels[indices["train"]])
+  train = _classes(examples, indices["train"])
   for split in ("validation", "test"):
     if not len(indices[split]):
       raise UserError(
         f"{examples.source} leaves no examples for {split}: at least one class needs three different examples in "
         f"train, or give --{split}_dataset"
       )
-    unseen = collections.Counter(label for label in examples.labels[indices[split]] if label not in train)
+    found = _classes(examples, indices[split])
+    unseen = {label: count for label, count in found.items() if label not in train}
     if unseen:
       listed = ", ".join(f"{label!r} ({count:,})" for label, count in sorted(unseen.items())[:10])
       raise UserError(
@@ -111,6 +112,11 @@ def _need_examples(examples, indices, config):
       )
   if 0 < config.max_examples < len(train):
     raise UserError(f"--max_examples={config.max_examples} is below the number of classes, {len(train)}: raise it")
+
+
+def _classes(examples, indices):
+  """Returns {class: number of the examples at `indices` that have it}."""
+  return collections.Counter(name for classes in examples.classes[indices] for name in classes)
 
 
 def _order(seed, digest):
@@ -151,7 +157,7 @@ def _strata(examples, pool, seed):
   contents = collections.defaultdict(list)
   for index in pool:
     contents[examples.hashes[index]].append(index)
-  labels = {digest: sorted({examples.labels[index] for index in group}) for digest, group in contents.items()}
+  labels = {digest: sorted(_classes(examples, group)) or [""] for digest, group in contents.items()}
   count = collections.Counter(label for names in labels.values() for label in names)
   strata = collections.defaultdict(list)
   for digest in sorted(contents, key=lambda digest: _order(seed, digest)):
@@ -175,9 +181,9 @@ def _first_fitting(groups, share, at_most):
 
 def _keep_every_class_in_train(examples, pool, strata, assigned):
   """Brings back a group of each label that has none in train: its contents were drawn under another label."""
-  missing = set(examples.labels[pool]) - set(examples.labels[pool[assigned[pool] == "train"]])
+  missing = set(_classes(examples, pool)) - set(_classes(examples, pool[assigned[pool] == "train"]))
   for label in sorted(missing):
-    group = next(g for groups in strata.values() for g in groups if label in examples.labels[g])
+    group = next(g for groups in strata.values() for g in groups if label in _classes(examples, g))
     assigned[group] = "train"
 
 
@@ -187,9 +193,9 @@ def _at_most(examples, train, config):
   if len(train) <= limit:
     return train
   order = sorted(train, key=lambda i: (_order(config.split_seed, examples.hashes[i]), examples.ids[i]))
-  classes = collections.defaultdict(list)
+  count, classes = _classes(examples, train), collections.defaultdict(list)
   for index in order:
-    classes[examples.labels[index]].append(index)
+    classes[min(examples.classes[index], key=lambda name: (count[name], name), default="")].append(index)
   spare, others = limit - len(classes), len(train) - len(classes)
   exact = {label: spare * (len(members) - 1) / others for label, members in classes.items()}
   quota = {label: 1 + math.floor(share) for label, share in exact.items()}
@@ -259,7 +265,7 @@ class Splits:
       **self.settings,
       "num_examples": len(self.examples),
       "class_names": self.class_names,
-      "counts": {split: dict(sorted(collections.Counter(p.labels).items())) for split, p in parts.items()},
+      "counts": {split: dict(sorted(_classes(p, slice(None)).items())) for split, p in parts.items()},
       "notes": self.notes,
       "skipped": self.examples.skipped,
       "splits": {

@@ -25,7 +25,7 @@ LEVELS = [
     "tasks.solvers",
   ],
   ["tasks.task"],
-  ["tasks.single_label"],
+  ["tasks.single_label", "tasks.multi_label", "tasks.regression"],
   ["tasks"],
   ["summary"],
   [

@@ -50,6 +50,18 @@ class Config:
   text_column: str = _field("text", "Column of the text.")
   image_column: str = _field("image", "Column of image paths, relative to the table.")
   label_column: str = _field("label", "Column of the label.")
+  label_columns: str = _field(
+    "", "Several columns with commas, in place of --label_column: a class each, 0 or 1, or an amount each."
+  )
+  label_separator: str = _field(
+    "", "What joins the classes in a cell of --task=multi_label. Empty: found in the labels among , ; |"
+  )
+  task: str = _field(
+    "auto",
+    "What the labels are. single_label: one class an example. multi_label: any number of classes. regression: one or "
+    "more amounts. auto: found in the labels, and said.",
+    choices=("auto", "single_label", "multi_label", "regression"),
+  )
   split_seed: int = _field(0, "Seed of the splits that are drawn.", low=0)
   validation_fraction: float = _field(0.1, "Share of the training examples drawn for validation.", low=0.01, high=0.5)
   test_fraction: float = _field(0.2, "Share of all examples drawn for test.", low=0.01, high=0.9)
@@ -79,9 +91,9 @@ class Config:
   )
   head: str = _field(
     "linear",
-    "How the probe is found: linear is AdamW on the cross-entropy; logistic and svm are scikit-learn's, their "
-    "strength chosen on the validation split.",
-    choices=("linear", "logistic", "svm"),
+    "How the probe is found: linear is AdamW on the loss; logistic, svm and (of --task=regression) ridge are "
+    "scikit-learn's, their strength chosen on the validation split.",
+    choices=("linear", "logistic", "svm", "ridge"),
   )
   epochs: int = _field(0, "Epochs of fine-tuning. 0: about 1,000 optimizer steps, between 3 and 20 epochs.", low=0)
   head_epochs: int = _field(100, "Epochs of the probe, at most.", low=1)

@@ -81,6 +81,43 @@ def majority_accuracy(train_labels, test_labels):
   return float((np.asarray(test_labels) == names[counts.argmax()]).mean())
 
 
+def bootstrap(columns, statistic, seed=0):
+  """Returns the 95 % percentile interval [low, high] of a figure, over `RESAMPLES` resamples of the examples.
+
+  Args:
+    columns: float [n, k]; the figure depends on the examples through their sums alone.
+    statistic: function, sums [.., k] -> figure [..].
+    seed: seed of the resamples.
+  """
+  n, rng, found = len(columns), np.random.default_rng(seed), []
+  at_once = max(1, 2**23 // n)
+  for start in range(0, RESAMPLES, at_once):
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=min(at_once, RESAMPLES - start))
+    found.append(statistic(counts.astype(columns.dtype) @ columns))
+  return percentiles(np.concatenate(found))
+
+
+def randomisation(first, second, statistic, seed=0):
+  """Returns the two-sided p-value of the paired randomisation test (Noreen 1989) of two models on the same examples.
+
+  In each of `RESAMPLES` rounds every example swaps its two answers by the toss of a coin.
+
+  Args:
+    first, second: float [n, k] of the two models; a figure depends on the examples through their sums alone.
+    statistic: function, sums [.., k] -> figure [..].
+    seed: seed of the tosses.
+  """
+  difference = abs(statistic(first.sum(axis=0)) - statistic(second.sum(axis=0)))
+  n, rng, as_large = len(first), np.random.default_rng(seed), 0
+  at_once = max(1, 2**23 // n)
+  for start in range(0, RESAMPLES, at_once):
+    swaps = rng.integers(0, 2, (min(at_once, RESAMPLES - start), n)).astype(first.dtype)
+    moved = swaps @ (second - first)
+    one, two = statistic(first.sum(axis=0) + moved), statistic(second.sum(axis=0) - moved)
+    as_large += int(np.sum(np.abs(one - two) >= difference - 1e-12))
+  return (as_large + 1) / (RESAMPLES + 1)
+
+
 def mcnemar(right, other_right):
   """Returns the p-value of McNemar's exact two-sided test; bool [n] each: which examples the two models get right."""
   only_first, only_second = int(np.sum(right & ~other_right)), int(np.sum(~right & other_right))

@@ -110,6 +110,7 @@ def _stage_rows(run, phase):
 def _lines(run, written):
   """Yields the plan as the user reads it before training starts."""
   split, backbone = run.split, written["backbone"]
+  yield f"task: {written['task']['name']}, {written['task']['why']}"
   yield (
     f"data: {run.config.dataset}, {run.model.task.described()}; {len(split.train)} train, "
     f"{len(split.validation)} validation, {len(split.test)} test examples"

@@ -27,6 +27,8 @@ _MAX_MATRIX_CLASSES = 40
 _MAX_CONFUSIONS = 25
 _MAX_ERRORS = 25
 _MAX_SKIPPED = 50
+# Each is a path in the page, drawn for light and dark.
+_MAX_POINTS = 2000
 _MAX_TEXT = 300
 _THUMBNAIL = 128
 _SPLIT_FACTS = ("source", "num_examples", "drawn", "split_seed", "validation_fraction", "test_fraction", "max_examples")
@@ -66,6 +68,7 @@ def write(workdir, examples=None):
     "confusions": _confusions(metrics["test"])[:_MAX_CONFUSIONS],
     "rungs": [{"name": name} | values for name, values in metrics.get("rungs", {}).items()],
     "errors": errors,
+    "scatter": _scatter(workdir / "predictions_test.csv"),
     "inputs": _inputs(examples, [row["id"] for row in errors["worst"]]) if examples and errors else None,
     "stages": _stages(plan),
     "data": _data(_read_json(workdir / "splits.json")),
@@ -251,6 +254,32 @@ def _errors(path):
   except (KeyError, TypeError, ValueError, csv.Error):
     raise UserError(f"{path}: line {of + 1} is not a row of predictions: run the evaluation again") from None
   return {"number": number, "of": of, "worst": [row for *_, row in sorted(worst, reverse=True, key=lambda e: e[:2])]}
+
+
+def _scatter(path):
+  """Returns {"light", "dark"} data URIs of predictions against labels and "alt", or None where these are no amounts."""
+  if not path.exists():
+    return None
+  with open(path, newline="", encoding="utf-8") as file:
+    rows = [row for row in csv.DictReader(file) if "error" in row and "label" in row]
+  if not rows:
+    return None
+  rows = rows[:: -(-len(rows) // _MAX_POINTS)]
+  label, prediction = (np.array([float(row[name]) for row in rows]) for name in ("label", "prediction"))
+  drawn = {theme: _data_uri(_scatter_figure(label, prediction, ink), ink) for theme, ink in _INKS.items()}
+  return drawn | {"alt": f"Predictions against labels of {len(rows):,} test examples"}
+
+
+def _scatter_figure(label, prediction, ink):
+  with matplotlib.rc_context(_style(ink)):
+    figure = matplotlib.figure.Figure(figsize=(9.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(label, prediction, s=9, color=_LINES["validation"], alpha=0.45, linewidths=0)
+    ends = [min(label.min(), prediction.min()), max(label.max(), prediction.max())]
+    axes.plot(ends, ends, color=_LINES["train"], linewidth=1)
+    axes.set_xlabel("label")
+    axes.set_ylabel("prediction")
+  return figure
 
 
 def _inputs(examples, ids):

@@ -30,7 +30,7 @@ class Session:
     examples: the `Examples`; `labels`, [n, ..], are their targets, see `Task.targets`.
     split: the `Splits`.
     model: the `Model`; its `task` tells what the targets and the logits mean.
-    why: why it is that task; "" where the user said so.
+    why: why it is that task.
     features: float32 [n, feature_size] of the frozen backbone, once they were needed.
     seconds: {"features", "train", "evaluate", "export"}.
   """

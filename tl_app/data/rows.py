@@ -1,6 +1,7 @@
 """`Row` and `Raw`: what the reader of each form of --dataset gives, unchecked; and what these readers share."""
 
 import dataclasses
+import json
 import math
 import os
 import pathlib
@@ -89,6 +90,13 @@ def as_text(value):
   if isinstance(value, (list, dict, bytes)):
     raise ValueError(f"a cell holds a {type(value).__name__}: one text, number or name is needed")
   return str(value)
+
+
+def as_label(value):
+  """Returns a label cell as str, like `as_text`; of a list the JSON text, its members as `as_text` gives them."""
+  if isinstance(value, (list, tuple)):
+    return json.dumps([as_text(member) for member in value], ensure_ascii=False)
+  return as_text(value)
 
 
 def columns(names, wanted, lead="its columns are"):

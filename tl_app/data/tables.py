@@ -6,7 +6,7 @@ import itertools
 import json
 
 from tl_app import config as configs
-from tl_app.data.rows import SPLIT_NAMES, Raw, Row, as_text, columns, one_for_each_split, visible
+from tl_app.data.rows import SPLIT_NAMES, Raw, Row, as_label, as_text, columns, one_for_each_split, visible
 from tl_app.errors import UserError
 
 # Texts of a table may be whole documents; the csv module stops at 128 KiB otherwise.
@@ -28,26 +28,24 @@ def read(path, what, config):
   for split, file in _files(path, what):
     names, records = READERS[file.suffix.lower()](file)
     chosen, column = _input_column(names, config, file)
-    if config.label_column not in names:
-      raise UserError(
-        f"{file} has no column {config.label_column!r} (--label_column); {known(file, names, config.label_column)}"
-      )
+    labels = _label_columns(names, config, file)
     if raw.modality not in ("", chosen):
       raise UserError(
         f"{file} has a column of {chosen}s, the tables beside it {raw.modality}s: give all the same columns"
       )
     raw.modality = chosen
     before = len(raw.rows)
-    for id, (value, label), reason in cells(file, names, records, (column, config.label_column)):
+    for id, (value, *label), reason in cells(file, names, records, (column,), labels):
       if chosen == "image" and value:
         value = str(file.parent / value)
+      label = _one_label(label)
       raw.rows.append(Row(id, value, label, split, reason))
     if len(raw.rows) == before:
       raise UserError(f"{file} has a header but no rows")
   return raw
 
 
-def cells(file, names, records, wanted):
+def cells(file, names, records, wanted, labels=()):
   """Yields (id, cells, reason) of each record, the cells of the columns `wanted` as str, or None where absent.
 
   An id is the file's name and the row number; the first data row is 1. With a reason all cells are None.
@@ -56,22 +54,42 @@ def cells(file, names, records, wanted):
     file: path.
     names, records: of a reader in `READERS`.
     wanted: column names.
+    labels: names of columns after these whose cells may be lists.
   """
   places = [names.index(name) for name in wanted]
+  label_places = [names.index(name) for name in labels]
   for number, record in enumerate(records, start=1):
     id = f"{file.name}:{number}"
     try:
       if isinstance(record, str):
         raise ValueError(record)
-      yield id, [as_text(record[place]) for place in places], ""
+      found = [as_text(record[place]) for place in places] + [as_label(record[place]) for place in label_places]
+      yield id, found, ""
     except ValueError as error:
-      yield id, [None] * len(places), str(error)
+      yield id, [None] * (len(places) + len(label_places)), str(error)
 
 
 def known(file, names, wanted):
   """Returns the end of a message about a column that `file` lacks: the columns it has, and what names them."""
   by_line = file.suffix.lower() in (".csv", ".tsv")
   return columns(names, wanted, "its first line names the columns" if by_line else "its columns are")
+
+
+def _label_columns(names, config, file):
+  """Returns the names of the columns of the label: --label_columns, else --label_column."""
+  flag = "label_columns" if config.label_columns else "label_column"
+  wanted = [name.strip() for name in config.label_columns.split(",") if name.strip()] or [config.label_column]
+  for name in wanted:
+    if name not in names:
+      raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
+  return wanted
+
+
+def _one_label(cells):
+  """Returns the label of the cells of its columns: the cell, or of several the JSON list; None where one is absent."""
+  if len(cells) == 1:
+    return cells[0]
+  return None if any(not (cell and cell.strip()) for cell in cells) else as_label([cell.strip() for cell in cells])
 
 
 def _input_column(names, config, file):

@@ -5,8 +5,8 @@ import sklearn.svm
 
 # Inverse strengths of the regularisation; scikit-learn's C.
 STRENGTHS = (0.03, 0.3, 3.0)
-# Strengths of ridge regression for each training example; scikit-learn's alpha is this times their number.
-RIDGE_STRENGTHS = (1.0, 0.1, 0.01)
+# Of ridge regression; scikit-learn's alpha.
+RIDGE_STRENGTHS = (1e4, 1e3, 1e2, 1e1, 1.0)
 MAX_ITERATIONS = 1000
 
 

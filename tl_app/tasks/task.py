@@ -23,6 +23,7 @@ class Task:
     loss_title: what the loss is, with its unit.
     test_title: the test that compares two rungs.
     heads: choices of --head that fit.
+    smooths: whether --label_smoothing means anything.
     columns: of predictions_test.csv.
   """
 
@@ -31,7 +32,13 @@ class Task:
   name = score = baseline_name = baseline_title = loss_title = test_title = ""
   shown = {}
   heads = ("linear",)
+  smooths = True
   columns = ("id", "label", "prediction", "score")
+
+  @classmethod
+  def read(cls, config, labels):
+    """Returns the task, not yet fitted, of `config` and all label cells, str [n]."""
+    return cls()
 
   def classes(self, labels):
     """Returns for each of the label cells, str [n], what a split is stratified by: a tuple of str; () is a class too.

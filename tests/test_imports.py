@@ -36,6 +36,7 @@ LEVELS = [
     "backbones.torch_weights",
     "backbones.partition",
     "backbones.graph_order",
+    "backbones.pairs",
   ],
   [
     "data.splits",

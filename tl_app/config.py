@@ -48,6 +48,13 @@ class Config:
   test_dataset: str = _field("", "Test examples, in any form of --dataset. Empty: from --dataset.")
   data_dir: str = _field("", "Directory of prepared TFDS data sets.")
   text_column: str = _field("text", "Column of the text.")
+  text_pair_column: str = _field("", "Column of the second text, for pairs of texts.")
+  pair_encoding: str = _field(
+    "apart",
+    "How the backbone reads --text_pair_column. apart: each text by itself, the head sees both features, their "
+    "distance and their product. together: as one sequence with segment ids.",
+    choices=("apart", "together"),
+  )
   image_column: str = _field("image", "Column of image paths, relative to the table.")
   label_column: str = _field("label", "Column of the label.")
   label_columns: str = _field(
@@ -149,7 +156,7 @@ class Facts:
     num_train: training examples.
     num_classes: logits.
     modality: "text" or "image".
-    feature_size: width of the pooled features.
+    feature_size: width of the backbone's pooled output.
     stages: ordered dict, stage of the backbone -> tuple of its variables' paths, from the input upwards.
     score: key of the task's figure that fine-tuning is watched by.
   """
@@ -183,6 +190,10 @@ def validate(config):
       raise UserError(f"--{name} is needed: {FIELDS[name].metadata['help']}")
   if config.validation_fraction + config.test_fraction >= 1:
     raise UserError("--validation_fraction and --test_fraction leave nothing to train on: lower one")
+  if config.pair_encoding != FIELDS["pair_encoding"].default and not config.text_pair_column:
+    raise UserError(f"--pair_encoding={config.pair_encoding} does nothing without --text_pair_column: leave it out")
+  if config.label_columns and config.label_column != FIELDS["label_column"].default:
+    raise UserError("--label_column and --label_columns: give one of them")
   if config.num_devices > 1 and config.strategy == "single":
     raise UserError(f"--num_devices={config.num_devices} needs --strategy=mirrored, not single")
   if config.strategy != "single" and config.num_devices and config.batch_size % config.num_devices:

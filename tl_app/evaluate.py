@@ -9,7 +9,8 @@ from absl import flags
 from tl_app import cli, workdir
 
 FLAGS = flags.FLAGS
-DATA = ["dataset", "data_dir", "text_column", "image_column", "label_column", "label_columns", "on_bad_example"]
+COLUMNS = ["text_column", "text_pair_column", "image_column", "label_column", "label_columns"]
+DATA = ["dataset", "data_dir", *COLUMNS, "on_bad_example"]
 cli.define(["workdir", "cache_dir", "offline", *DATA])
 flags.DEFINE_string("output", "", "Directory for metrics.json and predictions.csv. Empty: they are only printed.")
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tl_app import backbones, heads
+from tl_app.backbones import pairs
 from tl_app.data import pipeline
 from tl_app.errors import UserError
 from tl_app.recipes import HEAD
@@ -65,7 +66,7 @@ def load(config, spec, assets, task, max_length):
   """Returns the `Model` that `config` names, with a fresh head, in the current strategy's scope.
 
   Args:
-    config: gives preprocessor, pooling and image size.
+    config: gives preprocessor, pooling, image size, and whether texts come in pairs.
     spec: the `BackboneSpec` of --backbone.
     assets: `Assets`.
     task: the fitted `Task`.
@@ -77,6 +78,8 @@ def load(config, spec, assets, task, max_length):
   backbone = backbones.load(
     spec, assets, preprocessor=config.preprocessor, pooling=config.pooling, image_size=config.image_size
   )
+  if config.text_pair_column and backbone.modality == "text":
+    backbone = pairs.read_pairs(backbone, config.pair_encoding)
   if max_length and backbone.modality == "text" and backbone.preprocess.limit:
     if max_length > backbone.preprocess.limit:
       raise UserError(f"--max_length={max_length}, but {spec.name} reads at most {backbone.preprocess.limit} tokens")

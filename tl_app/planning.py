@@ -26,7 +26,7 @@ def plan(run, recipe):
     num_train=len(run.split.train),
     num_classes=len(model.task.names),
     modality=run.examples.modality,
-    feature_size=backbone.feature_size,
+    feature_size=backbone.width,
     stages={name: tuple(v.path for v in variables) for name, variables in backbone.stages.items()},
     score=model.task.score,
   )

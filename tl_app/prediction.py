@@ -19,7 +19,7 @@ from tl_app.preprocessing import image
 log = logging.getLogger(__name__)
 
 
-def predict(model, source, output="", text_column="text", image_column="image", batch_size=32):
+def predict(model, source, output="", text_column="text", image_column="image", batch_size=32, text_pair_column=""):
   """Writes one JSON object a line: {"id"} with the answers of the task, or {"id", "error"}, in order.
 
   Args:
@@ -28,6 +28,7 @@ def predict(model, source, output="", text_column="text", image_column="image", 
     output: file, which is there only once it is whole; "" is standard output, flushed after every call.
     text_column, image_column: columns of a table.
     batch_size: inputs a call.
+    text_pair_column: column of the second text, for a model of pairs.
 
   Raises:
     UserError: no export, no such input, one of the other modality, or a column that does not exist.
@@ -38,7 +39,10 @@ def predict(model, source, output="", text_column="text", image_column="image", 
   if output and pathlib.Path(output).is_dir():
     raise UserError(f"--output={output} is a directory: name a file")
   facts = files.read_json(directory / serving.FACTS)
-  inputs = unlabelled.read(source, facts["modality"], text_column, image_column)
+  if facts["pairs"] != bool(text_pair_column):
+    takes = "pairs of texts: name the column of the second by" if facts["pairs"] else "no pairs of texts: leave out"
+    raise UserError(f"--model={model} takes {takes} --text_pair_column")
+  inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column)
   signature = _signature(directory, facts["modality"])
   total = failed = 0
   with _sink(output) as file:

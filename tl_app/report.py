@@ -288,9 +288,13 @@ def _inputs(examples, ids):
   if examples.modality == "text":
     return {
       "images": {},
-      "texts": {id: textwrap.shorten(text, _MAX_TEXT, placeholder=" …") for id, text in inputs.items()},
+      "texts": {id: _shown(text) for id, text in inputs.items()},
     }
   return {"images": {id: _thumbnail(value) for id, value in inputs.items()}, "texts": {}}
+
+
+def _shown(text):
+  return textwrap.shorten(text if isinstance(text, str) else " / ".join(text), _MAX_TEXT, placeholder=" …")
 
 
 def _thumbnail(value):

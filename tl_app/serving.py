@@ -41,15 +41,16 @@ class Served(tf.Module):
     self._variables = [variable.value for variable in model.network.variables]
     self._labels_file = tf.saved_model.Asset(str(labels_file))
     self._task = model.task
+    signature = [tf.TensorSpec([None, 2] if model.backbone.pairs else [None], tf.string, name="inputs")]
+    self.serving_default = tf.function(self._serve, input_signature=signature)
+    self.features = tf.function(self._pool, input_signature=signature)
 
-  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
-  def serving_default(self, inputs):
-    """string [batch] -> what the task answers, see `Task.serve`."""
+  def _serve(self, inputs):
+    """string [batch], or [batch, 2] for pairs -> what the task answers, see `Task.serve`."""
     return self._task.serve(self._network(self._preprocess(inputs), training=False))
 
-  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
-  def features(self, inputs):
-    """string [batch] -> features float32 [batch, feature_size], pooled, before the head."""
+  def _pool(self, inputs):
+    """string [batch], or [batch, 2] for pairs -> features float32 [batch, feature_size], pooled, before the head."""
     return {"features": self._features(self._preprocess(inputs), training=False)}
 
 
@@ -59,6 +60,7 @@ def write(model, directory):
     "modality": model.backbone.modality,
     "class_names": list(model.task.names),
     "backbone": model.backbone.spec.name,
+    "pairs": model.backbone.pairs,
     "task": model.task.record(),
   }
   with tempfile.TemporaryDirectory() as scratch:
@@ -127,14 +129,14 @@ def answer_in_fresh_process(directory, values, model):
 
   Args:
     directory: the SavedModel.
-    values: list of bytes.
+    values: list of bytes, or of tuples of two.
     model: tells whether tensorflow_text is imported too.
   """
   with tempfile.TemporaryDirectory() as scratch:
     asked, answered = os.path.join(scratch, "inputs.tfrecord"), os.path.join(scratch, "answers.npz")
     with tf.io.TFRecordWriter(asked) as writer:
-      for value in values:
-        writer.write(value)
+      for part in (part for value in values for part in (value if isinstance(value, tuple) else (value,))):
+        writer.write(part)
     # -P: the script must not find this package's modules (`inspect`, ..) in place of the standard library's.
     command = [sys.executable, "-P", "-c", inspect.getsource(fresh_process), str(directory), asked, answered]
     command += ["tensorflow_text"] if model.backbone.modality == "text" else []

@@ -14,7 +14,8 @@ class Examples:
   Attributes:
     modality: "text" or "image".
     ids: object array [n] of str; unique; says where the example came from ("train.tsv:17", "daisy/1.jpg").
-    inputs: object array [n]: str (the text), or for images either str (a file path) or bytes (encoded JPEG/PNG).
+    inputs: object array [n]: str (the text), or a tuple of two (a pair of texts), or for images either str (a file
+      path) or bytes (encoded JPEG/PNG).
     labels: object array [n] of str, the class name.
     hashes: object array [n] of str, sha256 hex of the content (UTF-8 text, or encoded image bytes).
     splits: object array [n] of "train", "validation", "test" where the data set gives a split, else "".

@@ -45,7 +45,7 @@ def for_inference(inputs, preprocess, modality, batch_size):
   """
   n = len(inputs)
   raw, is_path = _raw(inputs, modality)
-  lengths = [len(text) for text in inputs] if modality == "text" else np.zeros(n)
+  lengths = [_length(text) for text in inputs] if modality == "text" else np.zeros(n)
   positions = np.argsort(lengths, kind="stable")
   filled = np.concatenate([positions, np.repeat(positions[-1:], -n % batch_size)])
   indices = tf.data.Dataset.from_tensor_slices(filled)
@@ -88,15 +88,24 @@ def _order(n, seed):
 
 
 def read_bytes(inputs, modality):
-  """Yields the raw bytes of each input: the UTF-8 text, or the encoded image. What a client of the export sends."""
+  """Yields the raw bytes of each input: the UTF-8 text (of a pair a tuple of both), or the encoded image.
+
+  It is what a client of the export sends.
+  """
   for value in inputs:
     if isinstance(value, bytes):
       yield value
+    elif isinstance(value, tuple):
+      yield tuple(text.encode("utf-8") for text in value)
     elif modality == "text":
       yield value.encode("utf-8")
     else:
       with open(value, "rb") as file:
         yield file.read()
+
+
+def _length(text):
+  return len(text) if isinstance(text, str) else max(map(len, text))
 
 
 def _raw(inputs, modality):

@@ -22,10 +22,13 @@ SPLIT_NAMES = {
 
 
 class Row(typing.NamedTuple):
-  """One example before it is checked: `input` and `label` may be None (absent); `reason`: why it could not be read."""
+  """One example before it is checked: `input` and `label` may be None (absent); `reason`: why it could not be read.
+
+  Of a pair of texts the input is the tuple of both, of which either may be None.
+  """
 
   id: str
-  input: str | bytes | None = None
+  input: str | bytes | tuple | None = None
   label: str | None = None
   split: str = ""
   reason: str = ""

@@ -99,6 +99,8 @@ def _with_split(examples, extra, split, flag):
 
 def _read(name, flag, config, assets):
   """Returns the `Raw` of one data set name."""
+  if config.text_pair_column and not name.startswith("table:"):
+    raise UserError(f"--text_pair_column={config.text_pair_column} needs --{flag}=table:PATH, not {name}")
   if name == "movie_reviews":
     return Raw("text", [Row(*row) for row in starters.movie_reviews(assets)])
   if name == "digits":

@@ -29,16 +29,19 @@ def read(path, what, config):
     names, records = READERS[file.suffix.lower()](file)
     chosen, column = _input_column(names, config, file)
     labels = _label_columns(names, config, file)
+    inputs = _with_pair(names, chosen, column, config.text_pair_column, file)
     if raw.modality not in ("", chosen):
       raise UserError(
         f"{file} has a column of {chosen}s, the tables beside it {raw.modality}s: give all the same columns"
       )
     raw.modality = chosen
     before = len(raw.rows)
-    for id, (value, *label), reason in cells(file, names, records, (column,), labels):
+    for id, found, reason in cells(file, names, records, inputs, labels):
+      value, label = found[0], _one_label(found[len(inputs) :])
       if chosen == "image" and value:
         value = str(file.parent / value)
-      label = _one_label(label)
+      if len(inputs) == 2:
+        value = tuple(found[:2])
       raw.rows.append(Row(id, value, label, split, reason))
     if len(raw.rows) == before:
       raise UserError(f"{file} has a header but no rows")
@@ -73,6 +76,17 @@ def known(file, names, wanted):
   """Returns the end of a message about a column that `file` lacks: the columns it has, and what names them."""
   by_line = file.suffix.lower() in (".csv", ".tsv")
   return columns(names, wanted, "its first line names the columns" if by_line else "its columns are")
+
+
+def _with_pair(names, modality, column, pair, file):
+  """Returns the names of the columns of the input: of one text or image, or of a pair of texts."""
+  if not pair:
+    return (column,)
+  if modality != "text":
+    raise UserError(f"--text_pair_column={pair}, but {file} is read for its images: leave it out")
+  if pair not in names:
+    raise UserError(f"{file} has no column {pair!r} (--text_pair_column); {known(file, names, pair)}")
+  return (column, pair)
 
 
 def _label_columns(names, config, file):

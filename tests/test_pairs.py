@@ -105,21 +105,27 @@ def test_joined_texts_carry_segments_and_the_longer_is_cut():
   assert twice["input_word_ids"].numpy()[0, :7].tolist() == [2, 5, 3, 3, 12, 13, 3]
 
 
-def test_the_twin_joins_as_the_vocabulary_does(world):
-  spec = BackboneSpec("tiny", "saved_model", world["bert"])
-  texts = tf.constant([["the film is good", "bad film"], ["word3", "word1 word2 is the film"]])
+def test_the_twin_joins_as_the_vocabulary_does(shared):
+  module, twin_module = shared("hub/bert_tiny"), shared("hub/bert_tiny_preprocess")
+  spec = BackboneSpec("tiny", "saved_model", str(module))
+  texts = tf.constant([["The film is good.", "Bad film!"], ["one " * 20, "A much shorter text"], ["a", "two " * 20]])
   own, twin = (
-    pairs.read_pairs(saved_model.load(world["bert"], spec, preprocessor=preprocessor), "together").preprocess
-    for preprocessor in (None, world["twin"])
+    pairs.read_pairs(saved_model.load(str(module), spec, preprocessor=preprocessor), "together").preprocess
+    for preprocessor in (None, str(twin_module))
   )
-  own.max_length = twin.max_length = 12
+  own.max_length = twin.max_length = 16
+  expected, found = own(texts), twin(texts)
+  assert expected["input_type_ids"].numpy().max() == 1 and expected["input_mask"].numpy().sum(axis=1).tolist()[1] == 16
   for name in text.INPUT_NAMES:
-    width = min(own(texts)[name].shape[1], twin(texts)[name].shape[1])
-    np.testing.assert_array_equal(own(texts)[name][:, :width], twin(texts)[name][:, :width], err_msg=name)
-  assert own.count_tokens(texts).numpy().tolist() == [9, 9]
-  fixed = saved_model.load(world["bert"], spec, preprocessor=world["fixed twin"])
-  with pytest.raises(UserError, match="--pair_encoding=together: tiny cannot join two texts; take apart"):
-    pairs.read_pairs(fixed, "together")
+    np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_a_twin_that_packs_one_text_cannot_join_two(world):
+  spec = BackboneSpec("tiny", "saved_model", world["bert"])
+  for twin in ("twin", "fixed twin"):
+    backbone = saved_model.load(world["bert"], spec, preprocessor=world[twin])
+    with pytest.raises(UserError, match="--pair_encoding=together: tiny cannot join two texts; take apart"):
+      pairs.read_pairs(backbone, "together")
 
 
 def test_features_apart_are_made_of_both(world):

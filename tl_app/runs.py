@@ -54,6 +54,9 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
   """
   _check_output(output)
   paths, config, assets = _open(workdir, cache_dir, offline)
+  if bool(flags.get("text_pair_column", config.text_pair_column)) != bool(config.text_pair_column):
+    reads = "pairs of texts" if config.text_pair_column else "no pairs of texts"
+    raise UserError(f"--text_pair_column={flags['text_pair_column']}, but the model of {workdir} reads {reads}")
   examples = data.load(dataclasses.replace(config, **_own_data(flags)), assets, known=splits.hashes(paths.splits))
   model = restore(paths, config, assets)
   if not flags.get("dataset"):

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from tl_app import config as config_lib
-from tl_app import evaluation, files, ladder
+from tl_app import evaluation, files
 from tl_app import workdir as workdir_lib
 from tl_app.errors import RunFailed, UserError
 
@@ -174,7 +174,7 @@ def paired(pairs):
     "difference_ci95": interval(differences),
     "only_probe_right": int(np.sum(both[:, 0] & ~both[:, 1])),
     "only_recipe_right": int(np.sum(~both[:, 0] & both[:, 1])),
-    "p_value": ladder.mcnemar(both[:, 0], both[:, 1]),
+    "p_value": evaluation.mcnemar(both[:, 0], both[:, 1]),
   }
 
 

@@ -115,13 +115,16 @@ def _refuse_idle_flags(config, modality):
 
 def check(run):
   """Looks for faults in the data that need no network to be seen, says the worst and writes findings.json."""
-  subject = summary.subject(run.examples, run.split)
+  task = run.model.task
+  subject = summary.subject(run.examples, run.split, task)
   start = time.monotonic()
   found = summary.cheap(subject, run.model.backbone.preprocess)
   for line in summary.start_lines(found):
     log.warning("%s", line)
   seconds = {"look": time.monotonic() - start}
-  not_checked = {"label_noise": "python -m tl_app.check"}
+  not_checked = {
+    "label_noise": "python -m tl_app.check" if task.exclusive else f"--task={task.name} has no check of it"
+  }
   files.write_json(run.paths.findings, summary.as_json(subject, found, seconds, not_checked))
 
 

@@ -77,6 +77,10 @@ class _Pairs(tf.Module):
   def max_length(self, value):
     self._preprocess.max_length = value
 
+  def tokenize(self, texts):
+    """Returns ragged int32 [batch, (tokens)], those of both texts of string [batch, 2], without special tokens."""
+    return tf.concat([self._preprocess.tokenize(texts[:, index]) for index in range(len(SIDES))], axis=1)
+
 
 class Together(_Pairs):
   """One sequence of both texts; the longer one is cut first."""

@@ -69,7 +69,7 @@ def encode_text(text):
 
 def _check_text(row):
   reason = row.reason or _label_fault(row)
-  texts = row.input if isinstance(row.input, tuple) else (row.input,)
+  texts = examples.texts_of(row.input)
   if not reason and not all(text and text.strip() for text in texts):
     reason = "the text is empty" if len(texts) == 1 else "one of the two texts is empty"
   if reason:

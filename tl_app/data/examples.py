@@ -97,6 +97,11 @@ def encoded(image):
   return image.read() if isinstance(image, Record) else pathlib.Path(image).read_bytes()
 
 
+def texts_of(value):
+  """Returns the texts of one of `Examples.inputs`, a tuple of str: the text, or both of a pair."""
+  return value if isinstance(value, tuple) else (value,)
+
+
 def strings(values):
   """Returns an object array [n] of the values, whatever their number: str, bytes, or tuples."""
   return np.fromiter(values, dtype=object, count=len(values))

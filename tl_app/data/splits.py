@@ -234,10 +234,10 @@ def _content_notes(examples, indices, prints):
   nearly = len(members) - len(np.unique(prints.near[used]))
   if nearly:
     notes.append(f"{noun} that nearly repeat an earlier one: {nearly:,}; a drawn split never separates them")
-  torn = [group for group in members.values() if len(set(examples.labels[group])) > 1]
+  torn = [group for group in members.values() if len(set(examples.classes[group])) > 1]
   if torn:
     first = torn[0][0]
-    other = next(index for index in torn[0] if examples.labels[index] != examples.labels[first])
+    other = next(index for index in torn[0] if examples.classes[index] != examples.classes[first])
     names = " and ".join(f"{examples.ids[index]} ({examples.labels[index]})" for index in (first, other))
     notes.append(f"{noun} with more than one label: {len(torn):,}, e.g. {names}")
   return notes

@@ -37,6 +37,7 @@ class Regression(Task):
   test_title: typing.ClassVar = "randomisation test"
   heads: typing.ClassVar = ("linear", "ridge")
   smooths: typing.ClassVar = False
+  named: typing.ClassVar = False
 
   @classmethod
   def read(cls, config, labels):

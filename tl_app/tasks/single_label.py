@@ -27,6 +27,7 @@ class SingleLabel(Task):
   loss_title: typing.ClassVar = "cross-entropy in nats"
   test_title: typing.ClassVar = "McNemar's exact test"
   heads: typing.ClassVar = ("linear", "logistic", "svm")
+  exclusive: typing.ClassVar = True
 
   def classes(self, labels):
     several = next((label for label in labels if cells.listed(label) is not None), None)

@@ -25,6 +25,8 @@ class Task:
     heads: choices of --head that fit.
     smooths: whether --label_smoothing means anything.
     columns: of predictions_test.csv.
+    named: whether `classes` are names that a person gave.
+    exclusive: whether an example has one class and no other.
   """
 
   names: tuple = ()
@@ -32,7 +34,8 @@ class Task:
   name = score = baseline_name = baseline_title = loss_title = test_title = ""
   shown = {}
   heads = ("linear",)
-  smooths = True
+  smooths = named = True
+  exclusive = False
   columns = ("id", "label", "prediction", "score")
 
   @classmethod

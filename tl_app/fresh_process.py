@@ -21,7 +21,7 @@ def main(directory, asked, answered, *modules):
     importlib.import_module(module)
   signature = tf.saved_model.load(directory).signatures["serving_default"]
   records = tf.data.TFRecordDataset(asked)
-  parts = signature.structured_input_signature[1]["inputs"].shape[1:]
+  parts = signature.structured_input_signature[1]["inputs"].shape.as_list()[1:]
   outputs = [signature(inputs=batch) for batch in (records.batch(*parts) if parts else records).batch(BATCH)]
   joined = {name: np.concatenate([output[name].numpy() for output in outputs]) for name in outputs[0]}
   strings = {name: values for name, values in joined.items() if values.dtype == object}

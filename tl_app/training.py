@@ -86,7 +86,7 @@ def prepare(config, paths, spec):
   examples = data.load(config, assets)
   task, why = tasks.choose(config, examples)
   examples = dataclasses.replace(examples, classes=strings(task.classes(examples.labels)))
-  split = splits.make(examples, config)
+  split = splits.make(examples, config, named=task.named)
   task = task.fit(examples.labels[split.train])
   for note in split.notes:
     log.warning("%s", note)

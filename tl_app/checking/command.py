@@ -46,7 +46,7 @@ def check(config):
   examples = dataclasses.replace(examples, classes=strings(task.classes(examples.labels)))
   with clock("compare"):
     prints = fingerprints.of(examples)
-    split, reason = _divide(examples, config, prints)
+    split, reason = _divide(examples, config, prints, task)
     subject = summary.subject(examples, split, task) if split else summary.undivided(examples, prints, task)
   run, preprocess, not_checked = None, None, {}
   if spec:
@@ -71,10 +71,10 @@ def check(config):
   return summary.as_json(subject, found, clock.seconds, not_checked), found
 
 
-def _divide(examples, config, prints):
+def _divide(examples, config, prints, task):
   """Returns (`Splits`, ""), or (None, why there are none)."""
   try:
-    return splits.make(examples, config, prints), ""
+    return splits.make(examples, config, prints, task.named), ""
   except UserError as error:
     return None, str(error)
 

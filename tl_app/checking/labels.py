@@ -23,8 +23,8 @@ def findings(subject):
   pool = subject.count(np.flatnonzero(np.isin(subject.examples.splits, ("", "train"))))
   if len(pool) == 1:
     yield from find("one_class", 1, examples=list(pool))
-  yield from _unseen(subject, pool)
   if subject.task.named:
+    yield from _unseen(subject, pool)
     yield from _similar(sorted(subject.count(range(len(subject.examples)))))
     yield from _sizes(subject, pool)
     if len(train) > 1:

@@ -15,7 +15,7 @@ _SETTINGS = ("split_seed", "validation_fraction", "test_fraction", "max_examples
 _SHOWN = 5
 
 
-def make(examples, config, prints=None):
+def make(examples, config, prints=None, named=True):
   """Returns the `Splits` of `examples`: those that the data set gives, and the rest drawn by content hash.
 
   A split that is not given is drawn from the training examples, test before validation. Within a class the contents are
@@ -28,10 +28,11 @@ def make(examples, config, prints=None):
     examples: `Examples`.
     config: `Config`.
     prints: the `Fingerprints` of `examples`, where they are there already.
+    named: whether the classes are names, of which train must have each; those of amounts are ranges.
 
   Raises:
-    UserError: fewer than two classes, an empty split, a class that only validation or test has, --max_examples below
-      the number of classes, groups or times that cannot be drawn from, or a leak under --on_leak=fail.
+    UserError: fewer than two classes, an empty split, a named class that only validation or test has, --max_examples
+      below the number of classes, groups or times that cannot be drawn from, or a leak under --on_leak=fail.
   """
   pool = np.flatnonzero((examples.splits == "") | (examples.splits == "train"))
   if not len(pool):
@@ -45,7 +46,8 @@ def make(examples, config, prints=None):
   units = _units(examples, prints, pool, config)
   notes = _draw(examples, pool, units, drawn, config, assigned) if drawn else []
   indices = {split: np.flatnonzero(assigned == split) for split in SPLITS}
-  _need_examples(examples, indices, config)
+  _need_examples(examples, indices)
+  _need_classes(examples, indices, config, named)
   leaks = _leak_notes(examples, indices, prints)
   if leaks and config.on_leak == "fail":
     raise UserError(f"--on_leak=fail: {leaks[0]}: remove them, or pass --on_leak=report")
@@ -104,17 +106,22 @@ def hashes(path):
 def _need_two_classes(examples, pool):
   labels = sorted(_classes(examples, pool))
   if len(labels) < 2:
-    raise UserError(f"{examples.source} has one class in train, {labels[0]!r}: two or more are needed")
+    found = f"one class in train, {labels[0]!r}" if labels else "no class in train"
+    raise UserError(f"{examples.source} has {found}: two or more are needed")
 
 
-def _need_examples(examples, indices, config):
-  train = _classes(examples, indices["train"])
+def _need_examples(examples, indices):
   for split in ("validation", "test"):
     if not len(indices[split]):
       raise UserError(
         f"{examples.source} leaves no examples for {split}: at least one class needs three different examples in "
         f"train, or give --{split}_dataset"
       )
+
+
+def _need_classes(examples, indices, config, named):
+  train = _classes(examples, indices["train"])
+  for split in ("validation", "test") if named else ():
     found = _classes(examples, indices[split])
     unseen = {label: count for label, count in found.items() if label not in train}
     if unseen:

@@ -123,7 +123,7 @@ def _unknown(examples, counts, unknowns):
   if share < UNKNOWN_TOLD:
     return
   affected = np.flatnonzero(unknowns)
-  scripts = collections.Counter(script for i in affected for script in _scripts(examples.inputs[i]))
+  scripts = collections.Counter(script for i in affected for script in _scripts("".join(texts_of(examples.inputs[i]))))
   common = ", ".join(f"{script} in {count:,}" for script, count in scripts.most_common(3))
   detail = f"{share:.1%} of all tokens; letters: {common or 'none'}"
   worst = affected[np.argsort(-unknowns[affected], kind="stable")]

@@ -127,6 +127,16 @@ def test_a_run_of_other_flags_is_refused_before_anything_runs(four, nothing_runs
     comparison.compare(dataclasses.replace(four, workdir=f"{four.workdir}/probe-0"), "probe", "0")
 
 
+def test_tasks_without_accuracy_are_refused(four, nothing_runs, tmp_path):
+  with pytest.raises(UserError, match="--task=regression is measured by r2"):
+    comparison.compare(dataclasses.replace(four, task="regression", workdir=str(tmp_path / "new")), "probe", "0")
+  assert not (tmp_path / "new").exists()
+  metrics = tmp_path / "compared/probe-0/metrics.json"
+  files.write_json(metrics, {"task": "multi_label", "test": {"macro_f1": 0.5}, "rung": "probe"})
+  with pytest.raises(UserError, match="--task=multi_label is measured by macro_f1"):
+    comparison.compare(four, "probe", "0")
+
+
 def _width(outcomes):
   low, high = comparison.interval(outcomes)
   return high - low

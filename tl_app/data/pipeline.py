@@ -22,7 +22,7 @@ def for_training(inputs, targets, preprocess, modality, batch_size, seed):
 
   Args:
     inputs: object array [n] of `Examples.inputs`.
-    targets: int32 [n].
+    targets: [n, ..], see `Task.targets`.
     preprocess: `Backbone.preprocess`.
     modality: "text" or "image".
     batch_size: global number of examples per batch.

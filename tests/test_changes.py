@@ -92,7 +92,7 @@ FORCED = """
 import sys
 from tl_app import config, ladder, training
 honest = ladder.choose
-ladder.choose = lambda rungs, labels: (rungs[-1], *honest(rungs, labels)[1:])
+ladder.choose = lambda rungs, *others: (rungs[-1], *honest(rungs, *others)[1:])
 training.train_and_evaluate(config.from_json(open(sys.argv[1]).read()), sys.argv[2])
 """
 
@@ -125,9 +125,8 @@ def test_lora_and_batch_statistics(world):
 def copy_of(tuned, tmp_path):
   """Returns a workdir with what `changes` reads, the export shared: plan.json and metrics.json can be changed."""
   paths = workdir.Workdir(tmp_path / "copy")
-  for path in ("config.json", "plan.json", "metrics.json"):
+  for path in ("config.json", "plan.json", "metrics.json", "checkpoints/task.json"):
     files.write_text(paths.root / path, (tuned / path).read_text())
-  paths.weights.parent.mkdir()
   paths.weights.symlink_to(tuned / "checkpoints/model.weights.h5")
   paths.export.symlink_to(tuned / "export")
   return paths

@@ -172,6 +172,46 @@ def test_splits_that_cannot_be_drawn_are_a_fault(tmp_path):
   assert set(found) == {"undrawable", "small_classes"} and "three different examples" in found["undrawable"].detail
 
 
+# Other tasks than one class an example
+
+
+def test_orders_of_several_classes_are_no_conflict(tmp_path):
+  texts = [text for text, _, _ in text_rows(40)]
+  rows = [(text, ("sweet,red", "sweet", "red", "sour,red")[i % 4], "") for i, text in enumerate(texts)]
+  same, other = (texts[0], "red,sweet", ""), (texts[1], "sweet,sour", "")
+  assert set(check_rows(tmp_path, [*rows, same], task="multi_label")) == {"duplicates"}
+  found = check_rows(tmp_path, [*rows, same, other], task="multi_label")
+  assert set(found) == {"duplicates", "conflicting_labels"} and found["conflicting_labels"].count == 1
+  result, _ = command.check(Config(dataset=f"table:{tmp_path / 't'}"))
+  assert (result["task"], result["num_classes"]) == ("multi_label", 3)
+  assert result["not_checked"]["label_noise"] == "--task=multi_label has no check of it"
+
+
+def test_amounts_are_not_judged_as_classes(tmp_path):
+  rows = [(text, str(1.5**i), "") for i, (text, _, _) in enumerate(text_rows(30))]
+  assert check_rows(make_parent(tmp_path / "clean"), rows) == {}
+  found = check_rows(make_parent(tmp_path / "torn"), [*rows, (rows[0][0], "9999.5", "")])
+  assert set(found) == {"duplicates", "conflicting_labels"}
+  # Later amounts may be out of the range of all earlier ones.
+  given = [(text, amount, "train" if i < 40 else "test") for i, (text, amount, _) in enumerate(rows)]
+  assert "unseen_labels" not in check_rows(make_parent(tmp_path / "given"), given)
+
+
+def test_faults_in_both_texts_of_a_pair_are_found(tmp_path, modules):
+  texts = [text for text, _, _ in text_rows(60)]
+  pairs = [(one, two, ("no", "yes")[i % 2]) for i, (one, two) in enumerate(zip(texts[:60], texts[60:]))]
+  pairs += [(pairs[0][1], pairs[0][0], "no"), (pairs[2][0].upper(), pairs[2][1] + "!", "no")]
+  pairs += [(pairs[3][0], "one <b>bold</b> word", "no"), (pairs[5][0], "好电影", "yes")]
+  lines = [json.dumps({"text": one, "other": two, "label": label}) for one, two, label in pairs]
+  (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+  flags = {"text_pair_column": "other", "backbone": f"{modules}/bert", "pair_encoding": "apart", "feature_cache": "off"}
+  found = kinds_of(f"table:{tmp_path / 'pairs.jsonl'}", **flags, max_length=8)
+  assert found["near_duplicates"].examples == ["pairs.jsonl:62 = pairs.jsonl:3"]
+  assert found["html"].examples == ["pairs.jsonl:63"]
+  assert "LATIN in" in found["unknown_tokens"].detail and "duplicates" not in found
+  assert "long_texts" in kinds_of(f"table:{tmp_path / 'pairs.jsonl'}", **flags, max_length=4)
+
+
 # Images
 
 BAD_IMAGES = {

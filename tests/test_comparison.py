@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import pathlib
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import tiny_modules
 
 from tl_app import comparison, files
 from tl_app import config as config_lib
+from tl_app import workdir as workdir_lib
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
 
@@ -23,7 +25,9 @@ def finish(config, recipe, seed, right, rung="probe", ids=IDS, **flags):
   root = f"{config.workdir}/{recipe}-{seed}"
   of_run = dataclasses.replace(config, recipe=recipe, seed=seed, split_seed=seed, workdir=root, **flags)
   files.write_text(f"{root}/config.json", config_lib.to_json(of_run))
-  files.write_text(f"{root}/plan.json", "{}")
+  paths = workdir_lib.Workdir(pathlib.Path(root))
+  files.write_text(paths.plan, "{}")
+  files.write_text(paths.task, "{}")
   files.write_text(f"{root}/checkpoints/model.weights.h5", "")
   rungs = {"majority": {"accuracy": 0.5}, "probe": {"accuracy": 0.6}}
   if recipe != "probe":
@@ -71,7 +75,7 @@ def test_finished_runs_are_read_and_left_alone(four, nothing_runs, tmp_path):
   before = {path: path.stat().st_mtime_ns for path in paths}
   first = comparison.compare(four, "probe,lp_ft", "0,1")
   assert comparison.compare(four, "probe, lp_ft", "0,1,1") == first
-  assert {path: path.stat().st_mtime_ns for path in paths} == before and len(before) == 20
+  assert {path: path.stat().st_mtime_ns for path in paths} == before and len(before) == 24
   assert files.read_json(tmp_path / "compared/comparison.json") == first
   assert first["failed"] == [] and first["test_examples"] == [12] and first["different_test_examples"] == 12
 
@@ -125,6 +129,16 @@ def test_a_run_of_other_flags_is_refused_before_anything_runs(four, nothing_runs
     comparison.compare(dataclasses.replace(four, epochs=3), "full,probe", "0")
   with pytest.raises(UserError, match="probe-0 holds a run: choose another directory for the comparison"):
     comparison.compare(dataclasses.replace(four, workdir=f"{four.workdir}/probe-0"), "probe", "0")
+
+
+def test_tasks_without_accuracy_are_refused(four, nothing_runs, tmp_path):
+  with pytest.raises(UserError, match="--task=regression is measured by r2"):
+    comparison.compare(dataclasses.replace(four, task="regression", workdir=str(tmp_path / "new")), "probe", "0")
+  assert not (tmp_path / "new").exists()
+  metrics = tmp_path / "compared/probe-0/metrics.json"
+  files.write_json(metrics, {"task": "multi_label", "test": {"macro_f1": 0.5}, "rung": "probe"})
+  with pytest.raises(UserError, match="--task=multi_label is measured by macro_f1"):
+    comparison.compare(four, "probe", "0")
 
 
 def _width(outcomes):

@@ -10,8 +10,9 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from tl_app import evaluation
+from tl_app import evaluation, summary
 from tl_app.errors import RunFailed, UserError
+from tl_app.tasks.single_label import SingleLabel
 
 
 def confused(num_examples, num_classes, accuracy, seed=0):
@@ -21,6 +22,15 @@ def confused(num_examples, num_classes, accuracy, seed=0):
   answers = np.where(rng.random(num_examples) < accuracy, labels, rng.integers(0, num_classes, num_examples))
   logits = rng.normal(size=(num_examples, num_classes)) + 8 * np.eye(num_classes)[answers]
   return logits.astype(np.float32), labels
+
+
+def measure(logits, labels, class_names):
+  return SingleLabel(tuple(class_names)).measure(logits, labels)
+
+
+def write(path, ids, labels, probabilities, class_names):
+  task = SingleLabel(tuple(class_names))
+  evaluation.write_predictions(path, task.columns, task.rows(ids, labels, probabilities))
 
 
 def names(num_classes):
@@ -37,7 +47,7 @@ def test_probabilities_are_stable_for_logits_of_any_size():
 
 def test_figures_are_those_of_scikit_learn():
   logits, labels = confused(500, 7, 0.8)
-  metrics = evaluation.measure(logits, labels, names(7))
+  metrics = measure(logits, labels, names(7))
   answers = logits.argmax(axis=1)
   assert metrics["num_examples"] == 500
   assert metrics["accuracy"] == sklearn.metrics.accuracy_score(labels, answers)
@@ -53,7 +63,7 @@ def test_figures_are_those_of_scikit_learn():
 
 
 def test_metrics_are_the_contract_in_plain_python():
-  metrics = evaluation.measure(*confused(300, 3, 0.7), names(3))
+  metrics = measure(*confused(300, 3, 0.7), names(3))
   assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
   contract = {"num_examples", "loss", "accuracy", "accuracy_ci95", "macro_f1", "per_class", "confusion_matrix"}
   assert contract <= metrics.keys()
@@ -96,7 +106,7 @@ def test_macro_f1_interval_is_that_of_explicit_resampling():
     rows = np.concatenate([rng.choice(members, len(members)) for members in by_class])
     resampled.append(sklearn.metrics.f1_score(labels[rows], answers[rows], average="macro"))
   expected = np.percentile(resampled, [2.5, 97.5])
-  metrics = evaluation.measure(logits, labels, names(4))
+  metrics = measure(logits, labels, names(4))
   np.testing.assert_allclose(metrics["macro_f1_ci95"], expected, atol=0.012)
   assert metrics["macro_f1_ci95"][0] < metrics["macro_f1"] < metrics["macro_f1_ci95"][1]
 
@@ -104,13 +114,13 @@ def test_macro_f1_interval_is_that_of_explicit_resampling():
 def test_measuring_ten_thousand_examples_takes_less_than_two_seconds():
   logits, labels = confused(10_000, 77, 0.9)
   start = time.process_time()
-  evaluation.measure(logits, labels, names(77))
+  measure(logits, labels, names(77))
   assert time.process_time() - start < 2
 
 
 def test_a_model_without_errors_is_not_called_certain():
   labels = np.array([0, 1] * 15)
-  metrics = evaluation.measure(np.eye(2, dtype=np.float32)[labels] * 1000, labels, names(2))
+  metrics = measure(np.eye(2, dtype=np.float32)[labels] * 1000, labels, names(2))
   assert metrics["accuracy"] == 1 and metrics["macro_f1"] == 1
   assert metrics["loss"] == 0 and math.copysign(1, metrics["loss"]) == 1
   assert metrics["accuracy_ci95"][0] < 0.9
@@ -119,7 +129,7 @@ def test_a_model_without_errors_is_not_called_certain():
 
 def test_a_class_without_examples_counts_zero_and_keeps_its_row():
   logits = np.array([[9, 0, 0], [0, 9, 0], [9, 0, 0]], np.float32)
-  metrics = evaluation.measure(logits, np.array([0, 1, 1]), ["a", "b", "absent"])
+  metrics = measure(logits, np.array([0, 1, 1]), ["a", "b", "absent"])
   assert metrics["per_class"]["absent"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
   assert metrics["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
   assert metrics["confusion_matrix"] == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
@@ -127,9 +137,9 @@ def test_a_class_without_examples_counts_zero_and_keeps_its_row():
 
 def test_an_empty_split_and_nan_end_the_run_in_one_line():
   with pytest.raises(UserError, match="no examples"):
-    evaluation.measure(np.zeros((0, 2), np.float32), np.zeros(0, int), names(2))
+    measure(np.zeros((0, 2), np.float32), np.zeros(0, int), names(2))
   with pytest.raises(RunFailed, match="NaN"):
-    evaluation.measure(np.array([[np.nan, 0]], np.float32), np.array([0]), names(2))
+    measure(np.array([[np.nan, 0]], np.float32), np.array([0]), names(2))
 
 
 def test_majority_is_chosen_on_train_and_counted_on_test():
@@ -144,7 +154,7 @@ def test_predictions_come_back_as_they_were_written(tmp_path):
   ids = ["t.tsv:2", 'with,comma "and" quote', "zwei\nZeilen", "bad\udcff.jpg"]
   class_names = ["NA", "ja, doch", "体育"]
   probabilities = evaluation.softmax(np.random.default_rng(0).normal(size=(4, 3))).astype(np.float32)
-  evaluation.write_predictions(path, ids, ["NA", "体育", "ja, doch", "NA"], probabilities, class_names)
+  write(path, ids, ["NA", "体育", "ja, doch", "NA"], probabilities, class_names)
   with open(path, newline="", encoding="utf-8") as file:
     header, *rows = csv.reader(file)
   assert header == ["id", "label", "prediction", "score"]
@@ -163,7 +173,7 @@ def test_a_failing_write_leaves_the_old_predictions(tmp_path):
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    evaluation.write_predictions(path, failing(), ["a", "b"], np.eye(2), ["a", "b"])
+    write(path, failing(), ["a", "b"], np.eye(2), ["a", "b"])
   assert path.read_text() == "old"
   assert [item.name for item in tmp_path.iterdir()] == [path.name]
 
@@ -171,7 +181,7 @@ def test_a_failing_write_leaves_the_old_predictions(tmp_path):
 def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp_path):
   (tmp_path / "report.html").write_text("")
   metrics = {
-    "test": evaluation.measure(*confused(2105, 2, 0.6), names(2)),
+    "test": measure(*confused(2105, 2, 0.6), names(2)),
     "majority_accuracy": 0.5123,
     "seconds": {"features": 41.2, "train": 9.0, "evaluate": 1.0, "export": 8.8},
     "rung": "fine_tuned",
@@ -179,10 +189,10 @@ def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp
     "rung_reason": "fine_tuned ships: it is better",
     "parity": {"num_examples": 256, "label_flips": 0, "max_probability_difference": 3e-7},
   }
-  lines = evaluation.summary(metrics, tmp_path).splitlines()
+  lines = summary.lines(metrics, tmp_path).splitlines()
   low, high = metrics["test"]["accuracy_ci95"]
   assert f"{metrics['test']['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}), 2,105 examples" in lines[0]
-  assert "majority" in lines[1] and "0.512" in lines[1]
+  assert "always answering the commonest class" in lines[1] and "0.512" in lines[1]
   text = "\n".join(lines)
   assert "validation accuracy: majority 0.500, probe 0.600, fine_tuned 0.700" in text
   assert "fine_tuned ships: it is better" in text
@@ -192,6 +202,6 @@ def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp
 
 
 def test_summary_of_the_bare_contract():
-  metrics = {"test": evaluation.measure(*confused(50, 2, 1.0), names(2))}
-  assert evaluation.summary(metrics).startswith("test accuracy")
-  assert "None" not in evaluation.summary(metrics)
+  metrics = {"test": measure(*confused(50, 2, 1.0), names(2))}
+  assert summary.lines(metrics).startswith("test accuracy")
+  assert "None" not in summary.lines(metrics)

@@ -6,6 +6,8 @@ import sklearn.linear_model
 import sklearn.svm
 
 from tl_app import heads
+from tl_app.tasks import solvers
+from tl_app.tasks.single_label import SingleLabel
 
 
 def _data(num_classes, n=120):
@@ -54,10 +56,11 @@ def test_scikit_learn_is_carried_over_exactly(solver, num_classes):
   features, labels = _data(num_classes)
   head = heads.linear(6, num_classes)
   heads.standardize(head, features[:90])
-  tried = heads.solve(head, solver, features[:90], labels[:90], features[90:], labels[90:])
-  assert [t["C"] for t in tried] == list(heads.STRENGTHS)
+  task = SingleLabel(tuple(map(str, range(num_classes))))
+  tried = heads.solve(head, solver, task, features[:90], labels[:90], features[90:], labels[90:])
+  assert [t["strength"] for t in tried] == list(solvers.STRENGTHS)
   key = (lambda t: -t["loss"]) if solver == "logistic" else (lambda t: t["accuracy"])
-  strength = max(tried, key=key)["C"]
+  strength = max(tried, key=key)["strength"]
   scaled = np.asarray(head.get_layer("standardize")(features, training=False))
   if solver == "logistic":
     own = sklearn.linear_model.LogisticRegression(C=strength, max_iter=1000).fit(scaled[:90], labels[:90])

@@ -14,7 +14,21 @@ PACKAGE = pathlib.Path(tl_app.__file__).parent
 LEVELS = [
   ["errors"],
   ["config", "files", "fresh_process", "progress", "data.duplicates"],
-  ["assets", "workdir", "evaluation", "recipes", "preprocessing.image", "preprocessing.text", "data.examples"],
+  [
+    "assets",
+    "workdir",
+    "evaluation",
+    "recipes",
+    "preprocessing.image",
+    "preprocessing.text",
+    "data.examples",
+    "tasks.cells",
+    "tasks.solvers",
+  ],
+  ["tasks.task"],
+  ["tasks.single_label", "tasks.multi_label", "tasks.regression"],
+  ["tasks"],
+  ["summary"],
   [
     "report",
     "data.pipeline",
@@ -22,6 +36,7 @@ LEVELS = [
     "backbones.torch_weights",
     "backbones.partition",
     "backbones.graph_order",
+    "backbones.pairs",
   ],
   [
     "data.drawing",

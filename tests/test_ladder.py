@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tl_app import ladder
+from tl_app import evaluation, ladder
+from tl_app.tasks.single_label import SingleLabel
 
 LABELS = np.array([0, 1] * 10)
+TASK = SingleLabel(("a", "b"))
 
 
 def _rung(name, wrong):
@@ -22,7 +24,7 @@ def _rung(name, wrong):
 )
 def test_the_best_ships_and_ties_go_to_the_simpler(wrong, ships):
   rungs = [_rung(name, n) for name, n in zip(("probe", "fine_tuned", "averaged"), wrong)]
-  best, why, figures = ladder.choose(rungs, LABELS)
+  best, why, figures = ladder.choose(rungs, LABELS, TASK)
   assert best.name == ships
   assert why.startswith(f"{ships} ") and "\n" not in why
   assert figures["probe"]["accuracy"] == pytest.approx(1 - wrong[0] / 20)
@@ -31,14 +33,14 @@ def test_the_best_ships_and_ties_go_to_the_simpler(wrong, ships):
 
 def test_mcnemar_counts_only_where_one_of_two_is_right():
   right, other = np.array([1, 1, 1, 0, 0, 1, 1, 1, 1], bool), np.array([0, 0, 0, 1, 0, 0, 0, 1, 1], bool)
-  assert ladder.mcnemar(right, other) == pytest.approx(scipy.stats.binomtest(5, 6, 0.5).pvalue)
-  assert ladder.mcnemar(right, right) == 1.0
+  assert evaluation.mcnemar(right, other) == pytest.approx(scipy.stats.binomtest(5, 6, 0.5).pvalue)
+  assert evaluation.mcnemar(right, right) == 1.0
 
 
 def test_marks_need_no_training():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 2, 200)
   features = rng.normal(size=(200, 4)) + 3 * labels[:, None] * np.array([1, 0, 0, 0])
-  marks = ladder.marks(features[:150], labels[:150], features[150:], labels[150:])
+  marks = ladder.marks(features[:150], labels[:150], features[150:], labels[150:], TASK)
   assert marks["majority"] == pytest.approx(np.mean(labels[150:] == np.bincount(labels[:150]).argmax()))
   assert marks["neighbours"] > 0.8

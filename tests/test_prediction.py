@@ -15,6 +15,7 @@ from tl_app.errors import UserError
 from tl_app.preprocessing import image
 
 CLASSES = ["high", "low"]
+TASK = {"name": "single_label", "names": CLASSES}
 
 
 class _Answers(tf.Module):
@@ -41,7 +42,7 @@ class _Answers(tf.Module):
 def _export(directory, modality):
   module = _Answers(modality)
   tf.saved_model.save(module, str(directory), signatures={"serving_default": module.serving_default})
-  files.write_json(directory / serving.FACTS, {"modality": modality, "class_names": CLASSES})
+  files.write_json(directory / serving.FACTS, {"modality": modality, "pairs": False, "task": TASK})
   return directory
 
 
@@ -206,7 +207,7 @@ def test_a_directory_that_is_no_export(exports, tmp_path):
   with pytest.raises(UserError, match="is not an export of tl_app"):
     prediction.predict(tmp_path, "x.txt")
   broken = tmp_path / "broken"
-  files.write_json(broken / serving.FACTS, {"modality": "text", "class_names": CLASSES})
+  files.write_json(broken / serving.FACTS, {"modality": "text", "pairs": False, "task": TASK})
   (broken / "saved_model.pb").write_bytes(b"damaged")
   with pytest.raises(UserError, match="cannot be loaded"):
     prediction.predict(broken, str(write(tmp_path / "x.txt", "x\n")))

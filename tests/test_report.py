@@ -17,6 +17,7 @@ from tl_app import config as config_lib
 from tl_app import evaluation, files, report
 from tl_app.data.examples import Examples, strings
 from tl_app.errors import UserError
+from tl_app.tasks.single_label import SingleLabel
 
 VOID = {"meta", "img", "source", "link", "br", "hr", "input"}
 
@@ -51,14 +52,14 @@ class Page(html.parser.HTMLParser):
 def write_run(workdir, class_names, num_examples=400, skill=4.0, source="movie_reviews"):
   """Fills `workdir` as a run of two phases does, and returns the metrics."""
   rng = np.random.default_rng(0)
-  labels = np.arange(num_examples) % len(class_names)
+  task, labels = SingleLabel(tuple(class_names)), np.arange(num_examples) % len(class_names)
   logits = rng.normal(size=(num_examples, len(class_names))) + skill * np.eye(len(class_names))[labels]
   label_names = [class_names[i] for i in labels]
   counts = {name: label_names.count(name) for name in class_names}
   config = config_lib.Config(workdir=str(workdir), backbone="tiny.test", dataset=source, epochs=2)
   metrics = {
-    "test": evaluation.measure(logits, labels, class_names),
-    "validation": evaluation.measure(logits[:100], labels[:100], class_names),
+    "test": task.measure(logits, labels),
+    "validation": task.measure(logits[:100], labels[:100]),
     "majority_accuracy": 1 / len(class_names),
     "seconds": {"features": 61.0, "train": 9.5, "evaluate": 0.2, "export": 3.0},
     "peak_rss_mb": 812.4,
@@ -96,9 +97,8 @@ def write_run(workdir, class_names, num_examples=400, skill=4.0, source="movie_r
   epochs = [epoch("probe", 1), epoch("probe", 2), epoch("full", 1)]
   (workdir / "log.jsonl").write_text("\n".join(map(json.dumps, epochs)) + '\n{"phase": "full", "epo')
   ids = [f"row:{i}" for i in range(num_examples)]
-  evaluation.write_predictions(
-    workdir / "predictions_test.csv", ids, label_names, evaluation.softmax(logits), class_names
-  )
+  rows = task.rows(ids, label_names, task.outputs(logits))
+  evaluation.write_predictions(workdir / "predictions_test.csv", task.columns, rows)
   return metrics
 
 
@@ -259,7 +259,7 @@ def test_only_the_metrics_are_needed(tmp_path):
   for name in ("log.jsonl", "predictions_test.csv", "splits.json", "plan.json", "config.json"):
     (tmp_path / name).unlink()
     Page(report.write(tmp_path))
-  files.write_json(tmp_path / "metrics.json", {"test": evaluation.measure(np.eye(2), np.arange(2), ["a", "b"])})
+  files.write_json(tmp_path / "metrics.json", {"test": SingleLabel(("a", "b")).measure(np.eye(2), np.arange(2))})
   page = Page(report.write(tmp_path))
   assert "1.000 Accuracy on 2 test examples" in page.text
   assert "No test example was taken for another class" in page.text

@@ -17,6 +17,7 @@ from tl_app.assets import Assets
 from tl_app.config import Config
 from tl_app.data.examples import strings
 from tl_app.errors import RunFailed
+from tl_app.tasks.single_label import SingleLabel
 
 COLOURS = ["blue", "green", "réd"]
 TEXTS = strings(["the film is good", "bad, bad film!", "word3", "CAFE is the good word1 and an unknown one " * 5])
@@ -26,7 +27,9 @@ def load(directory, class_names, inputs, **flags):
   """Returns the `Model` of a SavedModel, with a head that tells `inputs` apart at random."""
   config = Config(backbone=str(directory), **flags)
   assets = Assets(str(pathlib.Path(directory).parent / "cache"), True)
-  model = model_lib.load(config, backbones.resolve(config.backbone), assets, class_names, config.max_length)
+  model = model_lib.load(
+    config, backbones.resolve(config.backbone), assets, SingleLabel(tuple(class_names)), config.max_length
+  )
   kernel = model.head.get_layer("logits").kernel
   kernel.assign(np.random.default_rng(0).normal(size=kernel.shape, scale=0.7))
   heads.standardize(model.head, model_lib.predict(model.features, model.backbone, inputs, batch_size=3))
@@ -117,7 +120,7 @@ def test_a_client_gets_the_answers_of_the_evaluation(modality, answers, request)
   expected, given = probabilities(model, inputs), answers[modality]
   np.testing.assert_allclose(given["probabilities"], expected, atol=1e-5)
   np.testing.assert_allclose(given["one"], expected[:1], atol=1e-5)
-  assert given["label"] == [model.class_names[i] for i in expected.argmax(axis=1)]
+  assert given["label"] == [model.task.names[i] for i in expected.argmax(axis=1)]
   np.testing.assert_allclose(given["score"], expected.max(axis=1), atol=1e-5)
   wanted = model_lib.predict(model.features, model.backbone, inputs, batch_size=3)
   np.testing.assert_allclose(given["features"], wanted, atol=1e-5)
@@ -140,7 +143,13 @@ def test_labels_are_in_the_assets(images):
   assert (export / "assets/labels.txt").read_text(encoding="utf-8").splitlines() == COLOURS
   facts = files.read_json(export / serving.FACTS)
   assert list(facts.pop("stages")) == list(model.stages)
-  assert facts == {"modality": "image", "class_names": COLOURS, "backbone": model.backbone.spec.name}
+  assert facts == {
+    "modality": "image",
+    "class_names": COLOURS,
+    "backbone": model.backbone.spec.name,
+    "pairs": False,
+    "task": {"name": "single_label", "names": COLOURS},
+  }
   assert proof["num_examples"] == 8 and proof["label_flips"] == 0 and proof["max_probability_difference"] <= 1e-5
   assert [path.name for path in export.parent.iterdir() if path.name.startswith(".")] == []
 
@@ -158,7 +167,7 @@ def test_an_export_that_answers_otherwise_is_removed(texts, tmp_path, monkeypatc
     bias.assign_add([-0.005, 0.0])
 
   monkeypatch.setattr(serving, "write", perturbed)
-  with pytest.raises(RunFailed, match="0 labels flipped, largest probability difference 0.00[01].* on 4 examples"):
+  with pytest.raises(RunFailed, match="0 labels flipped, largest difference 0.00[01].* on 4 examples"):
     serving.export_and_prove(model, directory, inputs, expected)
   assert list(tmp_path.iterdir()) == []
 
@@ -195,7 +204,7 @@ def test_a_tie_is_no_flip_and_nan_is_a_difference():
 
   def proof(labels, probabilities=expected):
     answer = {"label": np.array(labels), "probabilities": np.array(probabilities)}
-    return serving.compare(answer, expected, ["no", "yes"])
+    return SingleLabel(("no", "yes")).compare(answer, expected)
 
   assert proof(["yes", "no", "yes"])["label_flips"] == 0
   assert proof(["no", "yes", "no"])["label_flips"] == 2

@@ -12,8 +12,9 @@ from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.config import Config, Facts
 from tl_app.errors import RunFailed, UserError
+from tl_app.tasks.single_label import SingleLabel
 
-CLASSES = ["a", "b", "c"]
+TASK = SingleLabel(("a", "b", "c"))
 
 
 def _native():
@@ -34,10 +35,10 @@ def _native():
 @pytest.fixture(params=["native", "opaque"])
 def model(request, tmp_path):
   if request.param == "native":
-    return model_lib.build(_native(), CLASSES)
+    return model_lib.build(_native(), TASK)
   keras.utils.set_random_seed(0)
   directory = tiny_modules.image(tmp_path / "module", size=16)
-  return model_lib.build(saved_model.load(directory, BackboneSpec("tiny", "saved_model", directory)), CLASSES)
+  return model_lib.build(saved_model.load(directory, BackboneSpec("tiny", "saved_model", directory)), TASK)
 
 
 def _phase(model, **flags):
@@ -135,7 +136,7 @@ def test_batch_norm_policy(model, bn, choice, moving):
 
 
 def test_the_trunk_is_deterministic():
-  model = model_lib.build(_native(), CLASSES)
+  model = model_lib.build(_native(), TASK)
   model.head.get_layer("logits").kernel.assign(np.random.default_rng(1).normal(size=(8, 3)))
   x = np.random.default_rng(0).uniform(size=(4, 16, 16, 3)).astype("f")
   phase = _phase(model, train_stages="top:1")

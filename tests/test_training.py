@@ -305,7 +305,9 @@ def test_a_finished_run_is_measured_on_other_data(run, tmp_path):
   assert measured["test"]["num_examples"] == 30 and measured["test"]["accuracy"] >= 0.9
   more = tmp_path / "other.csv"
   more.write_text("text,label\ngood film,splendid\n")
-  with pytest.raises(UserError, match="other.csv has the label 'splendid'; the model of .* knows: negative, positive"):
+  with pytest.raises(
+    UserError, match="other.csv does not fit the model of .*'splendid' is unknown; .* knows: negative, positive"
+  ):
     runs.evaluate(workdir, {"dataset": f"table:{more}"}, "")
   images = tiny_data.colours(tmp_path / "more", per_class=1)
   with pytest.raises(UserError, match="holds images, but the model of .* reads texts"):

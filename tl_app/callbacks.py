@@ -6,9 +6,7 @@ import sys
 import time
 
 import keras
-import numpy as np
 
-from tl_app import evaluation
 from tl_app.errors import RunFailed
 
 
@@ -23,21 +21,22 @@ def values(variables):
 
 
 class Validate(keras.callbacks.Callback):
-  """Adds val_loss and val_accuracy to the logs, from the logits of the whole validation split."""
+  """Adds val_loss and the task's score (val_accuracy, ..) to the logs, from the whole validation split's logits."""
 
-  def __init__(self, logits, labels):
+  def __init__(self, logits, targets, task):
     """Args:
-    logits: function of no arguments -> float32 [n, classes].
-    labels: int [n].
+    logits: function of no arguments -> float32 [n, outputs].
+    targets: [n, ..], of the `Task`.
+    task: the `Task`.
     """
     super().__init__()
     self._logits = logits
-    self._labels = labels
+    self._targets = targets
+    self._task = task
 
   def on_epoch_end(self, epoch, logs=None):
-    logits = self._logits()
-    logs["val_loss"] = evaluation.cross_entropy(logits, self._labels)
-    logs["val_accuracy"] = float(np.mean(logits.argmax(axis=1) == self._labels))
+    figures = self._task.figures(self._logits(), self._targets)
+    logs.update({f"val_{name}": value for name, value in figures.items()})
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -46,7 +45,7 @@ class KeepBest(keras.callbacks.Callback):
   def __init__(self, variables, monitor, patience):
     """Args:
     variables: `keras.Variable`s that the phase may change.
-    monitor: "loss" or "accuracy" (ties: loss).
+    monitor: "loss", or the name of a score, higher is better (ties: loss).
     patience: epochs; 0 is never.
     """
     super().__init__()
@@ -59,8 +58,8 @@ class KeepBest(keras.callbacks.Callback):
     self.averaged = None
 
   def on_epoch_end(self, epoch, logs=None):
-    loss, accuracy = logs["val_loss"], logs["val_accuracy"]
-    score = (-loss,) if self._monitor == "loss" else (accuracy, -loss)
+    loss = logs["val_loss"]
+    score = (-loss,) if self._monitor == "loss" else (logs[f"val_{self._monitor}"], -loss)
     if self._score is None or score > self._score:
       self._score, self.epoch = score, epoch
       self._values = values(self._variables)

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from tl_app import config as config_lib
-from tl_app import evaluation, files, ladder
+from tl_app import evaluation, files, tasks
 from tl_app import workdir as workdir_lib
 from tl_app.errors import RunFailed, UserError
 
@@ -73,6 +73,8 @@ def compare(config, recipes, seeds):
     UserError: a list is wrong, a directory holds another run, or the first run was refused.
   """
   names, numbers = _recipes(recipes), _seeds(seeds)
+  if config.task != "auto":
+    _need_accuracy(config.task)
   root = pathlib.Path(config.workdir)
   configs = [
     dataclasses.replace(config, recipe=name, seed=seed, split_seed=seed, workdir=str(root / f"{name}-{seed}"))
@@ -174,7 +176,7 @@ def paired(pairs):
     "difference_ci95": interval(differences),
     "only_probe_right": int(np.sum(both[:, 0] & ~both[:, 1])),
     "only_recipe_right": int(np.sum(~both[:, 0] & both[:, 1])),
-    "p_value": ladder.mcnemar(both[:, 0], both[:, 1]),
+    "p_value": evaluation.mcnemar(both[:, 0], both[:, 1]),
   }
 
 
@@ -347,9 +349,20 @@ def _outcome(config, waiting):
     log.info("%s failed: %s", config.workdir, run.failure)
     return run, code
   paths = workdir_lib.Workdir(pathlib.Path(config.workdir))
-  run.metrics, run.right = files.read_json(paths.metrics), _right(paths.predictions)
+  run.metrics = files.read_json(paths.metrics)
+  _need_accuracy(tasks.of(run.metrics).name)
+  run.right = _right(paths.predictions)
   log.info("%s: test accuracy %.4f, %s ships", config.workdir, run.metrics["test"]["accuracy"], run.metrics["rung"])
   return run, 0
+
+
+def _need_accuracy(name):
+  """Raises `UserError` for the name of a task whose answers are not right or wrong as a whole."""
+  if tasks.TASKS[name].score != "accuracy":
+    raise UserError(
+      f"the comparison is of accuracies, but --task={name} is measured by {tasks.TASKS[name].score}: compare "
+      "metrics.json of single runs"
+    )
 
 
 def _train(config):

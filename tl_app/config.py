@@ -51,8 +51,27 @@ class Config:
   test_dataset: str = _field("", "Test examples, in any form of --dataset. Empty: from --dataset.")
   data_dir: str = _field("", "Directory of prepared TFDS data sets.")
   text_column: str = _field("text", "Column (or feature) of the text.")
+  text_pair_column: str = _field("", "Column of the second text, for pairs of texts.")
+  pair_encoding: str = _field(
+    "apart",
+    "How the backbone reads --text_pair_column. apart: each text by itself, the head sees both features, their "
+    "distance and their product. together: as one sequence with segment ids.",
+    choices=("apart", "together"),
+  )
   image_column: str = _field("image", "Column of image paths, relative to the table, or feature of encoded images.")
   label_column: str = _field("label", "Column (or feature) of the label.")
+  label_columns: str = _field(
+    "", "Several columns with commas, in place of --label_column: a class each, 0 or 1, or an amount each."
+  )
+  label_separator: str = _field(
+    "", "What joins the classes in a cell of --task=multi_label. Empty: found in the labels among , ; |"
+  )
+  task: str = _field(
+    "auto",
+    "What the labels are. single_label: one class an example. multi_label: any number of classes. regression: one or "
+    "more amounts. auto: found in the labels, and said.",
+    choices=("auto", "single_label", "multi_label", "regression"),
+  )
   group_column: str = _field("", "Column of a patient, user or document: a drawn split never separates its examples.")
   time_column: str = _field(
     "", "Column of numbers or ISO dates: the latest examples become the test split, those before them validation."
@@ -91,9 +110,9 @@ class Config:
   )
   head: str = _field(
     "linear",
-    "How the probe is found: linear is AdamW on the cross-entropy; logistic and svm are scikit-learn's, their "
-    "strength chosen on the validation split.",
-    choices=("linear", "logistic", "svm"),
+    "How the probe is found: linear is AdamW on the loss; logistic, svm and (of --task=regression) ridge are "
+    "scikit-learn's, their strength chosen on the validation split.",
+    choices=("linear", "logistic", "svm", "ridge"),
   )
   epochs: int = _field(0, "Epochs of fine-tuning. 0: about 1,000 optimizer steps, between 3 and 20 epochs.", low=0)
   head_epochs: int = _field(100, "Epochs of the probe, at most.", low=1)
@@ -152,10 +171,11 @@ class Facts:
 
   Attributes:
     num_train: training examples.
-    num_classes: classes.
+    num_classes: logits.
     modality: "text" or "image".
-    feature_size: width of the pooled features.
+    feature_size: width of the backbone's pooled output.
     stages: ordered dict, stage of the backbone -> tuple of its variables' paths, from the input upwards.
+    score: key of the task's figure that fine-tuning is watched by.
   """
 
   num_train: int
@@ -163,6 +183,7 @@ class Facts:
   modality: str
   feature_size: int
   stages: dict
+  score: str = "accuracy"
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -186,6 +207,10 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
       raise UserError(f"--{name} is needed: {FIELDS[name].metadata['help']}")
   if config.validation_fraction + config.test_fraction >= 1:
     raise UserError("--validation_fraction and --test_fraction leave nothing to train on: lower one")
+  if config.pair_encoding != FIELDS["pair_encoding"].default and not config.text_pair_column:
+    raise UserError(f"--pair_encoding={config.pair_encoding} does nothing without --text_pair_column: leave it out")
+  if config.label_columns and config.label_column != FIELDS["label_column"].default:
+    raise UserError("--label_column and --label_columns: give one of them")
   if config.num_devices > 1 and config.strategy == "single":
     raise UserError(f"--num_devices={config.num_devices} needs --strategy=mirrored, not single")
   if config.strategy != "single" and config.num_devices and config.batch_size % config.num_devices:

@@ -9,7 +9,8 @@ from absl import flags
 from tl_app import cli, workdir
 
 FLAGS = flags.FLAGS
-DATA = ["dataset", "data_dir", "text_column", "image_column", "label_column", "on_bad_example"]
+COLUMNS = ["text_column", "text_pair_column", "image_column", "label_column", "label_columns"]
+DATA = ["dataset", "data_dir", *COLUMNS, "on_bad_example"]
 cli.define(["workdir", "cache_dir", "offline", *DATA])
 flags.DEFINE_string("output", "", "Directory for metrics.json and predictions.csv. Empty: they are only printed.")
 
@@ -18,11 +19,11 @@ def main():
   cli.need("workdir")
   workdir.open_run(FLAGS.workdir)
   cli.start_tensorflow()
-  from tl_app import evaluation, runs
+  from tl_app import runs, summary
 
   with cli.progress():
     metrics = runs.evaluate(FLAGS.workdir, cli.given(DATA), FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
-  print(evaluation.summary(metrics, FLAGS.output or None))
+  print(summary.lines(metrics, FLAGS.output or None))
 
 
 if __name__ == "__main__":

@@ -16,14 +16,11 @@ def main():
   cli.need("workdir")
   workdir.open_run(FLAGS.workdir)
   cli.start_tensorflow()
-  from tl_app import runs
+  from tl_app import runs, summary
 
   with cli.progress():
     directory, proof = runs.export(FLAGS.workdir, FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
-  print(
-    f"{directory}: {proof['num_examples']} test examples answered by a fresh process, {proof['label_flips']} labels "
-    f"flipped, largest probability difference {proof['max_probability_difference']:.1e}"
-  )
+  print(f"{directory}: {summary.parity(proof)}")
 
 
 if __name__ == "__main__":

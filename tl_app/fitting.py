@@ -3,7 +3,6 @@
 import logging
 
 import keras
-import numpy as np
 
 from tl_app import callbacks, heads, optimizers, recipes, session, stages, trunk
 from tl_app import model as model_lib
@@ -21,8 +20,7 @@ def fit(run, phase):
   model = run.model
   with run.clock("train"), run.strategy.scope():
     if phase.fresh_head:
-      logits = model.head.get_layer("logits")
-      logits.set_weights([np.zeros(w.shape, np.float32) for w in logits.weights])
+      heads.reset(model.head, model.task.initial_bias(run.labels[run.split.train]))
     stages.set_trainable(model, phase)
     before = stages.state(model, phase)
     keep = _solve(run, phase) if phase.solver != "linear" else _descend(run, phase)
@@ -38,12 +36,13 @@ def _solve(run, phase):
   tried = heads.solve(
     run.model.head,
     phase.solver,
+    run.model.task,
     features[train],
     run.labels[train],
     features[validation],
     run.labels[validation],
   )
-  log.info("%s: %s", phase.solver, "; ".join(f"C {t['C']:g} accuracy {t['accuracy']:.4f}" for t in tried))
+  log.info("%s: %s", phase.solver, "; ".join(", ".join(f"{k} {v:.4g}" for k, v in t.items()) for t in tried))
 
 
 def _descend(run, phase):
@@ -107,8 +106,8 @@ def compile_for(network, phase, model):
   optimizer.build(network.trainable_variables)
   network.compile(
     optimizer=optimizer,
-    loss=_cross_entropy(len(model.class_names), phase.label_smoothing),
-    metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    loss=model.task.loss(phase.label_smoothing),
+    metrics=model.task.watched(),
     jit_compile=False,
     # A step of the head alone is far shorter than the way into Python and back. TensorFlow cannot run Keras' loop over
     # steps on several devices: a placeholder in its branches stays unfed.
@@ -116,19 +115,11 @@ def compile_for(network, phase, model):
   )
 
 
-def _cross_entropy(num_classes, label_smoothing):
-  """Returns the loss of int32 [batch] and logits [batch, num_classes]; Keras smooths one-hot targets only."""
-  if not label_smoothing:
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  smoothed = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
-  return lambda labels, logits: smoothed(keras.ops.one_hot(labels, num_classes), logits)
-
-
 def _watchers(run, phase, validation_logits, keep):
   """Returns the callbacks of a phase; validation comes first, since the others read its figures."""
   watching = [
     callbacks.StopAtNaN(phase),
-    callbacks.Validate(validation_logits, run.labels[run.split.validation]),
+    callbacks.Validate(validation_logits, run.labels[run.split.validation], run.model.task),
     keep,
     callbacks.JsonLog(run.paths.log, phase),
     keras.callbacks.TensorBoard(str(run.paths.tensorboard / phase.name), write_graph=False),

@@ -10,16 +10,22 @@ BATCH = 32
 
 
 def main(directory, asked, answered, *modules):
-  """Answers every record of `asked` by `serving_default` and writes label, score and probabilities to `answered`."""
+  """Answers every record of `asked` by `serving_default` and writes its outputs to `answered`, by name.
+
+  Where the signature takes pairs, two records are one input.
+  """
   import numpy as np
   import tensorflow as tf
 
   for module in modules:
     importlib.import_module(module)
   signature = tf.saved_model.load(directory).signatures["serving_default"]
-  outputs = [signature(inputs=batch) for batch in tf.data.TFRecordDataset(asked).batch(BATCH)]
+  records = tf.data.TFRecordDataset(asked)
+  parts = signature.structured_input_signature[1]["inputs"].shape.as_list()[1:]
+  outputs = [signature(inputs=batch) for batch in (records.batch(*parts) if parts else records).batch(BATCH)]
   joined = {name: np.concatenate([output[name].numpy() for output in outputs]) for name in outputs[0]}
-  joined["label"] = np.array([label.decode("utf-8") for label in joined["label"]])
+  strings = {name: values for name, values in joined.items() if values.dtype == object}
+  joined |= {name: np.array([value.decode("utf-8") for value in values]) for name, values in strings.items()}
   np.savez(answered, **joined)
 
 

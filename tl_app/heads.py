@@ -2,14 +2,10 @@
 
 import keras
 import numpy as np
-import sklearn.linear_model
-import sklearn.svm
-
-from tl_app import evaluation
 
 
-def linear(feature_size, num_classes):
-  """Returns a `keras.Model` named "head": float32 [batch, feature_size] -> logits, float32 [batch, num_classes].
+def linear(feature_size, num_outputs):
+  """Returns a `keras.Model` named "head": float32 [batch, feature_size] -> logits, float32 [batch, num_outputs].
 
   Features are standardised by `standardize`, then one dense layer whose weights start at zero, so that training starts
   from equal probabilities (Kolesnikov et al. 2020, BiT).
@@ -19,7 +15,7 @@ def linear(feature_size, num_classes):
   x = keras.layers.BatchNormalization(center=False, scale=False, epsilon=0.0, trainable=False, name="standardize")(
     features
   )
-  logits = keras.layers.Dense(num_classes, kernel_initializer="zeros", dtype="float32", name="logits")(x)
+  logits = keras.layers.Dense(num_outputs, kernel_initializer="zeros", dtype="float32", name="logits")(x)
   return keras.Model(features, logits, name="head")
 
 
@@ -43,49 +39,37 @@ def standardize(head, features):
   layer.moving_variance.assign(np.full(features.shape[1], variance, np.float32))
 
 
-# Inverse strengths of the regularisation that are tried on the validation split; scikit-learn's C.
-STRENGTHS = (0.03, 0.3, 3.0)
-MAX_ITERATIONS = 1000
+def reset(head, bias):
+  """Puts the dense layer to its start: weights zero, `bias` float32 [outputs]."""
+  logits = head.get_layer("logits")
+  logits.set_weights([np.zeros(logits.kernel.shape, np.float32), bias])
 
 
-def solve(head, solver, features, labels, validation_features, validation_labels):
-  """Fits scikit-learn's classifier on the standardised features and carries it into the head exactly.
+def solve(head, solver, task, features, targets, validation_features, validation_targets):
+  """Fits scikit-learn's linear model on the standardised features and carries it into the head exactly.
 
   Args:
     head: the `keras.Model` of `linear`, standardised.
-    solver: "logistic" (lowest validation cross-entropy) or "svm" (one against the rest; highest validation accuracy).
-    features: float32 [n, feature_size], before standardisation; labels: int [n].
-    validation_features, validation_labels: likewise, to choose the strength.
+    solver: of --head. Of its strengths "svm" takes the one of the highest validation score, the others the one of the
+      lowest validation loss.
+    task: the `Task`.
+    features: float32 [n, feature_size], before standardisation; targets: [n, ..].
+    validation_features, validation_targets: likewise, to choose the strength.
 
   Returns:
-    [{"C", "loss", "accuracy"}] of the strengths that were tried, on the validation split.
+    [{"strength", "loss", the task's score}] of the strengths that were tried, on the validation split.
   """
   scaled = keras.Model(head.input, head.get_layer("standardize").output)
   x = keras.ops.convert_to_numpy(scaled(features, training=False))
   tried, best = [], None
-  for strength in STRENGTHS:
-    kernel, bias = _weights(_classifier(solver, strength).fit(x, labels))
-    head.get_layer("logits").set_weights([kernel, bias])
+  for strength, estimator in task.estimators(solver):
+    weights = [w.astype(np.float32) for w in task.weights(estimator.fit(x, targets))]
+    head.get_layer("logits").set_weights(weights)
     logits = keras.ops.convert_to_numpy(head(validation_features, training=False))
-    loss = evaluation.cross_entropy(logits, validation_labels)
-    accuracy = float(np.mean(logits.argmax(axis=1) == validation_labels))
-    tried.append({"C": strength, "loss": loss, "accuracy": accuracy})
-    score = -loss if solver == "logistic" else accuracy
-    if best is None or score > best[0]:
-      best = score, kernel, bias
-  head.get_layer("logits").set_weights(best[1:])
+    figures = task.figures(logits, validation_targets)
+    tried.append({"strength": strength, **figures})
+    value = figures[task.score] if solver == "svm" else -figures["loss"]
+    if best is None or value > best[0]:
+      best = value, weights
+  head.get_layer("logits").set_weights(best[1])
   return tried
-
-
-def _classifier(solver, strength):
-  if solver == "logistic":
-    return sklearn.linear_model.LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
-  return sklearn.svm.LinearSVC(C=strength * 0.01, dual="auto", max_iter=MAX_ITERATIONS, random_state=0)
-
-
-def _weights(classifier):
-  kernel, bias = classifier.coef_.T, classifier.intercept_
-  if kernel.shape[1] == 1:
-    # One margin m for two classes; softmax of (-m/2, m/2) is its sigmoid.
-    kernel, bias = np.concatenate([-kernel, kernel], axis=1) / 2, np.concatenate([-bias, bias]) / 2
-  return kernel.astype(np.float32), bias.astype(np.float32)

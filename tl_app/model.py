@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tl_app import backbones, heads
+from tl_app.backbones import pairs
 from tl_app.data import pipeline
 from tl_app.errors import UserError
 from tl_app.recipes import HEAD
@@ -24,7 +25,7 @@ class Model:
     head: `keras.Model`, pooled features [batch, feature_size] -> logits [batch, num_classes].
     features: `keras.Model`, backbone inputs -> pooled features [batch, feature_size].
     network: `keras.Model`, backbone inputs -> logits; shares every variable with the others.
-    class_names: names of the logits, in their order.
+    task: the `Task`: what the logits mean.
     can_train: ids of the variables that a gradient may change; moving statistics and the head's scale are not.
     statistics: ids of the moving statistics of the backbone's BatchNormalization.
   """
@@ -33,7 +34,7 @@ class Model:
   head: keras.Model
   features: keras.Model
   network: keras.Model
-  class_names: list
+  task: object
   can_train: frozenset
   statistics: frozenset
 
@@ -43,14 +44,14 @@ class Model:
     return {**self.backbone.stages, HEAD: list(self.head.variables)}
 
 
-def build(backbone, class_names):
-  """Returns the `Model` of a backbone and a fresh head."""
-  head = heads.linear(backbone.feature_size, len(class_names))
+def build(backbone, task):
+  """Returns the `Model` of a backbone and a fresh head for a fitted `Task`."""
+  head = heads.linear(backbone.feature_size, len(task.names))
   features = keras.Model(backbone.network.input, backbone.network.output["pooled"], name="features")
   network = keras.Model(backbone.network.input, head(features.output), name="network")
   can_train = frozenset(id(variable) for variable in network.trainable_variables)
   statistics = frozenset(id(variable) for variable in _statistics(backbone.network))
-  return Model(backbone, head, features, network, list(class_names), can_train, statistics)
+  return Model(backbone, head, features, network, task, can_train, statistics)
 
 
 def _statistics(network):
@@ -61,14 +62,14 @@ def _statistics(network):
       yield from getattr(layer, "statistics", ())
 
 
-def load(config, spec, assets, class_names, max_length):
+def load(config, spec, assets, task, max_length):
   """Returns the `Model` that `config` names, with a fresh head, in the current strategy's scope.
 
   Args:
-    config: gives preprocessor, pooling and image size.
+    config: gives preprocessor, pooling, image size, and whether texts come in pairs.
     spec: the `BackboneSpec` of --backbone.
     assets: `Assets`.
-    class_names: names of the logits.
+    task: the fitted `Task`.
     max_length: tokens of a text; 0 keeps the backbone's limit.
 
   Raises:
@@ -77,11 +78,13 @@ def load(config, spec, assets, class_names, max_length):
   backbone = backbones.load(
     spec, assets, preprocessor=config.preprocessor, pooling=config.pooling, image_size=config.image_size
   )
+  if config.text_pair_column and backbone.modality == "text":
+    backbone = pairs.read_pairs(backbone, config.pair_encoding)
   if max_length and backbone.modality == "text" and backbone.preprocess.limit:
     if max_length > backbone.preprocess.limit:
       raise UserError(f"--max_length={max_length}, but {spec.name} reads at most {backbone.preprocess.limit} tokens")
     backbone.preprocess.max_length = max_length
-  return build(backbone, class_names)
+  return build(backbone, task)
 
 
 class Trunk(keras.layers.Layer):

@@ -34,7 +34,8 @@ def plan(run, recipe):
       "notes": backbone.notes,
     },
     "preprocessing": preprocessing,
-    "class_names": run.split.class_names,
+    "task": {"name": model.task.name, "why": run.why},
+    "class_names": list(model.task.names),
     "stages": [
       {"name": name, "variables": len(variables), "parameters": parameters(variables)}
       for name, variables in model.stages.items()
@@ -55,10 +56,11 @@ def facts(run):
   backbone = run.model.backbone
   return config_lib.Facts(
     num_train=len(run.split.train),
-    num_classes=len(run.split.class_names),
+    num_classes=len(run.model.task.names),
     modality=run.examples.modality,
-    feature_size=backbone.feature_size,
+    feature_size=backbone.width,
     stages={name: tuple(v.path for v in variables) for name, variables in backbone.stages.items()},
+    score=run.model.task.score,
   )
 
 
@@ -111,8 +113,9 @@ def _stage_rows(run, phase):
 def _lines(run, written):
   """Yields the plan as the user reads it before training starts."""
   split, backbone = run.split, written["backbone"]
+  yield f"task: {written['task']['name']}, {written['task']['why']}"
   yield (
-    f"data: {run.config.dataset}, {len(split.class_names)} classes; {len(split.train)} train, "
+    f"data: {run.config.dataset}, {run.model.task.described()}; {len(split.train)} train, "
     f"{len(split.validation)} validation, {len(split.test)} test examples"
   )
   yield f"backbone: {backbone['name']}, {backbone['parameters']:,} parameters, features [{backbone['feature_size']}]"

@@ -13,7 +13,7 @@ flags.DEFINE_string(
   "input", "", "An image, a directory of images, a .txt or - (a text a line), csv, tsv, jsonl, parquet."
 )
 flags.DEFINE_string("output", "", "File of the answers. Empty: standard output.")
-cli.define(["text_column", "image_column", "batch_size"])
+cli.define(["text_column", "text_pair_column", "image_column", "batch_size"])
 
 
 def main():
@@ -26,6 +26,7 @@ def main():
     FLAGS.input,
     FLAGS.output,
     text_column=FLAGS.text_column,
+    text_pair_column=FLAGS.text_pair_column,
     image_column=FLAGS.image_column,
     batch_size=FLAGS.batch_size,
   )

@@ -11,7 +11,7 @@ import sys
 
 import tensorflow as tf
 
-from tl_app import files, serving
+from tl_app import files, serving, tasks
 from tl_app.data import unlabelled
 from tl_app.errors import UserError
 from tl_app.preprocessing import image
@@ -19,8 +19,8 @@ from tl_app.preprocessing import image
 log = logging.getLogger(__name__)
 
 
-def predict(model, source, output="", text_column="text", image_column="image", batch_size=32):
-  """Writes one JSON object a line: {"id", "label", "score", "probabilities"}, or {"id", "error"}, in order.
+def predict(model, source, output="", text_column="text", image_column="image", batch_size=32, text_pair_column=""):
+  """Writes one JSON object a line: {"id"} with the answers of the task, or {"id", "error"}, in order.
 
   Args:
     model: directory of the export.
@@ -28,6 +28,7 @@ def predict(model, source, output="", text_column="text", image_column="image", 
     output: file, which is there only once it is whole; "" is standard output, flushed after every call.
     text_column, image_column: columns of a table.
     batch_size: inputs a call.
+    text_pair_column: column of the second text, for a model of pairs.
 
   Raises:
     UserError: no export, no such input, one of the other modality, or a column that does not exist.
@@ -38,7 +39,10 @@ def predict(model, source, output="", text_column="text", image_column="image", 
   if output and pathlib.Path(output).is_dir():
     raise UserError(f"--output={output} is a directory: name a file")
   facts = files.read_json(directory / serving.FACTS)
-  inputs = unlabelled.read(source, facts["modality"], text_column, image_column)
+  if facts["pairs"] != bool(text_pair_column):
+    takes = "pairs of texts: name the column of the second by" if facts["pairs"] else "no pairs of texts: leave out"
+    raise UserError(f"--model={model} takes {takes} --text_pair_column")
+  inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column)
   signature = _signature(directory, facts["modality"])
   total = failed = 0
   with _sink(output) as file:
@@ -73,11 +77,12 @@ def _sink(output):
 
 def _answers(inputs, facts, signature, batch_size):
   """Yields the answers to each batch, a list of dicts. Only one batch of `inputs` is in memory."""
+  task = tasks.restore(facts["task"])
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     while batch := list(itertools.islice(inputs, batch_size)):
       reasons = list(pool.map(_reason, batch, itertools.repeat(facts["modality"])))
       good = [row.input for row, reason in zip(batch, reasons) if not reason]
-      answers = iter(_rows(signature(inputs=tf.constant(good, tf.string)), facts) if good else ())
+      answers = iter(_rows(signature(inputs=tf.constant(good, tf.string)), task) if good else ())
       yield [{"id": row.id} | ({"error": reason} if reason else next(answers)) for row, reason in zip(batch, reasons)]
 
 
@@ -85,10 +90,5 @@ def _reason(row, modality):
   return row.reason or (image.verify(row.input) if modality == "image" else None)
 
 
-def _rows(outputs, facts):
-  for label, score, row in zip(*(outputs[name].numpy() for name in ("label", "score", "probabilities"))):
-    yield {
-      "label": label.decode("utf-8"),
-      "score": float(score),
-      "probabilities": {name: float(p) for name, p in zip(facts["class_names"], row)},
-    }
+def _rows(outputs, task):
+  return task.answers({name: value.numpy() for name, value in outputs.items()})

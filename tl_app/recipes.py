@@ -35,7 +35,7 @@ class Phase:
     warmup_steps: batches until the peak rate.
     weight_decay: decoupled, times the rate; never on biases and normalisation.
     patience: epochs without a better `monitor` until the phase ends; 0 is never.
-    monitor: what is compared on the validation split: "loss" (lower is better) or "accuracy" (ties: loss).
+    monitor: what is compared on the validation split: "loss" (lower is better) or the task's score (ties: loss).
     only: what trains within the stages of the backbone: "all", "bias_norm", "kernels", or a regular expression.
     bn: as --bn.
     solver: "linear" (AdamW), "logistic" or "svm" (scikit-learn; the head alone).
@@ -242,7 +242,7 @@ def _fine_tune(config, facts, num_devices, names, only=ALL, epochs=None, boost=1
     warmup_steps=0,
     weight_decay=config.weight_decay,
     patience=config.early_stopping_patience,
-    monitor="accuracy",
+    monitor=facts.score,
     only=only,
     bn=config.bn,
     clip_norm=config.clip_norm,

@@ -16,7 +16,7 @@ import matplotlib.ticker
 import numpy as np
 
 from tl_app import config as config_lib
-from tl_app import files
+from tl_app import files, tasks
 from tl_app.errors import UserError
 
 FILE = "report.html"
@@ -27,6 +27,8 @@ _MAX_MATRIX_CLASSES = 40
 _MAX_CONFUSIONS = 25
 _MAX_ERRORS = 25
 _MAX_SKIPPED = 50
+# Each is a path in the page, drawn for light and dark.
+_MAX_POINTS = 2000
 _MAX_TEXT = 300
 _THUMBNAIL = 128
 _SPLIT_FACTS = ("source", "num_examples", "drawn", "split_seed", "validation_fraction", "test_fraction", "max_examples")
@@ -54,17 +56,20 @@ def write(workdir, examples=None):
     raise UserError(f"{workdir} holds no metrics of a finished run (metrics.json): train first, or correct --workdir")
   config = _read_json(workdir / "config.json")
   plan = _read_json(workdir / "plan.json")
-  errors = _errors(workdir / "predictions_test.csv")
+  task, errors = tasks.of(metrics), _errors(workdir / "predictions_test.csv")
   page = {
     "config": config,
+    "task": task,
     "metrics": metrics,
+    "baseline": task.baseline_score(metrics),
     "plan": plan,
-    "curves": _curves(_read_log(workdir / "log.jsonl")),
+    "curves": _curves(_read_log(workdir / "log.jsonl"), task),
     "classes": _classes(metrics["test"]),
     "matrix": _matrix(metrics["test"]),
     "confusions": _confusions(metrics["test"])[:_MAX_CONFUSIONS],
     "rungs": [{"name": name} | values for name, values in metrics.get("rungs", {}).items()],
     "errors": errors,
+    "scatter": _scatter(workdir / "predictions_test.csv"),
     "inputs": _inputs(examples, [row["id"] for row in errors["worst"]]) if examples and errors else None,
     "stages": _stages(plan),
     "data": _data(_read_json(workdir / "splits.json")),
@@ -86,6 +91,7 @@ def _environment():
     "rate": _rate,
     "duration": _duration,
     "plain": _plain,
+    "sentence": lambda text: text[:1].upper() + text[1:],
     "flat": _flat,
   }
   return environment
@@ -116,24 +122,31 @@ def _read_log(path):
   return epochs
 
 
-def _curves(epochs):
-  """Returns {"light", "dark"} data URIs of the loss and accuracy curves and "alt", or None without epochs."""
+def _curves(epochs, task):
+  """Returns {"light", "dark"} data URIs of the loss and score curves and "alt", or None without epochs."""
   if not epochs:
     return None
-  curves = {theme: _data_uri(_curves_figure(epochs, ink), ink) for theme, ink in _INKS.items()}
+  curves = {theme: _data_uri(_curves_figure(epochs, task, ink), ink) for theme, ink in _INKS.items()}
   last = epochs[-1]
-  figures = [f"{name.replace('val_', 'validation ')} {_figure(last[name])}" for name in _curve_names() if name in last]
+  names = {f"{prefix}{key}": title for key, title in _curved(task).items() for prefix in ("", "val_")}
+  figures = [
+    f"{'validation ' if name.startswith('val_') else ''}{title} {_figure(last[name])}"
+    for name, title in names.items()
+    if name in last
+  ]
   phases = ", ".join(dict.fromkeys(str(entry["phase"]) for entry in epochs))
-  curves["alt"] = f"Loss and accuracy per epoch; phases: {phases}; {len(epochs)} epochs. Last: {', '.join(figures)}."
+  curves["alt"] = (
+    f"Loss and {task.shown[task.score]} per epoch; phases: {phases}; {len(epochs)} epochs. Last: {', '.join(figures)}."
+  )
   return curves
 
 
-def _curve_names():
-  return [f"{prefix}{name}" for name in ("loss", "accuracy") for prefix in ("", "val_")]
+def _curved(task):
+  return {"loss": "loss", task.score: task.shown[task.score]}
 
 
-def _curves_figure(epochs, ink):
-  """Returns a figure with a row per phase: loss, accuracy. A phase of few epochs is not squeezed by a long one."""
+def _curves_figure(epochs, task, ink):
+  """Returns a figure with a row per phase: loss, score. A phase of few epochs is not squeezed by a long one."""
   phases = {}
   for entry in epochs:
     phases.setdefault(str(entry["phase"]), []).append(entry)
@@ -141,9 +154,9 @@ def _curves_figure(epochs, ink):
     figure = matplotlib.figure.Figure(figsize=(9.6, 0.5 + 2.6 * len(phases)), layout="constrained")
     grid = figure.subplots(len(phases), 2, squeeze=False, sharey="col")
     for row, (phase, entries) in zip(grid, phases.items()):
-      for axes, name in zip(row, ("loss", "accuracy")):
-        _plot_curves(axes, entries, name)
-        axes.set_title(f"{phase}: {name}", loc="left", fontsize=10)
+      for axes, (key, title) in zip(row, _curved(task).items()):
+        _plot_curves(axes, entries, key)
+        axes.set_title(f"{phase}: {title}", loc="left", fontsize=10)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
   return figure
 
@@ -225,21 +238,50 @@ def _confusion_matrix(test):
 
 
 def _errors(path):
-  """Returns {"number", "of", "worst"}: the wrong predictions with the highest scores, or None without the file."""
+  """Returns {"number", "of", "worst"}: the wrong predictions with the highest scores, or None without the file.
+
+  A table with a column "error" has no right or wrong rows: there the largest errors are the worst.
+  """
   if not path.exists():
     return None
   number, of, worst = 0, 0, []
   try:
     with open(path, newline="", encoding="utf-8") as file:
       for of, row in enumerate(csv.DictReader(file), start=1):
-        if row["label"] == row["prediction"]:
+        if "error" not in row and row["label"] == row["prediction"]:
           continue
         number += 1
-        entry = (float(row["score"]), -of, row)
+        entry = (float(row["error"] if "error" in row else row["score"]), -of, row)
         (heapq.heappush if len(worst) < _MAX_ERRORS else heapq.heappushpop)(worst, entry)
   except (KeyError, TypeError, ValueError, csv.Error):
-    raise UserError(f"{path}: line {of + 1} is not id,label,prediction,score: run the evaluation again") from None
+    raise UserError(f"{path}: line {of + 1} is not a row of predictions: run the evaluation again") from None
   return {"number": number, "of": of, "worst": [row for *_, row in sorted(worst, reverse=True, key=lambda e: e[:2])]}
+
+
+def _scatter(path):
+  """Returns {"light", "dark"} data URIs of predictions against labels and "alt", or None where these are no amounts."""
+  if not path.exists():
+    return None
+  with open(path, newline="", encoding="utf-8") as file:
+    rows = [row for row in csv.DictReader(file) if "error" in row and "label" in row]
+  if not rows:
+    return None
+  rows = rows[:: -(-len(rows) // _MAX_POINTS)]
+  label, prediction = (np.array([float(row[name]) for row in rows]) for name in ("label", "prediction"))
+  drawn = {theme: _data_uri(_scatter_figure(label, prediction, ink), ink) for theme, ink in _INKS.items()}
+  return drawn | {"alt": f"Predictions against labels of {len(rows):,} test examples"}
+
+
+def _scatter_figure(label, prediction, ink):
+  with matplotlib.rc_context(_style(ink)):
+    figure = matplotlib.figure.Figure(figsize=(9.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(label, prediction, s=9, color=_LINES["validation"], alpha=0.45, linewidths=0)
+    ends = [min(label.min(), prediction.min()), max(label.max(), prediction.max())]
+    axes.plot(ends, ends, color=_LINES["train"], linewidth=1)
+    axes.set_xlabel("label")
+    axes.set_ylabel("prediction")
+  return figure
 
 
 def _inputs(examples, ids):
@@ -248,9 +290,13 @@ def _inputs(examples, ids):
   if examples.modality == "text":
     return {
       "images": {},
-      "texts": {id: textwrap.shorten(text, _MAX_TEXT, placeholder=" …") for id, text in inputs.items()},
+      "texts": {id: _shown(text) for id, text in inputs.items()},
     }
   return {"images": {id: _thumbnail(value) for id, value in inputs.items()}, "texts": {}}
+
+
+def _shown(text):
+  return textwrap.shorten(text if isinstance(text, str) else " / ".join(text), _MAX_TEXT, placeholder=" …")
 
 
 def _thumbnail(value):

@@ -4,9 +4,7 @@ import dataclasses
 import logging
 import pathlib
 
-import numpy as np
-
-from tl_app import backbones, callbacks, data, evaluation, files, serving
+from tl_app import backbones, callbacks, data, evaluation, files, serving, tasks
 from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
@@ -37,14 +35,17 @@ def rebuild(paths, config, assets):
   """Returns the `Model` that a workdir's run started from: the backbone as it was loaded, and a fresh head.
 
   Raises:
-    UserError: plan.json is damaged.
+    UserError: plan.json or what it says of the task is damaged.
   """
   try:
-    written = files.read_json(paths.plan)
-    max_length, class_names = written["preprocessing"].get("max_length", 0), written["class_names"]
+    max_length = files.read_json(paths.plan)["preprocessing"].get("max_length", 0)
   except (ValueError, KeyError, TypeError):
     raise UserError(f"{paths.plan} is damaged: train again") from None
-  return model_lib.load(config, backbones.resolve(config.backbone), assets, class_names, max_length)
+  try:
+    task = tasks.restore(files.read_json(paths.task))
+  except (ValueError, KeyError, TypeError):
+    raise UserError(f"{paths.task} is damaged: train again") from None
+  return model_lib.load(config, backbones.resolve(config.backbone), assets, task, max_length)
 
 
 def evaluate(workdir, flags, output, cache_dir="", offline=False):
@@ -62,6 +63,9 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
   """
   _check_output(output)
   paths, config, assets = opened(workdir, cache_dir, offline)
+  if bool(flags.get("text_pair_column", config.text_pair_column)) != bool(config.text_pair_column):
+    reads = "pairs of texts" if config.text_pair_column else "no pairs of texts"
+    raise UserError(f"--text_pair_column={flags['text_pair_column']}, but the model of {workdir} reads {reads}")
   examples = data.load(dataclasses.replace(config, **_own_data(flags)), assets, known=splits.hashes(paths.splits))
   model = restore(paths, config, assets)
   if not flags.get("dataset"):
@@ -71,28 +75,26 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
       f"--dataset={examples.source} holds {examples.modality}s, but the model of {workdir} reads "
       f"{model.backbone.modality}s"
     )
-  unknown = sorted(set(examples.labels) - set(model.class_names))
-  if unknown:
-    raise UserError(
-      f"--dataset={examples.source} has the label {unknown[0]!r}; the model of {workdir} knows: "
-      f"{', '.join(model.class_names[:20])}"
-    )
+  task = model.task
+  try:
+    labels = task.targets(examples.labels)
+  except UserError as error:
+    raise UserError(f"--dataset={examples.source} does not fit the model of {workdir}: {error}") from None
   log.info("evaluating %s examples", f"{len(examples):,}")
   moving_bar = int(callbacks.verbosity() == 1)
   logits = model_lib.predict(
     model.network, model.backbone, examples.inputs, model_lib.INFERENCE_BATCH, verbose=moving_bar
   )
-  labels = np.searchsorted(model.class_names, examples.labels.astype(str))
   metrics = {
-    "test": evaluation.measure(logits, labels, model.class_names),
-    "majority_accuracy": float(np.bincount(labels).max() / len(labels)),
+    "test": task.measure(logits, labels),
+    **task.baseline(labels, labels),
+    "task": task.name,
     "dataset": flags.get("dataset") or f"test split of {config.dataset}",
   }
   if output:
     directory = pathlib.Path(output)
-    evaluation.write_predictions(
-      directory / "predictions.csv", examples.ids, examples.labels, evaluation.softmax(logits), model.class_names
-    )
+    rows = task.rows(examples.ids, examples.labels, task.outputs(logits))
+    evaluation.write_predictions(directory / "predictions.csv", task.columns, rows)
     files.write_json(directory / "metrics.json", metrics)
   return metrics
 
@@ -113,7 +115,7 @@ def export(workdir, output, cache_dir="", offline=False):
   test = test.take(serving.sample(len(test)))
   model = restore(paths, config, assets)
   logits = model_lib.predict(model.network, model.backbone, test.inputs, model_lib.INFERENCE_BATCH)
-  return directory, serving.export_and_prove(model, directory, test.inputs, evaluation.softmax(logits))
+  return directory, serving.export_and_prove(model, directory, test.inputs, model.task.outputs(logits))
 
 
 def opened(workdir, cache_dir="", offline=False):

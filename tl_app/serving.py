@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 # Test examples that the fresh process answers, evenly spaced over the split.
 PARITY_EXAMPLES = 512
 TOLERANCE = 1e-4
-# Two classes nearer than float32 rounding are a tie: which of them comes first is not a flip.
-TIE = 1e-6
 LABELS = "labels.txt"
 FACTS = "assets.extra/tl_app.json"
 # Where the checkpoint of an export holds `Served._variables`.
@@ -36,7 +34,7 @@ class Served(tf.Module):
   def __init__(self, model, labels_file):
     """Args:
     model: the `Model`.
-    labels_file: path of a text file, one class name a line; it becomes assets/labels.txt.
+    labels_file: path of a text file, one name of an output a line; it becomes assets/labels.txt.
     """
     super().__init__(name="tl_app")
     self._preprocess = model.backbone.preprocess
@@ -44,21 +42,17 @@ class Served(tf.Module):
     self._features = model.features
     self._variables = [variable.value for variable in model.network.variables]
     self._labels_file = tf.saved_model.Asset(str(labels_file))
-    self._class_names = tf.constant(model.class_names)
+    self._task = model.task
+    signature = [tf.TensorSpec([None, 2] if model.backbone.pairs else [None], tf.string, name="inputs")]
+    self.serving_default = tf.function(self._serve, input_signature=signature)
+    self.features = tf.function(self._pool, input_signature=signature)
 
-  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
-  def serving_default(self, inputs):
-    """string [batch] -> label string [batch], score float32 [batch], probabilities float32 [batch, classes]."""
-    probabilities = tf.nn.softmax(self._network(self._preprocess(inputs), training=False))
-    return {
-      "label": tf.gather(self._class_names, tf.argmax(probabilities, axis=-1)),
-      "score": tf.reduce_max(probabilities, axis=-1),
-      "probabilities": probabilities,
-    }
+  def _serve(self, inputs):
+    """string [batch], or [batch, 2] for pairs -> what the task answers, see `Task.serve`."""
+    return self._task.serve(self._network(self._preprocess(inputs), training=False))
 
-  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
-  def features(self, inputs):
-    """string [batch] -> features float32 [batch, feature_size], pooled, before the head."""
+  def _pool(self, inputs):
+    """string [batch], or [batch, 2] for pairs -> features float32 [batch, feature_size], pooled, before the head."""
     return {"features": self._features(self._preprocess(inputs), training=False)}
 
 
@@ -66,13 +60,15 @@ def write(model, directory):
   """Writes the SavedModel of `model` to `directory`, which must not exist."""
   served_facts = {
     "modality": model.backbone.modality,
-    "class_names": model.class_names,
+    "class_names": list(model.task.names),
     "backbone": model.backbone.spec.name,
     "stages": _positions(model),
+    "pairs": model.backbone.pairs,
+    "task": model.task.record(),
   }
   with tempfile.TemporaryDirectory() as scratch:
     labels = pathlib.Path(scratch) / LABELS
-    labels.write_text("".join(f"{' '.join(name.splitlines())}\n" for name in model.class_names), encoding="utf-8")
+    labels.write_text("".join(f"{' '.join(name.splitlines())}\n" for name in model.task.names), encoding="utf-8")
     served = Served(model, labels)
     signatures = {"serving_default": served.serving_default, "features": served.features}
     tf.saved_model.save(served, str(directory), signatures=signatures)
@@ -87,20 +83,20 @@ def _positions(model):
   return {name: [[v.path, position[id(v)]] for v in variables] for name, variables in model.stages.items()}
 
 
-def export_and_prove(model, directory, inputs, probabilities):
+def export_and_prove(model, directory, inputs, outputs):
   """Writes the SavedModel to `directory`, but only when a fresh process answers as the evaluation did.
 
   Args:
     model: the `Model`.
     directory: where the export goes; what is there is replaced as a whole, once the new export is proven.
     inputs: object array [n] of `Examples.inputs`, the test split.
-    probabilities: float [n, classes], the evaluation's answers.
+    outputs: float [n, outputs], the evaluation's answers, see `Task.outputs`.
 
   Returns:
-    {"num_examples", "label_flips", "max_probability_difference"}.
+    The proof, see `Task.compare`.
 
   Raises:
-    RunFailed: a label flipped, a probability differs by more than 1e-4, or the fresh process failed; nothing is left
+    RunFailed: a label flipped, an answer differs by more than 1e-4, or the fresh process failed; nothing is left
       at `directory`.
   """
   chosen = sample(len(inputs))
@@ -108,7 +104,7 @@ def export_and_prove(model, directory, inputs, probabilities):
   with files.atomic_path(directory) as new:
     write(model, new)
     try:
-      return prove(new, model, inputs[chosen], np.asarray(probabilities)[chosen])
+      return prove(new, model, inputs[chosen], np.asarray(outputs)[chosen])
     except RunFailed:
       shutil.rmtree(directory, ignore_errors=True)
       raise
@@ -119,34 +115,22 @@ def sample(count):
   return np.unique(np.linspace(0, count - 1, min(PARITY_EXAMPLES, count)).round().astype(int))
 
 
-def prove(directory, model, inputs, probabilities):
-  """Returns the proof that a fresh process with the SavedModel at `directory` gives `probabilities` for `inputs`.
+def prove(directory, model, inputs, outputs):
+  """Returns the proof that a fresh process with the SavedModel at `directory` gives `outputs` for `inputs`.
 
   Raises:
     RunFailed: it does not.
   """
   answers = answer_in_fresh_process(directory, list(pipeline.read_bytes(inputs, model.backbone.modality)), model)
-  proof = compare(answers, probabilities, model.class_names)
-  if proof["label_flips"] or proof["max_probability_difference"] > TOLERANCE:
+  proof = model.task.compare(answers, outputs)
+  flips, difference = proof.get("label_flips", 0), proof.get("max_probability_difference", 0.0)
+  difference = max(difference, proof.get("max_value_difference", 0.0))
+  if flips or difference > TOLERANCE:
     raise RunFailed(
-      f"parity: the export answers differently in a fresh process ({proof['label_flips']} labels flipped, largest "
-      f"probability difference {proof['max_probability_difference']:.2g} on {len(inputs)} examples); no export is left"
+      f"parity: the export answers differently in a fresh process ({flips} labels flipped, largest difference "
+      f"{difference:.2g} on {len(inputs)} examples); no export is left"
     )
   return proof
-
-
-def compare(answers, probabilities, class_names):
-  """Returns the proof: how the answers {"label", "score", "probabilities"} differ from the evaluation's."""
-  expected = probabilities.argmax(axis=1)
-  top = np.sort(probabilities, axis=1)
-  decided = top[:, -1] - top[:, -2] > TIE
-  flips = (answers["label"] != np.asarray(class_names, dtype=str)[expected]) & decided
-  difference = np.abs(answers["probabilities"] - probabilities).max()
-  return {
-    "num_examples": len(expected),
-    "label_flips": int(flips.sum()),
-    "max_probability_difference": float(difference) if np.isfinite(difference) else 1.0,
-  }
 
 
 def answer_in_fresh_process(directory, values, model):
@@ -154,14 +138,14 @@ def answer_in_fresh_process(directory, values, model):
 
   Args:
     directory: the SavedModel.
-    values: list of bytes.
+    values: list of bytes, or of tuples of two.
     model: tells whether tensorflow_text is imported too.
   """
   with tempfile.TemporaryDirectory() as scratch:
     asked, answered = os.path.join(scratch, "inputs.tfrecord"), os.path.join(scratch, "answers.npz")
     with tf.io.TFRecordWriter(asked) as writer:
-      for value in values:
-        writer.write(value)
+      for part in (part for value in values for part in (value if isinstance(value, tuple) else (value,))):
+        writer.write(part)
     # -P: the script must not find this package's modules (`inspect`, ..) in place of the standard library's.
     command = [sys.executable, "-P", "-c", inspect.getsource(fresh_process), str(directory), asked, answered]
     command += ["tensorflow_text"] if model.backbone.modality == "text" else []

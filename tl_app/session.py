@@ -28,9 +28,10 @@ class Session:
     paths: the `Workdir`.
     assets: the `Assets`.
     strategy: the `tf.distribute.Strategy`.
-    examples: the `Examples`; `labels`, int32 [n], are their class indices.
+    examples: the `Examples`; `labels`, [n, ..], are their targets, see `Task.targets`.
     split: the `Splits`.
-    model: the `Model`.
+    model: the `Model`; its `task` tells what the targets and the logits mean.
+    why: why it is that task.
     features: float32 [n, feature_size] of the frozen backbone, once they were needed.
     seconds: {"features", "train", "evaluate", "export"}.
   """
@@ -43,6 +44,7 @@ class Session:
   labels: np.ndarray
   split: splits.Splits
   model: model_lib.Model
+  why: str
   features: np.ndarray | None = None
   seconds: dict = dataclasses.field(
     default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
@@ -84,7 +86,7 @@ def frozen_features(run):
 
 
 def head_logits(run, indices):
-  """Returns the head's logits on the frozen features, float32 [len, classes]."""
+  """Returns the head's logits on the frozen features, float32 [len, outputs]."""
   return keras.ops.convert_to_numpy(run.model.head(frozen_features(run)[indices], training=False))
 
 

@@ -13,11 +13,11 @@ def main():
   # A misspelt name is said at once, not after the seconds that TensorFlow takes to start.
   backbones.resolve(config.backbone)
   cli.start_tensorflow()
-  from tl_app import evaluation, training
+  from tl_app import summary, training
 
   with cli.progress():
     metrics = training.train_and_evaluate(config, config.workdir)
-  print(evaluation.summary(metrics, config.workdir))
+  print(summary.lines(metrics, config.workdir))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from tl_app import (
   serving,
   session,
   stages,
+  tasks,
 )
 from tl_app import config as config_lib
 from tl_app import model as model_lib
@@ -39,6 +40,7 @@ from tl_app.assets import Assets
 from tl_app.backbones.backbone import parameters
 from tl_app.checking import summary
 from tl_app.data import splits
+from tl_app.data.examples import strings
 from tl_app.errors import UserError
 from tl_app.session import Session
 
@@ -66,11 +68,11 @@ def train_and_evaluate(config, workdir, recipe=None):
     phases = planning.plan(run, recipe or recipes.plan)
     check(run)
     rung, figures = climb(run, phases)
-    metrics, probabilities = evaluate(run, rung)
+    metrics, outputs = evaluate(run, rung)
     metrics |= figures
     save(run)
     if config.export:
-      metrics["parity"] = export(run, probabilities)
+      metrics["parity"] = export(run, outputs)
     files.write_json(paths.metrics, metrics | machine(run))
     report.write(paths.root, run.examples)
     return files.read_json(paths.metrics)
@@ -82,20 +84,26 @@ def prepare(config, paths, spec):
   keras.utils.set_random_seed(config.seed)
   assets = Assets(config.cache_dir, config.offline)
   examples = data.load(config, assets)
-  split = splits.make(examples, config)
+  task, why = tasks.choose(config, examples)
+  examples = dataclasses.replace(examples, classes=strings(task.classes(examples.labels)))
+  split = splits.make(examples, config, named=task.named)
+  task = task.fit(examples.labels[split.train])
   for note in split.notes:
     log.warning("%s", note)
   files.write_json(paths.splits, split.manifest())
   with strategy.scope():
-    model = model_lib.load(config, spec, assets, split.class_names, config.max_length)
+    model = model_lib.load(config, spec, assets, task, config.max_length)
   if model.backbone.modality != examples.modality:
     raise UserError(
       f"--backbone={config.backbone} reads {model.backbone.modality}s, but --dataset={config.dataset} "
       f"holds {examples.modality}s: choose a backbone for {examples.modality}s"
     )
   _refuse_idle_flags(config, examples.modality)
-  labels = np.searchsorted(split.class_names, examples.labels.astype(str)).astype(np.int32)
-  return Session(config, paths, assets, strategy, examples, labels, split, model)
+  used = np.concatenate([split.train, split.validation, split.test])
+  targets = task.targets(examples.labels[used])
+  labels = np.zeros((len(examples), *targets.shape[1:]), targets.dtype)
+  labels[used] = targets
+  return Session(config, paths, assets, strategy, examples, labels, split, model, why)
 
 
 def _refuse_idle_flags(config, modality):
@@ -107,13 +115,16 @@ def _refuse_idle_flags(config, modality):
 
 def check(run):
   """Looks for faults in the data that need no network to be seen, says the worst and writes findings.json."""
-  subject = summary.subject(run.examples, run.split)
+  task = run.model.task
+  subject = summary.subject(run.examples, run.split, task)
   start = time.monotonic()
   found = summary.cheap(subject, run.model.backbone.preprocess)
   for line in summary.start_lines(found):
     log.warning("%s", line)
   seconds = {"look": time.monotonic() - start}
-  not_checked = {"label_noise": "python -m tl_app.check"}
+  not_checked = {
+    "label_noise": "python -m tl_app.check" if task.exclusive else f"--task={task.name} has no check of it"
+  }
   files.write_json(run.paths.findings, summary.as_json(subject, found, seconds, not_checked))
 
 
@@ -123,15 +134,14 @@ def climb(run, phases):
   Returns:
     (name of the rung that ships, {"rungs", "rung_reason"} for metrics.json).
   """
-  labels = run.labels[run.split.validation]
+  train, validation, task = run.split.train, run.split.validation, run.model.task
+  labels = run.labels[validation]
   features = session.frozen_features(run)
-  train, validation = run.split.train, run.split.validation
-  figures = {
-    name: {"accuracy": accuracy}
-    for name, accuracy in ladder.marks(features[train], run.labels[train], features[validation], labels).items()
-  }
+  marks = ladder.marks(features[train], run.labels[train], features[validation], labels, task)
+  figures = {name: {task.score: score} for name, score in marks.items()}
   variables = stages.changing(run.model, phases)
   heads.standardize(run.model.head, features[train])
+  heads.reset(run.model.head, task.initial_bias(run.labels[train]))
   rungs = []
   for phase in phases:
     averaged = fitting.fit(run, phase)
@@ -142,12 +152,12 @@ def climb(run, phases):
     if averaged:
       averaged()
       rungs.append(_fine_tuned(run, "averaged", variables))
-  best, why, of_rungs = ladder.choose(rungs, labels)
+  best, why, of_rungs = ladder.choose(rungs, labels, task)
   for variable, value in zip(variables, best.values):
     variable.assign(value)
-  log.info(
-    "rungs on the validation split: %s", ", ".join(f"{n} {f['accuracy']:.4f}" for n, f in (figures | of_rungs).items())
-  )
+  run.model.task = task.settle(best.logits, labels)
+  listed = ", ".join(f"{name} {values[task.score]:.4f}" for name, values in (figures | of_rungs).items())
+  log.info("rungs on the validation split: %s %s", task.shown[task.score], listed)
   log.info("%s", why)
   return best.name, {"rungs": figures | of_rungs, "rung_reason": why}
 
@@ -160,21 +170,23 @@ def evaluate(run, rung):
   """Measures what ships on the validation and test splits and writes the test predictions.
 
   Returns:
-    (the metrics, float64 [test examples, classes] probabilities of the test split).
+    (the metrics, float64 [test examples, outputs] what the model answers on the test split).
   """
-  names, metrics, probabilities = run.split.class_names, {}, {}
+  task, metrics, outputs = run.model.task, {}, {}
   with run.clock("evaluate"):
     for name, indices in (("test", run.split.test), ("validation", run.split.validation)):
       logits = (
         session.head_logits(run, indices) if rung == "probe" else session.predict(run, run.model.network, indices)
       )
-      metrics[name] = evaluation.measure(logits, run.labels[indices], names)
-      probabilities[name] = evaluation.softmax(logits)
+      metrics[name] = task.measure(logits, run.labels[indices])
+      outputs[name] = task.outputs(logits)
     test = run.examples.take(run.split.test)
-    evaluation.write_predictions(run.paths.predictions, test.ids, test.labels, probabilities["test"], names)
-  metrics["majority_accuracy"] = evaluation.majority_accuracy(run.labels[run.split.train], run.labels[run.split.test])
+    rows = task.rows(test.ids, test.labels, outputs["test"])
+    evaluation.write_predictions(run.paths.predictions, task.columns, rows)
+  metrics |= task.baseline(run.labels[run.split.train], run.labels[run.split.test])
+  metrics["task"] = task.name
   metrics["rung"] = "probe" if rung == "probe" else "fine_tuned"
-  return metrics, probabilities["test"]
+  return metrics, outputs["test"]
 
 
 def save(run):
@@ -188,16 +200,17 @@ def save(run):
     if shutil.disk_usage(new.parent).free < 1.1 * needed:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.paths.weights))
     run.model.network.save_weights(new)
+  files.write_json(run.paths.task, run.model.task.record())
 
 
-def export(run, probabilities):
-  """Exports what was saved and compares it with the test split's `probabilities`; returns the proof."""
+def export(run, outputs):
+  """Exports what was saved and compares it with the test split's `outputs`; returns the proof."""
   with run.clock("export"):
     return serving.export_and_prove(
       runs.restore(run.paths, run.config, run.assets),
       run.paths.export,
       run.examples.inputs[run.split.test],
-      probabilities,
+      outputs,
     )
 
 

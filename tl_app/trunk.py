@@ -164,7 +164,7 @@ def features(run, phase):
   lowest = next(name for name in run.model.stages if name in phase.train_stages)
   backbone = run.model.backbone
   directory = session.cache_directory(run)
-  if directory is None or phase.epochs < 2 or not model_lib.can_split(backbone, lowest):
+  if directory is None or phase.epochs < 2 or backbone.pairs or not model_lib.can_split(backbone, lowest):
     return None
   try:
     made = TrunkFeatures(run, lowest)

@@ -45,6 +45,11 @@ class Workdir:
     return self.root / "checkpoints" / "model.weights.h5"
 
   @property
+  def task(self):
+    """How the logits of these weights are read."""
+    return self.root / "checkpoints" / "task.json"
+
+  @property
   def metrics(self):
     """Every figure of the run; written when all but the report is: a run with it is complete."""
     return self.root / "metrics.json"
@@ -133,7 +138,7 @@ def open_run(root):
     UserError: no finished run lies there.
   """
   run = Workdir(pathlib.Path(root))
-  for path in (run.config, run.plan, run.weights, run.metrics):
+  for path in (run.config, run.plan, run.weights, run.task, run.metrics):
     if not path.is_file():
       raise UserError(f"--workdir={root} holds no finished run: {path.relative_to(run.root)} is missing; train first")
   return run, config_lib.from_json(run.config.read_text(encoding="utf-8"), str(run.config))

@@ -24,6 +24,8 @@ class Backbone:
       is in exactly one stage.
     feature_size: width of "pooled".
     notes: lines worth telling the user (how stages were found, what the module cannot do).
+    width: of the network's own pooled output, where "pooled" is made of several.
+    pairs: whether `preprocess` takes pairs of texts, string [batch, 2].
   """
 
   spec: "BackboneSpec"
@@ -32,6 +34,11 @@ class Backbone:
   stages: dict
   feature_size: int
   notes: list = dataclasses.field(default_factory=list)
+  width: int = 0
+  pairs: bool = False
+
+  def __post_init__(self):
+    self.width = self.width or self.feature_size
 
   @property
   def modality(self):

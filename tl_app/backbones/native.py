@@ -159,6 +159,8 @@ class Tokens(tf.Module):
     identity: what tells two preprocessings apart: two with the same give the same tokens.
   """
 
+  joins_pairs = True
+
   def __init__(self, tokenizer, limit):
     super().__init__(name="tokens")
     vocabulary = hashlib.sha256("\n".join(tokenizer.get_vocabulary()).encode()).hexdigest()
@@ -177,6 +179,13 @@ class Tokens(tf.Module):
   def __call__(self, texts):
     """Returns {"input_word_ids", "input_mask", "input_type_ids"}, see `text.pack`, of string [batch]."""
     return text.pack(self.tokenize(texts), self.max_length, self._start, self._end, self._pad)
+
+  def join(self, first, second):
+    """Returns the same of pairs of texts, string [batch] each, with segment ids."""
+    # RoBERTa, whose first token is <s>, was trained with two separators between the texts.
+    between = 2 if getattr(self._tokenizer, "start_token", "") == "<s>" else 1
+    first, second = self.tokenize(first), self.tokenize(second)
+    return text.pack(first, self.max_length, self._start, self._end, self._pad, second, between)
 
   def count_tokens(self, texts):
     """Returns int32 [batch]: tokens of string [batch], special ones included, nothing truncated."""

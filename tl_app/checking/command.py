@@ -7,19 +7,23 @@ import time
 
 import numpy as np
 
-from tl_app import backbones, data, distribution, planning, session
+from tl_app import backbones, data, distribution, planning, session, tasks
 from tl_app import config as config_lib
 from tl_app import model as model_lib
 from tl_app.assets import Assets
 from tl_app.checking import noise, summary
 from tl_app.checking.findings import find, in_order
 from tl_app.data import fingerprints, splits
+from tl_app.data.examples import strings
 from tl_app.errors import UserError
 from tl_app.session import Session
 
+# By modality, and whether an example has one class and no other.
 _BY_BACKBONE = {
-  "text": "long_texts, unknown_tokens and label_noise",
-  "image": "label_noise",
+  ("text", True): ["long_texts, unknown_tokens and label_noise"],
+  ("text", False): ["long_texts and unknown_tokens"],
+  ("image", True): ["label_noise"],
+  ("image", False): [],
 }
 
 
@@ -38,23 +42,27 @@ def check(config):
   assets, clock = Assets(config.cache_dir, config.offline), _Clock()
   with clock("decode"):
     examples = data.load(config, assets)
+  task, why = tasks.choose(config, examples)
+  examples = dataclasses.replace(examples, classes=strings(task.classes(examples.labels)))
   with clock("compare"):
     prints = fingerprints.of(examples)
-    split, reason = _divide(examples, config, prints)
-    subject = summary.subject(examples, split) if split else summary.undivided(examples, prints)
+    split, reason = _divide(examples, config, prints, task)
+    subject = summary.subject(examples, split, task) if split else summary.undivided(examples, prints, task)
   run, preprocess, not_checked = None, None, {}
   if spec:
     with clock("backbone"):
-      run = _session(config, spec, assets, subject)
+      run = _session(config, spec, assets, subject, why)
       preprocess = run.model.backbone.preprocess
       planning.settle_preprocessing(run)
   else:
-    not_checked[_BY_BACKBONE[examples.modality]] = "pass --backbone"
+    not_checked |= dict.fromkeys(_BY_BACKBONE[examples.modality, task.exclusive], "pass --backbone")
   with clock("look"):
     found = summary.cheap(subject, preprocess)
     if reason and not any(finding.kind in ("one_class", "unseen_labels") for finding in found):
       found += find("undrawable", 1, detail=reason)
-  if run and not importlib.util.find_spec("cleanlab"):
+  if not task.exclusive:
+    not_checked["label_noise"] = f"--task={task.name} has no check of it"
+  elif run and not importlib.util.find_spec("cleanlab"):
     not_checked["label_noise"] = "pip install 'tl_app[check]'"
   elif run:
     with clock("label_noise"):
@@ -63,20 +71,22 @@ def check(config):
   return summary.as_json(subject, found, clock.seconds, not_checked), found
 
 
-def _divide(examples, config, prints):
+def _divide(examples, config, prints, task):
   """Returns (`Splits`, ""), or (None, why there are none)."""
   try:
-    return splits.make(examples, config, prints), ""
+    return splits.make(examples, config, prints, task.named), ""
   except UserError as error:
     return None, str(error)
 
 
-def _session(config, spec, assets, subject):
+def _session(config, spec, assets, subject, why):
   """Returns a `Session` over all examples, whose frozen features are those of a training run with these flags."""
-  examples, names = subject.examples, sorted(set(subject.examples.labels))
+  examples, names = subject.examples, sorted(subject.count(range(len(subject.examples))))
   strategy = distribution.strategy(config.strategy, config.num_devices)
   with strategy.scope():
-    model = model_lib.load(config, spec, assets, names, config.max_length)
+    model = model_lib.load(
+      config, spec, assets, dataclasses.replace(subject.task, names=tuple(names)), config.max_length
+    )
   if model.backbone.modality != examples.modality:
     raise UserError(
       f"--backbone={config.backbone} reads {model.backbone.modality}s, but --dataset={config.dataset} holds "
@@ -86,8 +96,8 @@ def _session(config, spec, assets, subject):
   # What --max_examples leaves out of train is looked at like the rest.
   others = np.setdiff1d(np.arange(len(examples)), np.concatenate([*parts.values()]))
   split = splits.Splits(examples, parts["train"], parts["validation"], np.union1d(parts["test"], others), names, [], {})
-  labels = np.searchsorted(names, examples.labels.astype(str)).astype(np.int32)
-  return Session(config, None, assets, strategy, examples, labels, split, model)
+  # Nothing trains, so nothing reads the targets.
+  return Session(config, None, assets, strategy, examples, np.zeros(len(examples), np.int32), split, model, why)
 
 
 class _Clock:

@@ -63,27 +63,25 @@ def _repeating(kind, examples, indices, groups):
 def conflicts(subject):
   """Yields equal and nearly equal contents under several labels."""
   examples, prints = subject.examples, subject.prints
-  exact = _torn(examples.labels, prints.contents)
+  exact = _torn(examples.classes, prints.contents)
   told = {prints.near[group[0]] for group in exact}
   # A group of near duplicates that an exact conflict has torn already says nothing new.
-  near = [group for group in _torn(examples.labels, prints.near) if prints.near[group[0]] not in told]
+  near = [group for group in _torn(examples.classes, prints.near) if prints.near[group[0]] not in told]
   for kind, torn, groups in (
     ("conflicting_labels", exact, prints.contents),
     ("near_conflicting_labels", near, prints.near),
   ):
-    shown = [
-      _pair(examples, group[0], next(i for i in group if examples.labels[i] != examples.labels[group[0]]), labels=True)
-      for group in torn[:SHOWN]
-    ]
+    others = [next(i for i in group if examples.classes[i] != examples.classes[group[0]]) for group in torn[:SHOWN]]
+    shown = [_pair(examples, group[0], other, labels=True) for group, other in zip(torn, others)]
     yield from find(kind, len(torn), len(np.unique(groups)), examples=shown)
 
 
-def _torn(labels, groups):
-  """Returns the groups with several labels, as lists of indices, in order of their first."""
+def _torn(classes, groups):
+  """Returns the groups whose `classes` differ, as lists of indices, in order of their first."""
   members = collections.defaultdict(list)
   for index, group in enumerate(groups):
     members[group].append(index)
-  return [group for group in members.values() if len(set(labels[group])) > 1]
+  return [group for group in members.values() if len(set(classes[group])) > 1]
 
 
 def leaks(subject):

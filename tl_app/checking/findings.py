@@ -8,6 +8,7 @@ import numpy as np
 
 from tl_app.data.examples import SPLITS, Examples
 from tl_app.data.fingerprints import Fingerprints
+from tl_app.tasks.task import Task
 
 SERIOUS, WARNING, INFO = "serious", "warning", "info"
 SEVERITIES = (SERIOUS, WARNING, INFO)
@@ -125,20 +126,17 @@ class Subject:
     examples: the usable `Examples`.
     prints: their `Fingerprints`.
     parts: {split: int indices} of the splits, given and drawn; train holds what could not be divided.
+    task: the `Task` that gave their `classes`.
   """
 
   examples: Examples
   prints: Fingerprints
   parts: dict
-
-  @property
-  def classes(self):
-    """list [n] of tuples of str: the classes of each example."""
-    return [(label,) for label in self.examples.labels]
+  task: Task
 
   def count(self, indices):
     """Returns {class: how many of the examples at `indices` have it}."""
-    classes = self.classes
+    classes = self.examples.classes
     return collections.Counter(name for index in indices for name in classes[index])
 
   @property

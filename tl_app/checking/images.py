@@ -57,7 +57,7 @@ def _wrong_suffix(examples, looks):
 
 def _shortcut(examples, looks):
   """Yields classes that (format, mode, width, height) predict, each image by the majority of the others like it."""
-  labels = examples.labels
+  labels = examples.classes
   keys = [look and (look.format, look.mode, look.width, look.height) for look in looks]
   table = collections.defaultdict(collections.Counter)
   for key, label in zip(keys, labels):
@@ -68,7 +68,7 @@ def _shortcut(examples, looks):
   if len(overall) < 2 or chance == 1 or (right - chance) / (1 - chance) < SHORTCUT_KAPPA:
     return
   commonest = {label: max(table, key=lambda key: table[key][label]) for label in sorted(overall)}
-  shown = [f"{label!r}: {key[0]} {key[1]} {key[2]} x {key[3]}" for label, key in commonest.items() if key]
+  shown = [f"{', '.join(label)!r}: {key[0]} {key[1]} {key[2]} x {key[3]}" for label, key in commonest.items() if key]
   detail = f"they alone tell {right:.1%} of the labels, always the commonest class {chance:.1%}"
   yield from find("shortcut", len(overall), len(overall), detail, shown)
 

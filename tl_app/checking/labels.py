@@ -21,13 +21,14 @@ def findings(subject):
   """Yields the findings about the labels of a `Subject`."""
   given, train = subject.given, subject.count(subject.parts["train"])
   pool = subject.count(np.flatnonzero(np.isin(subject.examples.splits, ("", "train"))))
-  yield from _similar(sorted(subject.count(range(len(subject.examples)))))
   if len(pool) == 1:
     yield from find("one_class", 1, examples=list(pool))
-  yield from _unseen(subject, pool)
-  yield from _sizes(subject, pool)
-  if len(train) > 1:
-    yield from _imbalance(train)
+  if subject.task.named:
+    yield from _unseen(subject, pool)
+    yield from _similar(sorted(subject.count(range(len(subject.examples)))))
+    yield from _sizes(subject, pool)
+    if len(train) > 1:
+      yield from _imbalance(train)
   for split in ("validation", "test"):
     if split in given and train:
       yield from _unlike(split, subject.count(given[split]), train)
@@ -57,7 +58,7 @@ def _sizes(subject, pool):
   if {"validation", "test"} <= subject.given.keys():
     return
   contents = collections.defaultdict(set)
-  for names, unit, split in zip(subject.classes, subject.prints.near, subject.examples.splits):
+  for names, unit, split in zip(subject.examples.classes, subject.prints.near, subject.examples.splits):
     for label in names if split in ("", "train") else ():
       contents[label].add(unit)
   small = {label: len(units) for label, units in contents.items() if len(units) < MIN_CONTENTS}

@@ -12,9 +12,9 @@ from tl_app.data.examples import SPLITS
 _NOTED = {"duplicates", "near_duplicates", "leak", "near_leak", "group_leak", "conflicting_labels", "small_classes"}
 
 
-def subject(examples, split):
-  """Returns the `Subject` of `Examples` and their `Splits`."""
-  return Subject(examples, split.prints, {name: getattr(split, name) for name in SPLITS})
+def subject(examples, split, task):
+  """Returns the `Subject` of `Examples`, their `Splits` and the `Task` that gave their classes."""
+  return Subject(examples, split.prints, {name: getattr(split, name) for name in SPLITS}, task)
 
 
 def cheap(subject, preprocess=None):
@@ -47,7 +47,8 @@ def as_json(subject, found, seconds, not_checked):
     "modality": examples.modality,
     "num_examples": len(examples),
     "num_skipped": len(examples.skipped),
-    "num_classes": len(set(examples.labels)),
+    "task": subject.task.name,
+    "num_classes": len(subject.count(range(len(examples)))) if subject.task.named else None,
     "splits": {split: len(indices) for split, indices in subject.parts.items()},
     "seconds": {name: round(value, 2) for name, value in seconds.items()},
     **{severity: counts[severity] for severity in SEVERITIES},
@@ -59,8 +60,9 @@ def as_json(subject, found, seconds, not_checked):
 def lines(result, found):
   """Yields the lines of the report for a person, from `as_json`'s result and the findings."""
   splits = ", ".join(f"{split} {number:,}" for split, number in result["splits"].items() if number)
+  named = f", {result['num_classes']} classes" if result["num_classes"] is not None else ""
   yield (
-    f"{result['dataset']}: {result['num_examples']:,} {result['modality']}s, {result['num_classes']} classes; "
+    f"{result['dataset']}: {result['num_examples']:,} {result['modality']}s, {result['task']}{named}; "
     f"{splits}; {result['num_skipped']:,} left out as bad"
   )
   yield from (finding.line() for finding in found)
@@ -76,8 +78,8 @@ def is_serious(found):
   return any(finding.severity == SERIOUS for finding in found)
 
 
-def undivided(examples, prints):
+def undivided(examples, prints, task):
   """Returns the `Subject` of examples that could not be divided: what no given split holds counts as train."""
   splits = examples.splits
   parts = {split: np.flatnonzero(splits == split) for split in ("validation", "test")}
-  return Subject(examples, prints, {"train": np.flatnonzero((splits == "") | (splits == "train")), **parts})
+  return Subject(examples, prints, {"train": np.flatnonzero((splits == "") | (splits == "train")), **parts}, task)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tl_app.checking.findings import SHOWN, find, named
 from tl_app.data import fingerprints
+from tl_app.data.examples import texts_of
 from tl_app.progress import counted
 
 # The name of a class is in this share of its texts, and in at most the other share of the rest.
@@ -33,14 +34,15 @@ def findings(subject):
   examples = subject.examples
 
   def those(test):
-    return np.array([bool(test(text)) for text in examples.inputs])
+    return np.array([any(test(text) for text in texts_of(value)) for value in examples.inputs])
 
   yield from named("replacement_characters", examples, those(lambda text: "\ufffd" in text))
   yield from named("mojibake", examples, those(_has_mojibake))
   yield from named("control_characters", examples, those(_CONTROLS.search))
   yield from named("html", examples, those(_HTML.search))
   yield from named("no_words", examples, those(lambda text: not any(map(str.isalnum, text))))
-  yield from _label_in_text(subject)
+  if subject.task.named:
+    yield from _label_in_text(subject)
 
 
 def _has_mojibake(text):
@@ -59,18 +61,19 @@ def _decodes(run):
 
 
 def _label_in_text(subject):
-  labels = subject.examples.labels
+  classes = subject.examples.classes
+  names = sorted({name for of_one in classes for name in of_one})
   texts = [f" {text} " for text in subject.prints.texts]
   told = []
-  for label in sorted(set(labels)):
+  for label in names:
     name = f" {fingerprints.normalized(label.replace('_', ' '))} "
-    own = labels == label
+    own = np.array([label in of_one for of_one in classes])
     if own.sum() < MIN_TEXTS or own.all() or not any(map(str.isalpha, name)):
       continue
     inside = np.array([name in text for text in texts])
     if inside[own].mean() >= NAME_IN_OWN and inside[~own].mean() <= NAME_ELSEWHERE:
       told.append(f"{label!r} ({inside[own].mean():.0%})")
-  yield from find("label_in_text", len(told), len(set(labels)), examples=told)
+  yield from find("label_in_text", len(told), len(names), examples=told)
 
 
 def tokens(subject, preprocess):
@@ -83,29 +86,32 @@ def tokens(subject, preprocess):
   if not getattr(preprocess, "limit", 0):
     return
   examples = subject.examples
-  unknown, counts = _unknown_id(preprocess), []
+  unknown, counts, lengths = _unknown_id(preprocess, examples.inputs), [], []
   unknowns = np.zeros(len(examples), np.int64)
   starts = range(0, len(examples), _BATCH)
   for start in counted(starts, len(starts), "reading batches of texts"):
-    ids = preprocess.tokenize(tf.constant(list(examples.inputs[start : start + _BATCH])))
+    batch = tf.constant(list(examples.inputs[start : start + _BATCH]))
+    ids = preprocess.tokenize(batch)
+    lengths.append(preprocess.count_tokens(batch).numpy())
     counts.append(ids.row_lengths().numpy())
     if unknown is not None:
       of_text = tf.reduce_sum(tf.cast(tf.equal(ids, tf.cast(unknown, ids.dtype)), tf.int64), axis=1)
       unknowns[start : start + _BATCH] = of_text.numpy()
   counts = np.concatenate(counts)
-  yield from _long(examples, counts, preprocess.max_length)
+  yield from _long(examples, counts, np.concatenate(lengths), preprocess.max_length)
   yield from _unknown(examples, counts, unknowns)
 
 
-def _unknown_id(preprocess):
+def _unknown_id(preprocess, inputs):
   """Returns the id of the unknown token: WordPiece's of a word of 1,000 letters; None where every text has tokens."""
-  ids = preprocess.tokenize(tf.constant(["q" * 1000])).flat_values.numpy()
+  word = "q" * 1000
+  alike = (word, *[""] * (len(inputs[0]) - 1)) if isinstance(inputs[0], tuple) else word
+  ids = preprocess.tokenize(tf.constant([alike])).flat_values.numpy()
   return int(ids[0]) if len(ids) == 1 else None
 
 
-def _long(examples, counts, max_length):
-  # Two tokens mark the ends.
-  lost = np.maximum(counts + 2 - max_length, 0)
+def _long(examples, counts, lengths, max_length):
+  lost = np.maximum(lengths - max_length, 0)
   share = f"{np.mean(lost > 0):.1%} of the texts, {lost.sum() / max(counts.sum(), 1):.1%} of the tokens are lost"
   longest = np.argsort(-counts, kind="stable")[:SHOWN]
   shown = [f"{examples.ids[i]} ({counts[i]:,} tokens)" for i in longest if lost[i]]
@@ -117,7 +123,7 @@ def _unknown(examples, counts, unknowns):
   if share < UNKNOWN_TOLD:
     return
   affected = np.flatnonzero(unknowns)
-  scripts = collections.Counter(script for i in affected for script in _scripts(examples.inputs[i]))
+  scripts = collections.Counter(script for i in affected for script in _scripts("".join(texts_of(examples.inputs[i]))))
   common = ", ".join(f"{script} in {count:,}" for script, count in scripts.most_common(3))
   detail = f"{share:.1%} of all tokens; letters: {common or 'none'}"
   worst = affected[np.argsort(-unknowns[affected], kind="stable")]

@@ -69,12 +69,14 @@ def encode_text(text):
 
 def _check_text(row):
   reason = row.reason or _label_fault(row)
-  if not reason and not (row.input and row.input.strip()):
-    reason = "the text is empty"
+  texts = examples.texts_of(row.input)
+  if not reason and not all(text and text.strip() for text in texts):
+    reason = "the text is empty" if len(texts) == 1 else "one of the two texts is empty"
   if reason:
     return row, "", reason
-  encoded, reason = encode_text(row.input)
-  return row, hashlib.sha256(encoded).hexdigest(), reason
+  encoded, reasons = zip(*map(encode_text, texts))
+  # No text holds this byte, so no two pairs have the same content.
+  return row, hashlib.sha256(b"\xff".join(encoded)).hexdigest(), next(filter(None, reasons), "")
 
 
 def _check_image(row, verify, known):

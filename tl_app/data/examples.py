@@ -44,7 +44,8 @@ class Examples:
   Attributes:
     modality: "text" or "image".
     ids: object array [n] of str; unique; says where the example came from ("train.tsv:17", "daisy/1.jpg").
-    inputs: object array [n]: str (the text), or for images str (a file path), `Record`, or bytes (encoded JPEG/PNG).
+    inputs: object array [n]: str (the text), or a tuple of two (a pair of texts), or for images str (a file path),
+      `Record`, or bytes (encoded JPEG/PNG).
     labels: object array [n] of str, the class name.
     hashes: object array [n] of str, sha256 hex of the content (UTF-8 text, or encoded image bytes).
     splits: object array [n] of "train", "validation", "test" where the data set gives a split, else "".
@@ -53,6 +54,8 @@ class Examples:
     notes: lines worth telling the user (files that were ignored, splits that were replaced).
     groups: object array [n] of str, the cells of --group_column, or None.
     times: object array [n] of str, the cells of --time_column, or None.
+    classes: object array [n] of tuples of str, what a split is stratified by: the label alone, unless the task says
+      otherwise.
   """
 
   modality: str
@@ -66,13 +69,19 @@ class Examples:
   notes: list = dataclasses.field(default_factory=list)
   groups: np.ndarray | None = None
   times: np.ndarray | None = None
+  classes: np.ndarray | None = None
+
+  def __post_init__(self):
+    if self.classes is None:
+      object.__setattr__(self, "classes", strings([(label,) for label in self.labels]))
 
   def __len__(self):
     return len(self.ids)
 
   def take(self, indices):
     """Returns the examples at `indices` (int array or bool mask [n]), in that order."""
-    columns = {name: getattr(self, name)[indices] for name in ("ids", "inputs", "labels", "hashes", "splits")}
+    names = ("ids", "inputs", "labels", "hashes", "splits", "classes")
+    columns = {name: getattr(self, name)[indices] for name in names}
     columns |= {name: getattr(self, name)[indices] for name in ("groups", "times") if getattr(self, name) is not None}
     return dataclasses.replace(self, **columns)
 
@@ -88,8 +97,11 @@ def encoded(image):
   return image.read() if isinstance(image, Record) else pathlib.Path(image).read_bytes()
 
 
+def texts_of(value):
+  """Returns the texts of one of `Examples.inputs`, a tuple of str: the text, or both of a pair."""
+  return value if isinstance(value, tuple) else (value,)
+
+
 def strings(values):
-  """Returns an object array [n] of the values, whatever their number."""
-  array = np.empty(len(values), dtype=object)
-  array[:] = values
-  return array
+  """Returns an object array [n] of the values, whatever their number: str, bytes, or tuples."""
+  return np.fromiter(values, dtype=object, count=len(values))

@@ -13,6 +13,7 @@ import PIL.Image
 import scipy.fft
 
 from tl_app.data import checks, duplicates
+from tl_app.data.examples import texts_of
 from tl_app.progress import counted
 
 # Below this many pixels a side, or this spread of grey levels, a hash says nothing: only exact copies are found.
@@ -26,6 +27,8 @@ MAX_DISTANCE = 6
 MIN_CORRELATION = 0.98
 _SIDE = 32
 _THUMBNAIL = 16
+# Between the texts of a pair: none has it once it is normalised.
+_BETWEEN = " \n "
 _APOSTROPHES = "'’‘`´"
 
 
@@ -60,7 +63,7 @@ class Look(typing.NamedTuple):
 class Fingerprints:
   """Attributes:
   contents: int64 [n], the same for examples of one content.
-  texts: list [n] of normalised texts, or None for images.
+  texts: list [n] of normalised texts, of a pair both with a line break between them; or None for images.
   looks: list [n] of `Look`, None where Pillow cannot read the image; or None for texts.
   """
 
@@ -90,7 +93,7 @@ def of(examples):
   """Returns the `Fingerprints` of `Examples`; images are read once for each content, in parallel."""
   contents = duplicates.numbered(examples.hashes)
   if examples.modality == "text":
-    return Fingerprints(contents, texts=[normalized(text) for text in examples.inputs])
+    return Fingerprints(contents, texts=[_BETWEEN.join(map(normalized, texts_of(value))) for value in examples.inputs])
   _, first, inverse = np.unique(contents, return_index=True, return_inverse=True)
   with concurrent.futures.ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
     looks = list(counted(pool.map(_look_at, examples.inputs[first]), len(first), "looking at images"))

@@ -22,7 +22,7 @@ def for_training(inputs, targets, preprocess, modality, batch_size, seed):
 
   Args:
     inputs: object array [n] of `Examples.inputs`.
-    targets: int32 [n].
+    targets: [n, ..], see `Task.targets`.
     preprocess: `Backbone.preprocess`.
     modality: "text" or "image".
     batch_size: global number of examples per batch.
@@ -127,9 +127,16 @@ def token_counts(preprocess, texts):
 
 
 def read_bytes(inputs, modality):
-  """Yields the raw bytes of each input: the UTF-8 text, or the encoded image. What a client of the export sends."""
+  """Yields the raw bytes of each input: the UTF-8 text (of a pair a tuple of both), or the encoded image.
+
+  It is what a client of the export sends.
+  """
   for value in inputs:
-    if modality == "text":
+    if isinstance(value, bytes):
+      yield value
+    elif isinstance(value, tuple):
+      yield tuple(text.encode("utf-8") for text in value)
+    elif modality == "text":
       yield value.encode("utf-8")
     else:
       yield encoded(value)

@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import hashlib
+import json
 import math
 import os
 import pathlib
@@ -26,11 +27,12 @@ SPLIT_NAMES = {
 class Row(typing.NamedTuple):
   """One example before it is checked: `input` and `label` may be None (absent); `reason`: why it could not be read.
 
-  `group` and `time` are the cells of --group_column and --time_column.
+  Of a pair of texts the input is the tuple of both, of which either may be None. `group` and `time` are the cells of
+  --group_column and --time_column.
   """
 
   id: str
-  input: str | bytes | None = None
+  input: str | bytes | tuple | None = None
   label: str | None = None
   split: str = ""
   reason: str = ""
@@ -171,6 +173,13 @@ def as_text(value):
   if isinstance(value, (list, dict, bytes)):
     raise ValueError(f"a cell holds a {type(value).__name__}: one text, number or name is needed")
   return str(value)
+
+
+def as_label(value):
+  """Returns a label cell as str, like `as_text`; of a list the JSON text, its members as `as_text` gives them."""
+  if isinstance(value, (list, tuple)):
+    return json.dumps([as_text(member) for member in value], ensure_ascii=False)
+  return as_text(value)
 
 
 def columns(names, wanted, lead="its columns are"):

@@ -109,6 +109,8 @@ def _read(name, flag, config, assets):
   for key in ("group_column", "time_column"):
     if getattr(config, key) and not name.startswith("table:"):
       raise UserError(f"--{key}={getattr(config, key)} names a column of a table, but --{flag}={name} is none")
+  if config.text_pair_column and not name.startswith("table:"):
+    raise UserError(f"--text_pair_column={config.text_pair_column} needs --{flag}=table:PATH, not {name}")
   if name == "movie_reviews":
     return Raw("text", [Row(*row) for row in starters.movie_reviews(assets)])
   if name == "digits":

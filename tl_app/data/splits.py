@@ -15,7 +15,7 @@ _SETTINGS = ("split_seed", "validation_fraction", "test_fraction", "max_examples
 _SHOWN = 5
 
 
-def make(examples, config, prints=None):
+def make(examples, config, prints=None, named=True):
   """Returns the `Splits` of `examples`: those that the data set gives, and the rest drawn by content hash.
 
   A split that is not given is drawn from the training examples, test before validation. Within a class the contents are
@@ -28,10 +28,11 @@ def make(examples, config, prints=None):
     examples: `Examples`.
     config: `Config`.
     prints: the `Fingerprints` of `examples`, where they are there already.
+    named: whether the classes are names, of which train must have each; those of amounts are ranges.
 
   Raises:
-    UserError: fewer than two classes, an empty split, a class that only validation or test has, --max_examples below
-      the number of classes, groups or times that cannot be drawn from, or a leak under --on_leak=fail.
+    UserError: fewer than two classes, an empty split, a named class that only validation or test has, --max_examples
+      below the number of classes, groups or times that cannot be drawn from, or a leak under --on_leak=fail.
   """
   pool = np.flatnonzero((examples.splits == "") | (examples.splits == "train"))
   if not len(pool):
@@ -45,7 +46,8 @@ def make(examples, config, prints=None):
   units = _units(examples, prints, pool, config)
   notes = _draw(examples, pool, units, drawn, config, assigned) if drawn else []
   indices = {split: np.flatnonzero(assigned == split) for split in SPLITS}
-  _need_examples(examples, indices, config)
+  _need_examples(examples, indices)
+  _need_classes(examples, indices, config, named)
   leaks = _leak_notes(examples, indices, prints)
   if leaks and config.on_leak == "fail":
     raise UserError(f"--on_leak=fail: {leaks[0]}: remove them, or pass --on_leak=report")
@@ -53,7 +55,7 @@ def make(examples, config, prints=None):
     indices["train"] = _at_most(examples, indices["train"], config)
   return Splits(
     examples=examples,
-    class_names=sorted(set(examples.labels[indices["train"]])),
+    class_names=sorted(_classes(examples, indices["train"])),
     notes=[*examples.notes, *_skipped_note(examples), *notes, *leaks, *_content_notes(examples, indices, prints)],
     settings={name: getattr(config, name) for name in _SETTINGS} | {"drawn": sorted(drawn)},
     prints=prints,
@@ -102,20 +104,26 @@ def hashes(path):
 
 
 def _need_two_classes(examples, pool):
-  labels = sorted(set(examples.labels[pool]))
+  labels = sorted(_classes(examples, pool))
   if len(labels) < 2:
-    raise UserError(f"{examples.source} has one class in train, {labels[0]!r}: two or more are needed")
+    found = f"one class in train, {labels[0]!r}" if labels else "no class in train"
+    raise UserError(f"{examples.source} has {found}: two or more are needed")
 
 
-def _need_examples(examples, indices, config):
-  train = collections.Counter(examples.labels[indices["train"]])
+def _need_examples(examples, indices):
   for split in ("validation", "test"):
     if not len(indices[split]):
       raise UserError(
         f"{examples.source} leaves no examples for {split}: at least one class needs three different examples in "
         f"train, or give --{split}_dataset"
       )
-    unseen = collections.Counter(label for label in examples.labels[indices[split]] if label not in train)
+
+
+def _need_classes(examples, indices, config, named):
+  train = _classes(examples, indices["train"])
+  for split in ("validation", "test") if named else ():
+    found = _classes(examples, indices[split])
+    unseen = {label: count for label, count in found.items() if label not in train}
     if unseen:
       listed = ", ".join(f"{label!r} ({count:,})" for label, count in sorted(unseen.items())[:10])
       raise UserError(
@@ -124,6 +132,11 @@ def _need_examples(examples, indices, config):
       )
   if 0 < config.max_examples < len(train):
     raise UserError(f"--max_examples={config.max_examples} is below the number of classes, {len(train)}: raise it")
+
+
+def _classes(examples, indices):
+  """Returns {class: number of the examples at `indices` that have it}."""
+  return collections.Counter(name for classes in examples.classes[indices] for name in classes)
 
 
 def _units(examples, prints, pool, config):
@@ -150,13 +163,12 @@ def _draw(examples, pool, units, drawn, config, assigned):
   fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
   given = frozenset(np.delete(units, pool))
   fractions = {split: fractions[split] for split in drawn}
-  classes = np.fromiter(((label,) for label in examples.labels), object, len(examples))
-  all_of = drawing.Pool(pool, units, examples.hashes, classes, given, fractions, config.split_seed)
+  all_of = drawing.Pool(pool, units, examples.hashes, examples.classes, given, fractions, config.split_seed)
   if examples.times is not None:
     flag = f"--time_column={config.time_column}"
     times = drawing.instants(examples.times, examples.ids, flag)
     return drawing.by_time(all_of, times, examples.times, flag, assigned)
-  if examples.groups is not None or any(len(names) != 1 for names in classes):
+  if examples.groups is not None or any(len(names) != 1 for names in examples.classes):
     return drawing.by_group(all_of, assigned)
   return drawing.by_class(all_of, assigned)
 
@@ -167,9 +179,9 @@ def _at_most(examples, train, config):
   if len(train) <= limit:
     return train
   order = sorted(train, key=lambda i: (drawing.order(config.split_seed, examples.hashes[i]), examples.ids[i]))
-  classes = collections.defaultdict(list)
+  count, classes = _classes(examples, train), collections.defaultdict(list)
   for index in order:
-    classes[examples.labels[index]].append(index)
+    classes[min(examples.classes[index], key=lambda name: (count[name], name), default="")].append(index)
   spare, others = limit - len(classes), len(train) - len(classes)
   exact = {label: spare * (len(members) - 1) / others for label, members in classes.items()}
   quota = {label: 1 + math.floor(share) for label, share in exact.items()}
@@ -229,10 +241,10 @@ def _content_notes(examples, indices, prints):
   nearly = len(members) - len(np.unique(prints.near[used]))
   if nearly:
     notes.append(f"{noun} that nearly repeat an earlier one: {nearly:,}; a drawn split never separates them")
-  torn = [group for group in members.values() if len(set(examples.labels[group])) > 1]
+  torn = [group for group in members.values() if len(set(examples.classes[group])) > 1]
   if torn:
     first = torn[0][0]
-    other = next(index for index in torn[0] if examples.labels[index] != examples.labels[first])
+    other = next(index for index in torn[0] if examples.classes[index] != examples.classes[first])
     names = " and ".join(f"{examples.ids[index]} ({examples.labels[index]})" for index in (first, other))
     notes.append(f"{noun} with more than one label: {len(torn):,}, e.g. {names}")
   return notes
@@ -268,7 +280,7 @@ class Splits:
       **self.settings,
       "num_examples": len(self.examples),
       "class_names": self.class_names,
-      "counts": {split: dict(sorted(collections.Counter(p.labels).items())) for split, p in parts.items()},
+      "counts": {split: dict(sorted(_classes(p, slice(None)).items())) for split, p in parts.items()},
       "notes": self.notes,
       "skipped": self.examples.skipped,
       "splits": {

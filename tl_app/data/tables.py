@@ -15,6 +15,7 @@ from tl_app.data.rows import (
   Part,
   Raw,
   Row,
+  as_label,
   as_text,
   columns,
   matching,
@@ -46,29 +47,35 @@ def read(path, what, config):
     _need_same_columns(*first.setdefault(split, (file, names)), file, names)
     chosen, column = _input_column(names, config, file)
     keys = {flag: getattr(config, flag) for flag in ("group_column", "time_column") if getattr(config, flag)}
-    for flag, name in {"label_column": config.label_column, **keys}.items():
+    for flag, name in keys.items():
       if name not in names:
         raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
+    labels = _label_columns(names, config, file)
+    inputs = _with_pair(names, chosen, column, config.text_pair_column, file)
     if raw.modality not in ("", chosen):
       raise UserError(
         f"{file} has a column of {chosen}s, the tables beside it {raw.modality}s: give all the same columns"
       )
     raw.modality = chosen
     before = len(raw.rows)
-    folder = relative_name(file.parent, root)
-    for id, (value, label, *rest), reason in cells(file, names, records, (column, config.label_column, *keys.values())):
+    folder, wanted = relative_name(file.parent, root), [*inputs, *keys.values()]
+    for id, cell, reason in cells(file, names, records, wanted, labels):
+      value, label = cell[0], _one_label(cell[len(wanted) :])
       if chosen == "image" and value:
         value, reason = image_path(value, file)
-      empty = [f"it has no {name} (--{flag})" for (flag, name), cell in zip(keys.items(), rest) if not cell]
-      group, time = (dict(zip(keys, rest)).get(flag) for flag in ("group_column", "time_column"))
+      if len(inputs) == 2:
+        value = tuple(cell[:2])
+      kept = dict(zip(keys, cell[len(inputs) :]))
+      empty = [f"it has no {name} (--{flag})" for flag, name in keys.items() if not kept[flag]]
       id = id if folder == "." else f"{folder}/{id}"
-      raw.rows.append(Row(id, value, label, split, reason or "".join(empty[:1]), group, time))
+      reason = reason or "".join(empty[:1])
+      raw.rows.append(Row(id, value, label, split, reason, kept.get("group_column"), kept.get("time_column")))
     if len(raw.rows) == before:
       raise UserError(f"{file} has a header but no rows")
   return raw
 
 
-def cells(file, names, records, wanted):
+def cells(file, names, records, wanted, labels=()):
   """Yields (id, cells, reason) of each record, the cells of the columns `wanted` as str, or None where absent.
 
   An id is the file's name and the row number; the first data row is 1. With a reason all cells are None.
@@ -77,16 +84,19 @@ def cells(file, names, records, wanted):
     file: path.
     names, records: of a reader in `READERS`.
     wanted: column names.
+    labels: names of columns after these whose cells may be lists.
   """
   places = [names.index(name) for name in wanted]
+  label_places = [names.index(name) for name in labels]
   for number, record in enumerate(records, start=1):
     id = f"{file.name}:{number}"
     try:
       if isinstance(record, str):
         raise ValueError(record)
-      yield id, [as_text(record[place]) for place in places], ""
+      found = [as_text(record[place]) for place in places] + [as_label(record[place]) for place in label_places]
+      yield id, found, ""
     except ValueError as error:
-      yield id, [None] * len(places), str(error)
+      yield id, [None] * (len(places) + len(label_places)), str(error)
 
 
 def image_path(value, file):
@@ -103,6 +113,34 @@ def known(file, names, wanted):
   """Returns the end of a message about a column that `file` lacks: the columns it has, and what names them."""
   by_line = suffix(file) not in (".jsonl", ".jsonl.gz", ".parquet")
   return columns(names, wanted, "its first line names the columns" if by_line else "its columns are")
+
+
+def _with_pair(names, modality, column, pair, file):
+  """Returns the names of the columns of the input: of one text or image, or of a pair of texts."""
+  if not pair:
+    return (column,)
+  if modality != "text":
+    raise UserError(f"--text_pair_column={pair}, but {file} is read for its images: leave it out")
+  if pair not in names:
+    raise UserError(f"{file} has no column {pair!r} (--text_pair_column); {known(file, names, pair)}")
+  return (column, pair)
+
+
+def _label_columns(names, config, file):
+  """Returns the names of the columns of the label: --label_columns, else --label_column."""
+  flag = "label_columns" if config.label_columns else "label_column"
+  wanted = [name.strip() for name in config.label_columns.split(",") if name.strip()] or [config.label_column]
+  for name in wanted:
+    if name not in names:
+      raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
+  return wanted
+
+
+def _one_label(cells):
+  """Returns the label of the cells of its columns: the cell, or of several the JSON list; None where one is absent."""
+  if len(cells) == 1:
+    return cells[0]
+  return None if any(not (cell and cell.strip()) for cell in cells) else as_label([cell.strip() for cell in cells])
 
 
 def _input_column(names, config, file):

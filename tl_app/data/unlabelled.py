@@ -18,8 +18,8 @@ _TAKES = {
 }
 
 
-def read(source, modality, text_column="text", image_column="image"):
-  """Returns an iterator of `Row`s whose `input` is bytes: a UTF-8 text, or an encoded image.
+def read(source, modality, text_column="text", image_column="image", text_pair_column=""):
+  """Returns an iterator of `Row`s whose `input` is bytes: a UTF-8 text, or an encoded image; of a pair a tuple of two.
 
   A row that could not be read has a `reason` instead; whether an image can be decoded is not looked at. An empty text
   is a text.
@@ -29,12 +29,15 @@ def read(source, modality, text_column="text", image_column="image"):
       a directory with its sub folders (the id is the path below it); for both a table (a row is "file.csv:17").
     modality: "text" or "image": what the model reads.
     text_column, image_column: columns of a table; paths of images are relative to it.
+    text_pair_column: column of the second text of a pair, which only a table can hold; "" for single texts.
 
   Raises:
     UserError: there is no such input, it is of the other modality, or a column is not there: at once, before any row.
   """
   path = pathlib.Path(source).expanduser()
   suffix = tables.suffix(path)
+  if text_pair_column and suffix not in tables.READERS:
+    raise UserError(f"--input={source} holds no pairs of texts: give a table ({_TABLES})")
   if source == "-":
     _need(modality == "text", source, "is texts", modality)
     return _lines(sys.stdin.buffer, "-")
@@ -44,8 +47,8 @@ def read(source, modality, text_column="text", image_column="image"):
     _need(modality == "image", source, "is a directory", modality)
     return _images_below(path, source)
   if suffix in tables.READERS:
-    column = ("text_column", text_column) if modality == "text" else ("image_column", image_column)
-    return _table_rows(path, modality, *column)
+    wanted = {"text_column": text_column} if modality == "text" else {"image_column": image_column}
+    return _table_rows(path, modality, wanted | ({"text_pair_column": text_pair_column} if text_pair_column else {}))
   if suffix == ".txt":
     _need(modality == "text", source, "is texts", modality)
     return _file_lines(path)
@@ -72,24 +75,28 @@ def _image(id, path):
   return Row(id, encoded, reason=reason)
 
 
-def _table_rows(file, modality, flag, column):
+def _table_rows(file, modality, wanted):
   names, records = tables.READERS[tables.suffix(file)](file)
-  if column not in names:
-    raise UserError(
-      f"--input={file} has no column {column!r} (--{flag}) of {modality}s, which the model reads; "
-      f"{tables.known(file, names, column)}"
-    )
-  return _cell_rows(file, modality, tables.cells(file, names, records, [column]))
+  for flag, column in wanted.items():
+    if column not in names:
+      raise UserError(
+        f"--input={file} has no column {column!r} (--{flag}) of {modality}s, which the model reads; "
+        f"{tables.known(file, names, column)}"
+      )
+  return _cell_rows(file, modality, tables.cells(file, names, records, wanted.values()))
 
 
 def _cell_rows(file, modality, cells):
-  for id, (value,), reason in cells:
+  for id, values, reason in cells:
+    encoded = ()
     if not reason and modality == "image":
-      path, reason = tables.image_path(value, file) if value else (None, "")
-      encoded, reason = (b"", reason) if reason else checks.read_image(path)
+      path, reason = tables.image_path(values[0], file) if values[0] else (None, "")
+      image, reason = (b"", reason) if reason else checks.read_image(path)
+      encoded = (image,)
     elif not reason:
-      encoded, reason = checks.encode_text(value or "")
-    yield Row(id, b"" if reason else encoded, reason=reason)
+      encoded, reasons = zip(*(checks.encode_text(value or "") for value in values))
+      reason = next(filter(None, reasons), "")
+    yield Row(id, b"" if reason else encoded[0] if len(encoded) == 1 else encoded, reason=reason)
 
 
 def _file_lines(path):

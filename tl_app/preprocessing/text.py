@@ -49,29 +49,38 @@ def padded_length(counts, max_length):
   return tf.minimum((longest + MULTIPLE - 1) // MULTIPLE * MULTIPLE, max_length)
 
 
-def pack(tokens, max_length, start, end, pad=0):
-  """Returns BERT's inputs: [start] tokens [end], truncated and padded.
+def pack(tokens, max_length, start, end, pad=0, second=None, between=1):
+  """Returns BERT's inputs: [start] tokens [end], or [start] tokens [end] second [end], truncated and padded.
 
   Args:
     tokens: ragged int32 [batch, (tokens)] without special tokens.
+    second: tokens of the second text of each pair, or None. Of the two the longer one is cut, to the other's length.
+    between: times that [end] stands between the two (RoBERTa: 2).
     max_length: most tokens of an example, special ones included; at least 2.
     start, end, pad: ids of [CLS], [SEP] and [PAD].
 
   Returns:
     {"input_word_ids", "input_mask", "input_type_ids"}: int32 [batch, length], with the length of `padded_length`.
   """
-  tokens = tokens[:, : max_length - 2]
   column = tf.ones([tokens.nrows(), 1], tf.int32)
-  tokens = tf.concat([column * start, tokens, column * end], axis=1)
+  if second is None:
+    tokens = tokens[:, : max_length - 2]
+    tokens = segments = tf.concat([column * start, tokens, column * end], axis=1)
+    segments = tf.zeros_like(segments)
+  else:
+    trimmed = tf_text.RoundRobinTrimmer(max(max_length - 2 - between, 1)).trim([tokens, second])
+    parts = [tf.concat([column * start, trimmed[0], tf.repeat(column * end, between, axis=1)], axis=1)]
+    parts += [tf.concat([trimmed[1], column * end], axis=1)]
+    tokens, segments = tf.concat(parts, axis=1), tf.concat([tf.zeros_like(parts[0]), tf.ones_like(parts[1])], axis=1)
   counts = tf.cast(tokens.row_lengths(), tf.int32)
   length = padded_length(counts, max_length)
   # A tensor, not a list: with [None, length] to_tensor takes only a Python int, and -1 means what None means.
-  ids = tokens.to_tensor(default_value=pad, shape=tf.cast(tf.stack([-1, length]), tokens.row_splits.dtype))
-  ids = tf.ensure_shape(ids, [None, None])
+  shape = tf.cast(tf.stack([-1, length]), tokens.row_splits.dtype)
+  ids = tf.ensure_shape(tokens.to_tensor(default_value=pad, shape=shape), [None, None])
   return {
     "input_word_ids": ids,
     "input_mask": tf.sequence_mask(counts, length, tf.int32),
-    "input_type_ids": tf.zeros_like(ids),
+    "input_type_ids": tf.ensure_shape(segments.to_tensor(shape=shape), [None, None]),
   }
 
 
@@ -102,6 +111,8 @@ class WordPiece(tf.Module):
     limit: longest input that the backbone reads, in tokens.
     identity: what tells two preprocessings apart: two with the same give the same tokens.
   """
+
+  joins_pairs = True
 
   def __init__(self, vocab_file, lower, limit):
     """Reads the vocabulary into an in-graph table, which an export carries along.
@@ -136,6 +147,11 @@ class WordPiece(tf.Module):
     # A word is at least one token, so words beyond max_length cannot matter.
     tokens = self._tokenize_words(bert_words(texts, self._lower)[:, : self.max_length])
     return pack(tokens, self.max_length, self._start, self._end, self._pad)
+
+  def join(self, first, second):
+    """Returns BERT's inputs (see `pack`) of pairs of texts, string [batch] each."""
+    first, second = (self._tokenize_words(bert_words(t, self._lower)[:, : self.max_length]) for t in (first, second))
+    return pack(first, self.max_length, self._start, self._end, self._pad, second)
 
   def count_tokens(self, texts):
     """Returns int32 [batch]: tokens of string [batch], special ones included, nothing truncated."""
@@ -186,12 +202,31 @@ class TwinPreprocess(tf.Module):
     tokens = self._module.tokenize(texts)
     return tokens.merge_dims(1, -1) if tokens.shape.rank > 2 else tokens
 
+  @property
+  def joins_pairs(self):
+    """Whether `join` is there: not with a fixed-length twin, nor with one whose packing takes one text only."""
+    if not self._packs:
+      return False
+    try:
+      self.join(tf.constant(["a"]), tf.constant(["a"]))
+    except (TypeError, ValueError, tf.errors.OpError):
+      return False
+    return True
+
   def __call__(self, texts):
     """Returns BERT's inputs, int32 [batch, length], of string [batch]."""
     if self._packs:
-      inputs = self._module.bert_pack_inputs([self.tokenize(texts)], tf.constant(self.max_length))
-    else:
-      inputs = self._truncated(self._module(texts))
+      return self._pack([self.tokenize(texts)])
+    return self._trimmed(self._truncated(self._module(texts)))
+
+  def join(self, first, second):
+    """Returns BERT's inputs, int32 [batch, length], with segment ids, of pairs of texts, string [batch] each."""
+    return self._pack([self.tokenize(first), self.tokenize(second)])
+
+  def _pack(self, segments):
+    return self._trimmed(self._module.bert_pack_inputs(segments, tf.constant(self.max_length)))
+
+  def _trimmed(self, inputs):
     length = padded_length(tf.reduce_sum(inputs["input_mask"], axis=1), self.max_length)
     return {name: tf.ensure_shape(inputs[name][:, :length], [None, None]) for name in INPUT_NAMES}
 

@@ -1,0 +1,110 @@
+"""Backbones that read pairs of texts: one sequence of both, or each by itself."""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from tl_app.errors import UserError
+
+SIDES = ("first", "second")
+
+
+def read_pairs(backbone, encoding):
+  """Returns the `Backbone` that reads string [batch, 2] in place of string [batch]; weights and stages are shared.
+
+  Args:
+    backbone: a text `Backbone`.
+    encoding: "together": one sequence [CLS] first [SEP] second [SEP] with segment ids. "apart": the network reads each
+      text by itself, and the features are [u, v, |u - v|, u v] of its two outputs (Conneau et al. 2017, InferSent).
+
+  Raises:
+    UserError: its preprocessing cannot join two texts.
+  """
+  if encoding == "apart":
+    return _apart(backbone)
+  if not getattr(backbone.preprocess, "joins_pairs", False):
+    raise UserError(f"--pair_encoding=together: {backbone.spec.name} cannot join two texts; take apart")
+  return dataclasses.replace(backbone, preprocess=Together(backbone.preprocess), pairs=True)
+
+
+def _apart(backbone):
+  inputs, pooled = {}, []
+  for side in SIDES:
+    own = {name: keras.Input(t.shape[1:], dtype=t.dtype, name=_key(side, name)) for name, t in _named(backbone.network)}
+    pooled.append(backbone.network.call(own if isinstance(backbone.network.input, dict) else own[""])["pooled"])
+    inputs |= {_key(side, name): tensor for name, tensor in own.items()}
+  first, second = pooled
+  features = ops.concatenate([first, second, ops.abs(first - second), first * second], axis=-1)
+  return dataclasses.replace(
+    backbone,
+    preprocess=Apart(backbone.preprocess),
+    network=keras.Model(inputs, {"pooled": features}, name="backbone"),
+    feature_size=4 * backbone.feature_size,
+    width=backbone.feature_size,
+    pairs=True,
+  )
+
+
+def _named(network):
+  return network.input.items() if isinstance(network.input, dict) else [("", network.input)]
+
+
+def _key(side, name):
+  return f"{side}_{name}" if name else side
+
+
+class _Pairs(tf.Module):
+  """Preprocessing of string [batch, 2] by that of string [batch].
+
+  Attributes:
+    max_length, limit: of the sequence that the network reads.
+    identity: what tells two preprocessings apart.
+  """
+
+  def __init__(self, preprocess):
+    super().__init__(name="pairs")
+    self._preprocess = preprocess
+    self.limit = preprocess.limit
+    self.identity = f"{type(self).__name__} {preprocess.identity}"
+
+  @property
+  def max_length(self):
+    return self._preprocess.max_length
+
+  @max_length.setter
+  def max_length(self, value):
+    self._preprocess.max_length = value
+
+  def tokenize(self, texts):
+    """Returns ragged int32 [batch, (tokens)], those of both texts of string [batch, 2], without special tokens."""
+    return tf.concat([self._preprocess.tokenize(texts[:, index]) for index in range(len(SIDES))], axis=1)
+
+
+class Together(_Pairs):
+  """One sequence of both texts; the longer one is cut first."""
+
+  def __call__(self, texts):
+    """Returns the network's inputs, one sequence for each row of string [batch, 2]."""
+    return self._preprocess.join(texts[:, 0], texts[:, 1])
+
+  def count_tokens(self, texts):
+    """Returns int32 [batch]: tokens of both texts of string [batch, 2], special ones included, nothing cut."""
+    return self._preprocess.count_tokens(texts[:, 0]) + self._preprocess.count_tokens(texts[:, 1]) - 1
+
+
+class Apart(_Pairs):
+  """Two sequences, one for each text."""
+
+  def __call__(self, texts):
+    """Returns {"first_..", "second_.."}: the network's inputs of both columns of string [batch, 2]."""
+    inputs = {}
+    for index, side in enumerate(SIDES):
+      own = self._preprocess(texts[:, index])
+      inputs |= {_key(side, name): tensor for name, tensor in (own if isinstance(own, dict) else {"": own}).items()}
+    return inputs
+
+  def count_tokens(self, texts):
+    """Returns int32 [batch]: tokens of the longer text of each row of string [batch, 2]."""
+    return tf.maximum(self._preprocess.count_tokens(texts[:, 0]), self._preprocess.count_tokens(texts[:, 1]))

@@ -1,0 +1,62 @@
+"""The few lines that end a training or an evaluation."""
+
+import pathlib
+
+from tl_app import tasks
+
+
+def lines(metrics, workdir=None):
+  """Returns the few aligned lines that end a training.
+
+  Args:
+    metrics: the content of metrics.json. What it lacks is left out.
+    workdir: directory of the run; adds the lines that say where the report, the metrics and the export are.
+  """
+  task, test = tasks.of(metrics), metrics.get("test", {})
+  score = task.shown[task.score]
+  rows = [
+    (f"test {score}", _with_interval(test, task.score), f"{test.get('num_examples', 0):,} examples"),
+    ("baseline", _figure(task.baseline_score(metrics)), f"{score} of {task.baseline_title}"),
+    *((title, _with_interval(test, key), "") for key, title in task.shown.items() if key != task.score),
+    ("validation", _with_interval(metrics.get("validation") or {}, task.score), score),
+    ("rungs", _rungs(metrics.get("rungs"), task), ""),
+    ("model", metrics.get("rung_reason") or metrics.get("rung"), ""),
+    ("export", parity(metrics.get("parity")), ""),
+    ("time", *_seconds(metrics.get("seconds"))),
+  ]
+  if workdir is not None:
+    places = [("report", "report.html"), ("metrics", "metrics.json"), ("saved model", "export")]
+    paths = [(name, pathlib.Path(workdir) / file) for name, file in places]
+    rows += [(name, str(path), "") for name, path in paths if path.exists()]
+  return "\n".join(f"{name:<15} {', '.join(filter(None, (value, more)))}" for name, value, more in rows if value)
+
+
+def _figure(value):
+  return "" if value is None else f"{value:.3f}"
+
+
+def _with_interval(values, name):
+  text, interval = _figure(values.get(name)), values.get(f"{name}_ci95")
+  return f"{text} (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if text and interval else text
+
+
+def _rungs(rungs, task):
+  text = ", ".join(f"{name} {_figure(values.get(task.score))}" for name, values in (rungs or {}).items())
+  return text and f"validation {task.shown[task.score]}: {text}"
+
+
+def parity(proof):
+  """Returns what an export's proof says, in one line."""
+  if not proof:
+    return ""
+  number = f"{proof.get('num_examples', 0):,}"
+  if "max_value_difference" in proof:
+    return f"a fresh process changed {number} values by at most {proof['max_value_difference']:.0e} standard deviations"
+  flips, difference = proof.get("label_flips", 0), proof.get("max_probability_difference", 0.0)
+  return f"a fresh process changed {flips} of {number} labels, probabilities by at most {difference:.0e}"
+
+
+def _seconds(seconds):
+  parts = {name: value for name, value in (seconds or {}).items() if isinstance(value, (int, float)) and value}
+  text = ", ".join(f"{name} {value:.0f}" for name, value in parts.items())
+  return (f"{sum(parts.values()):.0f} s", text) if parts else ("", "")

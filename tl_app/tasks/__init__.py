@@ -1,0 +1,65 @@
+"""What the labels mean, and everything that follows from it: one class for each --task."""
+
+from tl_app.errors import UserError
+from tl_app.tasks import cells
+from tl_app.tasks.multi_label import MultiLabel
+from tl_app.tasks.regression import Regression
+from tl_app.tasks.single_label import SingleLabel
+
+TASKS = {task.name: task for task in (SingleLabel, MultiLabel, Regression)}
+
+
+def choose(config, examples):
+  """Returns (the `Task` of `examples`, not yet fitted; why it is that one).
+
+  Raises:
+    UserError: the labels, or another flag, do not fit --task.
+  """
+  name, why = (config.task, "by --task") if config.task != "auto" else guess(config, set(examples.labels))
+  task = TASKS[name].read(config, examples.labels)
+  if config.head not in task.heads:
+    raise UserError(f"--head={config.head} does not fit --task={name}: it takes {', '.join(task.heads)}")
+  if config.label_smoothing and not task.smooths:
+    raise UserError(f"--label_smoothing={config.label_smoothing:g} does nothing for --task={name}: leave it out")
+  if config.label_separator and not hasattr(task, "separator"):
+    raise UserError(f"--label_separator={config.label_separator} does nothing for --task={name}: leave it out")
+  return task, why
+
+
+def guess(config, labels):
+  """Returns (name of the task, why) for the different label cells, a set of str."""
+  if config.label_columns:
+    values = {value for label in labels for value in cells.listed(label) or [label]}
+    if all(value.lower() in cells.FLAGS for value in values):
+      return MultiLabel.name, "every cell of --label_columns is 0 or 1"
+    return Regression.name, "--label_columns hold other values than 0 and 1"
+  if any(cells.listed(label) is not None for label in labels):
+    return MultiLabel.name, "the labels are lists"
+  if cells.amounts(labels):
+    return Regression.name, f"the labels are numbers, not all whole, {len(labels):,} different ones"
+  mark = config.label_separator or cells.separator(labels)
+  if mark:
+    several = sum(len(cells.split(label, mark)) > 1 for label in labels)
+    classes = len({name for label in labels for name in cells.split(label, mark)})
+    return (
+      MultiLabel.name,
+      f"{several:,} of {len(labels):,} different labels join some of {classes:,} names by {mark!r}",
+    )
+  numbers = all(cells.number(label) is not None for label in labels)
+  note = "; they are numbers: --task=regression would take them as amounts" if numbers else ""
+  return SingleLabel.name, f"{len(labels):,} different labels, one an example{note}"
+
+
+def restore(record):
+  """Returns the `Task` of what `Task.record` gave, after JSON.
+
+  Raises:
+    KeyError, TypeError: it is damaged.
+  """
+  fields = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+  return TASKS[fields.pop("name")](**fields)
+
+
+def of(metrics):
+  """Returns the class of the task that metrics.json is about."""
+  return TASKS[metrics.get("task", SingleLabel.name)]

@@ -1,0 +1,161 @@
+"""One class an example: softmax and cross-entropy."""
+
+import dataclasses
+import typing
+
+import numpy as np
+import sklearn.metrics
+
+from tl_app import evaluation
+from tl_app.errors import UserError
+from tl_app.tasks import cells, solvers
+from tl_app.tasks.task import Task
+
+# Two classes nearer than float32 rounding are a tie: which of them comes first is not a flip.
+TIE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleLabel(Task):
+  """Targets are int32 [n], the classes' positions in `names`, which are sorted as text ("10" before "2")."""
+
+  name: typing.ClassVar = "single_label"
+  score: typing.ClassVar = "accuracy"
+  shown: typing.ClassVar = {"accuracy": "accuracy", "macro_f1": "macro F1", "matthews": "Matthews"}
+  baseline_name: typing.ClassVar = "majority"
+  baseline_title: typing.ClassVar = "always answering the commonest class"
+  loss_title: typing.ClassVar = "cross-entropy in nats"
+  test_title: typing.ClassVar = "McNemar's exact test"
+  heads: typing.ClassVar = ("linear", "logistic", "svm")
+  exclusive: typing.ClassVar = True
+
+  def classes(self, labels):
+    several = next((label for label in labels if cells.listed(label) is not None), None)
+    if several is not None:
+      raise UserError(f"--task=single_label, but a label is the list {several}: use --task=multi_label")
+    return [(label,) for label in labels]
+
+  def fit(self, labels):
+    names = sorted(set(labels))
+    if len(names) < 2:
+      raise UserError(f"one class in train, {names[0]!r}: two or more are needed")
+    return dataclasses.replace(self, names=tuple(names))
+
+  def targets(self, labels):
+    place = {name: index for index, name in enumerate(self.names)}
+    unknown = sorted(set(labels) - set(place))
+    if unknown:
+      raise cells.unknown(unknown[0], self.names)
+    return np.array([place[label] for label in labels], np.int32)
+
+  def dense(self, targets):
+    return np.eye(len(self.names), dtype=np.float32)[targets]
+
+  def loss(self, label_smoothing):
+    import keras
+
+    if not label_smoothing:
+      return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    # Keras smooths one-hot targets only.
+    smoothed = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+    return lambda labels, logits: smoothed(keras.ops.one_hot(labels, len(self.names)), logits)
+
+  def watched(self):
+    import keras
+
+    return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+
+  def score_of(self, outputs, targets):
+    return float(np.mean(outputs.argmax(axis=1) == targets))
+
+  def mean_loss(self, logits, targets):
+    return evaluation.cross_entropy(logits, targets)
+
+  def p_value(self, first, second, targets):
+    return evaluation.mcnemar(first.argmax(axis=1) == targets, second.argmax(axis=1) == targets)
+
+  def estimators(self, solver):
+    return solvers.classifiers(solver)
+
+  def weights(self, estimator):
+    kernel, bias = estimator.coef_.T, estimator.intercept_
+    if kernel.shape[1] == 1:
+      # One margin m for two classes; softmax of (-m/2, m/2) is its sigmoid.
+      kernel, bias = np.concatenate([-kernel, kernel], axis=1) / 2, np.concatenate([-bias, bias]) / 2
+    return kernel, bias
+
+  def outputs(self, logits):
+    return evaluation.softmax(logits)
+
+  def measure(self, logits, targets, seed=0):
+    """Returns the metrics of one split as plain Python values, ready for JSON.
+
+    Args:
+      logits: float [n, classes], finite; n is at least 1.
+      targets: int [n], the true class of each row, in [0, classes).
+      seed: seed of the bootstrap.
+
+    Returns:
+      A dict: "num_examples"; "loss" (mean cross-entropy in nats); "accuracy"; "accuracy_ci95" ([low, high], see
+      `evaluation.accuracy_interval`); "macro_f1" (mean F1 over all classes); "macro_f1_ci95" ([low, high] or None,
+      see `evaluation.macro_f1_interval`); "matthews" (the correlation of Matthews, -1 to 1; Gorodkin 2004 for several
+      classes); "per_class" {name: {"precision", "recall", "f1", "support"}}; "confusion_matrix" (rows: true class,
+      columns: predicted class). A precision, recall or F1 that is 0/0 counts 0: a class with neither examples nor
+      predictions lowers the macro F1.
+    """
+    logits, labels = self._usable(logits, targets), np.asarray(targets)
+    predictions = logits.argmax(axis=1)
+    classes = np.arange(len(self.names))
+    confusion = sklearn.metrics.confusion_matrix(labels, predictions, labels=classes)
+    precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(
+      labels, predictions, labels=classes, zero_division=0
+    )
+    num_correct = int(np.trace(confusion))
+    return {
+      "num_examples": len(labels),
+      "loss": evaluation.cross_entropy(logits, labels),
+      "accuracy": num_correct / len(labels),
+      "accuracy_ci95": evaluation.accuracy_interval(num_correct, len(labels), seed),
+      "macro_f1": float(f1.mean()),
+      "macro_f1_ci95": evaluation.macro_f1_interval(confusion, seed),
+      "matthews": float(sklearn.metrics.matthews_corrcoef(labels, predictions)),
+      "per_class": {
+        str(name): {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
+        for name, p, r, f, s in zip(self.names, precision, recall, f1, support)
+      },
+      "confusion_matrix": confusion.tolist(),
+    }
+
+  def baseline(self, train_targets, targets):
+    return {"majority_accuracy": evaluation.majority_accuracy(train_targets, targets)}
+
+  @classmethod
+  def baseline_score(cls, metrics):
+    return metrics.get("majority_accuracy")
+
+  def rows(self, ids, labels, outputs):
+    best = outputs.argmax(axis=1)
+    # Nine significant digits tell any two float32 apart.
+    for example_id, label, index, score in zip(ids, labels, best, outputs[np.arange(len(best)), best]):
+      yield example_id, label, self.names[index], f"{score:.9g}"
+
+  def serve(self, logits):
+    import tensorflow as tf
+
+    probabilities = tf.nn.softmax(logits)
+    return {
+      "label": tf.gather(tf.constant(self.names), tf.argmax(probabilities, axis=-1)),
+      "score": tf.reduce_max(probabilities, axis=-1),
+      "probabilities": probabilities,
+    }
+
+  def answers(self, served):
+    for label, score, row in zip(*(served[name] for name in ("label", "score", "probabilities"))):
+      probabilities = {name: float(p) for name, p in zip(self.names, row)}
+      yield {"label": label.decode("utf-8"), "score": float(score), "probabilities": probabilities}
+
+  def compare(self, served, outputs):
+    top = np.sort(outputs, axis=1)
+    decided = top[:, -1] - top[:, -2] > TIE
+    expected = np.asarray(self.names, dtype=str)[outputs.argmax(axis=1)]
+    return evaluation.class_proof(served["probabilities"], outputs, (served["label"] != expected) & decided)

@@ -1,0 +1,162 @@
+"""`Task`: the one face of what labels mean. Nothing outside of this package knows which task it works for."""
+
+import dataclasses
+
+import numpy as np
+
+from tl_app.errors import RunFailed, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """How label cells become targets, how logits are read, and what a model is worth. A subclass is one --task.
+
+  `tasks.choose` gives one that knows the form of the cells; `fit` learns from the training labels; `settle` from the
+  validation logits of the model that ships. `record` holds all of it.
+
+  Attributes:
+    names: of the logits, in their order.
+    name: of --task.
+    score: key of the figure, higher is better, that validation, the ladder and the headline go by.
+    shown: {key of a figure: its title}, the score first.
+    baseline_name, baseline_title: a word, and in words: the best answer that does not look at the input.
+    loss_title: what the loss is, with its unit.
+    test_title: the test that compares two rungs.
+    heads: choices of --head that fit.
+    smooths: whether --label_smoothing means anything.
+    columns: of predictions_test.csv.
+    named: whether `classes` are names that a person gave.
+    exclusive: whether an example has one class and no other.
+  """
+
+  names: tuple = ()
+
+  name = score = baseline_name = baseline_title = loss_title = test_title = ""
+  shown = {}
+  heads = ("linear",)
+  smooths = named = True
+  exclusive = False
+  columns = ("id", "label", "prediction", "score")
+
+  @classmethod
+  def read(cls, config, labels):
+    """Returns the task, not yet fitted, of `config` and all label cells, str [n]."""
+    return cls()
+
+  def classes(self, labels):
+    """Returns for each of the label cells, str [n], what a split is stratified by: a tuple of str; () is a class too.
+
+    Raises:
+      UserError: a cell that the task cannot read.
+    """
+    raise NotImplementedError
+
+  def fit(self, labels):
+    """Returns the task that knows `names`, and what else it learns from the training labels, str [n]."""
+    raise NotImplementedError
+
+  def targets(self, labels):
+    """Returns the targets of label cells, str [n]: an array whose first axis is n."""
+    raise NotImplementedError
+
+  def settle(self, logits, targets):
+    """Returns the task that reads logits as is best on the validation split."""
+    return self
+
+  def dense(self, targets):
+    """Returns the targets as the best possible outputs, float32 [n, outputs]."""
+    raise NotImplementedError
+
+  def initial_bias(self, targets):
+    """Returns the bias, float32 [outputs], that a fresh head starts from."""
+    return np.zeros(len(self.names), np.float32)
+
+  def loss(self, label_smoothing):
+    """Returns the loss for `compile`, of targets and logits."""
+    raise NotImplementedError
+
+  def watched(self):
+    """Returns the Keras metrics of the training batches."""
+    return []
+
+  def score_of(self, outputs, targets):
+    """Returns the score of outputs, float [n, outputs]: logits, or what `dense` gives."""
+    raise NotImplementedError
+
+  def mean_loss(self, logits, targets):
+    """Returns the mean loss of logits, without label smoothing."""
+    raise NotImplementedError
+
+  def figures(self, logits, targets):
+    """Returns {"loss", the score}: what is looked at while training."""
+    return {"loss": self.mean_loss(logits, targets), self.score: self.score_of(logits, targets)}
+
+  def p_value(self, first, second, targets):
+    """Returns the p-value of the test that two models, by their logits on the same examples, are equally good."""
+    raise NotImplementedError
+
+  def estimators(self, solver):
+    """Returns [(strength, scikit-learn estimator)] of --head=solver, from the most regularised."""
+    raise NotImplementedError
+
+  def weights(self, estimator):
+    """Returns (kernel [features, outputs], bias [outputs]) of a fitted estimator."""
+    raise NotImplementedError
+
+  def outputs(self, logits):
+    """Returns float64 [n, outputs]: what the export answers, in one array (probabilities, or values)."""
+    raise NotImplementedError
+
+  def measure(self, logits, targets):
+    """Returns the metrics of one split as plain Python values.
+
+    Raises:
+      UserError: the split is empty.
+      RunFailed: a logit is NaN or infinite.
+    """
+    raise NotImplementedError
+
+  def baseline(self, train_targets, targets):
+    """Returns what metrics.json says of the best answer that does not look at the input."""
+    raise NotImplementedError
+
+  @classmethod
+  def baseline_score(cls, metrics):
+    """Returns the score of the baseline in metrics.json, or None."""
+    return metrics.get("baseline", {}).get(cls.score)
+
+  def rows(self, ids, labels, outputs):
+    """Yields a row of predictions_test.csv, see `columns`, for each example."""
+    raise NotImplementedError
+
+  def serve(self, logits):
+    """Returns the outputs of the export's signature: {name: tensor}; in-graph ops only."""
+    raise NotImplementedError
+
+  def answers(self, served):
+    """Yields a dict, ready for JSON, for each example of {name: array} from the export."""
+    raise NotImplementedError
+
+  def compare(self, served, outputs):
+    """Returns the proof, a dict: how {name: array} from the export differ from `outputs` of the evaluation."""
+    raise NotImplementedError
+
+  def kept(self):
+    """Returns {field: value} for JSON of what the task has learnt."""
+    return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+  def record(self):
+    """Returns what `tasks.restore` makes the task of again, ready for JSON."""
+    return {"name": self.name, **self.kept()}
+
+  def described(self):
+    """Returns the beginning of a line about the data: "3 classes"."""
+    return f"{len(self.names)} classes"
+
+  def _usable(self, logits, targets):
+    logits = np.asarray(logits)
+    if not len(targets):
+      raise UserError("there are no examples to evaluate: give a test split that is not empty")
+    if not np.isfinite(logits).all():
+      raise RunFailed("the model's logits hold NaN or infinity: lower --learning_rate")
+    return logits

@@ -1,5 +1,6 @@
 """Export: raw strings or image bytes in, class names out, and the proof that it answers as the evaluation did."""
 
+import functools
 import inspect
 import json
 import logging
@@ -38,9 +39,12 @@ class Served(tf.Module):
     """
     super().__init__(name="tl_app")
     self._preprocess = model.backbone.preprocess
-    self._network = model.network
-    self._features = model.features
+    self._answer = functools.partial(model.network, training=False)
+    self._pooled = functools.partial(model.features, training=False)
     self._variables = [variable.value for variable in model.network.variables]
+    # A module's tables and assets are found through its layer. Of a native network there is nothing more to find, and
+    # through Keras each variable would be written a second time.
+    self._layers = model.network.layers if model.backbone.spec.kind == "saved_model" else []
     self._labels_file = tf.saved_model.Asset(str(labels_file))
     self._task = model.task
     signature = [tf.TensorSpec([None, 2] if model.backbone.pairs else [None], tf.string, name="inputs")]
@@ -49,11 +53,11 @@ class Served(tf.Module):
 
   def _serve(self, inputs):
     """string [batch], or [batch, 2] for pairs -> what the task answers, see `Task.serve`."""
-    return self._task.serve(self._network(self._preprocess(inputs), training=False))
+    return self._task.serve(self._answer(self._preprocess(inputs)))
 
   def _pool(self, inputs):
     """string [batch], or [batch, 2] for pairs -> features float32 [batch, feature_size], pooled, before the head."""
-    return {"features": self._features(self._preprocess(inputs), training=False)}
+    return {"features": self._pooled(self._preprocess(inputs))}
 
 
 def write(model, directory):

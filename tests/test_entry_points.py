@@ -113,7 +113,8 @@ def test_inspect_shows_one_backbone(world):
 def test_check_prints_a_line_a_finding_and_says_by_its_code_how_bad_it_is(world, tmp_path):
   tiny_data.colours(tmp_path / "colours")
   clean = run("check", f"--flagfile={world}/tiny.cfg", f"--dataset=images:{tmp_path}/colours")
-  assert clean.stdout.splitlines()[0].startswith(f"images:{tmp_path}/colours: 60 images, 3 classes; train ")
+  first = clean.stdout.splitlines()[0]
+  assert first.startswith(f"images:{tmp_path}/colours: 60 images, single_label, 3 classes; train ")
   assert clean.stdout.splitlines()[-1].startswith("0 serious, 1 warning, 0 info; ")
   (tmp_path / "colours/red/000.png").write_bytes(b"")
   found = run("check", f"--dataset=images:{tmp_path}/colours", f"--output={tmp_path}/o.json", code=1)

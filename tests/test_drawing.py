@@ -177,7 +177,9 @@ def test_leaks_are_told_with_examples_or_refused():
 
 
 def test_drawn_splits_are_never_a_leak():
-  splits.make(examples_of(plain(20) + [("A 1!", "a"), ("a 1", "b")]), Config(on_leak="fail"))
+  drawn = splits.make(examples_of(plain(20) + [("A 1!", "a"), ("a 1", "b")]), Config(on_leak="fail"))
+  assert len(drawn.test) and len(drawn.validation)
+  assert not any("given splits" in note for note in drawn.notes)
 
 
 # Groups

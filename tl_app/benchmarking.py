@@ -121,15 +121,7 @@ def _compiled(run, phase, network):
 def _online(run, phase):
   """Returns (network, dataset) that run the whole backbone in every step."""
   network = model_lib.training_network(run.model, phase.train_stages)
-  train = run.split.train
-  return _compiled(run, phase, network), pipeline.for_training(
-    run.examples.inputs[train],
-    run.labels[train],
-    run.model.backbone.preprocess,
-    run.examples.modality,
-    phase.batch_size,
-    run.config.seed,
-  )
+  return _compiled(run, phase, network), session.training_batches(run, phase.batch_size)
 
 
 def _fit(network, dataset, steps):

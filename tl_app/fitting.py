@@ -72,14 +72,7 @@ def _feed(run, phase):
     if below:
       dataset = below.for_training(train, run.labels[train], phase.batch_size, run.config.seed)
       return below.network, dataset, lambda: below.logits(validation)
-    dataset = pipeline.for_training(
-      run.examples.inputs[train],
-      run.labels[train],
-      run.model.backbone.preprocess,
-      run.examples.modality,
-      phase.batch_size,
-      run.config.seed,
-    )
+    dataset = session.training_batches(run, phase.batch_size)
     network = model_lib.training_network(run.model, phase.train_stages)
     return network, dataset, lambda: session.predict(run, run.model.network, validation)
   features = session.frozen_features(run)

@@ -15,7 +15,7 @@ from tl_app import config as config_lib
 from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
-from tl_app.data import splits
+from tl_app.data import pipeline, splits
 from tl_app.data.examples import Examples
 
 
@@ -69,6 +69,19 @@ def inference_batch(run):
   """Returns the global number of examples per forward pass without gradients; the devices share it evenly."""
   batch_size = max(run.config.batch_size, model_lib.INFERENCE_BATCH)
   return batch_size - batch_size % run.strategy.num_replicas_in_sync
+
+
+def training_batches(run, batch_size):
+  """Returns the endless dataset of what the network reads, and targets, of the training split."""
+  train = run.split.train
+  return pipeline.for_training(
+    run.examples.inputs[train],
+    run.labels[train],
+    run.model.backbone.preprocess,
+    run.examples.modality,
+    batch_size,
+    run.config.seed,
+  )
 
 
 def frozen_features(run):

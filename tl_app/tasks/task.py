@@ -1,5 +1,6 @@
 """`Task`: the one face of what labels mean. Nothing outside of this package knows which task it works for."""
 
+import abc
 import dataclasses
 
 import numpy as np
@@ -8,7 +9,7 @@ from tl_app.errors import RunFailed, UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Task(abc.ABC):
   """How label cells become targets, how logits are read, and what a model is worth. A subclass is one --task.
 
   `tasks.choose` gives one that knows the form of the cells; `fit` learns from the training labels; `settle` from the
@@ -43,70 +44,71 @@ class Task:
     """Returns the task, not yet fitted, of `config` and all label cells, str [n]."""
     return cls()
 
+  @abc.abstractmethod
   def classes(self, labels):
     """Returns for each of the label cells, str [n], what a split is stratified by: a tuple of str; () is a class too.
 
     Raises:
       UserError: a cell that the task cannot read.
     """
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def fit(self, labels):
     """Returns the task that knows `names`, and what else it learns from the training labels, str [n]."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def targets(self, labels):
     """Returns the targets of label cells, str [n]: an array whose first axis is n."""
-    raise NotImplementedError
 
   def settle(self, logits, targets):
     """Returns the task that reads logits as is best on the validation split."""
     return self
 
+  @abc.abstractmethod
   def dense(self, targets):
     """Returns the targets as the best possible outputs, float32 [n, outputs]."""
-    raise NotImplementedError
 
   def initial_bias(self, targets):
     """Returns the bias, float32 [outputs], that a fresh head starts from."""
     return np.zeros(len(self.names), np.float32)
 
+  @abc.abstractmethod
   def loss(self, label_smoothing):
     """Returns the loss for `compile`, of targets and logits."""
-    raise NotImplementedError
 
   def watched(self):
     """Returns the Keras metrics of the training batches."""
     return []
 
+  @abc.abstractmethod
   def score_of(self, outputs, targets):
     """Returns the score of outputs, float [n, outputs]: logits, or what `dense` gives."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def mean_loss(self, logits, targets):
     """Returns the mean loss of logits, without label smoothing."""
-    raise NotImplementedError
 
   def figures(self, logits, targets):
     """Returns {"loss", the score}: what is looked at while training."""
     return {"loss": self.mean_loss(logits, targets), self.score: self.score_of(logits, targets)}
 
+  @abc.abstractmethod
   def p_value(self, first, second, targets):
     """Returns the p-value of the test that two models, by their logits on the same examples, are equally good."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def estimators(self, solver):
     """Returns [(strength, scikit-learn estimator)] of --head=solver, from the most regularised."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def weights(self, estimator):
     """Returns (kernel [features, outputs], bias [outputs]) of a fitted estimator."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def outputs(self, logits):
     """Returns float64 [n, outputs]: what the export answers, in one array (probabilities, or values)."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def measure(self, logits, targets):
     """Returns the metrics of one split as plain Python values.
 
@@ -114,32 +116,31 @@ class Task:
       UserError: the split is empty.
       RunFailed: a logit is NaN or infinite.
     """
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def baseline(self, train_targets, targets):
     """Returns what metrics.json says of the best answer that does not look at the input."""
-    raise NotImplementedError
 
   @classmethod
   def baseline_score(cls, metrics):
     """Returns the score of the baseline in metrics.json, or None."""
     return metrics.get("baseline", {}).get(cls.score)
 
+  @abc.abstractmethod
   def rows(self, ids, labels, outputs):
     """Yields a row of predictions_test.csv, see `columns`, for each example."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def serve(self, logits):
     """Returns the outputs of the export's signature: {name: tensor}; in-graph ops only."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def answers(self, served):
     """Yields a dict, ready for JSON, for each example of {name: array} from the export."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def compare(self, served, outputs):
     """Returns the proof, a dict: how {name: array} from the export differ from `outputs` of the evaluation."""
-    raise NotImplementedError
 
   def kept(self):
     """Returns {field: value} for JSON of what the task has learnt."""

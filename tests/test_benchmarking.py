@@ -2,19 +2,18 @@
 
 import pytest
 import tiny_data
+import tiny_modules
 import tiny_presets
 
 from tl_app import benchmarking, files
 from tl_app.config import Config
 from tl_app.errors import UserError
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "is", "bad", "good"]
-
 
 @pytest.fixture
 def config(tmp_path):
   return Config(
-    backbone=tiny_presets.bert(tmp_path / "bert", WORDS),
+    backbone=tiny_presets.bert(tmp_path / "bert", list(tiny_modules.VOCABULARY)),
     dataset="table:" + tiny_data.reviews(tmp_path / "reviews.csv"),
     workdir=str(tmp_path / "out"),
     cache_dir=str(tmp_path / "cache"),

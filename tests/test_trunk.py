@@ -6,31 +6,22 @@ import pathlib
 import numpy as np
 import pytest
 import tiny_data
+import tiny_modules
 import tiny_presets
 
 from tl_app import files, session, training
 from tl_app.config import Config
-
-WORDS = [
-  "[PAD]",
-  "[UNK]",
-  "[CLS]",
-  "[SEP]",
-  "[MASK]",
-  "the",
-  "film",
-  "is",
-  "bad",
-  "good",
-  *(f"word{i}" for i in range(20)),
-]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
   root = tmp_path_factory.mktemp("trunk")
   return {
-    "bert": (tiny_presets.bert(root / "bert", WORDS), "table:" + tiny_data.reviews(root / "reviews.csv"), "layer_2"),
+    "bert": (
+      tiny_presets.bert(root / "bert", list(tiny_modules.VOCABULARY)),
+      "table:" + tiny_data.reviews(root / "reviews.csv"),
+      "layer_2",
+    ),
     "resnet": (tiny_presets.resnet(root / "resnet", 32), "images:" + tiny_data.colours(root / "colours"), "stack1"),
   }
 

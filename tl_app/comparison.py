@@ -20,10 +20,7 @@ log = logging.getLogger(__name__)
 # What a comparison decides in place of the flags of a run.
 OWN = ("workdir", "recipe", "seed", "split_seed")
 TABLE, FIGURES = "comparison.md", "comparison.json"
-RESAMPLES = 2000
 _CHUNK = 100
-# With fewer right or wrong answers the resamples say too little; as in `evaluation.accuracy_interval`.
-_FEW = 10
 _COLUMNS = (
   "recipe",
   "test accuracy: mean (95 % interval)",
@@ -192,7 +189,7 @@ def accuracy_interval(rights):
   low, high = interval(rights)
   right = sum(sum(r.values()) for r in rights)
   count = sum(len(r) for r in rights)
-  if min(right, count - right) >= _FEW:
+  if min(right, count - right) >= evaluation.FEW:
     return [low, high]
   different = len(set().union(*rights))
   least, most = evaluation.accuracy_interval(round(right / count * different), different)
@@ -221,7 +218,7 @@ def interval(outcomes, seed=0):
     values[rows, column], present[rows, column] = list(outcome.values()), 1.0
   rng = np.random.default_rng(seed)
   means = []
-  for _ in range(RESAMPLES // _CHUNK):
+  for _ in range(evaluation.RESAMPLES // _CHUNK):
     weights = rng.poisson(1.0, size=(_CHUNK, len(ids))).astype(np.float32)
     draws = rng.multinomial(len(outcomes), [1 / len(outcomes)] * len(outcomes), size=_CHUNK)
     each = (weights @ values) / np.maximum(weights @ present, 1.0)

@@ -11,7 +11,7 @@ from tl_app import files
 RESAMPLES = 2000
 
 # Fewer right or wrong answers than this, and the resamples are too coarse for an interval.
-_FEW = 10
+FEW = 10
 _Z95 = 1.959963984540054
 
 
@@ -42,7 +42,7 @@ def accuracy_interval(num_correct, num_examples, seed=0):
   (Wilson 1927; scipy.stats.binomtest(..).proportion_ci(method="wilson") gives the same).
   """
   accuracy = num_correct / num_examples
-  if min(num_correct, num_examples - num_correct) < _FEW:
+  if min(num_correct, num_examples - num_correct) < FEW:
     return _wilson(accuracy, num_examples)
   resamples = np.random.default_rng(seed).binomial(num_examples, accuracy, size=RESAMPLES)
   return percentiles(resamples / num_examples)
@@ -58,7 +58,7 @@ def macro_f1_interval(confusion, seed=0):
   confusion = np.asarray(confusion)
   support = confusion.sum(axis=1)
   num_correct = np.trace(confusion)
-  if min(num_correct, support.sum() - num_correct) < _FEW:
+  if min(num_correct, support.sum() - num_correct) < FEW:
     return None
   rng = np.random.default_rng(seed)
   hits = np.zeros((RESAMPLES, len(confusion)), dtype=np.int32)

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import importlib.metadata
 import json
 import logging
 import pathlib
@@ -122,7 +123,11 @@ def _entry(key, crc, n):
 
 
 def key(**facts):
-  """Returns the directory name of a cache: sha256 hex over everything that decides a feature besides the example."""
+  """Returns the directory name of a cache: sha256 hex over everything that decides a feature besides the example.
+
+  The versions of the libraries that compute it are among that.
+  """
+  facts["versions"] = [importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub")]
   return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -153,9 +158,9 @@ def fill(cache, hashes, compute, chunk=CHUNK):
     As `FeatureCache.find`.
   """
   with cache.locked():
-    _, counts = cache.find(hashes)
+    starts, counts = cache.find(hashes)
     known = np.flatnonzero(counts)
-    if len(known) and not _agrees(cache, known, hashes, compute):
+    if len(known) and not _agrees(cache, known, starts, counts, compute):
       log.warning("feature cache: stored features differ from fresh ones; all are computed again")
       cache.clear()
       known, counts = known[:0], np.zeros_like(counts)
@@ -166,16 +171,16 @@ def fill(cache, hashes, compute, chunk=CHUNK):
       part = missing[start : start + chunk]
       log.info("features: computing %d to %d of %d", start + 1, start + len(part), len(missing))
       cache.append(hashes[part], compute(part))
-    return cache.find(hashes)
+    # Finding reads every row for its checksum: not twice where nothing has come.
+    return cache.find(hashes) if len(missing) else (starts, counts)
 
 
-def _agrees(cache, known, hashes, compute):
+def _agrees(cache, known, starts, counts, compute):
   probes = np.unique(known[np.linspace(0, len(known) - 1, min(PROBES, len(known))).astype(int)])
-  starts, counts = cache.find(hashes[probes])
   stored = cache.positions()
   pairs = [
     (stored[start : start + count].astype(np.float32), np.reshape(row, (-1, cache.width)))
-    for start, count, row in zip(starts, counts, compute(probes))
+    for start, count, row in zip(starts[probes], counts[probes], compute(probes))
   ]
   scale = max(1.0, max(float(np.abs(old).max()) for old, _ in pairs))
   limit = TOLERANCE * scale

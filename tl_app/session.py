@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import pathlib
 import time
 
@@ -113,7 +112,6 @@ def _feature_store(run):
     kind=backbone.spec.kind,
     pooling=backbone.spec.pooling if run.config.pooling == "auto" else run.config.pooling,
     preprocessing=preprocessing_identity(run),
-    versions=[importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub")],
   )
   return feature_cache.FeatureCache(root / key, backbone.feature_size)
 

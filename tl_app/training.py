@@ -93,11 +93,7 @@ def prepare(config, paths, spec):
   files.write_json(paths.splits, split.manifest())
   with strategy.scope():
     model = model_lib.load(config, spec, assets, task, config.max_length)
-  if model.backbone.modality != examples.modality:
-    raise UserError(
-      f"--backbone={config.backbone} reads {model.backbone.modality}s, but --dataset={config.dataset} "
-      f"holds {examples.modality}s: choose a backbone for {examples.modality}s"
-    )
+  model_lib.need_modality(model, config, examples.modality)
   _refuse_idle_flags(config, examples.modality)
   used = np.concatenate([split.train, split.validation, split.test])
   targets = task.targets(examples.labels[used])

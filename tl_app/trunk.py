@@ -1,6 +1,5 @@
 """The frozen stages below those that train, computed once per example and then read from disk."""
 
-import importlib.metadata
 import logging
 import math
 import shutil
@@ -133,7 +132,6 @@ class TrunkFeatures:
       difference = float(np.abs(logits - halved).max())
       dtype = "float16" if difference < HALF_TOLERANCE else "float32"
       log.info("trunk features are kept as %s: float16 changes logits by at most %.1g", dtype, difference)
-      directory.mkdir(parents=True, exist_ok=True)
       path.write_text(dtype)
     return path.read_text()
 
@@ -186,7 +184,6 @@ def features(run, phase):
     weights=model_lib.fingerprint({name: backbone.stages[name] for name in below}),
     stage=lowest,
     preprocessing=session.preprocessing_identity(run),
-    versions=[importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub")],
   )
   with run.clock("features"):
     log.info("stages below %s: their features are computed once", lowest)

@@ -87,11 +87,7 @@ def _session(config, spec, assets, subject, why):
     model = model_lib.load(
       config, spec, assets, dataclasses.replace(subject.task, names=tuple(names)), config.max_length
     )
-  if model.backbone.modality != examples.modality:
-    raise UserError(
-      f"--backbone={config.backbone} reads {model.backbone.modality}s, but --dataset={config.dataset} holds "
-      f"{examples.modality}s: choose a backbone for {examples.modality}s"
-    )
+  model_lib.need_modality(model, config, examples.modality)
   parts = dict(subject.parts)
   # What --max_examples leaves out of train is looked at like the rest.
   others = np.setdiff1d(np.arange(len(examples)), np.concatenate([*parts.values()]))

@@ -140,7 +140,7 @@ class MultiLabel(Task):
     metrics = {"num_examples": len(targets), "loss": self.mean_loss(logits, targets)}
     metrics |= {"macro_f1": float(_macro(counts.sum(axis=0))), "micro_f1": float(_micro(counts.sum(axis=0)))}
     metrics["subset_accuracy"] = float(exact.mean())
-    few = min(hits.sum(), (answers != targets).sum()) < FEW
+    few = min(hits.sum(), (answers != targets).sum()) < evaluation.FEW
     for key, statistic in (("macro_f1", _macro), ("micro_f1", _micro)):
       metrics[f"{key}_ci95"] = None if few else evaluation.bootstrap(counts, statistic, seed)
     metrics["subset_accuracy_ci95"] = evaluation.accuracy_interval(int(exact.sum()), len(exact), seed)

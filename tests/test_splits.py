@@ -220,6 +220,20 @@ def test_max_examples_is_stratified_nested_and_of_train_only():
   assert "--max_examples=3 is below the number of classes, 4" in refusal(rows, max_examples=3)
 
 
+def test_max_examples_per_class_is_nested_and_of_train_only():
+  rows = plain(60, labels=("a", "b")) + plain(20, labels=("c",)) + plain(3, labels=("d",))
+  whole, five = make(rows), make(rows, max_examples_per_class=5)
+  assert ids(five, "test") == ids(whole, "test")
+  assert ids(make(rows, max_examples_per_class=2), "train") <= ids(five, "train") <= ids(whole, "train")
+  counts = collections.Counter(five.examples.labels[five.train])
+  assert (counts["a"], counts["b"], counts["c"]) == (5, 5, 5)
+  assert 1 <= counts["d"] <= 3
+  both = make(rows, max_examples_per_class=5, max_examples=8)
+  assert len(both.train) == 8
+  assert ids(both, "train") <= ids(five, "train")
+  assert both.manifest()["max_examples_per_class"] == 5
+
+
 def test_manifest_tells_everything_and_is_read_back_in_any_order(tmp_path):
   rows = plain(20) + [("a 1", "a")]
   examples = examples_of(rows, skipped=[{"id": "row:99", "reason": "the text is empty"}])

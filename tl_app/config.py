@@ -80,6 +80,9 @@ class Config:
   validation_fraction: float = _field(0.1, "Share of the training examples drawn for validation.", low=0.01, high=0.5)
   test_fraction: float = _field(0.2, "Share of all examples drawn for test.", low=0.01, high=0.9)
   max_examples: int = _field(0, "Use at most this many training examples, stratified. 0: all.", low=0)
+  max_examples_per_class: int = _field(
+    0, "Use at most this many training examples of each class, as in few-shot studies. 0: all.", low=0
+  )
   on_bad_example: str = _field(
     "fail", "An unreadable or empty example: stop, or skip it and list it.", choices=("fail", "skip")
   )

@@ -31,7 +31,16 @@ _MAX_SKIPPED = 50
 _MAX_POINTS = 2000
 _MAX_TEXT = 300
 _THUMBNAIL = 128
-_SPLIT_FACTS = ("source", "num_examples", "drawn", "split_seed", "validation_fraction", "test_fraction", "max_examples")
+_SPLIT_FACTS = (
+  "source",
+  "num_examples",
+  "drawn",
+  "split_seed",
+  "validation_fraction",
+  "test_fraction",
+  "max_examples",
+  "max_examples_per_class",
+)
 _INKS = {"light": "#1c2430", "dark": "#e6e9ed"}
 _LINES = {"train": "#8a94a0", "validation": "#2f81d0"}
 

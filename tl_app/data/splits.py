@@ -11,7 +11,15 @@ from tl_app.data import drawing, duplicates, fingerprints
 from tl_app.data.examples import SPLITS, Examples, strings
 from tl_app.errors import UserError
 
-_SETTINGS = ("split_seed", "validation_fraction", "test_fraction", "max_examples", "group_column", "time_column")
+_SETTINGS = (
+  "split_seed",
+  "validation_fraction",
+  "test_fraction",
+  "max_examples",
+  "max_examples_per_class",
+  "group_column",
+  "time_column",
+)
 _SHOWN = 5
 
 
@@ -51,7 +59,9 @@ def make(examples, config, prints=None, named=True):
   leaks = _leak_notes(examples, indices, prints)
   if leaks and config.on_leak == "fail":
     raise UserError(f"--on_leak=fail: {leaks[0]}: remove them, or pass --on_leak=report")
-  if config.max_examples:
+  if config.max_examples_per_class and not named:
+    raise UserError(f"--max_examples_per_class={config.max_examples_per_class}: this task has no classes; leave it out")
+  if config.max_examples or config.max_examples_per_class:
     indices["train"] = _at_most(examples, indices["train"], config)
   return Splits(
     examples=examples,
@@ -174,21 +184,31 @@ def _draw(examples, pool, units, drawn, config, assigned):
 
 
 def _at_most(examples, train, config):
-  """Returns --max_examples of the indices `train`: stratified, the first in drawing order, each class at least once."""
-  limit = config.max_examples
-  if len(train) <= limit:
-    return train
+  """Returns --max_examples of the indices `train`, and --max_examples_per_class: the first in drawing order.
+
+  --max_examples alone is stratified, each class at least once. An example of several classes counts for its rarest.
+  """
   order = sorted(train, key=lambda i: (drawing.order(config.split_seed, examples.hashes[i]), examples.ids[i]))
   count, classes = _classes(examples, train), collections.defaultdict(list)
   for index in order:
     classes[min(examples.classes[index], key=lambda name: (count[name], name), default="")].append(index)
-  spare, others = limit - len(classes), len(train) - len(classes)
-  exact = {label: spare * (len(members) - 1) / others for label, members in classes.items()}
+  if config.max_examples_per_class:
+    classes = {label: members[: config.max_examples_per_class] for label, members in classes.items()}
+  quota = _quotas({label: len(members) for label, members in classes.items()}, config.max_examples)
+  return np.sort(np.array([index for label, members in classes.items() for index in members[: quota[label]]]))
+
+
+def _quotas(counts, limit):
+  """Returns {class: share of `limit`} in proportion to {class: count}, at least 1 each; all of them if 0 or enough."""
+  total = sum(counts.values())
+  if not limit or total <= limit:
+    return counts
+  exact = {label: (limit - len(counts)) * (count - 1) / (total - len(counts)) for label, count in counts.items()}
   quota = {label: 1 + math.floor(share) for label, share in exact.items()}
-  by_remainder = sorted(classes, key=lambda label: (math.floor(exact[label]) - exact[label], label))
+  by_remainder = sorted(counts, key=lambda label: (math.floor(exact[label]) - exact[label], label))
   for label in by_remainder[: limit - sum(quota.values())]:
     quota[label] += 1
-  return np.sort(np.array([index for label, members in classes.items() for index in members[: quota[label]]]))
+  return quota
 
 
 def _skipped_note(examples):

@@ -54,7 +54,7 @@ LEVELS = [
   ["data", "backbones", "checking.findings"],
   ["checking.contents", "checking.labels", "checking.images", "checking.texts", "checking.noise"],
   ["checking.summary"],
-  ["heads", "optimizers", "distribution", "feature_cache", "callbacks", "ladder", "inspection"],
+  ["heads", "contrast", "optimizers", "distribution", "feature_cache", "callbacks", "ladder", "inspection"],
   ["model", "comparison"],
   ["stages", "serving", "session"],
   ["runs", "prediction"],

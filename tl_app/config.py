@@ -97,8 +97,9 @@ class Config:
     "lp_ft",
     "probe: the head on frozen features. lp_ft: the probe, then fine-tuning from it. gradual: the probe, then one "
     "more stage a phase from the top. full: everything at once from a fresh head. lora: the probe, then low-rank "
-    "updates of the kernels. bias_norm: the probe, then biases and normalisation only. The best rung ships.",
-    choices=("probe", "lp_ft", "gradual", "full", "lora", "bias_norm"),
+    "updates of the kernels. bias_norm: the probe, then biases and normalisation only. contrastive: the backbone by "
+    "supervised contrast, then the probe anew; for few examples a class. The best rung ships.",
+    choices=("probe", "lp_ft", "gradual", "full", "lora", "bias_norm", "contrastive"),
   )
   train_stages: str = _field(
     "all",

@@ -4,7 +4,7 @@ import logging
 
 import keras
 
-from tl_app import callbacks, heads, optimizers, recipes, session, stages, trunk
+from tl_app import callbacks, contrast, heads, optimizers, recipes, session, stages, trunk
 from tl_app import model as model_lib
 from tl_app.data import pipeline
 
@@ -19,20 +19,24 @@ def fit(run, phase):
   """
   model = run.model
   with run.clock("train"), run.strategy.scope():
+    features = session.fresh_features(run) if phase.fresh_features else None
+    if phase.fresh_features:
+      heads.standardize(model.head, features[run.split.train])
     if phase.fresh_head:
       heads.reset(model.head, model.task.initial_bias(run.labels[run.split.train]))
     stages.set_trainable(model, phase)
     before = stages.state(model, phase)
-    keep = _solve(run, phase) if phase.solver != "linear" else _descend(run, phase)
+    keep = _solve(run, phase, features) if phase.solver != "linear" else _descend(run, phase, features)
     changes = stages.audit(model, before)
   moved = ", ".join(f"{name} {c['changed']}/{c['variables']}" for name, c in changes.items() if c["changed"])
   log.info("audit of phase %s: changed variables: %s; all others identical to the bit", phase.name, moved or "none")
   return keep
 
 
-def _solve(run, phase):
-  """Fits the head by scikit-learn on the frozen features."""
-  features, train, validation = session.frozen_features(run), run.split.train, run.split.validation
+def _solve(run, phase, features):
+  """Fits the head by scikit-learn on `features`, float32 [n, feature_size], or on the frozen ones if None."""
+  features = session.frozen_features(run) if features is None else features
+  train, validation = run.split.train, run.split.validation
   tried = heads.solve(
     run.model.head,
     phase.solver,
@@ -45,9 +49,9 @@ def _solve(run, phase):
   log.info("%s: %s", phase.solver, "; ".join(", ".join(f"{k} {v:.4g}" for k, v in t.items()) for t in tried))
 
 
-def _descend(run, phase):
-  """Fits by gradient descent and puts the best epoch back; returns as `fit`."""
-  network, dataset, validation_logits = _feed(run, phase)
+def _descend(run, phase, features):
+  """Fits by gradient descent and puts the best epoch back; returns as `fit`. `features` as in `_solve`."""
+  network, dataset, validation_logits = _feed(run, phase, features)
   compile_for(network, phase, run.model)
   changing = stages.changing(run.model, [phase])
   keep = callbacks.KeepBest(changing, phase.monitor, phase.patience)
@@ -64,9 +68,11 @@ def _descend(run, phase):
   return lambda: [variable.assign(value) for variable, value in zip(changing, keep.averaged)]
 
 
-def _feed(run, phase):
-  """Returns (network to fit, endless dataset, function giving the validation logits)."""
+def _feed(run, phase, features):
+  """Returns (network to fit, endless dataset, function giving the validation logits or None where there are none)."""
   train, validation = run.split.train, run.split.validation
+  if phase.objective == recipes.CONTRAST:
+    return *_feed_contrast(run, phase), None
   if phase.backbone_trains:
     below = trunk.features(run, phase)
     if below:
@@ -75,9 +81,18 @@ def _feed(run, phase):
     dataset = session.training_batches(run, phase.batch_size)
     network = model_lib.training_network(run.model, phase.train_stages)
     return network, dataset, lambda: session.predict(run, run.model.network, validation)
-  features = session.frozen_features(run)
+  features = session.frozen_features(run) if features is None else features
   dataset = pipeline.for_features(features[train], run.labels[train], phase.batch_size, run.config.seed)
-  return run.model.head, dataset, lambda: session.head_logits(run, validation)
+  return run.model.head, dataset, lambda: heads.logits(run.model.head, features[validation])
+
+
+def _feed_contrast(run, phase):
+  """Returns (network that gives features of length 1, endless dataset of batches with several examples a class)."""
+  labels, classes = run.labels[run.split.train], phase.batch_classes
+  order = contrast.batches(labels, classes, phase.batch_size // classes, phase.steps, run.config.seed)
+  top = keras.layers.UnitNormalization(dtype="float32")
+  network = model_lib.training_network(run.model, phase.train_stages, top)
+  return network, session.training_batches(run, phase.batch_size, order)
 
 
 def compile_for(network, phase, model):
@@ -94,13 +109,13 @@ def compile_for(network, phase, model):
     use_ema=phase.ema > 0,
     ema_momentum=phase.ema or None,
   )
-  replicas = network.distribute_strategy.num_replicas_in_sync
+  replicas, contrasts = network.distribute_strategy.num_replicas_in_sync, phase.objective == recipes.CONTRAST
   # Now, and not while `fit` traces: low-rank factors start from the values of their kernels.
   optimizer.build(network.trainable_variables)
   network.compile(
     optimizer=optimizer,
-    loss=model.task.loss(phase.label_smoothing),
-    metrics=model.task.watched(),
+    loss=contrast.SupervisedContrast() if contrasts else model.task.loss(phase.label_smoothing),
+    metrics=None if contrasts else model.task.watched(),
     jit_compile=False,
     # A step of the head alone is far shorter than the way into Python and back. TensorFlow cannot run Keras' loop over
     # steps on several devices: a placeholder in its branches stays unfed.
@@ -110,10 +125,11 @@ def compile_for(network, phase, model):
 
 def _watchers(run, phase, validation_logits, keep):
   """Returns the callbacks of a phase; validation comes first, since the others read its figures."""
+  labels, task = run.labels[run.split.validation], run.model.task
+  validated = [callbacks.Validate(validation_logits, labels, task), keep] if validation_logits else []
   watching = [
     callbacks.StopAtNaN(phase),
-    callbacks.Validate(validation_logits, run.labels[run.split.validation], run.model.task),
-    keep,
+    *validated,
     callbacks.JsonLog(run.paths.log, phase),
     keras.callbacks.TensorBoard(str(run.paths.tensorboard / phase.name), write_graph=False),
   ]

@@ -4,17 +4,16 @@ import keras
 import numpy as np
 
 
-def linear(feature_size, num_outputs):
+def linear(feature_size, num_outputs, unit_length=False):
   """Returns a `keras.Model` named "head": float32 [batch, feature_size] -> logits, float32 [batch, num_outputs].
 
-  Features are standardised by `standardize`, then one dense layer whose weights start at zero, so that training starts
-  from equal probabilities (Kolesnikov et al. 2020, BiT).
+  Features are brought to length 1 where `unit_length`, then standardised by `standardize`, then one dense layer whose
+  weights start at zero, so that training starts from equal probabilities (Kolesnikov et al. 2020, BiT).
   """
   features = keras.Input((feature_size,), name="pooled")
   # BatchNormalization that never trains: a shift and a scale which are saved with the weights.
-  x = keras.layers.BatchNormalization(center=False, scale=False, epsilon=0.0, trainable=False, name="standardize")(
-    features
-  )
+  x = keras.layers.UnitNormalization(name="unit_length")(features) if unit_length else features
+  x = keras.layers.BatchNormalization(center=False, scale=False, epsilon=0.0, trainable=False, name="standardize")(x)
   logits = keras.layers.Dense(num_outputs, kernel_initializer="zeros", dtype="float32", name="logits")(x)
   return keras.Model(features, logits, name="head")
 
@@ -32,11 +31,16 @@ def standardize(head, features):
   movie_reviews and banking77 (MiniLM).
   """
   layer = head.get_layer("standardize")
-  features = np.asarray(features, np.float64)
+  features = keras.ops.convert_to_numpy(keras.Model(head.input, layer.input)(features)).astype(np.float64)
   layer.moving_mean.assign(features.mean(axis=0).astype(np.float32))
   deviation = max(features.var(axis=0).mean() ** 0.5, LEAST_DEVIATION * np.square(features).mean() ** 0.5)
   variance = max(deviation**2, np.finfo(np.float32).tiny)
   layer.moving_variance.assign(np.full(features.shape[1], variance, np.float32))
+
+
+def logits(head, features):
+  """Returns the logits, float32 [n, outputs], of features, float32 [n, feature_size]."""
+  return keras.ops.convert_to_numpy(head(features, training=False))
 
 
 def reset(head, bias):

@@ -10,7 +10,7 @@ from tl_app import backbones, heads
 from tl_app.backbones import pairs
 from tl_app.data import pipeline
 from tl_app.errors import UserError
-from tl_app.recipes import HEAD
+from tl_app.recipes import HEAD, UNIT_LENGTH
 
 # Examples per forward pass without gradients, at least: nothing is kept, so more fit than in a training batch.
 INFERENCE_BATCH = 64
@@ -44,9 +44,9 @@ class Model:
     return {**self.backbone.stages, HEAD: list(self.head.variables)}
 
 
-def build(backbone, task):
-  """Returns the `Model` of a backbone and a fresh head for a fitted `Task`."""
-  head = heads.linear(backbone.feature_size, len(task.names))
+def build(backbone, task, unit_length=False):
+  """Returns the `Model` of a backbone and a fresh head for a fitted `Task`; `unit_length` as in `heads.linear`."""
+  head = heads.linear(backbone.feature_size, len(task.names), unit_length)
   features = keras.Model(backbone.network.input, backbone.network.output["pooled"], name="features")
   network = keras.Model(backbone.network.input, head(features.output), name="network")
   can_train = frozenset(id(variable) for variable in network.trainable_variables)
@@ -66,7 +66,7 @@ def load(config, spec, assets, task, max_length):
   """Returns the `Model` that `config` names, with a fresh head, in the current strategy's scope.
 
   Args:
-    config: gives preprocessor, pooling, image size, and whether texts come in pairs.
+    config: gives preprocessor, pooling, image size, whether texts come in pairs, and what the recipe's head reads.
     spec: the `BackboneSpec` of --backbone.
     assets: `Assets`.
     task: the fitted `Task`.
@@ -84,7 +84,7 @@ def load(config, spec, assets, task, max_length):
     if max_length > backbone.preprocess.limit:
       raise UserError(f"--max_length={max_length}, but {spec.name} reads at most {backbone.preprocess.limit} tokens")
     backbone.preprocess.max_length = max_length
-  return build(backbone, task)
+  return build(backbone, task, config.recipe in UNIT_LENGTH)
 
 
 def need_modality(model, config, modality):
@@ -111,21 +111,21 @@ class Trunk(keras.layers.Layer):
     return self.network(inputs, training=False)
 
 
-def training_network(model, train_stages):
+def training_network(model, train_stages, top=None):
   """Returns the `keras.Model` to fit: backbone inputs -> logits, with the stages below the lowest of `train_stages` as
-  a trunk that always runs in inference mode.
+  a trunk that always runs in inference mode. `top`, features to what is fitted, may stand in place of the head.
 
   A SavedModel is one layer and cannot be cut; it runs in inference mode as a whole while none of it trains.
   """
   lowest = next(stage for stage in model.stages if stage in train_stages)
   backbone = model.backbone
   if not can_split(backbone, lowest):
-    return model.network
+    return keras.Model(backbone.network.input, top(model.features.output)) if top else model.network
   from tl_app.backbones import native
 
   trunk, tail = native.split(backbone, lowest)
   outputs = tail(Trunk(trunk)(backbone.network.input))
-  return keras.Model(backbone.network.input, model.head(outputs["pooled"]), name="trunk_tail_head")
+  return keras.Model(backbone.network.input, (top or model.head)(outputs["pooled"]), name="trunk_tail_head")
 
 
 def can_split(backbone, stage):

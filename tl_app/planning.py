@@ -88,6 +88,8 @@ def _stage_rows(run, phase):
     UserError: the phase matches nothing, or asks for what this backbone or strategy cannot do.
   """
   model, modes = run.model, stages.batch_norm_modes(run.model, phase)
+  if phase.objective == recipes.CONTRAST:
+    _check_contrast(run)
   selected = stages.selected(model, phase)
   if "batch" in modes.values() and model.backbone.spec.kind == "saved_model" and run.strategy.num_replicas_in_sync > 1:
     raise UserError(f"--bn={phase.bn}: the statistics of a SavedModel cannot be averaged over devices; use --bn=frozen")
@@ -110,6 +112,13 @@ def _stage_rows(run, phase):
   return rows
 
 
+def _check_contrast(run):
+  if not run.model.task.exclusive:
+    raise UserError(f"--recipe={run.config.recipe} needs one class an example, not --task={run.model.task.name}")
+  if run.strategy.num_replicas_in_sync > 1:
+    raise UserError(f"--recipe={run.config.recipe} compares the examples of one device: pass --strategy=single")
+
+
 def _lines(run, written):
   """Yields the plan as the user reads it before training starts."""
   split, backbone = run.split, written["backbone"]
@@ -124,9 +133,9 @@ def _lines(run, written):
   for phase in written["phases"]:
     yield (
       f"phase {phase['name']}: at most {phase['epochs']} epochs of {phase['steps_per_epoch']} batches of "
-      f"{phase['batch_size']}, weight decay {phase['weight_decay']:g}, fresh optimizer"
+      f"{phase['batch_size']}{_objective(phase)}, weight decay {phase['weight_decay']:g}, fresh optimizer"
     )
-    if len(phase["train_stages"]) == 1:
+    if phase["train_stages"] == (recipes.HEAD,):
       continue
     yield f"  {'stage':12} {'variables':>9} {'trainable':>9} {'parameters':>12} {'rate':>9} {'bn':>6}"
     for row in phase["stages"]:
@@ -134,3 +143,7 @@ def _lines(run, written):
       yield (
         f"  {row['name']:12} {row['variables']:9} {row['trainable']:9} {row['parameters']:12,} {rate:>9} {row['bn']:>6}"
       )
+
+
+def _objective(phase):
+  return f" ({phase['batch_classes']} classes), supervised contrast" if phase["objective"] == recipes.CONTRAST else ""

@@ -5,11 +5,10 @@ import dataclasses
 import pathlib
 import time
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app import callbacks, feature_cache
+from tl_app import callbacks, feature_cache, heads
 from tl_app import config as config_lib
 from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
@@ -70,8 +69,11 @@ def inference_batch(run):
   return batch_size - batch_size % run.strategy.num_replicas_in_sync
 
 
-def training_batches(run, batch_size):
-  """Returns the endless dataset of what the network reads, and targets, of the training split."""
+def training_batches(run, batch_size, batches=None):
+  """Returns the endless dataset of what the network reads, and targets, of the training split.
+
+  `batches` as in `pipeline.for_training`.
+  """
   train = run.split.train
   return pipeline.for_training(
     run.examples.inputs[train],
@@ -80,6 +82,7 @@ def training_batches(run, batch_size):
     run.examples.modality,
     batch_size,
     run.config.seed,
+    batches,
   )
 
 
@@ -97,9 +100,17 @@ def frozen_features(run):
   return run.features
 
 
+def fresh_features(run):
+  """Returns what the backbone gives now, float32 [n, feature_size]; of the training and validation splits alone."""
+  used = np.concatenate([run.split.train, run.split.validation])
+  features = np.zeros((len(run.examples), run.model.backbone.feature_size), np.float32)
+  features[used] = predict(run, run.model.features, used)
+  return features
+
+
 def head_logits(run, indices):
   """Returns the head's logits on the frozen features, float32 [len, outputs]."""
-  return keras.ops.convert_to_numpy(run.model.head(frozen_features(run)[indices], training=False))
+  return heads.logits(run.model.head, frozen_features(run)[indices])
 
 
 def _feature_store(run):

@@ -141,9 +141,9 @@ def climb(run, phases):
   rungs = []
   for phase in phases:
     averaged = fitting.fit(run, phase)
-    if not phase.backbone_trains:
+    if phase is phases[0]:
       rungs.append(ladder.Rung("probe", session.head_logits(run, validation), callbacks.values(variables)))
-  if phases[-1].backbone_trains:
+  if len(phases) > 1:
     rungs.append(_fine_tuned(run, "fine_tuned", variables))
     if averaged:
       averaged()

@@ -12,7 +12,7 @@ from tl_app.data.examples import Record, encoded
 WINDOW = 64
 
 
-def for_training(inputs, targets, preprocess, modality, batch_size, seed):
+def for_training(inputs, targets, preprocess, modality, batch_size, seed, batches=None):
   """Returns an endless dataset of full batches (network inputs, targets).
 
   Order: shuffle the indices of a pass (all of them, so it is uniform), then the next pass; read, preprocess, batch.
@@ -27,16 +27,17 @@ def for_training(inputs, targets, preprocess, modality, batch_size, seed):
     modality: "text" or "image".
     batch_size: global number of examples per batch.
     seed: int; the same seed gives the same order.
+    batches: endless dataset of int32 [batch] positions, in place of the order above.
   """
   targets = tf.constant(targets)
   if modality == "text":
     raw = tf.constant(list(inputs), tf.string)
-    batches = index_batches(len(inputs), batch_size, seed, token_counts(preprocess, inputs))
+    batches = batches or index_batches(len(inputs), batch_size, seed, token_counts(preprocess, inputs))
     dataset = batches.map(
       lambda i: (preprocess(tf.gather(raw, i)), tf.gather(targets, i)), num_parallel_calls=tf.data.AUTOTUNE
     )
   else:
-    read, indices = _image_reader(inputs), _order(len(inputs), seed)
+    read, indices = _image_reader(inputs), batches.unbatch() if batches else _order(len(inputs), seed)
     dataset = indices.map(lambda i: (preprocess.one(read(i)), targets[i]), num_parallel_calls=tf.data.AUTOTUNE).batch(
       batch_size, drop_remainder=True
     )

@@ -67,7 +67,8 @@ class KeepBest(keras.callbacks.Callback):
       self.model.stop_training = True
 
   def on_train_end(self, logs=None):
-    if self.model.optimizer.use_ema:
+    optimizer = self.model.optimizer
+    if getattr(optimizer, "inner_optimizer", optimizer).use_ema:
       # `fit` has just written the averages into the variables.
       self.averaged = values(self._variables)
     for variable, value in zip(self._variables, self._values or []):

@@ -156,6 +156,17 @@ class Config:
   num_devices: int = _field(
     0, "Devices of --strategy=mirrored; logical CPU devices where there is no GPU. 0: all.", low=0, high=64
   )
+  precision: str = _field(
+    "auto",
+    "What the backbone computes fine-tuning steps in; variables, head, loss and all answers stay float32. auto: for "
+    "500 steps or more the candidates are measured here, and a clearly faster one that keeps the loss is taken.",
+    choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+  )
+  jit: str = _field(
+    "auto",
+    "Whether XLA compiles fine-tuning steps. auto: measured like --precision on a GPU, else not.",
+    choices=("auto", "on", "off"),
+  )
   feature_cache: str = _field(
     "auto", "auto: frozen features are kept in --cache_dir. off: computed in every run. Or a directory."
   )

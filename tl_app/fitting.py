@@ -3,8 +3,9 @@
 import logging
 
 import keras
+import tensorflow as tf
 
-from tl_app import callbacks, contrast, heads, optimizers, recipes, session, stages, trunk
+from tl_app import callbacks, contrast, heads, optimizers, precision, recipes, session, stages, trunk
 from tl_app import model as model_lib
 from tl_app.data import pipeline
 
@@ -52,20 +53,47 @@ def _solve(run, phase, features):
 def _descend(run, phase, features):
   """Fits by gradient descent and puts the best epoch back; returns as `fit`. `features` as in `_solve`."""
   network, dataset, validation_logits = _feed(run, phase, features)
-  compile_for(network, phase, run.model)
+  way = _way(run, phase, network, dataset)
+  compile_for(network, phase, run.model, way)
   changing = stages.changing(run.model, [phase])
   keep = callbacks.KeepBest(changing, phase.monitor, phase.patience)
-  network.fit(
-    dataset,
-    epochs=phase.epochs,
-    steps_per_epoch=phase.steps_per_epoch,
-    callbacks=_watchers(run, phase, validation_logits, keep),
-    verbose=callbacks.verbosity() if phase.backbone_trains else 0,
-    shuffle=False,  # the dataset is
-  )
+  with precision.computing(network, way.precision):
+    network.fit(
+      dataset,
+      epochs=phase.epochs,
+      steps_per_epoch=phase.steps_per_epoch,
+      callbacks=_watchers(run, phase, _exact(network, validation_logits), keep),
+      verbose=callbacks.verbosity() if phase.backbone_trains else 0,
+      shuffle=False,  # the dataset is
+    )
   if keep.averaged is None:
     return None
   return lambda: [variable.assign(value) for variable, value in zip(changing, keep.averaged)]
+
+
+def _way(run, phase, network, dataset):
+  """Returns the `precision.Way` of a phase."""
+  if not phase.backbone_trains:
+    return precision.Way()
+  config, num_devices = run.config, run.strategy.num_replicas_in_sync
+  gpu = bool(tf.config.list_logical_devices("GPU"))
+  return precision.choose(
+    precision.candidates(config, run.model.backbone, gpu, num_devices),
+    network,
+    lambda way: compile_for(network, phase, run.model, way),
+    dataset,
+    phase.steps,
+  )
+
+
+def _exact(network, logits):
+  """Returns the function `logits`, or None, that computes in float32 while `network` trains in less."""
+
+  def compute():
+    with precision.computing(network, precision.FLOAT32):
+      return logits()
+
+  return logits and compute
 
 
 def _feed(run, phase, features):
@@ -95,7 +123,7 @@ def _feed_contrast(run, phase):
   return network, session.training_batches(run, phase.batch_size, order)
 
 
-def compile_for(network, phase, model):
+def compile_for(network, phase, model, way=precision.Way()):  # noqa: B008  frozen
   """Compiles `network` for one phase; a fresh optimizer, since its slots belong to other variables and rates."""
   stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
   optimizer = optimizers.StagedAdamW(
@@ -112,11 +140,14 @@ def compile_for(network, phase, model):
   replicas, contrasts = network.distribute_strategy.num_replicas_in_sync, phase.objective == recipes.CONTRAST
   # Now, and not while `fit` traces: low-rank factors start from the values of their kernels.
   optimizer.build(network.trainable_variables)
+  if way.precision == "mixed_float16":
+    # Keras scales the loss by itself only where the model as a whole has this policy.
+    optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
   network.compile(
     optimizer=optimizer,
     loss=contrast.SupervisedContrast() if contrasts else model.task.loss(phase.label_smoothing),
     metrics=None if contrasts else model.task.watched(),
-    jit_compile=False,
+    jit_compile=way.jit,
     # A step of the head alone is far shorter than the way into Python and back. TensorFlow cannot run Keras' loop over
     # steps on several devices: a placeholder in its branches stays unfed.
     steps_per_execution=1 if phase.backbone_trains or replicas > 1 else min(phase.steps_per_epoch, 256),

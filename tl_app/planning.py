@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tl_app import config as config_lib
-from tl_app import files, optimizers, recipes, stages
+from tl_app import files, optimizers, precision, recipes, stages
 from tl_app.backbones.backbone import parameters
 from tl_app.data import pipeline
 from tl_app.errors import UserError
@@ -23,6 +23,7 @@ def plan(run, recipe):
   preprocessing = settle_preprocessing(run)
   backbone, model = run.model.backbone, run.model
   phases = recipe(run.config, facts(run), run.strategy.num_replicas_in_sync)
+  precision.check(run.config, backbone, run.strategy.num_replicas_in_sync)
   if phases[0].backbone_trains:
     raise UserError("the first phase must train the head alone: start the list with recipes.probe(..)")
   written = {

@@ -1,0 +1,125 @@
+"""Number formats and XLA: what changes within a block, what is measured, and that answers stay float32."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_data
+import tiny_modules
+import tiny_presets
+
+from tl_app import precision, training
+from tl_app.backbones.spec import BackboneSpec
+from tl_app.config import Config
+from tl_app.errors import UserError
+from tl_app.precision import Way
+
+
+def _network():
+  inputs = keras.Input((4,))
+  x = keras.layers.Dense(8, activation="relu", name="dense")(inputs)
+  features = keras.Input((8,))
+  head = keras.Model(features, keras.layers.Dense(2, name="logits")(features), name="head")
+  return keras.Model(inputs, head(x))
+
+
+def _backbone(kind):
+  return type("Backbone", (), {"spec": BackboneSpec("tiny", kind, "x")})
+
+
+def test_layers_but_the_head_compute_in_it_within_the_block():
+  network, x = _network(), np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+  dense, head = network.get_layer("dense"), network.get_layer("head")
+  exact = network(x)
+  with precision.computing(network, "mixed_bfloat16"):
+    assert dense(x).dtype == tf.bfloat16
+    assert network(x).dtype == tf.float32
+    assert not np.array_equal(network(x), exact)
+    assert {variable.dtype for variable in network.variables} == {"float32"}
+    with precision.computing(network, "float32"):
+      np.testing.assert_array_equal(network(x), exact)
+    assert dense(x).dtype == tf.bfloat16
+    assert head(np.ones((1, 8), np.float32)).dtype == tf.float32
+  np.testing.assert_array_equal(network(x), exact)
+
+
+@pytest.mark.parametrize(
+  ("flags", "kind", "gpu", "devices", "expected"),
+  [
+    ({}, "kerashub", False, 1, ["float32", "mixed_bfloat16"]),
+    ({}, "kerashub", False, 2, ["float32", "mixed_bfloat16"]),
+    ({}, "saved_model", False, 1, ["float32"]),
+    ({}, "saved_model", True, 1, ["float32", "float32 with XLA"]),
+    ({"jit": "off"}, "kerashub", True, 1, ["float32", "mixed_bfloat16", "mixed_float16"]),
+    ({"precision": "mixed_float16"}, "kerashub", True, 1, ["mixed_float16", "mixed_float16 with XLA"]),
+    ({"precision": "float32", "jit": "on"}, "kerashub", False, 1, ["float32 with XLA"]),
+  ],
+)
+def test_candidates(flags, kind, gpu, devices, expected):
+  ways = precision.candidates(Config(**flags), _backbone(kind), gpu, devices)
+  assert [str(way) for way in ways] == expected
+
+
+def test_the_fastest_that_keeps_the_loss_is_taken_if_it_gains_enough():
+  plain, half, quick = Way(), Way("mixed_bfloat16"), Way("mixed_float16", True)
+  assert precision.fastest({plain: (1.0, 2.0), half: (0.7, 2.01), quick: (0.5, 2.02)}, plain) == quick
+  assert precision.fastest({plain: (1.0, 2.0), half: (0.7, 2.01), quick: (0.5, 2.5)}, plain) == half
+  assert precision.fastest({plain: (1.0, 2.0), half: (0.9, 2.0), quick: (0.5, float("nan"))}, plain) == plain
+
+
+def test_a_measurement_leaves_no_trace(monkeypatch):
+  network = _network()
+  x, y = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32), np.arange(32) % 2
+  dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8).repeat()
+  before, compiled = [np.array(v) for v in network.variables], []
+
+  def compile_way(way):
+    if way.jit:
+      raise NotImplementedError("no XLA here")
+    compiled.append(way)
+    network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+  ways = [Way(), Way("mixed_bfloat16"), Way(jit=True)]
+  assert precision.choose(ways, network, compile_way, dataset, precision.LEAST_STEPS - 1) == Way()
+  assert compiled == []
+  monkeypatch.setattr(precision, "LEAST_GAIN", 0.0)
+  assert precision.choose(ways, network, compile_way, dataset, precision.LEAST_STEPS) in ways[:2]
+  assert compiled == ways[:2]
+  for old, variable in zip(before, network.variables):
+    np.testing.assert_array_equal(old, np.array(variable))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  root = tmp_path_factory.mktemp("precision")
+  return {
+    "backbone": tiny_presets.bert(root / "bert", list(tiny_modules.VOCABULARY)),
+    "dataset": "table:" + tiny_data.reviews(root / "reviews.csv"),
+    "cache_dir": str(root / "cache"),
+    "epochs": 2,
+    "head_epochs": 3,
+    "learning_rate": 3e-3,
+  }
+
+
+@pytest.mark.parametrize(
+  "flags", [{"precision": "mixed_bfloat16", "train_stages": "top:2"}, {"precision": "mixed_float16"}]
+)
+def test_a_run_trains_in_it_and_answers_in_float32(config, tmp_path, flags):
+  whole = {"precision": "float32"} | {name: value for name, value in flags.items() if name != "precision"}
+  runs = {}
+  for name, own in (("mixed", flags), ("float32", whole)):
+    metrics = training.train_and_evaluate(Config(**config, export=name == "mixed", **own), tmp_path / name)
+    runs[name] = metrics["rungs"]["fine_tuned"]["loss"]
+    if name == "mixed":
+      assert metrics["parity"]["max_probability_difference"] <= 1e-4
+  assert runs["mixed"] == pytest.approx(runs["float32"], rel=0.05)
+  assert runs["mixed"] != runs["float32"]
+
+
+def test_what_cannot_be_had_is_refused(config, tmp_path):
+  module = tiny_modules.strings(tmp_path / "strings")
+  with pytest.raises(UserError, match="keeps its own precision"):
+    training.train_and_evaluate(Config(**config | {"backbone": module}, precision="mixed_bfloat16"), tmp_path / "run")
+  with pytest.raises(UserError, match="--strategy=single"):
+    precision.check(Config(jit="on"), _backbone("kerashub"), 2)

@@ -1,0 +1,145 @@
+"""In which number format fine-tuning computes, and whether XLA compiles its steps: told, or measured here."""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tl_app import callbacks
+from tl_app.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FLOAT32 = "float32"
+# Fewer steps do not repay the tracing and compiling of candidates.
+LEAST_STEPS = 500
+# Rounds of the same batches; the first of each candidate traces.
+STEPS, ROUNDS = 3, 3
+# Below this gain the plain way stays: a measured choice near 1 would differ from run to run.
+LEAST_GAIN = 1.25
+# Relative; of the mean loss over the measured steps.
+LOSS_TOLERANCE = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+  """How the steps of a phase are computed.
+
+  Attributes:
+    precision: Keras dtype policy of the backbone: "float32", "mixed_bfloat16", "mixed_float16". Variables, the head,
+      the loss, and all inference stay float32.
+    jit: whether XLA compiles the step.
+  """
+
+  precision: str = FLOAT32
+  jit: bool = False
+
+  def __str__(self):
+    return self.precision + (" with XLA" if self.jit else "")
+
+
+def check(config, backbone, num_devices):
+  """Raises `UserError` where --precision or --jit cannot be had."""
+  if backbone.spec.kind == "saved_model" and config.precision not in ("auto", FLOAT32):
+    raise UserError(f"--precision={config.precision}: a SavedModel keeps its own precision; leave the flag out")
+  if config.jit == "on" and num_devices > 1:
+    raise UserError("--jit=on: XLA compiles no step over several devices here; pass --jit=off or --strategy=single")
+
+
+def candidates(config, backbone, gpu, num_devices):
+  """Returns the `Way`s to choose from, the plain one first.
+
+  XLA is no candidate on a CPU: MiniLM's step took as long, EfficientNet-Lite0's nine times as long.
+  """
+  precisions, jits = [config.precision], [config.jit == "on"]
+  if config.precision == "auto":
+    mixed = [] if backbone.spec.kind == "saved_model" else ["mixed_bfloat16"]
+    precisions = [FLOAT32, *mixed, *(["mixed_float16"] if mixed and gpu else [])]
+  if config.jit == "auto" and gpu and num_devices == 1:
+    jits = [False, True]
+  return [Way(*way) for way in itertools.product(precisions, jits)]
+
+
+@contextlib.contextmanager
+def computing(network, precision):
+  """The layers of `network` compute in `precision` within the block; those that were given a type of their own do not.
+
+  What is traced within keeps it: trace inference outside, or within a block of "float32".
+  """
+  layers = list(_layers(network))
+  before = [layer.dtype_policy for layer in layers]
+  try:
+    for layer in layers:
+      layer.dtype_policy = precision
+    yield
+  finally:
+    for layer, policy in zip(layers, before):
+      layer.dtype_policy = policy
+
+
+def _layers(network):
+  """Yields what computes, but for the head."""
+  for layer in network.layers:
+    if layer.name == "head" and isinstance(layer, keras.Model):
+      continue
+    inner = [each for each in layer._flatten_layers() if not isinstance(each, keras.Model)]
+    yield from (each for each in inner if each.dtype_policy.name in (FLOAT32, "mixed_bfloat16", "mixed_float16"))
+
+
+def choose(ways, network, compile_way, dataset, steps):
+  """Returns the `Way` to train in: the only one, or the fastest that keeps the loss, measured on the first batches.
+
+  Args:
+    ways: `Way`s, the plain one first.
+    network: `keras.Model` to fit; it is left with the values it has.
+    compile_way: function, `Way` -> None, that compiles it.
+    dataset: of its batches.
+    steps: of the phase: few are not worth a measurement.
+  """
+  if len(ways) == 1 or steps < LEAST_STEPS:
+    return ways[0]
+  measured = {}
+  values = callbacks.values(network.variables)
+  batches = list(dataset.take(STEPS))
+  for way in ways:
+    try:
+      measured[way] = _measure(way, network, compile_way, batches)
+    except (tf.errors.OpError, ValueError, TypeError, NotImplementedError) as error:
+      log.info("%s: cannot be had here (%s)", way, str(error).splitlines()[0][:120])
+    finally:
+      for variable, value in zip(network.variables, values):
+        variable.assign(value)
+  best = fastest(measured, ways[0])
+  for way, (seconds, loss) in measured.items():
+    log.info("%s: %.3f s a step, loss %.4f%s", way, seconds, loss, "; taken" if way == best else "")
+  return best
+
+
+def fastest(measured, plain):
+  """Returns the key of {`Way`: (seconds, loss)} that is at least `LEAST_GAIN` times as fast as `plain` and keeps its
+  loss, or `plain`."""
+  seconds, loss = measured[plain]
+  kept = {
+    way: own
+    for way, (own, its) in measured.items()
+    if abs(its - loss) <= LOSS_TOLERANCE * abs(loss) and own * LEAST_GAIN <= seconds
+  }
+  return min(kept, key=kept.get) if kept else plain
+
+
+def _measure(way, network, compile_way, batches):
+  """Returns (median seconds of a step, mean loss of the first round)."""
+  with computing(network, way.precision):
+    compile_way(way)
+    losses = [float(network.train_on_batch(*batch)) for batch in batches]
+    seconds = []
+    for batch in batches * (ROUNDS - 1):
+      start = time.perf_counter()
+      float(network.train_on_batch(*batch))
+      seconds.append(time.perf_counter() - start)
+  return float(np.median(seconds)), float(np.mean(losses))

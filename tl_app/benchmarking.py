@@ -120,7 +120,7 @@ def _compiled(run, phase, network):
 
 def _online(run, phase):
   """Returns (network, dataset) that run the whole backbone in every step."""
-  network = model_lib.training_network(run.model, phase.train_stages)
+  network = model_lib.training_network(run.model, phase)
   return _compiled(run, phase, network), session.training_batches(run, phase.batch_size)
 
 

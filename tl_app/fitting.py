@@ -107,7 +107,7 @@ def _feed(run, phase, features):
       dataset = below.for_training(train, run.labels[train], phase.batch_size, run.config.seed)
       return below.network, dataset, lambda: below.logits(validation)
     dataset = session.training_batches(run, phase.batch_size)
-    network = model_lib.training_network(run.model, phase.train_stages)
+    network = model_lib.training_network(run.model, phase)
     return network, dataset, lambda: session.predict(run, run.model.network, validation)
   features = session.frozen_features(run) if features is None else features
   dataset = pipeline.for_features(features[train], run.labels[train], phase.batch_size, run.config.seed)
@@ -119,7 +119,7 @@ def _feed_contrast(run, phase):
   labels, classes = run.labels[run.split.train], phase.batch_classes
   order = contrast.batches(labels, classes, phase.batch_size // classes, phase.steps, run.config.seed)
   top = keras.layers.UnitNormalization(dtype="float32")
-  network = model_lib.training_network(run.model, phase.train_stages, top)
+  network = model_lib.training_network(run.model, phase, top)
   return network, session.training_batches(run, phase.batch_size, order)
 
 

@@ -111,14 +111,20 @@ class Trunk(keras.layers.Layer):
     return self.network(inputs, training=False)
 
 
-def training_network(model, train_stages, top=None):
-  """Returns the `keras.Model` to fit: backbone inputs -> logits, with the stages below the lowest of `train_stages` as
-  a trunk that always runs in inference mode. `top`, features to what is fitted, may stand in place of the head.
+def lowest_active(model, phase):
+  """Returns the name of the lowest stage that runs in training mode in a phase."""
+  if phase.bn == "train" and model.statistics:
+    return next(iter(model.stages))
+  return next(stage for stage in model.stages if stage in phase.train_stages)
+
+
+def training_network(model, phase, top=None):
+  """Returns the `keras.Model` to fit: backbone inputs -> logits, with the stages below `lowest_active` as a trunk that
+  always runs in inference mode. `top`, features to what is fitted, may stand in place of the head.
 
   A SavedModel is one layer and cannot be cut; it runs in inference mode as a whole while none of it trains.
   """
-  lowest = next(stage for stage in model.stages if stage in train_stages)
-  backbone = model.backbone
+  lowest, backbone = lowest_active(model, phase), model.backbone
   if not can_split(backbone, lowest):
     return keras.Model(backbone.network.input, top(model.features.output)) if top else model.network
   from tl_app.backbones import native

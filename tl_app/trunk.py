@@ -159,8 +159,7 @@ class TrunkFeatures:
 
 def features(run, phase):
   """Returns the `TrunkFeatures` of a phase, filled, or None where its frozen stages are better run in every step."""
-  lowest = next(name for name in run.model.stages if name in phase.train_stages)
-  backbone = run.model.backbone
+  lowest, backbone = model_lib.lowest_active(run.model, phase), run.model.backbone
   directory = session.cache_directory(run)
   if directory is None or phase.epochs < 2 or backbone.pairs or not model_lib.can_split(backbone, lowest):
     return None

@@ -25,7 +25,7 @@ LEVELS = [
     "tasks.cells",
     "tasks.solvers",
   ],
-  ["tasks.task"],
+  ["tasks.task", "preprocessing.long_text"],
   ["tasks.single_label", "tasks.multi_label", "tasks.regression"],
   ["tasks"],
   ["summary"],
@@ -37,6 +37,7 @@ LEVELS = [
     "backbones.partition",
     "backbones.graph_order",
     "backbones.pairs",
+    "backbones.windows",
   ],
   [
     "data.drawing",

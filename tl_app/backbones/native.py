@@ -159,7 +159,7 @@ class Tokens(tf.Module):
     identity: what tells two preprocessings apart: two with the same give the same tokens.
   """
 
-  joins_pairs = True
+  joins_pairs = packs = True
 
   def __init__(self, tokenizer, limit):
     super().__init__(name="tokens")
@@ -178,7 +178,11 @@ class Tokens(tf.Module):
 
   def __call__(self, texts):
     """Returns {"input_word_ids", "input_mask", "input_type_ids"}, see `text.pack`, of string [batch]."""
-    return text.pack(self.tokenize(texts), self.max_length, self._start, self._end, self._pad)
+    return self.pack(self.tokenize(texts))
+
+  def pack(self, tokens):
+    """Returns the same of what `tokenize` gives, or parts of it."""
+    return text.pack(tokens, self.max_length, self._start, self._end, self._pad)
 
   def join(self, first, second):
     """Returns the same of pairs of texts, string [batch] each, with segment ids."""
@@ -189,7 +193,7 @@ class Tokens(tf.Module):
 
   def count_tokens(self, texts):
     """Returns int32 [batch]: tokens of string [batch], special ones included, nothing truncated."""
-    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + 2
+    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + text.SPECIAL
 
 
 # Loaders.

@@ -10,6 +10,8 @@ from tl_app.errors import UserError
 
 INPUT_NAMES = ("input_word_ids", "input_mask", "input_type_ids")
 MULTIPLE = 8
+# [CLS] and [SEP].
+SPECIAL = 2
 
 # Google's BERT and Hugging Face's BertTokenizer split around these blocks and leave kana and hangul whole.
 _CJK = (
@@ -112,7 +114,7 @@ class WordPiece(tf.Module):
     identity: what tells two preprocessings apart: two with the same give the same tokens.
   """
 
-  joins_pairs = True
+  joins_pairs = packs = True
 
   def __init__(self, vocab_file, lower, limit):
     """Reads the vocabulary into an in-graph table, which an export carries along.
@@ -145,7 +147,10 @@ class WordPiece(tf.Module):
   def __call__(self, texts):
     """Returns BERT's inputs (see `pack`) of string [batch]."""
     # A word is at least one token, so words beyond max_length cannot matter.
-    tokens = self._tokenize_words(bert_words(texts, self._lower)[:, : self.max_length])
+    return self.pack(self._tokenize_words(bert_words(texts, self._lower)[:, : self.max_length]))
+
+  def pack(self, tokens):
+    """Returns BERT's inputs (see `pack`) of what `tokenize` gives, or parts of it."""
     return pack(tokens, self.max_length, self._start, self._end, self._pad)
 
   def join(self, first, second):
@@ -155,7 +160,7 @@ class WordPiece(tf.Module):
 
   def count_tokens(self, texts):
     """Returns int32 [batch]: tokens of string [batch], special ones included, nothing truncated."""
-    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + 2
+    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + SPECIAL
 
   def _tokenize_words(self, words):
     too_long = tf.strings.length(words.flat_values, "UTF8_CHAR") > _MAX_CHARS_PER_WORD
@@ -170,6 +175,7 @@ class TwinPreprocess(tf.Module):
     max_length: most tokens of an example, special ones included; settable until the first trace.
     limit: longest input that the backbone reads, in tokens, or the fixed length of a twin that has only one.
     identity: what tells two preprocessings apart.
+    packs: whether `pack` is there: not with a fixed-length twin.
   """
 
   def __init__(self, module, limit, identity):
@@ -186,16 +192,16 @@ class TwinPreprocess(tf.Module):
     super().__init__(name="twin")
     self._module = module
     self.identity = f"twin {identity}"
-    self._packs = callable(getattr(module, "tokenize", None)) and callable(getattr(module, "bert_pack_inputs", None))
+    self.packs = callable(getattr(module, "tokenize", None)) and callable(getattr(module, "bert_pack_inputs", None))
     fixed = self._fixed_length()
     self.limit = int(limit) or fixed
-    if not self._packs:
+    if not self.packs:
       self.limit = min(self.limit, fixed)
     self.max_length = self.limit
 
   def tokenize(self, texts):
     """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
-    if not self._packs:
+    if not self.packs:
       inputs = self._module(texts)
       ids = tf.ragged.boolean_mask(inputs["input_word_ids"], tf.cast(inputs["input_mask"], tf.bool))
       return ids[:, 1:-1]
@@ -205,7 +211,7 @@ class TwinPreprocess(tf.Module):
   @property
   def joins_pairs(self):
     """Whether `join` is there: not with a fixed-length twin, nor with one whose packing takes one text only."""
-    if not self._packs:
+    if not self.packs:
       return False
     try:
       self.join(tf.constant(["a"]), tf.constant(["a"]))
@@ -215,9 +221,13 @@ class TwinPreprocess(tf.Module):
 
   def __call__(self, texts):
     """Returns BERT's inputs, int32 [batch, length], of string [batch]."""
-    if self._packs:
-      return self._pack([self.tokenize(texts)])
+    if self.packs:
+      return self.pack(self.tokenize(texts))
     return self._trimmed(self._truncated(self._module(texts)))
+
+  def pack(self, tokens):
+    """Returns BERT's inputs, int32 [batch, length], of what `tokenize` gives, or parts of it."""
+    return self._pack([tokens])
 
   def join(self, first, second):
     """Returns BERT's inputs, int32 [batch, length], with segment ids, of pairs of texts, string [batch] each."""
@@ -232,7 +242,7 @@ class TwinPreprocess(tf.Module):
 
   def count_tokens(self, texts):
     """Returns int32 [batch]: tokens of string [batch], special ones included; truncated only by a fixed-length twin."""
-    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + 2
+    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + SPECIAL
 
   def _truncated(self, inputs):
     counts = tf.reduce_sum(inputs["input_mask"], axis=1, keepdims=True)
@@ -251,6 +261,48 @@ class TwinPreprocess(tf.Module):
       raise UserError(
         f"--preprocessor is no text preprocessing module: it must turn strings into {', '.join(INPUT_NAMES)}"
       ) from None
+
+
+class Around(tf.Module):
+  """A preprocessing around another one, with its length and its tokens.
+
+  Attributes:
+    max_length, limit: of the sequence that the network reads.
+    identity: what tells two preprocessings apart.
+    max_windows: most sequences of a text.
+  """
+
+  def __init__(self, preprocess, does):
+    super().__init__(name="around")
+    self._preprocess = preprocess
+    self.limit = preprocess.limit
+    self.max_windows = windows_of(preprocess)
+    self.identity = f"{does} {preprocess.identity}"
+
+  @property
+  def max_length(self):
+    return self._preprocess.max_length
+
+  @max_length.setter
+  def max_length(self, value):
+    self._preprocess.max_length = value
+
+  def tokenize(self, texts):
+    """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
+    return self._preprocess.tokenize(texts)
+
+  def pack(self, tokens):
+    """Returns the network's inputs, int32 [batch, length], of ragged int32 [batch, (tokens)]."""
+    return self._preprocess.pack(tokens)
+
+  def count_tokens(self, texts):
+    """Returns int32 [batch]: tokens of string [batch], special ones included, nothing cut."""
+    return self._preprocess.count_tokens(texts)
+
+
+def windows_of(preprocess):
+  """Returns the most sequences that a preprocessing makes of a text."""
+  return getattr(preprocess, "max_windows", 1)
 
 
 class RawStrings(tf.Module):

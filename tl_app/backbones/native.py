@@ -150,6 +150,20 @@ def pool(sequence, mask, how):
   return ops.sum(sequence * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
 
 
+def tokens(tokenizer, limit):
+  """Returns the preprocessing with a KerasHub tokenizer.
+
+  A WordPiece vocabulary is read by BERT's own rules, by which its network was trained: KerasHub keeps accents where it
+  lower-cases, and keeps a no-break space inside a word.
+  """
+  config = tokenizer.get_config()
+  if config.get("suffix_indicator") != "##" or tokenizer.start_token != "[CLS]" or config.get("oov_token") != "[UNK]":
+    return Tokens(tokenizer, limit)
+  vocabulary = {token: index for index, token in enumerate(tokenizer.get_vocabulary())}
+  accents = True if config["strip_accents"] else None
+  return text.WordPiece(vocabulary, config["lowercase"], limit, accents, tokenizer.split_on_cjk)
+
+
 class Tokens(tf.Module):
   """A KerasHub tokenizer as preprocessing, with the face of `text.WordPiece`.
 
@@ -219,7 +233,7 @@ def _bert_wheel(spec, assets, pooling, size):
 def _hugging_face_bert(spec, directory, pooling):
   network = bert.load(directory)
   limit = network.get_layer("position_embedding").input_dim
-  preprocess = text.WordPiece(directory / "vocab.txt", bert.lower_case(directory), limit)
+  preprocess = text.WordPiece(directory / "vocab.txt", limit=limit, **bert.tokenizer_rules(directory))
   return _text_backbone(spec, preprocess, dict(network.input), network.output, pooling)
 
 
@@ -256,7 +270,7 @@ def _kerashub(spec, assets, pooling, size):
     with _preset_faults(spec), fetching(spec.handle):
       tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
     limit = getattr(network, "max_sequence_length", 0) or spec.max_length or 512
-    return _kerashub_text(spec, network, Tokens(tokenizer, limit), pooling)
+    return _kerashub_text(spec, network, tokens(tokenizer, limit), pooling)
   if isinstance(network.input, dict) or len(network.input.shape) != 4:
     raise UserError(f"{spec.handle} is a {type(network).__name__}, which takes neither one text nor one image")
   with _preset_faults(spec), fetching(spec.handle):

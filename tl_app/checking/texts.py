@@ -65,17 +65,23 @@ def _decodes(run):
 def _label_in_text(subject):
   classes = subject.examples.classes
   names = sorted({name for of_one in classes for name in of_one})
-  texts = [f" {text} " for text in subject.prints.texts]
+  texts = subject.prints.texts
   told = []
   for label in names:
-    name = f" {fingerprints.normalized(label.replace('_', ' '))} "
+    name = fingerprints.normalized(label.replace("_", " "))
     own = np.array([label in of_one for of_one in classes])
     if own.sum() < MIN_TEXTS or own.all() or not any(map(str.isalpha, name)):
       continue
-    inside = np.array([name in text for text in texts])
+    inside = np.array([holds_name(name, text) for text in texts])
     if inside[own].mean() >= NAME_IN_OWN and inside[~own].mean() <= NAME_ELSEWHERE:
       told.append(f"{label!r} ({inside[own].mean():.0%})")
   yield from find("label_in_text", len(told), len(names), examples=told)
+
+
+def holds_name(name, text):
+  """Whether a normalised text holds a name: as whole words; anywhere where there are none between spaces (Chinese)."""
+  wide = any(unicodedata.east_asian_width(letter) in "WF" for letter in name)
+  return name in text if wide else f" {name} " in f" {text} "
 
 
 def tokens(subject, preprocess):

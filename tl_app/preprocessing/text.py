@@ -22,7 +22,7 @@ _PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
 _MAX_CHARS_PER_WORD = 100
 
 
-def bert_words(texts, lower):
+def bert_words(texts, lower, strip_accents=None, split_cjk=True):
   """Splits texts into words as BERT's basic tokenizer does, by Google's and Hugging Face's rules.
 
   tensorflow_text's own BasicTokenizer differs: it folds case, turns format characters into spaces and keeps U+00A0
@@ -30,7 +30,9 @@ def bert_words(texts, lower):
 
   Args:
     texts: string [batch], UTF-8; invalid bytes are dropped.
-    lower: lower-case, and strip accents.
+    lower: lower-case.
+    strip_accents: whether letters lose their accents; None: as `lower`.
+    split_cjk: whether each CJK character is a word.
 
   Returns:
     Ragged string [batch, (words)].
@@ -38,9 +40,11 @@ def bert_words(texts, lower):
   texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replace_control_characters=False)
   texts = tf.strings.regex_replace(texts, r"[\t\n\r\p{Z}]", " ")
   texts = tf.strings.regex_replace(texts, r"[\x{FFFD}\p{C}]", "")
-  texts = tf.strings.regex_replace(texts, _CJK, r" \0 ")
-  if lower:
+  if split_cjk:
+    texts = tf.strings.regex_replace(texts, _CJK, r" \0 ")
+  if lower if strip_accents is None else strip_accents:
     texts = tf.strings.regex_replace(tf_text.normalize_utf8(texts, "NFD"), r"\p{Mn}", "")
+  if lower:
     texts = tf.strings.lower(texts, encoding="utf-8")
   return tf.strings.split(tf.strings.regex_replace(texts, _PUNCTUATION, r" \0 "))
 
@@ -106,7 +110,7 @@ def read_vocabulary(path):
 
 
 class WordPiece(tf.Module):
-  """BERT's preprocessing from a vocab file.
+  """BERT's preprocessing from a vocabulary.
 
   Attributes:
     max_length: most tokens of an example, special ones included; settable until the first trace.
@@ -116,23 +120,28 @@ class WordPiece(tf.Module):
 
   joins_pairs = packs = True
 
-  def __init__(self, vocab_file, lower, limit):
+  def __init__(self, vocabulary, lower, limit, strip_accents=None, split_cjk=True):
     """Reads the vocabulary into an in-graph table, which an export carries along.
 
     Args:
-      vocab_file: path of a BERT vocab file.
-      lower: lower-case and strip accents (`do_lower_case`).
+      vocabulary: path of a BERT vocab file, or what `read_vocabulary` gives.
+      lower: lower-case (`do_lower_case`).
       limit: longest input of the backbone, in tokens.
+      strip_accents, split_cjk: see `bert_words`.
 
     Raises:
       UserError: the vocabulary cannot be used.
     """
     super().__init__(name="word_piece")
-    vocabulary = read_vocabulary(vocab_file)
+    vocabulary = vocabulary if isinstance(vocabulary, dict) else read_vocabulary(vocabulary)
     self.limit = self.max_length = int(limit)
-    self._lower = bool(lower)
+    self._rules = {"lower": bool(lower)}
+    if strip_accents is not None and strip_accents != lower:
+      self._rules["strip_accents"] = bool(strip_accents)
+    if not split_cjk:
+      self._rules["split_cjk"] = False
     digest = hashlib.sha256("\n".join(vocabulary).encode()).hexdigest()
-    self.identity = f"word_piece lower={self._lower} {digest}"
+    self.identity = " ".join(["word_piece", *(f"{rule}={on}" for rule, on in self._rules.items()), digest])
     self._start, self._end, self._pad = (vocabulary[token] for token in ("[CLS]", "[SEP]", "[PAD]"))
     keys, values = tf.constant(list(vocabulary)), tf.constant(list(vocabulary.values()), tf.int64)
     self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), vocabulary["[UNK]"])
@@ -142,12 +151,12 @@ class WordPiece(tf.Module):
 
   def tokenize(self, texts):
     """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
-    return self._tokenize_words(bert_words(texts, self._lower))
+    return self._tokenize_words(bert_words(texts, **self._rules))
 
   def __call__(self, texts):
     """Returns BERT's inputs (see `pack`) of string [batch]."""
     # A word is at least one token, so words beyond max_length cannot matter.
-    return self.pack(self._tokenize_words(bert_words(texts, self._lower)[:, : self.max_length]))
+    return self.pack(self._tokenize_words(bert_words(texts, **self._rules)[:, : self.max_length]))
 
   def pack(self, tokens):
     """Returns BERT's inputs (see `pack`) of what `tokenize` gives, or parts of it."""
@@ -155,7 +164,7 @@ class WordPiece(tf.Module):
 
   def join(self, first, second):
     """Returns BERT's inputs (see `pack`) of pairs of texts, string [batch] each."""
-    first, second = (self._tokenize_words(bert_words(t, self._lower)[:, : self.max_length]) for t in (first, second))
+    first, second = (self._tokenize_words(bert_words(t, **self._rules)[:, : self.max_length]) for t in (first, second))
     return pack(first, self.max_length, self._start, self._end, self._pad, second)
 
   def count_tokens(self, texts):

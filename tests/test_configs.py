@@ -100,6 +100,7 @@ def test_commands_of_the_readme_exist_with_all_their_flags():
     "compare",
     "benchmark",
     "check",
+    "find_lr",
   }
   assert {name: flags for name, arguments in commands if (flags := unknown_flags(name, arguments))} == {}
   every = set.union(*map(known_flags, {name for name, _ in commands}))

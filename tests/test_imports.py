@@ -62,9 +62,9 @@ LEVELS = [
   ["planning", "trunk", "changes"],
   ["fitting"],
   ["training", "checking.command"],
-  ["benchmarking"],
+  ["benchmarking", "rate_test"],
   ["cli"],
-  ["train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check"],
+  ["train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = {

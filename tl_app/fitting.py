@@ -80,11 +80,14 @@ def _feed(run, phase):
   return run.model.head, dataset, lambda: session.head_logits(run, validation)
 
 
-def compile_for(network, phase, model):
-  """Compiles `network` for one phase; a fresh optimizer, since its slots belong to other variables and rates."""
+def compile_for(network, phase, model, schedule=None):
+  """Compiles `network` for one phase; a fresh optimizer, since its slots belong to other variables and rates.
+
+  `schedule` gives the rates as shares of the peak ones; None: warm-up and cosine.
+  """
   stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
   optimizer = optimizers.StagedAdamW(
-    optimizers.WarmupCosine(phase.steps, phase.warmup_steps),
+    schedule or optimizers.WarmupCosine(phase.steps, phase.warmup_steps),
     rate_of=lambda variable: phase.learning_rates[stage_of[id(variable)]],
     decays=stages.decays,
     weight_decay=phase.weight_decay,

@@ -54,8 +54,8 @@ def measure(config, steps):
       rates = np.geomspace(LOWEST, HIGHEST, steps)
       losses = _losses(run, phases[0], phase, rates)
   rates, smoothed = rates[: len(losses)], smooth(losses)
-  result = {"phase": phase.name, "batch_size": phase.batch_size, "rates": rates, "losses": losses, "smoothed": smoothed}
-  result = {name: list(map(float, value)) if name[-1] == "s" else value for name, value in result.items()}
+  result = {"phase": phase.name, "batch_size": phase.batch_size, "rates": rates.tolist(), "losses": losses}
+  result["smoothed"] = smoothed.tolist()
   result |= propose(rates, smoothed)
   root = pathlib.Path(config.workdir)
   root.mkdir(parents=True, exist_ok=True)

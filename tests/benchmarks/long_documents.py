@@ -59,8 +59,8 @@ def main():
   """Trains a probe for each --long_text on the same documents and prints a line of a table for each."""
   parser = argparse.ArgumentParser(description=main.__doc__)
   parser.add_argument("--workdir", required=True, help="Directory for the documents and the runs.")
-  parser.add_argument("--documents", type=int, default=900)
-  parser.add_argument("--telling", type=int, default=4, help="Telling texts a document.")
+  parser.add_argument("--documents", type=int, default=480)
+  parser.add_argument("--telling", type=int, default=10, help="Telling texts a document.")
   parser.add_argument("--words", type=int, default=600, help="Words of editorials a document.")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--long_text", default="head,head_tail,windows")
@@ -76,7 +76,7 @@ def main():
       dataset=f"table:{root / 'documents.csv'}",
       recipe="probe",
       head="logistic",
-      test_fraction=0.4,
+      test_fraction=0.5,
       long_text=how,
       export=False,
     )

@@ -141,7 +141,7 @@ def test_the_readmes_table_of_findings_is_the_codes():
   ]
 
 
-@pytest.mark.parametrize("flag, names", [("recipe", recipes.RECIPES), ("strategy", None)])
+@pytest.mark.parametrize("flag, names", [("recipe", recipes.RECIPES), ("strategy", None), ("long_text", None)])
 def test_the_readmes_tables_of_choices_are_whole(flag, names):
   choices = config_lib.FIELDS[flag].metadata["choices"]
   table = README[README.index(f"| `--{flag}` |") :].split("\n\n")[0].splitlines()[2:]

@@ -180,7 +180,7 @@ def run(tmp_path_factory):
   rows |= {f"{string}{tell * 3}": label for string in NASTY for label, tell in ((SPORT, "球"), (MONEY, "股"))}
   with open(root / "data.csv", "w", newline="", encoding="utf-8") as file:
     csv.writer(file).writerows([("text", "label"), *rows.items()])
-  flags = {"head_epochs": 60, "head_learning_rate": 3e-2, "epochs": 1, "feature_cache": "off", "offline": True}
+  flags = {"recipe": "probe", "head_epochs": 60, "head_learning_rate": 3e-2, "feature_cache": "off", "offline": True}
   config = Config(backbone=preset, dataset=f"table:{root / 'data.csv'}", **flags)
   return training.train_and_evaluate(config, root / "work"), root / "work"
 

@@ -14,7 +14,7 @@ from absl.testing import flagsaver
 from tl_app import cli, files, train, training, workdir
 from tl_app.config import Config
 
-COMMANDS = ("train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check")
+COMMANDS = ("train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr")
 
 
 @pytest.fixture(scope="module")

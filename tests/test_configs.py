@@ -100,6 +100,7 @@ def test_commands_of_the_readme_exist_with_all_their_flags():
     "compare",
     "benchmark",
     "check",
+    "find_lr",
   }
   assert {name: flags for name, arguments in commands if (flags := unknown_flags(name, arguments))} == {}
   every = set.union(*map(known_flags, {name for name, _ in commands}))
@@ -140,7 +141,7 @@ def test_the_readmes_table_of_findings_is_the_codes():
   ]
 
 
-@pytest.mark.parametrize("flag, names", [("recipe", recipes.RECIPES), ("strategy", None)])
+@pytest.mark.parametrize("flag, names", [("recipe", recipes.RECIPES), ("strategy", None), ("long_text", None)])
 def test_the_readmes_tables_of_choices_are_whole(flag, names):
   choices = config_lib.FIELDS[flag].metadata["choices"]
   table = README[README.index(f"| `--{flag}` |") :].split("\n\n")[0].splitlines()[2:]

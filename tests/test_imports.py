@@ -25,7 +25,7 @@ LEVELS = [
     "tasks.cells",
     "tasks.solvers",
   ],
-  ["tasks.task"],
+  ["tasks.task", "preprocessing.long_text"],
   ["tasks.single_label", "tasks.multi_label", "tasks.regression"],
   ["tasks"],
   ["summary"],
@@ -37,6 +37,7 @@ LEVELS = [
     "backbones.partition",
     "backbones.graph_order",
     "backbones.pairs",
+    "backbones.windows",
   ],
   [
     "data.drawing",
@@ -62,9 +63,9 @@ LEVELS = [
   ["planning", "trunk", "changes"],
   ["fitting"],
   ["training", "checking.command"],
-  ["benchmarking"],
+  ["benchmarking", "rate_test"],
   ["cli"],
-  ["train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check"],
+  ["train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"],
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = {

@@ -59,9 +59,9 @@ def image_signature(directory):
   return _save(holder, directory, {"default": default})
 
 
-def bert(directory, layers=2, old=False, length=None):
+def bert(directory, layers=2, old=False, length=None, lower=True):
   """BERT's interface of TF Hub, with `vocab_file` and `do_lower_case`; `old` is that of versions 1 and 2."""
-  module = _Bert(_vocabulary(directory), layers, old)
+  module = _Bert(_vocabulary(directory), layers, old, lower)
   ids = [tf.TensorSpec([None, length], tf.int32, name=name) for name in INPUTS]
   for training in (True, False):
     module.__call__.get_concrete_function(ids if old else dict(zip(INPUTS, ids)), training)
@@ -85,7 +85,7 @@ def _save(module, directory, signatures=None):
 
 def _vocabulary(directory):
   path = pathlib.Path(str(directory) + "_vocab.txt")
-  path.write_text("\n".join(VOCABULARY) + "\n")
+  path.write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
   return str(path)
 
 
@@ -146,11 +146,11 @@ class _Map(tf.Module):
 
 
 class _Bert(tf.train.Checkpoint):
-  def __init__(self, vocabulary, layers, old):
+  def __init__(self, vocabulary, layers, old, lower):
     super().__init__()
     self.old = old
     self.vocab_file = tf.saved_model.Asset(vocabulary)
-    self.do_lower_case = tf.Variable(True, trainable=False, name="do_lower_case")
+    self.do_lower_case = tf.Variable(lower, trainable=False, name="do_lower_case")
     self.words = _variable("word_embeddings/embeddings", [len(VOCABULARY), WIDTH])
     self.positions = _variable("position_embedding/embeddings", [24, WIDTH])
     self.types = _variable("type_embeddings/embeddings", [2, WIDTH])

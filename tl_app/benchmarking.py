@@ -240,7 +240,10 @@ def length_steps(run, repeats, steps):
 
 
 def _padded(inputs, length):
-  return {name: tf.pad(x, [[0, 0], [0, length - tf.shape(x)[1]]]) for name, x in inputs.items()}
+  def pad(x):
+    return tf.pad(x, [*[[0, 0]] * (len(x.shape) - 1), [0, length - tf.shape(x)[-1]]])
+
+  return {name: pad(x) for name, x in inputs.items()}
 
 
 PARTS = {"stages": stage_steps, "head": head_epochs, "trunk": trunk_steps, "lengths": length_steps}

@@ -40,6 +40,16 @@ class Config:
     "Text length in tokens, special ones included. 0: holds 99 % of the training texts, at most the backbone's limit.",
     low=0,
   )
+  long_text: str = _field(
+    "head",
+    "What is read of a text of more than --max_length tokens. head: its beginning. head_tail: a quarter of what fits "
+    "from its beginning, the rest from its end. windows: all of it, in overlapping windows of --max_length tokens "
+    "(0: at most 128), whose features are averaged.",
+    choices=("head", "head_tail", "windows"),
+  )
+  max_windows: int = _field(
+    8, "Windows of a text, at most; those of a longer text are spread evenly over it. Bounds memory and time.", low=2
+  )
   image_size: int = _field(0, "Height and width in pixels. 0: the backbone's own.", low=0, high=4096)
 
   # Data
@@ -224,6 +234,10 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     raise UserError("--validation_fraction and --test_fraction leave nothing to train on: lower one")
   if config.pair_encoding != FIELDS["pair_encoding"].default and not config.text_pair_column:
     raise UserError(f"--pair_encoding={config.pair_encoding} does nothing without --text_pair_column: leave it out")
+  if config.max_windows != FIELDS["max_windows"].default and config.long_text != "windows":
+    raise UserError(f"--max_windows={config.max_windows} does nothing without --long_text=windows: leave it out")
+  if config.long_text != FIELDS["long_text"].default and config.pair_encoding == "together":
+    raise UserError(f"--long_text={config.long_text} does not go with --pair_encoding=together: take apart")
   if config.label_columns and config.label_column != FIELDS["label_column"].default:
     raise UserError("--label_column and --label_columns: give one of them")
   if config.num_devices > 1 and config.strategy == "single":

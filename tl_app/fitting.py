@@ -74,7 +74,7 @@ def _descend(run, phase, features):
 def _way(run, phase, network, dataset):
   """Returns the `precision.Way` of a phase."""
   if not phase.backbone_trains:
-    return precision.Way()
+    return precision.PLAIN
   config, num_devices = run.config, run.strategy.num_replicas_in_sync
   gpu = bool(tf.config.list_logical_devices("GPU"))
   return precision.choose(
@@ -123,11 +123,19 @@ def _feed_contrast(run, phase):
   return network, session.training_batches(run, phase.batch_size, order)
 
 
-def compile_for(network, phase, model, way=precision.Way()):  # noqa: B008  frozen
-  """Compiles `network` for one phase; a fresh optimizer, since its slots belong to other variables and rates."""
+def compile_for(network, phase, model, way=precision.PLAIN, schedule=None):
+  """Compiles `network` for one phase; a fresh optimizer, since its slots belong to other variables and rates.
+
+  Args:
+    network: `keras.Model` to fit.
+    phase: the `Phase`.
+    model: the run's `Model`, whose variables `network` shares.
+    way: the `precision.Way` of its steps.
+    schedule: gives the rates as shares of the peak ones; None: warm-up and cosine.
+  """
   stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
   optimizer = optimizers.StagedAdamW(
-    optimizers.WarmupCosine(phase.steps, phase.warmup_steps),
+    schedule or optimizers.WarmupCosine(phase.steps, phase.warmup_steps),
     rate_of=lambda variable: phase.learning_rates[stage_of[id(variable)]],
     decays=stages.decays,
     weight_decay=phase.weight_decay,

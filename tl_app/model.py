@@ -7,13 +7,16 @@ import keras
 import numpy as np
 
 from tl_app import backbones, heads
-from tl_app.backbones import pairs
+from tl_app.backbones import pairs, windows
 from tl_app.data import pipeline
 from tl_app.errors import UserError
+from tl_app.preprocessing.text import windows_of
 from tl_app.recipes import HEAD, UNIT_LENGTH
 
 # Examples per forward pass without gradients, at least: nothing is kept, so more fit than in a training batch.
 INFERENCE_BATCH = 64
+# Of texts in windows so many tokens: those of 64 texts of 512.
+INFERENCE_TOKENS = 64 * 512
 
 
 @dataclasses.dataclass
@@ -66,7 +69,8 @@ def load(config, spec, assets, task, max_length):
   """Returns the `Model` that `config` names, with a fresh head, in the current strategy's scope.
 
   Args:
-    config: gives preprocessor, pooling, image size, whether texts come in pairs, and what the recipe's head reads.
+    config: gives preprocessor, pooling, image size, what is read of long texts, whether texts come in pairs, and what
+      the recipe's head reads.
     spec: the `BackboneSpec` of --backbone.
     assets: `Assets`.
     task: the fitted `Task`.
@@ -78,6 +82,8 @@ def load(config, spec, assets, task, max_length):
   backbone = backbones.load(
     spec, assets, preprocessor=config.preprocessor, pooling=config.pooling, image_size=config.image_size
   )
+  if config.long_text != "head" and backbone.modality == "text":
+    backbone = windows.read_long(backbone, config.long_text, config.max_windows)
   if config.text_pair_column and backbone.modality == "text":
     backbone = pairs.read_pairs(backbone, config.pair_encoding)
   if max_length and backbone.modality == "text" and backbone.preprocess.limit:
@@ -137,6 +143,12 @@ def training_network(model, phase, top=None):
 def can_split(backbone, stage):
   """Whether the network can be cut below `stage`, and something is there."""
   return backbone.spec.kind != "saved_model" and stage in list(backbone.stages)[1:]
+
+
+def inference_batch(backbone):
+  """Returns how many examples fit in a forward pass without gradients, at least."""
+  most = windows_of(backbone.preprocess)
+  return INFERENCE_BATCH if most == 1 else max(1, INFERENCE_TOKENS // (most * backbone.preprocess.max_length))
 
 
 def predict(network, backbone, inputs, batch_size, verbose=0):

@@ -11,6 +11,7 @@ from tl_app import files, optimizers, precision, recipes, stages
 from tl_app.backbones.backbone import parameters
 from tl_app.data import pipeline
 from tl_app.errors import UserError
+from tl_app.preprocessing import long_text
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def facts(run):
 
 def settle_preprocessing(run):
   """Chooses the text length where the user left it open; returns what was settled, for plan.json."""
-  preprocess = run.model.backbone.preprocess
+  preprocess, how = run.model.backbone.preprocess, run.config.long_text
   if run.examples.modality == "image":
     return {"image_size": int(preprocess.size)}
   if not preprocess.limit:
@@ -75,9 +76,15 @@ def settle_preprocessing(run):
   counts = pipeline.token_counts(preprocess, run.examples.inputs[run.split.train])
   if not run.config.max_length:
     longest = math.ceil(np.quantile(counts, LENGTH_QUANTILE) / 16) * 16
-    preprocess.max_length = int(min(longest, preprocess.limit))
-  cut = float(np.mean(counts > preprocess.max_length))
-  return {"max_length": int(preprocess.max_length), "texts_cut": round(cut, 4)}
+    most = long_text.WINDOW_LENGTH if how == "windows" else preprocess.limit
+    preprocess.max_length = int(min(longest, most, preprocess.limit))
+  read = long_text.tokens_read(preprocess, counts)
+  settled = {"max_length": int(preprocess.max_length), "long_text": how}
+  if how == "windows":
+    settled["max_windows"] = run.config.max_windows
+  # Rounded down: a share that is said to be whole is.
+  share = math.floor(1e4 * read.sum() / counts.sum()) / 1e4
+  return settled | {"texts_cut": round(float(np.mean(read < counts)), 4), "tokens_read": share}
 
 
 def _stage_rows(run, phase):

@@ -43,6 +43,9 @@ class Way:
     return self.precision + (" with XLA" if self.jit else "")
 
 
+PLAIN = Way()
+
+
 def check(config, backbone, num_devices):
   """Raises `UserError` where --precision or --jit cannot be had."""
   if backbone.spec.kind == "saved_model" and config.precision not in ("auto", FLOAT32):

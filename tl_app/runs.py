@@ -83,7 +83,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
   log.info("evaluating %s examples", f"{len(examples):,}")
   moving_bar = int(callbacks.verbosity() == 1)
   logits = model_lib.predict(
-    model.network, model.backbone, examples.inputs, model_lib.INFERENCE_BATCH, verbose=moving_bar
+    model.network, model.backbone, examples.inputs, model_lib.inference_batch(model.backbone), verbose=moving_bar
   )
   metrics = {
     "test": task.measure(logits, labels),
@@ -114,7 +114,7 @@ def export(workdir, output, cache_dir="", offline=False):
   test = examples.take(splits.read(paths.splits, examples).test)
   test = test.take(serving.sample(len(test)))
   model = restore(paths, config, assets)
-  logits = model_lib.predict(model.network, model.backbone, test.inputs, model_lib.INFERENCE_BATCH)
+  logits = model_lib.predict(model.network, model.backbone, test.inputs, model_lib.inference_batch(model.backbone))
   return directory, serving.export_and_prove(model, directory, test.inputs, model.task.outputs(logits))
 
 

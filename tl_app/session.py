@@ -65,7 +65,7 @@ def predict(run, network, indices, verbose=0):
 
 def inference_batch(run):
   """Returns the global number of examples per forward pass without gradients; the devices share it evenly."""
-  batch_size = max(run.config.batch_size, model_lib.INFERENCE_BATCH)
+  batch_size = max(run.config.batch_size, model_lib.inference_batch(run.model.backbone))
   return batch_size - batch_size % run.strategy.num_replicas_in_sync
 
 

@@ -19,6 +19,7 @@ def lines(metrics, workdir=None):
     ("baseline", _figure(task.baseline_score(metrics)), f"{score} of {task.baseline_title}"),
     *((title, _with_interval(test, key), "") for key, title in task.shown.items() if key != task.score),
     ("validation", _with_interval(metrics.get("validation") or {}, task.score), score),
+    ("text", _read(metrics.get("preprocessing") or {}), ""),
     ("rungs", _rungs(metrics.get("rungs"), task), ""),
     ("model", metrics.get("rung_reason") or metrics.get("rung"), ""),
     ("export", parity(metrics.get("parity")), ""),
@@ -38,6 +39,12 @@ def _figure(value):
 def _with_interval(values, name):
   text, interval = _figure(values.get(name)), values.get(f"{name}_ci95")
   return f"{text} (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if text and interval else text
+
+
+def _read(texts):
+  share = texts.get("tokens_read", 1.0)
+  how = f"--long_text={texts.get('long_text')} --max_length={texts.get('max_length')}"
+  return f"{share:.1%} of the tokens are read with {how}" if share < 1 else ""
 
 
 def _rungs(rungs, task):

@@ -103,9 +103,9 @@ def prepare(config, paths, spec):
 
 
 def _refuse_idle_flags(config, modality):
-  idle = {"image": ("preprocessor", "max_length"), "text": ("image_size",)}[modality]
+  idle = {"image": ("preprocessor", "max_length", "long_text"), "text": ("image_size",)}[modality]
   for name in idle:
-    if getattr(config, name):
+    if getattr(config, name) != config_lib.FIELDS[name].default:
       raise UserError(f"--{name}={getattr(config, name)} does nothing for {modality}s: leave it out")
 
 
@@ -181,6 +181,7 @@ def evaluate(run, rung):
     evaluation.write_predictions(run.paths.predictions, task.columns, rows)
   metrics |= task.baseline(run.labels[run.split.train], run.labels[run.split.test])
   metrics["task"] = task.name
+  metrics["preprocessing"] = files.read_json(run.paths.plan)["preprocessing"]
   metrics["rung"] = "probe" if rung == "probe" else "fine_tuned"
   return metrics, outputs["test"]
 

@@ -163,6 +163,9 @@ def features(run, phase):
   directory = session.cache_directory(run)
   if directory is None or phase.epochs < 2 or backbone.pairs or not model_lib.can_split(backbone, lowest):
     return None
+  if text.windows_of(backbone.preprocess) > 1:
+    log.info("--long_text=windows: the frozen stages run in every step")
+    return None
   try:
     made = TrunkFeatures(run, lowest)
   except ValueError as error:

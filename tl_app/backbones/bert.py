@@ -26,10 +26,15 @@ def is_directory(directory):
   return _json(directory / "config.json").get("model_type") == "bert"
 
 
-def lower_case(directory):
-  """Whether the tokenizer of a Hugging Face BERT directory lower-cases and strips accents."""
+def tokenizer_rules(directory):
+  """Returns {"lower", "strip_accents", "split_cjk"} of a Hugging Face BERT directory, see `text.bert_words`."""
   path = pathlib.Path(directory) / "tokenizer_config.json"
-  return bool(_json(path).get("do_lower_case", True)) if path.is_file() else True
+  config = _json(path) if path.is_file() else {}
+  return {
+    "lower": bool(config.get("do_lower_case", True)),
+    "strip_accents": config.get("strip_accents"),
+    "split_cjk": bool(config.get("tokenize_chinese_chars", True)),
+  }
 
 
 def load(directory):

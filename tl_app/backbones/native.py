@@ -150,6 +150,20 @@ def pool(sequence, mask, how):
   return ops.sum(sequence * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
 
 
+def tokens(tokenizer, limit):
+  """Returns the preprocessing with a KerasHub tokenizer.
+
+  A WordPiece vocabulary is read by BERT's own rules, by which its network was trained: KerasHub keeps accents where it
+  lower-cases, and keeps a no-break space inside a word.
+  """
+  config = tokenizer.get_config()
+  if config.get("suffix_indicator") != "##" or tokenizer.start_token != "[CLS]" or config.get("oov_token") != "[UNK]":
+    return Tokens(tokenizer, limit)
+  vocabulary = {token: index for index, token in enumerate(tokenizer.get_vocabulary())}
+  accents = True if config["strip_accents"] else None
+  return text.WordPiece(vocabulary, config["lowercase"], limit, accents, tokenizer.split_on_cjk)
+
+
 class Tokens(tf.Module):
   """A KerasHub tokenizer as preprocessing, with the face of `text.WordPiece`.
 
@@ -159,7 +173,7 @@ class Tokens(tf.Module):
     identity: what tells two preprocessings apart: two with the same give the same tokens.
   """
 
-  joins_pairs = True
+  joins_pairs = packs = True
 
   def __init__(self, tokenizer, limit):
     super().__init__(name="tokens")
@@ -178,7 +192,11 @@ class Tokens(tf.Module):
 
   def __call__(self, texts):
     """Returns {"input_word_ids", "input_mask", "input_type_ids"}, see `text.pack`, of string [batch]."""
-    return text.pack(self.tokenize(texts), self.max_length, self._start, self._end, self._pad)
+    return self.pack(self.tokenize(texts))
+
+  def pack(self, tokens):
+    """Returns the same of what `tokenize` gives, or parts of it."""
+    return text.pack(tokens, self.max_length, self._start, self._end, self._pad)
 
   def join(self, first, second):
     """Returns the same of pairs of texts, string [batch] each, with segment ids."""
@@ -189,7 +207,7 @@ class Tokens(tf.Module):
 
   def count_tokens(self, texts):
     """Returns int32 [batch]: tokens of string [batch], special ones included, nothing truncated."""
-    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + 2
+    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + text.SPECIAL
 
 
 # Loaders.
@@ -215,7 +233,7 @@ def _bert_wheel(spec, assets, pooling, size):
 def _hugging_face_bert(spec, directory, pooling):
   network = bert.load(directory)
   limit = network.get_layer("position_embedding").input_dim
-  preprocess = text.WordPiece(directory / "vocab.txt", bert.lower_case(directory), limit)
+  preprocess = text.WordPiece(directory / "vocab.txt", limit=limit, **bert.tokenizer_rules(directory))
   return _text_backbone(spec, preprocess, dict(network.input), network.output, pooling)
 
 
@@ -252,7 +270,7 @@ def _kerashub(spec, assets, pooling, size):
     with _preset_faults(spec), fetching(spec.handle):
       tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
     limit = getattr(network, "max_sequence_length", 0) or spec.max_length or 512
-    return _kerashub_text(spec, network, Tokens(tokenizer, limit), pooling)
+    return _kerashub_text(spec, network, tokens(tokenizer, limit), pooling)
   if isinstance(network.input, dict) or len(network.input.shape) != 4:
     raise UserError(f"{spec.handle} is a {type(network).__name__}, which takes neither one text nor one image")
   with _preset_faults(spec), fetching(spec.handle):

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from tl_app.errors import UserError
+from tl_app.preprocessing import text
 
 SIDES = ("first", "second")
 
@@ -55,27 +56,11 @@ def _key(side, name):
   return f"{side}_{name}" if name else side
 
 
-class _Pairs(tf.Module):
-  """Preprocessing of string [batch, 2] by that of string [batch].
-
-  Attributes:
-    max_length, limit: of the sequence that the network reads.
-    identity: what tells two preprocessings apart.
-  """
+class _Pairs(text.Around):
+  """Preprocessing of string [batch, 2] by that of string [batch]."""
 
   def __init__(self, preprocess):
-    super().__init__(name="pairs")
-    self._preprocess = preprocess
-    self.limit = preprocess.limit
-    self.identity = f"{type(self).__name__} {preprocess.identity}"
-
-  @property
-  def max_length(self):
-    return self._preprocess.max_length
-
-  @max_length.setter
-  def max_length(self, value):
-    self._preprocess.max_length = value
+    super().__init__(preprocess, type(self).__name__)
 
   def tokenize(self, texts):
     """Returns ragged int32 [batch, (tokens)], those of both texts of string [batch, 2], without special tokens."""

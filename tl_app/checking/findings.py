@@ -63,7 +63,9 @@ KINDS = {
   "no_words": Kind(WARNING, "texts without a letter or digit", "remove them"),
   "label_in_text": Kind(INFO, "classes whose name is in nearly every text of theirs", "make sure it is there in use"),
   "unknown_tokens": Kind(WARNING, "texts with tokens that the vocabulary lacks", "choose a backbone of their language"),
-  "long_texts": Kind(WARNING, "texts longer than what is read of them", "raise --max_length or shorten them"),
+  "long_texts": Kind(
+    WARNING, "texts longer than what is read of them", "take --long_text=windows, raise --max_windows, or shorten them"
+  ),
   "duplicates": Kind(INFO, "examples that repeat an earlier one", "nothing: a drawn split never separates them"),
   "near_duplicates": Kind(
     INFO, "contents that nearly repeat an earlier one", "nothing: a drawn split never separates them"

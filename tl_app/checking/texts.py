@@ -10,6 +10,8 @@ import tensorflow as tf
 from tl_app.checking.findings import SHOWN, find, named
 from tl_app.data import fingerprints
 from tl_app.data.examples import texts_of
+from tl_app.preprocessing import long_text
+from tl_app.preprocessing.text import windows_of
 from tl_app.progress import counted
 
 # The name of a class is in this share of its texts, and in at most the other share of the rest.
@@ -63,17 +65,23 @@ def _decodes(run):
 def _label_in_text(subject):
   classes = subject.examples.classes
   names = sorted({name for of_one in classes for name in of_one})
-  texts = [f" {text} " for text in subject.prints.texts]
+  texts = subject.prints.texts
   told = []
   for label in names:
-    name = f" {fingerprints.normalized(label.replace('_', ' '))} "
+    name = fingerprints.normalized(label.replace("_", " "))
     own = np.array([label in of_one for of_one in classes])
     if own.sum() < MIN_TEXTS or own.all() or not any(map(str.isalpha, name)):
       continue
-    inside = np.array([name in text for text in texts])
+    inside = np.array([holds_name(name, text) for text in texts])
     if inside[own].mean() >= NAME_IN_OWN and inside[~own].mean() <= NAME_ELSEWHERE:
       told.append(f"{label!r} ({inside[own].mean():.0%})")
   yield from find("label_in_text", len(told), len(names), examples=told)
+
+
+def holds_name(name, text):
+  """Whether a normalised text holds a name: as whole words; anywhere where there are none between spaces (Chinese)."""
+  wide = any(unicodedata.east_asian_width(letter) in "WF" for letter in name)
+  return name in text if wide else f" {name} " in f" {text} "
 
 
 def tokens(subject, preprocess):
@@ -98,7 +106,7 @@ def tokens(subject, preprocess):
       of_text = tf.reduce_sum(tf.cast(tf.equal(ids, tf.cast(unknown, ids.dtype)), tf.int64), axis=1)
       unknowns[start : start + _BATCH] = of_text.numpy()
   counts = np.concatenate(counts)
-  yield from _long(examples, counts, np.concatenate(lengths), preprocess.max_length)
+  yield from _long(examples, counts, np.concatenate(lengths), preprocess)
   yield from _unknown(examples, counts, unknowns)
 
 
@@ -110,12 +118,17 @@ def _unknown_id(preprocess, inputs):
   return int(ids[0]) if len(ids) == 1 else None
 
 
-def _long(examples, counts, lengths, max_length):
-  lost = np.maximum(lengths - max_length, 0)
+def _long(examples, counts, lengths, preprocess):
+  lost = lengths - long_text.tokens_read(preprocess, lengths)
   share = f"{np.mean(lost > 0):.1%} of the texts, {lost.sum() / max(counts.sum(), 1):.1%} of the tokens are lost"
   longest = np.argsort(-counts, kind="stable")[:SHOWN]
   shown = [f"{examples.ids[i]} ({counts[i]:,} tokens)" for i in longest if lost[i]]
-  yield from find("long_texts", np.sum(lost > 0), len(examples), f"{share} at {max_length} tokens", shown)
+  yield from find("long_texts", np.sum(lost > 0), len(examples), f"{share} at {_size(preprocess)}", shown)
+
+
+def _size(preprocess):
+  most = windows_of(preprocess)
+  return f"{preprocess.max_length} tokens" if most == 1 else f"{most} windows of {preprocess.max_length} tokens"
 
 
 def _unknown(examples, counts, unknowns):

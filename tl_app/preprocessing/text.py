@@ -10,6 +10,8 @@ from tl_app.errors import UserError
 
 INPUT_NAMES = ("input_word_ids", "input_mask", "input_type_ids")
 MULTIPLE = 8
+# [CLS] and [SEP].
+SPECIAL = 2
 
 # Google's BERT and Hugging Face's BertTokenizer split around these blocks and leave kana and hangul whole.
 _CJK = (
@@ -20,7 +22,7 @@ _PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
 _MAX_CHARS_PER_WORD = 100
 
 
-def bert_words(texts, lower):
+def bert_words(texts, lower, strip_accents=None, split_cjk=True):
   """Splits texts into words as BERT's basic tokenizer does, by Google's and Hugging Face's rules.
 
   tensorflow_text's own BasicTokenizer differs: it folds case, turns format characters into spaces and keeps U+00A0
@@ -28,7 +30,9 @@ def bert_words(texts, lower):
 
   Args:
     texts: string [batch], UTF-8; invalid bytes are dropped.
-    lower: lower-case, and strip accents.
+    lower: lower-case.
+    strip_accents: whether letters lose their accents; None: as `lower`.
+    split_cjk: whether each CJK character is a word.
 
   Returns:
     Ragged string [batch, (words)].
@@ -36,9 +40,11 @@ def bert_words(texts, lower):
   texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replace_control_characters=False)
   texts = tf.strings.regex_replace(texts, r"[\t\n\r\p{Z}]", " ")
   texts = tf.strings.regex_replace(texts, r"[\x{FFFD}\p{C}]", "")
-  texts = tf.strings.regex_replace(texts, _CJK, r" \0 ")
-  if lower:
+  if split_cjk:
+    texts = tf.strings.regex_replace(texts, _CJK, r" \0 ")
+  if lower if strip_accents is None else strip_accents:
     texts = tf.strings.regex_replace(tf_text.normalize_utf8(texts, "NFD"), r"\p{Mn}", "")
+  if lower:
     texts = tf.strings.lower(texts, encoding="utf-8")
   return tf.strings.split(tf.strings.regex_replace(texts, _PUNCTUATION, r" \0 "))
 
@@ -104,7 +110,7 @@ def read_vocabulary(path):
 
 
 class WordPiece(tf.Module):
-  """BERT's preprocessing from a vocab file.
+  """BERT's preprocessing from a vocabulary.
 
   Attributes:
     max_length: most tokens of an example, special ones included; settable until the first trace.
@@ -112,25 +118,30 @@ class WordPiece(tf.Module):
     identity: what tells two preprocessings apart: two with the same give the same tokens.
   """
 
-  joins_pairs = True
+  joins_pairs = packs = True
 
-  def __init__(self, vocab_file, lower, limit):
+  def __init__(self, vocabulary, lower, limit, strip_accents=None, split_cjk=True):
     """Reads the vocabulary into an in-graph table, which an export carries along.
 
     Args:
-      vocab_file: path of a BERT vocab file.
-      lower: lower-case and strip accents (`do_lower_case`).
+      vocabulary: path of a BERT vocab file, or what `read_vocabulary` gives.
+      lower: lower-case (`do_lower_case`).
       limit: longest input of the backbone, in tokens.
+      strip_accents, split_cjk: see `bert_words`.
 
     Raises:
       UserError: the vocabulary cannot be used.
     """
     super().__init__(name="word_piece")
-    vocabulary = read_vocabulary(vocab_file)
+    vocabulary = vocabulary if isinstance(vocabulary, dict) else read_vocabulary(vocabulary)
     self.limit = self.max_length = int(limit)
-    self._lower = bool(lower)
+    self._rules = {"lower": bool(lower)}
+    if strip_accents is not None and strip_accents != lower:
+      self._rules["strip_accents"] = bool(strip_accents)
+    if not split_cjk:
+      self._rules["split_cjk"] = False
     digest = hashlib.sha256("\n".join(vocabulary).encode()).hexdigest()
-    self.identity = f"word_piece lower={self._lower} {digest}"
+    self.identity = " ".join(["word_piece", *(f"{rule}={on}" for rule, on in self._rules.items()), digest])
     self._start, self._end, self._pad = (vocabulary[token] for token in ("[CLS]", "[SEP]", "[PAD]"))
     keys, values = tf.constant(list(vocabulary)), tf.constant(list(vocabulary.values()), tf.int64)
     self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), vocabulary["[UNK]"])
@@ -140,22 +151,25 @@ class WordPiece(tf.Module):
 
   def tokenize(self, texts):
     """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
-    return self._tokenize_words(bert_words(texts, self._lower))
+    return self._tokenize_words(bert_words(texts, **self._rules))
 
   def __call__(self, texts):
     """Returns BERT's inputs (see `pack`) of string [batch]."""
     # A word is at least one token, so words beyond max_length cannot matter.
-    tokens = self._tokenize_words(bert_words(texts, self._lower)[:, : self.max_length])
+    return self.pack(self._tokenize_words(bert_words(texts, **self._rules)[:, : self.max_length]))
+
+  def pack(self, tokens):
+    """Returns BERT's inputs (see `pack`) of what `tokenize` gives, or parts of it."""
     return pack(tokens, self.max_length, self._start, self._end, self._pad)
 
   def join(self, first, second):
     """Returns BERT's inputs (see `pack`) of pairs of texts, string [batch] each."""
-    first, second = (self._tokenize_words(bert_words(t, self._lower)[:, : self.max_length]) for t in (first, second))
+    first, second = (self._tokenize_words(bert_words(t, **self._rules)[:, : self.max_length]) for t in (first, second))
     return pack(first, self.max_length, self._start, self._end, self._pad, second)
 
   def count_tokens(self, texts):
     """Returns int32 [batch]: tokens of string [batch], special ones included, nothing truncated."""
-    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + 2
+    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + SPECIAL
 
   def _tokenize_words(self, words):
     too_long = tf.strings.length(words.flat_values, "UTF8_CHAR") > _MAX_CHARS_PER_WORD
@@ -170,6 +184,7 @@ class TwinPreprocess(tf.Module):
     max_length: most tokens of an example, special ones included; settable until the first trace.
     limit: longest input that the backbone reads, in tokens, or the fixed length of a twin that has only one.
     identity: what tells two preprocessings apart.
+    packs: whether `pack` is there: not with a fixed-length twin.
   """
 
   def __init__(self, module, limit, identity):
@@ -186,16 +201,16 @@ class TwinPreprocess(tf.Module):
     super().__init__(name="twin")
     self._module = module
     self.identity = f"twin {identity}"
-    self._packs = callable(getattr(module, "tokenize", None)) and callable(getattr(module, "bert_pack_inputs", None))
+    self.packs = callable(getattr(module, "tokenize", None)) and callable(getattr(module, "bert_pack_inputs", None))
     fixed = self._fixed_length()
     self.limit = int(limit) or fixed
-    if not self._packs:
+    if not self.packs:
       self.limit = min(self.limit, fixed)
     self.max_length = self.limit
 
   def tokenize(self, texts):
     """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
-    if not self._packs:
+    if not self.packs:
       inputs = self._module(texts)
       ids = tf.ragged.boolean_mask(inputs["input_word_ids"], tf.cast(inputs["input_mask"], tf.bool))
       return ids[:, 1:-1]
@@ -205,7 +220,7 @@ class TwinPreprocess(tf.Module):
   @property
   def joins_pairs(self):
     """Whether `join` is there: not with a fixed-length twin, nor with one whose packing takes one text only."""
-    if not self._packs:
+    if not self.packs:
       return False
     try:
       self.join(tf.constant(["a"]), tf.constant(["a"]))
@@ -215,9 +230,13 @@ class TwinPreprocess(tf.Module):
 
   def __call__(self, texts):
     """Returns BERT's inputs, int32 [batch, length], of string [batch]."""
-    if self._packs:
-      return self._pack([self.tokenize(texts)])
+    if self.packs:
+      return self.pack(self.tokenize(texts))
     return self._trimmed(self._truncated(self._module(texts)))
+
+  def pack(self, tokens):
+    """Returns BERT's inputs, int32 [batch, length], of what `tokenize` gives, or parts of it."""
+    return self._pack([tokens])
 
   def join(self, first, second):
     """Returns BERT's inputs, int32 [batch, length], with segment ids, of pairs of texts, string [batch] each."""
@@ -232,7 +251,7 @@ class TwinPreprocess(tf.Module):
 
   def count_tokens(self, texts):
     """Returns int32 [batch]: tokens of string [batch], special ones included; truncated only by a fixed-length twin."""
-    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + 2
+    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + SPECIAL
 
   def _truncated(self, inputs):
     counts = tf.reduce_sum(inputs["input_mask"], axis=1, keepdims=True)
@@ -251,6 +270,48 @@ class TwinPreprocess(tf.Module):
       raise UserError(
         f"--preprocessor is no text preprocessing module: it must turn strings into {', '.join(INPUT_NAMES)}"
       ) from None
+
+
+class Around(tf.Module):
+  """A preprocessing around another one, with its length and its tokens.
+
+  Attributes:
+    max_length, limit: of the sequence that the network reads.
+    identity: what tells two preprocessings apart.
+    max_windows: most sequences of a text.
+  """
+
+  def __init__(self, preprocess, does):
+    super().__init__(name="around")
+    self._preprocess = preprocess
+    self.limit = preprocess.limit
+    self.max_windows = windows_of(preprocess)
+    self.identity = f"{does} {preprocess.identity}"
+
+  @property
+  def max_length(self):
+    return self._preprocess.max_length
+
+  @max_length.setter
+  def max_length(self, value):
+    self._preprocess.max_length = value
+
+  def tokenize(self, texts):
+    """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
+    return self._preprocess.tokenize(texts)
+
+  def pack(self, tokens):
+    """Returns the network's inputs, int32 [batch, length], of ragged int32 [batch, (tokens)]."""
+    return self._preprocess.pack(tokens)
+
+  def count_tokens(self, texts):
+    """Returns int32 [batch]: tokens of string [batch], special ones included, nothing cut."""
+    return self._preprocess.count_tokens(texts)
+
+
+def windows_of(preprocess):
+  """Returns the most sequences that a preprocessing makes of a text."""
+  return getattr(preprocess, "max_windows", 1)
 
 
 class RawStrings(tf.Module):

@@ -1,0 +1,71 @@
+"""The learning-rate range test: what it proposes of a curve, and that it leaves nothing behind but its figures."""
+
+import numpy as np
+import pytest
+import tiny_data
+import tiny_modules
+import tiny_presets
+
+from tl_app import files, rate_test, stages
+from tl_app.config import Config
+from tl_app.errors import UserError
+
+RATES = np.geomspace(1e-6, 1.0, 61)
+
+
+def curve(least):
+  """A loss that is flat, falls up to the rate `least`, and then grows."""
+  x = np.log10(RATES / least)
+  return np.where(x < 0, 0.2 + 0.8 / (1 + np.exp(4 * (x + 2))), 0.2 + x**2)
+
+
+@pytest.mark.parametrize("least", [1e-3, 1e-1])
+def test_the_proposal_is_a_tenth_of_the_rate_of_the_least_loss(least):
+  found = rate_test.propose(RATES, curve(least))
+  assert found["least"] == pytest.approx(least) and found["proposal"] == pytest.approx(least / 10)
+  assert found["steepest"] == pytest.approx(least / 100, rel=0.3)
+
+
+def test_a_loss_that_never_falls_gives_no_proposal():
+  with pytest.raises(UserError, match="the loss falls at no rate"):
+    rate_test.propose(RATES, np.linspace(1.0, 3.0, len(RATES)))
+
+
+def test_smoothing_starts_at_the_first_loss_and_dampens_noise():
+  noise = np.random.default_rng(0).normal(1.0, 0.5, 400)
+  smoothed = rate_test.smooth(noise)
+  assert smoothed[0] == pytest.approx(noise[0])
+  assert smoothed[50:].std() < 0.3 * noise.std() and smoothed[50:].mean() == pytest.approx(1.0, abs=0.1)
+
+
+def config(tmp_path, **flags):
+  backbone = tiny_presets.bert(tmp_path / "bert", list(tiny_modules.VOCABULARY), layers=1)
+  data = "table:" + tiny_data.reviews(tmp_path / "reviews.csv")
+  defaults = {"workdir": str(tmp_path / "out"), "feature_cache": "off", "head_epochs": 2, "batch_size": 8}
+  return Config(backbone=backbone, dataset=data, offline=True, **defaults | flags)
+
+
+def test_the_weights_are_put_back_and_the_figures_are_written(tmp_path, monkeypatch):
+  changing, seen = stages.changing, []
+
+  def spy(model, phases):
+    variables = changing(model, phases)
+    seen.append((variables, [variable.numpy().copy() for variable in variables]))
+    return variables
+
+  monkeypatch.setattr(rate_test.stages, "changing", spy)
+  result = rate_test.measure(config(tmp_path), 40)
+  variables, before = seen[-1]
+  assert len(variables) > 10
+  assert all((variable.numpy() == value).all() for variable, value in zip(variables, before))
+  assert files.read_json(tmp_path / "out" / rate_test.FIGURES) == result
+  assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [rate_test.FIGURES, rate_test.PLOT]
+  assert result["rates"][0] == pytest.approx(rate_test.LOWEST) and len(result["losses"]) == len(result["rates"])
+  assert 1e-6 < result["proposal"] < 1.0
+  assert any("--learning_rate=" in line for line in rate_test.lines(result, "out"))
+
+
+def test_a_recipe_without_fine_tuning_has_no_rate_to_find(tmp_path):
+  with pytest.raises(UserError, match="--recipe=probe .*trains nothing of the backbone"):
+    rate_test.measure(config(tmp_path, recipe="probe"), 20)
+  assert not (tmp_path / "out").exists()

@@ -1,0 +1,167 @@
+"""The learning-rate range test: rates that grow from step to step, the loss at each, and a proposal."""
+
+import dataclasses
+import logging
+import pathlib
+import tempfile
+
+import keras
+import matplotlib.figure
+import numpy as np
+
+from tl_app import backbones, callbacks, files, fitting, heads, planning, recipes, session, stages, training
+from tl_app import model as model_lib
+from tl_app import workdir as workdir_lib
+from tl_app.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FIGURES, PLOT = "find_lr.json", "find_lr.svg"
+LOWEST, HIGHEST = 1e-7, 1.0
+# Share of the old mean in the smoothed loss; about so many steps as 1 / (1 - SMOOTHING) count.
+SMOOTHING = 0.9
+# The test ends where the smoothed loss is so many times the least one: the factor of fastai's learning-rate finder.
+DIVERGED = 4.0
+# The loss falls at least by this share, or the test says nothing.
+LEAST_FALL = 0.02
+
+
+def measure(config, steps):
+  """Runs the range test of the first phase that trains the backbone and writes find_lr.json and find_lr.svg.
+
+  The rate of --learning_rate grows exponentially (Smith 2017, "Cyclical Learning Rates for Training Neural Networks",
+  section 3.3); the stages keep their shares of it. The weights are put back and nothing of them is kept.
+
+  Args:
+    config: `Config`.
+    steps: batches.
+
+  Returns:
+    The content of find_lr.json: {"phase", "rates", "losses", "smoothed", "least", "steepest", "proposal"}; the last
+    three are rates.
+
+  Raises:
+    UserError: nothing of the backbone trains, or the loss never falls.
+  """
+  with tempfile.TemporaryDirectory() as scratch:
+    own = dataclasses.replace(config, workdir=f"{scratch}/run", export=False)
+    with workdir_lib.claim(own.workdir, own) as paths:
+      run = training.prepare(own, paths, backbones.resolve(own.backbone))
+      phases = planning.plan(run, recipes.plan)
+      phase = next((phase for phase in phases if phase.backbone_trains), None)
+      if phase is None:
+        raise UserError(f"--recipe={config.recipe} --train_stages={config.train_stages} trains nothing of the backbone")
+      rates = np.geomspace(LOWEST, HIGHEST, steps)
+      losses = _losses(run, phases[0], phase, rates)
+  rates, smoothed = rates[: len(losses)], smooth(losses)
+  result = {"phase": phase.name, "batch_size": phase.batch_size, "rates": rates.tolist(), "losses": losses}
+  result["smoothed"] = smoothed.tolist()
+  result |= propose(rates, smoothed)
+  root = pathlib.Path(config.workdir)
+  root.mkdir(parents=True, exist_ok=True)
+  files.write_json(root / FIGURES, result)
+  with files.atomic_path(root / PLOT) as new:
+    _figure(result).savefig(new, format="svg", metadata={"Date": None})
+  return result
+
+
+def smooth(losses):
+  """Returns the exponential moving average of losses, without the pull of its start towards 0."""
+  mean, means = 0.0, []
+  for number, loss in enumerate(losses, start=1):
+    mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+    means.append(mean / (1 - SMOOTHING**number))
+  return np.array(means)
+
+
+def propose(rates, smoothed):
+  """Returns {"least", "steepest", "proposal"}: rates where the loss is least and where it falls fastest, and a tenth of
+  the former: at the least loss steps are about to become too large.
+
+  Raises:
+    UserError: the loss never falls.
+  """
+  least = int(np.argmin(smoothed))
+  if smoothed[least] > (1 - LEAST_FALL) * smoothed[0]:
+    raise UserError("the loss falls at no rate: raise --steps, or train as it is and let the best rung ship")
+  slopes = np.gradient(smoothed[: least + 1], np.log(rates[: least + 1])) if least else np.zeros(1)
+  return {
+    "least": float(rates[least]),
+    "steepest": float(rates[np.argmin(slopes)]),
+    "proposal": float(f"{rates[least] / 10:.1g}"),
+  }
+
+
+def lines(result, workdir):
+  """Yields what the user reads of a result."""
+  tried = f"{len(result['rates'])} batches of {result['batch_size']}, rates {result['rates'][0]:.0e} to"
+  yield f"phase {result['phase']}: {tried} {result['rates'][-1]:.0e}"
+  yield f"loss {result['smoothed'][0]:.3f} at first, least {min(result['smoothed']):.3f} at {result['least']:.1e}"
+  yield f"it falls fastest at {result['steepest']:.1e}; curve in {pathlib.Path(workdir) / PLOT}"
+  yield f"try --learning_rate={result['proposal']:g}, a tenth of the rate of the least loss"
+
+
+def _losses(run, probe, phase, rates):
+  """Returns the loss of each batch, fewer than `rates` where it diverges."""
+  train = run.split.train
+  heads.standardize(run.model.head, session.frozen_features(run)[train])
+  heads.reset(run.model.head, run.model.task.initial_bias(run.labels[train]))
+  if not phase.fresh_head:
+    fitting.fit(run, probe)
+  variables = stages.changing(run.model, [phase])
+  before = callbacks.values(variables)
+  watch = _Watch()
+  log.info("rate test: %d batches of phase %s", len(rates), phase.name)
+  with run.strategy.scope():
+    stages.set_trainable(run.model, phase)
+    network = model_lib.training_network(run.model, phase)
+    schedule = _Growing(rates[0] / max(phase.learning_rates.values()), rates[1] / rates[0])
+    plain = dataclasses.replace(phase, ema=0.0, accumulate_steps=1)
+    fitting.compile_for(network, plain, run.model, schedule=schedule)
+    dataset = session.training_batches(run, phase.batch_size)
+    network.fit(dataset, steps_per_epoch=len(rates), callbacks=[watch], verbose=0, shuffle=False)
+  for variable, value in zip(variables, before):
+    variable.assign(value)
+  return watch.losses
+
+
+def _figure(result):
+  figure = matplotlib.figure.Figure(figsize=(7.2, 4.0), layout="constrained")
+  axes = figure.subplots()
+  axes.plot(result["rates"], result["losses"], color="#8a94a0", linewidth=0.8, label="batch")
+  axes.plot(result["rates"], result["smoothed"], color="#0a66c2", linewidth=1.8, label="smoothed")
+  axes.axvline(result["proposal"], color="#c2410c", linestyle="--", label=f"proposal {result['proposal']:g}")
+  axes.set(xscale="log", xlabel="--learning_rate", ylabel="loss", ylim=(0, 1.5 * max(result["smoothed"][0], 1e-3)))
+  axes.legend(frameon=False)
+  return figure
+
+
+class _Watch(keras.callbacks.Callback):
+  """Keeps the loss of every batch, and stops where it diverges."""
+
+  def __init__(self):
+    super().__init__()
+    self.losses = []
+
+  def on_train_batch_end(self, batch, logs=None):
+    loss = float(logs["loss"])
+    # Keras gives the mean since the last reset.
+    self.model.reset_metrics()
+    if np.isfinite(loss):
+      self.losses.append(loss)
+      smoothed = smooth(self.losses)
+    if not np.isfinite(loss) or smoothed[-1] > DIVERGED * smoothed.min():
+      self.model.stop_training = True
+
+
+class _Growing(keras.optimizers.schedules.LearningRateSchedule):
+  """`first` at the first update, `factor` times as much at each further one."""
+
+  def __init__(self, first, factor):
+    self.first, self.factor = float(first), float(factor)
+
+  def __call__(self, step):
+    return self.first * keras.ops.power(self.factor, keras.ops.cast(step, "float32"))
+
+  def get_config(self):
+    return {"first": self.first, "factor": self.factor}

@@ -113,7 +113,7 @@ def _compiled(run, phase, network):
   stages.set_trainable(run.model, phase)
   with run.strategy.scope():
     own = keras.Model(network.input, network.output)
-    fitting.compile_for(own, phase, run.model)
+    fitting.compile_for(own, phase, run.model, run.labels[run.split.train])
   own.steps_per_execution = 1
   return own
 
@@ -121,7 +121,7 @@ def _compiled(run, phase, network):
 def _online(run, phase):
   """Returns (network, dataset) that run the whole backbone in every step."""
   network = model_lib.training_network(run.model, phase.train_stages)
-  return _compiled(run, phase, network), session.training_batches(run, phase.batch_size)
+  return _compiled(run, phase, network), session.training_batches(run, phase)
 
 
 def _fit(network, dataset, steps):
@@ -176,7 +176,7 @@ def head_epochs(run, repeats, steps):
   with run.strategy.scope():
     stages.set_trainable(run.model, phase)
     head = keras.Model(run.model.head.input, run.model.head.output)
-    fitting.compile_for(head, phase, run.model)
+    fitting.compile_for(head, phase, run.model, run.labels[run.split.train])
   stored = pipeline.for_features(
     features[run.split.train], run.labels[run.split.train], phase.batch_size, run.config.seed
   )

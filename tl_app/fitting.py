@@ -48,7 +48,7 @@ def _solve(run, phase):
 def _descend(run, phase):
   """Fits by gradient descent and puts the best epoch back; returns as `fit`."""
   network, dataset, validation_logits = _feed(run, phase)
-  compile_for(network, phase, run.model)
+  compile_for(network, phase, run.model, run.labels[run.split.train])
   changing = stages.changing(run.model, [phase])
   keep = callbacks.KeepBest(changing, phase.monitor, phase.patience)
   network.fit(
@@ -70,18 +70,27 @@ def _feed(run, phase):
   if phase.backbone_trains:
     below = trunk.features(run, phase)
     if below:
-      dataset = below.for_training(train, run.labels[train], phase.batch_size, run.config.seed)
+      classes = session.drawn_classes(run, phase)
+      dataset = below.for_training(train, run.labels[train], phase.batch_size, run.config.seed, classes)
       return below.network, dataset, lambda: below.logits(validation)
-    dataset = session.training_batches(run, phase.batch_size)
+    dataset = session.training_batches(run, phase)
     network = model_lib.training_network(run.model, phase.train_stages)
     return network, dataset, lambda: session.predict(run, run.model.network, validation)
   features = session.frozen_features(run)
-  dataset = pipeline.for_features(features[train], run.labels[train], phase.batch_size, run.config.seed)
+  classes = session.drawn_classes(run, phase)
+  dataset = pipeline.for_features(features[train], run.labels[train], phase.batch_size, run.config.seed, classes)
   return run.model.head, dataset, lambda: session.head_logits(run, validation)
 
 
-def compile_for(network, phase, model):
-  """Compiles `network` for one phase; a fresh optimizer, since its slots belong to other variables and rates."""
+def compile_for(network, phase, model, targets=None):
+  """Compiles `network` for one phase; a fresh optimizer, since its slots belong to other variables and rates.
+
+  Args:
+    network: `keras.Model` that ends in logits.
+    phase: the `Phase`.
+    model: the run's `Model`, whose variables `network` shares.
+    targets: [n, ..] of the training split; only a loss that weighs classes asks for them.
+  """
   stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
   optimizer = optimizers.StagedAdamW(
     optimizers.WarmupCosine(phase.steps, phase.warmup_steps),
@@ -99,13 +108,19 @@ def compile_for(network, phase, model):
   optimizer.build(network.trainable_variables)
   network.compile(
     optimizer=optimizer,
-    loss=model.task.loss(phase.label_smoothing),
+    loss=_loss(model.task, phase, targets),
     metrics=model.task.watched(),
     jit_compile=False,
     # A step of the head alone is far shorter than the way into Python and back. TensorFlow cannot run Keras' loop over
     # steps on several devices: a placeholder in its branches stays unfed.
     steps_per_execution=1 if phase.backbone_trains or replicas > 1 else min(phase.steps_per_epoch, 256),
   )
+
+
+def _loss(task, phase, targets):
+  if phase.mixes or phase.imbalance not in ("none", "balanced"):
+    return task.weighted_loss(phase.label_smoothing, phase.imbalance, targets)
+  return task.loss(phase.label_smoothing)
 
 
 def _watchers(run, phase, validation_logits, keep):

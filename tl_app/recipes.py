@@ -17,6 +17,9 @@ FINE_TUNING_STEPS = 1000
 EPOCHS = (3, 20)
 # A network this wide takes the rates of BERT-base (5e-5 to 2e-5, Devlin et al. 2019); narrower ones more.
 WIDE = 512
+# Mixup and cutmix end before the last epochs, so that training ends on examples as they are (YOLOX, Ge et al. 2021, the
+# last 15 of 300; timm's --mixup-off-epoch). Of a few epochs that is a larger share.
+CLEAN_SHARE = 0.15
 # LoRA trains at about five times the rate of full fine-tuning (Hu et al. 2022, 5e-4 for RoBERTa-base); BitFit likewise.
 LIGHT_RATE = 5.0
 
@@ -45,6 +48,9 @@ class Phase:
     label_smoothing: share of the target spread over all classes.
     accumulate_steps: batches per optimizer step.
     ema: momentum of the averaged weights; 0 keeps none.
+    augment: as --augment.
+    mixup, cutmix: alpha of the shares in which images are mixed; 0 is off.
+    imbalance: as --imbalance.
   """
 
   name: str
@@ -66,11 +72,25 @@ class Phase:
   label_smoothing: float = 0.0
   accumulate_steps: int = 1
   ema: float = 0.0
+  augment: str = "none"
+  mixup: float = 0.0
+  cutmix: float = 0.0
+  imbalance: str = "none"
 
   @property
   def steps(self):
     """Batches of the whole phase."""
     return self.epochs * self.steps_per_epoch
+
+  @property
+  def mixes(self):
+    """Whether images and targets are mixed."""
+    return self.mixup > 0 or self.cutmix > 0
+
+  @property
+  def clean_from(self):
+    """Number, from 0, of the first batch that is not mixed."""
+    return self.steps - math.ceil(CLEAN_SHARE * self.steps)
 
   @property
   def backbone_trains(self):
@@ -106,6 +126,7 @@ def probe(config, facts, num_devices=1):
       patience=config.early_stopping_patience,
       monitor="loss",
       solver=config.head,
+      imbalance=config.imbalance,
     )
   ]
 
@@ -249,6 +270,10 @@ def _fine_tune(config, facts, num_devices, names, only=ALL, epochs=None, boost=1
     label_smoothing=config.label_smoothing,
     accumulate_steps=config.accumulate_steps,
     ema=config.ema,
+    augment=config.augment,
+    mixup=config.mixup,
+    cutmix=config.cutmix,
+    imbalance=config.imbalance,
   )
   return dataclasses.replace(phase, warmup_steps=math.ceil(WARMUP * phase.steps))
 

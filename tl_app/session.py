@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app import callbacks, feature_cache
+from tl_app import augmentation, callbacks, feature_cache
 from tl_app import config as config_lib
 from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
@@ -31,6 +31,7 @@ class Session:
     split: the `Splits`.
     model: the `Model`; its `task` tells what the targets and the logits mean.
     why: why it is that task.
+    augment: what --augment does to the examples of a training stream, see `augmentation.make`; or None.
     features: float32 [n, feature_size] of the frozen backbone, once they were needed.
     seconds: {"features", "train", "evaluate", "export"}.
   """
@@ -44,6 +45,7 @@ class Session:
   split: splits.Splits
   model: model_lib.Model
   why: str
+  augment: object = None
   features: np.ndarray | None = None
   seconds: dict = dataclasses.field(
     default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
@@ -70,17 +72,25 @@ def inference_batch(run):
   return batch_size - batch_size % run.strategy.num_replicas_in_sync
 
 
-def training_batches(run, batch_size):
+def training_batches(run, phase):
   """Returns the endless dataset of what the network reads, and targets, of the training split."""
-  train = run.split.train
+  train, labels = run.split.train, run.labels[run.split.train]
   return pipeline.for_training(
     run.examples.inputs[train],
-    run.labels[train],
+    run.model.task.dense(labels) if phase.mixes else labels,
     run.model.backbone.preprocess,
     run.examples.modality,
-    batch_size,
+    phase.batch_size,
     run.config.seed,
+    augment=run.augment if phase.augment != "none" else None,
+    mix=augmentation.make_mix(phase, run.config.seed),
+    classes=drawn_classes(run, phase),
   )
+
+
+def drawn_classes(run, phase):
+  """Returns the classes, int [n], of the training split that a phase draws equally often, or None."""
+  return run.labels[run.split.train] if phase.imbalance == "balanced" else None
 
 
 def frozen_features(run):

@@ -111,10 +111,10 @@ class SingleLabel(Task):
     Returns:
       A dict: "num_examples"; "loss" (mean cross-entropy in nats); "accuracy"; "accuracy_ci95" ([low, high], see
       `evaluation.accuracy_interval`); "balanced_accuracy" (mean recall over the classes with examples); "macro_f1"
-      (mean F1 over all classes); "macro_f1_ci95" ([low, high] or None, see `evaluation.macro_f1_interval`); "matthews" (the
-      correlation of Matthews, -1 to 1; Gorodkin 2004 for several classes); "per_class" {name: {"precision", "recall",
-      "f1", "support"}}; "confusion_matrix" (rows: true class, columns: predicted class). A precision, recall or F1 that
-      is 0/0 counts 0: a class with neither examples nor predictions lowers the macro F1.
+      (mean F1 over all classes); "macro_f1_ci95" ([low, high] or None, see `evaluation.macro_f1_interval`); "matthews"
+      (the correlation of Matthews, -1 to 1; Gorodkin 2004 for several classes); "per_class" {name: {"precision",
+      "recall", "f1", "support"}}; "confusion_matrix" (rows: true class, columns: predicted class). A precision, recall
+      or F1 that is 0/0 counts 0: a class with neither examples nor predictions lowers the macro F1.
     """
     logits, labels = self._usable(logits, targets), np.asarray(targets)
     predictions = logits.argmax(axis=1)
@@ -184,7 +184,7 @@ class RareClasses(SingleLabel):
   score: typing.ClassVar = "macro_f1"
   shown: typing.ClassVar = {
     "macro_f1": "macro F1",
-    "balanced_accuracy": "balanced accuracy",
+    "balanced_accuracy": "mean recall",
     "accuracy": "accuracy",
     "matthews": "Matthews",
   }

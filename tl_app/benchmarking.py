@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import backbones, files, fitting, heads, planning, recipes, session, stages, training, trunk
-from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
 from tl_app.data import pipeline
 from tl_app.errors import UserError
@@ -113,15 +112,15 @@ def _compiled(run, phase, network):
   stages.set_trainable(run.model, phase)
   with run.strategy.scope():
     own = keras.Model(network.input, network.output)
-    fitting.compile_for(own, phase, run.model)
+    fitting.compile_for(own, phase, run.model, targets=run.labels[run.split.train])
   own.steps_per_execution = 1
   return own
 
 
 def _online(run, phase):
   """Returns (network, dataset) that run the whole backbone in every step."""
-  network = model_lib.training_network(run.model, phase)
-  return _compiled(run, phase, network), session.training_batches(run, phase.batch_size)
+  network, dataset = fitting.online(run, phase)
+  return _compiled(run, phase, network), dataset
 
 
 def _fit(network, dataset, steps):
@@ -176,7 +175,7 @@ def head_epochs(run, repeats, steps):
   with run.strategy.scope():
     stages.set_trainable(run.model, phase)
     head = keras.Model(run.model.head.input, run.model.head.output)
-    fitting.compile_for(head, phase, run.model)
+    fitting.compile_for(head, phase, run.model, targets=run.labels[run.split.train])
   stored = pipeline.for_features(
     features[run.split.train], run.labels[run.split.train], phase.batch_size, run.config.seed
   )

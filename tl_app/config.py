@@ -152,6 +152,24 @@ class Config:
   )
   clip_norm: float = _field(1.0, "Largest global norm of a gradient in fine-tuning. 0: no limit.", low=0.0)
   label_smoothing: float = _field(0.0, "Share of the target spread over all classes in fine-tuning.", low=0.0, high=0.9)
+  augment: str = _field(
+    "none",
+    "Random changes of the training examples in fine-tuning. Images: light and medium flip, rotate, zoom, shift, "
+    "brighten; rand is RandAugment. Texts: light and medium replace, swap and drop words.",
+    choices=("none", "light", "medium", "rand"),
+  )
+  mixup: float = _field(
+    0.0, "Alpha of mixup of images in fine-tuning, off in the last 15 % of the steps. 0: off.", low=0.0, high=1.0
+  )
+  cutmix: float = _field(
+    0.0, "Alpha of cutmix, likewise; with --mixup each batch takes one of the two. 0: off.", low=0.0, high=1.0
+  )
+  imbalance: str = _field(
+    "none",
+    "For rare classes, in probe and fine-tuning. class_weights: by effective number of examples. focal: focal loss. "
+    "balanced: every class equally often. logit_adjustment: by the logarithm of the class shares.",
+    choices=("none", "class_weights", "focal", "balanced", "logit_adjustment"),
+  )
   accumulate_steps: int = _field(1, "Batches whose gradients make one optimizer step in fine-tuning.", low=1)
   ema: float = _field(
     0.99, "Momentum of the averaged weights, a rung of their own after fine-tuning. 0: off.", low=0.0, high=0.99999
@@ -238,6 +256,8 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     raise UserError(f"--max_windows={config.max_windows} does nothing without --long_text=windows: leave it out")
   if config.long_text != FIELDS["long_text"].default and config.pair_encoding == "together":
     raise UserError(f"--long_text={config.long_text} does not go with --pair_encoding=together: take apart")
+  if config.imbalance != "none" and config.head != "linear":
+    raise UserError(f"--imbalance={config.imbalance} needs --head=linear, not {config.head}")
   if config.label_columns and config.label_column != FIELDS["label_column"].default:
     raise UserError("--label_column and --label_columns: give one of them")
   if config.num_devices > 1 and config.strategy == "single":

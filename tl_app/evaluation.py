@@ -118,6 +118,17 @@ def randomisation(first, second, statistic, seed=0):
   return (as_large + 1) / (RESAMPLES + 1)
 
 
+def class_counts(answers, targets):
+  """Returns float32 [n, 3 classes]: of each example its hits, its answers, and its truth, [n, classes] of 0 and 1."""
+  return np.concatenate([answers * targets, answers, targets], axis=1).astype(np.float32)
+
+
+def macro_f1(sums):
+  """Returns the macro F1 [..] of sums of `class_counts` [.., 3 classes]; 0/0 counts 0."""
+  hits, predicted, support = np.split(sums, 3, axis=-1)
+  return (2 * hits / np.maximum(predicted + support, 1)).mean(axis=-1)
+
+
 def mcnemar(right, other_right):
   """Returns the p-value of McNemar's exact two-sided test; bool [n] each: which examples the two models get right."""
   only_first, only_second = int(np.sum(right & ~other_right)), int(np.sum(~right & other_right))

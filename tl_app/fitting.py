@@ -54,7 +54,7 @@ def _descend(run, phase, features):
   """Fits by gradient descent and puts the best epoch back; returns as `fit`. `features` as in `_solve`."""
   network, dataset, validation_logits = _feed(run, phase, features)
   way = _way(run, phase, network, dataset)
-  compile_for(network, phase, run.model, way)
+  compile_for(network, phase, run.model, way, targets=run.labels[run.split.train])
   changing = stages.changing(run.model, [phase])
   keep = callbacks.KeepBest(changing, phase.monitor, phase.patience)
   with precision.computing(network, way.precision):
@@ -100,30 +100,27 @@ def _feed(run, phase, features):
   """Returns (network to fit, endless dataset, function giving the validation logits or None where there are none)."""
   train, validation = run.split.train, run.split.validation
   if phase.objective == recipes.CONTRAST:
-    return *_feed_contrast(run, phase), None
+    return *online(run, phase), None
   if phase.backbone_trains:
     below = trunk.features(run, phase)
     if below:
-      dataset = below.for_training(train, run.labels[train], phase.batch_size, run.config.seed)
+      classes = session.drawn_classes(run, phase)
+      dataset = below.for_training(train, run.labels[train], phase.batch_size, run.config.seed, classes)
       return below.network, dataset, lambda: below.logits(validation)
-    dataset = session.training_batches(run, phase.batch_size)
-    network = model_lib.training_network(run.model, phase)
-    return network, dataset, lambda: session.predict(run, run.model.network, validation)
+    return *online(run, phase), lambda: session.predict(run, run.model.network, validation)
   features = session.frozen_features(run) if features is None else features
-  dataset = pipeline.for_features(features[train], run.labels[train], phase.batch_size, run.config.seed)
+  classes = session.drawn_classes(run, phase)
+  dataset = pipeline.for_features(features[train], run.labels[train], phase.batch_size, run.config.seed, classes)
   return run.model.head, dataset, lambda: heads.logits(run.model.head, features[validation])
 
 
-def _feed_contrast(run, phase):
-  """Returns (network that gives features of length 1, endless dataset of batches with several examples a class)."""
-  labels, classes = run.labels[run.split.train], phase.batch_classes
-  order = contrast.batches(labels, classes, phase.batch_size // classes, phase.steps, run.config.seed)
-  top = keras.layers.UnitNormalization(dtype="float32")
-  network = model_lib.training_network(run.model, phase, top)
-  return network, session.training_batches(run, phase.batch_size, order)
+def online(run, phase):
+  """Returns (network to fit, endless dataset) that run the whole backbone in every step."""
+  top = keras.layers.UnitNormalization(dtype="float32") if phase.objective == recipes.CONTRAST else None
+  return model_lib.training_network(run.model, phase, top), session.training_batches(run, phase)
 
 
-def compile_for(network, phase, model, way=precision.PLAIN, schedule=None):
+def compile_for(network, phase, model, way=precision.PLAIN, schedule=None, targets=None):
   """Compiles `network` for one phase; a fresh optimizer, since its slots belong to other variables and rates.
 
   Args:
@@ -132,6 +129,7 @@ def compile_for(network, phase, model, way=precision.PLAIN, schedule=None):
     model: the run's `Model`, whose variables `network` shares.
     way: the `precision.Way` of its steps.
     schedule: gives the rates as shares of the peak ones; None: warm-up and cosine.
+    targets: [n, ..] of the training split; only a loss that weighs classes asks for them.
   """
   stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
   optimizer = optimizers.StagedAdamW(
@@ -145,7 +143,7 @@ def compile_for(network, phase, model, way=precision.PLAIN, schedule=None):
     use_ema=phase.ema > 0,
     ema_momentum=phase.ema or None,
   )
-  replicas, contrasts = network.distribute_strategy.num_replicas_in_sync, phase.objective == recipes.CONTRAST
+  replicas = network.distribute_strategy.num_replicas_in_sync
   # Now, and not while `fit` traces: low-rank factors start from the values of their kernels.
   optimizer.build(network.trainable_variables)
   if way.precision == "mixed_float16":
@@ -153,13 +151,21 @@ def compile_for(network, phase, model, way=precision.PLAIN, schedule=None):
     optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
   network.compile(
     optimizer=optimizer,
-    loss=contrast.SupervisedContrast() if contrasts else model.task.loss(phase.label_smoothing),
-    metrics=None if contrasts else model.task.watched(),
+    loss=_loss(model.task, phase, targets),
+    metrics=None if phase.objective == recipes.CONTRAST else model.task.watched(),
     jit_compile=way.jit,
     # A step of the head alone is far shorter than the way into Python and back. TensorFlow cannot run Keras' loop over
     # steps on several devices: a placeholder in its branches stays unfed.
     steps_per_execution=1 if phase.backbone_trains or replicas > 1 else min(phase.steps_per_epoch, 256),
   )
+
+
+def _loss(task, phase, targets):
+  if phase.objective == recipes.CONTRAST:
+    return contrast.SupervisedContrast()
+  if phase.mixes or phase.imbalance not in ("none", "balanced"):
+    return task.weighted_loss(phase.label_smoothing, phase.imbalance, targets)
+  return task.loss(phase.label_smoothing)
 
 
 def _watchers(run, phase, validation_logits, keep):

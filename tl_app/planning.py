@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from tl_app import augmentation, files, optimizers, precision, recipes, stages
 from tl_app import config as config_lib
-from tl_app import files, optimizers, precision, recipes, stages
 from tl_app.backbones.backbone import parameters
 from tl_app.data import pipeline
 from tl_app.errors import UserError
@@ -43,7 +43,12 @@ def plan(run, recipe):
       for name, variables in model.stages.items()
     ],
     "phases": [
-      dataclasses.asdict(phase) | {"examples": len(run.split.train), "stages": _stage_rows(run, phase)}
+      dataclasses.asdict(phase)
+      | {
+        "examples": len(run.split.train),
+        "changed_examples": augmentation.described(phase, run.examples.modality),
+        "stages": _stage_rows(run, phase),
+      }
       for phase in phases
     ],
   }
@@ -142,7 +147,10 @@ def _lines(run, written):
     yield (
       f"phase {phase['name']}: at most {phase['epochs']} epochs of {phase['steps_per_epoch']} batches of "
       f"{phase['batch_size']}{_objective(phase)}, weight decay {phase['weight_decay']:g}, fresh optimizer"
+      + (f", imbalance: {phase['imbalance']}" if phase["imbalance"] != "none" else "")
     )
+    if phase["changed_examples"]:
+      yield f"  its training examples are changed: {phase['changed_examples']}"
     if phase["train_stages"] == (recipes.HEAD,):
       continue
     yield f"  {'stage':12} {'variables':>9} {'trainable':>9} {'parameters':>12} {'rate':>9} {'bn':>6}"

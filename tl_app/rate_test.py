@@ -10,7 +10,6 @@ import matplotlib.figure
 import numpy as np
 
 from tl_app import backbones, callbacks, files, fitting, heads, planning, recipes, session, stages, training
-from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
 from tl_app.errors import UserError
 
@@ -114,11 +113,10 @@ def _losses(run, probe, phase, rates):
   log.info("rate test: %d batches of phase %s", len(rates), phase.name)
   with run.strategy.scope():
     stages.set_trainable(run.model, phase)
-    network = model_lib.training_network(run.model, phase)
+    network, dataset = fitting.online(run, phase)
     schedule = _Growing(rates[0] / max(phase.learning_rates.values()), rates[1] / rates[0])
     plain = dataclasses.replace(phase, ema=0.0, accumulate_steps=1)
-    fitting.compile_for(network, plain, run.model, schedule=schedule)
-    dataset = session.training_batches(run, phase.batch_size)
+    fitting.compile_for(network, plain, run.model, schedule=schedule, targets=run.labels[train])
     network.fit(dataset, steps_per_epoch=len(rates), callbacks=[watch], verbose=0, shuffle=False)
   for variable, value in zip(variables, before):
     variable.assign(value)

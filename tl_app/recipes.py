@@ -25,6 +25,9 @@ CONTRAST_STEPS = 60
 CONTRAST_EPOCHS = (1, 20)
 CONTRAST_RATE = 0.5
 CONTRAST_EACH = 4
+# Mixup and cutmix end before the last epochs, so that training ends on examples as they are (YOLOX, Ge et al. 2021, the
+# last 15 of 300; timm's --mixup-off-epoch). Of a few epochs that is a larger share.
+CLEAN_SHARE = 0.15
 # LoRA trains at about five times the rate of full fine-tuning (Hu et al. 2022, 5e-4 for RoBERTa-base); BitFit likewise.
 LIGHT_RATE = 5.0
 
@@ -56,6 +59,9 @@ class Phase:
     label_smoothing: share of the target spread over all classes.
     accumulate_steps: batches per optimizer step.
     ema: momentum of the averaged weights; 0 keeps none.
+    augment: as --augment.
+    mixup, cutmix: alpha of the shares in which images are mixed; 0 is off.
+    imbalance: as --imbalance.
   """
 
   name: str
@@ -80,11 +86,25 @@ class Phase:
   label_smoothing: float = 0.0
   accumulate_steps: int = 1
   ema: float = 0.0
+  augment: str = "none"
+  mixup: float = 0.0
+  cutmix: float = 0.0
+  imbalance: str = "none"
 
   @property
   def steps(self):
     """Batches of the whole phase."""
     return self.epochs * self.steps_per_epoch
+
+  @property
+  def mixes(self):
+    """Whether images and targets are mixed."""
+    return self.mixup > 0 or self.cutmix > 0
+
+  @property
+  def clean_from(self):
+    """Number, from 0, of the first batch that is not mixed."""
+    return self.steps - math.ceil(CLEAN_SHARE * self.steps)
 
   @property
   def backbone_trains(self):
@@ -120,6 +140,7 @@ def probe(config, facts, num_devices=1):
       patience=config.early_stopping_patience,
       monitor="loss",
       solver=config.head,
+      imbalance=config.imbalance,
     )
   ]
 
@@ -191,7 +212,8 @@ def contrastive(config, facts, num_devices=1):
   # What an example is told apart from is in its batch alone.
   classes = min(facts.num_classes, max(2, 2 * config.batch_size // CONTRAST_EACH))
   size = classes * max(2, 2 * config.batch_size // classes)
-  wide = dataclasses.replace(config, batch_size=size, early_stopping_patience=0, ema=0.0, label_smoothing=0.0)
+  own = {"early_stopping_patience": 0, "ema": 0.0, "label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0}
+  wide = dataclasses.replace(config, batch_size=size, imbalance="none", **own)
   per_epoch = math.ceil(facts.num_train / size)
   epochs = config.epochs or min(CONTRAST_EPOCHS[1], max(CONTRAST_EPOCHS[0], round(CONTRAST_STEPS / per_epoch)))
   phase = _fine_tune(wide, facts, num_devices, names, only=only, epochs=epochs, boost=CONTRAST_RATE)
@@ -286,6 +308,10 @@ def _fine_tune(config, facts, num_devices, names, only=ALL, epochs=None, boost=1
     label_smoothing=config.label_smoothing,
     accumulate_steps=config.accumulate_steps,
     ema=config.ema,
+    augment=config.augment,
+    mixup=config.mixup,
+    cutmix=config.cutmix,
+    imbalance=config.imbalance,
   )
   return dataclasses.replace(phase, warmup_steps=math.ceil(WARMUP * phase.steps))
 

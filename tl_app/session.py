@@ -8,7 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from tl_app import callbacks, feature_cache, heads
+from tl_app import augmentation, callbacks, contrast, feature_cache, heads, recipes
 from tl_app import config as config_lib
 from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
@@ -30,6 +30,7 @@ class Session:
     split: the `Splits`.
     model: the `Model`; its `task` tells what the targets and the logits mean.
     why: why it is that task.
+    augment: what --augment does to the examples of a training stream, see `augmentation.make`; or None.
     features: float32 [n, feature_size] of the frozen backbone, once they were needed.
     seconds: {"features", "train", "evaluate", "export"}.
   """
@@ -43,6 +44,7 @@ class Session:
   split: splits.Splits
   model: model_lib.Model
   why: str
+  augment: object = None
   features: np.ndarray | None = None
   seconds: dict = dataclasses.field(
     default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
@@ -69,21 +71,29 @@ def inference_batch(run):
   return batch_size - batch_size % run.strategy.num_replicas_in_sync
 
 
-def training_batches(run, batch_size, batches=None):
-  """Returns the endless dataset of what the network reads, and targets, of the training split.
-
-  `batches` as in `pipeline.for_training`.
-  """
-  train = run.split.train
+def training_batches(run, phase):
+  """Returns the endless dataset of what the network reads, and targets, of the training split."""
+  train, labels = run.split.train, run.labels[run.split.train]
+  batches, classes = None, phase.batch_classes
+  if phase.objective == recipes.CONTRAST:
+    batches = contrast.batches(labels, classes, phase.batch_size // classes, phase.steps, run.config.seed)
   return pipeline.for_training(
     run.examples.inputs[train],
-    run.labels[train],
+    run.model.task.dense(labels) if phase.mixes else labels,
     run.model.backbone.preprocess,
     run.examples.modality,
-    batch_size,
+    phase.batch_size,
     run.config.seed,
-    batches,
+    augment=run.augment if phase.augment != "none" else None,
+    mix=augmentation.make_mix(phase, run.config.seed),
+    classes=drawn_classes(run, phase),
+    batches=batches,
   )
+
+
+def drawn_classes(run, phase):
+  """Returns the classes, int [n], of the training split that a phase draws equally often, or None."""
+  return run.labels[run.split.train] if phase.imbalance == "balanced" else None
 
 
 def frozen_features(run):

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import (
+  augmentation,
   backbones,
   callbacks,
   data,
@@ -99,11 +100,12 @@ def prepare(config, paths, spec):
   targets = task.targets(examples.labels[used])
   labels = np.zeros((len(examples), *targets.shape[1:]), targets.dtype)
   labels[used] = targets
-  return Session(config, paths, assets, strategy, examples, labels, split, model, why)
+  augment = augmentation.make(config.augment, examples.modality, examples.inputs[split.train], config.seed)
+  return Session(config, paths, assets, strategy, examples, labels, split, model, why, augment)
 
 
 def _refuse_idle_flags(config, modality):
-  idle = {"image": ("preprocessor", "max_length", "long_text"), "text": ("image_size",)}[modality]
+  idle = {"image": ("preprocessor", "max_length", "long_text"), "text": ("image_size", "mixup", "cutmix")}[modality]
   for name in idle:
     if getattr(config, name) != config_lib.FIELDS[name].default:
       raise UserError(f"--{name}={getattr(config, name)} does nothing for {modality}s: leave it out")
@@ -180,7 +182,7 @@ def evaluate(run, rung):
     rows = task.rows(test.ids, test.labels, outputs["test"])
     evaluation.write_predictions(run.paths.predictions, task.columns, rows)
   metrics |= task.baseline(run.labels[run.split.train], run.labels[run.split.test])
-  metrics["task"] = task.name
+  metrics["task"], metrics["score"] = task.name, task.score
   metrics["preprocessing"] = files.read_json(run.paths.plan)["preprocessing"]
   metrics["rung"] = "probe" if rung == "probe" else "fine_tuned"
   return metrics, outputs["test"]

@@ -92,11 +92,11 @@ class TrunkFeatures:
     self._starts[indices] = starts
     self._stored = self._cache.positions()
 
-  def for_training(self, indices, targets, batch_size, seed):
+  def for_training(self, indices, targets, batch_size, seed, classes=None):
     """Returns the endless dataset (outputs of the trunk, targets), in the order of `pipeline.for_training`."""
     places, targets = tf.constant(indices), tf.constant(targets)
     lengths = self._lengths[indices] if self._is_text else None
-    batches = pipeline.index_batches(len(indices), batch_size, seed, lengths)
+    batches = pipeline.index_batches(len(indices), batch_size, seed, lengths, classes)
     return batches.map(
       lambda i: (self._read(tf.gather(places, i)), tf.gather(targets, i)), num_parallel_calls=tf.data.AUTOTUNE
     ).prefetch(tf.data.AUTOTUNE)
@@ -165,6 +165,9 @@ def features(run, phase):
     return None
   if text.windows_of(backbone.preprocess) > 1:
     log.info("--long_text=windows: the frozen stages run in every step")
+    return None
+  if phase.augment != "none" or phase.mixes:
+    log.info("the frozen stages run in every step of phase %s: augmented examples are new each time", phase.name)
     return None
   try:
     made = TrunkFeatures(run, lowest)

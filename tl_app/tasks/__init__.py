@@ -4,9 +4,10 @@ from tl_app.errors import UserError
 from tl_app.tasks import cells
 from tl_app.tasks.multi_label import MultiLabel
 from tl_app.tasks.regression import Regression
-from tl_app.tasks.single_label import SingleLabel
+from tl_app.tasks.single_label import RareClasses, SingleLabel
 
 TASKS = {task.name: task for task in (SingleLabel, MultiLabel, Regression)}
+_BY_SCORE = {(task.name, task.score): task for task in (*TASKS.values(), RareClasses)}
 
 
 def choose(config, examples):
@@ -21,6 +22,12 @@ def choose(config, examples):
     raise UserError(f"--head={config.head} does not fit --task={name}: it takes {', '.join(task.heads)}")
   if config.label_smoothing and not task.smooths:
     raise UserError(f"--label_smoothing={config.label_smoothing:g} does nothing for --task={name}: leave it out")
+  for flag in ("mixup", "cutmix"):
+    if getattr(config, flag) and not task.mixes:
+      raise UserError(f"--{flag}={getattr(config, flag):g} does nothing for --task={name}: leave it out")
+  if config.imbalance not in ("none", *task.imbalances):
+    fitting = f"it takes {', '.join(task.imbalances)}" if task.imbalances else "leave it out"
+    raise UserError(f"--imbalance={config.imbalance} does not fit --task={name}: {fitting}")
   if config.label_separator and not hasattr(task, "separator"):
     raise UserError(f"--label_separator={config.label_separator} does nothing for --task={name}: leave it out")
   return task, why
@@ -61,5 +68,6 @@ def restore(record):
 
 
 def of(metrics):
-  """Returns the class of the task that metrics.json is about."""
-  return TASKS[metrics.get("task", SingleLabel.name)]
+  """Returns the class of the task that metrics.json is about, by its name and the score that decided."""
+  name = metrics.get("task", SingleLabel.name)
+  return _BY_SCORE.get((name, metrics.get("score")), TASKS[name])

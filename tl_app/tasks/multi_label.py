@@ -41,6 +41,8 @@ class MultiLabel(Task):
   loss_title: typing.ClassVar = "binary cross-entropy in nats, mean over the classes"
   test_title: typing.ClassVar = "randomisation test"
   heads: typing.ClassVar = ("linear", "logistic", "svm")
+  mixes: typing.ClassVar = True
+  imbalances: typing.ClassVar = ("class_weights", "focal")
 
   @classmethod
   def read(cls, config, labels):
@@ -91,16 +93,23 @@ class MultiLabel(Task):
 
     return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)
 
+  def weighted_loss(self, label_smoothing, imbalance, targets):
+    from tl_app.tasks import losses
+
+    return losses.sigmoid(targets.sum(axis=0).astype(int), len(targets), label_smoothing, imbalance)
+
   def score_of(self, outputs, targets):
-    return float(_macro(_counts(outputs > best_thresholds(outputs, targets), targets).sum(axis=0)))
+    counts = evaluation.class_counts(outputs > best_thresholds(outputs, targets), targets)
+    return float(evaluation.macro_f1(counts.sum(axis=0)))
 
   def mean_loss(self, logits, targets):
     logits = np.float64(logits)
     return float(np.mean(np.logaddexp(0, logits) - logits * targets))
 
   def p_value(self, first, second, targets):
-    one, two = (_counts(logits > best_thresholds(logits, targets), targets) for logits in (first, second))
-    return evaluation.randomisation(one, two, _macro)
+    answers = (logits > best_thresholds(logits, targets) for logits in (first, second))
+    one, two = (evaluation.class_counts(of_one, targets) for of_one in answers)
+    return evaluation.randomisation(one, two, evaluation.macro_f1)
 
   def estimators(self, solver):
     return [(c, sklearn.multiclass.OneVsRestClassifier(model)) for c, model in solvers.classifiers(solver)]
@@ -134,14 +143,15 @@ class MultiLabel(Task):
     logits, targets = self._usable(logits, targets), np.asarray(targets)
     probabilities = self.outputs(logits)
     answers = probabilities > np.array(self.thresholds)
-    counts = _counts(answers, targets)
+    counts = evaluation.class_counts(answers, targets)
     exact = (answers == targets).all(axis=1)
     hits, predicted, support = counts.sum(axis=0).reshape(3, -1)
     metrics = {"num_examples": len(targets), "loss": self.mean_loss(logits, targets)}
-    metrics |= {"macro_f1": float(_macro(counts.sum(axis=0))), "micro_f1": float(_micro(counts.sum(axis=0)))}
+    metrics["macro_f1"] = float(evaluation.macro_f1(counts.sum(axis=0)))
+    metrics["micro_f1"] = float(_micro(counts.sum(axis=0)))
     metrics["subset_accuracy"] = float(exact.mean())
     few = min(hits.sum(), (answers != targets).sum()) < evaluation.FEW
-    for key, statistic in (("macro_f1", _macro), ("micro_f1", _micro)):
+    for key, statistic in (("macro_f1", evaluation.macro_f1), ("micro_f1", _micro)):
       metrics[f"{key}_ci95"] = None if few else evaluation.bootstrap(counts, statistic, seed)
     metrics["subset_accuracy_ci95"] = evaluation.accuracy_interval(int(exact.sum()), len(exact), seed)
     ranked = [
@@ -164,8 +174,8 @@ class MultiLabel(Task):
     return metrics
 
   def baseline(self, train_targets, targets):
-    counts = _counts(np.ones_like(targets), targets).sum(axis=0)
-    return {"baseline": {"macro_f1": float(_macro(counts)), "micro_f1": float(_micro(counts))}}
+    counts = evaluation.class_counts(np.ones_like(targets), targets).sum(axis=0)
+    return {"baseline": {"macro_f1": float(evaluation.macro_f1(counts)), "micro_f1": float(_micro(counts))}}
 
   def rows(self, ids, labels, outputs):
     for example_id, truth, answer, row in zip(ids, self.targets(labels), outputs > np.array(self.thresholds), outputs):
@@ -243,17 +253,6 @@ def _best_threshold(outputs, truth):
   last = int(f1.argmax())
   below = ranked[last + 1] if last + 1 < len(ranked) else ranked[last] - max(1e-3, abs(ranked[last]) / 2)
   return (ranked[last] + below) / 2
-
-
-def _counts(answers, targets):
-  """Returns float32 [n, 3 classes]: of each example its hits, its answers, and its truth."""
-  return np.concatenate([answers * targets, answers, targets], axis=1).astype(np.float32)
-
-
-def _macro(sums):
-  """Returns the macro F1 [..] of sums of `_counts` [.., 3 classes]; 0/0 counts 0."""
-  hits, predicted, support = np.split(sums, 3, axis=-1)
-  return (2 * hits / np.maximum(predicted + support, 1)).mean(axis=-1)
 
 
 def _micro(sums):

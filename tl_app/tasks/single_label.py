@@ -27,7 +27,13 @@ class SingleLabel(Task):
   loss_title: typing.ClassVar = "cross-entropy in nats"
   test_title: typing.ClassVar = "McNemar's exact test"
   heads: typing.ClassVar = ("linear", "logistic", "svm")
+  mixes: typing.ClassVar = True
+  imbalances: typing.ClassVar = ("class_weights", "focal", "balanced", "logit_adjustment")
   exclusive: typing.ClassVar = True
+
+  @classmethod
+  def read(cls, config, labels):
+    return cls() if config.imbalance == "none" else RareClasses()
 
   def classes(self, labels):
     several = next((label for label in labels if cells.listed(label) is not None), None)
@@ -60,10 +66,17 @@ class SingleLabel(Task):
     smoothed = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     return lambda labels, logits: smoothed(keras.ops.one_hot(labels, len(self.names)), logits)
 
+  def weighted_loss(self, label_smoothing, imbalance, targets):
+    from tl_app.tasks import losses
+
+    return losses.softmax(np.bincount(targets, minlength=len(self.names)), label_smoothing, imbalance)
+
   def watched(self):
     import keras
 
-    return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+    from tl_app.tasks import losses
+
+    return [keras.metrics.MeanMetricWrapper(losses.hits, name="accuracy")]
 
   def score_of(self, outputs, targets):
     return float(np.mean(outputs.argmax(axis=1) == targets))
@@ -97,11 +110,11 @@ class SingleLabel(Task):
 
     Returns:
       A dict: "num_examples"; "loss" (mean cross-entropy in nats); "accuracy"; "accuracy_ci95" ([low, high], see
-      `evaluation.accuracy_interval`); "macro_f1" (mean F1 over all classes); "macro_f1_ci95" ([low, high] or None,
-      see `evaluation.macro_f1_interval`); "matthews" (the correlation of Matthews, -1 to 1; Gorodkin 2004 for several
-      classes); "per_class" {name: {"precision", "recall", "f1", "support"}}; "confusion_matrix" (rows: true class,
-      columns: predicted class). A precision, recall or F1 that is 0/0 counts 0: a class with neither examples nor
-      predictions lowers the macro F1.
+      `evaluation.accuracy_interval`); "balanced_accuracy" (mean recall over the classes with examples); "macro_f1"
+      (mean F1 over all classes); "macro_f1_ci95" ([low, high] or None, see `evaluation.macro_f1_interval`); "matthews"
+      (the correlation of Matthews, -1 to 1; Gorodkin 2004 for several classes); "per_class" {name: {"precision",
+      "recall", "f1", "support"}}; "confusion_matrix" (rows: true class, columns: predicted class). A precision, recall
+      or F1 that is 0/0 counts 0: a class with neither examples nor predictions lowers the macro F1.
     """
     logits, labels = self._usable(logits, targets), np.asarray(targets)
     predictions = logits.argmax(axis=1)
@@ -116,6 +129,7 @@ class SingleLabel(Task):
       "loss": evaluation.cross_entropy(logits, labels),
       "accuracy": num_correct / len(labels),
       "accuracy_ci95": evaluation.accuracy_interval(num_correct, len(labels), seed),
+      "balanced_accuracy": float(recall[support > 0].mean()),
       "macro_f1": float(f1.mean()),
       "macro_f1_ci95": evaluation.macro_f1_interval(confusion, seed),
       "matthews": float(sklearn.metrics.matthews_corrcoef(labels, predictions)),
@@ -159,3 +173,45 @@ class SingleLabel(Task):
     decided = top[:, -1] - top[:, -2] > TIE
     expected = np.asarray(self.names, dtype=str)[outputs.argmax(axis=1)]
     return evaluation.class_proof(served["probabilities"], outputs, (served["label"] != expected) & decided)
+
+
+class RareClasses(SingleLabel):
+  """With --imbalance: macro F1 decides in place of accuracy, in which rare classes hardly count.
+
+  The loss by which an epoch of the probe is chosen is the mean over the classes, not over the examples, likewise.
+  """
+
+  score: typing.ClassVar = "macro_f1"
+  shown: typing.ClassVar = {
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "mean recall",
+    "accuracy": "accuracy",
+    "matthews": "Matthews",
+  }
+  loss_title: typing.ClassVar = "cross-entropy in nats, mean over the classes in validation"
+  test_title: typing.ClassVar = "randomisation test"
+
+  def score_of(self, outputs, targets):
+    return float(evaluation.macro_f1(self._counts(outputs, targets).sum(axis=0)))
+
+  def mean_loss(self, logits, targets):
+    own = -evaluation.log_softmax(logits)[np.arange(len(targets)), targets]
+    return float(np.mean([own[targets == name].mean() for name in np.unique(targets)]))
+
+  def figures(self, logits, targets):
+    return super().figures(logits, targets) | {"accuracy": super().score_of(logits, targets)}
+
+  def p_value(self, first, second, targets):
+    one, two = self._counts(first, targets), self._counts(second, targets)
+    return evaluation.randomisation(one, two, evaluation.macro_f1)
+
+  def baseline(self, train_targets, targets):
+    commonest = np.eye(len(self.names))[[np.bincount(train_targets).argmax()] * len(targets)]
+    return super().baseline(train_targets, targets) | {"baseline": {self.score: self.score_of(commonest, targets)}}
+
+  @classmethod
+  def baseline_score(cls, metrics):
+    return metrics.get("baseline", {}).get(cls.score)
+
+  def _counts(self, outputs, targets):
+    return evaluation.class_counts(self.dense(outputs.argmax(axis=1)), self.dense(targets))

@@ -24,6 +24,8 @@ class Task(abc.ABC):
     loss_title: what the loss is, with its unit.
     test_title: the test that compares two rungs.
     heads: choices of --head that fit.
+    mixes: whether --mixup and --cutmix fit: targets are shares of classes.
+    imbalances: choices of --imbalance that fit, besides none.
     smooths: whether --label_smoothing means anything.
     columns: of predictions_test.csv.
     named: whether `classes` are names that a person gave.
@@ -35,6 +37,8 @@ class Task(abc.ABC):
   name = score = baseline_name = baseline_title = loss_title = test_title = ""
   shown = {}
   heads = ("linear",)
+  mixes = False
+  imbalances = ()
   smooths = named = True
   exclusive = False
   columns = ("id", "label", "prediction", "score")
@@ -75,6 +79,10 @@ class Task(abc.ABC):
   @abc.abstractmethod
   def loss(self, label_smoothing):
     """Returns the loss for `compile`, of targets and logits."""
+
+  def weighted_loss(self, label_smoothing, imbalance, targets):
+    """Returns the loss, of targets or mixed `dense` ones and logits, that --imbalance makes of training `targets`."""
+    raise NotImplementedError
 
   def watched(self):
     """Returns the Keras metrics of the training batches."""

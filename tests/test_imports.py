@@ -25,8 +25,9 @@ LEVELS = [
     "tasks.cells",
     "tasks.solvers",
   ],
-  ["tasks.task"],
+  ["tasks.task", "tasks.tags", "preprocessing.words"],
   ["tasks.single_label", "tasks.multi_label", "tasks.regression"],
+  ["tasks.token_classification"],
   ["tasks"],
   ["summary"],
   [
@@ -37,6 +38,7 @@ LEVELS = [
     "backbones.partition",
     "backbones.graph_order",
     "backbones.pairs",
+    "backbones.words",
   ],
   [
     "data.drawing",
@@ -47,6 +49,7 @@ LEVELS = [
     "backbones.efficientnet_lite",
     "backbones.signature",
   ],
+  ["data.conll", "feature_rows"],
   ["data.checks", "data.folders", "data.records", "data.tables", "data.prepared"],
   ["data.fingerprints"],
   ["data.splits"],

@@ -38,9 +38,10 @@ def _solve(run, phase):
     phase.solver,
     run.model.task,
     features[train],
-    run.labels[train],
+    features.targets(run.labels, train),
     features[validation],
     run.labels[validation],
+    lambda logits: features.by_example(logits, validation),
   )
   log.info("%s: %s", phase.solver, "; ".join(", ".join(f"{k} {v:.4g}" for k, v in t.items()) for t in tried))
 
@@ -76,7 +77,8 @@ def _feed(run, phase):
     network = model_lib.training_network(run.model, phase.train_stages)
     return network, dataset, lambda: session.predict(run, run.model.network, validation)
   features = session.frozen_features(run)
-  dataset = pipeline.for_features(features[train], run.labels[train], phase.batch_size, run.config.seed)
+  rows = features.rows_of(phase.batch_size, train)
+  dataset = pipeline.for_features(features[train], features.targets(run.labels, train), rows, run.config.seed)
   return run.model.head, dataset, lambda: session.head_logits(run, validation)
 
 

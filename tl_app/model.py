@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tl_app import backbones, heads
-from tl_app.backbones import pairs
+from tl_app.backbones import pairs, words
 from tl_app.data import pipeline
 from tl_app.errors import UserError
 from tl_app.recipes import HEAD
@@ -23,7 +23,8 @@ class Model:
   Attributes:
     backbone: the `Backbone`.
     head: `keras.Model`, pooled features [batch, feature_size] -> logits [batch, num_classes].
-    features: `keras.Model`, backbone inputs -> pooled features [batch, feature_size].
+    features: `keras.Model`, backbone inputs -> pooled features [batch, feature_size], or [batch, positions,
+      feature_size] where the task asks for each word.
     network: `keras.Model`, backbone inputs -> logits; shares every variable with the others.
     task: the `Task`: what the logits mean.
     can_train: ids of the variables that a gradient may change; moving statistics and the head's scale are not.
@@ -48,7 +49,7 @@ def build(backbone, task):
   """Returns the `Model` of a backbone and a fresh head for a fitted `Task`."""
   head = heads.linear(backbone.feature_size, len(task.names))
   features = keras.Model(backbone.network.input, backbone.network.output["pooled"], name="features")
-  network = keras.Model(backbone.network.input, head(features.output), name="network")
+  network = keras.Model(backbone.network.input, words.head_on(head, backbone.network.output), name="network")
   can_train = frozenset(id(variable) for variable in network.trainable_variables)
   statistics = frozenset(id(variable) for variable in _statistics(backbone.network))
   return Model(backbone, head, features, network, task, can_train, statistics)
@@ -75,9 +76,15 @@ def load(config, spec, assets, task, max_length):
   Raises:
     UserError: `max_length` is more than the backbone reads.
   """
+  pooling = config.pooling
+  if task.by_word:
+    # What goes into a mean is the sequence; a word is found in it by the module's own vocabulary, not by its twin.
+    spec, pooling = dataclasses.replace(spec, preprocessor=""), "mean"
   backbone = backbones.load(
-    spec, assets, preprocessor=config.preprocessor, pooling=config.pooling, image_size=config.image_size
+    spec, assets, preprocessor=config.preprocessor, pooling=pooling, image_size=config.image_size
   )
+  if task.by_word and backbone.modality == "text":
+    backbone = words.read_words(backbone)
   if config.text_pair_column and backbone.modality == "text":
     backbone = pairs.read_pairs(backbone, config.pair_encoding)
   if max_length and backbone.modality == "text" and backbone.preprocess.limit:
@@ -125,7 +132,7 @@ def training_network(model, train_stages):
 
   trunk, tail = native.split(backbone, lowest)
   outputs = tail(Trunk(trunk)(backbone.network.input))
-  return keras.Model(backbone.network.input, model.head(outputs["pooled"]), name="trunk_tail_head")
+  return keras.Model(backbone.network.input, words.head_on(model.head, outputs), name="trunk_tail_head")
 
 
 def can_split(backbone, stage):

@@ -76,7 +76,11 @@ def settle_preprocessing(run):
     longest = math.ceil(np.quantile(counts, LENGTH_QUANTILE) / 16) * 16
     preprocess.max_length = int(min(longest, preprocess.limit))
   cut = float(np.mean(counts > preprocess.max_length))
-  return {"max_length": int(preprocess.max_length), "texts_cut": round(cut, 4)}
+  settled = {"max_length": int(preprocess.max_length), "texts_cut": round(cut, 4)}
+  if run.model.task.by_word:
+    words, read = pipeline.of_texts(preprocess.count_words, run.examples.inputs).sum(axis=0)
+    settled["words_not_read"] = round(float(1 - read / words), 4)
+  return settled
 
 
 def _stage_rows(run, phase):

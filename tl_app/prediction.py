@@ -82,7 +82,7 @@ def _answers(inputs, facts, signature, batch_size):
     while batch := list(itertools.islice(inputs, batch_size)):
       reasons = list(pool.map(_reason, batch, itertools.repeat(facts["modality"])))
       good = [row.input for row, reason in zip(batch, reasons) if not reason]
-      answers = iter(_rows(signature(inputs=tf.constant(good, tf.string)), task) if good else ())
+      answers = iter(_rows(signature(inputs=tf.constant(good, tf.string)), task, good) if good else ())
       yield [{"id": row.id} | ({"error": reason} if reason else next(answers)) for row, reason in zip(batch, reasons)]
 
 
@@ -90,5 +90,5 @@ def _reason(row, modality):
   return row.reason or (image.verify(row.input) if modality == "image" else None)
 
 
-def _rows(outputs, task):
-  return task.answers({name: value.numpy() for name, value in outputs.items()})
+def _rows(outputs, task, inputs):
+  return task.answers({name: value.numpy() for name, value in outputs.items()}, inputs)

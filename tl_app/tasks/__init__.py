@@ -1,12 +1,13 @@
 """What the labels mean, and everything that follows from it: one class for each --task."""
 
 from tl_app.errors import UserError
-from tl_app.tasks import cells
+from tl_app.tasks import cells, tags
 from tl_app.tasks.multi_label import MultiLabel
 from tl_app.tasks.regression import Regression
 from tl_app.tasks.single_label import SingleLabel
+from tl_app.tasks.token_classification import TokenClassification
 
-TASKS = {task.name: task for task in (SingleLabel, MultiLabel, Regression)}
+TASKS = {task.name: task for task in (SingleLabel, MultiLabel, Regression, TokenClassification)}
 
 
 def choose(config, examples):
@@ -23,6 +24,7 @@ def choose(config, examples):
     raise UserError(f"--label_smoothing={config.label_smoothing:g} does nothing for --task={name}: leave it out")
   if config.label_separator and not hasattr(task, "separator"):
     raise UserError(f"--label_separator={config.label_separator} does nothing for --task={name}: leave it out")
+  task.accept(examples)
   return task, why
 
 
@@ -33,6 +35,8 @@ def guess(config, labels):
     if all(value.lower() in cells.FLAGS for value in values):
       return MultiLabel.name, "every cell of --label_columns is 0 or 1"
     return Regression.name, "--label_columns hold other values than 0 and 1"
+  if tags.are_tags(labels):
+    return TokenClassification.name, "the labels are tags like B-NAME and O, a tag a word"
   if any(cells.listed(label) is not None for label in labels):
     return MultiLabel.name, "the labels are lists"
   if cells.amounts(labels):

@@ -28,6 +28,7 @@ class Task(abc.ABC):
     columns: of predictions_test.csv.
     named: whether `classes` are names that a person gave.
     exclusive: whether an example has one class and no other.
+    by_word: whether the answer is one for each word of a text.
   """
 
   names: tuple = ()
@@ -36,13 +37,16 @@ class Task(abc.ABC):
   shown = {}
   heads = ("linear",)
   smooths = named = True
-  exclusive = False
+  exclusive = by_word = False
   columns = ("id", "label", "prediction", "score")
 
   @classmethod
   def read(cls, config, labels):
     """Returns the task, not yet fitted, of `config` and all label cells, str [n]."""
     return cls()
+
+  def accept(self, examples):
+    """Raises `UserError` where the inputs of `Examples` do not fit their labels."""
 
   @abc.abstractmethod
   def classes(self, labels):
@@ -131,12 +135,17 @@ class Task(abc.ABC):
     """Yields a row of predictions_test.csv, see `columns`, for each example."""
 
   @abc.abstractmethod
-  def serve(self, logits):
-    """Returns the outputs of the export's signature: {name: tensor}; in-graph ops only."""
+  def serve(self, logits, inputs):
+    """Returns the outputs of the export's signature: {name: tensor}; in-graph ops only.
+
+    Args:
+      logits: of the network, float32 [batch, ..].
+      inputs: raw, string [batch, ..].
+    """
 
   @abc.abstractmethod
-  def answers(self, served):
-    """Yields a dict, ready for JSON, for each example of {name: array} from the export."""
+  def answers(self, served, inputs):
+    """Yields a dict, ready for JSON, for each of `inputs` (list of bytes) of {name: array} from the export."""
 
   @abc.abstractmethod
   def compare(self, served, outputs):

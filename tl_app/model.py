@@ -76,12 +76,11 @@ def load(config, spec, assets, task, max_length):
   Raises:
     UserError: `max_length` is more than the backbone reads.
   """
-  pooling = config.pooling
   if task.by_word:
-    # What goes into a mean is the sequence; a word is found in it by the module's own vocabulary, not by its twin.
-    spec, pooling = dataclasses.replace(spec, preprocessor=""), "mean"
+    # A mean is made of the sequence, which is what words need; they are found in it by the module's own vocabulary.
+    spec = dataclasses.replace(spec, preprocessor="", pooling="mean")
   backbone = backbones.load(
-    spec, assets, preprocessor=config.preprocessor, pooling=pooling, image_size=config.image_size
+    spec, assets, preprocessor=config.preprocessor, pooling=config.pooling, image_size=config.image_size
   )
   if task.by_word and backbone.modality == "text":
     backbone = words.read_words(backbone)

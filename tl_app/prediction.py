@@ -42,7 +42,8 @@ def predict(model, source, output="", text_column="text", image_column="image", 
   if facts["pairs"] != bool(text_pair_column):
     takes = "pairs of texts: name the column of the second by" if facts["pairs"] else "no pairs of texts: leave out"
     raise UserError(f"--model={model} takes {takes} --text_pair_column")
-  inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column)
+  by_word = tasks.restore(facts["task"]).by_word
+  inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column, words=by_word)
   signature = _signature(directory, facts["modality"])
   total = failed = 0
   with _sink(output) as file:

@@ -76,6 +76,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
       f"{model.backbone.modality}s"
     )
   task = model.task
+  task.accept(examples)
   try:
     labels = task.targets(examples.labels)
   except UserError as error:

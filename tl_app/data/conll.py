@@ -7,7 +7,7 @@ DOCUMENT = "-DOCSTART-"
 
 
 def read(file, text):
-  """Returns (column names, iterator of rows): of each sentence the list of its words, of its tags, and of every column.
+  """Returns (column names, iterator of rows): of each sentence the words, the tags, and every column, spaces between.
 
   The names are "text" (the first column), "label" (the last one), and the columns by number, from "1". Columns are what
   tabs separate where a line has one, else white space. Lines of -DOCSTART- and comments (a # and a space, or a # alone
@@ -33,7 +33,7 @@ def _sentences(text):
   """Yields [(line number, fields)] of each sentence."""
   sentence = []
   for number, line in enumerate(text.split("\n"), start=1):
-    fields = [field.strip() for field in line.rstrip("\r\n").split("\t")] if "\t" in line else line.split()
+    fields = [field.strip(" \r") for field in line.split("\t")] if "\t" in line else tags.words(line)
     if not any(fields) or fields[0] == DOCUMENT:
       if sentence:
         yield sentence
@@ -54,9 +54,9 @@ def _record(sentence, width):
   for number, fields in sentence:
     if len(fields) != width:
       return f"line {number} has {len(fields)} columns, others have {width}"
-    if not fields[0]:
-      return f"line {number} has no word"
+    if not all(fields):
+      return f"line {number} has an empty column"
     if not tags.is_tag(fields[-1]):
       return f"line {number}: {fields[-1]!r} is no tag: O, or B- and I- (E-, S-, L-, U-) with the type of the entity"
-  columns = [list(column) for column in zip(*(fields for _, fields in sentence))]
+  columns = [tags.joined(column) for column in zip(*(fields for _, fields in sentence))]
   return [columns[0], columns[-1], *columns]

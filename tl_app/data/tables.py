@@ -98,7 +98,7 @@ def cells(file, names, records, wanted, labels=(), words=False):
         raise ValueError(record)
       tagged = words or any(isinstance(record[place], (list, tuple)) for place in label_places)
       found = [_as_input(record[place], tagged) for place in places]
-      yield id, found + [as_label(record[place]) for place in label_places], ""
+      yield id, found + [tags.as_cell(record[place]) or as_label(record[place]) for place in label_places], ""
     except ValueError as error:
       yield id, [None] * (len(places) + len(label_places)), str(error)
 

@@ -2,8 +2,9 @@
 
 import re
 
+from seqeval.metrics import sequence_labeling
+
 from tl_app.errors import UserError
-from tl_app.tasks import cells
 
 OUT = "O"
 # Beginning, inside; the end and the single word of IOBES (E, S) and of BILOU (L, U); the middle of BMES.
@@ -13,32 +14,39 @@ _BEGIN = "BSU"
 _WORD = re.compile(r"[^ \t\n\v\f\r]+")
 
 
-def joined(words):
-  """Returns the text of a list of words, str: single spaces between them, spaces within a word as no-break spaces.
+def joined(texts):
+  """Returns one text of a list of words, str: single spaces between them, spaces within a word as no-break spaces.
 
   Raises:
     ValueError: a word is no str, or holds nothing; the message is for the user.
   """
-  for word in words:
+  for word in texts:
     if not isinstance(word, str) or not word.strip():
       raise ValueError(f"the word {word!r} is empty or no text")
-  return " ".join("\u00a0".join(_WORD.findall(word)) for word in words)
+  return " ".join("\u00a0".join(words(word)) for word in texts)
+
+
+def words(text):
+  """Returns the words of a text, a list of str: what white space separates."""
+  return _WORD.findall(text)
 
 
 def spans(text):
-  """Returns [(start, end)] of the words of a text, in characters; words are what white space separates."""
+  """Returns [(start, end)] of the `words` of a text, in characters."""
   return [match.span() for match in _WORD.finditer(text)]
 
 
-def of_cell(cell):
-  """Returns the tags of a label cell, a list of str: a JSON list, or what spaces separate."""
-  values = cells.listed(cell)
-  return cell.split() if values is None else values
+def as_cell(values):
+  """Returns the label cell of a list of tags, str: spaces between them; None of anything else."""
+  if not (values and isinstance(values, (list, tuple)) and all(isinstance(v, str) and is_tag(v) for v in values)):
+    return None
+  # A type is one word then, since spaces stand between the tags.
+  return " ".join("_".join(value.split()) for value in values)
 
 
 def are_tags(labels):
   """Whether the label cells, a set of str, are tags, one a word."""
-  found = [of_cell(label) for label in labels]
+  found = [label.split() for label in labels]
   return (
     any(len(tags) > 1 for tags in found)
     and any(tag != OUT for tags in found for tag in tags)
@@ -60,8 +68,7 @@ def split(tag):
   match = _TAG.fullmatch(tag)
   if not match:
     raise UserError(f"{tag!r} is no tag of a word: O, or B- and I- (also E-, S-, L-, U-) with the type of the entity")
-  # A type is one word, since tags stand with spaces between them.
-  return match[1] or "", "_".join((match[2] or "").split())
+  return match[1] or "", match[2] or ""
 
 
 def bio(tags):
@@ -85,7 +92,7 @@ def scheme(labels):
   prefixes, marked, loose = set(), 0, 0
   for label in labels:
     before = ""
-    for prefix, kind in map(split, of_cell(label)):
+    for prefix, kind in map(split, label.split()):
       prefixes.add(prefix)
       marked += prefix == "B" and kind != before
       loose += prefix == "I" and kind != before
@@ -99,6 +106,4 @@ def scheme(labels):
 
 def entities(tags):
   """Returns [(type, first word, last word)] that BIO tags mark, by seqeval."""
-  from seqeval.metrics.sequence_labeling import get_entities
-
-  return get_entities(list(tags))
+  return sequence_labeling.get_entities(list(tags))

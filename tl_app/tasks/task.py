@@ -134,6 +134,11 @@ class Task(abc.ABC):
   def rows(self, ids, labels, outputs):
     """Yields a row of predictions_test.csv, see `columns`, for each example."""
 
+  @classmethod
+  def legible(cls, cell, value):
+    """Returns a label or prediction of `rows` as a person reads it beside its input, one of `Examples.inputs`."""
+    return cell
+
   @abc.abstractmethod
   def serve(self, logits, inputs):
     """Returns the outputs of the export's signature: {name: tensor}; in-graph ops only.

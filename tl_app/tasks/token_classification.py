@@ -51,6 +51,8 @@ class TokenClassification(Task):
     for flag in ("text_pair_column", "label_columns", "preprocessor"):
       if getattr(config, flag):
         raise UserError(f"--{flag}={getattr(config, flag)} does not fit --task={cls.name}: leave it out")
+    if 0 < config.max_length < 3:
+      raise UserError(f"--max_length={config.max_length} leaves no token beside the first and the last: give 3 or more")
     if config.pooling != "auto":
       raise UserError(f"--pooling={config.pooling} does nothing for --task={cls.name}: the first piece of a word counts")
     return cls(scheme=tags.scheme(labels))
@@ -59,24 +61,24 @@ class TokenClassification(Task):
     if examples.modality != "text":
       raise UserError(f"--task={self.name} tags the words of texts, but --dataset={examples.source} holds images")
     for id, text, label in zip(examples.ids, examples.inputs, examples.labels):
-      words, found = len(tags.spans(text)), len(tags.of_cell(label))
+      words, found = len(tags.spans(text)), len(label.split())
       if words != found:
         raise UserError(f"{id} has {words} words, which white space separates, but {found} tags: give a tag a word")
 
   def classes(self, labels):
-    return [tuple(sorted({tags.split(tag)[1] or tags.OUT for tag in tags.of_cell(label)})) for label in labels]
+    return [tuple(sorted({tags.split(tag)[1] or tags.OUT for tag in label.split()})) for label in labels]
 
   def fit(self, labels):
     types = {name for names in self.classes(labels) for name in names} - {tags.OUT}
     if not types:
       raise UserError("train has no entity: every tag is O")
     names = (tags.OUT, *(f"{prefix}-{kind}" for kind in sorted(types) for prefix in "BI"))
-    words = np.mean([len(tags.of_cell(label)) for label in labels])
+    words = np.mean([len(label.split()) for label in labels])
     return dataclasses.replace(self, names=names, words_per_example=float(words))
 
   def targets(self, labels):
     place = {name: index for index, name in enumerate(self.names)}
-    found = [tags.bio(tags.of_cell(label)) for label in labels]
+    found = [tags.bio(label.split()) for label in labels]
     unknown = sorted({tag for row in found for tag in row} - set(place))
     if unknown:
       raise cells.unknown(unknown[0], self.names)
@@ -179,11 +181,17 @@ class TokenClassification(Task):
 
   def rows(self, ids, labels, outputs):
     for id, label, answer, of_words in zip(ids, labels, self._answers(outputs, outputs.shape[1]), outputs):
-      truth = tags.bio(tags.of_cell(label))
+      truth = tags.bio(label.split())
       found = [self.names[index] for index in answer[: len(truth)]]
       found += [tags.OUT] * (len(truth) - len(found))
       # The least sure word; nine significant digits tell any two float32 apart.
       yield id, " ".join(truth), " ".join(found), f"{of_words[: len(truth)].max(axis=-1).min():.9g}"
+
+  @classmethod
+  def legible(cls, cell, value):
+    words = tags.words(value)
+    found = [f"{' '.join(words[first : last + 1])} ({kind})" for kind, first, last in tags.entities(cell.split())]
+    return ", ".join(found) or "no entity"
 
   def serve(self, logits, inputs):
     import tensorflow as tf

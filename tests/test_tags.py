@@ -4,13 +4,16 @@ import gzip
 import json
 
 import numpy as np
+import pyarrow
 import pytest
 import seqeval.metrics
 import tensorflow as tf
+from pyarrow import parquet
 
 from tl_app import data, tasks
 from tl_app.assets import Assets
 from tl_app.config import Config
+from tl_app.data import tables
 from tl_app.errors import UserError
 from tl_app.tasks import tags
 from tl_app.tasks.token_classification import NO_WORD, TokenClassification
@@ -107,6 +110,19 @@ def test_lists_of_words_and_tags_are_read_from_tables(tmp_path):
   (tmp_path / "b.jsonl").write_text("\n".join(json.dumps(row | {"text": row["text"][:1]}) for row in rows))
   with pytest.raises(UserError, match="b.jsonl:1 has 1 words, which white space separates, but 2 tags"):
     tasks.choose(*load(tmp_path / "b.jsonl"))
+
+
+def test_hugging_faces_numbers_of_tags_have_names(tmp_path):
+  names = {"feature": {"names": ["O", "B-LOC"], "_type": "ClassLabel"}, "_type": "Sequence"}
+  features = {"tokens": {"feature": {"dtype": "string"}}, "ner_tags": names, "kind": names["feature"]}
+  table = pyarrow.table({"tokens": [["Bonn", "is"], ["a"]], "ner_tags": [[1, 0], [0]], "kind": [1, -1]})
+  table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+  parquet.write_table(table, tmp_path / "train.parquet")
+  flags = {"text_column": "tokens", "label_column": "ner_tags"}
+  _, examples = load(tmp_path / "train.parquet", **flags)
+  assert list(examples.inputs) == ["Bonn is", "a"] and list(examples.labels) == ["B-LOC O", "O"]
+  _, rows = tables.READERS[".parquet"](tmp_path / "train.parquet")
+  assert [row[2] for row in rows] == ["B-LOC", None]
 
 
 @pytest.mark.parametrize(

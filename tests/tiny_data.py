@@ -47,7 +47,7 @@ def reviews(path, n=80, shuffled=False, seed=0):
 def tagged(directory, scheme="BIO", seed=0):
   """Writes train, dev and test.conll of 60, 20 and 30 sentences and returns the directory as a string.
 
-  "word0" is a place; "word1" and the "word2" that follow it are a person; "word2" by itself is nothing.
+  "word0" is a place, "word1 word2" a person.
   """
   rng = np.random.default_rng(seed)
   inside = "I" if scheme == "BIO" else "E"
@@ -56,14 +56,13 @@ def tagged(directory, scheme="BIO", seed=0):
   chunks = [
     [("word0", "B-place" if scheme == "BIO" else "S-place")],
     [("word1", "B-person"), ("word2", f"{inside}-person")],
-    *([(word, "O")] for word in ("the", "film", "is", "word2", "badly,", ".")),
+    *([(word, "O")] for word in ("the", "is", "badly,", "good", "cafe", ".")),
   ]
   for split, n in (("train", 60), ("dev", 20), ("test", 30)):
     sentences = []
     for _ in range(n):
       chosen = [chunks[i] for i in rng.integers(len(chunks), size=rng.integers(3, 8))]
-      # Two places, or two persons, never meet; nor does a person meet the word that could be theirs.
-      parts = [("the", "O")] + [pair for chunk in chosen for pair in [*chunk, ("film", "O")]]
+      parts = [pair for chunk in chosen for pair in [*chunk, ("film", "O")]]
       sentences.append("".join(f"{word}\t{tag}\n" for word, tag in parts))
     (directory / f"{split}.conll").write_text("\n".join(sentences))
   return str(directory)

@@ -316,9 +316,31 @@ def _read_parquet(file):
     table = parquet.ParquetFile(file)
     names = _header(file, table.schema_arrow.names)
     batches = list(table.iter_batches())
+    classes = _class_names(table.schema_arrow.metadata or {})
   except (pyarrow.ArrowException, OSError) as error:
     raise UserError(f"{file} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
-  return names, itertools.chain.from_iterable(zip(*(c.to_pylist() for c in batch.columns)) for batch in batches)
+  rows = itertools.chain.from_iterable(zip(*(c.to_pylist() for c in batch.columns)) for batch in batches)
+  of_column = [classes.get(name) for name in names]
+  return names, ([_named(value, known) for value, known in zip(row, of_column)] for row in rows)
+
+
+def _class_names(metadata):
+  """Returns {column: names of its numbers}, which Hugging Face's datasets write beside the schema of a Parquet file."""
+  try:
+    features = json.loads(metadata.get(b"huggingface", "{}")).get("info", {}).get("features", {})
+  except (ValueError, AttributeError):
+    return {}
+  inner = {name: feature.get("feature", feature) for name, feature in features.items() if isinstance(feature, dict)}
+  return {name: f["names"] for name, f in inner.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+
+
+def _named(value, names):
+  """Returns a cell with its class numbers as names; -1 is no label."""
+  if names is None or value is None:
+    return value
+  if isinstance(value, list):
+    return [_named(member, names) for member in value]
+  return names[value] if 0 <= value < len(names) else None
 
 
 def _read_conll(file):

@@ -24,8 +24,7 @@ def choose(config, examples):
     raise UserError(f"--label_smoothing={config.label_smoothing:g} does nothing for --task={name}: leave it out")
   if config.label_separator and not hasattr(task, "separator"):
     raise UserError(f"--label_separator={config.label_separator} does nothing for --task={name}: leave it out")
-  task.accept(examples)
-  return task, why
+  return task.accept(examples), why
 
 
 def guess(config, labels):

@@ -21,7 +21,7 @@ def classifiers(solver):
 
 
 def softmax_weights(classifier):
-  """Returns (kernel [features, classes], bias [classes]) of a fitted classifier, for logits in the order of its classes."""
+  """Returns (kernel [features, classes], bias [classes]) of a fitted classifier, in the order of its `classes_`."""
   kernel, bias = classifier.coef_.T, classifier.intercept_
   if kernel.shape[1] == 1:
     # One margin m for two classes; softmax of (-m/2, m/2) is its sigmoid.

@@ -46,7 +46,12 @@ class Task(abc.ABC):
     return cls()
 
   def accept(self, examples):
-    """Raises `UserError` where the inputs of `Examples` do not fit their labels."""
+    """Returns the task.
+
+    Raises:
+      UserError: the inputs of `Examples` do not fit their labels.
+    """
+    return self
 
   @abc.abstractmethod
   def classes(self, labels):

@@ -54,7 +54,9 @@ class TokenClassification(Task):
     if 0 < config.max_length < 3:
       raise UserError(f"--max_length={config.max_length} leaves no token beside the first and the last: give 3 or more")
     if config.pooling != "auto":
-      raise UserError(f"--pooling={config.pooling} does nothing for --task={cls.name}: the first piece of a word counts")
+      raise UserError(
+        f"--pooling={config.pooling} does nothing for --task={cls.name}: the first piece of a word counts"
+      )
     return cls(scheme=tags.scheme(labels))
 
   def accept(self, examples):
@@ -64,6 +66,7 @@ class TokenClassification(Task):
       words, found = len(tags.spans(text)), len(label.split())
       if words != found:
         raise UserError(f"{id} has {words} words, which white space separates, but {found} tags: give a tag a word")
+    return self
 
   def classes(self, labels):
     return [tuple(sorted({tags.split(tag)[1] or tags.OUT for tag in label.split()})) for label in labels]

@@ -67,7 +67,10 @@ def split(tag):
   """
   match = _TAG.fullmatch(tag)
   if not match:
-    raise UserError(f"{tag!r} is no tag of a word: O, or B- and I- (also E-, S-, L-, U-) with the type of the entity")
+    raise UserError(
+      f"--task=token_classification, but a label holds {tag!r}, which is no tag of a word: O, or B- and I- (also E-, "
+      "S-, L-, U-) with the type of the entity"
+    )
   return match[1] or "", match[2] or ""
 
 

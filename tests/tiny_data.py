@@ -42,3 +42,27 @@ def reviews(path, n=80, shuffled=False, seed=0):
   with open(path, "w", newline="", encoding="utf-8") as file:
     csv.writer(file).writerows([("text", "label"), *zip(rows, labels)])
   return str(path)
+
+
+def tagged(directory, scheme="BIO", seed=0):
+  """Writes train, dev and test.conll of 60, 20 and 30 sentences and returns the directory as a string.
+
+  "word0" is a place, "word1 word2" a person.
+  """
+  rng = np.random.default_rng(seed)
+  inside = "I" if scheme == "BIO" else "E"
+  directory = pathlib.Path(directory)
+  directory.mkdir()
+  chunks = [
+    [("word0", "B-place" if scheme == "BIO" else "S-place")],
+    [("word1", "B-person"), ("word2", f"{inside}-person")],
+    *([(word, "O")] for word in ("the", "is", "badly,", "good", "cafe", ".")),
+  ]
+  for split, n in (("train", 60), ("dev", 20), ("test", 30)):
+    sentences = []
+    for _ in range(n):
+      chosen = [chunks[i] for i in rng.integers(len(chunks), size=rng.integers(3, 8))]
+      parts = [pair for chunk in chosen for pair in [*chunk, ("film", "O")]]
+      sentences.append("".join(f"{word}\t{tag}\n" for word, tag in parts))
+    (directory / f"{split}.conll").write_text("\n".join(sentences))
+  return str(directory)

@@ -176,8 +176,9 @@ def head_epochs(run, repeats, steps):
     stages.set_trainable(run.model, phase)
     head = keras.Model(run.model.head.input, run.model.head.output)
     fitting.compile_for(head, phase, run.model, targets=run.labels[run.split.train])
+  train = run.split.train
   stored = pipeline.for_features(
-    features[run.split.train], run.labels[run.split.train], phase.batch_size, run.config.seed
+    features[train], features.targets(run.labels, train), features.rows_of(phase.batch_size, train), run.config.seed
   )
   cached = _fit(head, stored, phase.steps_per_epoch)
   measured = _side_by_side({"online": online, "cached": cached}, repeats)

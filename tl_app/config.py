@@ -79,8 +79,8 @@ class Config:
   task: str = _field(
     "auto",
     "What the labels are. single_label: one class an example. multi_label: any number of classes. regression: one or "
-    "more amounts. auto: found in the labels, and said.",
-    choices=("auto", "single_label", "multi_label", "regression"),
+    "more amounts. token_classification: a tag a word (BIO, IOB1, IOBES, BILOU). auto: found in the labels, and said.",
+    choices=("auto", "single_label", "multi_label", "regression", "token_classification"),
   )
   group_column: str = _field("", "Column of a patient, user or document: a drawn split never separates its examples.")
   time_column: str = _field(

@@ -145,6 +145,23 @@ def features(cache, hashes, compute):
   return cache.positions()[starts].astype(np.float32)
 
 
+def several(cache, hashes, compute, chunk):
+  """Returns (first row of each example, int64 [n]; float32 [rows, width]) of examples with several rows each.
+
+  Args:
+    cache, hashes: as in `features`.
+    compute: function, int array of positions -> list of float32 [rows, width].
+    chunk: examples computed at a time.
+  """
+  if cache is None:
+    parts = [compute(np.arange(i, min(i + chunk, len(hashes)))) for i in range(0, len(hashes), chunk)]
+    rows = [row for part in parts for row in part]
+    counts = np.array([len(row) for row in rows], np.int64)
+    return np.cumsum(counts) - counts, np.concatenate(rows)
+  starts, _ = fill(cache, hashes, compute, chunk)
+  return starts, cache.positions()
+
+
 def fill(cache, hashes, compute, chunk=CHUNK):
   """Computes and adds what the cache lacks; what it has is compared with fresh features first.
 

@@ -43,9 +43,10 @@ def _solve(run, phase, features):
     phase.solver,
     run.model.task,
     features[train],
-    run.labels[train],
+    features.targets(run.labels, train),
     features[validation],
     run.labels[validation],
+    lambda logits: features.by_example(logits, validation),
   )
   log.info("%s: %s", phase.solver, "; ".join(", ".join(f"{k} {v:.4g}" for k, v in t.items()) for t in tried))
 
@@ -109,9 +110,10 @@ def _feed(run, phase, features):
       return below.network, dataset, lambda: below.logits(validation)
     return *online(run, phase), lambda: session.predict(run, run.model.network, validation)
   features = session.frozen_features(run) if features is None else features
-  classes = session.drawn_classes(run, phase)
-  dataset = pipeline.for_features(features[train], run.labels[train], phase.batch_size, run.config.seed, classes)
-  return run.model.head, dataset, lambda: heads.logits(run.model.head, features[validation])
+  rows, classes = features.rows_of(phase.batch_size, train), session.drawn_classes(run, phase)
+  targets = features.targets(run.labels, train)
+  dataset = pipeline.for_features(features[train], targets, rows, run.config.seed, classes)
+  return run.model.head, dataset, lambda: session.head_logits(run, validation, features)
 
 
 def online(run, phase):

@@ -49,7 +49,7 @@ def reset(head, bias):
   logits.set_weights([np.zeros(logits.kernel.shape, np.float32), bias])
 
 
-def solve(head, solver, task, features, targets, validation_features, validation_targets):
+def solve(head, solver, task, features, targets, validation_features, validation_targets, by_example=lambda x: x):
   """Fits scikit-learn's linear model on the standardised features and carries it into the head exactly.
 
   Args:
@@ -58,7 +58,8 @@ def solve(head, solver, task, features, targets, validation_features, validation
       lowest validation loss.
     task: the `Task`.
     features: float32 [n, feature_size], before standardisation; targets: [n, ..].
-    validation_features, validation_targets: likewise, to choose the strength.
+    validation_features, validation_targets: likewise, to choose the strength; the targets those of whole examples.
+    by_example: function, logits for the rows of `validation_features` -> those of the examples.
 
   Returns:
     [{"strength", "loss", the task's score}] of the strengths that were tried, on the validation split.
@@ -70,7 +71,7 @@ def solve(head, solver, task, features, targets, validation_features, validation
     weights = [w.astype(np.float32) for w in task.weights(estimator.fit(x, targets))]
     head.get_layer("logits").set_weights(weights)
     logits = keras.ops.convert_to_numpy(head(validation_features, training=False))
-    figures = task.figures(logits, validation_targets)
+    figures = task.figures(by_example(logits), validation_targets)
     tried.append({"strength": strength, **figures})
     value = figures[task.score] if solver == "svm" else -figures["loss"]
     if best is None or value > best[0]:

@@ -63,13 +63,14 @@ def _why(best, first, figures, task):
   )
 
 
-def marks(features, targets, validation_features, validation_targets, task):
+def marks(features, targets, validation_features, validation_targets, task, by_example=lambda outputs: outputs):
   """Returns validation scores that need no training: of the best answer that does not look at the input ("majority" of
   classes), and of the nearest "neighbours".
 
   Args:
     features: float32 [n, width] of the training examples; targets: [n, ..].
-    validation_features, validation_targets: likewise.
+    validation_features, validation_targets: likewise, the targets those of whole examples.
+    by_example: function, outputs for the rows of `validation_features` -> those of the examples.
     task: the `Task`.
   """
   step = -(-len(targets) // NEIGHBOUR_EXAMPLES)
@@ -77,11 +78,11 @@ def marks(features, targets, validation_features, validation_targets, task):
   neighbours = sklearn.neighbors.KNeighborsRegressor(
     min(NEIGHBOURS, len(targets[::step])), weights="distance", metric="cosine"
   ).fit(features[::step], dense[::step])
-  constant = np.repeat(dense.mean(axis=0, keepdims=True), len(validation_targets), axis=0)
+  constant = np.repeat(dense.mean(axis=0, keepdims=True), len(validation_features), axis=0)
   # By default scikit-learn holds a gigabyte of distances at once.
   with sklearn.config_context(working_memory=64):
     nearest = neighbours.predict(validation_features)
   return {
-    task.baseline_name: task.score_of(constant, validation_targets),
-    "neighbours": task.score_of(nearest, validation_targets),
+    task.baseline_name: task.score_of(by_example(constant), validation_targets),
+    "neighbours": task.score_of(by_example(nearest), validation_targets),
   }

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tl_app import backbones, heads
-from tl_app.backbones import pairs, windows
+from tl_app.backbones import pairs, windows, words
 from tl_app.data import pipeline
 from tl_app.errors import UserError
 from tl_app.preprocessing.text import windows_of
@@ -26,7 +26,8 @@ class Model:
   Attributes:
     backbone: the `Backbone`.
     head: `keras.Model`, pooled features [batch, feature_size] -> logits [batch, num_classes].
-    features: `keras.Model`, backbone inputs -> pooled features [batch, feature_size].
+    features: `keras.Model`, backbone inputs -> pooled features [batch, feature_size], or [batch, positions,
+      feature_size] where the task asks for each word.
     network: `keras.Model`, backbone inputs -> logits; shares every variable with the others.
     task: the `Task`: what the logits mean.
     can_train: ids of the variables that a gradient may change; moving statistics and the head's scale are not.
@@ -51,7 +52,7 @@ def build(backbone, task, unit_length=False):
   """Returns the `Model` of a backbone and a fresh head for a fitted `Task`; `unit_length` as in `heads.linear`."""
   head = heads.linear(backbone.feature_size, len(task.names), unit_length)
   features = keras.Model(backbone.network.input, backbone.network.output["pooled"], name="features")
-  network = keras.Model(backbone.network.input, head(features.output), name="network")
+  network = keras.Model(backbone.network.input, words.head_on(head, backbone.network.output), name="network")
   can_train = frozenset(id(variable) for variable in network.trainable_variables)
   statistics = frozenset(id(variable) for variable in _statistics(backbone.network))
   return Model(backbone, head, features, network, task, can_train, statistics)
@@ -79,9 +80,14 @@ def load(config, spec, assets, task, max_length):
   Raises:
     UserError: `max_length` is more than the backbone reads.
   """
+  if task.by_word:
+    # A mean is made of the sequence, which is what words need; they are found in it by the module's own vocabulary.
+    spec = dataclasses.replace(spec, preprocessor="", pooling="mean")
   backbone = backbones.load(
     spec, assets, preprocessor=config.preprocessor, pooling=config.pooling, image_size=config.image_size
   )
+  if task.by_word and backbone.modality == "text":
+    backbone = words.read_words(backbone)
   if config.long_text != "head" and backbone.modality == "text":
     backbone = windows.read_long(backbone, config.long_text, config.max_windows)
   if config.text_pair_column and backbone.modality == "text":
@@ -137,7 +143,8 @@ def training_network(model, phase, top=None):
 
   trunk, tail = native.split(backbone, lowest)
   outputs = tail(Trunk(trunk)(backbone.network.input))
-  return keras.Model(backbone.network.input, (top or model.head)(outputs["pooled"]), name="trunk_tail_head")
+  above = top(outputs["pooled"]) if top else words.head_on(model.head, outputs)
+  return keras.Model(backbone.network.input, above, name="trunk_tail_head")
 
 
 def can_split(backbone, stage):

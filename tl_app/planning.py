@@ -87,6 +87,9 @@ def settle_preprocessing(run):
   settled = {"max_length": int(preprocess.max_length), "long_text": how}
   if how == "windows":
     settled["max_windows"] = run.config.max_windows
+  if run.model.task.by_word:
+    words, known = pipeline.of_texts(preprocess.count_words, run.examples.inputs).sum(axis=0)
+    settled["words_not_read"] = round(float(1 - known / words), 4)
   # Rounded down: a share that is said to be whole is.
   share = math.floor(1e4 * read.sum() / counts.sum()) / 1e4
   return settled | {"texts_cut": round(float(np.mean(read < counts)), 4), "tokens_read": share}

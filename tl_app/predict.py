@@ -10,7 +10,7 @@ from tl_app import cli
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "", "The exported SavedModel: WORKDIR/export.")
 flags.DEFINE_string(
-  "input", "", "An image, a directory of images, a .txt or - (a text a line), csv, tsv, jsonl, parquet."
+  "input", "", "An image, a directory of images, a .txt or - (a text a line), csv, tsv, jsonl, parquet, conll."
 )
 flags.DEFINE_string("output", "", "File of the answers. Empty: standard output.")
 cli.define(["text_column", "text_pair_column", "image_column", "batch_size"])

@@ -42,7 +42,8 @@ def predict(model, source, output="", text_column="text", image_column="image", 
   if facts["pairs"] != bool(text_pair_column):
     takes = "pairs of texts: name the column of the second by" if facts["pairs"] else "no pairs of texts: leave out"
     raise UserError(f"--model={model} takes {takes} --text_pair_column")
-  inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column)
+  by_word = tasks.restore(facts["task"]).by_word
+  inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column, words=by_word)
   signature = _signature(directory, facts["modality"])
   total = failed = 0
   with _sink(output) as file:
@@ -82,7 +83,7 @@ def _answers(inputs, facts, signature, batch_size):
     while batch := list(itertools.islice(inputs, batch_size)):
       reasons = list(pool.map(_reason, batch, itertools.repeat(facts["modality"])))
       good = [row.input for row, reason in zip(batch, reasons) if not reason]
-      answers = iter(_rows(signature(inputs=tf.constant(good, tf.string)), task) if good else ())
+      answers = iter(_rows(signature(inputs=tf.constant(good, tf.string)), task, good) if good else ())
       yield [{"id": row.id} | ({"error": reason} if reason else next(answers)) for row, reason in zip(batch, reasons)]
 
 
@@ -90,5 +91,5 @@ def _reason(row, modality):
   return row.reason or (image.verify(row.input) if modality == "image" else None)
 
 
-def _rows(outputs, task):
-  return task.answers({name: value.numpy() for name, value in outputs.items()})
+def _rows(outputs, task, inputs):
+  return task.answers({name: value.numpy() for name, value in outputs.items()}, inputs)

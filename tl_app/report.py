@@ -66,6 +66,8 @@ def write(workdir, examples=None):
   config = _read_json(workdir / "config.json")
   plan = _read_json(workdir / "plan.json")
   task, errors = tasks.of(metrics), _errors(workdir / "predictions_test.csv")
+  if examples and errors:
+    _make_legible(errors["worst"], examples, task)
   page = {
     "config": config,
     "task": task,
@@ -265,6 +267,13 @@ def _errors(path):
   except (KeyError, TypeError, ValueError, csv.Error):
     raise UserError(f"{path}: line {of + 1} is not a row of predictions: run the evaluation again") from None
   return {"number": number, "of": of, "worst": [row for *_, row in sorted(worst, reverse=True, key=lambda e: e[:2])]}
+
+
+def _make_legible(rows, examples, task):
+  """Puts the labels and predictions of `rows` as a person reads them; the inputs are those of `examples`."""
+  inputs = dict(zip(examples.ids, examples.inputs))
+  for row in rows:
+    row.update({key: task.legible(row[key], inputs[row["id"]]) for key in ("label", "prediction") if key in row})
 
 
 def _scatter(path):

@@ -75,7 +75,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
       f"--dataset={examples.source} holds {examples.modality}s, but the model of {workdir} reads "
       f"{model.backbone.modality}s"
     )
-  task = model.task
+  task = model.task.accept(examples)
   try:
     labels = task.targets(examples.labels)
   except UserError as error:

@@ -53,7 +53,7 @@ class Served(tf.Module):
 
   def _serve(self, inputs):
     """string [batch], or [batch, 2] for pairs -> what the task answers, see `Task.serve`."""
-    return self._task.serve(self._answer(self._preprocess(inputs)))
+    return self._task.serve(self._answer(self._preprocess(inputs)), inputs)
 
   def _pool(self, inputs):
     """string [batch], or [batch, 2] for pairs -> features float32 [batch, feature_size], pooled, before the head."""

@@ -15,6 +15,10 @@ from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
 from tl_app.data import pipeline, splits
 from tl_app.data.examples import Examples
+from tl_app.feature_rows import FeatureRows
+
+# Memory for the features of words between two commits to disk, bytes.
+WORD_FEATURE_BYTES = 2**28
 
 
 @dataclasses.dataclass
@@ -31,7 +35,7 @@ class Session:
     model: the `Model`; its `task` tells what the targets and the logits mean.
     why: why it is that task.
     augment: what --augment does to the examples of a training stream, see `augmentation.make`; or None.
-    features: float32 [n, feature_size] of the frozen backbone, once they were needed.
+    features: `FeatureRows` of the frozen backbone, once they were needed.
     seconds: {"features", "train", "evaluate", "export"}.
   """
 
@@ -45,7 +49,7 @@ class Session:
   model: model_lib.Model
   why: str
   augment: object = None
-  features: np.ndarray | None = None
+  features: FeatureRows | None = None
   seconds: dict = dataclasses.field(
     default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
   )
@@ -97,30 +101,52 @@ def drawn_classes(run, phase):
 
 
 def frozen_features(run):
-  """Returns the frozen backbone's features, float32 [n, feature_size], of every example of a split; computed once."""
+  """Returns the `FeatureRows` of the frozen backbone, of every example of a split; computed once."""
   if run.features is None:
     used = np.concatenate([run.split.train, run.split.validation, run.split.test])
-    run.features = np.zeros((len(run.examples), run.model.backbone.feature_size), np.float32)
     with run.clock("features"):
-      run.features[used] = feature_cache.features(
-        _feature_store(run),
-        run.examples.hashes[used],
-        lambda part: predict(run, run.model.features, used[part], verbose=int(callbacks.verbosity() == 1)),
-      )
+      run.features = _word_features(run, used) if run.model.task.by_word else _features(run, used)
   return run.features
 
 
 def fresh_features(run):
-  """Returns what the backbone gives now, float32 [n, feature_size]; of the training and validation splits alone."""
+  """Returns the `FeatureRows` that the backbone gives now, of the training and validation splits alone."""
   used = np.concatenate([run.split.train, run.split.validation])
   features = np.zeros((len(run.examples), run.model.backbone.feature_size), np.float32)
   features[used] = predict(run, run.model.features, used)
-  return features
+  return FeatureRows(features)
 
 
-def head_logits(run, indices):
-  """Returns the head's logits on the frozen features, float32 [len, outputs]."""
-  return heads.logits(run.model.head, frozen_features(run)[indices])
+def _features(run, used):
+  """Returns the `FeatureRows` of examples with one row each, those at `used` filled."""
+  rows = np.zeros((len(run.examples), run.model.backbone.feature_size), np.float32)
+  rows[used] = feature_cache.features(
+    _feature_store(run),
+    run.examples.hashes[used],
+    lambda part: predict(run, run.model.features, used[part], verbose=int(callbacks.verbosity() == 1)),
+  )
+  return FeatureRows(rows)
+
+
+def _word_features(run, used):
+  """Returns the `FeatureRows` of examples with a row for each word that is read, those at `used` filled."""
+  preprocess, width = run.model.backbone.preprocess, run.model.backbone.feature_size
+  counts, starts = np.zeros(len(run.examples), np.int64), np.zeros(len(run.examples), np.int64)
+  counts[used] = pipeline.of_texts(preprocess.count_words, run.examples.inputs[used])[:, 1]
+
+  def compute(part):
+    outputs = predict(run, run.model.features, used[part])
+    return [row[:count] for row, count in zip(outputs, counts[used[part]])]
+
+  chunk = max(32, WORD_FEATURE_BYTES // (4 * preprocess.max_length * width))
+  starts[used], rows = feature_cache.several(_feature_store(run), run.examples.hashes[used], compute, chunk)
+  return FeatureRows(rows, starts, counts, preprocess.max_length)
+
+
+def head_logits(run, indices, features=None):
+  """Returns the head's logits on `features`, or the frozen ones, float32 [len, outputs]."""
+  features = frozen_features(run) if features is None else features
+  return features.by_example(heads.logits(run.model.head, features[indices]), indices)
 
 
 def _feature_store(run):

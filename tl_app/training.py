@@ -135,7 +135,10 @@ def climb(run, phases):
   train, validation, task = run.split.train, run.split.validation, run.model.task
   labels = run.labels[validation]
   features = session.frozen_features(run)
-  marks = ladder.marks(features[train], run.labels[train], features[validation], labels, task)
+  marks = ladder.marks(
+    *(features[train], features.targets(run.labels, train), features[validation], labels, task),
+    by_example=lambda outputs: features.by_example(outputs, validation),
+  )
   figures = {name: {task.score: score} for name, score in marks.items()}
   variables = stages.changing(run.model, phases)
   heads.standardize(run.model.head, features[train])

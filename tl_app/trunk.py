@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tl_app import feature_cache, session
 from tl_app import model as model_lib
+from tl_app.backbones import words
 from tl_app.data import pipeline
 from tl_app.preprocessing import text
 
@@ -73,7 +74,7 @@ class TrunkFeatures:
     if any(shape[: self._skip] != (None,) * self._skip or None in shape[self._skip :] for shape in shapes):
       raise ValueError(f"the outputs below {stage} are not one vector a position: {shapes}")
     self.width = sum(math.prod(shape[self._skip :]) for shape in shapes)
-    self.network = keras.Model(tail.input, run.model.head(tail.output["pooled"]), name="tail_head")
+    self.network = keras.Model(tail.input, words.head_on(run.model.head, tail.output), name="tail_head")
     self._trunk = keras.Model(inputs, Pack(self._positions)(list(self._outputs.values())), name="packed_trunk")
     self._lengths = self._count()
     self._cache = None

@@ -186,6 +186,11 @@ class Tokens(tf.Module):
     self._start, self._end = tokenizer.start_token_id, tokenizer.end_token_id
     self._pad = tokenizer.pad_token_id
 
+  @property
+  def special_tokens(self):
+    """Ids of the tokens that stand for the start, the end, and nothing."""
+    return self._start, self._end, self._pad
+
   def tokenize(self, texts):
     """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
     return tf.cast(self._tokenize(texts), tf.int32)

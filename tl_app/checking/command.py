@@ -66,7 +66,7 @@ def check(config):
     not_checked["label_noise"] = "pip install 'tl_app[check]'"
   elif run:
     with clock("label_noise"):
-      found += noise.findings(subject, session.frozen_features(run))
+      found += noise.findings(subject, session.frozen_features(run).rows)
   found = in_order(found)
   return summary.as_json(subject, found, clock.seconds, not_checked), found
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from tl_app.checking.findings import SHOWN, find
 from tl_app.data import duplicates, splits
+from tl_app.data.examples import brief
 
 _OF_REASON = {
   "it is empty": "empty_file",
@@ -95,5 +96,6 @@ def leaks(subject):
 
 def _pair(examples, index, other, labels=False):
   if labels:
-    return f"{examples.ids[index]} ({examples.labels[index]}) = {examples.ids[other]} ({examples.labels[other]})"
+    one, two = (f"{examples.ids[i]} ({brief(examples.labels[i])})" for i in (index, other))
+    return f"{one} = {two}"
   return f"{examples.ids[index]} = {examples.ids[other]}"

@@ -3,10 +3,13 @@
 import dataclasses
 import pathlib
 import struct
+import textwrap
 
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
+# Characters of a label in a message.
+LONGEST_LABEL = 60
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,6 +103,11 @@ def encoded(image):
 def texts_of(value):
   """Returns the texts of one of `Examples.inputs`, a tuple of str: the text, or both of a pair."""
   return value if isinstance(value, tuple) else (value,)
+
+
+def brief(label):
+  """Returns a label cell as messages show it: of the tags of a long text the first ones."""
+  return textwrap.shorten(label, LONGEST_LABEL, placeholder=" ..") if len(label) > LONGEST_LABEL else label
 
 
 def strings(values):

@@ -160,8 +160,14 @@ def index_batches(n, batch_size, seed, lengths=None, classes=None):
 
 def token_counts(preprocess, texts):
   """Returns int32 [n]: the tokens of each of `texts`, object array [n], special ones included, nothing truncated."""
+  return of_texts(preprocess.count_tokens, texts)
+
+
+def of_texts(function, texts):
+  """Returns [n, ..]: what an in-graph function of string [batch] gives for each of `texts`, object array [n]."""
   raw = tf.data.Dataset.from_tensor_slices(tf.constant(list(texts), tf.string)).batch(1024)
-  return np.concatenate([np.zeros(0, np.int32), *raw.map(preprocess.count_tokens).as_numpy_iterator()])
+  found = list(raw.map(function).as_numpy_iterator())
+  return np.concatenate(found) if found else np.zeros(0, np.int32)
 
 
 def read_bytes(inputs, modality):

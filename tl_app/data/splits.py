@@ -8,7 +8,7 @@ import numpy as np
 
 from tl_app import files
 from tl_app.data import drawing, duplicates, fingerprints
-from tl_app.data.examples import SPLITS, Examples, strings
+from tl_app.data.examples import SPLITS, Examples, brief, strings
 from tl_app.errors import UserError
 
 _SETTINGS = (
@@ -265,7 +265,7 @@ def _content_notes(examples, indices, prints):
   if torn:
     first = torn[0][0]
     other = next(index for index in torn[0] if examples.classes[index] != examples.classes[first])
-    names = " and ".join(f"{examples.ids[index]} ({examples.labels[index]})" for index in (first, other))
+    names = " and ".join(f"{examples.ids[index]} ({brief(examples.labels[index])})" for index in (first, other))
     notes.append(f"{noun} with more than one label: {len(torn):,}, e.g. {names}")
   return notes
 

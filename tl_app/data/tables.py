@@ -10,6 +10,7 @@ import re
 import zlib
 
 from tl_app import config as configs
+from tl_app.data import conll
 from tl_app.data.rows import (
   SPLIT_NAMES,
   Part,
@@ -24,6 +25,7 @@ from tl_app.data.rows import (
   visible,
 )
 from tl_app.errors import UserError
+from tl_app.tasks import tags
 
 # Texts of a table may be whole documents; the csv module stops at 128 KiB otherwise.
 csv.field_size_limit(2**31 - 1)
@@ -75,7 +77,7 @@ def read(path, what, config):
   return raw
 
 
-def cells(file, names, records, wanted, labels=()):
+def cells(file, names, records, wanted, labels=(), words=False):
   """Yields (id, cells, reason) of each record, the cells of the columns `wanted` as str, or None where absent.
 
   An id is the file's name and the row number; the first data row is 1. With a reason all cells are None.
@@ -85,6 +87,7 @@ def cells(file, names, records, wanted, labels=()):
     names, records: of a reader in `READERS`.
     wanted: column names.
     labels: names of columns after these whose cells may be lists.
+    words: whether cells of `wanted` may be lists of words; beside a label that is a list they always may.
   """
   places = [names.index(name) for name in wanted]
   label_places = [names.index(name) for name in labels]
@@ -93,10 +96,15 @@ def cells(file, names, records, wanted, labels=()):
     try:
       if isinstance(record, str):
         raise ValueError(record)
-      found = [as_text(record[place]) for place in places] + [as_label(record[place]) for place in label_places]
-      yield id, found, ""
+      tagged = words or any(isinstance(record[place], (list, tuple)) for place in label_places)
+      found = [_as_input(record[place], tagged) for place in places]
+      yield id, found + [tags.as_cell(record[place]) or as_label(record[place]) for place in label_places], ""
     except ValueError as error:
       yield id, [None] * (len(places) + len(label_places)), str(error)
+
+
+def _as_input(value, words):
+  return tags.joined(value) if words and isinstance(value, (list, tuple)) else as_text(value)
 
 
 def image_path(value, file):
@@ -111,7 +119,7 @@ def image_path(value, file):
 
 def known(file, names, wanted):
   """Returns the end of a message about a column that `file` lacks: the columns it has, and what names them."""
-  by_line = suffix(file) not in (".jsonl", ".jsonl.gz", ".parquet")
+  by_line = suffix(file) not in (".jsonl", ".jsonl.gz", ".parquet", ".conll", ".conll.gz")
   return columns(names, wanted, "its first line names the columns" if by_line else "its columns are")
 
 
@@ -308,10 +316,38 @@ def _read_parquet(file):
     table = parquet.ParquetFile(file)
     names = _header(file, table.schema_arrow.names)
     batches = list(table.iter_batches())
+    classes = _class_names(table.schema_arrow.metadata or {})
   except (pyarrow.ArrowException, OSError) as error:
     raise UserError(f"{file} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
-  return names, itertools.chain.from_iterable(zip(*(c.to_pylist() for c in batch.columns)) for batch in batches)
+  rows = itertools.chain.from_iterable(zip(*(c.to_pylist() for c in batch.columns)) for batch in batches)
+  of_column = [classes.get(name) for name in names]
+  return names, ([_named(value, known) for value, known in zip(row, of_column)] for row in rows)
+
+
+def _class_names(metadata):
+  """Returns {column: names of its numbers}, which Hugging Face's datasets write beside the schema of a Parquet file."""
+  try:
+    features = json.loads(metadata.get(b"huggingface", "{}")).get("info", {}).get("features", {})
+  except (ValueError, AttributeError):
+    return {}
+  inner = {name: feature.get("feature", feature) for name, feature in features.items() if isinstance(feature, dict)}
+  return {name: f["names"] for name, f in inner.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+
+
+def _named(value, names):
+  """Returns a cell with its class numbers as names; -1 is no label."""
+  if names is None or value is None:
+    return value
+  if isinstance(value, list):
+    return [_named(member, names) for member in value]
+  return names[value] if 0 <= value < len(names) else None
+
+
+def _read_conll(file):
+  """Returns (column names, iterator of rows) of tagged words, see `conll.read`; a row is a sentence."""
+  return conll.read(file, _read_text(file))
 
 
 READERS = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-READERS |= {f"{kind}.gz": READERS[kind] for kind in (".csv", ".tsv", ".jsonl")}
+READERS[".conll"] = _read_conll
+READERS |= {f"{kind}.gz": READERS[kind] for kind in (".csv", ".tsv", ".jsonl", ".conll")}

@@ -18,7 +18,7 @@ _TAKES = {
 }
 
 
-def read(source, modality, text_column="text", image_column="image", text_pair_column=""):
+def read(source, modality, text_column="text", image_column="image", text_pair_column="", words=False):
   """Returns an iterator of `Row`s whose `input` is bytes: a UTF-8 text, or an encoded image; of a pair a tuple of two.
 
   A row that could not be read has a `reason` instead; whether an image can be decoded is not looked at. An empty text
@@ -30,6 +30,7 @@ def read(source, modality, text_column="text", image_column="image", text_pair_c
     modality: "text" or "image": what the model reads.
     text_column, image_column: columns of a table; paths of images are relative to it.
     text_pair_column: column of the second text of a pair, which only a table can hold; "" for single texts.
+    words: whether a cell may be the list of a text's words.
 
   Raises:
     UserError: there is no such input, it is of the other modality, or a column is not there: at once, before any row.
@@ -48,7 +49,8 @@ def read(source, modality, text_column="text", image_column="image", text_pair_c
     return _images_below(path, source)
   if suffix in tables.READERS:
     wanted = {"text_column": text_column} if modality == "text" else {"image_column": image_column}
-    return _table_rows(path, modality, wanted | ({"text_pair_column": text_pair_column} if text_pair_column else {}))
+    wanted |= {"text_pair_column": text_pair_column} if text_pair_column else {}
+    return _table_rows(path, modality, wanted, words)
   if suffix == ".txt":
     _need(modality == "text", source, "is texts", modality)
     return _file_lines(path)
@@ -75,7 +77,7 @@ def _image(id, path):
   return Row(id, encoded, reason=reason)
 
 
-def _table_rows(file, modality, wanted):
+def _table_rows(file, modality, wanted, words):
   names, records = tables.READERS[tables.suffix(file)](file)
   for flag, column in wanted.items():
     if column not in names:
@@ -83,7 +85,7 @@ def _table_rows(file, modality, wanted):
         f"--input={file} has no column {column!r} (--{flag}) of {modality}s, which the model reads; "
         f"{tables.known(file, names, column)}"
       )
-  return _cell_rows(file, modality, tables.cells(file, names, records, wanted.values()))
+  return _cell_rows(file, modality, tables.cells(file, names, records, wanted.values(), words=words))
 
 
 def _cell_rows(file, modality, cells):

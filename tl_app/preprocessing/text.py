@@ -149,6 +149,11 @@ class WordPiece(tf.Module):
       self._table, max_bytes_per_word=4 * _MAX_CHARS_PER_WORD, token_out_type=tf.int64
     )
 
+  @property
+  def special_tokens(self):
+    """Ids of [CLS], [SEP] and [PAD]."""
+    return self._start, self._end, self._pad
+
   def tokenize(self, texts):
     """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
     return self._tokenize_words(bert_words(texts, **self._rules))

@@ -1,12 +1,14 @@
 """What the labels mean, and everything that follows from it: one class for each --task."""
 
+from tl_app.config import FIELDS
 from tl_app.errors import UserError
-from tl_app.tasks import cells
+from tl_app.tasks import cells, tags
 from tl_app.tasks.multi_label import MultiLabel
 from tl_app.tasks.regression import Regression
 from tl_app.tasks.single_label import RareClasses, SingleLabel
+from tl_app.tasks.token_classification import TokenClassification
 
-TASKS = {task.name: task for task in (SingleLabel, MultiLabel, Regression)}
+TASKS = {task.name: task for task in (SingleLabel, MultiLabel, Regression, TokenClassification)}
 _BY_SCORE = {(task.name, task.score): task for task in (*TASKS.values(), RareClasses)}
 
 
@@ -25,12 +27,15 @@ def choose(config, examples):
   for flag in ("mixup", "cutmix"):
     if getattr(config, flag) and not task.mixes:
       raise UserError(f"--{flag}={getattr(config, flag):g} does nothing for --task={name}: leave it out")
+  for flag in ("augment", "long_text"):
+    if getattr(config, flag) != FIELDS[flag].default and task.by_word:
+      raise UserError(f"--{flag}={getattr(config, flag)} does not go with tags of words: leave it out")
   if config.imbalance not in ("none", *task.imbalances):
     fitting = f"it takes {', '.join(task.imbalances)}" if task.imbalances else "leave it out"
     raise UserError(f"--imbalance={config.imbalance} does not fit --task={name}: {fitting}")
   if config.label_separator and not hasattr(task, "separator"):
     raise UserError(f"--label_separator={config.label_separator} does nothing for --task={name}: leave it out")
-  return task, why
+  return task.accept(examples), why
 
 
 def guess(config, labels):
@@ -40,6 +45,8 @@ def guess(config, labels):
     if all(value.lower() in cells.FLAGS for value in values):
       return MultiLabel.name, "every cell of --label_columns is 0 or 1"
     return Regression.name, "--label_columns hold other values than 0 and 1"
+  if tags.are_tags(labels):
+    return TokenClassification.name, "the labels are tags like B-NAME and O, a tag a word"
   if any(cells.listed(label) is not None for label in labels):
     return MultiLabel.name, "the labels are lists"
   if cells.amounts(labels):

@@ -182,7 +182,7 @@ class MultiLabel(Task):
       # Nine significant digits tell any two float32 apart.
       yield example_id, self._joined(truth), self._joined(answer), f"{row.max():.9g}"
 
-  def serve(self, logits):
+  def serve(self, logits, inputs):
     import tensorflow as tf
 
     probabilities = tf.sigmoid(logits)
@@ -195,7 +195,7 @@ class MultiLabel(Task):
       "probabilities": probabilities,
     }
 
-  def answers(self, served):
+  def answers(self, served, inputs):
     for predicted, score, row in zip(*(served[name] for name in ("predicted", "score", "probabilities"))):
       yield {
         "labels": [name for name, chosen in zip(self.names, predicted) if chosen],

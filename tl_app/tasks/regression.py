@@ -144,12 +144,12 @@ class Regression(Task):
     for example_id, truth, answer, error in zip(ids, labels, outputs, errors):
       yield example_id, *(f"{value:.9g}" for pair in zip(truth, answer) for value in pair), f"{error:.9g}"
 
-  def serve(self, logits):
+  def serve(self, logits, inputs):
     import tensorflow as tf
 
     return {"values": logits * tf.constant(self.deviation, tf.float32) + tf.constant(self.mean, tf.float32)}
 
-  def answers(self, served):
+  def answers(self, served, inputs):
     for row in served["values"]:
       yield {"values": {name: float(value) for name, value in zip(self.names, row)}}
 

@@ -91,11 +91,7 @@ class SingleLabel(Task):
     return solvers.classifiers(solver)
 
   def weights(self, estimator):
-    kernel, bias = estimator.coef_.T, estimator.intercept_
-    if kernel.shape[1] == 1:
-      # One margin m for two classes; softmax of (-m/2, m/2) is its sigmoid.
-      kernel, bias = np.concatenate([-kernel, kernel], axis=1) / 2, np.concatenate([-bias, bias]) / 2
-    return kernel, bias
+    return solvers.softmax_weights(estimator)
 
   def outputs(self, logits):
     return evaluation.softmax(logits)
@@ -153,7 +149,7 @@ class SingleLabel(Task):
     for example_id, label, index, score in zip(ids, labels, best, outputs[np.arange(len(best)), best]):
       yield example_id, label, self.names[index], f"{score:.9g}"
 
-  def serve(self, logits):
+  def serve(self, logits, inputs):
     import tensorflow as tf
 
     probabilities = tf.nn.softmax(logits)
@@ -163,7 +159,7 @@ class SingleLabel(Task):
       "probabilities": probabilities,
     }
 
-  def answers(self, served):
+  def answers(self, served, inputs):
     for label, score, row in zip(*(served[name] for name in ("label", "score", "probabilities"))):
       probabilities = {name: float(p) for name, p in zip(self.names, row)}
       yield {"label": label.decode("utf-8"), "score": float(score), "probabilities": probabilities}

@@ -1,5 +1,6 @@
 """scikit-learn's linear models as heads, in the strengths that are tried on the validation split."""
 
+import numpy as np
 import sklearn.linear_model
 import sklearn.svm
 
@@ -17,3 +18,12 @@ def classifiers(solver):
   return [
     (c, sklearn.svm.LinearSVC(C=c * 0.01, dual="auto", max_iter=MAX_ITERATIONS, random_state=0)) for c in STRENGTHS
   ]
+
+
+def softmax_weights(classifier):
+  """Returns (kernel [features, classes], bias [classes]) of a fitted classifier, in the order of its `classes_`."""
+  kernel, bias = classifier.coef_.T, classifier.intercept_
+  if kernel.shape[1] == 1:
+    # One margin m for two classes; softmax of (-m/2, m/2) is its sigmoid.
+    kernel, bias = np.concatenate([-kernel, kernel], axis=1) / 2, np.concatenate([-bias, bias]) / 2
+  return kernel, bias

@@ -30,6 +30,7 @@ class Task(abc.ABC):
     columns: of predictions_test.csv.
     named: whether `classes` are names that a person gave.
     exclusive: whether an example has one class and no other.
+    by_word: whether the answer is one for each word of a text.
   """
 
   names: tuple = ()
@@ -40,13 +41,21 @@ class Task(abc.ABC):
   mixes = False
   imbalances = ()
   smooths = named = True
-  exclusive = False
+  exclusive = by_word = False
   columns = ("id", "label", "prediction", "score")
 
   @classmethod
   def read(cls, config, labels):
     """Returns the task, not yet fitted, of `config` and all label cells, str [n]."""
     return cls()
+
+  def accept(self, examples):
+    """Returns the task.
+
+    Raises:
+      UserError: the inputs of `Examples` do not fit their labels.
+    """
+    return self
 
   @abc.abstractmethod
   def classes(self, labels):
@@ -138,13 +147,23 @@ class Task(abc.ABC):
   def rows(self, ids, labels, outputs):
     """Yields a row of predictions_test.csv, see `columns`, for each example."""
 
-  @abc.abstractmethod
-  def serve(self, logits):
-    """Returns the outputs of the export's signature: {name: tensor}; in-graph ops only."""
+  @classmethod
+  def legible(cls, cell, value):
+    """Returns a label or prediction of `rows` as a person reads it beside its input, one of `Examples.inputs`."""
+    return cell
 
   @abc.abstractmethod
-  def answers(self, served):
-    """Yields a dict, ready for JSON, for each example of {name: array} from the export."""
+  def serve(self, logits, inputs):
+    """Returns the outputs of the export's signature: {name: tensor}; in-graph ops only.
+
+    Args:
+      logits: of the network, float32 [batch, ..].
+      inputs: raw, string [batch, ..].
+    """
+
+  @abc.abstractmethod
+  def answers(self, served, inputs):
+    """Yields a dict, ready for JSON, for each of `inputs` (list of bytes) of {name: array} from the export."""
 
   @abc.abstractmethod
   def compare(self, served, outputs):

@@ -1,0 +1,78 @@
+"""Texts as words, each of them as word pieces, in the graph: what a tag for each word needs."""
+
+import tensorflow as tf
+
+from tl_app.preprocessing import text
+
+STARTS = "input_starts"
+# Read in place of a word that has no piece of its own, such as a lone control character.
+_FILLER = "*"
+
+
+class Words(tf.Module):
+  """The preprocessing of a network of tokens, word by word. Words are what white space separates.
+
+  Attributes:
+    max_length, limit: of the sequence that the network reads, in pieces, special ones included.
+    identity: what tells two preprocessings apart.
+  """
+
+  def __init__(self, preprocess):
+    """Args:
+    preprocess: `text.WordPiece`, or what has its `tokenize` and `special_tokens`.
+    """
+    super().__init__(name="words")
+    self._preprocess = preprocess
+    self.limit = preprocess.limit
+    self.identity = f"words {preprocess.identity}"
+
+  @property
+  def max_length(self):
+    return self._preprocess.max_length
+
+  @max_length.setter
+  def max_length(self, value):
+    self._preprocess.max_length = value
+
+  def tokenize(self, texts):
+    """Returns ragged int32 [batch, (pieces)], without special tokens, of string [batch]."""
+    return self._pieces(tf.strings.split(texts))[0]
+
+  def __call__(self, texts):
+    """Returns BERT's inputs (see `text.pack`) of string [batch], and "input_starts".
+
+    "input_starts" is int32 [batch, length], 1 at the first piece of each word that is read, else 0.
+    """
+    pieces, starts = self._read(texts)
+    inputs = text.pack(pieces, self.max_length, *self._preprocess.special_tokens)
+    marks = text.pack(starts, self.max_length, 0, 0)
+    return inputs | {STARTS: marks["input_word_ids"]}
+
+  def count_tokens(self, texts):
+    """Returns int32 [batch]: pieces of string [batch], special ones included, nothing truncated."""
+    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + 2
+
+  def count_words(self, texts):
+    """Returns int32 [batch, 2]: how many words string [batch] have, and how many of them are read."""
+    _, starts = self._read(texts)
+    read = tf.reduce_sum(starts[:, : self.max_length - 2], axis=1)
+    return tf.stack([tf.cast(tf.strings.split(texts).row_lengths(), tf.int32), read], axis=1)
+
+  def _read(self, texts):
+    # A word is at least one piece, so words beyond max_length cannot matter.
+    return self._pieces(tf.strings.split(texts)[:, : self.max_length])
+
+  def _pieces(self, words):
+    """Returns (pieces, 1 at the first of each word), ragged int32 [batch, (pieces)], of ragged string [batch, (words)].
+
+    A byte-pair vocabulary has other pieces for words after a space; to the others the space is nothing.
+    """
+    pieces = self._preprocess.tokenize(tf.strings.join([" ", words.flat_values]))
+    filler = self._preprocess.tokenize(tf.constant([_FILLER])).flat_values[:1]
+    missing = tf.cast(pieces.row_lengths() == 0, tf.int64)
+    fillers = tf.RaggedTensor.from_row_lengths(tf.repeat(filler, tf.reduce_sum(missing)), missing)
+    pieces = tf.concat([pieces, fillers], axis=1)
+    word = pieces.value_rowids()
+    first = tf.concat([tf.ones_like(word[:1], tf.bool), word[1:] != word[:-1]], axis=0)
+    starts = pieces.with_flat_values(tf.cast(first, tf.int32))
+    return [words.with_flat_values(tokens).merge_dims(1, 2) for tokens in (pieces, starts)]

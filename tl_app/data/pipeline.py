@@ -108,15 +108,21 @@ def _order(n, seed, classes=None):
   """Returns the endless dataset of indices: pass k is a permutation of range(n) that depends on (seed, k) alone.
 
   With `classes`, int [n], each class comes equally often, see `_balanced_order`.
+  """
+  return _passes(np.arange(n, dtype=np.int32), seed) if classes is None else _balanced_order(classes, seed)
+
+
+def _passes(values, seed):
+  """Returns the endless dataset of the elements of `values` [n]: pass k is an order that depends on (seed, k) alone.
 
   `Dataset.shuffle` would give another order to a second iterator, and Keras 3 makes one under a distribution strategy.
   """
-  if classes is not None:
-    return _balanced_order(classes, seed)
+  values = tf.constant(values)
 
   def one_pass(k):
-    keys = tf.random.stateless_uniform([n], seed=tf.stack([tf.constant(seed, tf.int64), k]), dtype=tf.float64)
-    return tf.data.Dataset.from_tensor_slices(tf.argsort(keys))
+    seeds = tf.stack([tf.constant(seed, tf.int64), k])
+    keys = tf.random.stateless_uniform(tf.shape(values), seed=seeds, dtype=tf.float64)
+    return tf.data.Dataset.from_tensor_slices(tf.gather(values, tf.argsort(keys)))
 
   return tf.data.Dataset.counter().flat_map(one_pass)
 
@@ -127,13 +133,9 @@ def _balanced_order(classes, seed):
   Of a class, every example comes once before one comes again. So n steps are no pass: they hold n / (number of
   classes) examples of each, those of a rare class several times, and of a common one only a part.
   """
-  streams = []
-  for number, name in enumerate(np.unique(classes)):
-    members = tf.constant(np.flatnonzero(classes == name), tf.int32)
-    order = _order(len(members), _CLASS_SEEDS * (seed + 1) + number)
-    streams.append(order.map(functools.partial(tf.gather, members)))
-  choices = _order(len(streams), seed).map(lambda number: tf.cast(number, tf.int64))
-  return tf.data.Dataset.choose_from_datasets(streams, choices)
+  members = [np.flatnonzero(classes == name).astype(np.int32) for name in np.unique(classes)]
+  streams = [_passes(own, _CLASS_SEEDS * (seed + 1) + number) for number, own in enumerate(members)]
+  return tf.data.Dataset.choose_from_datasets(streams, _passes(np.arange(len(streams), dtype=np.int64), seed))
 
 
 def index_batches(n, batch_size, seed, lengths=None, classes=None):

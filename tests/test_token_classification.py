@@ -23,21 +23,25 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
-  """Returns (metrics, workdir) of fine-tuning the top layer of a tiny BERT, its lower layers read from disk."""
+  """Returns (metrics, workdir) of training a tiny BERT from scratch."""
   root = tmp_path_factory.mktemp("run")
   config = Config(
-    backbone=tiny_presets.bert(root / "bert", words=list(tiny_modules.VOCABULARY)),
+    backbone=preset(root),
     dataset=data,
-    cache_dir=str(root / "cache"),
-    train_stages="layer_2",
-    epochs=2,
-    head_epochs=60,
+    recipe="full",
+    epochs=12,
+    head_epochs=5,
     batch_size=16,
-    learning_rate=1e-2,
+    learning_rate=3e-2,
     head_learning_rate=3e-2,
+    feature_cache="off",
     offline=True,
   )
   return training.train_and_evaluate(config, root / "run"), root / "run"
+
+
+def preset(directory):
+  return tiny_presets.bert(directory / "bert", words=list(tiny_modules.VOCABULARY), layers=2)
 
 
 def rows_of(path):
@@ -61,10 +65,6 @@ def test_tags_are_learnt_and_measured(run):
   assert plan["preprocessing"]["words_not_read"] == 0 and plan["task"]["why"].startswith("the labels are tags")
   page = (workdir / "report.html").read_text()
   assert "Entity F1 on" in page and "most often taken for" not in page
-
-
-def test_the_lower_layers_are_read_from_disk(run):
-  assert list((run[1].parent / "cache" / "features").glob("trunk-*"))
 
 
 def test_the_export_answers_with_entities_and_their_places(run, tmp_path):
@@ -106,18 +106,22 @@ def test_a_long_text_is_read_as_far_as_it_goes(run, tmp_path):
   assert len(answer["labels"]) == 63 and answer["labels"][1] == "B-place" and answer["labels"][-1] == "O"
 
 
-def test_a_saved_model_learns_tags_by_scikit_learn(data, tmp_path):
+def test_the_features_of_lower_layers_are_kept_and_the_head_is_scikit_learns(data, tmp_path):
   config = Config(
-    backbone=tiny_modules.bert(tmp_path / "bert"),
+    backbone=preset(tmp_path),
     dataset=data,
-    recipe="probe",
+    cache_dir=str(tmp_path / "cache"),
+    train_stages="layer_1",
+    epochs=2,
     head="logistic",
-    feature_cache="off",
     export=False,
     offline=True,
   )
-  # Of eight random features an attention without normalisation leaves little.
-  assert training.train_and_evaluate(config, tmp_path / "run")["test"]["f1"] > 0.3
+  metrics = training.train_and_evaluate(config, tmp_path / "run")
+  kept = [path.name for path in (tmp_path / "cache" / "features").iterdir()]
+  assert len(kept) == 2 and any(name.startswith("trunk-") for name in kept)
+  # Frozen random layers leave little of what the words are.
+  assert metrics["test"]["f1"] > 0.3
 
 
 def test_the_hub_form_of_bert_tags_words(shared, data, tmp_path):
@@ -125,13 +129,13 @@ def test_the_hub_form_of_bert_tags_words(shared, data, tmp_path):
     backbone=str(shared("hub/bert_tiny")),
     dataset=data,
     recipe="probe",
-    head_epochs=20,
-    head_learning_rate=1e-2,
+    head="logistic",
     feature_cache="off",
     offline=True,
   )
   metrics = training.train_and_evaluate(config, tmp_path / "run")
-  assert metrics["test"]["f1"] > 0.8 and metrics["parity"]["label_flips"] == 0
+  # Its weights are random.
+  assert metrics["test"]["f1"] > 0.2 and metrics["parity"]["label_flips"] == 0
 
 
 def test_check_counts_sentences_by_entity_type(data, tmp_path):

@@ -23,15 +23,17 @@ def main(directory, asked, answered, *modules):
   records = tf.data.TFRecordDataset(asked)
   parts = signature.structured_input_signature[1]["inputs"].shape.as_list()[1:]
   outputs = [signature(inputs=batch) for batch in (records.batch(*parts) if parts else records).batch(BATCH)]
-  joined = {name: _joined([output[name].numpy() for output in outputs], np) for name in outputs[0]}
+  joined = {name: _joined([output[name].numpy() for output in outputs]) for name in outputs[0]}
   strings = {name: values for name, values in joined.items() if values.dtype == object}
   for name, values in strings.items():
     joined[name] = np.array([value.decode("utf-8") for value in values.flat]).reshape(values.shape)
   np.savez(answered, **joined)
 
 
-def _joined(batches, np):
+def _joined(batches):
   """Returns the batches as one array; what is longer in another batch is filled up with zeros, or b""."""
+  import numpy as np
+
   shape = [sum(map(len, batches)), *np.max([batch.shape[1:] for batch in batches], axis=0).astype(int)]
   joined = np.full(shape, b"" if batches[0].dtype == object else 0, batches[0].dtype)
   start = 0

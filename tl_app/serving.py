@@ -56,7 +56,10 @@ class Served(tf.Module):
     return self._task.serve(self._answer(self._preprocess(inputs)), inputs)
 
   def _pool(self, inputs):
-    """string [batch], or [batch, 2] for pairs -> features float32 [batch, feature_size], pooled, before the head."""
+    """string [batch], or [batch, 2] for pairs -> features float32 [batch, feature_size], pooled, before the head.
+
+    Of a task that answers for each word it is [batch, positions, feature_size], zeros beyond the words that are read.
+    """
     return {"features": self._pooled(self._preprocess(inputs))}
 
 

@@ -25,6 +25,9 @@ class Words(tf.Module):
     self._preprocess = preprocess
     self.limit = preprocess.limit
     self.identity = f"words {preprocess.identity}"
+    self._filler = int(preprocess.tokenize(tf.constant([_FILLER])).flat_values[0])
+    # Traced once: every new data set reads its texts by it.
+    self._cut = tf.function(self._pieces, [tf.RaggedTensorSpec([None, None], tf.string, 1)])
 
   @property
   def max_length(self):
@@ -36,7 +39,7 @@ class Words(tf.Module):
 
   def tokenize(self, texts):
     """Returns ragged int32 [batch, (pieces)], without special tokens, of string [batch]."""
-    return self._pieces(tf.strings.split(texts))[0]
+    return self._cut(tf.strings.split(texts))[0]
 
   def __call__(self, texts):
     """Returns BERT's inputs (see `text.pack`) of string [batch], and "input_starts".
@@ -45,8 +48,10 @@ class Words(tf.Module):
     """
     pieces, starts = self._read(texts)
     inputs = text.pack(pieces, self.max_length, *self._preprocess.special_tokens)
-    marks = text.pack(starts, self.max_length, 0, 0)
-    return inputs | {STARTS: marks["input_word_ids"]}
+    batch, length = tf.unstack(tf.shape(inputs["input_mask"], tf.int64))
+    # The first position is [CLS]; a text has two special tokens, so that the last one is no start either.
+    marks = tf.pad(starts[:, : self.max_length - 2].to_tensor(shape=tf.stack([batch, length - 1])), [[0, 0], [1, 0]])
+    return inputs | {STARTS: tf.ensure_shape(marks, [None, None])}
 
   def count_tokens(self, texts):
     """Returns int32 [batch]: pieces of string [batch], special ones included, nothing truncated."""
@@ -60,7 +65,7 @@ class Words(tf.Module):
 
   def _read(self, texts):
     # A word is at least one piece, so words beyond max_length cannot matter.
-    return self._pieces(tf.strings.split(texts)[:, : self.max_length])
+    return self._cut(tf.strings.split(texts)[:, : self.max_length])
 
   def _pieces(self, words):
     """Returns (pieces, 1 at the first of each word), ragged int32 [batch, (pieces)], of ragged string [batch, (words)].
@@ -68,11 +73,13 @@ class Words(tf.Module):
     A byte-pair vocabulary has other pieces for words after a space; to the others the space is nothing.
     """
     pieces = self._preprocess.tokenize(tf.strings.join([" ", words.flat_values]))
-    filler = self._preprocess.tokenize(tf.constant([_FILLER])).flat_values[:1]
     missing = tf.cast(pieces.row_lengths() == 0, tf.int64)
-    fillers = tf.RaggedTensor.from_row_lengths(tf.repeat(filler, tf.reduce_sum(missing)), missing)
-    pieces = tf.concat([pieces, fillers], axis=1)
-    word = pieces.value_rowids()
-    first = tf.concat([tf.ones_like(word[:1], tf.bool), word[1:] != word[:-1]], axis=0)
-    starts = pieces.with_flat_values(tf.cast(first, tf.int32))
-    return [words.with_flat_values(tokens).merge_dims(1, 2) for tokens in (pieces, starts)]
+    counts = pieces.row_lengths() + missing
+    ends = tf.cumsum(counts)
+    count = tf.reduce_sum(counts)
+    # Fillers stand among the pieces, which move behind those before them.
+    places = tf.range(count - tf.reduce_sum(missing)) + tf.gather(tf.cumsum(missing), pieces.value_rowids())
+    tokens = tf.tensor_scatter_nd_update(tf.fill([count], self._filler), places[:, None], pieces.flat_values)
+    starts = tf.scatter_nd((ends - counts)[:, None], tf.ones_like(ends, tf.int32), [count])
+    splits = tf.gather(tf.concat([[0], ends], axis=0), words.row_splits)
+    return [tf.RaggedTensor.from_row_splits(values, splits, validate=False) for values in (tokens, starts)]

@@ -130,7 +130,7 @@ def test_clipping_bounds_the_global_norm():
 
 
 @pytest.mark.parametrize(
-  "more", [{}, {"clip_norm": 0.1}, {"rank_of": _rank}, {"use_ema": True, "ema_momentum": 0.9}], ids=str
+  "more", [{}, {"clip_norm": 0.1}, {"rank_of": _rank}, {"use_ema": True, "ema_momentum": 0.9}], ids=" ".join
 )
 def test_two_devices_give_the_weights_of_one(more):
   # 61 examples in batches of 16: every pass ends in the middle of a batch.

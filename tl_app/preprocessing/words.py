@@ -9,33 +9,17 @@ STARTS = "input_starts"
 _FILLER = "*"
 
 
-class Words(tf.Module):
-  """The preprocessing of a network of tokens, word by word. Words are what white space separates.
-
-  Attributes:
-    max_length, limit: of the sequence that the network reads, in pieces, special ones included.
-    identity: what tells two preprocessings apart.
-  """
+class Words(text.Around):
+  """The preprocessing of a network of tokens, word by word. Words are what white space separates."""
 
   def __init__(self, preprocess):
     """Args:
     preprocess: `text.WordPiece`, or what has its `tokenize` and `special_tokens`.
     """
-    super().__init__(name="words")
-    self._preprocess = preprocess
-    self.limit = preprocess.limit
-    self.identity = f"words {preprocess.identity}"
+    super().__init__(preprocess, "words")
     self._filler = int(preprocess.tokenize(tf.constant([_FILLER])).flat_values[0])
     # Traced once: every new data set reads its texts by it.
     self._cut = tf.function(self._pieces, [tf.RaggedTensorSpec([None, None], tf.string, 1)])
-
-  @property
-  def max_length(self):
-    return self._preprocess.max_length
-
-  @max_length.setter
-  def max_length(self, value):
-    self._preprocess.max_length = value
 
   def tokenize(self, texts):
     """Returns ragged int32 [batch, (pieces)], without special tokens, of string [batch]."""

@@ -89,10 +89,6 @@ class Task(abc.ABC):
   def loss(self, label_smoothing):
     """Returns the loss for `compile`, of targets and logits."""
 
-  def weighted_loss(self, label_smoothing, imbalance, targets):
-    """Returns the loss, of targets or mixed `dense` ones and logits, that --imbalance makes of training `targets`."""
-    raise NotImplementedError
-
   def watched(self):
     """Returns the Keras metrics of the training batches."""
     return []

@@ -12,7 +12,7 @@ import tl_app
 PACKAGE = pathlib.Path(tl_app.__file__).parent
 
 LEVELS = [
-  ["errors"],
+  ["errors", "budget"],
   ["config", "files", "fresh_process", "progress", "data.duplicates"],
   [
     "assets",

@@ -174,6 +174,12 @@ class Config:
   ema: float = _field(
     0.99, "Momentum of the averaged weights, a rung of their own after fine-tuning. 0: off.", low=0.0, high=0.99999
   )
+  max_minutes: float = _field(
+    0.0,
+    "Minutes from the reading of the data to the end of the run. Fine-tuning is cut to fewer epochs, or a part of one, "
+    "by the measured time of its steps; the probe is always made. 0: no limit.",
+    low=0.0,
+  )
   early_stopping_patience: int = _field(
     10, "Stop a phase after this many epochs without a better validation figure. 0: never.", low=0
   )

@@ -1,19 +1,26 @@
 """One phase: set stages, compile, feed, fit, keep the best epoch, audit."""
 
 import logging
+import math
+import time
 
 import keras
 import tensorflow as tf
 
-from tl_app import callbacks, contrast, heads, optimizers, precision, recipes, session, stages, trunk
+from tl_app import budget, callbacks, contrast, heads, optimizers, precision, recipes, session, stages, trunk
 from tl_app import model as model_lib
 from tl_app.data import pipeline
 
 log = logging.getLogger(__name__)
 
 
-def fit(run, phase):
+def fit(run, phase, left=1):
   """Runs one phase: set stages, compile, feed, fit, keep the best epoch, audit.
+
+  Args:
+    run: the `Session`.
+    phase: the `Phase`.
+    left: phases that --max_minutes is shared among, this one included.
 
   Returns:
     A function that puts the averaged weights into the model, or None where the phase keeps none.
@@ -27,7 +34,9 @@ def fit(run, phase):
       heads.reset(model.head, model.task.initial_bias(run.labels[run.split.train]))
     stages.set_trainable(model, phase)
     before = stages.state(model, phase)
-    keep = _solve(run, phase, features) if phase.solver != "linear" else _descend(run, phase, features)
+    keep = _solve(run, phase, features) if phase.solver != "linear" else _descend(run, phase, features, left)
+    if phase.name in run.cut and run.cut[phase.name] is None:
+      return None
     changes = stages.audit(model, before)
   moved = ", ".join(f"{name} {c['changed']}/{c['variables']}" for name, c in changes.items() if c["changed"])
   log.info("audit of phase %s: changed variables: %s; all others identical to the bit", phase.name, moved or "none")
@@ -51,11 +60,18 @@ def _solve(run, phase, features):
   log.info("%s: %s", phase.solver, "; ".join(", ".join(f"{k} {v:.4g}" for k, v in t.items()) for t in tried))
 
 
-def _descend(run, phase, features):
+def _descend(run, phase, features, left):
   """Fits by gradient descent and puts the best epoch back; returns as `fit`. `features` as in `_solve`."""
   network, dataset, validation_logits = _feed(run, phase, features)
   way = _way(run, phase, network, dataset)
-  compile_for(network, phase, run.model, way, targets=run.labels[run.split.train])
+  if run.deadline and phase.backbone_trains:
+    cut = _cut(run, phase, network, dataset, way, left)
+    if cut is None:
+      return None
+    if cut is not phase:
+      phase = cut
+      network, dataset, validation_logits = _feed(run, phase, features)
+  _compiler(run, phase, network)(way)
   changing = stages.changing(run.model, [phase])
   keep = callbacks.KeepBest(changing, phase.monitor, phase.patience)
   with precision.computing(network, way.precision):
@@ -81,10 +97,33 @@ def _way(run, phase, network, dataset):
   return precision.choose(
     precision.candidates(config, run.model.backbone, gpu, num_devices),
     network,
-    lambda way: compile_for(network, phase, run.model, way),
+    _compiler(run, phase, network),
     dataset,
     phase.steps,
   )
+
+
+def _compiler(run, phase, network):
+  """Returns a function, `precision.Way` -> None, that compiles `network` for a phase."""
+  return lambda way: compile_for(network, phase, run.model, way, targets=run.labels[run.split.train])
+
+
+def _cut(run, phase, network, dataset, way, left):
+  """Returns the phase as --max_minutes leaves it, or None; and notes it in `run.cut`."""
+  step, _ = precision.measure(way, network, _compiler(run, phase, network), dataset)
+  answered = math.ceil(len(run.split.validation) / phase.batch_size)
+  closing = 2 * answered + math.ceil(len(run.split.test) / phase.batch_size)
+  seconds = budget.seconds_left(run.deadline, time.monotonic(), step, closing, run.config.export, left)
+  cut = budget.shorten(phase, step, seconds, answered)
+  if cut is phase:
+    return phase
+  run.cut[phase.name] = cut
+  steps = f"{cut.epochs} x {cut.steps_per_epoch} steps are done" if cut else "nothing is left of it"
+  log.warning(
+    "--max_minutes=%g: phase %s has %.0f s at %.2f s a step: %s in place of %d x %d",
+    *(run.config.max_minutes, phase.name, max(seconds, 0), step, steps, phase.epochs, phase.steps_per_epoch),
+  )
+  return cut
 
 
 def _exact(network, logits):

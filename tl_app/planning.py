@@ -58,6 +58,19 @@ def plan(run, recipe):
   return phases
 
 
+def note_cuts(run):
+  """Writes into plan.json what --max_minutes has left of the phases."""
+  if not run.cut:
+    return
+  written = files.read_json(run.paths.plan)
+  for phase in written["phases"]:
+    if phase["name"] in run.cut:
+      left = run.cut[phase["name"]]
+      names = ("epochs", "steps_per_epoch", "warmup_steps")
+      phase |= {"planned_epochs": phase["epochs"]} | {name: getattr(left, name, 0) for name in names}
+  files.write_json(run.paths.plan, written)
+
+
 def facts(run):
   """Returns the `Facts` that recipes are made from."""
   backbone = run.model.backbone

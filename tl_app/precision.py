@@ -107,16 +107,13 @@ def choose(ways, network, compile_way, dataset, steps):
   if len(ways) == 1 or steps < LEAST_STEPS:
     return ways[0]
   measured = {}
-  values = callbacks.values(network.variables)
-  batches = list(dataset.take(STEPS))
   for way in ways:
     try:
-      measured[way] = _measure(way, network, compile_way, batches)
+      measured[way] = measure(way, network, compile_way, dataset)
     except (tf.errors.OpError, ValueError, TypeError, NotImplementedError) as error:
+      if way == ways[0]:
+        raise
       log.info("%s: cannot be had here (%s)", way, str(error).splitlines()[0][:120])
-    finally:
-      for variable, value in zip(network.variables, values):
-        variable.assign(value)
   best = fastest(measured, ways[0])
   for way, (seconds, loss) in measured.items():
     log.info("%s: %.3f s a step, loss %.4f%s", way, seconds, loss, "; taken" if way == best else "")
@@ -135,14 +132,19 @@ def fastest(measured, plain):
   return min(kept, key=kept.get) if kept else plain
 
 
-def _measure(way, network, compile_way, batches):
-  """Returns (median seconds of a step, mean loss of the first round)."""
-  with computing(network, way.precision):
-    compile_way(way)
-    losses = [float(network.train_on_batch(*batch)) for batch in batches]
-    seconds = []
-    for batch in batches * (ROUNDS - 1):
-      start = time.perf_counter()
-      float(network.train_on_batch(*batch))
-      seconds.append(time.perf_counter() - start)
-  return float(np.median(seconds)), float(np.mean(losses))
+def measure(way, network, compile_way, dataset):
+  """Returns (median seconds of a step, mean loss of the first round); arguments as of `choose`."""
+  values, batches, losses, seconds = callbacks.values(network.variables), list(dataset.take(STEPS)), [], []
+  try:
+    with computing(network, way.precision):
+      compile_way(way)
+      for batch in batches * ROUNDS:
+        start = time.perf_counter()
+        # Keras gives means since the last reset.
+        network.reset_metrics()
+        losses.append(float(network.train_on_batch(*batch, return_dict=True)["loss"]))
+        seconds.append(time.perf_counter() - start)
+  finally:
+    for variable, value in zip(network.variables, values):
+      variable.assign(value)
+  return float(np.median(seconds[STEPS:])), float(np.mean(losses[:STEPS]))

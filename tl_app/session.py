@@ -37,6 +37,8 @@ class Session:
     augment: what --augment does to the examples of a training stream, see `augmentation.make`; or None.
     features: `FeatureRows` of the frozen backbone, once they were needed.
     seconds: {"features", "train", "evaluate", "export"}.
+    deadline: of --max_minutes, as `time.monotonic`, or None.
+    cut: {name of a phase that --max_minutes cut: the `Phase` that was left of it, or None}.
   """
 
   config: config_lib.Config
@@ -50,6 +52,8 @@ class Session:
   why: str
   augment: object = None
   features: FeatureRows | None = None
+  deadline: float | None = None
+  cut: dict = dataclasses.field(default_factory=dict)
   seconds: dict = dataclasses.field(
     default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
   )

@@ -61,11 +61,13 @@ def train_and_evaluate(config, workdir, recipe=None):
     UserError: something the user must change; no result is written.
     RunFailed: the run itself failed: NaN, audit, parity.
   """
-  config = dataclasses.replace(config, workdir=str(workdir))
+  start, config = time.monotonic(), dataclasses.replace(config, workdir=str(workdir))
   config_lib.validate(config)
   spec = backbones.resolve(config.backbone)
   with workdir_lib.claim(workdir, config) as paths:
     run = prepare(config, paths, spec)
+    if config.max_minutes:
+      run.deadline = start + 60 * config.max_minutes
     phases = planning.plan(run, recipe or recipes.plan)
     check(run)
     rung, figures = climb(run, phases)
@@ -144,10 +146,11 @@ def climb(run, phases):
   heads.standardize(run.model.head, features[train])
   heads.reset(run.model.head, task.initial_bias(run.labels[train]))
   rungs = []
-  for phase in phases:
-    averaged = fitting.fit(run, phase)
+  for index, phase in enumerate(phases):
+    averaged = fitting.fit(run, phase, left=sum(later.backbone_trains for later in phases[index:]))
     if phase is phases[0]:
       rungs.append(ladder.Rung("probe", session.head_logits(run, validation), callbacks.values(variables)))
+  planning.note_cuts(run)
   if len(phases) > 1:
     rungs.append(_fine_tuned(run, "fine_tuned", variables))
     if averaged:

@@ -1,0 +1,79 @@
+"""--max_minutes: what is left of a phase, and a run that keeps to it."""
+
+import pytest
+import tiny_data
+import tiny_modules
+import tiny_presets
+
+from tl_app import budget, files, precision, recipes, training
+from tl_app.config import Config, Facts
+
+FACTS = Facts(3200, 2, "text", 8, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
+PHASE = recipes.plan(Config(epochs=3), FACTS)[-1]  # 3 epochs of 100 steps
+
+
+@pytest.mark.parametrize(
+  ("seconds", "expected"),
+  [
+    (10_000, (3, 100)),
+    (360, (3, 100)),  # an epoch is 100 steps and 60 thirds of one
+    (359, (2, 100)),
+    (121, (1, 100)),
+    (119, (1, 99)),
+    (60, (1, 40)),
+    (39, None),
+    (-5, None),
+  ],
+)
+def test_whole_epochs_first_then_a_part_of_one(seconds, expected):
+  left = budget.shorten(PHASE, step_seconds=1.0, seconds=seconds, validation_batches=60)
+  assert (left and (left.epochs, left.steps_per_epoch)) == expected
+  if left:
+    assert left.warmup_steps == pytest.approx(recipes.WARMUP * left.steps, abs=1)
+    assert (left is PHASE) == (expected == (3, 100))
+
+
+def test_small_phases_need_not_have_many_steps():
+  small = recipes.plan(Config(epochs=5), Facts(64, 2, "text", 8, FACTS.stages))[-1]
+  assert budget.shorten(small, 1.0, 4.5, 0).epochs == 2
+  assert budget.shorten(small, 1.0, 1.5, 0) is None
+
+
+def test_phases_share_what_the_end_leaves():
+  alone = budget.seconds_left(deadline=1000, now=400, step_seconds=3.0, closing_batches=20, export=False, phases=1)
+  assert alone == 600 - 20 - budget.CLOSING_SECONDS[False]
+  assert budget.seconds_left(1000, 400, 3.0, 20, False, 3) == pytest.approx(alone / 3)
+  assert budget.seconds_left(1000, 400, 3.0, 20, True, 1) < alone
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  root = tmp_path_factory.mktemp("budget")
+  return {
+    "backbone": tiny_presets.bert(root / "bert", list(tiny_modules.VOCABULARY)),
+    "dataset": "table:" + tiny_data.reviews(root / "reviews.csv"),
+    "cache_dir": str(root / "cache"),
+    "head_epochs": 3,
+    "learning_rate": 3e-3,
+    "export": False,
+  }
+
+
+def test_a_run_is_cut_and_says_so(config, tmp_path, caplog, monkeypatch):
+  # 100 s a step leave five of them, two epochs of two with what validates them.
+  monkeypatch.setattr(precision, "measure", lambda *_: (100.0, 1.0))
+  metrics = training.train_and_evaluate(Config(**config, epochs=500, max_minutes=10.0), tmp_path / "run")
+  phase = files.read_json(tmp_path / "run" / "plan.json")["phases"][1]
+  assert phase["planned_epochs"] == 500
+  assert phase["epochs"] == 2
+  log = (tmp_path / "run" / "log.jsonl").read_text()
+  assert log.count('"phase": "fine_tune"') == phase["epochs"]
+  assert set(metrics["rungs"]) == {"majority", "neighbours", "probe", "fine_tuned", "averaged"}
+  assert "--max_minutes=10: phase fine_tune has" in caplog.text
+
+
+def test_without_time_the_probe_ships(config, tmp_path, caplog):
+  metrics = training.train_and_evaluate(Config(**config, epochs=3, max_minutes=0.01), tmp_path / "run")
+  assert metrics["rung"] == "probe"
+  assert "nothing is left of it" in caplog.text
+  assert files.read_json(tmp_path / "run" / "plan.json")["phases"][1]["epochs"] == 0

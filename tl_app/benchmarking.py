@@ -203,9 +203,16 @@ def _row(seconds, ratio):
 
 
 def trunk_steps(run, repeats, steps):
-  """Steps of the top third of the stages, whose lower stages run in each, or were computed once."""
+  """Steps of the top stages, whose lower stages run in each, or were computed once."""
   names = list(run.model.backbone.stages)
-  lowest = names[-max(1, len(names) // 3)]
+  figures = {}
+  for lowest in dict.fromkeys([names[-1], names[-min(2, len(names))], names[-max(1, len(names) // 3)]]):
+    figures |= _from_stage(run, lowest, repeats, steps)
+  return figures
+
+
+def _from_stage(run, lowest, repeats, steps):
+  names = list(run.model.backbone.stages)
   phase = _phase(run, [*names[names.index(lowest) :], recipes.HEAD])
   below = trunk.features(run, phase)
   if below is None:

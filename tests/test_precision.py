@@ -9,6 +9,7 @@ import tiny_modules
 import tiny_presets
 
 from tl_app import precision, training
+from tl_app.backbones import words
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.config import Config
 from tl_app.errors import UserError
@@ -21,6 +22,19 @@ def _network():
   features = keras.Input((8,))
   head = keras.Model(features, keras.layers.Dense(2, name="logits")(features), name="head")
   return keras.Model(inputs, head(x))
+
+
+def test_what_stands_on_the_head_or_in_its_place_stays_exact():
+  rows, present = keras.Input((4,)), keras.Input((2,))
+  tagged = keras.Model([rows, present], words.ByWord(name="by_word")(rows, present))
+  unit = keras.Model(rows, keras.layers.UnitNormalization(name="unit_length")(rows))
+  x = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+  exact = tagged([x, np.ones((2, 2))]), unit(x)
+  for network in (tagged, unit):
+    with precision.computing(network, "mixed_bfloat16"):
+      found = tagged([x, np.ones((2, 2))]), unit(x)
+    for one, other in zip(exact, found):
+      np.testing.assert_array_equal(one, other)
 
 
 def _backbone(kind):

@@ -16,6 +16,8 @@ from tl_app.errors import UserError
 log = logging.getLogger(__name__)
 
 FLOAT32 = "float32"
+# What stands on the head, or in its place, computes in float32 like the head itself.
+EXACT = ("by_word", "unit_length")
 # Fewer steps do not repay the tracing and compiling of candidates.
 LEAST_STEPS = 500
 # Rounds of the same batches; the first of each candidate traces.
@@ -70,7 +72,7 @@ def candidates(config, backbone, gpu, num_devices):
 
 @contextlib.contextmanager
 def computing(network, precision):
-  """The layers of `network` compute in `precision` within the block; those that were given a type of their own do not.
+  """The layers of `network` compute in `precision` within the block, but for the head and those of `EXACT`.
 
   What is traced within keeps it: trace inference outside, or within a block of "float32".
   """
@@ -86,9 +88,9 @@ def computing(network, precision):
 
 
 def _layers(network):
-  """Yields what computes, but for the head."""
+  """Yields what computes, but for the head and what stands on it or in its place."""
   for layer in network.layers:
-    if layer.name == "head" and isinstance(layer, keras.Model):
+    if layer.name in EXACT or (layer.name == "head" and isinstance(layer, keras.Model)):
       continue
     inner = [each for each in layer._flatten_layers() if not isinstance(each, keras.Model)]
     yield from (each for each in inner if each.dtype_policy.name in (FLOAT32, "mixed_bfloat16", "mixed_float16"))

@@ -63,7 +63,7 @@ def test_layers_but_the_head_compute_in_it_within_the_block():
     ({}, "kerashub", False, 1, ["float32", "mixed_bfloat16"]),
     ({}, "kerashub", False, 2, ["float32", "mixed_bfloat16"]),
     ({}, "saved_model", False, 1, ["float32"]),
-    ({}, "saved_model", True, 1, ["float32", "float32 with XLA"]),
+    ({}, "saved_model", True, 1, ["float32"]),
     ({"jit": "off"}, "kerashub", True, 1, ["float32", "mixed_bfloat16", "mixed_float16"]),
     ({"precision": "mixed_float16"}, "kerashub", True, 1, ["mixed_float16", "mixed_float16 with XLA"]),
     ({"precision": "float32", "jit": "on"}, "kerashub", False, 1, ["float32 with XLA"]),
@@ -141,5 +141,7 @@ def test_what_cannot_be_had_is_refused(config, tmp_path):
   module = tiny_modules.strings(tmp_path / "strings")
   with pytest.raises(UserError, match="keeps its own precision"):
     training.train_and_evaluate(Config(**config | {"backbone": module}, precision="mixed_bfloat16"), tmp_path / "run")
+  with pytest.raises(UserError, match="--jit=on: XLA does not compile a SavedModel"):
+    precision.check(Config(jit="on"), _backbone("saved_model"), 1)
   with pytest.raises(UserError, match="--strategy=single"):
     precision.check(Config(jit="on"), _backbone("kerashub"), 2)

@@ -52,6 +52,8 @@ def check(config, backbone, num_devices):
   """Raises `UserError` where --precision or --jit cannot be had."""
   if backbone.spec.kind == "saved_model" and config.precision not in ("auto", FLOAT32):
     raise UserError(f"--precision={config.precision}: a SavedModel keeps its own precision; leave the flag out")
+  if backbone.spec.kind == "saved_model" and config.jit == "on":
+    raise UserError("--jit=on: XLA does not compile a SavedModel here; leave the flag out")
   if config.jit == "on" and num_devices > 1:
     raise UserError("--jit=on: XLA compiles no step over several devices here; pass --jit=off or --strategy=single")
 
@@ -61,10 +63,11 @@ def candidates(config, backbone, gpu, num_devices):
 
   XLA is no candidate on a CPU: MiniLM's step took as long, EfficientNet-Lite0's nine times as long.
   """
+  if backbone.spec.kind == "saved_model":
+    return [PLAIN]
   precisions, jits = [config.precision], [config.jit == "on"]
   if config.precision == "auto":
-    mixed = [] if backbone.spec.kind == "saved_model" else ["mixed_bfloat16"]
-    precisions = [FLOAT32, *mixed, *(["mixed_float16"] if mixed and gpu else [])]
+    precisions = [FLOAT32, "mixed_bfloat16", *(["mixed_float16"] if gpu else [])]
   if config.jit == "auto" and gpu and num_devices == 1:
     jits = [False, True]
   return [Way(*way) for way in itertools.product(precisions, jits)]

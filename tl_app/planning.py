@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tl_app import augmentation, files, optimizers, precision, recipes, stages
+from tl_app import augmentation, files, optimizers, precision, recipes, session, stages
 from tl_app import config as config_lib
 from tl_app.backbones.backbone import parameters
 from tl_app.data import pipeline
@@ -91,7 +91,7 @@ def settle_preprocessing(run):
     return {"image_size": int(preprocess.size)}
   if not preprocess.limit:
     return {"max_length": 0}
-  counts = pipeline.token_counts(preprocess, run.examples.inputs[run.split.train])
+  counts = session.token_counts(run)[run.split.train]
   if not run.config.max_length:
     longest = math.ceil(np.quantile(counts, LENGTH_QUANTILE) / 16) * 16
     most = long_text.WINDOW_LENGTH if how == "windows" else preprocess.limit

@@ -1,5 +1,7 @@
 """Number formats and XLA: what changes within a block, what is measured, and that answers stay float32."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -101,6 +103,20 @@ def test_a_measurement_leaves_no_trace(monkeypatch):
   assert compiled == ways[:2]
   for old, variable in zip(before, network.variables):
     np.testing.assert_array_equal(old, np.array(variable))
+
+
+def test_each_device_is_measured_on_its_share_of_a_batch():
+  sizes = []
+  network = types.SimpleNamespace(
+    variables=[],
+    layers=[],
+    distribute_strategy=types.SimpleNamespace(num_replicas_in_sync=2),
+    reset_metrics=lambda: None,
+    train_on_batch=lambda x, y, return_dict: sizes.append((len(x["ids"]), len(y))) or {"loss": 1.5},
+  )
+  dataset = tf.data.Dataset.from_tensors(({"ids": np.zeros((8, 3))}, np.zeros(8))).repeat()
+  assert precision.measure(Way(), network, lambda way: None, dataset)[1] == 1.5
+  assert sizes == [(4, 4)] * (precision.STEPS * precision.ROUNDS)
 
 
 @pytest.fixture(scope="module")

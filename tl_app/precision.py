@@ -139,7 +139,10 @@ def fastest(measured, plain):
 
 def measure(way, network, compile_way, dataset):
   """Returns (median seconds of a step, mean loss of the first round); arguments as of `choose`."""
-  values, batches, losses, seconds = callbacks.values(network.variables), list(dataset.take(STEPS)), [], []
+  values, losses, seconds = callbacks.values(network.variables), [], []
+  devices = network.distribute_strategy.num_replicas_in_sync
+  # `train_on_batch` gives the whole of it to each device.
+  batches = [tf.nest.map_structure(lambda x: x[: len(x) // devices], batch) for batch in dataset.take(STEPS)]
   try:
     with computing(network, way.precision):
       compile_way(way)

@@ -108,7 +108,7 @@ def _losses(run, probe, phase, rates):
   train = run.split.train
   heads.standardize(run.model.head, session.frozen_features(run)[train])
   heads.reset(run.model.head, run.model.task.initial_bias(run.labels[train]))
-  if not phase.fresh_head:
+  if phase.objective == recipes.LOSS and not phase.fresh_head:
     fitting.fit(run, probe)
   variables = stages.changing(run.model, [phase])
   before = callbacks.values(variables)

@@ -79,10 +79,14 @@ def predict(run, network, indices, verbose=0):
 def token_counts(run):
   """Returns int32 [n]: the tokens of each text of a split, special ones included, nothing cut; counted once."""
   if run.tokens is None:
-    used = np.concatenate([run.split.train, run.split.validation, run.split.test])
+    used = _used(run)
     run.tokens = np.zeros(len(run.examples), np.int32)
     run.tokens[used] = pipeline.token_counts(run.model.backbone.preprocess, run.examples.inputs[used])
   return run.tokens
+
+
+def _used(run):
+  return np.concatenate([run.split.train, run.split.validation, run.split.test])
 
 
 def _lengths(run, indices):
@@ -125,7 +129,7 @@ def drawn_classes(run, phase):
 def frozen_features(run):
   """Returns the `FeatureRows` of the frozen backbone, of every example of a split; computed once."""
   if run.features is None:
-    used = np.concatenate([run.split.train, run.split.validation, run.split.test])
+    used = _used(run)
     with run.clock("features"):
       run.features = _word_features(run, used) if run.model.task.by_word else _features(run, used)
   return run.features

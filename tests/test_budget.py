@@ -5,7 +5,7 @@ import tiny_data
 import tiny_modules
 import tiny_presets
 
-from tl_app import budget, files, precision, recipes, training
+from tl_app import budget, files, fitting, precision, recipes, training
 from tl_app.config import Config, Facts
 
 FACTS = Facts(3200, 2, "text", 8, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
@@ -72,8 +72,27 @@ def test_a_run_is_cut_and_says_so(config, tmp_path, caplog, monkeypatch):
   assert "--max_minutes=10: phase fine_tune has" in caplog.text
 
 
-def test_without_time_the_probe_ships(config, tmp_path, caplog):
-  metrics = training.train_and_evaluate(Config(**config, epochs=3, max_minutes=0.01), tmp_path / "run")
+def test_what_reads_the_stored_trunk_still_does_when_one_epoch_is_left(config, tmp_path, monkeypatch):
+  seen, compile_for = [], fitting.compile_for
+
+  def spy(network, *args, **kwargs):
+    seen.append(network.name)
+    compile_for(network, *args, **kwargs)
+
+  monkeypatch.setattr(precision, "measure", lambda way, network, *_: seen.append(network.name) or (100.0, 1.0))
+  monkeypatch.setattr(fitting, "compile_for", spy)
+  flags = {"epochs": 9, "max_minutes": 7.0, "train_stages": "top:1", "ema": 0.0}
+  training.train_and_evaluate(Config(**config, **flags), tmp_path / "run")
+  assert files.read_json(tmp_path / "run" / "plan.json")["phases"][1]["epochs"] == 1
+  assert seen == ["head", "tail_head", "tail_head"]
+
+
+@pytest.mark.parametrize("recipe", ["full", "contrastive"])
+def test_without_time_the_probe_ships(config, tmp_path, caplog, recipe):
+  flags = {"epochs": 3, "max_minutes": 0.01, "recipe": recipe}
+  metrics = training.train_and_evaluate(Config(**config, **flags), tmp_path / "run")
   assert metrics["rung"] == "probe"
+  # Nothing was fine-tuned: there is no rung of it.
+  assert set(metrics["rungs"]) == {"majority", "neighbours", "probe"}
   assert "nothing is left of it" in caplog.text
   assert files.read_json(tmp_path / "run" / "plan.json")["phases"][1]["epochs"] == 0

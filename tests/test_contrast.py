@@ -11,7 +11,7 @@ import tiny_modules
 import tiny_presets
 
 from tl_app import contrast, files, recipes, training
-from tl_app.config import Config, Facts
+from tl_app.config import Config, Facts, validate
 from tl_app.errors import UserError
 
 
@@ -103,6 +103,12 @@ def test_a_run_ships_what_it_proves(config, tmp_path):
   assert [phase["objective"] for phase in phases] == ["loss", "contrast", "loss"]
   stages = {row["name"]: row["trainable"] for row in phases[1]["stages"]}
   assert stages["head"] == stages["embeddings"] == 0
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "label_smoothing"])
+def test_flags_of_a_loss_that_it_has_not_are_refused(config, name):
+  with pytest.raises(UserError, match=f"--{name}=0.1 does nothing with --recipe=contrastive"):
+    validate(dataclasses.replace(config, workdir="run", **{name: 0.1}))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """What the network is fed: nothing dropped, nothing twice, the same order from the same seed."""
 
 import itertools
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tl_app import session
 from tl_app.data import examples, pipeline
 
 
@@ -35,6 +37,27 @@ def test_inference_counts_every_example_once_in_order(batch_size):
 def test_inference_puts_texts_of_one_length_together():
   dataset, _ = pipeline.for_inference(TEXTS, Lengths(), "text", 8)
   assert [int(batch[0, 1]) for batch in dataset] == [8, 16, 24, 32, 37]
+
+
+def test_a_run_counts_the_tokens_of_its_texts_once(monkeypatch):
+  count, counted = pipeline.token_counts, []
+  monkeypatch.setattr(
+    pipeline, "token_counts", lambda preprocess, texts: counted.extend(texts) or count(preprocess, texts)
+  )
+  parts = {"train": np.arange(20), "validation": np.arange(20, 28), "test": np.arange(28, 36)}
+  run = types.SimpleNamespace(
+    examples=examples.Examples("text", *[TEXTS] * 5, [], "texts"),
+    split=types.SimpleNamespace(**parts),
+    model=types.SimpleNamespace(backbone=types.SimpleNamespace(preprocess=Lengths())),
+    tokens=None,
+  )
+  lengths = session.token_counts(run)
+  assert session.token_counts(run) is lengths and counted == list(TEXTS[:36])
+  assert lengths.tolist() == [*map(len, TEXTS[:36]), 0]
+  order = [
+    pipeline.for_inference(TEXTS[:36], Lengths(), "text", 8, known)[1].tolist() for known in (None, lengths[:36])
+  ]
+  assert order[0] == order[1]
 
 
 def _seen(seed, batches):

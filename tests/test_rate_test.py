@@ -1,13 +1,15 @@
 """The learning-rate range test: what it proposes of a curve, and that it leaves nothing behind but its figures."""
 
+import types
+
 import numpy as np
 import pytest
 import tiny_data
 import tiny_modules
 import tiny_presets
 
-from tl_app import files, rate_test, stages
-from tl_app.config import Config
+from tl_app import files, rate_test, recipes, stages
+from tl_app.config import Config, Facts
 from tl_app.errors import UserError
 
 RATES = np.geomspace(1e-6, 1.0, 61)
@@ -36,6 +38,23 @@ def test_smoothing_starts_at_the_first_loss_and_dampens_noise():
   smoothed = rate_test.smooth(noise)
   assert smoothed[0] == pytest.approx(noise[0])
   assert smoothed[50:].std() < 0.3 * noise.std() and smoothed[50:].mean() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+  ("flags", "expected"),
+  [
+    ({}, 1e-4),
+    ({"recipe": "full"}, 1e-4),  # its head has the higher --head_learning_rate
+    ({"recipe": "lora"}, 5e-4),
+    ({"train_stages": "embeddings"}, 1e-4),  # a share of it
+    ({"recipe": "full", "learning_rate": 2e-3}, 2e-3),
+  ],
+)
+def test_rates_are_those_of_the_flag(monkeypatch, flags, expected):
+  facts = Facts(320, 2, "text", 8, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
+  monkeypatch.setattr(rate_test.planning, "facts", lambda run: facts)
+  run = types.SimpleNamespace(config=Config(**flags), strategy=types.SimpleNamespace(num_replicas_in_sync=1))
+  assert rate_test._rate(run, recipes.plan(run.config, facts)[1]) == pytest.approx(expected)
 
 
 def config(tmp_path, **flags):
@@ -68,4 +87,6 @@ def test_the_weights_are_put_back_and_the_figures_are_written(tmp_path, monkeypa
 def test_a_recipe_without_fine_tuning_has_no_rate_to_find(tmp_path):
   with pytest.raises(UserError, match="--recipe=probe .*trains nothing of the backbone"):
     rate_test.measure(config(tmp_path, recipe="probe"), 20)
+  with pytest.raises(UserError, match="--backbone_learning_rate=0.001: leave it out"):
+    rate_test.measure(config(tmp_path, backbone_learning_rate=1e-3), 20)
   assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tl_app import recipes
+from tl_app import planning, recipes
 from tl_app.config import Config, Facts
 from tl_app.errors import UserError
 
@@ -137,3 +137,10 @@ def test_batches_are_full_and_divide_among_devices(batch_size, num_train, device
 def test_reading_a_plan_needs_no_tensorflow():
   code = "import sys, tl_app.recipes, tl_app.config, tl_app.backbones; sys.exit('tensorflow' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_flags_of_fine_tuning_are_idle_where_nothing_is_fine_tuned():
+  config = Config(recipe="probe", augment="light", precision="float32", max_minutes=3.0)
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)) == ["augment", "precision", "max_minutes"]
+  config = dataclasses.replace(config, recipe="lp_ft")
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)) == []

@@ -148,7 +148,7 @@ def test_labels_are_in_the_assets(images):
     "class_names": COLOURS,
     "backbone": model.backbone.spec.name,
     "pairs": False,
-    "task": {"name": "single_label", "names": COLOURS},
+    "task": {"name": "single_label", "score": "accuracy", "names": COLOURS},
   }
   assert proof["num_examples"] == 8 and proof["label_flips"] == 0 and proof["max_probability_difference"] <= 1e-5
   assert [path.name for path in export.parent.iterdir() if path.name.startswith(".")] == []

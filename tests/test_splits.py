@@ -1,6 +1,7 @@
 """`splits`: nothing leaks, every class is everywhere, the same contents give the same splits."""
 
 import collections
+import dataclasses
 import hashlib
 import pathlib
 import random
@@ -232,6 +233,19 @@ def test_max_examples_per_class_is_nested_and_of_train_only():
   assert len(both.train) == 8
   assert ids(both, "train") <= ids(five, "train")
   assert both.manifest()["max_examples_per_class"] == 5
+
+
+def test_a_class_that_only_comes_beside_rarer_ones_needs_more_examples():
+  rows = plain(60, labels=("c,a", "c,b"))
+  examples = examples_of(rows)
+  examples = dataclasses.replace(examples, classes=strings([tuple(label.split(",")) for label in examples.labels]))
+  assert len(splits.make(examples, Config(max_examples_per_class=1)).train) == 2
+  some = examples_of([*plain(30, labels=("c,a", "c,b")), *plain(25, labels=("a", "b"))])
+  some = dataclasses.replace(some, classes=strings([tuple(label.split(",")) for label in some.labels]))
+  few = [Config(max_examples_per_class=1, split_seed=seed) for seed in range(20)]
+  with pytest.raises(UserError, match="--max_examples_per_class=1 leaves train no example of 'c'.*raise it"):
+    for config in few:
+      splits.make(some, config)
 
 
 def test_manifest_tells_everything_and_is_read_back_in_any_order(tmp_path):

@@ -16,7 +16,7 @@ from tl_app.errors import UserError
 from tl_app.tasks import cells
 from tl_app.tasks.multi_label import MultiLabel, best_thresholds
 from tl_app.tasks.regression import Regression
-from tl_app.tasks.single_label import SingleLabel
+from tl_app.tasks.single_label import RareClasses, SingleLabel
 
 WORDS = {"word0": "red", "word1": "green", "word2": "blue"}
 
@@ -324,6 +324,7 @@ def test_the_paired_test_sees_a_better_model_and_no_difference_in_noise():
 def test_a_task_comes_back_from_json():
   for task in (
     SingleLabel(("a", "b")),
+    RareClasses(("a", "b")),
     MultiLabel(("a", "b"), ";", ("a", "b"), (0.25, 0.5)),
     Regression(("x",), (1.5,), (0.5,)),
   ):

@@ -264,6 +264,9 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     raise UserError(f"--long_text={config.long_text} does not go with --pair_encoding=together: take apart")
   if config.imbalance != "none" and config.head != "linear":
     raise UserError(f"--imbalance={config.imbalance} needs --head=linear, not {config.head}")
+  for name in ("mixup", "cutmix", "label_smoothing") if config.recipe == "contrastive" else ():
+    if getattr(config, name):
+      raise UserError(f"--{name}={getattr(config, name):g} does nothing with --recipe=contrastive: leave it out")
   if config.label_columns and config.label_column != FIELDS["label_column"].default:
     raise UserError("--label_column and --label_columns: give one of them")
   if config.num_devices > 1 and config.strategy == "single":

@@ -68,9 +68,10 @@ def _descend(run, phase, features, left):
     cut = _cut(run, phase, network, dataset, way, left)
     if cut is None:
       return None
-    if cut is not phase:
-      phase = cut
-      network, dataset, validation_logits = _feed(run, phase, features)
+    if cut is not phase and (cut.mixes or cut.objective == recipes.CONTRAST):
+      # Their batches depend on the number of steps; of all others the network that was measured stays.
+      network, dataset, validation_logits = _feed(run, cut, features)
+    phase = cut
   _compiler(run, phase, network)(way)
   changing = stages.changing(run.model, [phase])
   keep = callbacks.KeepBest(changing, phase.monitor, phase.patience)
@@ -111,8 +112,11 @@ def _compiler(run, phase, network):
 def _cut(run, phase, network, dataset, way, left):
   """Returns the phase as --max_minutes leaves it, or None; and notes it in `run.cut`."""
   step, _ = precision.measure(way, network, _compiler(run, phase, network), dataset)
-  answered = math.ceil(len(run.split.validation) / phase.batch_size)
-  closing = 2 * answered + math.ceil(len(run.split.test) / phase.batch_size)
+  train, answered, test = (
+    math.ceil(len(part) / phase.batch_size) for part in (run.split.train, run.split.validation, run.split.test)
+  )
+  # After contrast the head is found on new features of the training split.
+  closing = 2 * answered + test + (train if phase.objective == recipes.CONTRAST else 0)
   seconds = budget.seconds_left(run.deadline, time.monotonic(), step, closing, run.config.export, left)
   cut = budget.shorten(phase, step, seconds, answered)
   if cut is phase:
@@ -157,7 +161,7 @@ def _feed(run, phase, features):
 
 def online(run, phase):
   """Returns (network to fit, endless dataset) that run the whole backbone in every step."""
-  top = keras.layers.UnitNormalization(dtype="float32") if phase.objective == recipes.CONTRAST else None
+  top = keras.layers.UnitNormalization(name="unit_length") if phase.objective == recipes.CONTRAST else None
   return model_lib.training_network(run.model, phase, top), session.training_batches(run, phase)
 
 

@@ -158,7 +158,7 @@ def inference_batch(backbone):
   return INFERENCE_BATCH if most == 1 else max(1, INFERENCE_TOKENS // (most * backbone.preprocess.max_length))
 
 
-def predict(network, backbone, inputs, batch_size, verbose=0):
+def predict(network, backbone, inputs, batch_size, verbose=0, lengths=None):
   """Returns `network`'s output for raw inputs, float32 [n, ..], in the order of the inputs, each counted once.
 
   Args:
@@ -167,8 +167,9 @@ def predict(network, backbone, inputs, batch_size, verbose=0):
     inputs: object array [n] of `Examples.inputs`.
     batch_size: global batch; divisible by the number of devices.
     verbose: Keras progress bar, 0 or 1.
+    lengths: `pipeline.token_counts` of the inputs, where they are known.
   """
-  dataset, positions = pipeline.for_inference(inputs, backbone.preprocess, backbone.modality, batch_size)
+  dataset, positions = pipeline.for_inference(inputs, backbone.preprocess, backbone.modality, batch_size, lengths)
   return pipeline.restore(network.predict(dataset, verbose=verbose), positions)
 
 

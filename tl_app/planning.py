@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tl_app import augmentation, files, optimizers, precision, recipes, stages
+from tl_app import augmentation, files, optimizers, precision, recipes, session, stages
 from tl_app import config as config_lib
 from tl_app.backbones.backbone import parameters
 from tl_app.data import pipeline
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 # The automatic --max_length holds this share of the training texts whole.
 LENGTH_QUANTILE = 0.99
+# Flags that say how the backbone trains, and nothing of the head alone.
+FINE_TUNING = ("augment", "mixup", "cutmix", "label_smoothing", "precision", "jit", "max_minutes")
 
 
 def plan(run, recipe):
@@ -55,7 +57,19 @@ def plan(run, recipe):
   files.write_json(run.paths.plan, written)
   for line in _lines(run, written):
     log.info("%s", line)
+  for name in idle_flags(run.config, phases):
+    log.warning("--%s=%s does nothing here: no phase trains the backbone", name, getattr(run.config, name))
   return phases
+
+
+def idle_flags(config, phases):
+  """Returns the names of the flags of fine-tuning that `config` gives although no phase fine-tunes.
+
+  They are no reason to stop: a comparison gives all recipes the same flags.
+  """
+  if any(phase.backbone_trains for phase in phases):
+    return []
+  return [name for name in FINE_TUNING if getattr(config, name) != config_lib.FIELDS[name].default]
 
 
 def note_cuts(run):
@@ -91,7 +105,7 @@ def settle_preprocessing(run):
     return {"image_size": int(preprocess.size)}
   if not preprocess.limit:
     return {"max_length": 0}
-  counts = pipeline.token_counts(preprocess, run.examples.inputs[run.split.train])
+  counts = session.token_counts(run)[run.split.train]
   if not run.config.max_length:
     longest = math.ceil(np.quantile(counts, LENGTH_QUANTILE) / 16) * 16
     most = long_text.WINDOW_LENGTH if how == "windows" else preprocess.limit

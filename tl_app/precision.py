@@ -16,6 +16,8 @@ from tl_app.errors import UserError
 log = logging.getLogger(__name__)
 
 FLOAT32 = "float32"
+# What stands on the head, or in its place, computes in float32 like the head itself.
+EXACT = ("by_word", "unit_length")
 # Fewer steps do not repay the tracing and compiling of candidates.
 LEAST_STEPS = 500
 # Rounds of the same batches; the first of each candidate traces.
@@ -50,6 +52,8 @@ def check(config, backbone, num_devices):
   """Raises `UserError` where --precision or --jit cannot be had."""
   if backbone.spec.kind == "saved_model" and config.precision not in ("auto", FLOAT32):
     raise UserError(f"--precision={config.precision}: a SavedModel keeps its own precision; leave the flag out")
+  if backbone.spec.kind == "saved_model" and config.jit == "on":
+    raise UserError("--jit=on: XLA does not compile a SavedModel here; leave the flag out")
   if config.jit == "on" and num_devices > 1:
     raise UserError("--jit=on: XLA compiles no step over several devices here; pass --jit=off or --strategy=single")
 
@@ -59,10 +63,11 @@ def candidates(config, backbone, gpu, num_devices):
 
   XLA is no candidate on a CPU: MiniLM's step took as long, EfficientNet-Lite0's nine times as long.
   """
+  if backbone.spec.kind == "saved_model":
+    return [PLAIN]
   precisions, jits = [config.precision], [config.jit == "on"]
   if config.precision == "auto":
-    mixed = [] if backbone.spec.kind == "saved_model" else ["mixed_bfloat16"]
-    precisions = [FLOAT32, *mixed, *(["mixed_float16"] if mixed and gpu else [])]
+    precisions = [FLOAT32, "mixed_bfloat16", *(["mixed_float16"] if gpu else [])]
   if config.jit == "auto" and gpu and num_devices == 1:
     jits = [False, True]
   return [Way(*way) for way in itertools.product(precisions, jits)]
@@ -70,7 +75,7 @@ def candidates(config, backbone, gpu, num_devices):
 
 @contextlib.contextmanager
 def computing(network, precision):
-  """The layers of `network` compute in `precision` within the block; those that were given a type of their own do not.
+  """The layers of `network` compute in `precision` within the block, but for the head and those of `EXACT`.
 
   What is traced within keeps it: trace inference outside, or within a block of "float32".
   """
@@ -86,9 +91,9 @@ def computing(network, precision):
 
 
 def _layers(network):
-  """Yields what computes, but for the head."""
+  """Yields what computes, but for the head and what stands on it or in its place."""
   for layer in network.layers:
-    if layer.name == "head" and isinstance(layer, keras.Model):
+    if layer.name in EXACT or (layer.name == "head" and isinstance(layer, keras.Model)):
       continue
     inner = [each for each in layer._flatten_layers() if not isinstance(each, keras.Model)]
     yield from (each for each in inner if each.dtype_policy.name in (FLOAT32, "mixed_bfloat16", "mixed_float16"))
@@ -134,7 +139,10 @@ def fastest(measured, plain):
 
 def measure(way, network, compile_way, dataset):
   """Returns (median seconds of a step, mean loss of the first round); arguments as of `choose`."""
-  values, batches, losses, seconds = callbacks.values(network.variables), list(dataset.take(STEPS)), [], []
+  values, losses, seconds = callbacks.values(network.variables), [], []
+  devices = network.distribute_strategy.num_replicas_in_sync
+  # `train_on_batch` gives the whole of it to each device.
+  batches = [tf.nest.map_structure(lambda x: x[: len(x) // devices], batch) for batch in dataset.take(STEPS)]
   try:
     with computing(network, way.precision):
       compile_way(way)

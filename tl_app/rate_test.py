@@ -40,8 +40,11 @@ def measure(config, steps):
     three are rates.
 
   Raises:
-    UserError: nothing of the backbone trains, or the loss never falls.
+    UserError: nothing of the backbone trains, --learning_rate is not its rate, or the loss never falls.
   """
+  own_rate = config.backbone_learning_rate
+  if own_rate:
+    raise UserError(f"--backbone_learning_rate={own_rate:g}: leave it out, find_lr looks for one rate")
   with tempfile.TemporaryDirectory() as scratch:
     own = dataclasses.replace(config, workdir=f"{scratch}/run", export=False)
     with workdir_lib.claim(own.workdir, own) as paths:
@@ -105,7 +108,7 @@ def _losses(run, probe, phase, rates):
   train = run.split.train
   heads.standardize(run.model.head, session.frozen_features(run)[train])
   heads.reset(run.model.head, run.model.task.initial_bias(run.labels[train]))
-  if not phase.fresh_head:
+  if phase.objective == recipes.LOSS and not phase.fresh_head:
     fitting.fit(run, probe)
   variables = stages.changing(run.model, [phase])
   before = callbacks.values(variables)
@@ -114,13 +117,21 @@ def _losses(run, probe, phase, rates):
   with run.strategy.scope():
     stages.set_trainable(run.model, phase)
     network, dataset = fitting.online(run, phase)
-    schedule = _Growing(rates[0] / max(phase.learning_rates.values()), rates[1] / rates[0])
+    schedule = _Growing(rates[0] / _rate(run, phase), rates[1] / rates[0])
     plain = dataclasses.replace(phase, ema=0.0, accumulate_steps=1)
     fitting.compile_for(network, plain, run.model, schedule=schedule, targets=run.labels[train])
     network.fit(dataset, steps_per_epoch=len(rates), callbacks=[watch], verbose=0, shuffle=False)
   for variable, value in zip(variables, before):
     variable.assign(value)
   return watch.losses
+
+
+def _rate(run, phase):
+  """Returns the --learning_rate that the rates of a phase stand for; that of a fresh head stays what it is."""
+  config = dataclasses.replace(run.config, learning_rate=1.0)
+  phases = recipes.plan(config, planning.facts(run), run.strategy.num_replicas_in_sync)
+  shares = next(each for each in phases if each.name == phase.name).learning_rates
+  return next((rate / shares[name] for name, rate in phase.learning_rates.items() if rate != shares[name]), 1.0)
 
 
 def _figure(result):

@@ -89,6 +89,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
     "test": task.measure(logits, labels),
     **task.baseline(labels, labels),
     "task": task.name,
+    "score": task.score,
     "dataset": flags.get("dataset") or f"test split of {config.dataset}",
   }
   if output:

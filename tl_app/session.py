@@ -36,6 +36,7 @@ class Session:
     why: why it is that task.
     augment: what --augment does to the examples of a training stream, see `augmentation.make`; or None.
     features: `FeatureRows` of the frozen backbone, once they were needed.
+    tokens: what `token_counts` gives, once it was needed.
     seconds: {"features", "train", "evaluate", "export"}.
     deadline: of --max_minutes, as `time.monotonic`, or None.
     cut: {name of a phase that --max_minutes cut: the `Phase` that was left of it, or None}.
@@ -52,6 +53,7 @@ class Session:
   why: str
   augment: object = None
   features: FeatureRows | None = None
+  tokens: np.ndarray | None = None
   deadline: float | None = None
   cut: dict = dataclasses.field(default_factory=dict)
   seconds: dict = dataclasses.field(
@@ -70,13 +72,32 @@ class Session:
 
 def predict(run, network, indices, verbose=0):
   """Returns `network`'s output for the examples at `indices`, float32 [len, ..]."""
-  return model_lib.predict(network, run.model.backbone, run.examples.inputs[indices], inference_batch(run), verbose)
+  inputs, lengths = run.examples.inputs[indices], _lengths(run, indices)
+  return model_lib.predict(network, run.model.backbone, inputs, inference_batch(run), verbose, lengths)
+
+
+def token_counts(run):
+  """Returns int32 [n]: the tokens of each text of a split, special ones included, nothing cut; counted once."""
+  if run.tokens is None:
+    used = _used(run)
+    run.tokens = np.zeros(len(run.examples), np.int32)
+    run.tokens[used] = pipeline.token_counts(run.model.backbone.preprocess, run.examples.inputs[used])
+  return run.tokens
+
+
+def _used(run):
+  return np.concatenate([run.split.train, run.split.validation, run.split.test])
+
+
+def _lengths(run, indices):
+  return token_counts(run)[indices] if run.examples.modality == "text" else None
 
 
 def inference_batch(run):
   """Returns the global number of examples per forward pass without gradients; the devices share it evenly."""
   batch_size = max(run.config.batch_size, model_lib.inference_batch(run.model.backbone))
-  return batch_size - batch_size % run.strategy.num_replicas_in_sync
+  devices = run.strategy.num_replicas_in_sync
+  return max(1, batch_size // devices) * devices
 
 
 def training_batches(run, phase):
@@ -96,6 +117,7 @@ def training_batches(run, phase):
     mix=augmentation.make_mix(phase, run.config.seed),
     classes=drawn_classes(run, phase),
     batches=batches,
+    lengths=_lengths(run, train),
   )
 
 
@@ -107,7 +129,7 @@ def drawn_classes(run, phase):
 def frozen_features(run):
   """Returns the `FeatureRows` of the frozen backbone, of every example of a split; computed once."""
   if run.features is None:
-    used = np.concatenate([run.split.train, run.split.validation, run.split.test])
+    used = _used(run)
     with run.clock("features"):
       run.features = _word_features(run, used) if run.model.task.by_word else _features(run, used)
   return run.features

@@ -147,11 +147,13 @@ def climb(run, phases):
   heads.reset(run.model.head, task.initial_bias(run.labels[train]))
   rungs = []
   for index, phase in enumerate(phases):
+    if phase.fresh_features and not _moved(run, phases[:index]):
+      continue
     averaged = fitting.fit(run, phase, left=sum(later.backbone_trains for later in phases[index:]))
     if phase is phases[0]:
       rungs.append(ladder.Rung("probe", session.head_logits(run, validation), callbacks.values(variables)))
   planning.note_cuts(run)
-  if len(phases) > 1:
+  if _moved(run, phases[1:]):
     rungs.append(_fine_tuned(run, "fine_tuned", variables))
     if averaged:
       averaged()
@@ -164,6 +166,11 @@ def climb(run, phases):
   log.info("rungs on the validation split: %s %s", task.shown[task.score], listed)
   log.info("%s", why)
   return best.name, {"rungs": figures | of_rungs, "rung_reason": why}
+
+
+def _moved(run, phases):
+  """Whether --max_minutes has left anything of `phases`, but for those that only fit a head to what others give."""
+  return any(run.cut.get(phase.name, phase) for phase in phases if not phase.fresh_features)
 
 
 def _fine_tuned(run, name, variables):

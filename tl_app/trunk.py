@@ -113,8 +113,7 @@ class TrunkFeatures:
   def _count(self):
     if not self._is_text:
       return np.ones(len(self._run.examples), np.int64)
-    counts = pipeline.token_counts(self._run.model.backbone.preprocess, self._run.examples.inputs)
-    return np.minimum(counts, self._positions).astype(np.int64)
+    return np.minimum(session.token_counts(self._run), self._positions).astype(np.int64)
 
   def _compute(self, indices):
     packed = session.predict(self._run, self._trunk, indices)

@@ -15,7 +15,17 @@ _CLASS_SEEDS = 1_000_003
 
 
 def for_training(
-  inputs, targets, preprocess, modality, batch_size, seed, augment=None, mix=None, classes=None, batches=None
+  inputs,
+  targets,
+  preprocess,
+  modality,
+  batch_size,
+  seed,
+  augment=None,
+  mix=None,
+  classes=None,
+  batches=None,
+  lengths=None,
 ):
   """Returns an endless dataset of full batches (network inputs, targets).
 
@@ -35,11 +45,14 @@ def for_training(
     mix: what `augmentation.make_mix` gives, or None.
     classes: int [n], each of which is to come equally often, or None.
     batches: endless dataset of int32 [batch_size] positions, in place of the order above, or None.
+    lengths: `token_counts` of the inputs, where they are known.
   """
   targets = tf.constant(targets)
   if modality == "text":
     raw = tf.constant(list(inputs), tf.string)
-    batches = batches or index_batches(len(inputs), batch_size, seed, token_counts(preprocess, inputs), classes)
+    if batches is None:
+      lengths = token_counts(preprocess, inputs) if lengths is None else lengths
+      batches = index_batches(len(inputs), batch_size, seed, lengths, classes)
 
     def read_texts(number, i):
       texts = tf.gather(raw, i)
@@ -61,16 +74,17 @@ def for_training(
   return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def for_inference(inputs, preprocess, modality, batch_size):
+def for_inference(inputs, preprocess, modality, batch_size, lengths=None):
   """Returns (dataset of network inputs, positions): every example once, in full batches.
 
   Texts come in order of length, so that short ones are not padded to long ones. The last batch is filled up with
-  copies of the last example: `restore` drops them again.
+  copies of the last example: `restore` drops them again. `lengths` as for training.
 
   Returns:
     The dataset, and int64 [n]: row k of the concatenated outputs belongs to example positions[k].
   """
-  lengths = token_counts(preprocess, inputs) if modality == "text" else np.zeros(len(inputs))
+  if lengths is None:
+    lengths = token_counts(preprocess, inputs) if modality == "text" else np.zeros(len(inputs))
   filled, positions = inference_order(lengths, batch_size)
   indices = tf.data.Dataset.from_tensor_slices(filled)
   if modality == "text":

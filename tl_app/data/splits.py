@@ -195,7 +195,15 @@ def _at_most(examples, train, config):
   if config.max_examples_per_class:
     classes = {label: members[: config.max_examples_per_class] for label, members in classes.items()}
   quota = _quotas({label: len(members) for label, members in classes.items()}, config.max_examples)
-  return np.sort(np.array([index for label, members in classes.items() for index in members[: quota[label]]]))
+  chosen = np.sort(np.array([index for label, members in classes.items() for index in members[: quota[label]]]))
+  lost = sorted(set(count) - set(_classes(examples, chosen)))
+  if lost:
+    flag = "max_examples_per_class" if config.max_examples_per_class else "max_examples"
+    raise UserError(
+      f"--{flag}={getattr(config, flag)} leaves train no example of {lost[0]!r}: those it has count for the rarer "
+      "classes that they have too; raise it"
+    )
+  return chosen
 
 
 def _quotas(counts, limit):

@@ -71,7 +71,7 @@ def restore(record):
     KeyError, TypeError: it is damaged.
   """
   fields = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
-  return TASKS[fields.pop("name")](**fields)
+  return of({"task": fields.pop("name"), "score": fields.pop("score", None)})(**fields)
 
 
 def of(metrics):

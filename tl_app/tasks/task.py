@@ -171,7 +171,7 @@ class Task(abc.ABC):
 
   def record(self):
     """Returns what `tasks.restore` makes the task of again, ready for JSON."""
-    return {"name": self.name, **self.kept()}
+    return {"name": self.name, "score": self.score, **self.kept()}
 
   def described(self):
     """Returns the beginning of a line about the data: "3 classes"."""

@@ -87,6 +87,6 @@ def test_the_weights_are_put_back_and_the_figures_are_written(tmp_path, monkeypa
 def test_a_recipe_without_fine_tuning_has_no_rate_to_find(tmp_path):
   with pytest.raises(UserError, match="--recipe=probe .*trains nothing of the backbone"):
     rate_test.measure(config(tmp_path, recipe="probe"), 20)
-  with pytest.raises(UserError, match="--backbone_learning_rate=0.001: leave it out"):
+  with pytest.raises(UserError, match="--backbone_learning_rate=0.001 does nothing in find_lr"):
     rate_test.measure(config(tmp_path, backbone_learning_rate=1e-3), 20)
   assert not (tmp_path / "out").exists()

@@ -154,8 +154,8 @@ def test_check_counts_sentences_by_entity_type(data, tmp_path):
   ("flags", "message"),
   [
     ({"pooling": "cls"}, "--pooling=cls does nothing for --task=token_classification"),
-    ({"preprocessor": "x"}, "--preprocessor=x does not fit --task=token_classification"),
-    ({"text_pair_column": "1"}, "--text_pair_column=1 does not fit"),
+    ({"preprocessor": "x"}, "--preprocessor=x does nothing for --task=token_classification"),
+    ({"text_pair_column": "1"}, "--text_pair_column=1 does nothing"),
     ({"max_length": 2}, "--max_length=2 leaves no token"),
     ({"head": "ridge"}, "--head=ridge does not fit"),
     ({"label_separator": ","}, "--label_separator=, does nothing"),

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import backbones, files, fitting, heads, planning, recipes, session, stages, training, trunk
+from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.data import pipeline
 from tl_app.errors import UserError
@@ -40,6 +41,7 @@ def measure(config, parts, repeats, steps):
   Raises:
     UserError: no such part.
   """
+  config_lib.refuse(config, ["precision", "jit", "max_minutes"], "in a benchmark")
   names = [name.strip() for name in parts.split(",") if name.strip()]
   for name in names or [parts]:
     if name not in PARTS:

@@ -256,17 +256,16 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
       raise UserError(f"--{name} is needed: {FIELDS[name].metadata['help']}")
   if config.validation_fraction + config.test_fraction >= 1:
     raise UserError("--validation_fraction and --test_fraction leave nothing to train on: lower one")
-  if config.pair_encoding != FIELDS["pair_encoding"].default and not config.text_pair_column:
-    raise UserError(f"--pair_encoding={config.pair_encoding} does nothing without --text_pair_column: leave it out")
-  if config.max_windows != FIELDS["max_windows"].default and config.long_text != "windows":
-    raise UserError(f"--max_windows={config.max_windows} does nothing without --long_text=windows: leave it out")
+  if not config.text_pair_column:
+    refuse(config, ["pair_encoding"], "without --text_pair_column")
+  if config.long_text != "windows":
+    refuse(config, ["max_windows"], "without --long_text=windows")
   if config.long_text != FIELDS["long_text"].default and config.pair_encoding == "together":
     raise UserError(f"--long_text={config.long_text} does not go with --pair_encoding=together: take apart")
   if config.imbalance != "none" and config.head != "linear":
     raise UserError(f"--imbalance={config.imbalance} needs --head=linear, not {config.head}")
-  for name in ("mixup", "cutmix", "label_smoothing") if config.recipe == "contrastive" else ():
-    if getattr(config, name):
-      raise UserError(f"--{name}={getattr(config, name):g} does nothing with --recipe=contrastive: leave it out")
+  if config.recipe == "contrastive":
+    refuse(config, ["mixup", "cutmix", "label_smoothing"], "with --recipe=contrastive")
   if config.label_columns and config.label_column != FIELDS["label_column"].default:
     raise UserError("--label_column and --label_columns: give one of them")
   if config.num_devices > 1 and config.strategy == "single":
@@ -279,6 +278,19 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     raise UserError(f"--cache_dir={config.cache_dir} is a file: give a directory")
   if config.feature_cache not in ("auto", "off") and os.path.isfile(config.feature_cache):
     raise UserError(f"--feature_cache={config.feature_cache} is a file: give auto, off or a directory")
+
+
+def refuse(config, names, where):
+  """Raises `UserError` at the first of the fields `names` that is given although it does nothing there.
+
+  Args:
+    config: `Config`.
+    names: of fields; at its default one is not given.
+    where: ends the sentence "--name=value does nothing ..".
+  """
+  for name in names:
+    if getattr(config, name) != FIELDS[name].default:
+      raise UserError(f"--{name}={getattr(config, name)} does nothing {where}: leave it out")
 
 
 def to_json(config):

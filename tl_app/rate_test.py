@@ -10,6 +10,7 @@ import matplotlib.figure
 import numpy as np
 
 from tl_app import backbones, callbacks, files, fitting, heads, planning, recipes, session, stages, training
+from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.errors import UserError
 
@@ -42,9 +43,7 @@ def measure(config, steps):
   Raises:
     UserError: nothing of the backbone trains, --learning_rate is not its rate, or the loss never falls.
   """
-  own_rate = config.backbone_learning_rate
-  if own_rate:
-    raise UserError(f"--backbone_learning_rate={own_rate:g}: leave it out, find_lr looks for one rate")
+  config_lib.refuse(config, ["backbone_learning_rate", "precision", "jit", "max_minutes"], "in find_lr")
   with tempfile.TemporaryDirectory() as scratch:
     own = dataclasses.replace(config, workdir=f"{scratch}/run", export=False)
     with workdir_lib.claim(own.workdir, own) as paths:

@@ -42,7 +42,6 @@ from tl_app.backbones.backbone import parameters
 from tl_app.checking import summary
 from tl_app.data import splits
 from tl_app.data.examples import strings
-from tl_app.errors import UserError
 from tl_app.session import Session
 
 log = logging.getLogger(__name__)
@@ -108,9 +107,7 @@ def prepare(config, paths, spec):
 
 def _refuse_idle_flags(config, modality):
   idle = {"image": ("preprocessor", "max_length", "long_text"), "text": ("image_size", "mixup", "cutmix")}[modality]
-  for name in idle:
-    if getattr(config, name) != config_lib.FIELDS[name].default:
-      raise UserError(f"--{name}={getattr(config, name)} does nothing for {modality}s: leave it out")
+  config_lib.refuse(config, idle, f"for {modality}s")
 
 
 def check(run):

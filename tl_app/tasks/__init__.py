@@ -1,6 +1,6 @@
 """What the labels mean, and everything that follows from it: one class for each --task."""
 
-from tl_app.config import FIELDS
+from tl_app.config import refuse
 from tl_app.errors import UserError
 from tl_app.tasks import cells, tags
 from tl_app.tasks.multi_label import MultiLabel
@@ -22,19 +22,14 @@ def choose(config, examples):
   task = TASKS[name].read(config, examples.labels)
   if config.head not in task.heads:
     raise UserError(f"--head={config.head} does not fit --task={name}: it takes {', '.join(task.heads)}")
-  if config.label_smoothing and not task.smooths:
-    raise UserError(f"--label_smoothing={config.label_smoothing:g} does nothing for --task={name}: leave it out")
-  for flag in ("mixup", "cutmix"):
-    if getattr(config, flag) and not task.mixes:
-      raise UserError(f"--{flag}={getattr(config, flag):g} does nothing for --task={name}: leave it out")
-  for flag in ("augment", "long_text"):
-    if getattr(config, flag) != FIELDS[flag].default and task.by_word:
-      raise UserError(f"--{flag}={getattr(config, flag)} does not go with tags of words: leave it out")
+  idle = [] if task.smooths else ["label_smoothing"]
+  idle += [] if task.mixes else ["mixup", "cutmix"]
+  idle += ["augment", "long_text"] if task.by_word else []
+  idle += [] if hasattr(task, "separator") else ["label_separator"]
+  refuse(config, idle, f"for --task={name}")
   if config.imbalance not in ("none", *task.imbalances):
     fitting = f"it takes {', '.join(task.imbalances)}" if task.imbalances else "leave it out"
     raise UserError(f"--imbalance={config.imbalance} does not fit --task={name}: {fitting}")
-  if config.label_separator and not hasattr(task, "separator"):
-    raise UserError(f"--label_separator={config.label_separator} does nothing for --task={name}: leave it out")
   return task.accept(examples), why
 
 

@@ -7,6 +7,7 @@ import typing
 import numpy as np
 
 from tl_app import evaluation
+from tl_app.config import refuse
 from tl_app.errors import UserError
 from tl_app.tasks import cells, solvers, tags
 from tl_app.tasks.single_label import TIE
@@ -48,9 +49,7 @@ class TokenClassification(Task):
 
   @classmethod
   def read(cls, config, labels):
-    for flag in ("text_pair_column", "label_columns", "preprocessor"):
-      if getattr(config, flag):
-        raise UserError(f"--{flag}={getattr(config, flag)} does not fit --task={cls.name}: leave it out")
+    refuse(config, ["text_pair_column", "label_columns", "preprocessor"], f"for --task={cls.name}")
     if 0 < config.max_length < 3:
       raise UserError(f"--max_length={config.max_length} leaves no token beside the first and the last: give 3 or more")
     if config.pooling != "auto":

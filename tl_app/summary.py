@@ -44,7 +44,8 @@ def _with_interval(values, name):
 def _read(texts):
   share = texts.get("tokens_read", 1.0)
   how = f"--long_text={texts.get('long_text')} --max_length={texts.get('max_length')}"
-  return f"{share:.1%} of the tokens are read with {how}" if share < 1 else ""
+  # What is shown as 100.0 % needs no line.
+  return f"{share:.1%} of the tokens are read with {how}" if share < 0.9995 else ""
 
 
 def _rungs(rungs, task):

@@ -1,8 +1,6 @@
 """--max_minutes: what is left of a phase, and a run that keeps to it."""
 
 import pytest
-import tiny_data
-import tiny_modules
 import tiny_presets
 
 from tl_app import budget, files, fitting, precision, recipes, training
@@ -48,11 +46,7 @@ def test_phases_share_what_the_end_leaves():
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-  root = tmp_path_factory.mktemp("budget")
-  return {
-    "backbone": tiny_presets.bert(root / "bert", list(tiny_modules.VOCABULARY)),
-    "dataset": "table:" + tiny_data.reviews(root / "reviews.csv"),
-    "cache_dir": str(root / "cache"),
+  return tiny_presets.reviews_run(tmp_path_factory.mktemp("budget")) | {
     "head_epochs": 3,
     "learning_rate": 3e-3,
     "export": False,

@@ -86,13 +86,7 @@ SPEC = BackboneSpec("tiny", "saved_model", "tiny")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
   root = tmp_path_factory.mktemp("world")
-  return {
-    "strings": tiny_modules.strings(root / "strings"),
-    "bert": tiny_modules.bert(root / "bert"),
-    "twin": tiny_modules.bert_preprocess(root / "twin"),
-    "fixed twin": tiny_modules.bert_preprocess(root / "fixed", packs=False),
-    "data": documents(root / "documents.csv"),
-  }
+  return tiny_modules.texts(root) | {"data": documents(root / "documents.csv")}
 
 
 def documents(path, n=120, seed=0):

@@ -21,13 +21,7 @@ WORDS = [f"word{i}" for i in range(20)]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
   root = tmp_path_factory.mktemp("world")
-  return {
-    "strings": tiny_modules.strings(root / "strings"),
-    "bert": tiny_modules.bert(root / "bert"),
-    "twin": tiny_modules.bert_preprocess(root / "twin"),
-    "fixed twin": tiny_modules.bert_preprocess(root / "fixed", packs=False),
-    "data": table(root / "pairs.csv"),
-  }
+  return tiny_modules.texts(root) | {"data": table(root / "pairs.csv")}
 
 
 def table(path, n=160, seed=0):

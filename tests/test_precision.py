@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tiny_data
 import tiny_modules
 import tiny_presets
 
@@ -121,11 +120,7 @@ def test_each_device_is_measured_on_its_share_of_a_batch():
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-  root = tmp_path_factory.mktemp("precision")
-  return {
-    "backbone": tiny_presets.bert(root / "bert", list(tiny_modules.VOCABULARY)),
-    "dataset": "table:" + tiny_data.reviews(root / "reviews.csv"),
-    "cache_dir": str(root / "cache"),
+  return tiny_presets.reviews_run(tmp_path_factory.mktemp("precision")) | {
     "epochs": 1,
     "head_epochs": 3,
     "max_examples": 40,

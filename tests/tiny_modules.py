@@ -255,3 +255,13 @@ class _Strings(tf.Module):
     vectors = tf.gather(self.embeddings, rows)
     sums = tf.math.unsorted_segment_sum(vectors, words.value_rowids(), words.nrows())
     return sums / (tf.cast(words.row_lengths(), tf.float32)[:, None] + 1.0)
+
+
+def texts(root):
+  """Writes the text modules below the path `root`; returns {"strings", "bert", "twin", "fixed twin": path}."""
+  return {
+    "strings": strings(root / "strings"),
+    "bert": bert(root / "bert"),
+    "twin": bert_preprocess(root / "twin"),
+    "fixed twin": bert_preprocess(root / "fixed", packs=False),
+  }

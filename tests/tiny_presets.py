@@ -3,6 +3,8 @@
 import io
 
 import keras
+import tiny_data
+import tiny_modules
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat", "##s", "dog"]
 
@@ -23,6 +25,15 @@ def bert(path, words=WORDS, kind="Bert", layers=3, lowercase=True):
   network.save_to_preset(str(path))
   getattr(models, f"{kind}Tokenizer")(vocabulary=words, lowercase=lowercase).save_to_preset(str(path))
   return str(path)
+
+
+def reviews_run(root):
+  """Writes a BERT preset and reviews it can learn below the path `root`; returns these flags of a run as a dict."""
+  return {
+    "backbone": bert(root / "bert", list(tiny_modules.VOCABULARY)),
+    "dataset": "table:" + tiny_data.reviews(root / "reviews.csv"),
+    "cache_dir": str(root / "cache"),
+  }
 
 
 def sentence_piece(path, kind):

@@ -27,8 +27,9 @@ def fit(run, phase, left=1):
   """
   model = run.model
   with run.clock("train"), run.strategy.scope():
-    features = session.fresh_features(run) if phase.fresh_features else None
+    features = None
     if phase.fresh_features:
+      features = session.fresh_features(run)
       heads.standardize(model.head, features[run.split.train])
     if phase.fresh_head:
       heads.reset(model.head, model.task.initial_bias(run.labels[run.split.train]))

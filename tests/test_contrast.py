@@ -6,8 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import tiny_data
-import tiny_modules
 import tiny_presets
 
 from tl_app import contrast, files, recipes, training
@@ -78,11 +76,8 @@ def test_phases_scale_with_the_data(num_train, num_classes, batch_size, expected
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-  root = tmp_path_factory.mktemp("contrast")
   return Config(
-    backbone=tiny_presets.bert(root / "bert", list(tiny_modules.VOCABULARY)),
-    dataset="table:" + tiny_data.reviews(root / "reviews.csv"),
-    cache_dir=str(root / "cache"),
+    **tiny_presets.reviews_run(tmp_path_factory.mktemp("contrast")),
     recipe="contrastive",
     train_stages="top:2",
     learning_rate=3e-3,

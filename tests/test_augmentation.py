@@ -13,10 +13,10 @@ import tiny_presets
 from test_pipeline import TEXTS, Lengths
 
 from tl_app import augmentation, files, recipes, training
-from tl_app.augmentation import images, mixing, texts
+from tl_app.augmentation import copies, images, mixing, texts
 from tl_app.config import Config
 from tl_app.data import pipeline
-from tl_app.data.examples import strings
+from tl_app.data.examples import Examples, strings
 from tl_app.errors import UserError
 from tl_app.preprocessing.image import Preprocess
 
@@ -71,7 +71,8 @@ def squares():
 
 def _batches(inputs, seed=1, augment=None, mix=None, batches=6, targets=None):
   targets = np.eye(len(inputs), dtype=np.float32) if targets is None else targets
-  dataset = pipeline.for_training(inputs, targets, Preprocess(16), "image", 3, seed, augment=augment, mix=mix)
+  order = pipeline.index_batches(len(inputs), 3, seed)
+  dataset = pipeline.for_training(inputs, targets, Preprocess(16), "image", order, augment, mix)
   return [[x.numpy() for x in batch] for batch in itertools.islice(dataset, batches)]
 
 
@@ -154,18 +155,13 @@ def test_text_batches_repeat_and_keep_their_targets_and_pairs_stay_pairs():
   assert all(any(w in b"the old film quick dog bread wine" for w in text.split()) for text in one.reshape(-1))
   long = strings([f"{text} " * 3 for text in TEXTS])
   targets = np.arange(len(long), dtype=np.int32)
-  plain, changed, again = (
-    [
-      [x.numpy() for x in batch]
-      for batch in itertools.islice(
-        pipeline.for_training(
-          long, targets, Lengths(), "text", 8, 3, augment=texts.Augment("light", long, 3) if on else None
-        ),
-        8,
-      )
-    ]
-    for on in (False, True, True)
-  )
+  order = pipeline.index_batches(len(long), 8, 3, pipeline.token_counts(Lengths(), long))
+
+  def stream(augment):
+    dataset = pipeline.for_training(long, targets, Lengths(), "text", order, augment)
+    return [[x.numpy() for x in batch] for batch in itertools.islice(dataset, 8)]
+
+  plain, changed, again = (stream(texts.Augment("light", long, 3) if on else None) for on in (False, True, True))
   np.testing.assert_array_equal([y for _, y in plain], [y for _, y in changed])
   for (lengths, _), (repeated, _) in zip(changed, again):
     np.testing.assert_array_equal(lengths, repeated)
@@ -191,6 +187,51 @@ def test_an_absent_tagger_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "textblob", None)
   with pytest.raises(UserError, match=r"needs TextBlob: pip install 'tl_app\[augment\]'"):
     augmentation.make("medium", "text", SENTENCES, 0)
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_copies_depend_on_their_example_alone_and_are_the_same_each_time(squares, modality):
+  inputs = squares if modality == "image" else strings(SENTENCES[:3])
+  augment = augmentation.make("light", modality, inputs, 1)
+  whole = Examples(modality, inputs, inputs, inputs, strings(f"{i:x}" for i in range(len(inputs))), inputs, [], "some")
+  made, hashes = copies.make(whole, np.arange(len(whole)), augment, 4)
+  some, of_some = copies.make(whole, np.array([2]), augment, 4)
+  assert of_some.tolist() == hashes[2 :: len(whole)].tolist() and len({*hashes, *whole.hashes}) > 4 * len(whole) - 2
+  if modality == "text":
+    assert some.tolist() == made[2 :: len(whole)].tolist()
+    assert copies.make(whole, [0], texts.Augment("light", inputs, 2), 4)[0].tolist() != made[:: len(whole)].tolist()
+    return
+  pixels = strings([*inputs, *made])
+  dataset, positions = pipeline.for_inference(pixels, Preprocess(16), modality, 6)
+  first, again = (pipeline.restore(np.concatenate(list(dataset)), positions) for _ in range(2))
+  np.testing.assert_array_equal(first, again)
+  np.testing.assert_array_equal(first[:6], [Preprocess(16).one(image) for image in inputs])
+  assert len({image.tobytes() for image in first}) == len(first)
+  other = copies.make(whole, np.arange(len(whole)), images.Augment("medium", 1), 4)[1]
+  assert not set(other) & set(hashes)
+
+
+def test_every_copy_of_an_example_is_drawn_and_the_order_of_the_examples_stays():
+  batches = pipeline.index_batches(6, 3, seed=1)
+  plain, drawn, again = (
+    np.concatenate([batch.numpy() for batch in itertools.islice(stream, 60)])
+    for stream in (batches, *[pipeline.draw_copies(batches, 6, 3, seed=1)] * 2)
+  )
+  np.testing.assert_array_equal(drawn, again)
+  np.testing.assert_array_equal(drawn % 6, plain)
+  assert np.bincount(drawn // 6, minlength=3).min() > 40 and set(drawn) == set(range(18))
+
+
+def test_the_probe_learns_from_the_copies(run):
+  metrics, plain, root, _ = run
+  config = Config(**files.read_json(root / "plain" / "config.json") | {"augment": "medium", "augment_copies": 3})
+  with_copies = training.train_and_evaluate(config, root / "copies")
+  assert with_copies["rungs"]["probe"]["loss"] != pytest.approx(plain["rungs"]["probe"]["loss"], rel=1e-3)
+  assert with_copies["rungs"]["neighbours"] == plain["rungs"]["neighbours"]
+  (probe,) = files.read_json(root / "copies" / "plan.json")["phases"]
+  assert "3 copies of each beside it, made once" in probe["changed_examples"]
+  (index,) = (root / "cache" / "features").glob("*/index.jsonl")
+  assert len(index.read_text().splitlines()) == 30 + 3 * probe["examples"]
 
 
 @pytest.fixture(scope="module")

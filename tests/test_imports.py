@@ -45,7 +45,7 @@ LEVELS = [
     "backbones.words",
   ],
   ["augmentation.mixing"],
-  ["augmentation"],
+  ["augmentation", "augmentation.copies"],
   [
     "data.drawing",
     "data.starters",

@@ -48,6 +48,8 @@ def test_a_run_counts_the_tokens_of_its_texts_once(monkeypatch):
   run = types.SimpleNamespace(
     examples=examples.Examples("text", *[TEXTS] * 5, [], "texts"),
     split=types.SimpleNamespace(**parts),
+    inputs=TEXTS,
+    places=parts["train"][None],
     model=types.SimpleNamespace(backbone=types.SimpleNamespace(preprocess=Lengths())),
     tokens=None,
   )
@@ -60,8 +62,13 @@ def test_a_run_counts_the_tokens_of_its_texts_once(monkeypatch):
   assert order[0] == order[1]
 
 
+def _training(targets, seed):
+  batches = pipeline.index_batches(37, 8, seed, pipeline.token_counts(Lengths(), TEXTS))
+  return pipeline.for_training(TEXTS, np.asarray(targets, np.int32), Lengths(), "text", batches)
+
+
 def _seen(seed, batches):
-  dataset = pipeline.for_training(TEXTS, np.arange(37, dtype=np.int32), Lengths(), "text", 8, seed)
+  dataset = _training(range(37), seed)
   return [targets.numpy().tolist() for _, targets in itertools.islice(dataset, batches)]
 
 
@@ -76,7 +83,7 @@ def test_training_uses_every_example_equally_often_in_another_order_each_time():
 
 
 def test_training_batches_hold_texts_of_like_length_in_random_order():
-  dataset = pipeline.for_training(TEXTS, np.arange(37, dtype=np.int32), Lengths(), "text", 8, 3)
+  dataset = _training(range(37), 3)
   batches = [inputs.numpy()[:, 0] for inputs, _ in itertools.islice(dataset, 40)]
   assert np.mean([lengths.max() - lengths.min() for lengths in batches]) < 12
   longest = [int(np.argmax([lengths.max() for lengths in batches[k : k + 4]])) for k in range(0, 40, 4)]
@@ -84,7 +91,7 @@ def test_training_batches_hold_texts_of_like_length_in_random_order():
 
 
 def test_training_order_depends_on_the_seed_alone():
-  dataset = pipeline.for_training(TEXTS, np.arange(37, dtype=np.int32), Lengths(), "text", 8, 3)
+  dataset = _training(range(37), 3)
   orders = [[t.numpy().tolist() for _, t in itertools.islice(dataset, 6)] for _ in range(2)]
   # A second iterator over the same dataset starts again: Keras makes one under a distribution strategy.
   assert orders[0] == orders[1] == _seen(3, 6)
@@ -92,8 +99,7 @@ def test_training_order_depends_on_the_seed_alone():
 
 
 def test_training_targets_stay_with_their_text():
-  targets = np.array([len(text) for text in TEXTS], np.int32)
-  for inputs, labels in itertools.islice(pipeline.for_training(TEXTS, targets, Lengths(), "text", 8, 0), 10):
+  for inputs, labels in itertools.islice(_training([len(text) for text in TEXTS], 0), 10):
     np.testing.assert_array_equal(inputs[:, 0], labels)
 
 

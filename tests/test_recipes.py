@@ -139,8 +139,14 @@ def test_reading_a_plan_needs_no_tensorflow():
   assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_flags_of_fine_tuning_are_idle_where_nothing_is_fine_tuned():
-  config = Config(recipe="probe", augment="light", precision="float32", max_minutes=3.0)
-  assert planning.idle_flags(config, recipes.plan(config, FACTS)) == ["augment", "precision", "max_minutes"]
+def test_flags_that_do_nothing_in_a_plan_are_named():
+  config = Config(recipe="probe", augment="light", precision="float32", max_minutes=3.0, lora_rank=4, epochs=2)
+  idle = planning.idle_flags(config, recipes.plan(config, FACTS))
+  assert idle.keys() == {"augment", "precision", "max_minutes", "lora_rank", "epochs"}
+  assert idle["lora_rank"] == "it belongs to --recipe=lora" and idle["epochs"] == "no phase trains the backbone"
+  config = dataclasses.replace(config, augment_copies=2)
+  assert "augment" not in planning.idle_flags(config, recipes.plan(config, FACTS))
   config = dataclasses.replace(config, recipe="lp_ft")
-  assert planning.idle_flags(config, recipes.plan(config, FACTS)) == []
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)).keys() == {"lora_rank"}
+  config = dataclasses.replace(config, recipe="lora")
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)) == {}

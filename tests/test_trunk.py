@@ -12,6 +12,8 @@ import tiny_presets
 from tl_app import files, session, training
 from tl_app.config import Config
 
+COPIES = {"augment": "light", "augment_copies": 2}
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -49,10 +51,12 @@ def _trunks(cache):
   return sorted(pathlib.Path(cache).glob("trunk-*"))
 
 
-@pytest.mark.parametrize("kind", ["bert", "resnet"])
-def test_training_from_disk_is_training_online(run, tmp_path, kind):
-  online = run(kind, "off")
-  from_disk = run(kind, tmp_path / "cache")
+@pytest.mark.parametrize(
+  ("kind", "flags"), [("bert", {}), ("resnet", {}), ("bert", COPIES), ("resnet", COPIES)], ids=str
+)
+def test_training_from_disk_is_training_online(run, tmp_path, kind, flags):
+  online = run(kind, "off", **flags)
+  from_disk = run(kind, tmp_path / "cache", **flags)
   (store,) = _trunks(tmp_path / "cache")
   assert (store / "dtype").read_text() in ("float16", "float32")
   for rung in ("fine_tuned", "averaged"):

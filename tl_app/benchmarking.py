@@ -221,9 +221,7 @@ def _from_stage(run, lowest, repeats, steps):
     log.info("trunk: this backbone cannot be cut below %s", lowest)
     return {}
   online = _fit(*_online(run, phase), steps)
-  train = run.split.train
-  dataset = below.for_training(train, run.labels[train], phase.batch_size, run.config.seed)
-  stored = _fit(_compiled(run, phase, below.network), dataset, steps)
+  stored = _fit(_compiled(run, phase, below.network), below.for_training(phase), steps)
   return _side_by_side(
     {f"from {lowest}, the rest in every step": online, f"from {lowest}, the rest read": stored}, repeats
   )

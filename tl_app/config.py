@@ -158,6 +158,13 @@ class Config:
     "brighten; rand is RandAugment. Texts: light and medium replace, swap and drop words.",
     choices=("none", "light", "medium", "rand"),
   )
+  augment_copies: int = _field(
+    0,
+    "Changed copies of each training example that --augment makes once: the probe learns from them too, and frozen "
+    "stages run once for each. 0: fine-tuning changes every example anew in each step.",
+    low=0,
+    high=64,
+  )
   mixup: float = _field(
     0.0, "Alpha of mixup of images in fine-tuning, off in the last 15 % of the steps. 0: off.", low=0.0, high=1.0
   )
@@ -258,6 +265,8 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     raise UserError("--validation_fraction and --test_fraction leave nothing to train on: lower one")
   if not config.text_pair_column:
     refuse(config, ["pair_encoding"], "without --text_pair_column")
+  if config.augment == "none":
+    refuse(config, ["augment_copies"], "without --augment")
   if config.long_text != "windows":
     refuse(config, ["max_windows"], "without --long_text=windows")
   if config.long_text != FIELDS["long_text"].default and config.pair_encoding == "together":

@@ -46,8 +46,8 @@ def fit(run, phase, left=1):
 
 def _solve(run, phase, features):
   """Fits the head by scikit-learn on `features`, float32 [n, feature_size], or on the frozen ones if None."""
-  features = session.frozen_features(run) if features is None else features
-  train, validation = run.split.train, run.split.validation
+  features, train = _examples_of(run, features)
+  validation = run.split.validation
   tried = heads.solve(
     run.model.head,
     phase.solver,
@@ -143,21 +143,24 @@ def _exact(network, logits):
 
 def _feed(run, phase, features):
   """Returns (network to fit, endless dataset, function giving the validation logits or None where there are none)."""
-  train, validation = run.split.train, run.split.validation
+  validation = run.split.validation
   if phase.objective == recipes.CONTRAST:
     return *online(run, phase), None
   if phase.backbone_trains:
     below = trunk.features(run, phase)
     if below:
-      classes = session.drawn_classes(run, phase)
-      dataset = below.for_training(train, run.labels[train], phase.batch_size, run.config.seed, classes)
-      return below.network, dataset, lambda: below.logits(validation)
+      return below.network, below.for_training(phase), lambda: below.logits(validation)
     return *online(run, phase), lambda: session.predict(run, run.model.network, validation)
-  features = session.frozen_features(run) if features is None else features
-  rows, classes = features.rows_of(phase.batch_size, train), session.drawn_classes(run, phase)
+  features, train = _examples_of(run, features)
+  rows, classes = features.rows_of(phase.batch_size, train), session.drawn_classes(run, phase, train)
   targets = features.targets(run.labels, train)
   dataset = pipeline.for_features(features[train], targets, rows, run.config.seed, classes)
   return run.model.head, dataset, lambda: session.head_logits(run, validation, features)
+
+
+def _examples_of(run, features):
+  """Returns (`FeatureRows`, places of the training examples in them): the frozen ones and all copies where None."""
+  return (session.frozen_features(run), run.places.ravel()) if features is None else (features, run.split.train)
 
 
 def online(run, phase):

@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 # The automatic --max_length holds this share of the training texts whole.
 LENGTH_QUANTILE = 0.99
 # Flags that say how the backbone trains, and nothing of the head alone.
-FINE_TUNING = ("augment", "mixup", "cutmix", "label_smoothing", "precision", "jit", "max_minutes")
+FINE_TUNING = ("epochs", "learning_rate", "backbone_learning_rate", "layer_decay", "bn", "clip_norm", "ema")
+FINE_TUNING += ("accumulate_steps", "augment", "mixup", "cutmix", "label_smoothing", "precision", "jit", "max_minutes")
 
 
 def plan(run, recipe):
@@ -57,19 +58,22 @@ def plan(run, recipe):
   files.write_json(run.paths.plan, written)
   for line in _lines(run, written):
     log.info("%s", line)
-  for name in idle_flags(run.config, phases):
-    log.warning("--%s=%s does nothing here: no phase trains the backbone", name, getattr(run.config, name))
+  for name, why in idle_flags(run.config, phases).items():
+    log.warning("--%s=%s does nothing here: %s", name, getattr(run.config, name), why)
   return phases
 
 
 def idle_flags(config, phases):
-  """Returns the names of the flags of fine-tuning that `config` gives although no phase fine-tunes.
+  """Returns {flag of fine-tuning that `config` gives: why it does nothing in these phases}.
 
   They are no reason to stop: a comparison gives all recipes the same flags.
   """
-  if any(phase.backbone_trains for phase in phases):
-    return []
-  return [name for name in FINE_TUNING if getattr(config, name) != config_lib.FIELDS[name].default]
+  idle = {}
+  if not any(phase.backbone_trains for phase in phases):
+    idle = {name: "no phase trains the backbone" for name in FINE_TUNING if name != "augment" or not phases[0].copies}
+  if not any(phase.lora_rank for phase in phases):
+    idle["lora_rank"] = "it belongs to --recipe=lora"
+  return {name: why for name, why in idle.items() if getattr(config, name) != config_lib.FIELDS[name].default}
 
 
 def note_cuts(run):

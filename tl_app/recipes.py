@@ -60,6 +60,7 @@ class Phase:
     accumulate_steps: batches per optimizer step.
     ema: momentum of the averaged weights; 0 keeps none.
     augment: as --augment.
+    copies: as --augment_copies.
     mixup, cutmix: alpha of the shares in which images are mixed; 0 is off.
     imbalance: as --imbalance.
   """
@@ -87,6 +88,7 @@ class Phase:
   accumulate_steps: int = 1
   ema: float = 0.0
   augment: str = "none"
+  copies: int = 0
   mixup: float = 0.0
   cutmix: float = 0.0
   imbalance: str = "none"
@@ -140,6 +142,8 @@ def probe(config, facts, num_devices=1):
       patience=config.early_stopping_patience,
       monitor="loss",
       solver=config.head,
+      augment=config.augment if config.augment_copies else "none",
+      copies=config.augment_copies,
       imbalance=config.imbalance,
     )
   ]
@@ -309,6 +313,7 @@ def _fine_tune(config, facts, num_devices, names, only=ALL, epochs=None, boost=1
     accumulate_steps=config.accumulate_steps,
     ema=config.ema,
     augment=config.augment,
+    copies=config.augment_copies,
     mixup=config.mixup,
     cutmix=config.cutmix,
     imbalance=config.imbalance,

@@ -30,11 +30,15 @@ class Session:
     paths: the `Workdir`.
     assets: the `Assets`.
     strategy: the `tf.distribute.Strategy`.
-    examples: the `Examples`; `labels`, [n, ..], are their targets, see `Task.targets`.
+    examples: the `Examples`.
+    labels: [n, ..], their targets, see `Task.targets`; then those of `copies`.
     split: the `Splits`.
     model: the `Model`; its `task` tells what the targets and the logits mean.
     why: why it is that task.
     augment: what --augment does to the examples of a training stream, see `augmentation.make`; or None.
+    copies: (inputs, hashes) of --augment_copies, see `augmentation.copies.make`; or None.
+    inputs, hashes: object arrays [n + copies]: those of `examples`, then of `copies`.
+    places: int [1 + copies of each, training examples], where a training example and each of its copies are in them.
     features: `FeatureRows` of the frozen backbone, once they were needed.
     tokens: what `token_counts` gives, once it was needed.
     seconds: {"features", "train", "evaluate", "export"}.
@@ -52,6 +56,7 @@ class Session:
   model: model_lib.Model
   why: str
   augment: object = None
+  copies: tuple | None = None
   features: FeatureRows | None = None
   tokens: np.ndarray | None = None
   deadline: float | None = None
@@ -59,6 +64,14 @@ class Session:
   seconds: dict = dataclasses.field(
     default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
   )
+
+  def __post_init__(self):
+    train, inputs, hashes = self.split.train, *(self.copies or (np.zeros(0, object),) * 2)
+    self.inputs = np.concatenate([self.examples.inputs, inputs])
+    self.hashes = np.concatenate([self.examples.hashes, hashes])
+    own = len(self.examples) + np.arange(len(inputs)).reshape(-1, len(train))
+    self.places = np.concatenate([train[None], own])
+    self.labels = np.concatenate([self.labels, *(self.labels[train] for _ in own)])
 
   @contextlib.contextmanager
   def clock(self, name):
@@ -72,21 +85,21 @@ class Session:
 
 def predict(run, network, indices, verbose=0):
   """Returns `network`'s output for the examples at `indices`, float32 [len, ..]."""
-  inputs, lengths = run.examples.inputs[indices], _lengths(run, indices)
+  inputs, lengths = run.inputs[indices], _lengths(run, indices)
   return model_lib.predict(network, run.model.backbone, inputs, inference_batch(run), verbose, lengths)
 
 
 def token_counts(run):
-  """Returns int32 [n]: the tokens of each text of a split, special ones included, nothing cut; counted once."""
+  """Returns int32 [len(run.inputs)]: the tokens of each text, special ones included, nothing cut; counted once."""
   if run.tokens is None:
     used = _used(run)
-    run.tokens = np.zeros(len(run.examples), np.int32)
-    run.tokens[used] = pipeline.token_counts(run.model.backbone.preprocess, run.examples.inputs[used])
+    run.tokens = np.zeros(len(run.inputs), np.int32)
+    run.tokens[used] = pipeline.token_counts(run.model.backbone.preprocess, run.inputs[used])
   return run.tokens
 
 
 def _used(run):
-  return np.concatenate([run.split.train, run.split.validation, run.split.test])
+  return np.concatenate([*run.places, run.split.validation, run.split.test])
 
 
 def _lengths(run, indices):
@@ -102,28 +115,34 @@ def inference_batch(run):
 
 def training_batches(run, phase):
   """Returns the endless dataset of what the network reads, and targets, of the training split."""
-  train, labels = run.split.train, run.labels[run.split.train]
-  batches, classes = None, phase.batch_classes
-  if phase.objective == recipes.CONTRAST:
-    batches = contrast.batches(labels, classes, phase.batch_size // classes, phase.steps, run.config.seed)
+  places = run.places.ravel()
+  labels = run.labels[places]
   return pipeline.for_training(
-    run.examples.inputs[train],
+    run.inputs[places],
     run.model.task.dense(labels) if phase.mixes else labels,
     run.model.backbone.preprocess,
     run.examples.modality,
-    phase.batch_size,
-    run.config.seed,
-    augment=run.augment if phase.augment != "none" else None,
+    index_batches(run, phase),
+    augment=run.augment if phase.augment != "none" and not phase.copies else None,
     mix=augmentation.make_mix(phase, run.config.seed),
-    classes=drawn_classes(run, phase),
-    batches=batches,
-    lengths=_lengths(run, train),
   )
 
 
-def drawn_classes(run, phase):
-  """Returns the classes, int [n], of the training split that a phase draws equally often, or None."""
-  return run.labels[run.split.train] if phase.imbalance == "balanced" else None
+def index_batches(run, phase):
+  """Returns the endless dataset of int32 [batch] positions in the flat `run.places` that a phase trains on."""
+  train, seed, classes = run.split.train, run.config.seed, phase.batch_classes
+  if phase.objective == recipes.CONTRAST:
+    each = phase.batch_size // classes
+    batches = contrast.batches(run.labels[train], classes, each, phase.steps, seed)
+  else:
+    drawn = drawn_classes(run, phase, train)
+    batches = pipeline.index_batches(len(train), phase.batch_size, seed, _lengths(run, train), drawn)
+  return pipeline.draw_copies(batches, len(train), len(run.places), seed)
+
+
+def drawn_classes(run, phase, indices):
+  """Returns the classes, int [n], of the examples at `indices` where a phase draws each equally often, or None."""
+  return run.labels[indices] if phase.imbalance == "balanced" else None
 
 
 def frozen_features(run):
@@ -138,17 +157,17 @@ def frozen_features(run):
 def fresh_features(run):
   """Returns the `FeatureRows` that the backbone gives now, of the training and validation splits alone."""
   used = np.concatenate([run.split.train, run.split.validation])
-  features = np.zeros((len(run.examples), run.model.backbone.feature_size), np.float32)
+  features = np.zeros((len(run.inputs), run.model.backbone.feature_size), np.float32)
   features[used] = predict(run, run.model.features, used)
   return FeatureRows(features)
 
 
 def _features(run, used):
   """Returns the `FeatureRows` of examples with one row each, those at `used` filled."""
-  rows = np.zeros((len(run.examples), run.model.backbone.feature_size), np.float32)
+  rows = np.zeros((len(run.inputs), run.model.backbone.feature_size), np.float32)
   rows[used] = feature_cache.features(
     _feature_store(run),
-    run.examples.hashes[used],
+    run.hashes[used],
     lambda part: predict(run, run.model.features, used[part], verbose=int(callbacks.verbosity() == 1)),
   )
   return FeatureRows(rows)

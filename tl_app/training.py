@@ -38,6 +38,7 @@ from tl_app import config as config_lib
 from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
+from tl_app.augmentation import copies
 from tl_app.backbones.backbone import parameters
 from tl_app.checking import summary
 from tl_app.data import splits
@@ -102,7 +103,8 @@ def prepare(config, paths, spec):
   labels = np.zeros((len(examples), *targets.shape[1:]), targets.dtype)
   labels[used] = targets
   augment = augmentation.make(config.augment, examples.modality, examples.inputs[split.train], config.seed)
-  return Session(config, paths, assets, strategy, examples, labels, split, model, why, augment)
+  made = copies.make(examples, split.train, augment, config.augment_copies) if config.augment_copies else None
+  return Session(config, paths, assets, strategy, examples, labels, split, model, why, augment, made)
 
 
 def _refuse_idle_flags(config, modality):

@@ -78,7 +78,7 @@ class TrunkFeatures:
     self._trunk = keras.Model(inputs, Pack(self._positions)(list(self._outputs.values())), name="packed_trunk")
     self._lengths = self._count()
     self._cache = None
-    self._starts = np.zeros(len(run.examples), np.int64)
+    self._starts = np.zeros(len(run.inputs), np.int64)
 
   def size(self, indices):
     """Returns the bytes that float32 rows of the examples at `indices` take."""
@@ -88,19 +88,20 @@ class TrunkFeatures:
     """Computes what `directory` lacks of the examples at `indices`, int [n]."""
     self._cache = feature_cache.FeatureCache(directory, self.width, self._settle_dtype(directory, indices))
     chunk = max(32, CHUNK_BYTES // (4 * self._positions * self.width))
-    hashes = self._run.examples.hashes[indices]
+    hashes = self._run.hashes[indices]
     starts, _ = feature_cache.fill(self._cache, hashes, lambda part: self._compute(indices[part]), chunk)
     self._starts[indices] = starts
     self._stored = self._cache.positions()
 
-  def for_training(self, indices, targets, batch_size, seed, classes=None):
-    """Returns the endless dataset (outputs of the trunk, targets), in the order of `pipeline.for_training`."""
-    places, targets = tf.constant(indices), tf.constant(targets)
-    lengths = self._lengths[indices] if self._is_text else None
-    batches = pipeline.index_batches(len(indices), batch_size, seed, lengths, classes)
-    return batches.map(
-      lambda i: (self._read(tf.gather(places, i)), tf.gather(targets, i)), num_parallel_calls=tf.data.AUTOTUNE
-    ).prefetch(tf.data.AUTOTUNE)
+  def for_training(self, phase):
+    """Returns the endless dataset (outputs of the trunk, targets) of what `session.training_batches` gives."""
+    places = self._run.places.ravel()
+    targets, places = tf.constant(self._run.labels[places]), tf.constant(places)
+    return (
+      session.index_batches(self._run, phase)
+      .map(lambda i: (self._read(tf.gather(places, i)), tf.gather(targets, i)), num_parallel_calls=tf.data.AUTOTUNE)
+      .prefetch(tf.data.AUTOTUNE)
+    )
 
   def logits(self, indices):
     """Returns the logits, float32 [n, classes], of the examples at `indices`."""
@@ -112,7 +113,7 @@ class TrunkFeatures:
 
   def _count(self):
     if not self._is_text:
-      return np.ones(len(self._run.examples), np.int64)
+      return np.ones(len(self._run.inputs), np.int64)
     return np.minimum(session.token_counts(self._run), self._positions).astype(np.int64)
 
   def _compute(self, indices):
@@ -166,7 +167,7 @@ def features(run, phase):
   if text.windows_of(backbone.preprocess) > 1:
     log.info("--long_text=windows: the frozen stages run in every step")
     return None
-  if phase.augment != "none" or phase.mixes:
+  if (phase.augment != "none" and not phase.copies) or phase.mixes:
     log.info("the frozen stages run in every step of phase %s: augmented examples are new each time", phase.name)
     return None
   try:
@@ -174,7 +175,7 @@ def features(run, phase):
   except ValueError as error:
     log.info("the frozen stages run in every step: %s", error)
     return None
-  used = np.concatenate([run.split.train, run.split.validation])
+  used = np.concatenate([*run.places, run.split.validation])
   needed, limit = made.size(used), run.config.feature_cache_gb * 1e9
   directory.mkdir(parents=True, exist_ok=True)
   free = shutil.disk_usage(directory).free

@@ -68,7 +68,8 @@ def main():
     datasets = {"bare": bare(paths)}
     for form, inputs in (("files", paths), ("records", records(paths, f"{scratch}/images.tfrecord"))):
       datasets[f"inference, {form}"] = pipeline.for_inference(inputs, preprocess, "image", BATCH_SIZE)[0]
-      training = pipeline.for_training(inputs, np.zeros(len(paths), np.int32), preprocess, "image", BATCH_SIZE, seed=0)
+      order = pipeline.index_batches(len(paths), BATCH_SIZE, seed=0)
+      training = pipeline.for_training(inputs, np.zeros(len(paths), np.int32), preprocess, "image", order)
       datasets[f"training, {form}"] = training.take(len(paths) // BATCH_SIZE)
     # The first round fills the page cache and traces.
     rounds = [{name: seconds(dataset) for name, dataset in datasets.items()} for _ in range(flags.rounds + 1)][1:]

@@ -42,6 +42,8 @@ def described(phase, modality):
     from tl_app.augmentation import images, texts
 
     said.append(f"{phase.augment} ({(images if modality == 'image' else texts).described(phase.augment)})")
+  if phase.copies:
+    said.append(f"{phase.copies} copies of each beside it, made once")
   said += [f"{name} {getattr(phase, name):g}" for name in ("mixup", "cutmix") if getattr(phase, name)]
   if phase.mixes:
     said.append(f"unmixed from step {phase.clean_from + 1} of {phase.steps}")

@@ -56,7 +56,11 @@ class Seed(keras.random.SeedGenerator):
 
 
 class Augment:
-  """float32 [height, width, 3] in [0, 1] to the same, changed at random."""
+  """float32 [height, width, 3] in [0, 1] to the same, changed at random.
+
+  Attributes:
+    identity: what tells two augmentations apart: two with the same make the same of an image and a number.
+  """
 
   def __init__(self, name, seed):
     """Args:
@@ -64,6 +68,7 @@ class Augment:
     seed: int.
     """
     self._seed = seed
+    self.identity = f"{name}, seed {seed}"
     self._always = [keras.layers.RandomFlip("horizontal")]
     self._some = _operations() if name == "rand" else []
     if name != "rand":

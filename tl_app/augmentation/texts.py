@@ -46,6 +46,12 @@ class Augment:
     changed = tf.numpy_function(self._change, [texts, number], tf.string, stateful=False)
     return tf.ensure_shape(changed, texts.shape)
 
+  def copy(self, value, number):
+    """Returns one of `Examples.inputs`, str or tuple of str, as a batch of it alone is in batch `number`."""
+    changed = self._change(np.array([text.encode() for text in texts_of(value)], object), number)
+    texts = tuple(text.decode() for text in changed)
+    return texts if isinstance(value, tuple) else texts[0]
+
   def _change(self, texts, number):
     rng = np.random.default_rng([self._seed, int(number)])
     changed = [" ".join(self.change(text.decode("utf-8", "replace").split(), rng)) for text in texts.reshape(-1)]

@@ -1,6 +1,7 @@
 """`Examples`: raw examples as the pipeline and the splits see them."""
 
 import dataclasses
+import hashlib
 import pathlib
 import struct
 import textwrap
@@ -38,6 +39,21 @@ class Record:
         return features[self.feature].bytes_list.value[0]
       except (struct.error, OverflowError, MemoryError, IndexError, DecodeError):
         raise ValueError(f"{self.path} has changed since its records were counted") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Changed:
+  """An image with a random change, the same each time.
+
+  Attributes:
+    image: as `Examples.inputs` holds it.
+    change: function of float32 [height, width, 3] and `number`, int64 scalar, in the graph.
+    number: tells this change from others.
+  """
+
+  image: object
+  change: object
+  number: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +116,12 @@ def encoded(image):
   return image.read() if isinstance(image, Record) else pathlib.Path(image).read_bytes()
 
 
+def content_hash(parts):
+  """Returns the sha256 hex of what an example holds, a sequence of bytes: of a pair both texts."""
+  # No text holds this byte, so no two pairs have the same content.
+  return hashlib.sha256(b"\xff".join(parts)).hexdigest()
+
+
 def texts_of(value):
   """Returns the texts of one of `Examples.inputs`, a tuple of str: the text, or both of a pair."""
   return value if isinstance(value, tuple) else (value,)
@@ -111,5 +133,6 @@ def brief(label):
 
 
 def strings(values):
-  """Returns an object array [n] of the values, whatever their number: str, bytes, or tuples."""
+  """Returns an object array [n] of the values of an iterable, whatever their number: str, bytes, or tuples."""
+  values = list(values)
   return np.fromiter(values, dtype=object, count=len(values))

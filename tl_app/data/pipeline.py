@@ -5,54 +5,31 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tl_app.data.examples import Record, encoded
+from tl_app.data.examples import Changed, Record, encoded, strings
 
 # Batches of texts among which lengths are sorted: with 64 of 32 texts, movie_reviews and banking77 fill 88 and 81 % of
 # their padded tokens, with all batches of a pass 89 and 83 %.
 WINDOW = 64
 # Apart from the seeds of runs.
 _CLASS_SEEDS = 1_000_003
+_COPY_SEEDS = 2_000_003
 
 
-def for_training(
-  inputs,
-  targets,
-  preprocess,
-  modality,
-  batch_size,
-  seed,
-  augment=None,
-  mix=None,
-  classes=None,
-  batches=None,
-  lengths=None,
-):
-  """Returns an endless dataset of full batches (network inputs, targets).
-
-  Order: shuffle the indices of a pass (all of them, so it is uniform), then the next pass; read, preprocess, batch.
-  Every example comes once per pass; a batch may hold the end of one pass and the start of the next, so no example is
-  dropped and every batch divides evenly among devices. Texts of a batch are alike in length, so that short ones are
-  not padded to long ones (in their lengths before `augment`); see `index_batches`.
+def for_training(inputs, targets, preprocess, modality, batches, augment=None, mix=None):
+  """Returns the dataset of (network inputs, targets) of `batches`: read, preprocess, batch.
 
   Args:
     inputs: object array [n] of `Examples.inputs`.
     targets: [n, ..], see `Task.targets`.
     preprocess: `Backbone.preprocess`.
     modality: "text" or "image".
-    batch_size: global number of examples per batch.
-    seed: int; the same seed gives the same order.
+    batches: dataset of int32 [batch_size] positions in `inputs`, see `index_batches`.
     augment: what `augmentation.make` gives, or None.
     mix: what `augmentation.make_mix` gives, or None.
-    classes: int [n], each of which is to come equally often, or None.
-    batches: endless dataset of int32 [batch_size] positions, in place of the order above, or None.
-    lengths: `token_counts` of the inputs, where they are known.
   """
   targets = tf.constant(targets)
   if modality == "text":
     raw = tf.constant(list(inputs), tf.string)
-    if batches is None:
-      lengths = token_counts(preprocess, inputs) if lengths is None else lengths
-      batches = index_batches(len(inputs), batch_size, seed, lengths, classes)
 
     def read_texts(number, i):
       texts = tf.gather(raw, i)
@@ -60,15 +37,13 @@ def for_training(
 
     dataset = batches.enumerate().map(read_texts, num_parallel_calls=tf.data.AUTOTUNE)
   else:
-    read = _image_reader(inputs)
-    indices = batches.unbatch() if batches else _order(len(inputs), seed, classes)
+    one = _images(inputs, preprocess)
 
     def read_image(number, i):
-      image = preprocess.one(read(i))
-      return augment(image, number) if augment else image, targets[i]
+      return augment(one(i), number) if augment else one(i), targets[i]
 
-    dataset = indices.enumerate().map(read_image, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    dataset = batches.unbatch().enumerate().map(read_image, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.batch(batches.element_spec.shape[0], drop_remainder=True)
   if mix:
     dataset = dataset.enumerate().map(lambda number, batch: mix(*batch, number), num_parallel_calls=tf.data.AUTOTUNE)
   return dataset.prefetch(tf.data.AUTOTUNE)
@@ -93,8 +68,7 @@ def for_inference(inputs, preprocess, modality, batch_size, lengths=None):
       lambda i: preprocess(tf.gather(raw, i)), num_parallel_calls=tf.data.AUTOTUNE
     )
   else:
-    read = _image_reader(inputs)
-    dataset = indices.map(lambda i: preprocess.one(read(i)), num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+    dataset = indices.map(_images(inputs, preprocess), num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
   return dataset.prefetch(tf.data.AUTOTUNE), positions
 
 
@@ -153,8 +127,11 @@ def _balanced_order(classes, seed):
 
 
 def index_batches(n, batch_size, seed, lengths=None, classes=None):
-  """Returns the endless dataset of int32 [batch_size] indices below `n`, in the order of `for_training`.
+  """Returns the endless dataset of int32 [batch_size] indices below `n`.
 
+  The indices of a pass are shuffled (all of them, so it is uniform), then the next pass: every example comes once per
+  pass. A batch may hold the end of one pass and the start of the next, so no example is dropped and every batch divides
+  evenly among devices.
   With `lengths`, int [n], the examples of a batch are alike in length: of `WINDOW` batches' worth of examples that
   follow each other at random, the shortest make one batch, the next shortest another; then these are shuffled.
   With `classes`, int [n], each class comes equally often.
@@ -172,6 +149,18 @@ def index_batches(n, batch_size, seed, lengths=None, classes=None):
     return tf.data.Dataset.from_tensor_slices(batches)
 
   return indices.batch(window * batch_size, drop_remainder=True).enumerate().flat_map(sort)
+
+
+def draw_copies(batches, n, count, seed):
+  """Returns `batches` with k * n + i in place of each index i below `n`, k drawn evenly below `count`."""
+  if count == 1:
+    return batches
+
+  def draw(number, indices):
+    seeds = tf.stack([tf.constant(seed + _COPY_SEEDS, tf.int64), number])
+    return indices + n * tf.random.stateless_uniform(indices.shape, seeds, maxval=count, dtype=tf.int32)
+
+  return batches.enumerate().map(draw)
 
 
 def token_counts(preprocess, texts):
@@ -200,6 +189,21 @@ def read_bytes(inputs, modality):
       yield value.encode("utf-8")
     else:
       yield encoded(value)
+
+
+def _images(inputs, preprocess):
+  """Returns a function, index -> float32 [height, width, 3], of `Examples.inputs` and `Changed`; in the graph."""
+  changed = [value for value in inputs if isinstance(value, Changed)]
+  read = _image_reader(strings(value.image if isinstance(value, Changed) else value for value in inputs))
+  if not changed:
+    return lambda i: preprocess.one(read(i))
+  numbers = tf.constant([value.number if isinstance(value, Changed) else -1 for value in inputs], tf.int64)
+
+  def one(i):
+    image = preprocess.one(read(i))
+    return tf.cond(numbers[i] < 0, lambda: image, lambda: changed[0].change(image, numbers[i]))
+
+  return one
 
 
 def _image_reader(inputs):

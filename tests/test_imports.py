@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(tl_app.__file__).parent
 
 LEVELS = [
   ["errors", "budget"],
-  ["config", "files", "fresh_process", "progress", "data.duplicates"],
+  ["config", "files", "fresh_process", "progress", "data.duplicates", "data.seen"],
   [
     "assets",
     "workdir",

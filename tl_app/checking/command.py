@@ -15,6 +15,7 @@ from tl_app.checking import noise, summary
 from tl_app.checking.findings import find, in_order
 from tl_app.data import fingerprints, splits
 from tl_app.data.examples import strings
+from tl_app.data.seen import Seen
 from tl_app.errors import UserError
 from tl_app.session import Session
 
@@ -45,7 +46,7 @@ def check(config):
   task, why = tasks.choose(config, examples)
   examples = dataclasses.replace(examples, classes=strings(task.classes(examples.labels)))
   with clock("compare"):
-    prints = fingerprints.of(examples)
+    prints = fingerprints.of(examples, Seen(assets.root))
     split, reason = _divide(examples, config, prints, task)
     subject = summary.subject(examples, split, task) if split else summary.undivided(examples, prints, task)
   run, preprocess, not_checked = None, None, {}

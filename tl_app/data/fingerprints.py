@@ -89,15 +89,21 @@ class Fingerprints:
     return places[pairs[_correlations(thumbnails, pairs) >= MIN_CORRELATION]]
 
 
-def of(examples):
-  """Returns the `Fingerprints` of `Examples`; images are read once for each content, in parallel."""
+def of(examples, seen):
+  """Returns the `Fingerprints` of `Examples`; images are read once for each content that `seen` lacks, in parallel."""
   contents = duplicates.numbered(examples.hashes)
   if examples.modality == "text":
     return Fingerprints(contents, texts=[_BETWEEN.join(map(normalized, texts_of(value))) for value in examples.inputs])
   _, first, inverse = np.unique(contents, return_index=True, return_inverse=True)
+  hashes = examples.hashes[first]
+  known = {key: _from_json(value) for key, value in seen.find(hashes).items()}
+  new = first[[key not in known for key in hashes]]
   with concurrent.futures.ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
-    looks = list(counted(pool.map(_look_at, examples.inputs[first]), len(first), "looking at images"))
-  return Fingerprints(contents, looks=[looks[i] for i in inverse])
+    looks = list(counted(pool.map(_look_at, examples.inputs[new]), len(new), "looking at images"))
+  found = dict(zip(examples.hashes[new], looks))
+  seen.add({key: _as_json(value) for key, value in found.items()})
+  known |= found
+  return Fingerprints(contents, looks=[known[hashes[i]] for i in inverse])
 
 
 def normalized(text):
@@ -131,6 +137,14 @@ def look(encoded):
   return Look(
     **facts, spread=spread, hash=_perceptual_hash(grey) if telling else None, thumbnail=_bytes(thumbnail).ravel()
   )
+
+
+def _as_json(found):
+  return found and found._asdict() | {"thumbnail": found.thumbnail.tobytes().hex()}
+
+
+def _from_json(value):
+  return value and Look(**value | {"thumbnail": np.frombuffer(bytes.fromhex(value["thumbnail"]), np.uint8)})
 
 
 def _look_at(value):

@@ -5,9 +5,11 @@ import os
 import numpy as np
 
 from tl_app import config as configs
+from tl_app.assets import cache_root
 from tl_app.data import checks, folders, prepared, records, starters, tables
 from tl_app.data.examples import Examples, strings
 from tl_app.data.rows import Raw, Row
+from tl_app.data.seen import Seen
 from tl_app.errors import UserError
 
 FORMS = f"{', '.join(starters.STARTERS)}, images:DIR, table:PATH, tfrecord:PATH, tfds:NAME[/CONFIG][:VERSION]"
@@ -26,11 +28,14 @@ def load(config, assets, verify=None, known=frozenset()):
       its `root`.
     verify: callable, encoded image bytes -> None, or the reason why training could not decode them. Default: the
       decoder that training uses.
-    known: content hashes of images that an earlier run has decoded: these are read and hashed only.
+    known: content hashes of images that an earlier run has decoded: these are read and hashed only, like those that
+      the cache has `Seen`.
 
   Raises:
     UserError: what is named does not exist or cannot be read; or an example is bad under --on_bad_example=fail.
   """
+  if verify is None:
+    known |= Seen(cache_root(config.cache_dir)).hashes()
   examples = _load_one(config.dataset, "dataset", config, assets, verify, known)
   for split in ("validation", "test"):
     flag = f"{split}_dataset"

@@ -7,8 +7,10 @@ import math
 import numpy as np
 
 from tl_app import files
+from tl_app.assets import cache_root
 from tl_app.data import drawing, duplicates, fingerprints
 from tl_app.data.examples import SPLITS, Examples, brief, strings
+from tl_app.data.seen import Seen
 from tl_app.errors import UserError
 
 _SETTINGS = (
@@ -50,7 +52,7 @@ def make(examples, config, prints=None, named=True):
   _need_two_classes(examples, pool)
   drawn = [split for split in ("test", "validation") if not np.any(examples.splits == split)]
   assigned = strings([split or "train" for split in examples.splits])
-  prints = prints or fingerprints.of(examples)
+  prints = prints or fingerprints.of(examples, Seen(cache_root(config.cache_dir)))
   units = _units(examples, prints, pool, config)
   notes = _draw(examples, pool, units, drawn, config, assigned) if drawn else []
   indices = {split: np.flatnonzero(assigned == split) for split in SPLITS}

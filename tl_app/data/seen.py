@@ -1,0 +1,53 @@
+"""`Seen`: what was found out about images, kept by their content, so that a second start decodes none of them."""
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import sqlite3
+import zlib
+
+log = logging.getLogger(__name__)
+
+# Seconds to wait for another process that writes.
+TIMEOUT = 30.0
+_TABLE = "CREATE TABLE IF NOT EXISTS seen (hash TEXT, by TEXT, found TEXT, crc INTEGER, PRIMARY KEY (hash, by))"
+
+
+class Seen:
+  """JSON values by content hash, in one SQLite file. Where it can be neither read nor written, nothing is known.
+
+  An image is in it once training's decoder could read it. Another version of the libraries that decode looks anew.
+  """
+
+  def __init__(self, root):
+    """Takes the cache's root, a `pathlib.Path`."""
+    self._path = root / "images.sqlite"
+    self._by = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "pillow"))
+
+  def hashes(self):
+    """Returns the frozenset of the content hashes that are known."""
+    return frozenset(key for (key,) in self._run("SELECT hash FROM seen WHERE by = ?", [(self._by,)]))
+
+  def find(self, hashes):
+    """Returns {hash: value} of those of `hashes` that are known."""
+    rows = self._run("SELECT hash, found, crc FROM seen WHERE by = ? AND hash = ?", [(self._by, key) for key in hashes])
+    return {key: json.loads(found) for key, found, crc in rows if zlib.crc32(found.encode()) == crc}
+
+  def add(self, values):
+    """Keeps {hash: value}, ready for JSON."""
+    texts = {key: json.dumps(value) for key, value in values.items()}
+    rows = [(key, self._by, text, zlib.crc32(text.encode())) for key, text in texts.items()]
+    if rows:
+      self._run("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", rows)
+
+  def _run(self, statement, rows):
+    """Returns what a statement gives for all of `rows`, in one transaction."""
+    try:
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      with contextlib.closing(sqlite3.connect(self._path, timeout=TIMEOUT)) as connection, connection:
+        connection.execute(_TABLE)
+        return [found for row in rows for found in connection.execute(statement, row)]
+    except (sqlite3.Error, OSError) as error:
+      log.warning("%s: %s: images are looked at again in every run; remove it to begin anew", self._path, error)
+      return []

@@ -1,15 +1,25 @@
 """What the parity gate runs in a fresh process: a client of the SavedModel that knows TensorFlow and nothing of tl_app.
 
-python -c SOURCE SAVED_MODEL INPUTS.tfrecord ANSWERS.npz [tensorflow_text]
+python -c SOURCE [tensorflow_text] <<<'["SAVED_MODEL", "INPUTS.tfrecord", "ANSWERS.npz"]'
 """
 
 import importlib
+import json
 import sys
 
 BATCH = 32
 
 
-def main(directory, asked, answered, *modules):
+def main(modules, told):
+  """Imports TensorFlow and `modules`, then reads from `told`, a file, what to answer; at its end there is nothing."""
+  for module in ("tensorflow", *modules):
+    importlib.import_module(module)
+  line = told.readline()
+  if line:
+    answer(*json.loads(line))
+
+
+def answer(directory, asked, answered):
   """Answers every record of `asked` by `serving_default` and writes its outputs to `answered`, by name.
 
   Where the signature takes pairs, two records are one input.
@@ -17,8 +27,6 @@ def main(directory, asked, answered, *modules):
   import numpy as np
   import tensorflow as tf
 
-  for module in modules:
-    importlib.import_module(module)
   signature = tf.saved_model.load(directory).signatures["serving_default"]
   records = tf.data.TFRecordDataset(asked)
   parts = signature.structured_input_signature[1]["inputs"].shape.as_list()[1:]
@@ -44,4 +52,4 @@ def _joined(batches):
 
 
 if __name__ == "__main__":
-  main(*sys.argv[1:])
+  main(sys.argv[1:], sys.stdin)

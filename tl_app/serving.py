@@ -63,6 +63,51 @@ class Served(tf.Module):
     return {"features": self._pooled(self._preprocess(inputs))}
 
 
+class Client:
+  """A new Python process that imports only TensorFlow: it starts while others work, and is then told what to answer."""
+
+  def __init__(self, modality):
+    """Args:
+    modality: "text" or "image": tells whether tensorflow_text is imported too.
+    """
+    # -P: the script must not find this package's modules (`inspect`, ..) in place of the standard library's.
+    command = [sys.executable, "-P", "-c", inspect.getsource(fresh_process)]
+    command += ["tensorflow_text"] if modality == "text" else []
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    self._process = subprocess.Popen(command, **pipes, text=True, env=environment)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    if self._process.poll() is None:
+      self._process.kill()
+      self._process.communicate()
+
+  def answer(self, directory, values):
+    """Returns the answers of `serving_default` of the SavedModel at `directory`; the process ends with them.
+
+    Args:
+      directory: the SavedModel.
+      values: list of bytes, or of tuples of two.
+
+    Raises:
+      RunFailed: it does not run there.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+      asked, answered = os.path.join(scratch, "inputs.tfrecord"), os.path.join(scratch, "answers.npz")
+      with tf.io.TFRecordWriter(asked) as writer:
+        for part in (part for value in values for part in (value if isinstance(value, tuple) else (value,))):
+          writer.write(part)
+      _, said = self._process.communicate(json.dumps([str(directory), asked, answered]) + "\n")
+      if self._process.returncode:
+        last = (said.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1]
+        raise RunFailed(f"parity: the export does not run in a fresh process ({last}); no export is left")
+      with np.load(answered) as answers:
+        return {name: answers[name] for name in answers.files}
+
+
 def write(model, directory):
   """Writes the SavedModel of `model` to `directory`, which must not exist."""
   served_facts = {
@@ -90,7 +135,7 @@ def _positions(model):
   return {name: [[v.path, position[id(v)]] for v in variables] for name, variables in model.stages.items()}
 
 
-def export_and_prove(model, directory, inputs, outputs):
+def export_and_prove(model, directory, inputs, outputs, client=None):
   """Writes the SavedModel to `directory`, but only when a fresh process answers as the evaluation did.
 
   Args:
@@ -98,6 +143,7 @@ def export_and_prove(model, directory, inputs, outputs):
     directory: where the export goes; what is there is replaced as a whole, once the new export is proven.
     inputs: object array [n] of `Examples.inputs`, the test split.
     outputs: float [n, outputs], the evaluation's answers, see `Task.outputs`.
+    client: `Client` that was started before, or None for a new one.
 
   Returns:
     The proof, see `Task.compare`.
@@ -108,10 +154,10 @@ def export_and_prove(model, directory, inputs, outputs):
   """
   chosen = sample(len(inputs))
   log.info("export: writing the SavedModel, then %d test examples are answered by a fresh process", len(chosen))
-  with files.atomic_path(directory) as new:
+  with files.atomic_path(directory) as new, client or Client(model.backbone.modality) as client:
     write(model, new)
     try:
-      return prove(new, model, inputs[chosen], np.asarray(outputs)[chosen])
+      return prove(new, model, inputs[chosen], np.asarray(outputs)[chosen], client)
     except RunFailed:
       shutil.rmtree(directory, ignore_errors=True)
       raise
@@ -122,13 +168,13 @@ def sample(count):
   return np.unique(np.linspace(0, count - 1, min(PARITY_EXAMPLES, count)).round().astype(int))
 
 
-def prove(directory, model, inputs, outputs):
-  """Returns the proof that a fresh process with the SavedModel at `directory` gives `outputs` for `inputs`.
+def prove(directory, model, inputs, outputs, client):
+  """Returns the proof that `client` with the SavedModel at `directory` gives `outputs` for `inputs`.
 
   Raises:
     RunFailed: it does not.
   """
-  answers = answer_in_fresh_process(directory, list(pipeline.read_bytes(inputs, model.backbone.modality)), model)
+  answers = client.answer(directory, list(pipeline.read_bytes(inputs, model.backbone.modality)))
   proof = model.task.compare(answers, outputs)
   flips, difference = proof.get("label_flips", 0), proof.get("max_probability_difference", 0.0)
   difference = max(difference, proof.get("max_value_difference", 0.0))
@@ -138,28 +184,3 @@ def prove(directory, model, inputs, outputs):
       f"{difference:.2g} on {len(inputs)} examples); no export is left"
     )
   return proof
-
-
-def answer_in_fresh_process(directory, values, model):
-  """Returns the answers of `serving_default` in a new Python process that imports only TensorFlow.
-
-  Args:
-    directory: the SavedModel.
-    values: list of bytes, or of tuples of two.
-    model: tells whether tensorflow_text is imported too.
-  """
-  with tempfile.TemporaryDirectory() as scratch:
-    asked, answered = os.path.join(scratch, "inputs.tfrecord"), os.path.join(scratch, "answers.npz")
-    with tf.io.TFRecordWriter(asked) as writer:
-      for part in (part for value in values for part in (value if isinstance(value, tuple) else (value,))):
-        writer.write(part)
-    # -P: the script must not find this package's modules (`inspect`, ..) in place of the standard library's.
-    command = [sys.executable, "-P", "-c", inspect.getsource(fresh_process), str(directory), asked, answered]
-    command += ["tensorflow_text"] if model.backbone.modality == "text" else []
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-      last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-      raise RunFailed(f"parity: the export does not run in a fresh process ({last}); no export is left")
-    with np.load(answered) as answers:
-      return {name: answers[name] for name in answers.files}

@@ -216,12 +216,13 @@ def save(run):
 
 def export(run, outputs):
   """Exports what was saved and compares it with the test split's `outputs`; returns the proof."""
-  with run.clock("export"):
+  with run.clock("export"), serving.Client(run.examples.modality) as client:
     return serving.export_and_prove(
       runs.restore(run.paths, run.config, run.assets),
       run.paths.export,
       run.examples.inputs[run.split.test],
       outputs,
+      client,
     )
 
 

@@ -14,7 +14,7 @@ from test_pipeline import TEXTS, Lengths
 
 from tl_app import augmentation, files, recipes, training
 from tl_app.augmentation import copies, images, mixing, texts
-from tl_app.config import Config
+from tl_app.config import Config, validate
 from tl_app.data import pipeline
 from tl_app.data.examples import Examples, strings
 from tl_app.errors import UserError
@@ -289,3 +289,8 @@ def test_figures_of_mixed_batches_are_figures(run):
   lines = [json.loads(line) for line in (run[2] / "changed" / "log.jsonl").read_text().splitlines()]
   tuned = [line for line in lines if line["phase"] == "fine_tune"]
   assert len(tuned) == 3 and all(0 <= line["accuracy"] <= 1 and np.isfinite(line["loss"]) for line in tuned)
+
+
+def test_copies_need_an_augmentation():
+  with pytest.raises(UserError, match="--augment_copies=2 does nothing without --augment"):
+    validate(Config(backbone="x", dataset="x", workdir="x", augment_copies=2))

@@ -25,7 +25,7 @@ SAMPLE = 64
 # much as one feature moves, so this keeps the 1e-4 that logits and exports are held to.
 TOLERANCE = 1e-4
 # Cores are shared with the threads that read and prepare the next batches: none is taken for itself.
-OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+OPTIONS = {"ENABLE_CPU_PINNING": False}
 
 
 class Refused(Exception):
@@ -107,7 +107,11 @@ class _Engine:
     sample = indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)]
     try:
       converted = convert(self._network)
-      difference = compare(self._predict(converted, sample), self._predict(self._network, sample))
+      found = difference(self._predict(converted, sample), self._predict(self._network, sample))
+      if not found <= TOLERANCE:
+        raise Refused(
+          f"OpenVINO's differ from TensorFlow's by {found:.1g} of their deviation; the limit is {TOLERANCE:g}"
+        )
     except (Refused, RuntimeError) as error:
       if self._choice == "openvino":
         raise UserError(f"--frozen_engine=openvino: {error}; leave the flag out") from None
@@ -117,30 +121,20 @@ class _Engine:
     log.info(
       "OpenVINO computes frozen features: they differ from TensorFlow's by at most %.1g of their deviation on %d "
       "examples; converted and compared in %.1f s",
-      *(difference, len(sample), time.perf_counter() - start),
+      *(found, len(sample), time.perf_counter() - start),
     )
 
 
-def compare(features, exact):
-  """Returns the largest difference of two float arrays [n, .., width] as a share of what the head divides `exact` by.
-
-  Raises:
-    Refused: it is more than `TOLERANCE`, or no number.
-  """
-  rows = exact.reshape(-1, exact.shape[-1])
-  difference = float(np.abs(features - exact).max()) / heads.deviation(rows)
-  if features.shape != exact.shape or not difference <= TOLERANCE:
-    raise Refused(
-      f"OpenVINO's differ from TensorFlow's by {difference:.1g} of their deviation; the limit is {TOLERANCE:g}"
-    )
-  return difference
+def difference(features, exact):
+  """Returns the largest difference of two float arrays [n, .., width], by what the head divides `exact` by."""
+  return float(np.abs(features - exact).max() / heads.deviation(exact.reshape(-1, exact.shape[-1])))
 
 
 class Converted:
   """A network as OpenVINO has read it."""
 
-  def __init__(self, core, model):
-    self._core, self._model, self._request = core, model, None
+  def __init__(self, core, model, precision):
+    self._core, self._model, self._precision, self._request = core, model, precision, None
     self._names = {name for tensor in model.inputs for name in tensor.names}
 
   def predict(self, dataset, verbose=0):
@@ -159,11 +153,12 @@ class Converted:
     # Batches of images have one shape; known beforehand, EfficientNet-Lite0 takes a fifth less time.
     if any(tensor.ndim == 4 for tensor in tensors.values()):
       self._model.reshape({name: tensor.shape for name, tensor in tensors.items()})
-    return self._core.compile_model(self._model, "CPU", OPTIONS).create_infer_request()
+    options = OPTIONS | {"INFERENCE_PRECISION_HINT": self._precision}
+    return self._core.compile_model(self._model, "CPU", options).create_infer_request()
 
 
-def convert(network):
-  """Returns the `Converted` of a `keras.Model` with one output tensor, which computes in float32.
+def convert(network, precision="f32"):
+  """Returns the `Converted` of a `keras.Model` with one output tensor; `precision` is OpenVINO's name, "bf16" or "f32".
 
   Raises:
     Refused: the network cannot be converted, or OpenVINO cannot be imported.
@@ -178,7 +173,7 @@ def convert(network):
       module = _Module(network)
       tf.saved_model.save(module, scratch, signatures=module.serve)
       core = openvino.Core()
-      return Converted(core, core.read_model(scratch))
+      return Converted(core, core.read_model(scratch), precision)
   except (ImportError, RuntimeError, ValueError, TypeError, AssertionError, OSError, tf.errors.OpError) as error:
     raise Refused(f"OpenVINO cannot convert the network ({' '.join(str(error).split())[:160]})") from None
 

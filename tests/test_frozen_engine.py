@@ -69,7 +69,7 @@ def test_auto_converts_once_enough_examples_are_asked_for(computing, caplog):
     np.testing.assert_array_equal(compute(ALL[30:]), close[30:])
   converted, summary = _said(caplog)
   assert converted.startswith("OpenVINO computes frozen features: they differ from TensorFlow's by at most 1e-06 of")
-  assert summary == "frozen features: 16 by TensorFlow, 24 by OpenVINO computed"
+  assert summary == "frozen features computed: 16 by TensorFlow, 24 by OpenVINO"
 
 
 @pytest.mark.parametrize("found", ["OpenVINO cannot convert the network (no such op)", ROWS + 1e-3, ROWS * np.nan])
@@ -80,7 +80,7 @@ def test_what_cannot_be_had_or_disagrees_is_left_to_tensorflow(computing, caplog
       np.testing.assert_array_equal(compute(ALL[start : start + 20]), ROWS[start : start + 20])
   why, summary = _said(caplog)
   assert why.startswith("TensorFlow computes frozen features: OpenVINO")
-  assert summary == "frozen features: 40 by TensorFlow computed"
+  assert summary == "frozen features computed: 40 by TensorFlow"
   with pytest.raises(UserError, match="--frozen_engine=openvino: OpenVINO"), computing(found, "openvino") as compute:
     compute(ALL[:4])
 
@@ -90,7 +90,7 @@ def test_tensorflow_computes_without_a_word_where_openvino_is_no_candidate(compu
   caplog.set_level(logging.INFO)
   with computing(ROWS + 1, **found) as compute:
     np.testing.assert_array_equal(compute(ALL), ROWS)
-  assert _said(caplog) == ["frozen features: 40 by TensorFlow computed"]
+  assert _said(caplog) == ["frozen features computed: 40 by TensorFlow"]
 
 
 def test_a_gpu_keeps_auto_at_tensorflow(computing, monkeypatch):
@@ -187,7 +187,7 @@ def test_a_run_by_openvino_is_a_run_by_tensorflow(tmp_path, caplog, monkeypatch)
   ((rows, exact),) = seen
   np.testing.assert_allclose(rows, exact, atol=frozen_engine.TOLERANCE * heads.deviation(exact))
   said = _said(caplog)
-  assert said.count("frozen features: 60 by OpenVINO computed") == 1
+  assert said.count("frozen features computed: 60 by OpenVINO") == 1
   assert sum(line.startswith("OpenVINO computes frozen features") for line in said) == 2
   caplog.clear()
   probe = Config(frozen_engine="tensorflow", recipe="probe", **flags)

@@ -115,10 +115,9 @@ class _Engine:
           f"OpenVINO's differ from TensorFlow's by {found:.1g} of their deviation; the limit is {TOLERANCE:g}"
         )
     except (Refused, RuntimeError, ValueError) as error:
-      reason = " ".join(str(error).split())[:200]
       if self._choice == "openvino":
-        raise UserError(f"--frozen_engine=openvino: {reason}; leave the flag out") from None
-      log.info("TensorFlow computes frozen features: %s", reason)
+        raise UserError(f"--frozen_engine=openvino: {_reason(error)}; leave the flag out") from None
+      log.info("TensorFlow computes frozen features: %s", _reason(error))
       return
     self._converted = converted
     log.info(
@@ -126,6 +125,12 @@ class _Engine:
       "examples; converted and compared in %.1f s",
       *(found, len(sample), time.perf_counter() - start),
     )
+
+
+def _reason(error):
+  """Returns one line of what OpenVINO says, without the places in its source."""
+  lines = [line for line in str(error).splitlines() if not line.startswith(("Exception from", "Check '"))]
+  return " ".join(" ".join(lines).split())[:200]
 
 
 def difference(features, exact):
@@ -178,7 +183,7 @@ def convert(network, precision="f32"):
       core = openvino.Core()
       return Converted(core, core.read_model(scratch), precision)
   except (ImportError, RuntimeError, ValueError, TypeError, AssertionError, OSError, tf.errors.OpError) as error:
-    raise Refused(f"OpenVINO cannot convert the network ({error})") from None
+    raise Refused(f"OpenVINO cannot convert the network ({_reason(error)})") from None
 
 
 class _Module(tf.Module):

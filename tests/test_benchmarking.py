@@ -1,5 +1,7 @@
 """The benchmark command: what it measures, on a tiny network; the figures themselves are no test."""
 
+import importlib.util
+
 import pytest
 import tiny_data
 import tiny_modules
@@ -8,6 +10,8 @@ import tiny_presets
 from tl_app import benchmarking, files
 from tl_app.config import Config
 from tl_app.errors import UserError
+
+HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 
 
 @pytest.fixture
@@ -24,7 +28,7 @@ def config(tmp_path):
 def test_every_part_is_measured_and_written(config, tmp_path):
   result = benchmarking.measure(config, ",".join(benchmarking.PARTS), repeats=2, steps=2)
   assert files.read_json(tmp_path / "out/benchmark.json") == result
-  assert list(result["parts"]) == list(benchmarking.PARTS)
+  assert list(result["parts"]) == [name for name in benchmarking.PARTS if name != "engines" or HAS_OPENVINO]
   assert list(result["parts"]["stages"]) == [
     "everything",
     "top half (layer_1 and above)",
@@ -44,5 +48,5 @@ def test_every_part_is_measured_and_written(config, tmp_path):
 
 
 def test_an_unknown_part_is_refused(config):
-  with pytest.raises(UserError, match="--parts=stages,speed: 'speed' is none of stages, head, trunk, lengths"):
+  with pytest.raises(UserError, match="--parts=stages,speed: 'speed' is none of stages, head, trunk, lengths, engines"):
     benchmarking.measure(config, "stages,speed", repeats=2, steps=2)

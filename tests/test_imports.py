@@ -64,7 +64,7 @@ LEVELS = [
   ["checking.contents", "checking.labels", "checking.images", "checking.texts", "checking.noise"],
   ["checking.summary"],
   ["heads", "contrast", "optimizers", "distribution", "feature_cache", "callbacks", "ladder", "inspection"],
-  ["precision"],
+  ["precision", "frozen_engine"],
   ["model", "comparison"],
   ["stages", "serving", "session"],
   ["runs", "prediction"],

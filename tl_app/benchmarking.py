@@ -1,6 +1,7 @@
 """Candidates timed side by side: one process, every round runs each once, ratios per round, medians with spread."""
 
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app import backbones, files, fitting, heads, planning, recipes, session, stages, training, trunk
+from tl_app import backbones, files, fitting, frozen_engine, heads, planning, recipes, session, stages, training, trunk
 from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.data import pipeline
@@ -253,4 +254,34 @@ def _padded(inputs, length):
   return {name: pad(x) for name, x in inputs.items()}
 
 
-PARTS = {"stages": stage_steps, "head": head_epochs, "trunk": trunk_steps, "lengths": length_steps}
+def engine_batches(run, repeats, steps):
+  """Frozen features from raw examples: by TensorFlow, and by OpenVINO (what it gives in bfloat16 no run takes)."""
+  network, indices = run.model.features, run.split.train[: steps * session.inference_batch(run)]
+  try:
+    networks = {
+      "TensorFlow": network,
+      "OpenVINO": frozen_engine.convert(network),
+      "OpenVINO in bfloat16": frozen_engine.convert(network, "bf16"),
+    }
+  except frozen_engine.Refused as error:
+    log.info("engines: %s", error)
+    return {}
+  exact, *others = (session.predict(run, chosen, indices) for chosen in networks.values())
+  for name, features in zip(list(networks)[1:], others):
+    log.info("%s differs by %.2g of the features' deviation", name, frozen_engine.difference(features, exact))
+  return _side_by_side(
+    {
+      f"{name}, {len(indices)} examples": functools.partial(session.predict, run, chosen, indices)
+      for name, chosen in networks.items()
+    },
+    repeats,
+  )
+
+
+PARTS = {
+  "stages": stage_steps,
+  "head": head_epochs,
+  "trunk": trunk_steps,
+  "lengths": length_steps,
+  "engines": engine_batches,
+}

@@ -208,6 +208,12 @@ class Config:
     "Whether XLA compiles fine-tuning steps. auto: measured like --precision on a GPU, else not.",
     choices=("auto", "on", "off"),
   )
+  frozen_engine: str = _field(
+    "auto",
+    "What computes frozen features on a CPU, always in float32. auto: OpenVINO where it is installed, there is enough "
+    "to compute and its features agree with TensorFlow's, which computes everything else.",
+    choices=("auto", "tensorflow", "openvino"),
+  )
   feature_cache: str = _field(
     "auto", "auto: frozen features are kept in --cache_dir. off: computed in every run. Or a directory."
   )
@@ -331,5 +337,5 @@ def suggestion(name, known):
 
 def differing(config, other):
   """Returns the names of the fields in which two configs differ and that change the result of a run."""
-  where = {"workdir", "cache_dir", "offline", "feature_cache", "feature_cache_gb"}
+  where = {"workdir", "cache_dir", "offline", "frozen_engine", "feature_cache", "feature_cache_gb"}
   return [name for name in FIELDS if name not in where and getattr(config, name) != getattr(other, name)]

@@ -33,9 +33,14 @@ def standardize(head, features):
   layer = head.get_layer("standardize")
   features = keras.ops.convert_to_numpy(keras.Model(head.input, layer.input)(features)).astype(np.float64)
   layer.moving_mean.assign(features.mean(axis=0).astype(np.float32))
-  deviation = max(features.var(axis=0).mean() ** 0.5, LEAST_DEVIATION * np.square(features).mean() ** 0.5)
-  variance = max(deviation**2, np.finfo(np.float32).tiny)
-  layer.moving_variance.assign(np.full(features.shape[1], variance, np.float32))
+  layer.moving_variance.assign(np.full(features.shape[1], deviation(features) ** 2, np.float32))
+
+
+def deviation(features):
+  """Returns the one overall deviation, above 0, of features, float [n, feature_size]."""
+  features = features.astype(np.float64)
+  found = max(features.var(axis=0).mean() ** 0.5, LEAST_DEVIATION * np.square(features).mean() ** 0.5)
+  return max(found, float(np.finfo(np.float32).tiny) ** 0.5)
 
 
 def logits(head, features):

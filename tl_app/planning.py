@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tl_app import augmentation, files, optimizers, precision, recipes, session, stages
+from tl_app import augmentation, files, frozen_engine, optimizers, precision, recipes, session, stages
 from tl_app import config as config_lib
 from tl_app.backbones.backbone import parameters
 from tl_app.data import pipeline
@@ -28,6 +28,7 @@ def plan(run, recipe):
   backbone, model = run.model.backbone, run.model
   phases = recipe(run.config, facts(run), run.strategy.num_replicas_in_sync)
   precision.check(run.config, backbone, run.strategy.num_replicas_in_sync)
+  frozen_engine.check(run.config.frozen_engine, run.strategy.num_replicas_in_sync)
   if phases[0].backbone_trains:
     raise UserError("the first phase must train the head alone: start the list with recipes.probe(..)")
   written = {

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from tl_app import augmentation, callbacks, contrast, feature_cache, heads, recipes
+from tl_app import augmentation, callbacks, contrast, feature_cache, frozen_engine, heads, recipes
 from tl_app import config as config_lib
 from tl_app import model as model_lib
 from tl_app import workdir as workdir_lib
@@ -89,6 +89,17 @@ def predict(run, network, indices, verbose=0):
   return model_lib.predict(network, run.model.backbone, inputs, inference_batch(run), verbose, lengths)
 
 
+def frozen(run, network, verbose=0):
+  """Returns the context of `frozen_engine.computing` for a `network` that is frozen, on examples of the run."""
+  return frozen_engine.computing(
+    network,
+    lambda chosen, indices: predict(run, chosen, indices, verbose),
+    run.config.frozen_engine,
+    run.examples.modality,
+    run.strategy.num_replicas_in_sync,
+  )
+
+
 def token_counts(run):
   """Returns int32 [len(run.inputs)]: the tokens of each text, special ones included, nothing cut; counted once."""
   if run.tokens is None:
@@ -165,11 +176,9 @@ def fresh_features(run):
 def _features(run, used):
   """Returns the `FeatureRows` of examples with one row each, those at `used` filled."""
   rows = np.zeros((len(run.inputs), run.model.backbone.feature_size), np.float32)
-  rows[used] = feature_cache.features(
-    _feature_store(run),
-    run.hashes[used],
-    lambda part: predict(run, run.model.features, used[part], verbose=int(callbacks.verbosity() == 1)),
-  )
+  store, verbose = _feature_store(run), int(callbacks.verbosity() == 1)
+  with frozen(run, run.model.features, verbose) as compute:
+    rows[used] = feature_cache.features(store, run.hashes[used], lambda part: compute(used[part]))
   return FeatureRows(rows)
 
 
@@ -179,12 +188,12 @@ def _word_features(run, used):
   counts, starts = np.zeros(len(run.examples), np.int64), np.zeros(len(run.examples), np.int64)
   counts[used] = pipeline.of_texts(preprocess.count_words, run.examples.inputs[used])[:, 1]
 
-  def compute(part):
-    outputs = predict(run, run.model.features, used[part])
-    return [row[:count] for row, count in zip(outputs, counts[used[part]])]
+  def several(part):
+    return [row[:count] for row, count in zip(compute(used[part]), counts[used[part]])]
 
   chunk = max(32, WORD_FEATURE_BYTES // (4 * preprocess.max_length * width))
-  starts[used], rows = feature_cache.several(_feature_store(run), run.examples.hashes[used], compute, chunk)
+  with frozen(run, run.model.features) as compute:
+    starts[used], rows = feature_cache.several(_feature_store(run), run.examples.hashes[used], several, chunk)
   return FeatureRows(rows, starts, counts, preprocess.max_length)
 
 

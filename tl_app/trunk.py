@@ -89,7 +89,13 @@ class TrunkFeatures:
     self._cache = feature_cache.FeatureCache(directory, self.width, self._settle_dtype(directory, indices))
     chunk = max(32, CHUNK_BYTES // (4 * self._positions * self.width))
     hashes = self._run.hashes[indices]
-    starts, _ = feature_cache.fill(self._cache, hashes, lambda part: self._compute(indices[part]), chunk)
+
+    def rows(part):
+      lengths = self._lengths[indices[part]]
+      return [row[:length] for row, length in zip(compute(indices[part]), lengths)]
+
+    with session.frozen(self._run, self._trunk) as compute:
+      starts, _ = feature_cache.fill(self._cache, hashes, rows, chunk)
     self._starts[indices] = starts
     self._stored = self._cache.positions()
 
@@ -115,10 +121,6 @@ class TrunkFeatures:
     if not self._is_text:
       return np.ones(len(self._run.inputs), np.int64)
     return np.minimum(session.token_counts(self._run), self._positions).astype(np.int64)
-
-  def _compute(self, indices):
-    packed = session.predict(self._run, self._trunk, indices)
-    return [row[:length] for row, length in zip(packed, self._lengths[indices])]
 
   def _settle_dtype(self, directory, indices):
     """Returns the dtype of the rows in `directory`, measured once."""

@@ -52,7 +52,7 @@ def _trunks(cache):
 
 
 @pytest.mark.parametrize(
-  ("kind", "flags"), [("bert", {}), ("resnet", {}), ("bert", COPIES), ("resnet", COPIES)], ids=str
+  ("kind", "flags"), [("bert", {}), ("bert", COPIES), ("resnet", COPIES)], ids=str
 )
 def test_training_from_disk_is_training_online(run, tmp_path, kind, flags):
   online = run(kind, "off", **flags)

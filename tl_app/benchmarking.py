@@ -42,6 +42,7 @@ def measure(config, parts, repeats, steps):
     UserError: no such part.
   """
   config_lib.refuse(config, ["precision", "jit", "max_minutes"], "in a benchmark")
+  config_lib.refuse_auto(config, "in a benchmark")
   names = [name.strip() for name in parts.split(",") if name.strip()]
   for name in names or [parts]:
     if name not in PARTS:

@@ -7,7 +7,19 @@ import time
 import keras
 import tensorflow as tf
 
-from tl_app import budget, callbacks, contrast, heads, optimizers, precision, recipes, session, stages, trunk
+from tl_app import (
+  budget,
+  callbacks,
+  contrast,
+  heads,
+  microbatches,
+  optimizers,
+  precision,
+  recipes,
+  session,
+  stages,
+  trunk,
+)
 from tl_app import model as model_lib
 from tl_app.data import pipeline
 
@@ -64,6 +76,7 @@ def _solve(run, phase, features):
 def _descend(run, phase, features, left):
   """Fits by gradient descent and puts the best epoch back; returns as `fit`. `features` as in `_solve`."""
   network, dataset, validation_logits = _feed(run, phase, features)
+  network = microbatches.in_parts(network, phase.microbatches)
   way = _way(run, phase, network, dataset)
   if run.deadline and phase.backbone_trains:
     cut = _cut(run, phase, network, dataset, way, left)
@@ -72,8 +85,9 @@ def _descend(run, phase, features, left):
     if cut is not phase and (cut.mixes or cut.objective == recipes.CONTRAST):
       # Their batches depend on the number of steps; of all others the network that was measured stays.
       network, dataset, validation_logits = _feed(run, cut, features)
+      network = microbatches.in_parts(network, cut.microbatches)
     phase = cut
-  _compiler(run, phase, network)(way)
+  compiler(run, phase, network)(way)
   changing = stages.changing(run.model, [phase])
   keep = callbacks.KeepBest(changing, phase.monitor, phase.patience)
   with precision.computing(network, way.precision):
@@ -99,20 +113,20 @@ def _way(run, phase, network, dataset):
   return precision.choose(
     precision.candidates(config, run.model.backbone, gpu, num_devices),
     network,
-    _compiler(run, phase, network),
+    compiler(run, phase, network),
     dataset,
     phase.steps,
   )
 
 
-def _compiler(run, phase, network):
+def compiler(run, phase, network):
   """Returns a function, `precision.Way` -> None, that compiles `network` for a phase."""
   return lambda way: compile_for(network, phase, run.model, way, targets=run.labels[run.split.train])
 
 
 def _cut(run, phase, network, dataset, way, left):
   """Returns the phase as --max_minutes leaves it, or None; and notes it in `run.cut`."""
-  step, _ = precision.measure(way, network, _compiler(run, phase, network), dataset)
+  step, _ = precision.measure(way, network, compiler(run, phase, network), dataset)
   train, answered, test = (
     math.ceil(len(part) / phase.batch_size) for part in (run.split.train, run.split.validation, run.split.test)
   )

@@ -137,22 +137,41 @@ def fastest(measured, plain):
   return min(kept, key=kept.get) if kept else plain
 
 
-def measure(way, network, compile_way, dataset):
-  """Returns (median seconds of a step, mean loss of the first round); arguments as of `choose`."""
-  values, losses, seconds = callbacks.values(network.variables), [], []
-  devices = network.distribute_strategy.num_replicas_in_sync
-  # `train_on_batch` gives the whole of it to each device.
-  batches = [tf.nest.map_structure(lambda x: x[: len(x) // devices], batch) for batch in dataset.take(STEPS)]
+@contextlib.contextmanager
+def trial(way, network, compile_way):
+  """Returns a context with a function, (inputs, targets) -> loss, that makes a training step; arguments as of `choose`.
+
+  At its end every variable has the value it had.
+  """
+  values = callbacks.values(network.variables)
+
+  def step(batch):
+    # Keras gives means since the last reset.
+    network.reset_metrics()
+    return float(network.train_on_batch(*share(network, batch), return_dict=True)["loss"])
+
   try:
     with computing(network, way.precision):
       compile_way(way)
-      for batch in batches * ROUNDS:
-        start = time.perf_counter()
-        # Keras gives means since the last reset.
-        network.reset_metrics()
-        losses.append(float(network.train_on_batch(*batch, return_dict=True)["loss"]))
-        seconds.append(time.perf_counter() - start)
+      yield step
   finally:
     for variable, value in zip(network.variables, values):
       variable.assign(value)
+
+
+def share(network, batch):
+  """Returns one device's share of a batch: `train_on_batch` gives what it gets to each device, whole."""
+  devices = network.distribute_strategy.num_replicas_in_sync
+  return tf.nest.map_structure(lambda x: x[: len(x) // devices], batch)
+
+
+def measure(way, network, compile_way, dataset):
+  """Returns (median seconds of a step, mean loss of the first round); arguments as of `choose`."""
+  losses, seconds = [], []
+  batches = list(dataset.take(STEPS))
+  with trial(way, network, compile_way) as step:
+    for batch in batches * ROUNDS:
+      start = time.perf_counter()
+      losses.append(step(batch))
+      seconds.append(time.perf_counter() - start)
   return float(np.median(seconds[STEPS:])), float(np.mean(losses[:STEPS]))

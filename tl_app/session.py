@@ -40,6 +40,7 @@ class Session:
     seconds: {"features", "train", "evaluate", "export"}.
     deadline: of --max_minutes, as `time.monotonic`, or None.
     cut: {name of a phase that --max_minutes cut: the `Phase` that was left of it, or None}.
+    forward_batch: examples per forward pass without gradients that --batch_size=auto found to fit, or None.
   """
 
   config: config_lib.Config
@@ -56,6 +57,7 @@ class Session:
   tokens: np.ndarray | None = None
   deadline: float | None = None
   cut: dict = dataclasses.field(default_factory=dict)
+  forward_batch: int | None = None
   seconds: dict = dataclasses.field(
     default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
   )
@@ -95,7 +97,9 @@ def _lengths(run, indices):
 
 def inference_batch(run):
   """Returns the global number of examples per forward pass without gradients; the devices share it evenly."""
-  batch_size = max(run.config.batch_size, model_lib.inference_batch(run.model.backbone))
+  if run.forward_batch:
+    return run.forward_batch
+  batch_size = max(run.config.examples_per_step, model_lib.inference_batch(run.model.backbone))
   devices = run.strategy.num_replicas_in_sync
   return max(1, batch_size // devices) * devices
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tl_app import (
   augmentation,
   backbones,
+  batch_size,
   callbacks,
   data,
   distribution,
@@ -69,7 +70,7 @@ def train_and_evaluate(config, workdir, recipe=None):
       run.deadline = start + 60 * config.max_minutes
     phases = planning.plan(run, recipe or recipes.plan)
     check(run)
-    rung, figures = climb(run, phases)
+    rung, figures = climb(run, batch_size.settle(run, phases))
     metrics, outputs = evaluate(run, rung)
     metrics |= figures
     save(run)

@@ -113,13 +113,9 @@ def _largest_batch(run, count):
 
 
 def _forward(run, whole):
-  inputs, _ = _largest_batch(run, whole)
-  network = run.model.network
-
-  def step(size):
-    network.predict_on_batch(precision.share(network, tf.nest.map_structure(lambda x: x[-size:], inputs)))
-
-  return step
+  """Returns a function, examples at a time, that runs a forward pass of so many."""
+  (inputs, _), network = _largest_batch(run, whole), run.model.network
+  return lambda size: network.predict(_last(inputs, size), verbose=0)
 
 
 @contextlib.contextmanager
@@ -134,5 +130,11 @@ def _training(run, phase, whole):
   network = microbatches.in_parts(fitting.online(run, phase)[0], 2)
   gpu = bool(tf.config.list_logical_devices("GPU"))
   way = precision.candidates(run.config, run.model.backbone, gpu, run.strategy.num_replicas_in_sync)[0]
-  with precision.trial(way, network, fitting.compiler(run, phase, network)) as step:
-    yield lambda size: step(tf.nest.map_structure(lambda x: x[-2 * size :], batch))
+  with precision.trial(way, network, fitting.compiler(run, phase, network)):
+    yield lambda size: network.fit(_last(batch, 2 * size), verbose=0, shuffle=False)
+
+
+def _last(batch, count):
+  """Returns a dataset of one batch, the last `count` examples of `batch`; the graph of a step takes any number."""
+  batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
+  return tf.data.Dataset.from_tensors(count).map(lambda n: tf.nest.map_structure(lambda x: x[-n:], batch))

@@ -91,8 +91,9 @@ def back_off(sizes, trial):
 def estimate(sizes, peak_at, start, free):
   """Returns (the largest of `sizes` that fits or None, {size: resident bytes that it takes}).
 
-  A process on a CPU that takes too much is killed: there is nothing to catch. So the smallest size is measured, then
-  the next one if twice as much would fit; the others lie on the line through both.
+  A process on a CPU that takes too much is killed: there is nothing to catch. So sizes are measured from the smallest
+  upwards, each if it fits even where nothing of what the one before took is constant, until a quarter of the largest;
+  the others lie on the line through the last two.
 
   Args:
     sizes: ints, descending.
@@ -100,13 +101,14 @@ def estimate(sizes, peak_at, start, free):
     start: resident bytes now.
     free: bytes that may be taken beside them; `SHARE` of these are.
   """
-  limit, small = start + SHARE * free, sizes[-1]
-  taken = {small: peak_at(small)}
-  if len(sizes) > 1:
-    second = sizes[-2]
-    taken[second] = start + (taken[small] - start) * second / small
-    if taken[second] <= limit:
-      taken[second] = max(peak_at(second), taken[small])
-    slope = (taken[second] - taken[small]) / (second - small)
-    taken |= {size: taken[small] + slope * (size - small) for size in sizes[:-2]}
+  limit, taken, slope, last = start + SHARE * free, {}, 0.0, 0
+  for size in reversed(sizes):
+    most = start + (taken[last] - start) * size / last if taken else start
+    if last and (4 * size > sizes[0] or most > limit):
+      break
+    # What is freed stays resident, and less at a larger size is chance.
+    taken[size] = max(peak_at(size), taken.get(last, 0))
+    slope = (taken[size] - taken.get(last, start)) / (size - last)
+    last = size
+  taken |= {size: taken[last] + slope * (size - last) for size in sizes if size > last}
   return next((size for size in sizes if taken[size] <= limit), None), taken

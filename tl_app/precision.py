@@ -139,24 +139,22 @@ def fastest(measured, plain):
 
 @contextlib.contextmanager
 def trial(way, network, compile_way):
-  """Returns a context with a function, (inputs, targets) -> loss, that makes a training step; arguments as of `choose`.
-
-  At its end every variable has the value it had.
-  """
+  """Compiles `network` for steps within the block; its variables then have the values they had. Arguments: `choose`."""
   values = callbacks.values(network.variables)
-
-  def step(batch):
-    # Keras gives means since the last reset.
-    network.reset_metrics()
-    return float(network.train_on_batch(*share(network, batch), return_dict=True)["loss"])
-
   try:
     with computing(network, way.precision):
       compile_way(way)
-      yield step
+      yield
   finally:
     for variable, value in zip(network.variables, values):
       variable.assign(value)
+
+
+def step(network, batch):
+  """Makes a training step on (inputs, targets) and returns its loss, once it is done."""
+  # Keras gives means since the last reset.
+  network.reset_metrics()
+  return float(network.train_on_batch(*share(network, batch), return_dict=True)["loss"])
 
 
 def share(network, batch):
@@ -169,9 +167,9 @@ def measure(way, network, compile_way, dataset):
   """Returns (median seconds of a step, mean loss of the first round); arguments as of `choose`."""
   losses, seconds = [], []
   batches = list(dataset.take(STEPS))
-  with trial(way, network, compile_way) as step:
+  with trial(way, network, compile_way):
     for batch in batches * ROUNDS:
       start = time.perf_counter()
-      losses.append(step(batch))
+      losses.append(step(network, batch))
       seconds.append(time.perf_counter() - start)
   return float(np.median(seconds[STEPS:])), float(np.mean(losses[:STEPS]))

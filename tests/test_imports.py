@@ -68,7 +68,7 @@ LEVELS = [
   ["model", "comparison"],
   ["stages", "serving", "session"],
   ["runs", "prediction"],
-  ["planning", "trunk", "changes"],
+  ["planning", "trunk", "changes", "input_profile"],
   ["fitting"],
   ["batch_size"],
   ["training", "checking.command"],

@@ -41,7 +41,7 @@ def measure(config, parts, repeats, steps):
   Raises:
     UserError: no such part.
   """
-  config_lib.refuse(config, ["precision", "jit", "max_minutes"], "in a benchmark")
+  config_lib.refuse(config, ["precision", "jit", "max_minutes", "profile_input"], "in a benchmark")
   config_lib.refuse_auto(config, "in a benchmark")
   names = [name.strip() for name in parts.split(",") if name.strip()]
   for name in names or [parts]:
@@ -223,7 +223,7 @@ def _from_stage(run, lowest, repeats, steps):
     return {}
   online = _fit(*_online(run, phase), steps)
   train = run.split.train
-  dataset = below.for_training(train, run.labels[train], phase.batch_size, run.config.seed)
+  dataset = pipeline.whole(below.training_parts(train, run.labels[train], phase.batch_size, run.config.seed))
   stored = _fit(_compiled(run, phase, below.network), dataset, steps)
   return _side_by_side(
     {f"from {lowest}, the rest in every step": online, f"from {lowest}, the rest read": stored}, repeats

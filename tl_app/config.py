@@ -220,6 +220,12 @@ class Config:
     low=0.0,
   )
 
+  profile_input: bool = _field(
+    False,
+    "Measure before fine-tuning what share of a step waits for its data, and which part of the input pipeline takes "
+    "how long. It changes no result.",
+  )
+
   # Result
   export: bool = _field(True, "Write the SavedModel and compare it with the evaluation in a fresh process.")
 
@@ -347,5 +353,5 @@ def suggestion(name, known):
 
 def differing(config, other):
   """Returns the names of the fields in which two configs differ and that change the result of a run."""
-  where = {"workdir", "cache_dir", "offline", "feature_cache", "feature_cache_gb"}
+  where = {"workdir", "cache_dir", "offline", "feature_cache", "feature_cache_gb", "profile_input"}
   return [name for name in FIELDS if name not in where and getattr(config, name) != getattr(other, name)]

@@ -12,6 +12,7 @@ from tl_app import (
   callbacks,
   contrast,
   heads,
+  input_profile,
   microbatches,
   optimizers,
   precision,
@@ -75,17 +76,18 @@ def _solve(run, phase, features):
 
 def _descend(run, phase, features, left):
   """Fits by gradient descent and puts the best epoch back; returns as `fit`. `features` as in `_solve`."""
-  network, dataset, validation_logits = _feed(run, phase, features)
-  network = microbatches.in_parts(network, phase.microbatches)
+  network, parts, validation_logits = _feed(run, phase, features)
+  network, dataset = microbatches.in_parts(network, phase.microbatches), pipeline.whole(parts)
   way = _way(run, phase, network, dataset)
+  if phase.backbone_trains:
+    input_profile.of_steps(run, phase.name, parts, way, network, compiler(run, phase, network))
   if run.deadline and phase.backbone_trains:
     cut = _cut(run, phase, network, dataset, way, left)
     if cut is None:
       return None
     if cut is not phase and (cut.mixes or cut.objective == recipes.CONTRAST):
-      # Their batches depend on the number of steps; of all others the network that was measured stays.
-      network, dataset, validation_logits = _feed(run, cut, features)
-      network = microbatches.in_parts(network, cut.microbatches)
+      # Their batches depend on the number of steps.
+      dataset = pipeline.whole(_feed(run, cut, features)[1])
     phase = cut
   compiler(run, phase, network)(way)
   changing = stages.changing(run.model, [phase])
@@ -156,28 +158,34 @@ def _exact(network, logits):
 
 
 def _feed(run, phase, features):
-  """Returns (network to fit, endless dataset, function giving the validation logits or None where there are none)."""
+  """Returns (network to fit, the `pipeline.Part`s of its endless stream, function giving the validation logits or None
+  where there are none)."""
   train, validation = run.split.train, run.split.validation
   if phase.objective == recipes.CONTRAST:
-    return *online(run, phase), None
+    return *_online(run, phase), None
   if phase.backbone_trains:
     below = trunk.features(run, phase)
     if below:
       classes = session.drawn_classes(run, phase)
-      dataset = below.for_training(train, run.labels[train], phase.batch_size, run.config.seed, classes)
-      return below.network, dataset, lambda: below.logits(validation)
-    return *online(run, phase), lambda: session.predict(run, run.model.network, validation)
+      parts = below.training_parts(train, run.labels[train], phase.batch_size, run.config.seed, classes)
+      return below.network, parts, lambda: below.logits(validation)
+    return *_online(run, phase), lambda: session.predict(run, run.model.network, validation)
   features = session.frozen_features(run) if features is None else features
   rows, classes = features.rows_of(phase.batch_size, train), session.drawn_classes(run, phase)
   targets = features.targets(run.labels, train)
-  dataset = pipeline.for_features(features[train], targets, rows, run.config.seed, classes)
-  return run.model.head, dataset, lambda: session.head_logits(run, validation, features)
+  parts = pipeline.feature_parts(features[train], targets, rows, run.config.seed, classes)
+  return run.model.head, parts, lambda: session.head_logits(run, validation, features)
 
 
 def online(run, phase):
   """Returns (network to fit, endless dataset) that run the whole backbone in every step."""
+  network, parts = _online(run, phase)
+  return network, pipeline.whole(parts)
+
+
+def _online(run, phase):
   top = keras.layers.UnitNormalization(name="unit_length") if phase.objective == recipes.CONTRAST else None
-  return model_lib.training_network(run.model, phase, top), session.training_batches(run, phase)
+  return model_lib.training_network(run.model, phase, top), session.training_parts(run, phase)
 
 
 def compile_for(network, phase, model, way=precision.PLAIN, schedule=None, targets=None):

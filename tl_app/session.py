@@ -41,6 +41,7 @@ class Session:
     deadline: of --max_minutes, as `time.monotonic`, or None.
     cut: {name of a phase that --max_minutes cut: the `Phase` that was left of it, or None}.
     forward_batch: examples per forward pass without gradients that --batch_size=auto found to fit, or None.
+    profiled: whether --profile_input has measured.
   """
 
   config: config_lib.Config
@@ -58,6 +59,7 @@ class Session:
   deadline: float | None = None
   cut: dict = dataclasses.field(default_factory=dict)
   forward_batch: int | None = None
+  profiled: bool = False
   seconds: dict = dataclasses.field(
     default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
   )
@@ -104,13 +106,13 @@ def inference_batch(run):
   return max(1, batch_size // devices) * devices
 
 
-def training_batches(run, phase):
-  """Returns the endless dataset of what the network reads, and targets, of the training split."""
+def training_parts(run, phase):
+  """Returns the `pipeline.Part`s of the endless stream of what the network reads, and targets, of the training split."""
   train, labels = run.split.train, run.labels[run.split.train]
   batches, classes = None, phase.batch_classes
   if phase.objective == recipes.CONTRAST:
     batches = contrast.batches(labels, classes, phase.batch_size // classes, phase.steps, run.config.seed)
-  return pipeline.for_training(
+  return pipeline.training_parts(
     run.examples.inputs[train],
     run.model.task.dense(labels) if phase.mixes else labels,
     run.model.backbone.preprocess,

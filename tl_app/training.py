@@ -25,6 +25,7 @@ from tl_app import (
   files,
   fitting,
   heads,
+  input_profile,
   ladder,
   planning,
   recipes,
@@ -134,6 +135,8 @@ def climb(run, phases):
   """
   train, validation, task = run.split.train, run.split.validation, run.model.task
   labels = run.labels[validation]
+  if not any(phase.backbone_trains for phase in phases):
+    input_profile.of_forward_passes(run, phases[0])
   features = session.frozen_features(run)
   marks = ladder.marks(
     *(features[train], features.targets(run.labels, train), features[validation], labels, task),

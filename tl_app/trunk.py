@@ -93,14 +93,20 @@ class TrunkFeatures:
     self._starts[indices] = starts
     self._stored = self._cache.positions()
 
-  def for_training(self, indices, targets, batch_size, seed, classes=None):
-    """Returns the endless dataset (outputs of the trunk, targets), in the order of `pipeline.for_training`."""
+  def training_parts(self, indices, targets, batch_size, seed, classes=None):
+    """Returns the `pipeline.Part`s of the endless stream (outputs of the trunk, targets), in the order of
+    `pipeline.training_parts`."""
     places, targets = tf.constant(indices), tf.constant(targets)
     lengths = self._lengths[indices] if self._is_text else None
     batches = pipeline.index_batches(len(indices), batch_size, seed, lengths, classes)
-    return batches.map(
-      lambda i: (self._read(tf.gather(places, i)), tf.gather(targets, i)), num_parallel_calls=tf.data.AUTOTUNE
-    ).prefetch(tf.data.AUTOTUNE)
+
+    def read(i):
+      return self._read(tf.gather(places, i)), tf.gather(targets, i)
+
+    return [
+      pipeline.Part("order", lambda: batches),
+      pipeline.Part("read", lambda: batches.map(read, num_parallel_calls=tf.data.AUTOTUNE)),
+    ]
 
   def logits(self, indices):
     """Returns the logits, float32 [n, classes], of the examples at `indices`."""

@@ -1,6 +1,8 @@
 """tf.data for training and for inference: raw examples in, what the network takes out."""
 
+import dataclasses
 import functools
+import typing
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +16,32 @@ WINDOW = 64
 _CLASS_SEEDS = 1_000_003
 
 
-def for_training(
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """One thing that a stream does, and all before it.
+
+  Attributes:
+    name: "read", "decode", ..
+    make: function of no arguments -> the dataset of the stream up to here.
+    elements: of that dataset for a batch.
+  """
+
+  name: str
+  make: typing.Callable
+  elements: int = 1
+
+
+def for_training(*args, **kwargs):
+  """Returns the endless dataset of full batches (network inputs, targets) of `training_parts`, same arguments."""
+  return whole(training_parts(*args, **kwargs))
+
+
+def whole(parts):
+  """Returns the dataset of a stream, given as its `Part`s, that prepares its next batches meanwhile."""
+  return parts[-1].make().prefetch(tf.data.AUTOTUNE)
+
+
+def training_parts(
   inputs,
   targets,
   preprocess,
@@ -27,7 +54,7 @@ def for_training(
   batches=None,
   lengths=None,
 ):
-  """Returns an endless dataset of full batches (network inputs, targets).
+  """Returns the `Part`s of an endless stream of full batches (network inputs, targets).
 
   Order: shuffle the indices of a pass (all of them, so it is uniform), then the next pass; read, preprocess, batch.
   Every example comes once per pass; a batch may hold the end of one pass and the start of the next, so no example is
@@ -48,30 +75,54 @@ def for_training(
     lengths: `token_counts` of the inputs, where they are known.
   """
   targets = tf.constant(targets)
+  changes = {"augment": augment} if augment else {}
   if modality == "text":
     raw = tf.constant(list(inputs), tf.string)
     if batches is None:
       lengths = token_counts(preprocess, inputs) if lengths is None else lengths
       batches = index_batches(len(inputs), batch_size, seed, lengths, classes)
+    steps = {"read": lambda i, _: tf.gather(raw, i)} | changes | {"tokenize": lambda texts, _: preprocess(texts)}
+    return _mapped(batches, 1, steps, targets)
+  read = _image_reader(inputs)
+  steps = {
+    "read": lambda i, _: read(i),
+    "decode": lambda encoded, _: preprocess.decode(encoded),
+    "resize": lambda image, _: preprocess.resize(image),
+  }
+  indices = batches.unbatch() if batches else _order(len(inputs), seed, classes)
+  parts = _mapped(indices, batch_size, steps | changes, targets)
+  last = parts[-1].make
+  batched = Part("batch", lambda: last().batch(batch_size, drop_remainder=True))
+  mixed = Part("mix", lambda: _enumerated(batched.make(), lambda number, batch: mix(*batch, number)))
+  return [*parts, batched, *([mixed] if mix else [])]
 
-    def read_texts(number, i):
-      texts = tf.gather(raw, i)
-      return preprocess(augment(texts, number) if augment else texts), tf.gather(targets, i)
 
-    dataset = batches.enumerate().map(read_texts, num_parallel_calls=tf.data.AUTOTUNE)
-  else:
-    read = _image_reader(inputs)
-    indices = batches.unbatch() if batches else _order(len(inputs), seed, classes)
+def _mapped(order, elements, steps, targets):
+  """Returns the `Part`s of a dataset of indices and of what is made of each, in one function for all steps together.
 
-    def read_image(number, i):
-      image = preprocess.one(read(i))
-      return augment(image, number) if augment else image, targets[i]
+  Args:
+    order: dataset of indices, int32 [] or [batch_size].
+    elements: of it for a batch.
+    steps: {name: function, (what the step before gave, number of the element) -> what it gives}.
+    targets: tensor [n, ..].
+  """
 
-    dataset = indices.enumerate().map(read_image, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
-  if mix:
-    dataset = dataset.enumerate().map(lambda number, batch: mix(*batch, number), num_parallel_calls=tf.data.AUTOTUNE)
-  return dataset.prefetch(tf.data.AUTOTUNE)
+  def upto(count):
+    def run(number, i):
+      value = i
+      for step in list(steps.values())[:count]:
+        value = step(value, number)
+      return value, tf.gather(targets, i)
+
+    return lambda: _enumerated(order, run)
+
+  made = [Part(name, upto(count), elements) for count, name in enumerate(steps, start=1)]
+  return [Part("order", lambda: order, elements), *made]
+
+
+def _enumerated(dataset, function):
+  """Returns the dataset mapped by a function of an element's number and the element."""
+  return dataset.enumerate().map(function, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def for_inference(inputs, preprocess, modality, batch_size, lengths=None):
@@ -111,11 +162,18 @@ def restore(outputs, positions):
   return ordered
 
 
-def for_features(features, targets, batch_size, seed, classes=None):
-  """Returns an endless dataset of full batches (features [batch, width], targets [batch]), shuffled as for training."""
+def feature_parts(features, targets, batch_size, seed, classes=None):
+  """Returns the `Part`s of an endless stream of full batches (features [batch, width], targets [batch, ..]), in the
+  order of `training_parts`."""
   features, targets = tf.constant(features), tf.constant(targets)
   batches = index_batches(len(targets), batch_size, seed, classes=classes)
-  return batches.map(lambda i: (tf.gather(features, i), tf.gather(targets, i))).prefetch(tf.data.AUTOTUNE)
+  read = Part("read", lambda: batches.map(lambda i: (tf.gather(features, i), tf.gather(targets, i))))
+  return [Part("order", lambda: batches), read]
+
+
+def for_features(*args, **kwargs):
+  """Returns the endless dataset of full batches of `feature_parts`, same arguments."""
+  return whole(feature_parts(*args, **kwargs))
 
 
 def _order(n, seed, classes=None):

@@ -3,6 +3,8 @@
 import json
 import time
 
+import h5py
+import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_presets
@@ -76,8 +78,18 @@ def test_a_profiled_run_gives_the_same_weights(runs):
     assert one | {"seconds": 0} == other | {"seconds": 0}
   metrics = [files.read_json(runs / name / "metrics.json") for name in ("False", "True")]
   assert metrics[0]["rungs"] == metrics[1]["rungs"] and metrics[0]["test"] == metrics[1]["test"]
-  weights = [(runs / name / "checkpoints/model.weights.h5").read_bytes() for name in ("False", "True")]
-  assert len(weights[0]) == len(weights[1])
+  one, other = (_weights(runs / name) for name in ("False", "True"))
+  assert one.keys() == other.keys()
+  for name, values in one.items():
+    np.testing.assert_array_equal(other[name], values, err_msg=name)
+
+
+def _weights(workdir):
+  """Returns {name: values} of the weights that shipped."""
+  found = {}
+  with h5py.File(workdir / "checkpoints" / "model.weights.h5") as file:
+    file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+  return found
 
 
 def test_it_is_noted_and_shown(runs):

@@ -88,7 +88,8 @@ def measure(parts, step):
 def _summary(found):
   slowest = max(found["parts"], key=found["parts"].get)
   share = found["parts"][slowest] / found["pipeline"]
-  return f"{found['wait_share']:.0%} of a step waits for data; {slowest} is the slowest part of the pipeline, {share:.0%} of it"
+  waits = f"{found['wait_share']:.0%} of a step waits for data"
+  return f"{waits}; {slowest} is the slowest part of the pipeline, {share:.0%} of it"
 
 
 def lines(found):

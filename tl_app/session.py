@@ -107,7 +107,7 @@ def inference_batch(run):
 
 
 def training_parts(run, phase):
-  """Returns the `pipeline.Part`s of the endless stream of what the network reads, and targets, of the training split."""
+  """Returns the `pipeline.Part`s of the endless stream (what the network reads, targets) of the training split."""
   train, labels = run.split.train, run.labels[run.split.train]
   batches, classes = None, phase.batch_classes
   if phase.objective == recipes.CONTRAST:

@@ -151,3 +151,9 @@ def test_the_flag_takes_a_number_or_the_word():
 )
 def test_a_run_that_dies_of_memory_says_what_to_do(error):
   assert cli._about_the_machine(error) == "out of memory: take --batch_size=auto, or lower --max_length or --image_size"
+
+
+def test_what_keras_cannot_accumulate_is_refused(config, tmp_path):
+  flags = {"accumulate_steps": 2, "strategy": "mirrored", "num_devices": 2, "recipe": "lp_ft"}
+  with pytest.raises(UserError, match="--accumulate_steps=2: Keras cannot accumulate over several devices"):
+    training.train_and_evaluate(dataclasses.replace(config, **flags), tmp_path / "run")

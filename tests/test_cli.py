@@ -78,7 +78,8 @@ def test_help_answers_without_tensorflow(name):
 def test_help_names_every_flag_with_its_default(tl_train):
   code, stdout, _ = tl_train("--help")
   assert code == 0
-  assert "  --recipe=probe|" in stdout and "  --batch_size=int [32]\n" in stdout and "  --[no]export [true]\n" in stdout
+  assert "  --recipe=probe|" in stdout and "  --[no]export [true]\n" in stdout
+  assert "  --batch_size=int|auto [32]\n" in stdout and "  --epochs=int [0]\n" in stdout
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import tl_app
 PACKAGE = pathlib.Path(tl_app.__file__).parent
 
 LEVELS = [
-  ["errors", "budget"],
+  ["errors", "budget", "memory"],
   ["config", "files", "fresh_process", "progress", "data.duplicates", "data.seen"],
   [
     "assets",
@@ -64,12 +64,13 @@ LEVELS = [
   ["checking.contents", "checking.labels", "checking.images", "checking.texts", "checking.noise"],
   ["checking.summary"],
   ["heads", "contrast", "optimizers", "distribution", "feature_cache", "callbacks", "ladder", "inspection"],
-  ["precision", "frozen_engine"],
+  ["precision", "frozen_engine", "microbatches"],
   ["model", "comparison"],
   ["stages", "serving", "session"],
   ["runs", "prediction"],
-  ["planning", "trunk", "changes"],
+  ["planning", "trunk", "changes", "input_profile"],
   ["fitting"],
+  ["batch_size"],
   ["training", "checking.command"],
   ["benchmarking", "rate_test"],
   ["cli"],

@@ -139,3 +139,27 @@ def test_two_devices_give_the_weights_of_one(more):
   np.testing.assert_allclose(one_loss, two_loss, atol=1e-5)
   for a, b in zip(one, two):
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_averages_count_optimizer_steps_and_not_batches():
+  class Always(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+      return keras.ops.ones(())
+
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(96, 8)).astype("f"), rng.integers(0, 3, 96).astype("int32")
+  found = []
+  for every in (1, 3):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    steps = {"gradient_accumulation_steps": every} if every > 1 else {}
+    optimizer = optimizers.StagedAdamW(
+      Always(), lambda v: 1e-2, lambda v: True, weight_decay=0.1, use_ema=True, ema_momentum=0.8, **steps
+    )
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    # `fit` ends with the averages in the variables.
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(24 // every).repeat()
+    model.fit(data, epochs=1, steps_per_epoch=8 * every, verbose=0, shuffle=False)
+    found.append(model.get_weights())
+  for one, other in zip(*found):
+    np.testing.assert_allclose(other, one, atol=1e-6)

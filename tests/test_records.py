@@ -197,8 +197,14 @@ def _png(shade):
 class Shade(tf.Module):
   """Stands for an image preprocessing: the first value of the first pixel."""
 
+  def decode(self, encoded):
+    return tf.io.decode_png(encoded)
+
+  def resize(self, image):
+    return tf.cast(image[0, 0, 0], tf.int32)
+
   def one(self, encoded):
-    return tf.cast(tf.io.decode_png(encoded)[0, 0, 0], tf.int32)
+    return self.resize(self.decode(encoded))
 
 
 def test_pipeline_reads_paths_records_and_bytes_together(tmp_path):

@@ -51,9 +51,7 @@ def _trunks(cache):
   return sorted(pathlib.Path(cache).glob("trunk-*"))
 
 
-@pytest.mark.parametrize(
-  ("kind", "flags"), [("bert", {}), ("bert", COPIES), ("resnet", COPIES)], ids=str
-)
+@pytest.mark.parametrize(("kind", "flags"), [("bert", {}), ("bert", COPIES), ("resnet", COPIES)], ids=str)
 def test_training_from_disk_is_training_online(run, tmp_path, kind, flags):
   online = run(kind, "off", **flags)
   from_disk = run(kind, tmp_path / "cache", **flags)

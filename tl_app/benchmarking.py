@@ -42,7 +42,8 @@ def measure(config, parts, repeats, steps):
   Raises:
     UserError: no such part.
   """
-  config_lib.refuse(config, ["precision", "jit", "max_minutes"], "in a benchmark")
+  config_lib.refuse(config, ["precision", "jit", "max_minutes", "profile_input"], "in a benchmark")
+  config_lib.refuse_auto(config, "in a benchmark")
   names = [name.strip() for name in parts.split(",") if name.strip()]
   for name in names or [parts]:
     if name not in PARTS:
@@ -222,7 +223,8 @@ def _from_stage(run, lowest, repeats, steps):
     log.info("trunk: this backbone cannot be cut below %s", lowest)
     return {}
   online = _fit(*_online(run, phase), steps)
-  stored = _fit(_compiled(run, phase, below.network), below.for_training(phase), steps)
+  dataset = pipeline.whole(below.training_parts(phase))
+  stored = _fit(_compiled(run, phase, below.network), dataset, steps)
   return _side_by_side(
     {f"from {lowest}, the rest in every step": online, f"from {lowest}, the rest read": stored}, repeats
   )

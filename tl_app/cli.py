@@ -27,6 +27,9 @@ def define(names=None):
     text = field.metadata["help"]
     if field.metadata["choices"]:
       flags.DEFINE_enum(name, field.default, field.metadata["choices"], text)
+    elif field.metadata["word"]:
+      parser = _IntegerOrWord(field.metadata["word"])
+      flags.DEFINE(parser, name, field.default, text, serializer=flags.ArgumentSerializer())
     else:
       _DEFINE[config_lib.TYPES[name]](name, field.default, text)
 
@@ -145,8 +148,9 @@ def _about_the_machine(error):
   # HDF5 and TensorFlow have errors of their own for a full disk, with the system's words in their text.
   if os.strerror(errno.ENOSPC) in text or getattr(error, "errno", None) == errno.EDQUOT:
     return f"no space is left on the disk{f' for {path}' if path else ''}: free some, or choose another directory"
-  if isinstance(error, MemoryError) or "OOM when allocating" in text:
-    return "out of memory: lower --batch_size, --max_length or --image_size"
+  # TensorFlow's own, by its name: it is not imported where its error cannot have come from.
+  if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError" or "OOM when" in text:
+    return "out of memory: take --batch_size=auto, or lower --max_length or --image_size"
   if isinstance(error, OSError) and path is not None:
     return f"{path}: {error.strerror}; choose another path, or change its permissions"
   return ""
@@ -177,3 +181,19 @@ def help_text(description):
 
 def _main_flags():
   return FLAGS.get_flags_for_module("__main__") + FLAGS.get_flags_for_module(sys.argv[0])
+
+
+class _IntegerOrWord(flags.IntegerParser):
+  """An integer, or one word."""
+
+  def __init__(self, word):
+    super().__init__()
+    self._word = word
+
+  def parse(self, argument):
+    """Returns the integer, or the word."""
+    return argument if argument == self._word else super().parse(argument)
+
+  def flag_type(self):
+    """Returns what help says of the values."""
+    return f"int|{self._word}"

@@ -8,9 +8,13 @@ import typing
 
 from tl_app.errors import UserError
 
+# What --batch_size may be besides a number.
+AUTO = "auto"
 
-def _field(default, help, choices=None, low=None, high=None):
-  return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+
+def _field(default, help, choices=None, low=None, high=None, word=None):
+  metadata = {"help": help, "choices": choices, "low": low, "high": high, "word": word}
+  return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +134,13 @@ class Config:
   )
   epochs: int = _field(0, "Epochs of fine-tuning. 0: about 1,000 optimizer steps, between 3 and 20 epochs.", low=0)
   head_epochs: int = _field(100, "Epochs of the probe, at most.", low=1)
-  batch_size: int = _field(32, "Examples per optimizer step, over all devices together.", low=1)
+  batch_size: int | str = _field(
+    32,
+    "Examples per optimizer step, over all devices together. auto: 32, computed in parts of 16, 8, .. examples where "
+    "memory does not hold more: the steps stay what they are. Answers likewise.",
+    low=1,
+    word=AUTO,
+  )
   learning_rate: float = _field(
     0.0,
     "Peak learning rate of fine-tuning, at the top stage and at a probed head. 0: by recipe, modality and width.",
@@ -223,8 +233,19 @@ class Config:
     low=0.0,
   )
 
+  profile_input: bool = _field(
+    False,
+    "Measure before fine-tuning what share of a step waits for its data, and which part of the input pipeline takes "
+    "how long. It changes no result.",
+  )
+
   # Result
   export: bool = _field(True, "Write the SavedModel and compare it with the evaluation in a fresh process.")
+
+  @property
+  def examples_per_step(self):
+    """--batch_size as a number."""
+    return FIELDS["batch_size"].default if self.batch_size == AUTO else self.batch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,13 +270,16 @@ class Facts:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-TYPES = typing.get_type_hints(Config)
+# Of a field that takes a word besides numbers, that of the numbers.
+TYPES = {name: (typing.get_args(hint) or [hint])[0] for name, hint in typing.get_type_hints(Config).items()}
 
 
 def validate(config, needed=("workdir", "backbone", "dataset")):
   """Raises `UserError` on the first value that cannot work, or the first of the fields `needed` that is empty."""
   for name, field in FIELDS.items():
     value, meta = getattr(config, name), field.metadata
+    if meta["word"] and value == meta["word"]:
+      continue
     if not isinstance(value, TYPES[name]) or (TYPES[name] is not bool and isinstance(value, bool)):
       raise UserError(f"--{name}={value!r} is not of type {TYPES[name].__name__}")
     if meta["choices"] and value not in meta["choices"]:
@@ -281,11 +305,12 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     raise UserError(f"--imbalance={config.imbalance} needs --head=linear, not {config.head}")
   if config.recipe == "contrastive":
     refuse(config, ["mixup", "cutmix", "label_smoothing"], "with --recipe=contrastive")
+    refuse_auto(config, "with --recipe=contrastive, which compares the examples of a whole batch")
   if config.label_columns and config.label_column != FIELDS["label_column"].default:
     raise UserError("--label_column and --label_columns: give one of them")
   if config.num_devices > 1 and config.strategy == "single":
     raise UserError(f"--num_devices={config.num_devices} needs --strategy=mirrored, not single")
-  if config.strategy != "single" and config.num_devices and config.batch_size % config.num_devices:
+  if config.strategy != "single" and config.num_devices and config.examples_per_step % config.num_devices:
     raise UserError(
       f"--batch_size={config.batch_size} is the global batch: make it a multiple of --num_devices={config.num_devices}"
     )
@@ -306,6 +331,12 @@ def refuse(config, names, where):
   for name in names:
     if getattr(config, name) != FIELDS[name].default:
       raise UserError(f"--{name}={getattr(config, name)} does nothing {where}: leave it out")
+
+
+def refuse_auto(config, where):
+  """Raises `UserError` at --batch_size=auto; `where` as of `refuse`."""
+  if config.batch_size == AUTO:
+    refuse(config, ["batch_size"], where)
 
 
 def to_json(config):
@@ -337,5 +368,5 @@ def suggestion(name, known):
 
 def differing(config, other):
   """Returns the names of the fields in which two configs differ and that change the result of a run."""
-  where = {"workdir", "cache_dir", "offline", "frozen_engine", "feature_cache", "feature_cache_gb"}
+  where = {"workdir", "cache_dir", "offline", "frozen_engine", "feature_cache", "feature_cache_gb", "profile_input"}
   return [name for name in FIELDS if name not in where and getattr(config, name) != getattr(other, name)]

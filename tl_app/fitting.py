@@ -7,7 +7,20 @@ import time
 import keras
 import tensorflow as tf
 
-from tl_app import budget, callbacks, contrast, heads, optimizers, precision, recipes, session, stages, trunk
+from tl_app import (
+  budget,
+  callbacks,
+  contrast,
+  heads,
+  input_profile,
+  microbatches,
+  optimizers,
+  precision,
+  recipes,
+  session,
+  stages,
+  trunk,
+)
 from tl_app import model as model_lib
 from tl_app.data import pipeline
 
@@ -63,17 +76,20 @@ def _solve(run, phase, features):
 
 def _descend(run, phase, features, left):
   """Fits by gradient descent and puts the best epoch back; returns as `fit`. `features` as in `_solve`."""
-  network, dataset, validation_logits = _feed(run, phase, features)
+  network, parts, validation_logits = _feed(run, phase, features)
+  network, dataset = microbatches.in_parts(network, phase.microbatches), pipeline.whole(parts)
   way = _way(run, phase, network, dataset)
+  if phase.backbone_trains:
+    input_profile.of_steps(run, phase.name, parts, way, network, compiler(run, phase, network))
   if run.deadline and phase.backbone_trains:
     cut = _cut(run, phase, network, dataset, way, left)
     if cut is None:
       return None
     if cut is not phase and (cut.mixes or cut.objective == recipes.CONTRAST):
-      # Their batches depend on the number of steps; of all others the network that was measured stays.
-      network, dataset, validation_logits = _feed(run, cut, features)
+      # Their batches depend on the number of steps.
+      dataset = pipeline.whole(_feed(run, cut, features)[1])
     phase = cut
-  _compiler(run, phase, network)(way)
+  compiler(run, phase, network)(way)
   changing = stages.changing(run.model, [phase])
   keep = callbacks.KeepBest(changing, phase.monitor, phase.patience)
   with precision.computing(network, way.precision):
@@ -99,20 +115,20 @@ def _way(run, phase, network, dataset):
   return precision.choose(
     precision.candidates(config, run.model.backbone, gpu, num_devices),
     network,
-    _compiler(run, phase, network),
+    compiler(run, phase, network),
     dataset,
     phase.steps,
   )
 
 
-def _compiler(run, phase, network):
+def compiler(run, phase, network):
   """Returns a function, `precision.Way` -> None, that compiles `network` for a phase."""
   return lambda way: compile_for(network, phase, run.model, way, targets=run.labels[run.split.train])
 
 
 def _cut(run, phase, network, dataset, way, left):
   """Returns the phase as --max_minutes leaves it, or None; and notes it in `run.cut`."""
-  step, _ = precision.measure(way, network, _compiler(run, phase, network), dataset)
+  step, _ = precision.measure(way, network, compiler(run, phase, network), dataset)
   train, answered, test = (
     math.ceil(len(part) / phase.batch_size) for part in (run.split.train, run.split.validation, run.split.test)
   )
@@ -142,20 +158,21 @@ def _exact(network, logits):
 
 
 def _feed(run, phase, features):
-  """Returns (network to fit, endless dataset, function giving the validation logits or None where there are none)."""
+  """Returns (network to fit, the `pipeline.Part`s of its endless stream, function giving the validation logits or None
+  where there are none)."""
   validation = run.split.validation
   if phase.objective == recipes.CONTRAST:
-    return *online(run, phase), None
+    return *_online(run, phase), None
   if phase.backbone_trains:
     below = trunk.features(run, phase)
     if below:
-      return below.network, below.for_training(phase), lambda: below.logits(validation)
-    return *online(run, phase), lambda: session.predict(run, run.model.network, validation)
+      return below.network, below.training_parts(phase), lambda: below.logits(validation)
+    return *_online(run, phase), lambda: session.predict(run, run.model.network, validation)
   features, train = _examples_of(run, features)
   rows, classes = features.rows_of(phase.batch_size, train), session.drawn_classes(run, phase, train)
   targets = features.targets(run.labels, train)
-  dataset = pipeline.for_features(features[train], targets, rows, run.config.seed, classes)
-  return run.model.head, dataset, lambda: session.head_logits(run, validation, features)
+  parts = pipeline.feature_parts(features[train], targets, rows, run.config.seed, classes)
+  return run.model.head, parts, lambda: session.head_logits(run, validation, features)
 
 
 def _examples_of(run, features):
@@ -165,8 +182,13 @@ def _examples_of(run, features):
 
 def online(run, phase):
   """Returns (network to fit, endless dataset) that run the whole backbone in every step."""
+  network, parts = _online(run, phase)
+  return network, pipeline.whole(parts)
+
+
+def _online(run, phase):
   top = keras.layers.UnitNormalization(name="unit_length") if phase.objective == recipes.CONTRAST else None
-  return model_lib.training_network(run.model, phase, top), session.training_batches(run, phase)
+  return model_lib.training_network(run.model, phase, top), session.training_parts(run, phase)
 
 
 def compile_for(network, phase, model, way=precision.PLAIN, schedule=None, targets=None):

@@ -85,6 +85,17 @@ class StagedAdamW(keras.optimizers.Adam):
       self.assign_sub(variable, variable * step)
     super().update_step(gradient, variable, rate)
 
+  def _update_model_variables_moving_average(self, trainable_variables):
+    # Keras averages after every batch, also after those whose gradients are only kept: the momentum would be another.
+    every = self.gradient_accumulation_steps or 1
+    moved = keras.ops.equal((self._iterations + 1) % every, 0)
+    # The average starts at the first values; where nothing has moved it stays.
+    momentum = keras.ops.where(self.iterations > 0, self.ema_momentum, 0.0)
+    momentum = keras.ops.where(moved, momentum, 1.0)
+    for variable, average in zip(trainable_variables, self._model_variables_moving_average):
+      share = keras.ops.cast(momentum, variable.dtype)
+      average.assign(share * average + (1 - share) * variable)
+
   def _update_low_rank(self, gradient, variable, rate, down, up, base):
     gradient = tf.reshape(tf.convert_to_tensor(gradient), matrix_shape(variable.shape))
     a, b = tf.convert_to_tensor(down.value), tf.convert_to_tensor(up.value)

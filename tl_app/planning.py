@@ -29,6 +29,11 @@ def plan(run, recipe):
   phases = recipe(run.config, facts(run), run.strategy.num_replicas_in_sync)
   precision.check(run.config, backbone, run.strategy.num_replicas_in_sync)
   frozen_engine.check(run.config.frozen_engine, run.strategy.num_replicas_in_sync)
+  if run.config.accumulate_steps > 1 and run.strategy.num_replicas_in_sync > 1:
+    raise UserError(
+      f"--accumulate_steps={run.config.accumulate_steps}: Keras cannot accumulate over several devices; raise "
+      "--batch_size instead, or pass --strategy=single"
+    )
   if phases[0].backbone_trains:
     raise UserError("the first phase must train the head alone: start the list with recipes.probe(..)")
   written = {

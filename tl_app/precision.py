@@ -137,22 +137,39 @@ def fastest(measured, plain):
   return min(kept, key=kept.get) if kept else plain
 
 
-def measure(way, network, compile_way, dataset):
-  """Returns (median seconds of a step, mean loss of the first round); arguments as of `choose`."""
-  values, losses, seconds = callbacks.values(network.variables), [], []
-  devices = network.distribute_strategy.num_replicas_in_sync
-  # `train_on_batch` gives the whole of it to each device.
-  batches = [tf.nest.map_structure(lambda x: x[: len(x) // devices], batch) for batch in dataset.take(STEPS)]
+@contextlib.contextmanager
+def trial(way, network, compile_way):
+  """Compiles `network` for steps within the block; its variables then have the values they had. Arguments: `choose`."""
+  values = callbacks.values(network.variables)
   try:
     with computing(network, way.precision):
       compile_way(way)
-      for batch in batches * ROUNDS:
-        start = time.perf_counter()
-        # Keras gives means since the last reset.
-        network.reset_metrics()
-        losses.append(float(network.train_on_batch(*batch, return_dict=True)["loss"]))
-        seconds.append(time.perf_counter() - start)
+      yield
   finally:
     for variable, value in zip(network.variables, values):
       variable.assign(value)
+
+
+def step(network, batch):
+  """Makes a training step on (inputs, targets) and returns its loss, once it is done."""
+  # Keras gives means since the last reset.
+  network.reset_metrics()
+  return float(network.train_on_batch(*share(network, batch), return_dict=True)["loss"])
+
+
+def share(network, batch):
+  """Returns one device's share of a batch: `train_on_batch` gives what it gets to each device, whole."""
+  devices = network.distribute_strategy.num_replicas_in_sync
+  return tf.nest.map_structure(lambda x: x[: len(x) // devices], batch)
+
+
+def measure(way, network, compile_way, dataset):
+  """Returns (median seconds of a step, mean loss of the first round); arguments as of `choose`."""
+  losses, seconds = [], []
+  batches = list(dataset.take(STEPS))
+  with trial(way, network, compile_way):
+    for batch in batches * ROUNDS:
+      start = time.perf_counter()
+      losses.append(step(network, batch))
+      seconds.append(time.perf_counter() - start)
   return float(np.median(seconds[STEPS:])), float(np.mean(losses[:STEPS]))

@@ -11,6 +11,7 @@ import sys
 
 import tensorflow as tf
 
+from tl_app import config as config_lib
 from tl_app import files, serving, tasks
 from tl_app.data import unlabelled
 from tl_app.errors import UserError
@@ -38,6 +39,8 @@ def predict(model, source, output="", text_column="text", image_column="image", 
     raise UserError(f"--model={model} is not an export of tl_app: give WORKDIR/export")
   if output and pathlib.Path(output).is_dir():
     raise UserError(f"--output={output} is a directory: name a file")
+  if batch_size == config_lib.AUTO:
+    raise UserError(f"--batch_size={batch_size} is for training: give the number of inputs a call")
   facts = files.read_json(directory / serving.FACTS)
   if facts["pairs"] != bool(text_pair_column):
     takes = "pairs of texts: name the column of the second by" if facts["pairs"] else "no pairs of texts: leave out"

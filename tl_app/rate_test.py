@@ -43,7 +43,10 @@ def measure(config, steps):
   Raises:
     UserError: nothing of the backbone trains, --learning_rate is not its rate, or the loss never falls.
   """
-  config_lib.refuse(config, ["backbone_learning_rate", "precision", "jit", "max_minutes"], "in find_lr")
+  config_lib.refuse(
+    config, ["backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"], "in find_lr"
+  )
+  config_lib.refuse_auto(config, "in find_lr")
   with tempfile.TemporaryDirectory() as scratch:
     own = dataclasses.replace(config, workdir=f"{scratch}/run", export=False)
     with workdir_lib.claim(own.workdir, own) as paths:

@@ -58,6 +58,7 @@ class Phase:
     clip_norm: largest global norm of a gradient; 0 is no limit.
     label_smoothing: share of the target spread over all classes.
     accumulate_steps: batches per optimizer step.
+    microbatches: equal parts in which a batch is computed one after the other, where memory does not hold it whole.
     ema: momentum of the averaged weights; 0 keeps none.
     augment: as --augment.
     copies: as --augment_copies.
@@ -86,6 +87,7 @@ class Phase:
   clip_norm: float = 0.0
   label_smoothing: float = 0.0
   accumulate_steps: int = 1
+  microbatches: int = 1
   ema: float = 0.0
   augment: str = "none"
   copies: int = 0
@@ -127,7 +129,7 @@ def plan(config, facts, num_devices=1):
 
 def probe(config, facts, num_devices=1):
   """The head alone, on frozen features, until the validation loss stops falling."""
-  batch_size = _batch_size(config.batch_size, facts.num_train, num_devices)
+  batch_size = _batch_size(config.examples_per_step, facts.num_train, num_devices)
   steps_per_epoch = math.ceil(facts.num_train / batch_size)
   return [
     Phase(
@@ -214,8 +216,8 @@ def contrastive(config, facts, num_devices=1):
   if not names:
     return first
   # What an example is told apart from is in its batch alone.
-  classes = min(facts.num_classes, max(2, 2 * config.batch_size // CONTRAST_EACH))
-  size = classes * max(2, 2 * config.batch_size // classes)
+  classes = min(facts.num_classes, max(2, 2 * config.examples_per_step // CONTRAST_EACH))
+  size = classes * max(2, 2 * config.examples_per_step // classes)
   own = {"early_stopping_patience": 0, "ema": 0.0, "label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0}
   wide = dataclasses.replace(config, batch_size=size, imbalance="none", **own)
   per_epoch = math.ceil(facts.num_train / size)
@@ -288,7 +290,7 @@ def learning_rate(config, facts):
 
 
 def _fine_tune(config, facts, num_devices, names, only=ALL, epochs=None, boost=1.0):
-  batch_size = _batch_size(config.batch_size, facts.num_train, num_devices)
+  batch_size = _batch_size(config.examples_per_step, facts.num_train, num_devices)
   steps_per_epoch = math.ceil(facts.num_train / batch_size)
   epochs = epochs or _epochs(config, facts, num_devices)
   rate = learning_rate(config, facts) * (1.0 if config.learning_rate else boost)
@@ -324,7 +326,7 @@ def _fine_tune(config, facts, num_devices, names, only=ALL, epochs=None, boost=1
 def _epochs(config, facts, num_devices):
   if config.epochs:
     return config.epochs
-  batch_size = _batch_size(config.batch_size, facts.num_train, num_devices)
+  batch_size = _batch_size(config.examples_per_step, facts.num_train, num_devices)
   per_epoch = math.ceil(facts.num_train / batch_size) / config.accumulate_steps
   return min(EPOCHS[1], max(EPOCHS[0], round(FINE_TUNING_STEPS / per_epoch)))
 

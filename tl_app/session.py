@@ -44,6 +44,8 @@ class Session:
     seconds: {"features", "train", "evaluate", "export"}.
     deadline: of --max_minutes, as `time.monotonic`, or None.
     cut: {name of a phase that --max_minutes cut: the `Phase` that was left of it, or None}.
+    forward_batch: examples per forward pass without gradients that --batch_size=auto found to fit, or None.
+    profiled: whether --profile_input has measured.
   """
 
   config: config_lib.Config
@@ -61,6 +63,8 @@ class Session:
   tokens: np.ndarray | None = None
   deadline: float | None = None
   cut: dict = dataclasses.field(default_factory=dict)
+  forward_batch: int | None = None
+  profiled: bool = False
   seconds: dict = dataclasses.field(
     default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
   )
@@ -119,16 +123,18 @@ def _lengths(run, indices):
 
 def inference_batch(run):
   """Returns the global number of examples per forward pass without gradients; the devices share it evenly."""
-  batch_size = max(run.config.batch_size, model_lib.inference_batch(run.model.backbone))
+  if run.forward_batch:
+    return run.forward_batch
+  batch_size = max(run.config.examples_per_step, model_lib.inference_batch(run.model.backbone))
   devices = run.strategy.num_replicas_in_sync
   return max(1, batch_size // devices) * devices
 
 
-def training_batches(run, phase):
-  """Returns the endless dataset of what the network reads, and targets, of the training split."""
+def training_parts(run, phase):
+  """Returns the `pipeline.Part`s of the endless stream (what the network reads, targets) of the training split."""
   places = run.places.ravel()
   labels = run.labels[places]
-  return pipeline.for_training(
+  return pipeline.training_parts(
     run.inputs[places],
     run.model.task.dense(labels) if phase.mixes else labels,
     run.model.backbone.preprocess,

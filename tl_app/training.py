@@ -17,6 +17,7 @@ import tensorflow as tf
 from tl_app import (
   augmentation,
   backbones,
+  batch_size,
   callbacks,
   data,
   distribution,
@@ -24,6 +25,7 @@ from tl_app import (
   files,
   fitting,
   heads,
+  input_profile,
   ladder,
   planning,
   recipes,
@@ -70,7 +72,7 @@ def train_and_evaluate(config, workdir, recipe=None):
       run.deadline = start + 60 * config.max_minutes
     phases = planning.plan(run, recipe or recipes.plan)
     check(run)
-    rung, figures = climb(run, phases)
+    rung, figures = climb(run, batch_size.settle(run, phases))
     metrics, outputs = evaluate(run, rung)
     metrics |= figures
     save(run)
@@ -135,6 +137,8 @@ def climb(run, phases):
   """
   train, validation, task = run.split.train, run.split.validation, run.model.task
   labels = run.labels[validation]
+  if not any(phase.backbone_trains for phase in phases):
+    input_profile.of_forward_passes(run, phases[0])
   features = session.frozen_features(run)
   marks = ladder.marks(
     *(features[train], features.targets(run.labels, train), features[validation], labels, task),

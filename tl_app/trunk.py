@@ -99,15 +99,20 @@ class TrunkFeatures:
     self._starts[indices] = starts
     self._stored = self._cache.positions()
 
-  def for_training(self, phase):
-    """Returns the endless dataset (outputs of the trunk, targets) of what `session.training_batches` gives."""
+  def training_parts(self, phase):
+    """Returns the `pipeline.Part`s of the endless stream (outputs of the trunk, targets), in the order of
+    `session.training_parts`."""
     places = self._run.places.ravel()
     targets, places = tf.constant(self._run.labels[places]), tf.constant(places)
-    return (
-      session.index_batches(self._run, phase)
-      .map(lambda i: (self._read(tf.gather(places, i)), tf.gather(targets, i)), num_parallel_calls=tf.data.AUTOTUNE)
-      .prefetch(tf.data.AUTOTUNE)
-    )
+    batches = session.index_batches(self._run, phase)
+
+    def read(i):
+      return self._read(tf.gather(places, i)), tf.gather(targets, i)
+
+    return [
+      pipeline.Part("order", lambda: batches),
+      pipeline.Part("read", lambda: batches.map(read, num_parallel_calls=tf.data.AUTOTUNE)),
+    ]
 
   def logits(self, indices):
     """Returns the logits, float32 [n, classes], of the examples at `indices`."""

@@ -1,10 +1,10 @@
-"""Random changes of training examples. `pipeline.for_training` alone takes them: nothing else can see one."""
+"""Random changes of training examples. `pipeline.training_parts` and `copies` alone make them: nothing else can see one."""
 
 from tl_app.errors import UserError
 
 
 def make(name, modality, inputs, seed):
-  """Returns what `pipeline.for_training` takes as `augment`, or None.
+  """Returns what `pipeline.training_parts` takes as `augment`, or None.
 
   Args:
     name: of --augment.
@@ -29,7 +29,7 @@ def make(name, modality, inputs, seed):
 
 
 def make_mix(phase, seed):
-  """Returns what `pipeline.for_training` takes as `mix`, or None where the phase mixes nothing."""
+  """Returns what `pipeline.training_parts` takes as `mix`, or None where the phase mixes nothing."""
   from tl_app.augmentation import mixing
 
   return mixing.Mix(phase.mixup, phase.cutmix, phase.clean_from, seed) if phase.mixes else None

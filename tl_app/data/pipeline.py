@@ -1,6 +1,8 @@
 """tf.data for training and for inference: raw examples in, what the network takes out."""
 
+import dataclasses
 import functools
+import typing
 
 import numpy as np
 import tensorflow as tf
@@ -15,8 +17,33 @@ _CLASS_SEEDS = 1_000_003
 _COPY_SEEDS = 2_000_003
 
 
-def for_training(inputs, targets, preprocess, modality, batches, augment=None, mix=None):
-  """Returns the dataset of (network inputs, targets) of `batches`: read, preprocess, batch.
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """One thing that a stream does, and all before it.
+
+  Attributes:
+    name: "read", "decode", ..
+    make: function of no arguments -> the dataset of the stream up to here.
+    elements: of that dataset for a batch.
+  """
+
+  name: str
+  make: typing.Callable
+  elements: int = 1
+
+
+def for_training(*args, **kwargs):
+  """Returns the dataset of (network inputs, targets) of `training_parts`, same arguments."""
+  return whole(training_parts(*args, **kwargs))
+
+
+def whole(parts):
+  """Returns the dataset of a stream, given as its `Part`s, that prepares its next batches meanwhile."""
+  return parts[-1].make().prefetch(tf.data.AUTOTUNE)
+
+
+def training_parts(inputs, targets, preprocess, modality, batches, augment=None, mix=None):
+  """Returns the `Part`s of the stream (network inputs, targets) of `batches`.
 
   Args:
     inputs: object array [n] of `Examples.inputs`.
@@ -28,25 +55,57 @@ def for_training(inputs, targets, preprocess, modality, batches, augment=None, m
     mix: what `augmentation.make_mix` gives, or None.
   """
   targets = tf.constant(targets)
+  changes = {"augment": lambda value, number, _: augment(value, number)} if augment else {}
   if modality == "text":
     raw = tf.constant(list(inputs), tf.string)
+    steps = {
+      "read": lambda i, *_: tf.gather(raw, i),
+      **changes,
+      "tokenize": lambda texts, *_: preprocess(texts),
+    }
+    return _mapped(batches, 1, steps, targets)
+  read, change = _images(inputs)
+  steps = {
+    "read": lambda i, *_: read(i),
+    "decode": lambda encoded, *_: preprocess.decode(encoded),
+    "resize": lambda image, *_: preprocess.resize(image),
+  }
+  steps |= {"copy": lambda image, _, i: change(image, i)} if change else {}
+  batch_size = batches.element_spec.shape[0]
+  parts = _mapped(batches.unbatch(), batch_size, steps | changes, targets)
+  last = parts[-1].make
+  batched = Part("batch", lambda: last().batch(batch_size, drop_remainder=True))
+  mixed = Part("mix", lambda: _enumerated(batched.make(), lambda number, batch: mix(*batch, number)))
+  return [*parts, batched, *([mixed] if mix else [])]
 
-    def read_texts(number, i):
-      texts = tf.gather(raw, i)
-      return preprocess(augment(texts, number) if augment else texts), tf.gather(targets, i)
 
-    dataset = batches.enumerate().map(read_texts, num_parallel_calls=tf.data.AUTOTUNE)
-  else:
-    one = _images(inputs, preprocess)
+def _mapped(order, elements, steps, targets):
+  """Returns the `Part`s of a dataset of indices and of what is made of each, in one function for all steps together.
 
-    def read_image(number, i):
-      return augment(one(i), number) if augment else one(i), targets[i]
+  Args:
+    order: dataset of indices, int32 [] or [batch_size].
+    elements: of it for a batch.
+    steps: {name: function, (what the step before gave, number of the element, its index) -> what it gives}; the first
+      is given the index.
+    targets: tensor [n, ..].
+  """
 
-    dataset = batches.unbatch().enumerate().map(read_image, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.batch(batches.element_spec.shape[0], drop_remainder=True)
-  if mix:
-    dataset = dataset.enumerate().map(lambda number, batch: mix(*batch, number), num_parallel_calls=tf.data.AUTOTUNE)
-  return dataset.prefetch(tf.data.AUTOTUNE)
+  def upto(count):
+    def run(number, i):
+      value = i
+      for step in list(steps.values())[:count]:
+        value = step(value, number, i)
+      return value, tf.gather(targets, i)
+
+    return lambda: _enumerated(order, run)
+
+  made = [Part(name, upto(count), elements) for count, name in enumerate(steps, start=1)]
+  return [Part("order", lambda: order, elements), *made]
+
+
+def _enumerated(dataset, function):
+  """Returns the dataset mapped by a function of an element's number and the element."""
+  return dataset.enumerate().map(function, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def for_inference(inputs, preprocess, modality, batch_size, lengths=None):
@@ -68,7 +127,13 @@ def for_inference(inputs, preprocess, modality, batch_size, lengths=None):
       lambda i: preprocess(tf.gather(raw, i)), num_parallel_calls=tf.data.AUTOTUNE
     )
   else:
-    dataset = indices.map(_images(inputs, preprocess), num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+    read, change = _images(inputs)
+
+    def one(i):
+      image = preprocess.one(read(i))
+      return change(image, i) if change else image
+
+    dataset = indices.map(one, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
   return dataset.prefetch(tf.data.AUTOTUNE), positions
 
 
@@ -85,11 +150,18 @@ def restore(outputs, positions):
   return ordered
 
 
-def for_features(features, targets, batch_size, seed, classes=None):
-  """Returns an endless dataset of full batches (features [batch, width], targets [batch]), shuffled as for training."""
+def feature_parts(features, targets, batch_size, seed, classes=None):
+  """Returns the `Part`s of an endless stream of full batches (features [batch, width], targets [batch, ..]), in the
+  order of `training_parts`."""
   features, targets = tf.constant(features), tf.constant(targets)
   batches = index_batches(len(targets), batch_size, seed, classes=classes)
-  return batches.map(lambda i: (tf.gather(features, i), tf.gather(targets, i))).prefetch(tf.data.AUTOTUNE)
+  read = Part("read", lambda: batches.map(lambda i: (tf.gather(features, i), tf.gather(targets, i))))
+  return [Part("order", lambda: batches), read]
+
+
+def for_features(*args, **kwargs):
+  """Returns the endless dataset of full batches of `feature_parts`, same arguments."""
+  return whole(feature_parts(*args, **kwargs))
 
 
 def _order(n, seed, classes=None):
@@ -191,19 +263,15 @@ def read_bytes(inputs, modality):
       yield encoded(value)
 
 
-def _images(inputs, preprocess):
-  """Returns a function, index -> float32 [height, width, 3], of `Examples.inputs` and `Changed`; in the graph."""
+def _images(inputs):
+  """Returns two functions in the graph: index -> encoded image of `Examples.inputs` or `Changed`, and (image, index) ->
+  the image as it was changed; None where none was."""
   changed = [value for value in inputs if isinstance(value, Changed)]
   read = _image_reader(strings(value.image if isinstance(value, Changed) else value for value in inputs))
   if not changed:
-    return lambda i: preprocess.one(read(i))
+    return read, None
   numbers = tf.constant([value.number if isinstance(value, Changed) else -1 for value in inputs], tf.int64)
-
-  def one(i):
-    image = preprocess.one(read(i))
-    return tf.cond(numbers[i] < 0, lambda: image, lambda: changed[0].change(image, numbers[i]))
-
-  return one
+  return read, lambda image, i: tf.cond(numbers[i] < 0, lambda: image, lambda: changed[0].change(image, numbers[i]))
 
 
 def _image_reader(inputs):

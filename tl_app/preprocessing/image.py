@@ -127,7 +127,15 @@ class Preprocess(tf.Module):
 
   def one(self, encoded):
     """Returns float32 [size, size, 3] in [0, 1] of one encoded image (string scalar), for a parallel `map`."""
-    return resize(decode(encoded), self.size)
+    return self.resize(self.decode(encoded))
+
+  def decode(self, encoded):
+    """Returns uint8 [height, width, 3] of one encoded image."""
+    return decode(encoded)
+
+  def resize(self, image):
+    """Returns float32 [size, size, 3] in [0, 1] of one decoded image."""
+    return resize(image, self.size)
 
   def __call__(self, encoded):
     """Returns float32 [batch, size, size, 3] in [0, 1] of encoded images (string [batch]); the batch may be empty."""

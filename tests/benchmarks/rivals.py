@@ -29,7 +29,6 @@ from tl_app.config import Config
 # Of the library on trial in the issue: https://keras.io/keras_hub fills texts up to a fixed length.
 KERASHUB_LENGTH = 128
 WARMUP = 3
-AIMS = {"kerashub": 5.0, "fixed": 1.15, "hugging_face": 1.1}
 
 
 class Timed(keras.callbacks.Callback):
@@ -37,20 +36,20 @@ class Timed(keras.callbacks.Callback):
 
   def on_train_batch_begin(self, batch, logs=None):
     if batch == WARMUP:
-      self.start = time.perf_counter()
+      self.start = time.perf_counter(), time.process_time()
 
   def on_train_batch_end(self, batch, logs=None):
-    self.end = time.perf_counter()
+    self.end = time.perf_counter(), time.process_time()
 
 
 def timed(network, dataset, steps, policy=precision.FLOAT32):
-  """Returns a function that trains for `steps` batches after the warm-up and returns their seconds."""
+  """Returns a function that trains for `steps` batches after the warm-up and returns (seconds, CPU seconds)."""
 
   def train():
     watch = Timed()
     with precision.computing(network, policy):
       network.fit(dataset, steps_per_epoch=WARMUP + steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
-    return watch.end - watch.start
+    return [end - start for start, end in zip(watch.start, watch.end)]
 
   return train
 
@@ -133,21 +132,21 @@ def hugging_face(run, model_directory, flags, rate, scratch):
 
 
 def speeds(run, phase, sides, flags):
-  """Returns {side: [training examples per second in each round]} of {side: (function giving seconds, batches)}."""
+  """Returns {side: [(examples per second, per CPU second) of each round]} of {side: (function as `timed`, batches)}."""
   found = {name: [] for name in sides}
   for round_ in range(flags.rounds + 1):
     order = list(sides)
     for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
       train, steps = sides[name]
-      rate = steps * phase.batch_size / train()
+      rates = [steps * phase.batch_size / seconds for seconds in train()]
       # The first round traces and fills caches.
       if round_:
-        found[name].append(rate)
+        found[name].append(rates)
   return found
 
 
 def sides_of(run, phase, model_directory, ask, flags):
-  """Returns {side: (function of no arguments giving seconds, batches)}."""
+  """Returns {side: (function as `timed`, batches)}."""
   sides = {}
   for way in ways(run, phase):
     network, stream = compiled(run, phase, way)
@@ -213,11 +212,13 @@ def lines(result):
   """Yields the table of a result, one line a side."""
   for side, accuracy in result.get("validation_accuracy", {}).items():
     yield f"{side:44} validation accuracy {accuracy:.4f}"
-  speed = result.get("examples_per_second", {})
+  speed = {side: np.array(rates) for side, rates in result.get("examples_per_second", {}).items()}
   ours = [name for name in speed if name.startswith("tl_app")]
   for side, rates in speed.items():
-    ratios = [_spread(np.array(speed[own]) / rates, ".2f") for own in ours if own != side and side not in ours]
-    yield f"{side:44} {_spread(rates, '.1f'):24} a second" + "".join(f"   we {ratio} times" for ratio in ratios)
+    yield f"{side:36} {_spread(rates[:, 0], '.1f'):24} examples a second, {_spread(rates[:, 1], '.1f')} a CPU second"
+    for own in ours if side not in ours else ():
+      ratios = speed[own] / rates
+      yield f"  {own}: {_spread(ratios[:, 0], '.2f')} times as fast, {_spread(ratios[:, 1], '.2f')} by CPU seconds"
 
 
 def main():

@@ -14,16 +14,16 @@ import tempfile
 
 from tl_app import files
 
-WORDS = {"warm": "sun summer beach melon bright july heat".split(), "cold": "snow winter frost ice dark january".split()}
-COMMON = "the a of and to in is it was on with for they that we one some very all from there here today".split()
+LABELS = ["warm", "cold"]
+COMMON = [f"word{i}" for i in range(30)]
 
 
 def texts(number, seed=0):
-  """Yields rows (text, label) of 6 to 14 words, a few of which tell the label; no text comes twice."""
+  """Yields rows (text, label) of 6 to 14 words, one of which is the label; no text comes twice."""
   rng = random.Random(seed)
   for index in range(number):
-    label = list(WORDS)[index % len(WORDS)]
-    words = rng.choices(COMMON, k=rng.randint(4, 12)) + rng.choices(WORDS[label], k=2)
+    label = LABELS[index % len(LABELS)]
+    words = [*rng.choices(COMMON, k=rng.randint(4, 12)), label]
     rng.shuffle(words)
     yield f"{' '.join(words)} {index}", label
 

@@ -72,7 +72,8 @@ def ways(run, phase):
   def compile_way(way):
     fitting.compile_for(network, phase, run.model, way, targets=run.labels[run.split.train])
 
-  return list(dict.fromkeys([precision.PLAIN, precision.choose(candidates, network, compile_way, dataset, phase.steps)]))
+  chosen = precision.choose(candidates, network, compile_way, dataset, phase.steps)
+  return list(dict.fromkeys([precision.PLAIN, chosen]))
 
 
 def fixed_length(run):
@@ -232,7 +233,7 @@ def main():
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--steps", type=int, default=24, help="Batches in a round, after the warm-up.")
   parser.add_argument("--kerashub_steps", type=int, default=6, help="Fewer: all of its batches cost the same.")
-  parser.add_argument("--hf_python", default="", help="Python with torch, transformers and accelerate. Empty: no such side.")
+  parser.add_argument("--hf_python", default="", help="With torch, transformers and accelerate. Empty: no such side.")
   parser.add_argument("--hf_bf16", action="store_true", help="Hugging Face computes in bfloat16 too.")
   parser.add_argument("--accuracy", action="store_true", help="An epoch each, and the validation accuracy after it.")
   parser.add_argument("--output", help="JSON file for the figures.")

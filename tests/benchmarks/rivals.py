@@ -2,7 +2,8 @@
 
 python -m tests.benchmarks.rivals --dataset=movie_reviews --hf_python=venv/bin/python --output=runs/rivals.json
 
---hf_python is the Python of an environment with torch, transformers and accelerate.
+--hf_python is the Python of an environment with torch, transformers and accelerate; KerasHub reads with safetensors here.
+Nothing else should run: PyTorch's threads burn CPU seconds while they wait for each other on a busy machine.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from tl_app import backbones, benchmarking, files, fitting, planning, precision,
 from tl_app import workdir as workdir_lib
 from tl_app.config import Config
 
-# Of the library on trial in the issue: https://keras.io/keras_hub fills texts up to a fixed length.
+# KerasHub fills texts up to a fixed length.
 KERASHUB_LENGTH = 128
 WARMUP = 3
 

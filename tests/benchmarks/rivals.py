@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.rivals --dataset=movie_reviews --hf_python=venv/bin/python --output=runs/rivals.json
 
---hf_python is the Python of an environment with torch, transformers and accelerate; KerasHub reads with safetensors here.
+--hf_python: an environment with torch, transformers and accelerate; KerasHub needs safetensors to read the weights.
 Nothing else should run: PyTorch's threads burn CPU seconds while they wait for each other on a busy machine.
 """
 

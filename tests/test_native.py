@@ -170,7 +170,7 @@ def test_tokens_truncate_count_and_pad(presets):
   preprocess = _load(presets / "bert").preprocess
   assert preprocess.limit == 32
   np.testing.assert_array_equal(preprocess.count_tokens(TEXTS), [9, 3, 62])
-  assert preprocess(TEXTS[1:2])["input_word_ids"].shape == (1, text.MULTIPLE)
+  assert preprocess(TEXTS[1:2])["input_word_ids"].shape == (1, text.padded_length([3], 32))
   inputs = preprocess(TEXTS)
   assert inputs["input_word_ids"].shape == (3, 32)
   np.testing.assert_array_equal(inputs["input_word_ids"][0, :9], [2, 5, 6, 10, 7, 8, 5, 9, 3])

@@ -44,6 +44,19 @@ def test_one_rate_equals_keras_adamw():
     np.testing.assert_allclose(ours, keras_own, atol=1e-6)
 
 
+def test_a_row_that_comes_twice_moves_by_the_sum_of_its_gradients():
+  def moved(gradient):
+    table = keras.Variable(np.ones((4, 2), "f"))
+    optimizer = _staged()()
+    optimizer.build([table])
+    for _ in range(2):
+      optimizer.apply([gradient])
+    return table.numpy()
+
+  rows = tf.IndexedSlices(tf.constant([[1.0, 2.0], [3.0, -1.0], [0.5, 0.5]]), tf.constant([1, 1, 3]), [4, 2])
+  np.testing.assert_allclose(moved(rows), moved(tf.convert_to_tensor(rows)), atol=1e-7)
+
+
 def test_a_rate_of_zero_does_not_move_and_rates_scale_the_first_step():
   rates = iter([1e-3, 0.0, 1e-2, 1e-2])
   by_path = {}

@@ -79,13 +79,19 @@ def test_pack_truncates_pads_to_sixteen_and_keeps_the_specials(vocab):
   preprocess.max_length = 7
   short = preprocess(texts)
   assert short["input_word_ids"][2].numpy().tolist() == [2, 13, 13, 13, 13, 13, 3]
-  assert preprocess(tf.constant([""]))["input_word_ids"].numpy().tolist() == [[2, 3, 0, 0, 0, 0, 0]]
+  assert preprocess(tf.constant([""]))["input_word_ids"].numpy()[0].tolist()[:2] == [2, 3]
   assert preprocess.count_tokens(texts).numpy().tolist() == [5, 2, 32]
+
+
+@pytest.mark.parametrize("gpus, lengths", [([], [1, 5, 9, 20]), (["GPU:0"], [8, 8, 16, 20])])
+def test_a_cpu_fills_up_to_the_longest_text_and_a_gpu_to_a_multiple_of_8(monkeypatch, gpus, lengths):
+  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+  assert [int(text.padded_length(counts, 20)) for counts in ([], [5, 2], [9], [30])] == lengths
 
 
 def test_batches_without_texts_and_invalid_utf8_pass(vocab):
   preprocess = text.WordPiece(vocab, True, 40)
-  assert preprocess(tf.constant([], tf.string))["input_word_ids"].shape == (0, text.MULTIPLE)
+  assert preprocess(tf.constant([], tf.string))["input_word_ids"].shape == (0, text.multiple())
   ids = preprocess(tf.constant([b"hello \xff\xfe a \xc3"]))["input_word_ids"].numpy()[0]
   assert ids[:4].tolist() == [2, 4, 13, 3]
 

@@ -236,17 +236,23 @@ def length_steps(run, repeats, steps):
     return {}
   phase = _phase(run, [*run.model.backbone.stages, recipes.HEAD])
   network, alike = _online(run, phase)
-  train, preprocess = run.split.train, run.model.backbone.preprocess
-  raw, targets = tf.constant(list(run.examples.inputs[train])), tf.constant(run.labels[train])
-  order = pipeline.index_batches(len(train), phase.batch_size, run.config.seed)
-  fixed = order.map(lambda i: (_padded(preprocess(tf.gather(raw, i)), preprocess.max_length), tf.gather(targets, i)))
+  length = run.model.backbone.preprocess.max_length
   return _side_by_side(
     {
-      f"fixed length {preprocess.max_length}": _fit(network, fixed.prefetch(tf.data.AUTOTUNE), steps),
+      f"fixed length {length}": _fit(network, fixed_lengths(run, phase, length), steps),
       "batches of like length": _fit(network, alike, steps),
     },
     repeats,
   )
+
+
+def fixed_lengths(run, phase, length):
+  """Returns the endless dataset of the training split's texts in no order of length, all filled up to `length`."""
+  train, preprocess = run.split.train, run.model.backbone.preprocess
+  raw, targets = tf.constant(list(run.examples.inputs[train])), tf.constant(run.labels[train])
+  order = pipeline.index_batches(len(train), phase.batch_size, run.config.seed)
+  batches = order.map(lambda i: (_padded(preprocess(tf.gather(raw, i)), length), tf.gather(targets, i)))
+  return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def _padded(inputs, length):

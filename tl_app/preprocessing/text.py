@@ -9,7 +9,6 @@ import tensorflow_text as tf_text
 from tl_app.errors import UserError
 
 INPUT_NAMES = ("input_word_ids", "input_mask", "input_type_ids")
-MULTIPLE = 8
 # [CLS] and [SEP].
 SPECIAL = 2
 
@@ -49,10 +48,19 @@ def bert_words(texts, lower, strip_accents=None, split_cjk=True):
   return tf.strings.split(tf.strings.regex_replace(texts, _PUNCTUATION, r" \0 "))
 
 
+def multiple():
+  """Returns what lengths of batches are rounded up to a multiple of.
+
+  8 for the matrix units of a GPU, and for XLA, which compiles for each length. A CPU would only compute more: of
+  movie_reviews and banking77 8 fills 87 and 80 % of the padded tokens, 1 fills 98 and 97 %.
+  """
+  return 8 if tf.config.list_physical_devices("GPU") else 1
+
+
 def padded_length(counts, max_length):
-  """Returns a batch's length, int32: the largest of `counts` rounded up to a multiple of 8, at most `max_length`."""
-  longest = tf.reduce_max(tf.concat([[1], tf.cast(counts, tf.int32)], axis=0))
-  return tf.minimum((longest + MULTIPLE - 1) // MULTIPLE * MULTIPLE, max_length)
+  """Returns a batch's length, int32: the largest of `counts`, rounded up by `multiple`, at most `max_length`."""
+  longest, step = tf.reduce_max(tf.concat([[1], tf.cast(counts, tf.int32)], axis=0)), multiple()
+  return tf.minimum((longest + step - 1) // step * step, max_length)
 
 
 def pack(tokens, max_length, start, end, pad=0, second=None, between=1):

@@ -101,6 +101,8 @@ def test_the_largest_batch_is_the_longest_texts():
     examples=examples.Examples("text", *[texts] * 5, [], "texts"),
     labels=np.array([3, 9, 1, 5, 7]),
     split=types.SimpleNamespace(train=np.arange(5), validation=np.arange(0), test=np.arange(0)),
+    inputs=texts,
+    places=np.arange(5)[None],
     model=types.SimpleNamespace(backbone=types.SimpleNamespace(preprocess=Lengths())),
     tokens=None,
   )

@@ -99,14 +99,14 @@ def _trained(run, phase):
 
 def _largest_batch(run, count):
   """Returns (inputs, targets) of `count` training examples: the longest texts, the longest last, or any images."""
-  train, lengths = run.split.train, None
+  train, lengths = run.places.ravel(), None
   if run.examples.modality == "text":
     lengths = session.token_counts(run)[train]
     train, lengths = train[np.argsort(lengths, kind="stable")[-count:]], np.sort(lengths)[-count:]
   # A small data set is taken several times.
   chosen = np.resize(np.arange(len(train))[::-1], count)
   dataset, positions = pipeline.for_inference(
-    *(run.examples.inputs[train[chosen]], run.model.backbone.preprocess, run.examples.modality, count),
+    *(run.inputs[train[chosen]], run.model.backbone.preprocess, run.examples.modality, count),
     None if lengths is None else lengths[chosen],
   )
   return next(iter(dataset)), run.labels[train[chosen]][positions]

@@ -1,4 +1,4 @@
-"""Random changes of training examples. `pipeline.training_parts` and `copies` alone make them: nothing else can see one."""
+"""Random changes of training examples; the training stream (`pipeline.training_parts`) and `copies` alone have them."""
 
 from tl_app.errors import UserError
 

@@ -227,8 +227,8 @@ def main():
   """Prints the training examples per second of each side, and how many times as fast ours is, round by round."""
   parser = argparse.ArgumentParser(description=main.__doc__)
   parser.add_argument("--dataset", default="movie_reviews")
-  parser.add_argument("--text_column", default="")
-  parser.add_argument("--label_column", default="")
+  parser.add_argument("--text_column", default="text")
+  parser.add_argument("--label_column", default="label")
   parser.add_argument("--batch_size", type=int, default=32)
   parser.add_argument("--precision", default="auto")
   parser.add_argument("--rounds", type=int, default=3)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl_app import microbatches, optimizers
+from tl_app import distribution, microbatches, optimizers
 
 ROWS, CLASSES = 96, 3
 
@@ -47,8 +47,7 @@ def _fit(parts, strategy):
 @pytest.mark.parametrize(("parts", "devices"), [(2, 1), (8, 1), (4, 2)])
 def test_a_step_in_parts_is_the_step_on_the_whole(parts, devices):
   whole = _fit(1, tf.distribute.get_strategy())
-  strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)]) if devices > 1 else None
-  split = _fit(parts, strategy or tf.distribute.get_strategy())
+  split = _fit(parts, distribution.strategy("mirrored" if devices > 1 else "single", devices))
   for name, values in whole[0].items():
     np.testing.assert_allclose(split[0][name], values, rtol=1e-4, err_msg=name)
   for one, other in zip(whole[1] + whole[2], split[1] + split[2]):

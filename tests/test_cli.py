@@ -75,6 +75,18 @@ def test_help_answers_without_tensorflow(name):
   assert len(flags) == len(set(flags)) >= 4 and "help" not in flags
 
 
+def test_an_interruption_that_python_drops_comes_again():
+  code = (
+    "import os, signal, sys, time\nfrom tl_app import cli\ncli.AGAIN = 1\nsys.argv = ['x']\n"
+    "class Dropped:\n  def __del__(self):\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(0.1)\n"
+    "def main():\n  Dropped()\n  print('goes on', flush=True)\n  time.sleep(60)\n"
+    "cli.run(main, 'x')"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=40)
+  assert done.stdout == "goes on\n" and done.returncode == 130
+  assert done.stderr.splitlines()[-1] == "tl_app: interrupted; the same command starts the run again"
+
+
 def test_help_names_every_flag_with_its_default(tl_train):
   code, stdout, _ = tl_train("--help")
   assert code == 0

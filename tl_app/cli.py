@@ -17,6 +17,8 @@ from tl_app import config as config_lib
 from tl_app.errors import RunFailed, UserError
 
 FLAGS = flags.FLAGS
+# Seconds until an interruption that nothing came of is repeated.
+AGAIN = 10
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_boolean}
 
 
@@ -76,7 +78,10 @@ def run(main, description):
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   logging.basicConfig(format="%(message)s", stream=sys.stderr)
   logging.getLogger("tl_app").setLevel(logging.INFO)
-  signal.signal(signal.SIGTERM, _interrupt)
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+    # A shell lets what it runs in the background ignore the first of them.
+    if signal.getsignal(number) is not signal.SIG_IGN:
+      signal.signal(number, _interrupt)
   sys.exit(_exit_code(main, description))
 
 
@@ -103,6 +108,8 @@ def progress():
 
 
 def _interrupt(signum, frame):
+  # Python drops what is raised within a destructor, of which TensorFlow has many.
+  signal.alarm(AGAIN)
   raise KeyboardInterrupt
 
 
@@ -124,6 +131,7 @@ def _exit_code(main, description):
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   except KeyboardInterrupt:
+    signal.alarm(0)
     return _say("interrupted; the same command starts the run again", 130)
   except Exception as error:
     line = _about_the_machine(error)

@@ -28,9 +28,18 @@ def test_the_proposal_is_a_tenth_of_the_rate_of_the_least_loss(least):
   assert found["steepest"] == pytest.approx(least / 100, rel=0.3)
 
 
-def test_a_loss_that_never_falls_gives_no_proposal():
-  with pytest.raises(UserError, match="the loss falls at no rate"):
-    rate_test.propose(RATES, np.linspace(1.0, 3.0, len(RATES)))
+def test_where_the_loss_falls_at_no_rate_the_proposal_is_below_its_rise():
+  found = rate_test.propose(RATES, np.where(RATES < 5e-4, 0.5, 0.6))
+  assert found["least"] is None and found["rises"] == pytest.approx(5e-4, rel=0.3)
+  assert found["proposal"] == pytest.approx(1e-4, rel=0.3)
+  facts = {"phase": "fine_tune", "batch_size": 8, "rates": RATES.tolist(), "smoothed": [0.5]}
+  *_, rises, proposal = rate_test.lines(facts | found, "out")
+  assert "has risen at" in rises and f"try --learning_rate={found['proposal']:g}, a fifth" in proposal
+
+
+def test_a_loss_that_stays_as_it_is_gives_no_proposal():
+  with pytest.raises(UserError, match="the loss neither falls nor rises"):
+    rate_test.propose(RATES, np.ones(len(RATES)))
 
 
 def test_smoothing_starts_at_the_first_loss_and_dampens_noise():
@@ -38,6 +47,16 @@ def test_smoothing_starts_at_the_first_loss_and_dampens_noise():
   smoothed = rate_test.smooth(noise)
   assert smoothed[0] == pytest.approx(noise[0])
   assert smoothed[50:].std() < 0.3 * noise.std() and smoothed[50:].mean() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hard_and_easy_batches_do_not_hide_a_small_fall(seed):
+  rng = np.random.default_rng(seed)
+  hard = rng.normal(0.5, 0.12, len(RATES))
+  true = 0.1 * (curve(1e-3) - 1)
+  smoothed = rate_test.relative(list(hard + true + rng.normal(0, 0.005, len(RATES))), [*hard, 9.0])
+  assert 3e-4 < rate_test.propose(RATES, smoothed)["least"] < 2e-2
+  assert smoothed[0] == pytest.approx(0.5, abs=0.06)
 
 
 @pytest.mark.parametrize(

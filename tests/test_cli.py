@@ -78,7 +78,7 @@ def test_help_answers_without_tensorflow(name):
 def test_an_interruption_that_python_drops_comes_again():
   code = (
     "import os, signal, sys, time\nfrom tl_app import cli\ncli.AGAIN = 1\nsys.argv = ['x']\n"
-    "class Dropped:\n  def __del__(self):\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(0.1)\n"
+    "class Dropped:\n  def __del__(self):\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(0.1)\n"
     "def main():\n  Dropped()\n  print('goes on', flush=True)\n  time.sleep(60)\n"
     "cli.run(main, 'x')"
   )

@@ -129,7 +129,9 @@ def test_check_prints_a_line_a_finding_and_says_by_its_code_how_bad_it_is(world,
 def test_an_interrupted_run_ends_cleanly_and_its_workdir_is_free(world):
   directory = world / "interrupted"
   flags = (f"--flagfile={world}/tiny.cfg", f"--workdir={directory}", "--recipe=full", "--epochs=100000")
-  process = subprocess.Popen(command("train", *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  pipes = {name: subprocess.PIPE for name in ("stdout", "stderr")}
+  # What a shell starts in the background, a whole suite too, ignores the signal.
+  process = subprocess.Popen(command("train", *flags), **pipes, text=True, preexec_fn=_heed_interruptions)
   _wait_for(lambda: (directory / "log.jsonl").exists() and '"full"' in (directory / "log.jsonl").read_text(), process)
   process.send_signal(signal.SIGINT)
   _, stderr = process.communicate(timeout=60)
@@ -140,6 +142,10 @@ def test_an_interrupted_run_ends_cleanly_and_its_workdir_is_free(world):
   assert not left & {"metrics.json", "predictions_test.csv", "report.html", "export"}
   with workdir.claim(directory, Config(workdir=str(directory), backbone="other", dataset="digits")) as paths:
     assert not paths.log.exists()
+
+
+def _heed_interruptions():
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _wait_for(condition, process, seconds=120):

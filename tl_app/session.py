@@ -174,17 +174,20 @@ def frozen_features(run):
 def fresh_features(run):
   """Returns the `FeatureRows` that the backbone gives now, of the training and validation splits alone."""
   used = np.concatenate([run.split.train, run.split.validation])
-  features = np.zeros((len(run.inputs), run.model.backbone.feature_size), np.float32)
-  features[used] = predict(run, run.model.features, used)
-  return FeatureRows(features)
+  return _one_each(run, used, predict(run, run.model.features, used))
 
 
 def _features(run, used):
   """Returns the `FeatureRows` of examples with one row each, those at `used` filled."""
-  rows = np.zeros((len(run.inputs), run.model.backbone.feature_size), np.float32)
   store, verbose = _feature_store(run), int(callbacks.verbosity() == 1)
   with frozen(run, run.model.features, verbose) as compute:
-    rows[used] = feature_cache.features(store, run.hashes[used], lambda part: compute(used[part]))
+    found = feature_cache.features(store, run.hashes[used], lambda part: compute(used[part]))
+  return _one_each(run, used, found)
+
+
+def _one_each(run, used, found):
+  rows = np.zeros((len(run.inputs), run.model.backbone.feature_size), np.float32)
+  rows[used] = found
   return FeatureRows(rows)
 
 

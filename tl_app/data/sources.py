@@ -34,8 +34,6 @@ def load(config, assets, verify=None, known=frozenset()):
   Raises:
     UserError: what is named does not exist or cannot be read; or an example is bad under --on_bad_example=fail.
   """
-  if verify is None:
-    known |= Seen(cache_root(config.cache_dir)).hashes()
   examples = _load_one(config.dataset, "dataset", config, assets, verify, known)
   for split in ("validation", "test"):
     flag = f"{split}_dataset"
@@ -47,6 +45,8 @@ def load(config, assets, verify=None, known=frozenset()):
 
 def _load_one(name, flag, config, assets, verify, known):
   raw = _read(name, flag, config, assets)
+  if raw.modality == "image" and verify is None:
+    known |= Seen(cache_root(config.cache_dir)).hashes()
   rows, hashes, bad = checks.check(raw, verify, known)
   total = len(rows) + len(bad)
   if bad and config.on_bad_example == "fail":

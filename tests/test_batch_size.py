@@ -57,6 +57,7 @@ def test_a_run_in_parts_is_the_run_on_whole_batches(config, tmp_path, monkeypatc
   assert plan["batch_size"]["training_step"] == {
     "examples": 8,
     "of": 32,
+    "positions": 1,
     "why": "16 take about 19.00 GB of 12.00 GB, 80% of the free memory",
   }
   assert plan["batch_size"]["forward_pass"]["examples"] == 8

@@ -54,6 +54,52 @@ def test_a_step_in_parts_is_the_step_on_the_whole(parts, devices):
     np.testing.assert_allclose(other, one, atol=1e-5)
 
 
+class Seen(keras.layers.Layer):
+  """Notes how many examples, and how long, come through at a time."""
+
+  def __init__(self):
+    super().__init__()
+    self.shapes = []
+
+  def call(self, x):
+    """Returns `x`."""
+    noted = tf.numpy_function(lambda shape: self.shapes.append(tuple(shape[:2])), [tf.shape(x)], [])
+    with tf.control_dependencies([noted]):
+      return tf.identity(x)
+
+  def compute_output_spec(self, x):
+    """Returns what `call` does."""
+    return keras.KerasTensor(x.shape, x.dtype)
+
+
+def _texts(parts, seen=None, jit=False):
+  """Returns (weights before, after) two steps on batches of 8 texts, of 3 and of 12 positions."""
+  keras.utils.set_random_seed(0)
+  tokens, mask = keras.Input([None], dtype="int32", name="tokens"), keras.Input([None, 1], name="mask")
+  x = keras.layers.Embedding(50, 8)(tokens) * mask
+  x = keras.layers.Dense(CLASSES)(keras.ops.mean(seen(x) if seen else x, axis=1))
+  network = keras.Model({"tokens": tokens, "mask": mask}, x)
+  before, network = network.get_weights(), microbatches.in_parts(network, parts, 12)
+  loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  network.compile(keras.optimizers.SGD(1.0), loss, jit_compile=jit)
+  rng = np.random.default_rng(0)
+  for length in (3, 12):
+    inputs = {"tokens": rng.integers(0, 50, (8, length)), "mask": np.ones((8, length, 1), np.float32)}
+    network.fit(inputs, rng.integers(0, CLASSES, 8), batch_size=8, verbose=0, shuffle=False)
+  return before, network.get_weights()
+
+
+def test_short_texts_are_cut_into_fewer_parts():
+  seen = Seen()
+  before, split = _texts(8, seen)
+  assert seen.shapes == [(4, 3)] * 2 + [(1, 12)] * 8
+  whole, compiled = _texts(1)[1], _texts(8, jit=True)[1]
+  for start, one, other, xla in zip(before, whole, split, compiled):
+    assert not np.allclose(start, one, atol=1e-3)
+    np.testing.assert_allclose(other, one, atol=1e-6)
+    np.testing.assert_allclose(xla, one, atol=1e-6)
+
+
 def test_one_part_is_the_network_itself():
   network = _network()
   assert microbatches.in_parts(network, 1) is network

@@ -19,7 +19,8 @@ def settle(run, phases):
   """Returns the phases in the microbatches that memory holds, and sets `run.forward_batch`; plan.json says why.
 
   What is tried is the longest texts, or images of full size, in the phase that trains most: all that train the
-  backbone get its number of microbatches. Without --batch_size=auto nothing is tried and nothing changes.
+  backbone get its number of microbatches; batches of shorter texts are cut into fewer. Without --batch_size=auto
+  nothing is tried and nothing changes.
 
   Raises:
     UserError: not even one example a device fits.
@@ -34,10 +35,12 @@ def settle(run, phases):
     if trained:
       heaviest = max(trained, key=lambda phase: _trained(run, phase))
       whole = heaviest.batch_size
-      with _training(run, heaviest, whole) as step:
+      inputs, targets = _largest_batch(run, 2 * whole)
+      with _training(run, heaviest, inputs, targets) as step:
         examples, why = _largest(run, whole, "a training step", step)
-      notes["training_step"] = {"examples": examples, "of": whole, "why": why}
-      parts = {"microbatches": whole // examples}
+      longest = int(microbatches.positions(run.model.network, inputs))
+      notes["training_step"] = {"examples": examples, "of": whole, "positions": longest, "why": why}
+      parts = {"microbatches": whole // examples, "longest": longest}
       phases = [dataclasses.replace(phase, **parts) if phase.backbone_trains else phase for phase in phases]
   written = files.read_json(run.paths.plan)
   for row, phase in zip(written["phases"], phases):
@@ -119,13 +122,12 @@ def _forward(run, whole):
 
 
 @contextlib.contextmanager
-def _training(run, phase, whole):
+def _training(run, phase, inputs, targets):
   """Returns a context with a function, examples at a time, that makes a training step of two such parts.
 
   More parts take no more memory: each is gone before the next one comes.
   """
   stages.set_trainable(run.model, phase)
-  inputs, targets = _largest_batch(run, 2 * whole)
   batch = inputs, run.model.task.dense(targets) if phase.mixes else targets
   network = microbatches.in_parts(fitting.online(run, phase)[0], 2)
   gpu = bool(tf.config.list_logical_devices("GPU"))

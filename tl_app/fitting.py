@@ -77,7 +77,8 @@ def _solve(run, phase, features):
 def _descend(run, phase, features, left):
   """Fits by gradient descent and puts the best epoch back; returns as `fit`. `features` as in `_solve`."""
   network, parts, validation_logits = _feed(run, phase, features)
-  network, dataset = microbatches.in_parts(network, phase.microbatches), pipeline.whole(parts)
+  network = microbatches.in_parts(network, phase.microbatches, phase.longest)
+  dataset = pipeline.whole(parts)
   way = _way(run, phase, network, dataset)
   if phase.backbone_trains:
     input_profile.of_steps(run, phase.name, parts, way, network, compiler(run, phase, network))

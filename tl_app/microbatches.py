@@ -1,24 +1,44 @@
 """A training step in parts: the gradients of equal parts of a batch are averaged before the optimizer moves."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
-def in_parts(network, parts):
+def in_parts(network, parts, longest=1):
   """Returns a `keras.Model` over the layers of `network` whose step runs a batch in `parts`, or `network` itself for 1.
 
   A step is what it is on the whole batch (the losses here are means over examples), but holds the activations of one
   part at a time. What differs is what looks at several examples at once: BatchNormalization on batch statistics.
+
+  Args:
+    network: `keras.Model`.
+    parts: of a batch as long as `longest`, as many as its memory needs; a shorter batch is cut into fewer, so that no
+      part holds more positions.
+    longest: `positions` of an example of that batch.
   """
-  return InParts(network, parts) if parts > 1 else network
+  return InParts(network, parts, longest) if parts > 1 else network
+
+
+def positions(network, inputs):
+  """Returns how long the examples of a batch are, int32 []: the product of those dimensions which `network` leaves
+  open, the greatest of its inputs; 1 for images."""
+  found = [tf.constant(1)]
+  for expected, x in zip(tf.nest.flatten(network.input), tf.nest.flatten(inputs)):
+    open_axes = [axis for axis, size in enumerate(expected.shape) if axis and size is None]
+    found.append(tf.reduce_prod(tf.gather(tf.shape(x), tf.constant(open_axes, tf.int32))))
+  return tf.reduce_max(tf.stack(found))
 
 
 class InParts(keras.Model):
   """A functional model with a `train_step` in parts; each device's share of a batch must divide by their number."""
 
-  def __init__(self, network, parts):
+  def __init__(self, network, parts, longest=1):
     super().__init__(network.input, network.output, name=network.name)
-    self._parts = parts
+    numbers = np.array([number for number in range(1, parts + 1) if parts % number == 0], np.int32)
+    self._numbers = tf.constant(numbers)
+    # The most positions of an example in a batch that is cut into so many parts.
+    self._limits = tf.constant(longest * numbers // parts)
 
   def train_step(self, data):
     """As of `keras.Model`."""
@@ -33,7 +53,10 @@ class InParts(keras.Model):
 
   def _run_parts(self, inputs, targets):
     """Returns (mean loss, [mean gradient, or None where a variable takes no part], outputs of the whole batch)."""
-    cut_inputs, cut_targets = tf.nest.map_structure(self._cut, (inputs, targets))
+    place = tf.searchsorted(self._limits[:-1], positions(self, inputs)[None])[0]
+    parts = self._numbers[place]
+    share = 1 / tf.cast(parts, tf.float32)
+    cut_inputs, cut_targets = tf.nest.map_structure(lambda x: _cut(x, parts), (inputs, targets))
     variables, unused = self.trainable_weights, set()
 
     # A loop of the graph: the parts of an unrolled one would run side by side, and their memory with them.
@@ -46,19 +69,20 @@ class InParts(keras.Model):
       found = tape.gradient(scaled, variables)
       unused.update(i for i, gradient in enumerate(found) if gradient is None)
       gradients = [
-        total if gradient is None else total + tf.convert_to_tensor(gradient) / self._parts
+        total if gradient is None else total + share * tf.convert_to_tensor(gradient)
         for total, gradient in zip(gradients, found)
       ]
-      return part + 1, loss + own_loss / self._parts, gradients, outputs.write(part, answers)
+      return part + 1, loss + share * own_loss, gradients, outputs.write(part, answers)
 
-    outputs = tf.TensorArray(self.output.dtype, self._parts, element_shape=self.output.shape)
+    outputs = tf.TensorArray(self.output.dtype, parts, element_shape=self.output.shape)
     start = (0, 0.0, [tf.zeros(variable.shape, variable.dtype) for variable in variables], outputs)
     _, loss, gradients, outputs = tf.while_loop(
-      lambda part, *_: part < self._parts, add_part, start, parallel_iterations=1, maximum_iterations=self._parts
+      lambda part, *_: part < parts, add_part, start, parallel_iterations=1, maximum_iterations=parts
     )
     gradients = [None if i in unused else gradient for i, gradient in enumerate(gradients)]
     return loss, gradients, outputs.concat()
 
-  def _cut(self, x):
-    cut = tf.reshape(x, tf.concat([[self._parts, -1], tf.shape(x)[1:]], axis=0))
-    return tf.ensure_shape(cut, [self._parts, None, *x.shape[1:]])
+
+def _cut(x, parts):
+  cut = tf.reshape(x, tf.concat([[parts, -1], tf.shape(x)[1:]], axis=0))
+  return tf.ensure_shape(cut, [None, None, *x.shape[1:]])

@@ -59,6 +59,7 @@ class Phase:
     label_smoothing: share of the target spread over all classes.
     accumulate_steps: batches per optimizer step.
     microbatches: equal parts in which a batch is computed one after the other, where memory does not hold it whole.
+    longest: positions of the examples for which that number is; shorter texts take fewer parts.
     ema: momentum of the averaged weights; 0 keeps none.
     augment: as --augment.
     copies: as --augment_copies.
@@ -88,6 +89,7 @@ class Phase:
   label_smoothing: float = 0.0
   accumulate_steps: int = 1
   microbatches: int = 1
+  longest: int = 1
   ema: float = 0.0
   augment: str = "none"
   copies: int = 0

@@ -11,7 +11,7 @@ import pytest
 import tiny_data
 import tiny_modules
 
-from tl_app import comparison, files
+from tl_app import comparison, evaluation, files, tasks
 from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.config import Config
@@ -27,7 +27,7 @@ def finish(config, recipe, seed, right, rung="probe", ids=IDS, **flags):
   files.write_text(f"{root}/config.json", config_lib.to_json(of_run))
   paths = workdir_lib.Workdir(pathlib.Path(root))
   files.write_text(paths.plan, "{}")
-  files.write_text(paths.task, "{}")
+  files.write_json(paths.task, tasks.SingleLabel(names=("bad", "good")).record())
   files.write_text(f"{root}/checkpoints/model.weights.h5", "")
   rungs = {"majority": {"accuracy": 0.5}, "probe": {"accuracy": 0.6}}
   if recipe != "probe":
@@ -35,7 +35,7 @@ def finish(config, recipe, seed, right, rung="probe", ids=IDS, **flags):
   files.write_json(
     f"{root}/metrics.json",
     {
-      "test": {"accuracy": float(np.mean(right)), "macro_f1": 0.5 + seed / 10},
+      "test": {"accuracy": float(np.mean(right)), "macro_f1": 0.5 + seed / 10, "matthews": 0.25},
       "rung": rung,
       "rungs": rungs,
       "seconds": {"features": 1.0, "train": 2.0 + seed},
@@ -86,12 +86,13 @@ def test_the_paired_test_is_the_count_by_hand(four, nothing_runs):
   assert (tuned["only_probe_right"], tuned["only_recipe_right"]) == (2, 4)
   # Two-sided binomial test of 2 in 6: 2 (1 + 6 + 15) / 64.
   assert tuned["p_value"] == pytest.approx(44 / 64)
-  assert tuned["accuracies"] == pytest.approx([9 / 12, 10 / 12]) and tuned["accuracy"] == pytest.approx(9.5 / 12)
-  assert tuned["probe_accuracy"] == probe["accuracy"] == pytest.approx(8.5 / 12)
+  assert tuned["each"] == pytest.approx([9 / 12, 10 / 12]) and tuned["mean"] == pytest.approx(9.5 / 12)
+  assert tuned["probe_mean"] == probe["mean"] == pytest.approx(8.5 / 12)
   assert tuned["difference"] == pytest.approx(1 / 12)
   low, high = tuned["difference_ci95"]
   assert low < tuned["difference"] < high
-  assert tuned["accuracy_range"] == tuned["accuracies"] and tuned["macro_f1"] == pytest.approx(0.55)
+  assert tuned["range"] == tuned["each"]
+  assert tuned["other"] == {"macro_f1": pytest.approx(0.55), "matthews": 0.25}
   assert tuned["rungs"] == ["fine_tuned"] * 2 and tuned["seconds"] == 3.5
   assert tuned["validation"] == {"probe": 0.6, "fine_tuned": 0.75} and probe["validation"] == {"probe": 0.6}
   assert "difference" not in probe
@@ -120,8 +121,8 @@ def test_without_the_same_examples_there_is_no_paired_test(config, nothing_runs)
   finish(config, "probe", 0, [1] * 12)
   finish(config, "full", 0, [1] * 12, ids=[f"other:{i}" for i in range(12)])
   full = comparison.compare(config, "full,probe", "0")["rows"][0]
-  assert full["accuracy"] == 1 and "p_value" not in full
-  assert full["accuracy_ci95"][0] < 0.8
+  assert full["mean"] == 1 and "p_value" not in full
+  assert full["ci95"][0] < 0.8
 
 
 def test_a_run_of_other_flags_is_refused_before_anything_runs(four, nothing_runs):
@@ -131,18 +132,48 @@ def test_a_run_of_other_flags_is_refused_before_anything_runs(four, nothing_runs
     comparison.compare(dataclasses.replace(four, workdir=f"{four.workdir}/probe-0"), "probe", "0")
 
 
-def test_tasks_without_accuracy_are_refused(four, nothing_runs, tmp_path):
-  with pytest.raises(UserError, match="--task=regression is measured by r2"):
-    comparison.compare(dataclasses.replace(four, task="regression", workdir=str(tmp_path / "new")), "probe", "0")
-  assert not (tmp_path / "new").exists()
-  metrics = tmp_path / "compared/probe-0/metrics.json"
-  files.write_json(metrics, {"task": "multi_label", "test": {"macro_f1": 0.5}, "rung": "probe"})
-  with pytest.raises(UserError, match="--task=multi_label is measured by macro_f1"):
-    comparison.compare(four, "probe", "0")
+def test_a_task_without_accuracy_is_compared_by_its_own_score(config, nothing_runs):
+  """Amounts: the probe misses by 2 each, fine-tuned by 1, so R2 is 1 - 4 n / total and 1 - n / total."""
+  truth, rng = np.arange(12.0), np.random.default_rng(0)
+  for recipe, error in (("probe", 2.0), ("lp_ft", 1.0)):
+    for seed in (0, 1):
+      finish(config, recipe, seed, [1] * 12)
+      paths = workdir_lib.Workdir(pathlib.Path(f"{config.workdir}/{recipe}-{seed}"))
+      task = tasks.TASKS["regression"](names=("stars",), mean=(5.5,), deviation=(float(truth.std()),))
+      answers = truth + error * rng.choice([-1, 1], 12)
+      targets = task.targets([str(value) for value in truth])
+      figures = task.measure(((answers - 5.5) / truth.std())[:, None], targets)
+      files.write_json(paths.task, task.record())
+      files.write_json(
+        paths.metrics,
+        files.read_json(paths.metrics)
+        | {"task": task.name, "score": "r2", "test": figures}
+        | {"rungs": {"probe": {"r2": 0.5}, "fine_tuned": {"r2": 0.6}} if recipe != "probe" else {"probe": {"r2": 0.5}}},
+      )
+      rows = task.rows(IDS, [str(value) for value in truth], answers[:, None])
+      evaluation.write_predictions(paths.predictions, task.columns, rows)
+  result = comparison.compare(config, "probe,lp_ft", "0,1")
+  probe, tuned = result["rows"]
+  assert (result["task"], result["score"]) == ("regression", "r2")
+  assert probe["each"] == pytest.approx([1 - 48 / 143] * 2) and tuned["mean"] == pytest.approx(1 - 12 / 143)
+  assert tuned["difference"] == pytest.approx(36 / 143) and tuned["p_value"] < 0.01
+  assert 0 < tuned["difference_ci95"][0] < tuned["difference"] < tuned["difference_ci95"][1]
+  assert tuned["ci95"][0] < tuned["mean"] < tuned["ci95"][1] and "only_probe_right" not in tuned
+  titles, _, _, row = (line for line in comparison.markdown(result).splitlines() if line.startswith("|"))
+  assert "| test R2: mean (95 % interval) |" in titles and "| p, randomisation test |" in titles
+  assert f"| {tuned['mean']:.3f} (" in row and titles.count("|") == row.count("|")
 
 
-def _width(outcomes):
-  low, high = comparison.interval(outcomes)
+def _over(rights):
+  """Returns what `comparison.interval` takes of {id: number}s: the weighted mean of each seed's."""
+  return [
+    (tuple(right), lambda weights, v=np.array(list(right.values())): weights @ v / weights.sum(axis=1))
+    for right in rights
+  ]
+
+
+def _width(rights):
+  low, high = comparison.interval(_over(rights))
   return high - low
 
 
@@ -163,8 +194,10 @@ def test_the_interval_sees_that_seeds_differ():
   assert _width(alike) < 0.01 < 0.1 < _width(unlike)
 
 
-def test_a_model_without_errors_has_no_interval_of_width_zero():
-  low, high = comparison.accuracy_interval([dict.fromkeys(range(30), True)] * 3)
+def test_a_model_without_errors_has_no_interval_of_width_zero(config, nothing_runs):
+  for seed in (0, 1, 2):
+    finish(config, "probe", seed, [1] * 30, ids=[f"reviews.csv:{i}" for i in range(30)])
+  low, high = comparison.compare(config, "probe", "0,1,2")["rows"][0]["ci95"]
   assert low == pytest.approx(0.886, abs=0.005) and high == 1
 
 
@@ -189,7 +222,7 @@ def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path, monkeypatch):
   written = files.read_json(root / "probe-3/config.json")
   assert (written["seed"], written["split_seed"], written["recipe"]) == (3, 3, "probe")
   accuracy = files.read_json(root / "probe-3/metrics.json")["test"]["accuracy"]
-  assert result["rows"][0]["accuracies"] == [accuracy]
+  assert result["rows"][0]["each"] == [accuracy]
   assert not (root / "lora-3/metrics.json").exists() and "finds no dense" in (root / "lora-3.log").read_text()
   # The finished run counts as it is, and the failed one alone is tried again.
   config = config_lib.from_json((root / "probe-3/config.json").read_text())

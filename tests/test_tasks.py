@@ -10,13 +10,14 @@ import scipy.stats
 import sklearn.metrics
 import tiny_modules
 
-from tl_app import files, prediction, runs, tasks, training
+from tl_app import evaluation, files, prediction, runs, tasks, training
 from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.tasks import cells
 from tl_app.tasks.multi_label import MultiLabel, best_thresholds
 from tl_app.tasks.regression import Regression
 from tl_app.tasks.single_label import RareClasses, SingleLabel
+from tl_app.tasks.token_classification import TokenClassification
 
 WORDS = {"word0": "red", "word1": "green", "word2": "blue"}
 
@@ -320,6 +321,32 @@ def test_the_paired_test_sees_a_better_model_and_no_difference_in_noise():
   task = Regression(("a",), (0.0,), (1.0,))
   assert task.p_value(fair, good, amounts) < 0.01 < task.p_value(fair, fair_too, amounts)
   assert task.p_value(fair, fair, amounts) == 1
+
+
+@pytest.mark.parametrize(
+  ("task", "labels"),
+  [
+    (SingleLabel(("a", "b", "c")), list("abcabcab")),
+    (RareClasses(("a", "b", "c")), list("abcabcab")),
+    (MultiLabel(("a", "b c", "d"), thresholds=(0.4, 0.5, 0.6)), ["a", "a,b c", "", "d", "b c,d", "a,d", "", "b c"]),
+    (Regression(("x",), (1.5,), (0.5,)), list("12345678")),
+    (Regression(("x", "y"), (1.5, 0.0), (0.5, 3.0)), [f"[{n}, {n**2}]" for n in range(8)]),
+    (TokenClassification(("O", "B-p", "I-p", "B-q", "I-q")), ["O B-p I-p", "B-q", "O", "B-p B-p", "B-q I-q O O"] * 2),
+  ],
+)
+def test_the_score_can_be_computed_from_the_predictions_file(task, labels, tmp_path):
+  targets = task.targets(labels)
+  clear = task.dense(targets) if not task.by_word else task.dense(np.maximum(targets, 0))
+  logits = clear + np.random.default_rng(0).normal(size=clear.shape)
+  rows = task.rows([str(i) for i in range(len(labels))], labels, task.outputs(logits))
+  evaluation.write_predictions(tmp_path / "predictions.csv", task.columns, rows)
+  with open(tmp_path / "predictions.csv", encoding="utf-8", newline="") as file:
+    evidence = task.evidence(list(csv.DictReader(file)))
+  score = task.measure(logits, targets)[task.score]
+  assert len(evidence) == len(labels) and 0 < score < 1
+  assert task.score_from(evidence.sum(axis=0)) == pytest.approx(score)
+  weights = np.array([[2.0] * len(labels), [1.0] + [0.0] * (len(labels) - 1)])
+  assert task.score_from(weights @ evidence)[0] == pytest.approx(score)
 
 
 def test_a_task_comes_back_from_json():

@@ -14,6 +14,7 @@ from tl_app import config as config_lib
 from tl_app import evaluation, files, tasks
 from tl_app import workdir as workdir_lib
 from tl_app.errors import RunFailed, UserError
+from tl_app.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -21,18 +22,6 @@ log = logging.getLogger(__name__)
 OWN = ("workdir", "recipe", "seed", "split_seed")
 TABLE, FIGURES = "comparison.md", "comparison.json"
 _CHUNK = 100
-_COLUMNS = (
-  "recipe",
-  "test accuracy: mean (95 % interval)",
-  "each seed",
-  "macro F1",
-  "ships",
-  "validation: probe, fine-tuned",
-  "probe, test",
-  "difference (95 % interval)",
-  "right: probe alone, recipe alone (p)",
-  "seconds a run",
-)
 
 
 @dataclasses.dataclass
@@ -42,15 +31,28 @@ class Run:
   Attributes:
     recipe, seed: which.
     metrics: the content of its metrics.json, or None where it failed.
-    right: {id of a test example: whether the answer was right}.
+    task: the `Task`, or None.
+    ids: of the test examples, sorted.
+    evidence: float [len(ids), k], see `Task.evidence`.
     failure: the last line that it said, or "".
   """
 
   recipe: str
   seed: int
   metrics: dict | None = None
-  right: dict = dataclasses.field(default_factory=dict)
+  task: Task | None = None
+  ids: tuple = ()
+  evidence: np.ndarray | None = None
   failure: str = ""
+
+  @property
+  def score(self):
+    """The figure that is compared, on the test split."""
+    return self.metrics["test"][self.task.score]
+
+  def scores(self, weights):
+    """Returns the scores [rounds] of the test split with its examples weighted, float [rounds, len(ids)]."""
+    return self.task.score_from(weights @ self.evidence)
 
 
 def compare(config, recipes, seeds):
@@ -70,8 +72,6 @@ def compare(config, recipes, seeds):
     UserError: a list is wrong, a directory holds another run, or the first run was refused.
   """
   names, numbers = _recipes(recipes), _seeds(seeds)
-  if config.task != "auto":
-    _need_accuracy(config.task)
   root = pathlib.Path(config.workdir)
   configs = [
     dataclasses.replace(config, recipe=name, seed=seed, split_seed=seed, workdir=str(root / f"{name}-{seed}"))
@@ -108,12 +108,15 @@ def summarize(config, runs):
   """
   done = [run for run in runs if run.metrics]
   probes = {run.seed: run for run in done if run.recipe == "probe"}
+  task = done[0].task if done else tasks.SingleLabel()
   return {
     "dataset": config.dataset,
     "backbone": config.backbone,
+    "task": task.name,
+    "score": task.score,
     "seeds": list(dict.fromkeys(run.seed for run in runs)),
-    "test_examples": sorted({len(run.right) for run in done}),
-    "different_test_examples": len(set().union(*(run.right for run in done))),
+    "test_examples": sorted({len(run.ids) for run in done}),
+    "different_test_examples": len(set().union(*(run.ids for run in done))),
     "rows": [
       _row(recipe, [run for run in done if run.recipe == recipe], probes)
       for recipe in dict.fromkeys(run.recipe for run in runs)
@@ -127,26 +130,26 @@ def _row(recipe, runs, probes):
   row = {"recipe": recipe, "seeds": [run.seed for run in runs]}
   if not runs:
     return row
-  accuracies = [run.metrics["test"]["accuracy"] for run in runs]
+  scores, task = [run.score for run in runs], runs[0].task
   row |= {
-    "accuracy": float(np.mean(accuracies)),
-    "accuracy_ci95": accuracy_interval([run.right for run in runs]),
-    "accuracy_range": [min(accuracies), max(accuracies)],
-    "accuracies": accuracies,
-    "macro_f1": float(np.mean([run.metrics["test"]["macro_f1"] for run in runs])),
+    "mean": float(np.mean(scores)),
+    "ci95": score_interval(runs),
+    "range": [min(scores), max(scores)],
+    "each": scores,
+    "other": {
+      key: float(np.mean([run.metrics["test"][key] for run in runs])) for key in task.shown if key != task.score
+    },
     "rungs": [run.metrics["rung"] for run in runs],
-    "validation": _validation([run.metrics["rungs"] for run in runs]),
+    "validation": _validation([run.metrics["rungs"] for run in runs], task.score),
     "seconds": float(np.mean([sum(run.metrics["seconds"].values()) for run in runs])),
   }
   return row | paired([(probes[run.seed], run) for run in runs if run.seed in probes and recipe != "probe"])
 
 
-def _validation(rungs):
-  """Returns {"probe", "fine_tuned"}: mean validation accuracies, of the better of final and averaged weights."""
-  tuned = [
-    max(r[name]["accuracy"] for name in ("fine_tuned", "averaged") if name in r) for r in rungs if "fine_tuned" in r
-  ]
-  return {"probe": float(np.mean([r["probe"]["accuracy"] for r in rungs]))} | (
+def _validation(rungs, score):
+  """Returns {"probe", "fine_tuned"}: mean validation scores, of the better of final and averaged weights."""
+  tuned = [max(r[name][score] for name in ("fine_tuned", "averaged") if name in r) for r in rungs if "fine_tuned" in r]
+  return {"probe": float(np.mean([r["probe"][score] for r in rungs]))} | (
     {"fine_tuned": float(np.mean(tuned))} if tuned else {}
   )
 
@@ -158,46 +161,55 @@ def paired(pairs):
     pairs: [(`Run` of the probe, `Run` of the recipe)], one a seed.
 
   Returns:
-    {"probe_accuracy", "difference", "difference_ci95", "only_probe_right", "only_recipe_right", "p_value"}: means over
-    the seeds, and McNemar's exact test on the examples that only one of the two got right, counted over all seeds. An
-    example in the test split of several seeds counts in each, as if it were another: the p-value is then a little too
-    small, the interval is not. {} without a pair, or where the two were measured on different examples.
+    {"probe_mean", "difference", "difference_ci95", "p_value"}: means over the seeds. The test is McNemar's exact one
+    where the score is accuracy, with "only_probe_right" and "only_recipe_right", the examples that only one of the two
+    got right, counted over all seeds; else the randomisation test. An example in the test split of several seeds
+    counts in each, as if it were another: the p-value is then a little too small, the interval is not. {} without a
+    pair, or where the two were measured on different examples.
   """
-  if not pairs or any(probe.right.keys() != run.right.keys() for probe, run in pairs):
+  if not pairs or any(probe.ids != run.ids for probe, run in pairs):
     return {}
-  differences = [{i: int(run.right[i]) - int(probe.right[i]) for i in run.right} for probe, run in pairs]
-  both = np.array([(probe.right[i], run.right[i]) for probe, run in pairs for i in run.right], dtype=bool)
-  return {
-    "probe_accuracy": float(np.mean([probe.metrics["test"]["accuracy"] for probe, _ in pairs])),
-    "difference": float(np.mean([np.mean(list(d.values())) for d in differences])),
-    "difference_ci95": interval(differences),
-    "only_probe_right": int(np.sum(both[:, 0] & ~both[:, 1])),
-    "only_recipe_right": int(np.sum(~both[:, 0] & both[:, 1])),
-    "p_value": evaluation.mcnemar(both[:, 0], both[:, 1]),
+  found = {
+    "probe_mean": float(np.mean([probe.score for probe, _ in pairs])),
+    "difference": float(np.mean([run.score - probe.score for probe, run in pairs])),
+    "difference_ci95": interval(
+      [
+        (run.ids, lambda weights, pair=(probe, run): pair[1].scores(weights) - pair[0].scores(weights))
+        for probe, run in pairs
+      ]
+    ),
+  }
+  if pairs[0][1].task.score != "accuracy":
+    tested = [(probe.evidence, run.evidence, run.task.score_from) for probe, run in pairs]
+    return found | {"p_value": evaluation.randomisation(tested)}
+  probe, recipe = (np.concatenate([pair[i].evidence[:, 0] > 0 for pair in pairs]) for i in (0, 1))
+  return found | {
+    "only_probe_right": int(np.sum(probe & ~recipe)),
+    "only_recipe_right": int(np.sum(~probe & recipe)),
+    "p_value": evaluation.mcnemar(probe, recipe),
   }
 
 
-def accuracy_interval(rights):
-  """Returns the 95 % interval [low, high] of the mean accuracy over seeds: `interval`.
+def score_interval(runs):
+  """Returns the 95 % interval [low, high] of the mean score over `Run`s of several seeds: `interval`.
 
-  With fewer than ten right or ten wrong answers it is widened to that of one test split with all the different
-  examples, which is Wilson's there.
-
-  Args:
-    rights: [{id: bool}], the test split of each seed.
+  Where one of them has no interval of its own, since too few answers are right or wrong, it is None; but that of an
+  accuracy is then widened to that of one test split with all the different examples, which is Wilson's there.
   """
-  low, high = interval(rights)
-  right = sum(sum(r.values()) for r in rights)
-  count = sum(len(r) for r in rights)
+  found = interval([(run.ids, run.scores) for run in runs])
+  score = runs[0].task.score
+  if score != "accuracy":
+    return None if any(run.metrics["test"].get(f"{score}_ci95") is None for run in runs) else found
+  right, count = (sum(float(run.evidence[:, i].sum()) for run in runs) for i in (0, 1))
   if min(right, count - right) >= evaluation.FEW:
-    return [low, high]
-  different = len(set().union(*rights))
+    return found
+  different = len(set().union(*(run.ids for run in runs)))
   least, most = evaluation.accuracy_interval(round(right / count * different), different)
-  return [min(low, least), max(high, most)]
+  return [min(found[0], least), max(found[1], most)]
 
 
-def interval(outcomes, seed=0):
-  """Returns the 95 % interval [low, high] of the mean over seeds of each seed's mean outcome.
+def interval(measured, seed=0):
+  """Returns the 95 % interval [low, high] of the mean over seeds of a figure of each seed's test split.
 
   The pigeonhole bootstrap (Owen 2007, Annals of Applied Statistics 1(2)), for two crossed causes of chance: seeds are
   drawn with replacement, and test examples get Poisson(1) weights, one weight an example in whichever seeds' splits it
@@ -208,28 +220,26 @@ def interval(outcomes, seed=0):
   not see that a test split is shared.
 
   Args:
-    outcomes: [{id of a test example: number}], one a seed.
+    measured: [(ids, function)], one a seed: of its test examples, and weights of them, float [rounds, examples], ->
+      figures [rounds].
     seed: seed of the resamples.
   """
-  ids = {example: position for position, example in enumerate(dict.fromkeys(i for o in outcomes for i in o))}
-  values, present = np.zeros((2, len(ids), len(outcomes)), np.float32)
-  for column, outcome in enumerate(outcomes):
-    rows = [ids[example] for example in outcome]
-    values[rows, column], present[rows, column] = list(outcome.values()), 1.0
-  rng = np.random.default_rng(seed)
-  means = []
+  place = {example: position for position, example in enumerate(dict.fromkeys(i for ids, _ in measured for i in ids))}
+  columns = [np.array([place[example] for example in ids]) for ids, _ in measured]
+  rng, means = np.random.default_rng(seed), []
   for _ in range(evaluation.RESAMPLES // _CHUNK):
-    weights = rng.poisson(1.0, size=(_CHUNK, len(ids))).astype(np.float32)
-    draws = rng.multinomial(len(outcomes), [1 / len(outcomes)] * len(outcomes), size=_CHUNK)
-    each = (weights @ values) / np.maximum(weights @ present, 1.0)
-    means.append((draws * each).sum(axis=1) / len(outcomes))
-  return [float(value) for value in np.percentile(np.concatenate(means), [2.5, 97.5])]
+    weights = rng.poisson(1.0, size=(_CHUNK, len(place))).astype(np.float64)
+    draws = rng.multinomial(len(measured), [1 / len(measured)] * len(measured), size=_CHUNK)
+    each = np.stack([figure(weights[:, own]) for own, (_, figure) in zip(columns, measured)], axis=1)
+    means.append((draws * each).sum(axis=1) / len(measured))
+  return evaluation.percentiles(np.concatenate(means))
 
 
 def markdown(result):
   """Returns comparison.md: what was compared and by which command, the table, and what failed."""
   sizes = " or ".join(f"{size:,}" for size in result["test_examples"])
   different = f"{result['different_test_examples']:,} different ones over the seeds"
+  titles = _titles(result)
   lines = [
     f"`{result['dataset']}`, `{result['backbone']}`; seeds {', '.join(map(str, result['seeds']))}, each of split and "
     f"training; {sizes or 'no'} test examples a seed, {different}:",
@@ -238,27 +248,45 @@ def markdown(result):
     result["command"],
     "```",
     "",
-    f"| {' | '.join(_COLUMNS)} |",
-    f"| {' | '.join(['---'] * len(_COLUMNS))} |",
-    *(f"| {' | '.join(_cells(row, len(result['seeds'])))} |" for row in result["rows"]),
+    f"| {' | '.join(titles)} |",
+    f"| {' | '.join(['---'] * len(titles))} |",
+    *(f"| {' | '.join(_cells(row, len(result['seeds']), len(titles)))} |" for row in result["rows"]),
   ]
   if result["failed"]:
     lines += ["", *(f"- `{run['recipe']}`, seed {run['seed']} failed: {run['line']}" for run in result["failed"])]
   return "\n".join(lines) + "\n"
 
 
-def _cells(row, seeds):
+def _titles(result):
+  """Returns the titles of the table's columns."""
+  task = tasks.of(result)
+  return [
+    "recipe",
+    f"test {task.shown[task.score]}: mean (95 % interval)",
+    "each seed",
+    *(title for key, title in task.shown.items() if key != task.score),
+    "ships",
+    "validation: probe, fine-tuned",
+    "probe, test",
+    "difference (95 % interval)",
+    "right: probe alone, recipe alone (p)" if task.score == "accuracy" else f"p, {task.test_title}",
+    "seconds a run",
+  ]
+
+
+def _cells(row, seeds, columns):
   name = f"`{row['recipe']}`"
   if not row["seeds"]:
-    return [name, "failed", *[""] * (len(_COLUMNS) - 2)]
+    return [name, "failed", *[""] * (columns - 2)]
   counted = f"; {len(row['seeds'])} of {seeds} seeds" if len(row["seeds"]) < seeds else ""
+  span = _span(row["ci95"]) if row["ci95"] else "too few right or wrong"
   return [
     name,
-    f"{row['accuracy']:.3f} ({_span(row['accuracy_ci95'])}{counted})",
-    ", ".join(f"{accuracy:.3f}" for accuracy in row["accuracies"]),
-    f"{row['macro_f1']:.3f}",
+    f"{row['mean']:.3f} ({span}{counted})",
+    ", ".join(f"{score:.3f}" for score in row["each"]),
+    *(f"{figure:.3f}" for figure in row["other"].values()),
     ", ".join(row["rungs"]),
-    ", ".join(f"{accuracy:.3f}" for accuracy in row["validation"].values()),
+    ", ".join(f"{score:.3f}" for score in row["validation"].values()),
     *_paired_cells(row),
     f"{row['seconds']:.0f}",
   ]
@@ -267,10 +295,11 @@ def _cells(row, seeds):
 def _paired_cells(row):
   if "difference" not in row:
     return [""] * 3
+  p = f"{row['p_value']:.2g}"
   return [
-    f"{row['probe_accuracy']:.3f}",
+    f"{row['probe_mean']:.3f}",
     f"{row['difference']:+.3f} ({_span(row['difference_ci95'], '+')})",
-    f"{row['only_probe_right']}, {row['only_recipe_right']} ({row['p_value']:.2g})",
+    f"{row['only_probe_right']}, {row['only_recipe_right']} ({p})" if "only_probe_right" in row else p,
   ]
 
 
@@ -346,20 +375,12 @@ def _outcome(config, waiting):
     log.info("%s failed: %s", config.workdir, run.failure)
     return run, code
   paths = workdir_lib.Workdir(pathlib.Path(config.workdir))
-  run.metrics = files.read_json(paths.metrics)
-  _need_accuracy(tasks.of(run.metrics).name)
-  run.right = _right(paths.predictions)
-  log.info("%s: test accuracy %.4f, %s ships", config.workdir, run.metrics["test"]["accuracy"], run.metrics["rung"])
+  run.metrics, run.task = files.read_json(paths.metrics), tasks.restore(files.read_json(paths.task))
+  rows = _predictions(paths.predictions)
+  run.ids, run.evidence = tuple(rows), run.task.evidence(list(rows.values()))
+  title = run.task.shown[run.task.score]
+  log.info("%s: test %s %.4f, %s ships", config.workdir, title, run.score, run.metrics["rung"])
   return run, 0
-
-
-def _need_accuracy(name):
-  """Raises `UserError` for the name of a task whose answers are not right or wrong as a whole."""
-  if tasks.TASKS[name].score != "accuracy":
-    raise UserError(
-      f"the comparison is of accuracies, but --task={name} is measured by {tasks.TASKS[name].score}: compare "
-      "metrics.json of single runs"
-    )
 
 
 def _train(config):
@@ -381,10 +402,10 @@ def _forget(config, new):
     said.parent.rmdir()
 
 
-def _right(path):
-  """Returns {id: whether the prediction is the label} of a predictions_test.csv."""
+def _predictions(path):
+  """Returns {id: row} of a predictions_test.csv, sorted by id; a row is a dict."""
   with open(path, encoding="utf-8", newline="") as file:
-    return {row["id"]: row["label"] == row["prediction"] for row in csv.DictReader(file)}
+    return dict(sorted((row["id"], row) for row in csv.DictReader(file)))
 
 
 def flags(config, but=()):

@@ -97,24 +97,28 @@ def bootstrap(columns, statistic, seed=0):
   return percentiles(np.concatenate(found))
 
 
-def randomisation(first, second, statistic, seed=0):
+def randomisation(pairs, seed=0):
   """Returns the two-sided p-value of the paired randomisation test (Noreen 1989) of two models on the same examples.
 
-  In each of `RESAMPLES` rounds every example swaps its two answers by the toss of a coin.
+  In each of `RESAMPLES` rounds every example swaps its two answers by the toss of a coin. What is compared is the mean
+  of the figures over the pairs.
 
   Args:
-    first, second: float [n, k] of the two models; a figure depends on the examples through their sums alone.
-    statistic: function, sums [.., k] -> figure [..].
+    pairs: [(first, second, statistic)], one a set of examples: float [n, k] of the two models, and a function, sums
+      [.., k] -> figure [..], since a figure depends on the examples through their sums alone.
     seed: seed of the tosses.
   """
-  difference = abs(statistic(first.sum(axis=0)) - statistic(second.sum(axis=0)))
-  n, rng, as_large = len(first), np.random.default_rng(seed), 0
-  at_once = max(1, 2**23 // n)
-  for start in range(0, RESAMPLES, at_once):
-    swaps = rng.integers(0, 2, (min(at_once, RESAMPLES - start), n)).astype(first.dtype)
-    moved = swaps @ (second - first)
-    one, two = statistic(first.sum(axis=0) + moved), statistic(second.sum(axis=0) - moved)
-    as_large += int(np.sum(np.abs(one - two) >= difference - 1e-12))
+  rng = np.random.default_rng(seed)
+  difference, rounds = 0.0, np.zeros(RESAMPLES)
+  for first, second, statistic in pairs:
+    difference += statistic(first.sum(axis=0)) - statistic(second.sum(axis=0))
+    at_once = max(1, 2**23 // len(first))
+    for start in range(0, RESAMPLES, at_once):
+      swaps = rng.integers(0, 2, (min(at_once, RESAMPLES - start), len(first))).astype(first.dtype)
+      moved = swaps @ (second - first)
+      one, two = statistic(first.sum(axis=0) + moved), statistic(second.sum(axis=0) - moved)
+      rounds[start : start + len(swaps)] += one - two
+  as_large = int(np.sum(np.abs(rounds) >= abs(difference) - 1e-12))
   return (as_large + 1) / (RESAMPLES + 1)
 
 

@@ -100,7 +100,7 @@ class MultiLabel(Task):
 
   def score_of(self, outputs, targets):
     counts = evaluation.class_counts(outputs > best_thresholds(outputs, targets), targets)
-    return float(evaluation.macro_f1(counts.sum(axis=0)))
+    return float(self.score_from(counts.sum(axis=0)))
 
   def mean_loss(self, logits, targets):
     logits = np.float64(logits)
@@ -109,7 +109,7 @@ class MultiLabel(Task):
   def p_value(self, first, second, targets):
     answers = (logits > best_thresholds(logits, targets) for logits in (first, second))
     one, two = (evaluation.class_counts(of_one, targets) for of_one in answers)
-    return evaluation.randomisation(one, two, evaluation.macro_f1)
+    return evaluation.randomisation([(one, two, self.score_from)])
 
   def estimators(self, solver):
     return [(c, sklearn.multiclass.OneVsRestClassifier(model)) for c, model in solvers.classifiers(solver)]
@@ -182,6 +182,13 @@ class MultiLabel(Task):
       # Nine significant digits tell any two float32 apart.
       yield example_id, self._joined(truth), self._joined(answer), f"{row.max():.9g}"
 
+  def evidence(self, rows):
+    answers, targets = (np.array([self._chosen(row[name]) for row in rows]) for name in ("prediction", "label"))
+    return evaluation.class_counts(answers, targets)
+
+  def score_from(self, sums):
+    return evaluation.macro_f1(sums)
+
   def serve(self, logits, inputs):
     import tensorflow as tf
 
@@ -224,6 +231,11 @@ class MultiLabel(Task):
 
   def _joined(self, chosen):
     return self.separator.join(name for name, yes in zip(self.names, chosen) if yes)
+
+  def _chosen(self, joined):
+    """Returns what `_joined` made the text of, a list of 0 and 1."""
+    names = joined.split(self.separator)
+    return [int(name in names) for name in self.names]
 
 
 def best_thresholds(outputs, targets):

@@ -91,7 +91,7 @@ class Regression(Task):
 
   def p_value(self, first, second, targets):
     one, two = (np.square(np.float64(logits) - targets).mean(axis=1, keepdims=True) for logits in (first, second))
-    return evaluation.randomisation(one, two, lambda sums: sums[..., 0])
+    return evaluation.randomisation([(one, two, lambda sums: sums[..., 0])])
 
   def estimators(self, solver):
     return [(alpha, sklearn.linear_model.Ridge(alpha=alpha)) for alpha in solvers.RIDGE_STRENGTHS]
@@ -143,6 +143,17 @@ class Regression(Task):
     errors = (np.abs(outputs - labels) / scale).mean(axis=1)
     for example_id, truth, answer, error in zip(ids, labels, outputs, errors):
       yield example_id, *(f"{value:.9g}" for pair in zip(truth, answer) for value in pair), f"{error:.9g}"
+
+  def evidence(self, rows):
+    cells_of = [self.columns[start:-1:2] for start in (1, 2)]
+    truth, answer = (np.array([[float(row[name]) for name in names] for row in rows]) for names in cells_of)
+    truth, answer = truth - self.mean, answer - self.mean
+    return np.concatenate([np.ones_like(truth), truth, truth**2, (answer - truth) ** 2], axis=1)
+
+  def score_from(self, sums):
+    n, truth, truth_squared, squared = np.split(sums, 4, axis=-1)
+    total = truth_squared - truth**2 / np.maximum(n, 1)
+    return (1 - squared / np.maximum(total, TINY)).mean(axis=-1)
 
   def serve(self, logits, inputs):
     import tensorflow as tf

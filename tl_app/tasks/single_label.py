@@ -149,6 +149,12 @@ class SingleLabel(Task):
     for example_id, label, index, score in zip(ids, labels, best, outputs[np.arange(len(best)), best]):
       yield example_id, label, self.names[index], f"{score:.9g}"
 
+  def evidence(self, rows):
+    return np.array([(row["label"] == row["prediction"], 1.0) for row in rows])
+
+  def score_from(self, sums):
+    return sums[..., 0] / np.maximum(sums[..., 1], 1)
+
   def serve(self, logits, inputs):
     import tensorflow as tf
 
@@ -188,7 +194,7 @@ class RareClasses(SingleLabel):
   test_title: typing.ClassVar = "randomisation test"
 
   def score_of(self, outputs, targets):
-    return float(evaluation.macro_f1(self._counts(outputs, targets).sum(axis=0)))
+    return float(self.score_from(self._counts(outputs, targets).sum(axis=0)))
 
   def mean_loss(self, logits, targets):
     own = -evaluation.log_softmax(logits)[np.arange(len(targets)), targets]
@@ -199,7 +205,7 @@ class RareClasses(SingleLabel):
 
   def p_value(self, first, second, targets):
     one, two = self._counts(first, targets), self._counts(second, targets)
-    return evaluation.randomisation(one, two, evaluation.macro_f1)
+    return evaluation.randomisation([(one, two, self.score_from)])
 
   def baseline(self, train_targets, targets):
     commonest = np.eye(len(self.names))[[np.bincount(train_targets).argmax()] * len(targets)]
@@ -208,6 +214,13 @@ class RareClasses(SingleLabel):
   @classmethod
   def baseline_score(cls, metrics):
     return metrics.get("baseline", {}).get(cls.score)
+
+  def evidence(self, rows):
+    answers, targets = (self.dense(self.targets([row[name] for row in rows])) for name in ("prediction", "label"))
+    return evaluation.class_counts(answers, targets)
+
+  def score_from(self, sums):
+    return evaluation.macro_f1(sums)
 
   def _counts(self, outputs, targets):
     return evaluation.class_counts(self.dense(outputs.argmax(axis=1)), self.dense(targets))

@@ -143,6 +143,14 @@ class Task(abc.ABC):
   def rows(self, ids, labels, outputs):
     """Yields a row of predictions_test.csv, see `columns`, for each example."""
 
+  @abc.abstractmethod
+  def evidence(self, rows):
+    """Returns float [n, k] of rows of predictions_test.csv, dicts: the score depends on their sum alone."""
+
+  @abc.abstractmethod
+  def score_from(self, sums):
+    """Returns the score [..] of sums, float [.., k], of `evidence`."""
+
   @classmethod
   def legible(cls, cell, value):
     """Returns a label or prediction of `rows` as a person reads it beside its input, one of `Examples.inputs`."""

@@ -116,7 +116,7 @@ class TokenClassification(Task):
     return loss
 
   def score_of(self, outputs, targets):
-    return float(_figures(self._counts(outputs, targets).sum(axis=0))["f1"])
+    return float(self.score_from(self._counts(outputs, targets).sum(axis=0)))
 
   def mean_loss(self, logits, targets):
     known = targets != NO_WORD
@@ -124,7 +124,7 @@ class TokenClassification(Task):
 
   def p_value(self, first, second, targets):
     one, two = (self._counts(logits, targets) for logits in (first, second))
-    return evaluation.randomisation(one, two, lambda sums: _figures(sums)["f1"])
+    return evaluation.randomisation([(one, two, self.score_from)])
 
   def estimators(self, solver):
     return solvers.classifiers(solver)
@@ -188,6 +188,12 @@ class TokenClassification(Task):
       found += [tags.OUT] * (len(truth) - len(found))
       # The least sure word; nine significant digits tell any two float32 apart.
       yield id, " ".join(truth), " ".join(found), f"{of_words[: len(truth)].max(axis=-1).min():.9g}"
+
+  def evidence(self, rows):
+    return self._counted((row["label"].split(), row["prediction"].split()) for row in rows)
+
+  def score_from(self, sums):
+    return _figures(sums)["f1"]
 
   @classmethod
   def legible(cls, cell, value):
@@ -254,21 +260,23 @@ class TokenClassification(Task):
     return _aligned(outputs, width).argmax(axis=-1)
 
   def _counts(self, outputs, targets):
-    """Returns float64 [n, 3 types]: of each example and entity type its hits, its answers, and its truth."""
-    place = {kind: index for index, kind in enumerate(self._types)}
-    counts = np.zeros((len(targets), 3, len(place)))
-    lengths = (targets != NO_WORD).sum(axis=1)
-    for row, truth, answer, length in zip(counts, targets, self._answers(outputs, targets.shape[1]), lengths):
-      if not (truth[:length].any() or answer[:length].any()):
-        continue
-      truth, answer = (
-        collections.Counter(tags.entities(self.names[index] for index in indices[:length]))
-        for indices in (truth, answer)
-      )
+    """Returns `_counted` of the answers and the targets, tags by their positions in `names`."""
+    names, lengths = np.array(self.names), (targets != NO_WORD).sum(axis=1)
+    pairs = zip(targets, self._answers(outputs, targets.shape[1]), lengths)
+    return self._counted((names[truth[:length]], names[answer[:length]]) for truth, answer, length in pairs)
+
+  def _counted(self, pairs):
+    """Returns float64 [n, 3 types] of pairs of truth and answer, tags: of each example and entity type its hits, its
+    answers, and its truth."""
+    place, rows = {kind: index for index, kind in enumerate(self._types)}, []
+    for pair in pairs:
+      truth, answer = (collections.Counter(tags.entities(of)) for of in pair)
+      row = np.zeros((3, len(place)))
       for at, found in enumerate((truth & answer, answer, truth)):
         for (kind, _, _), number in found.items():
           row[at, place[kind]] += number
-    return counts.reshape(len(targets), -1)
+      rows.append(row.ravel())
+    return np.array(rows)
 
 
 def _aligned(values, width):

@@ -18,7 +18,8 @@ def read_pairs(backbone, encoding):
   Args:
     backbone: a text `Backbone`.
     encoding: "together": one sequence [CLS] first [SEP] second [SEP] with segment ids. "apart": the network reads each
-      text by itself, and the features are [u, v, |u - v|, u v] of its two outputs (Conneau et al. 2017, InferSent).
+      text by itself, and the features are [u, v, |u - v|, u v] of its two outputs (Conneau et al. 2017, InferSent), here
+      of unit length: so the sum of u v is the cosine, whatever the lengths of the texts do to the outputs.
 
   Raises:
     UserError: its preprocessing cannot join two texts.
@@ -36,7 +37,7 @@ def _apart(backbone):
     own = {name: keras.Input(t.shape[1:], dtype=t.dtype, name=_key(side, name)) for name, t in _named(backbone.network)}
     pooled.append(backbone.network.call(own if isinstance(backbone.network.input, dict) else own[""])["pooled"])
     inputs |= {_key(side, name): tensor for name, tensor in own.items()}
-  first, second = pooled
+  first, second = (ops.normalize(x, axis=-1) for x in pooled)
   features = ops.concatenate([first, second, ops.abs(first - second), first * second], axis=-1)
   return dataclasses.replace(
     backbone,

@@ -11,7 +11,7 @@ import pytest
 import tiny_data
 import tiny_modules
 
-from tl_app import comparison, evaluation, files, tasks
+from tl_app import comparison, evaluation, files, over_seeds, tasks
 from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.config import Config
@@ -165,15 +165,17 @@ def test_a_task_without_accuracy_is_compared_by_its_own_score(config, nothing_ru
 
 
 def _over(rights):
-  """Returns what `comparison.interval` takes of {id: number}s: the weighted mean of each seed's."""
-  return [
-    (tuple(right), lambda weights, v=np.array(list(right.values())): weights @ v / weights.sum(axis=1))
-    for right in rights
-  ]
+  """Returns what `over_seeds.interval` takes of {id: number}s: the weighted mean of each seed's."""
+
+  def mean(right):
+    values = np.array(list(right.values()))
+    return lambda weights: weights @ values / weights.sum(axis=1)
+
+  return [(tuple(right), mean(right)) for right in rights]
 
 
 def _width(rights):
-  low, high = comparison.interval(_over(rights))
+  low, high = over_seeds.interval(_over(rights))
   return high - low
 
 

@@ -18,8 +18,8 @@ def read_pairs(backbone, encoding):
   Args:
     backbone: a text `Backbone`.
     encoding: "together": one sequence [CLS] first [SEP] second [SEP] with segment ids. "apart": the network reads each
-      text by itself, and the features are [u, v, |u - v|, u v] of its two outputs (Conneau et al. 2017, InferSent), here
-      of unit length: so the sum of u v is the cosine, whatever the lengths of the texts do to the outputs.
+      text by itself, and the features are [u, v, |u - v|, u v] of its two outputs (Conneau et al. 2017, InferSent),
+      here of unit length: so the sum of u v is the cosine, whatever the lengths of the texts do to the outputs.
 
   Raises:
     UserError: its preprocessing cannot join two texts.

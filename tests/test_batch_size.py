@@ -12,7 +12,7 @@ import tiny_modules
 from absl import flags
 from absl.testing import flagsaver
 
-from tl_app import batch_size, benchmarking, cli, files, memory, rate_test, training
+from tl_app import batch_size, benchmarking, cli, files, memory, rate_test, runs, training
 from tl_app import config as config_lib
 from tl_app.config import Config
 from tl_app.data import examples
@@ -71,6 +71,11 @@ def test_a_run_in_parts_is_the_run_on_whole_batches(config, tmp_path, monkeypatc
       {name: value for name, value in one.items() if name != "seconds"}, abs=1e-5
     )
   assert files.read_json(tmp_path / "split" / "config.json")["batch_size"] == "auto"
+  taken, predict = [], runs.model_lib.predict
+  monkeypatch.setattr(runs.model_lib, "predict", lambda *args, **kw: taken.append(args[3]) or predict(*args, **kw))
+  for workdir, metrics in ((tmp_path / "split", split), (tmp_path / "whole", whole)):
+    assert runs.evaluate(workdir, {}, "")["test"]["accuracy"] == metrics["test"]["accuracy"]
+  assert taken[0] == 8 < taken[1]
 
 
 @pytest.mark.parametrize("most", [5, 1])

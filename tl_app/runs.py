@@ -82,9 +82,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
     raise UserError(f"--dataset={examples.source} does not fit the model of {workdir}: {error}") from None
   log.info("evaluating %s examples", f"{len(examples):,}")
   moving_bar = int(callbacks.verbosity() == 1)
-  logits = model_lib.predict(
-    model.network, model.backbone, examples.inputs, model_lib.inference_batch(model.backbone), verbose=moving_bar
-  )
+  logits = model_lib.predict(model.network, model.backbone, examples.inputs, _batch(paths, model), verbose=moving_bar)
   metrics = {
     "test": task.measure(logits, labels),
     **task.baseline(labels, labels),
@@ -115,7 +113,7 @@ def export(workdir, output, cache_dir="", offline=False):
   test = examples.take(splits.read(paths.splits, examples).test)
   test = test.take(serving.sample(len(test)))
   model = restore(paths, config, assets)
-  logits = model_lib.predict(model.network, model.backbone, test.inputs, model_lib.inference_batch(model.backbone))
+  logits = model_lib.predict(model.network, model.backbone, test.inputs, _batch(paths, model))
   return directory, serving.export_and_prove(model, directory, test.inputs, model.task.outputs(logits))
 
 
@@ -128,6 +126,12 @@ def opened(workdir, cache_dir="", offline=False):
   paths, config = workdir_lib.open_run(workdir)
   config = dataclasses.replace(config, cache_dir=cache_dir or config.cache_dir, offline=offline or config.offline)
   return paths, config, Assets(config.cache_dir, config.offline)
+
+
+def _batch(paths, model):
+  """Returns the examples of a forward pass: what --batch_size=auto has found to fit, if the run had it."""
+  found = files.read_json(paths.plan).get("batch_size", {})
+  return found["forward_pass"]["examples"] if found else model_lib.inference_batch(model.backbone)
 
 
 def _check_output(output):

@@ -1,5 +1,7 @@
 """--max_minutes: what is left of a phase, and a run that keeps to it."""
 
+import dataclasses
+
 import pytest
 import tiny_presets
 
@@ -79,6 +81,40 @@ def test_what_reads_the_stored_trunk_still_does_when_one_epoch_is_left(config, t
   training.train_and_evaluate(Config(**config, **flags), tmp_path / "run")
   assert files.read_json(tmp_path / "run" / "plan.json")["phases"][1]["epochs"] == 1
   assert seen == ["head", "tail_head", "tail_head"]
+
+
+def test_fewer_stages_are_the_upper_ones():
+  phase = dataclasses.replace(PHASE, train_stages=("a", "b", "c", "d", "e", "head"))
+  names = [fewer.train_stages for fewer in budget.fewer_stages(phase, ["a", "b", "d", "e"])]
+  assert names == [("d", "e", "head"), ("e", "head")]
+  assert not list(budget.fewer_stages(phase, ["e"]))
+
+
+@pytest.mark.parametrize(("recipe", "phase"), [("lp_ft", "fine_tune"), ("full", "full")])
+def test_where_no_epoch_of_all_stages_fits_upper_ones_train(config, tmp_path, caplog, monkeypatch, recipe, phase):
+  caplog.set_level("INFO")
+  everything = []
+
+  def seconds(way, network, *_):
+    count = len(network.trainable_variables)
+    everything.append(count)
+    # All stages leave no step, the upper ones all epochs.
+    return (1000.0 if count == max(everything) else 0.1), 1.0
+
+  monkeypatch.setattr(precision, "measure", seconds)
+  flags = {"epochs": 2, "max_minutes": 10.0, "recipe": recipe}
+  metrics = training.train_and_evaluate(Config(**config, **flags), tmp_path / "run")
+  probe, tuned = files.read_json(tmp_path / "run" / "plan.json")["phases"]
+  names = tuned["planned_stages"]
+  assert 0 < len(tuned["train_stages"]) < len(names) and tuned["train_stages"] == names[-len(tuned["train_stages"]) :]
+  assert tuned["epochs"] == tuned["planned_epochs"] == 2
+  trained = [row["name"] for row in tuned["stages"] if row["trainable"]]
+  assert trained == tuned["train_stages"]
+  assert f"--max_minutes=10: phase {phase} has" in caplog.text and "train, the stages below stay frozen" in caplog.text
+  assert "fine_tuned" in metrics["rungs"]
+  (audit,) = (line for line in caplog.messages if line.startswith(f"audit of phase {phase}: changed variables: "))
+  changed = [part.split()[0] for part in audit.split(": ")[2].split(";")[0].split(", ")]
+  assert changed == trained
 
 
 @pytest.mark.parametrize("recipe", ["full", "contrastive"])

@@ -33,6 +33,20 @@ def shorten(phase, step_seconds, seconds, validation_batches):
   return dataclasses.replace(phase, epochs=epochs, steps_per_epoch=steps, warmup_steps=warmup_steps)
 
 
+def fewer_stages(phase, trained):
+  """Yields the phase with the upper half of the backbone's stages that it trains, the upper quarter, .. the top one.
+
+  Args:
+    phase: `Phase`.
+    trained: names of those stages, from the input upwards.
+  """
+  count = len(trained)
+  while count > 1:
+    count //= 2
+    lowest = phase.train_stages.index(trained[-count])
+    yield dataclasses.replace(phase, train_stages=phase.train_stages[lowest:])
+
+
 def seconds_left(deadline, now, step_seconds, closing_batches, export, phases):
   """Returns the seconds that one of `phases` phases still to come may take.
 

@@ -38,7 +38,7 @@ def fit(run, phase, left=1):
   Returns:
     A function that puts the averaged weights into the model, or None where the phase keeps none.
   """
-  model = run.model
+  model, narrowed = run.model, None
   with run.clock("train"), run.strategy.scope():
     features = None
     if phase.fresh_features:
@@ -48,10 +48,15 @@ def fit(run, phase, left=1):
       heads.reset(model.head, model.task.initial_bias(run.labels[run.split.train]))
     stages.set_trainable(model, phase)
     before = stages.state(model, phase)
-    keep = _solve(run, phase, features) if phase.solver != "linear" else _descend(run, phase, features, left)
+    if phase.solver != "linear":
+      keep = _solve(run, phase, features)
+    else:
+      keep, narrowed = _descend(run, phase, features, left)
     if phase.name in run.cut and run.cut[phase.name] is None:
       return None
-    changes = stages.audit(model, before)
+    changes = {} if narrowed else stages.audit(model, before)
+  if narrowed:
+    return fit(run, narrowed, left)
   moved = ", ".join(f"{name} {c['changed']}/{c['variables']}" for name, c in changes.items() if c["changed"])
   log.info("audit of phase %s: changed variables: %s; all others identical to the bit", phase.name, moved or "none")
   return keep
@@ -75,7 +80,11 @@ def _solve(run, phase, features):
 
 
 def _descend(run, phase, features, left):
-  """Fits by gradient descent and puts the best epoch back; returns as `fit`. `features` as in `_solve`."""
+  """Fits by gradient descent and puts the best epoch back; `features` as in `_solve`.
+
+  Returns:
+    (what `fit` returns, None); or (None, the `Phase` to take instead), and nothing has been fitted.
+  """
   network, parts, validation_logits = _feed(run, phase, features)
   network = microbatches.in_parts(network, phase.microbatches, phase.longest)
   dataset = pipeline.whole(parts)
@@ -83,9 +92,9 @@ def _descend(run, phase, features, left):
   if phase.backbone_trains:
     input_profile.of_steps(run, phase.name, parts, way, network, compiler(run, phase, network))
   if run.deadline and phase.backbone_trains:
-    cut = _cut(run, phase, network, dataset, way, left)
+    cut, narrowed = _cut(run, phase, network, dataset, way, left)
     if cut is None:
-      return None
+      return None, narrowed
     if cut is not phase and (cut.mixes or cut.objective == recipes.CONTRAST):
       # Their batches depend on the number of steps.
       dataset = pipeline.whole(_feed(run, cut, features)[1])
@@ -103,8 +112,8 @@ def _descend(run, phase, features, left):
       shuffle=False,  # the dataset is
     )
   if keep.averaged is None:
-    return None
-  return lambda: [variable.assign(value) for variable, value in zip(changing, keep.averaged)]
+    return None, None
+  return lambda: [variable.assign(value) for variable, value in zip(changing, keep.averaged)], None
 
 
 def _way(run, phase, network, dataset):
@@ -128,24 +137,53 @@ def compiler(run, phase, network):
 
 
 def _cut(run, phase, network, dataset, way, left):
-  """Returns the phase as --max_minutes leaves it, or None; and notes it in `run.cut`."""
+  """Returns (the phase as --max_minutes leaves it, None), or (None, the `Phase` with fewer stages that it leaves more
+  of, if there is one); and notes it in `run.cut`."""
   step, _ = precision.measure(way, network, compiler(run, phase, network), dataset)
+  seconds, cut = _shortened(run, phase, step, left)
+  if cut is phase:
+    return phase, None
+  whole = cut and cut.steps_per_epoch == phase.steps_per_epoch
+  narrowed = None if whole or phase.name in run.cut else _narrowed(run, phase, left)
+  run.cut[phase.name] = narrowed or cut
+  if narrowed:
+    names = ", ".join(name for name in narrowed.train_stages if name != recipes.HEAD)
+    then = f"no epoch of all its stages fits; {names} train, the stages below stay frozen"
+  else:
+    steps = f"{cut.epochs} x {cut.steps_per_epoch} steps are done" if cut else "nothing is left of it"
+    then = f"{steps} in place of {phase.epochs} x {phase.steps_per_epoch}"
+  log.warning(
+    "--max_minutes=%g: phase %s has %.0f s at %.2f s a step: %s",
+    *(run.config.max_minutes, phase.name, max(seconds, 0), step, then),
+  )
+  return (None, narrowed) if narrowed else (cut, None)
+
+
+def _narrowed(run, phase, left):
+  """Returns the phase with as many of its upper stages as an epoch fits for; of the top one alone at least a part."""
+  of_phase = stages.selected(run.model, phase).items()
+  trained = [name for name, variables in of_phase if variables and name != recipes.HEAD]
+  cut = None
+  for narrower in budget.fewer_stages(phase, trained):
+    stages.set_trainable(run.model, narrower)
+    network, dataset = online(run, narrower)
+    network = microbatches.in_parts(network, phase.microbatches, phase.longest)
+    step, _ = precision.measure(precision.PLAIN, network, compiler(run, narrower, network), dataset)
+    _, cut = _shortened(run, narrower, step, left)
+    if cut and cut.steps_per_epoch == phase.steps_per_epoch:
+      break
+  return cut and narrower
+
+
+def _shortened(run, phase, step, left):
+  """Returns (seconds that --max_minutes leaves for a phase of steps of `step` seconds, what `budget.shorten` gives)."""
   train, answered, test = (
     math.ceil(len(part) / phase.batch_size) for part in (run.split.train, run.split.validation, run.split.test)
   )
   # After contrast the head is found on new features of the training split.
   closing = 2 * answered + test + (train if phase.objective == recipes.CONTRAST else 0)
   seconds = budget.seconds_left(run.deadline, time.monotonic(), step, closing, run.config.export, left)
-  cut = budget.shorten(phase, step, seconds, answered)
-  if cut is phase:
-    return phase
-  run.cut[phase.name] = cut
-  steps = f"{cut.epochs} x {cut.steps_per_epoch} steps are done" if cut else "nothing is left of it"
-  log.warning(
-    "--max_minutes=%g: phase %s has %.0f s at %.2f s a step: %s in place of %d x %d",
-    *(run.config.max_minutes, phase.name, max(seconds, 0), step, steps, phase.epochs, phase.steps_per_epoch),
-  )
-  return cut
+  return seconds, budget.shorten(phase, step, seconds, answered)
 
 
 def _exact(network, logits):

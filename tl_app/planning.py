@@ -92,6 +92,9 @@ def note_cuts(run):
       left = run.cut[phase["name"]]
       names = ("epochs", "steps_per_epoch", "warmup_steps")
       phase |= {"planned_epochs": phase["epochs"]} | {name: getattr(left, name, 0) for name in names}
+      if left and list(left.train_stages) != phase["train_stages"]:
+        phase |= {"planned_stages": phase["train_stages"], "train_stages": left.train_stages}
+        phase["stages"] = _stage_rows(run, left)
   files.write_json(run.paths.plan, written)
 
 

@@ -3,9 +3,10 @@
 import dataclasses
 
 import pytest
+import tiny_data
 import tiny_presets
 
-from tl_app import budget, files, fitting, precision, recipes, training
+from tl_app import budget, files, fitting, precision, recipes, resolution, runs, training
 from tl_app.config import Config, Facts
 
 FACTS = Facts(3200, 2, "text", 8, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
@@ -115,6 +116,37 @@ def test_where_no_epoch_of_all_stages_fits_upper_ones_train(config, tmp_path, ca
   (audit,) = (line for line in caplog.messages if line.startswith(f"audit of phase {phase}: changed variables: "))
   changed = [part.split()[0] for part in audit.split(": ")[2].split(";")[0].split(", ")]
   assert changed == trained
+
+
+@pytest.mark.parametrize(
+  ("size", "seconds", "expected"), [(224, 100, 224), (224, 101, 192), (224, 200, 128), (224, 9999, 128), (64, 300, 32)]
+)
+def test_images_shrink_by_as_much_as_the_time_asks(size, seconds, expected):
+  assert resolution.smaller(size, seconds, limit=100) == expected
+
+
+def test_a_finished_run_remembers_that_its_images_were_smaller(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(resolution, "LEAST_IMAGES", 1)
+  monkeypatch.setattr(resolution, "_seconds_an_image", lambda run: 3.0)
+  flags = {
+    "backbone": tiny_presets.resnet(tmp_path / "resnet"),
+    "dataset": "images:" + tiny_data.colours(tmp_path / "c"),
+  }
+  config = Config(**flags, cache_dir=str(tmp_path / "cache"), recipe="probe", head_epochs=3, max_minutes=9.0)
+  metrics = training.train_and_evaluate(config, tmp_path / "run")
+  # 60 images of 3 s; 30 % of 540 s.
+  assert "images of 32 x 32 pixels in place of 64 x 64, whose features alone would take 180 s" in caplog.text
+  assert files.read_json(tmp_path / "run" / "plan.json")["preprocessing"] == {"image_size": 32}
+  assert metrics["parity"]["label_flips"] == 0
+  again = runs.evaluate(tmp_path / "run", {}, "")
+  assert again["test"]["loss"] == pytest.approx(metrics["test"]["loss"], abs=1e-6)
+  # What is stored of the smaller ones says nothing of the full ones, which would take as long as before.
+  training.train_and_evaluate(dataclasses.replace(config, image_size=64, export=False), tmp_path / "full")
+  assert files.read_json(tmp_path / "full" / "plan.json")["preprocessing"] == {"image_size": 64}
+  caplog.clear()
+  training.train_and_evaluate(dataclasses.replace(config, export=False), tmp_path / "stored")
+  assert files.read_json(tmp_path / "stored" / "plan.json")["preprocessing"] == {"image_size": 64}
+  assert "in place of" not in caplog.text
 
 
 @pytest.mark.parametrize("recipe", ["full", "contrastive"])

@@ -78,7 +78,7 @@ LEVELS = [
   ["model", "comparison"],
   ["stages", "serving", "session"],
   ["runs", "prediction"],
-  ["planning", "trunk", "changes", "input_profile"],
+  ["planning", "trunk", "changes", "input_profile", "resolution"],
   ["fitting"],
   ["batch_size"],
   ["training", "checking.command"],

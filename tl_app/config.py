@@ -193,8 +193,9 @@ class Config:
   )
   max_minutes: float = _field(
     0.0,
-    "Minutes from the reading of the data to the end of the run. Fine-tuning is cut to fewer epochs, or a part of one, "
-    "by the measured time of its steps; the probe is always made. 0: no limit.",
+    "Minutes from the reading of the data to the end of the run. By measured times: images are taken smaller where "
+    "their features alone would fill it; fine-tuning is cut to fewer epochs, then to the upper stages, then to a part "
+    "of an epoch. The probe is always made. 0: no limit.",
     low=0.0,
   )
   early_stopping_patience: int = _field(

@@ -38,13 +38,15 @@ def rebuild(paths, config, assets):
     UserError: plan.json or what it says of the task is damaged.
   """
   try:
-    max_length = files.read_json(paths.plan)["preprocessing"].get("max_length", 0)
-  except (ValueError, KeyError, TypeError):
+    settled = files.read_json(paths.plan)["preprocessing"]
+    max_length, image_size = settled.get("max_length", 0), settled.get("image_size", config.image_size)
+  except (ValueError, KeyError, TypeError, AttributeError):
     raise UserError(f"{paths.plan} is damaged: train again") from None
   try:
     task = tasks.restore(files.read_json(paths.task))
   except (ValueError, KeyError, TypeError):
     raise UserError(f"{paths.task} is damaged: train again") from None
+  config = dataclasses.replace(config, image_size=image_size)
   return model_lib.load(config, backbones.resolve(config.backbone), assets, task, max_length)
 
 

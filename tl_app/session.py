@@ -212,6 +212,15 @@ def head_logits(run, indices, features=None):
   return features.by_example(heads.logits(run.model.head, features[indices]), indices)
 
 
+def missing_features(run):
+  """Returns how many of the examples in use, copies included, have no stored feature of the frozen backbone."""
+  store, used = _feature_store(run), _used(run)
+  if store is None:
+    return len(used)
+  with store.locked():
+    return int(np.sum(store.find(run.hashes[used])[1] == 0))
+
+
 def _feature_store(run):
   """Returns the `FeatureCache` of this backbone, preprocessing and pooling, or None where it is off."""
   root, backbone = cache_directory(run), run.model.backbone

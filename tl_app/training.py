@@ -30,6 +30,7 @@ from tl_app import (
   planning,
   recipes,
   report,
+  resolution,
   runs,
   serving,
   session,
@@ -70,6 +71,7 @@ def train_and_evaluate(config, workdir, recipe=None):
     run = prepare(config, paths, spec)
     if config.max_minutes:
       run.deadline = start + 60 * config.max_minutes
+      resolution.settle(run)
     phases = planning.plan(run, recipe or recipes.plan)
     check(run)
     rung, figures = climb(run, batch_size.settle(run, phases))

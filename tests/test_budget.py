@@ -58,7 +58,7 @@ def config(tmp_path_factory):
 
 def test_a_run_is_cut_and_says_so(config, tmp_path, caplog, monkeypatch):
   # 100 s a step leave five of them, two epochs of two with what validates them.
-  monkeypatch.setattr(precision, "measure", lambda *_: (100.0, 1.0))
+  monkeypatch.setattr(precision, "measure", lambda *_, **__: (100.0, 1.0))
   metrics = training.train_and_evaluate(Config(**config, epochs=500, max_minutes=10.0), tmp_path / "run")
   phase = files.read_json(tmp_path / "run" / "plan.json")["phases"][1]
   assert phase["planned_epochs"] == 500
@@ -76,7 +76,7 @@ def test_what_reads_the_stored_trunk_still_does_when_one_epoch_is_left(config, t
     seen.append(network.name)
     compile_for(network, *args, **kwargs)
 
-  monkeypatch.setattr(precision, "measure", lambda way, network, *_: seen.append(network.name) or (100.0, 1.0))
+  monkeypatch.setattr(precision, "measure", lambda way, network, *_, **__: seen.append(network.name) or (100.0, 1.0))
   monkeypatch.setattr(fitting, "compile_for", spy)
   flags = {"epochs": 9, "max_minutes": 7.0, "train_stages": "top:1", "ema": 0.0}
   training.train_and_evaluate(Config(**config, **flags), tmp_path / "run")
@@ -96,11 +96,11 @@ def test_where_no_epoch_of_all_stages_fits_upper_ones_train(config, tmp_path, ca
   caplog.set_level("INFO")
   everything = []
 
-  def seconds(way, network, *_):
+  def seconds(way, network, *_, **__):
     count = len(network.trainable_variables)
     everything.append(count)
-    # All stages leave no step, the upper ones all epochs.
-    return (1000.0 if count == max(everything) else 0.1), 1.0
+    # All stages leave a part of an epoch, the upper ones all epochs.
+    return (450.0 if count == max(everything) else 0.1), 1.0
 
   monkeypatch.setattr(precision, "measure", seconds)
   flags = {"epochs": 2, "max_minutes": 10.0, "recipe": recipe}

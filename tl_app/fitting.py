@@ -139,12 +139,12 @@ def compiler(run, phase, network):
 def _cut(run, phase, network, dataset, way, left):
   """Returns (the phase as --max_minutes leaves it, None), or (None, the `Phase` with fewer stages that it leaves more
   of, if there is one); and notes it in `run.cut`."""
-  step, _ = precision.measure(way, network, compiler(run, phase, network), dataset)
+  # One round traces, one is measured: what this takes is taken from the phase.
+  step, _ = precision.measure(way, network, compiler(run, phase, network), dataset, rounds=2)
   seconds, cut = _shortened(run, phase, step, left)
   if cut is phase:
     return phase, None
-  whole = cut and cut.steps_per_epoch == phase.steps_per_epoch
-  narrowed = None if whole or phase.name in run.cut else _narrowed(run, phase, left)
+  narrowed = None if _is_whole(phase, cut) or phase.name in run.cut else _narrowed(run, phase, step, left)
   run.cut[phase.name] = narrowed or cut
   if narrowed:
     names = ", ".join(name for name in narrowed.train_stages if name != recipes.HEAD)
@@ -159,20 +159,33 @@ def _cut(run, phase, network, dataset, way, left):
   return (None, narrowed) if narrowed else (cut, None)
 
 
-def _narrowed(run, phase, left):
-  """Returns the phase with as many of its upper stages as an epoch fits for; of the top one alone at least a part."""
+def _narrowed(run, phase, step, left):
+  """Returns the phase with as many of its upper stages as an epoch fits for; of the top one alone at least a part.
+
+  `step` is the time of one with all its stages.
+  """
   of_phase = stages.selected(run.model, phase).items()
   trained = [name for name, variables in of_phase if variables and name != recipes.HEAD]
+  narrower = list(budget.fewer_stages(phase, trained))
+  if not _is_whole(phase, _shortened(run, phase, budget.FORWARD * step, left)[1]):
+    # No stage is so quick.
+    narrower = narrower[-1:]
   cut = None
-  for narrower in budget.fewer_stages(phase, trained):
-    stages.set_trainable(run.model, narrower)
-    network, dataset = online(run, narrower)
+  for candidate in narrower:
+    stages.set_trainable(run.model, candidate)
+    network, dataset = online(run, candidate)
     network = microbatches.in_parts(network, phase.microbatches, phase.longest)
-    step, _ = precision.measure(precision.PLAIN, network, compiler(run, narrower, network), dataset)
-    _, cut = _shortened(run, narrower, step, left)
-    if cut and cut.steps_per_epoch == phase.steps_per_epoch:
+    compile_way = compiler(run, candidate, network)
+    step, _ = precision.measure(precision.PLAIN, network, compile_way, dataset, rounds=2)
+    _, cut = _shortened(run, candidate, step, left)
+    if _is_whole(phase, cut):
       break
-  return cut and narrower
+  return cut and candidate
+
+
+def _is_whole(phase, cut):
+  """Whether at least an epoch is left of a phase."""
+  return cut is not None and cut.steps_per_epoch == phase.steps_per_epoch
 
 
 def _shortened(run, phase, step, left):

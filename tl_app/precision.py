@@ -163,12 +163,12 @@ def share(network, batch):
   return tf.nest.map_structure(lambda x: x[: len(x) // devices], batch)
 
 
-def measure(way, network, compile_way, dataset):
+def measure(way, network, compile_way, dataset, rounds=ROUNDS):
   """Returns (median seconds of a step, mean loss of the first round); arguments as of `choose`."""
   losses, seconds = [], []
   batches = list(dataset.take(STEPS))
   with trial(way, network, compile_way):
-    for batch in batches * ROUNDS:
+    for batch in batches * rounds:
       start = time.perf_counter()
       losses.append(step(network, batch))
       seconds.append(time.perf_counter() - start)

@@ -84,6 +84,16 @@ def test_what_reads_the_stored_trunk_still_does_when_one_epoch_is_left(config, t
   assert seen == ["head", "tail_head", "tail_head"]
 
 
+def test_steps_that_take_longer_than_measured_end_in_time(config, tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(precision, "measure", lambda *_, **__: (1e-6, 1.0))
+  monkeypatch.setattr(budget, "seconds_left", lambda *_: 1e6)
+  metrics = training.train_and_evaluate(Config(**config, epochs=50, max_minutes=0.01), tmp_path / "run")
+  assert "its steps took longer than measured; the phase ends after batch 1" in caplog.text
+  log = (tmp_path / "run" / "log.jsonl").read_text()
+  assert log.count('"phase": "fine_tune"') == 1
+  assert "fine_tuned" in metrics["rungs"]
+
+
 def test_fewer_stages_are_the_upper_ones():
   phase = dataclasses.replace(PHASE, train_stages=("a", "b", "c", "d", "e", "head"))
   names = [fewer.train_stages for fewer in budget.fewer_stages(phase, ["a", "b", "d", "e"])]

@@ -1,6 +1,7 @@
 """What happens beside `fit`: validation on every example once, best weights, the log, and the stop at NaN."""
 
 import json
+import logging
 import math
 import sys
 import time
@@ -8,6 +9,8 @@ import time
 import keras
 
 from tl_app.errors import RunFailed
+
+log = logging.getLogger(__name__)
 
 
 def verbosity():
@@ -93,6 +96,19 @@ class StopAtNaN(keras.callbacks.Callback):
         f"the loss is not finite at step {step} of phase {self._phase.name} (epoch {self._epoch + 1}): "
         "lower --learning_rate and --head_learning_rate, or check the data"
       )
+
+
+class StopInTime(keras.callbacks.Callback):
+  """Ends a phase at a moment, as `time.monotonic`, in the middle of an epoch, which is then validated like a whole."""
+
+  def __init__(self, moment):
+    super().__init__()
+    self._moment = moment
+
+  def on_train_batch_end(self, batch, logs=None):
+    if time.monotonic() > self._moment and not self.model.stop_training:
+      log.warning("--max_minutes: its steps took longer than measured; the phase ends after batch %d", batch + 1)
+      self.model.stop_training = True
 
 
 class JsonLog(keras.callbacks.Callback):

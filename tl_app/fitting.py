@@ -301,4 +301,7 @@ def _watchers(run, phase, validation_logits, keep):
     callbacks.JsonLog(run.paths.log, phase),
     keras.callbacks.TensorBoard(str(run.paths.tensorboard / phase.name), write_graph=False),
   ]
-  return watching + ([] if phase.backbone_trains else [callbacks.SparseProgress(phase, log.info)])
+  if not phase.backbone_trains:
+    return [*watching, callbacks.SparseProgress(phase, log.info)]
+  closing = budget.CLOSING_SECONDS[run.config.export]
+  return watching + ([callbacks.StopInTime(run.deadline - closing)] if run.deadline else [])

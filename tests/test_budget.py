@@ -1,12 +1,13 @@
 """--max_minutes: what is left of a phase, and a run that keeps to it."""
 
 import dataclasses
+import types
 
 import pytest
 import tiny_data
 import tiny_presets
 
-from tl_app import budget, files, fitting, precision, recipes, resolution, runs, training
+from tl_app import budget, files, fitting, precision, recipes, resolution, runs, session, training
 from tl_app.config import Config, Facts
 
 FACTS = Facts(3200, 2, "text", 8, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
@@ -69,19 +70,33 @@ def test_a_run_is_cut_and_says_so(config, tmp_path, caplog, monkeypatch):
   assert "--max_minutes=10: phase fine_tune has" in caplog.text
 
 
-def test_what_reads_the_stored_trunk_still_does_when_one_epoch_is_left(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  ("online", "names"),
+  [
+    # Two epochs would fit without the stored trunk: it is made, and then 100 s a step leave one.
+    (10.0, ["trunk_tail_head", "tail_head", "tail_head"]),
+    # One does: making it would take the time of that one.
+    (100.0, ["trunk_tail_head"] * 3),
+  ],
+)
+def test_the_trunk_is_stored_where_a_second_epoch_reads_it(config, tmp_path, monkeypatch, online, names):
   seen, compile_for = [], fitting.compile_for
 
   def spy(network, *args, **kwargs):
     seen.append(network.name)
     compile_for(network, *args, **kwargs)
 
-  monkeypatch.setattr(precision, "measure", lambda way, network, *_, **__: seen.append(network.name) or (100.0, 1.0))
+  def seconds(way, network, *_, **__):
+    seen.append(network.name)
+    return (online if network.name == "trunk_tail_head" else 100.0), 1.0
+
+  monkeypatch.setattr(precision, "measure", seconds)
   monkeypatch.setattr(fitting, "compile_for", spy)
   flags = {"epochs": 9, "max_minutes": 7.0, "train_stages": "top:1", "ema": 0.0}
-  training.train_and_evaluate(Config(**config, **flags), tmp_path / "run")
+  metrics = training.train_and_evaluate(Config(**config, **flags), tmp_path / "run")
   assert files.read_json(tmp_path / "run" / "plan.json")["phases"][1]["epochs"] == 1
-  assert seen == ["head", "tail_head", "tail_head"]
+  assert seen == ["head", *names]
+  assert sum(metrics["seconds"].values()) < 7 * 60
 
 
 def test_steps_that_take_longer_than_measured_end_in_time(config, tmp_path, monkeypatch, caplog):
@@ -92,6 +107,17 @@ def test_steps_that_take_longer_than_measured_end_in_time(config, tmp_path, monk
   log = (tmp_path / "run" / "log.jsonl").read_text()
   assert log.count('"phase": "fine_tune"') == 1
   assert "fine_tuned" in metrics["rungs"]
+
+
+def test_clocks_within_a_clock_are_counted_once(monkeypatch):
+  run = types.SimpleNamespace(seconds={"train": 1.0, "features": 0.0}, counted=0.0)
+  moments = iter([0.0, 10.0, 40.0, 50.0, 60.0, 65.0])
+  monkeypatch.setattr(session.time, "monotonic", lambda: next(moments))
+  with session.Session.clock(run, "train"), session.Session.clock(run, "features"):
+    pass
+  with session.Session.clock(run, "features"):
+    pass
+  assert run.seconds == {"train": 21.0, "features": 35.0}
 
 
 def test_fewer_stages_are_the_upper_ones():

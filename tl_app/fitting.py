@@ -85,7 +85,7 @@ def _descend(run, phase, features, left):
   Returns:
     (what `fit` returns, None); or (None, the `Phase` to take instead), and nothing has been fitted.
   """
-  network, parts, validation_logits = _feed(run, phase, features)
+  network, parts, validation_logits = _feed(run, phase, features, left)
   network = microbatches.in_parts(network, phase.microbatches, phase.longest)
   dataset = pipeline.whole(parts)
   way = _way(run, phase, network, dataset)
@@ -97,7 +97,7 @@ def _descend(run, phase, features, left):
       return None, narrowed
     if cut is not phase and (cut.mixes or cut.objective == recipes.CONTRAST):
       # Their batches depend on the number of steps.
-      dataset = pipeline.whole(_feed(run, cut, features)[1])
+      dataset = pipeline.whole(_feed(run, cut, features, left)[1])
     phase = cut
   compiler(run, phase, network)(way)
   changing = stages.changing(run.model, [phase])
@@ -139,8 +139,7 @@ def compiler(run, phase, network):
 def _cut(run, phase, network, dataset, way, left):
   """Returns (the phase as --max_minutes leaves it, None), or (None, the `Phase` with fewer stages that it leaves more
   of, if there is one); and notes it in `run.cut`."""
-  # One round traces, one is measured: what this takes is taken from the phase.
-  step, _ = precision.measure(way, network, compiler(run, phase, network), dataset, rounds=2)
+  step = _seconds_a_step(run, phase, network, dataset, way)
   seconds, cut = _shortened(run, phase, step, left)
   if cut is phase:
     return phase, None
@@ -175,17 +174,20 @@ def _narrowed(run, phase, step, left):
     stages.set_trainable(run.model, candidate)
     network, dataset = online(run, candidate)
     network = microbatches.in_parts(network, phase.microbatches, phase.longest)
-    compile_way = compiler(run, candidate, network)
-    step, _ = precision.measure(precision.PLAIN, network, compile_way, dataset, rounds=2)
-    _, cut = _shortened(run, candidate, step, left)
+    _, cut = _shortened(run, candidate, _seconds_a_step(run, candidate, network, dataset), left)
     if _is_whole(phase, cut):
       break
-  return cut and candidate
+  return candidate if cut and cut.epochs > 1 else cut
 
 
 def _is_whole(phase, cut):
   """Whether at least an epoch is left of a phase."""
   return cut is not None and cut.steps_per_epoch == phase.steps_per_epoch
+
+
+def _seconds_a_step(run, phase, network, dataset, way=precision.PLAIN):
+  # One round traces, one is measured: what this takes is taken from the phase.
+  return precision.measure(way, network, compiler(run, phase, network), dataset, rounds=2)[0]
 
 
 def _shortened(run, phase, step, left):
@@ -209,14 +211,14 @@ def _exact(network, logits):
   return logits and compute
 
 
-def _feed(run, phase, features):
+def _feed(run, phase, features, left):
   """Returns (network to fit, the `pipeline.Part`s of its endless stream, function giving the validation logits or None
   where there are none)."""
   validation = run.split.validation
   if phase.objective == recipes.CONTRAST:
     return *_online(run, phase), None
   if phase.backbone_trains:
-    below = trunk.features(run, phase)
+    below = _below(run, phase, left)
     if below:
       return below.network, below.training_parts(phase), lambda: below.logits(validation)
     return *_online(run, phase), lambda: session.predict(run, run.model.network, validation)
@@ -225,6 +227,17 @@ def _feed(run, phase, features):
   targets = features.targets(run.labels, train)
   parts = pipeline.feature_parts(features[train], targets, rows, run.config.seed, classes)
   return run.model.head, parts, lambda: session.head_logits(run, validation, features)
+
+
+def _below(run, phase, left):
+  """Returns what `trunk.features` gives; None too where --max_minutes leaves no second epoch, which would repay it."""
+  splits = model_lib.can_split(run.model.backbone, model_lib.lowest_active(run.model, phase))
+  if run.deadline and splits and phase.epochs > 1 and not phase.mixes:
+    network, dataset = online(run, phase)
+    _, cut = _shortened(run, phase, _seconds_a_step(run, phase, network, dataset), left)
+    if cut is None or cut.epochs < 2:
+      return None
+  return trunk.features(run, phase)
 
 
 def _examples_of(run, features):

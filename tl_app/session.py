@@ -46,6 +46,7 @@ class Session:
     cut: {name of a phase that --max_minutes cut: the `Phase` that was left of it, or None}.
     forward_batch: examples per forward pass without gradients that --batch_size=auto found to fit, or None.
     profiled: whether --profile_input has measured.
+    counted: seconds of the running `clock` that others within it have counted.
   """
 
   config: config_lib.Config
@@ -65,6 +66,7 @@ class Session:
   cut: dict = dataclasses.field(default_factory=dict)
   forward_batch: int | None = None
   profiled: bool = False
+  counted: float = 0.0
   seconds: dict = dataclasses.field(
     default_factory=lambda: {"features": 0.0, "train": 0.0, "evaluate": 0.0, "export": 0.0}
   )
@@ -79,12 +81,14 @@ class Session:
 
   @contextlib.contextmanager
   def clock(self, name):
-    """Adds the block's seconds to `seconds[name]`."""
-    start = time.monotonic()
+    """Adds the block's seconds to `seconds[name]`, but for those that clocks within it have counted."""
+    start, outer, self.counted = time.monotonic(), self.counted, 0.0
     try:
       yield
     finally:
-      self.seconds[name] += time.monotonic() - start
+      passed = time.monotonic() - start
+      self.seconds[name] += passed - self.counted
+      self.counted = outer + passed
 
 
 def predict(run, network, indices, verbose=0):

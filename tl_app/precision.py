@@ -20,6 +20,8 @@ FLOAT32 = "float32"
 EXACT = ("by_word", "unit_length")
 # Fewer steps do not repay the tracing and compiling of candidates.
 LEAST_STEPS = 500
+# Nor does less time than this of --max_minutes.
+LEAST_SECONDS = 600
 # Rounds of the same batches; the first of each candidate traces.
 STEPS, ROUNDS = 3, 3
 # Below this gain the plain way stays: a measured choice near 1 would differ from run to run.

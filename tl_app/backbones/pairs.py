@@ -19,7 +19,8 @@ def read_pairs(backbone, encoding):
     backbone: a text `Backbone`.
     encoding: "together": one sequence [CLS] first [SEP] second [SEP] with segment ids. "apart": the network reads each
       text by itself, and the features are [u, v, |u - v|, u v] of its two outputs (Conneau et al. 2017, InferSent),
-      here of unit length: so the sum of u v is the cosine, whatever the lengths of the texts do to the outputs.
+      here of unit length: so the sum of u v is the cosine, whatever the lengths of the texts do to the outputs; u v
+      times the root of the width, or it would vary far less than the others and a head hardly learn from it.
 
   Raises:
     UserError: its preprocessing cannot join two texts.
@@ -38,7 +39,8 @@ def _apart(backbone):
     pooled.append(backbone.network.call(own if isinstance(backbone.network.input, dict) else own[""])["pooled"])
     inputs |= {_key(side, name): tensor for name, tensor in own.items()}
   first, second = (ops.normalize(x, axis=-1) for x in pooled)
-  features = ops.concatenate([first, second, ops.abs(first - second), first * second], axis=-1)
+  product = backbone.feature_size**0.5 * first * second
+  features = ops.concatenate([first, second, ops.abs(first - second), product], axis=-1)
   return dataclasses.replace(
     backbone,
     preprocess=Apart(backbone.preprocess),

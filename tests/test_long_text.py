@@ -155,7 +155,7 @@ def test_pairs_kept_apart_have_windows_each(world):
   texts = tf.constant([["word1 " * 30, "film"], ["bad", "word2 " * 20]])
   found = both.network(both.preprocess(texts))["pooled"].numpy()
   u, v = (read.network(read.preprocess(texts[:, i]))["pooled"].numpy() for i in (0, 1))
-  np.testing.assert_allclose(found, np.concatenate([u, v, abs(u - v), u * v], axis=1), atol=1e-6)
+  np.testing.assert_allclose(found, tiny_modules.pair_features(u, v), atol=1e-6)
 
 
 def test_a_native_network_with_windows_is_cut_below_a_stage():

@@ -173,9 +173,7 @@ def _narrowed(run, phase, step, left):
   cut = None
   for candidate in narrower:
     stages.set_trainable(run.model, candidate)
-    network, dataset = online(run, candidate)
-    network = microbatches.in_parts(network, phase.microbatches, phase.longest)
-    _, cut = _shortened(run, candidate, _seconds_a_step(run, candidate, network, dataset), left)
+    _, cut = _shortened(run, candidate, _seconds_online(run, candidate), left)
     if _is_whole(phase, cut):
       break
   return candidate if cut and cut.epochs > 1 else cut
@@ -186,7 +184,14 @@ def _is_whole(phase, cut):
   return cut is not None and cut.steps_per_epoch == phase.steps_per_epoch
 
 
-def _seconds_a_step(run, phase, network, dataset, way=precision.PLAIN):
+def _seconds_online(run, phase):
+  """Returns the seconds of a step that runs the whole backbone, in the parts that memory holds."""
+  network, dataset = online(run, phase)
+  network = microbatches.in_parts(network, phase.microbatches, phase.longest)
+  return _seconds_a_step(run, phase, network, dataset, precision.PLAIN)
+
+
+def _seconds_a_step(run, phase, network, dataset, way):
   # One round traces, one is measured: what this takes is taken from the phase.
   return precision.measure(way, network, compiler(run, phase, network), dataset, rounds=2)[0]
 
@@ -234,8 +239,7 @@ def _below(run, phase, left):
   """Returns what `trunk.features` gives; None too where --max_minutes leaves no second epoch, which would repay it."""
   splits = model_lib.can_split(run.model.backbone, model_lib.lowest_active(run.model, phase))
   if run.deadline and splits and phase.epochs > 1 and not phase.mixes:
-    network, dataset = online(run, phase)
-    _, cut = _shortened(run, phase, _seconds_a_step(run, phase, network, dataset), left)
+    _, cut = _shortened(run, phase, _seconds_online(run, phase), left)
     if cut is None or cut.epochs < 2:
       return None
   return trunk.features(run, phase)

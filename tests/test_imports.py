@@ -74,7 +74,7 @@ LEVELS = [
     "inspection",
     "over_seeds",
   ],
-  ["precision", "frozen_engine", "microbatches"],
+  ["precision", "frozen_engine", "train_steps"],
   ["model", "comparison"],
   ["stages", "serving", "session"],
   ["runs", "prediction"],

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import config as config_lib
-from tl_app import files, fitting, memory, microbatches, precision, session, stages
+from tl_app import files, fitting, memory, precision, session, stages, train_steps
 from tl_app.data import pipeline
 from tl_app.errors import UserError
 
@@ -38,7 +38,7 @@ def settle(run, phases):
       inputs, targets = _largest_batch(run, 2 * whole)
       with _training(run, heaviest, inputs, targets) as step:
         examples, why = _largest(run, whole, "a training step", step)
-      longest = int(microbatches.positions(run.model.network, inputs))
+      longest = int(train_steps.positions(run.model.network, inputs))
       notes["training_step"] = {"examples": examples, "of": whole, "positions": longest, "why": why}
       parts = {"microbatches": whole // examples, "longest": longest}
       phases = [dataclasses.replace(phase, **parts) if phase.backbone_trains else phase for phase in phases]
@@ -129,7 +129,7 @@ def _training(run, phase, inputs, targets):
   """
   stages.set_trainable(run.model, phase)
   batch = inputs, run.model.task.dense(targets) if phase.mixes else targets
-  network = microbatches.in_parts(fitting.online(run, phase)[0], 2)
+  network = train_steps.in_parts(fitting.online(run, phase)[0], 2)
   gpu = bool(tf.config.list_logical_devices("GPU"))
   way = precision.candidates(run.config, run.model.backbone, gpu, run.strategy.num_replicas_in_sync)[0]
   with precision.trial(way, network, fitting.compiler(run, phase, network)):

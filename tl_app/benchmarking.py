@@ -105,7 +105,7 @@ def _spread(values):
 
 def _phase(run, names):
   """Returns the fine-tuning phase of `names` as the recipe makes it."""
-  config = dataclasses.replace(run.config, train_stages="all", epochs=max(2, run.config.epochs))
+  config = dataclasses.replace(run.config, train_stages="all", epochs=max(2, run.config.epochs), batch_tokens=0)
   phase = recipes.lp_ft(config, planning.facts(run), run.strategy.num_replicas_in_sync)[-1]
   rates = {name: phase.learning_rates[name] for name in names}
   return dataclasses.replace(phase, train_stages=tuple(names), learning_rates=rates)
@@ -231,19 +231,22 @@ def _from_stage(run, lowest, repeats, steps):
 
 
 def length_steps(run, repeats, steps):
-  """Full fine-tuning of texts: one fixed length for all batches, and batches of like length."""
+  """Full fine-tuning of as many texts: at one fixed length, in batches of like length, of --batch_tokens if given."""
   if run.examples.modality != "text":
     return {}
-  phase = _phase(run, [*run.model.backbone.stages, recipes.HEAD])
+  phase, tokens = _phase(run, [*run.model.backbone.stages, recipes.HEAD]), run.config.batch_tokens
   network, alike = _online(run, phase)
   length = run.model.backbone.preprocess.max_length
-  return _side_by_side(
-    {
-      f"fixed length {length}": _fit(network, fixed_lengths(run, phase, length), steps),
-      "batches of like length": _fit(network, alike, steps),
-    },
-    repeats,
-  )
+  candidates = {
+    f"fixed length {length}": _fit(network, fixed_lengths(run, phase, length), steps),
+    "batches of like length": _fit(network, alike, steps),
+  }
+  if tokens:
+    mean = session.batch_examples(run)
+    _, filled = fitting.online(run, dataclasses.replace(phase, batch_tokens=tokens, batch_size=round(mean)))
+    name = f"batches of up to {tokens:,} tokens, {mean:.0f} texts"
+    candidates[name] = _fit(network, filled, max(1, round(steps * phase.batch_size / mean)))
+  return _side_by_side(candidates, repeats)
 
 
 def fixed_lengths(run, phase, length):

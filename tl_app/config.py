@@ -141,6 +141,12 @@ class Config:
     low=1,
     word=AUTO,
   )
+  batch_tokens: int = _field(
+    0,
+    "Tokens of a batch of texts in fine-tuning, padding included, in place of --batch_size: many short texts or few "
+    "long ones, of like length; each text counts the same. 0: off.",
+    low=0,
+  )
   learning_rate: float = _field(
     0.0,
     "Peak learning rate of fine-tuning, at the top stage and at a probed head. 0: by recipe, modality and width.",
@@ -260,6 +266,7 @@ class Facts:
     feature_size: width of the backbone's pooled output.
     stages: ordered dict, stage of the backbone -> tuple of its variables' paths, from the input upwards.
     score: key of the task's figure that fine-tuning is watched by.
+    batch_examples: of a batch of --batch_tokens on average, where it is given.
   """
 
   num_train: int
@@ -268,6 +275,7 @@ class Facts:
   feature_size: int
   stages: dict
   score: str = "accuracy"
+  batch_examples: float = 0.0
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -300,12 +308,16 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     refuse(config, ["augment_copies"], "without --augment")
   if config.long_text != "windows":
     refuse(config, ["max_windows"], "without --long_text=windows")
+  if config.batch_tokens:
+    refuse(config, ["batch_size"], f"with --batch_tokens={config.batch_tokens}")
+    if config.long_text == "windows":
+      raise UserError("--batch_tokens does not go with --long_text=windows: take --batch_size=auto")
   if config.long_text != FIELDS["long_text"].default and config.pair_encoding == "together":
     raise UserError(f"--long_text={config.long_text} does not go with --pair_encoding=together: take apart")
   if config.imbalance != "none" and config.head != "linear":
     raise UserError(f"--imbalance={config.imbalance} needs --head=linear, not {config.head}")
   if config.recipe == "contrastive":
-    refuse(config, ["mixup", "cutmix", "label_smoothing"], "with --recipe=contrastive")
+    refuse(config, ["mixup", "cutmix", "label_smoothing", "batch_tokens"], "with --recipe=contrastive")
     refuse_auto(config, "with --recipe=contrastive, which compares the examples of a whole batch")
   if config.label_columns and config.label_column != FIELDS["label_column"].default:
     raise UserError("--label_column and --label_columns: give one of them")

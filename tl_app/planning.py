@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 LENGTH_QUANTILE = 0.99
 # Flags that say how the backbone trains, and nothing of the head alone.
 FINE_TUNING = ("epochs", "learning_rate", "backbone_learning_rate", "layer_decay", "bn", "clip_norm", "ema")
-FINE_TUNING += ("accumulate_steps", "augment", "mixup", "cutmix", "label_smoothing", "precision", "jit", "max_minutes")
+FINE_TUNING += ("accumulate_steps", "batch_tokens", "augment", "mixup", "cutmix", "label_smoothing", "precision", "jit")
+FINE_TUNING += ("max_minutes",)
 
 
 def plan(run, recipe):
@@ -108,6 +109,7 @@ def facts(run):
     feature_size=backbone.width,
     stages={name: tuple(v.path for v in variables) for name, variables in backbone.stages.items()},
     score=run.model.task.score,
+    batch_examples=session.batch_examples(run) if run.config.batch_tokens else 0.0,
   )
 
 
@@ -189,7 +191,7 @@ def _lines(run, written):
   for phase in written["phases"]:
     yield (
       f"phase {phase['name']}: at most {phase['epochs']} epochs of {phase['steps_per_epoch']} batches of "
-      f"{phase['batch_size']}{_objective(phase)}, weight decay {phase['weight_decay']:g}, fresh optimizer"
+      f"{_size(phase)}{_objective(phase)}, weight decay {phase['weight_decay']:g}, fresh optimizer"
       + (f", imbalance: {phase['imbalance']}" if phase["imbalance"] != "none" else "")
     )
     if phase["changed_examples"]:
@@ -202,6 +204,11 @@ def _lines(run, written):
       yield (
         f"  {row['name']:12} {row['variables']:9} {row['trainable']:9} {row['parameters']:12,} {rate:>9} {row['bn']:>6}"
       )
+
+
+def _size(phase):
+  tokens, examples = phase["batch_tokens"], phase["batch_size"]
+  return f"up to {tokens:,} tokens, {examples} texts on average" if tokens else str(examples)
 
 
 def _objective(phase):

@@ -47,7 +47,9 @@ def measure(config, steps):
     UserError: nothing of the backbone trains, --learning_rate is not its rate, or the loss neither falls nor rises.
   """
   config_lib.refuse(
-    config, ["backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"], "in find_lr"
+    config,
+    ["backbone_learning_rate", "batch_tokens", "precision", "jit", "max_minutes", "profile_input"],
+    "in find_lr",
   )
   config_lib.refuse_auto(config, "in find_lr")
   with tempfile.TemporaryDirectory() as scratch:

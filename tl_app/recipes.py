@@ -41,7 +41,8 @@ class Phase:
     train_stages: names of the stages that train, from the input upwards; "head" is what is new.
     epochs: passes over the training examples, at most.
     steps_per_epoch: batches; every example is used once per pass on average.
-    batch_size: global number of examples per batch.
+    batch_size: global number of examples per batch; where `batch_tokens` decides, about the mean of them.
+    batch_tokens: as --batch_tokens.
     learning_rates: {stage: peak rate}; the schedule is a linear warm-up, then cosine to exactly 0 at the last step.
     warmup_steps: batches until the peak rate.
     weight_decay: decoupled, times the rate; never on biases and normalisation.
@@ -83,6 +84,7 @@ class Phase:
   fresh_head: bool = False
   fresh_features: bool = False
   objective: str = LOSS
+  batch_tokens: int = 0
   batch_classes: int = 0
   lora_rank: int = 0
   clip_norm: float = 0.0
@@ -292,8 +294,7 @@ def learning_rate(config, facts):
 
 
 def _fine_tune(config, facts, num_devices, names, only=ALL, epochs=None, boost=1.0):
-  batch_size = _batch_size(config.examples_per_step, facts.num_train, num_devices)
-  steps_per_epoch = math.ceil(facts.num_train / batch_size)
+  batch_size, steps_per_epoch = _batches(config, facts, num_devices)
   epochs = epochs or _epochs(config, facts, num_devices)
   rate = learning_rate(config, facts) * (1.0 if config.learning_rate else boost)
   top = config.backbone_learning_rate or rate
@@ -315,6 +316,7 @@ def _fine_tune(config, facts, num_devices, names, only=ALL, epochs=None, boost=1
     clip_norm=config.clip_norm,
     label_smoothing=config.label_smoothing,
     accumulate_steps=config.accumulate_steps,
+    batch_tokens=config.batch_tokens,
     ema=config.ema,
     augment=config.augment,
     copies=config.augment_copies,
@@ -328,9 +330,16 @@ def _fine_tune(config, facts, num_devices, names, only=ALL, epochs=None, boost=1
 def _epochs(config, facts, num_devices):
   if config.epochs:
     return config.epochs
-  batch_size = _batch_size(config.examples_per_step, facts.num_train, num_devices)
-  per_epoch = math.ceil(facts.num_train / batch_size) / config.accumulate_steps
+  per_epoch = _batches(config, facts, num_devices)[1] / config.accumulate_steps
   return min(EPOCHS[1], max(EPOCHS[0], round(FINE_TUNING_STEPS / per_epoch)))
+
+
+def _batches(config, facts, num_devices):
+  """Returns (examples of a batch of fine-tuning, batches of an epoch)."""
+  if config.batch_tokens:
+    return max(1, round(facts.batch_examples)), math.ceil(facts.num_train / facts.batch_examples)
+  batch_size = _batch_size(config.examples_per_step, facts.num_train, num_devices)
+  return batch_size, math.ceil(facts.num_train / batch_size)
 
 
 def _batch_size(batch_size, num_train, num_devices):

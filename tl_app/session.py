@@ -15,7 +15,9 @@ from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
 from tl_app.data import pipeline, splits
 from tl_app.data.examples import Examples
+from tl_app.errors import UserError
 from tl_app.feature_rows import FeatureRows
+from tl_app.preprocessing import text
 
 # Memory for the features of words between two commits to disk, bytes.
 WORD_FEATURE_BYTES = 2**28
@@ -155,14 +157,44 @@ def index_batches(run, phase):
   if phase.objective == recipes.CONTRAST:
     each = phase.batch_size // classes
     batches = contrast.batches(run.labels[train], classes, each, phase.steps, seed)
+  elif phase.batch_tokens:
+    batches = _token_batches(run, phase.batch_tokens, drawn_classes(run, phase, train))
   else:
     drawn = drawn_classes(run, phase, train)
     batches = pipeline.index_batches(len(train), phase.batch_size, seed, _lengths(run, train), drawn)
   return pipeline.draw_copies(batches, len(train), len(run.places), seed)
 
 
+def batch_examples(run):
+  """Returns how many examples a training batch of --batch_tokens has on average.
+
+  Raises:
+    UserError: --batch_tokens does not hold one of the longest texts a device.
+  """
+  tokens, train = run.config.batch_tokens, run.split.train
+  devices, longest = run.strategy.num_replicas_in_sync, _padded_lengths(run, train).max()
+  if tokens < devices * longest:
+    raise UserError(
+      f"--batch_tokens={tokens} does not hold a text of {longest} tokens a device: give {devices * longest} or more, "
+      "or lower --max_length"
+    )
+  return pipeline.mean_batch(_token_batches(run, tokens, drawn_classes(run, run.config, train)), len(train))
+
+
+def _token_batches(run, tokens, drawn):
+  lengths, devices = _padded_lengths(run, run.split.train), run.strategy.num_replicas_in_sync
+  return pipeline.token_batches(lengths, tokens, run.config.seed, devices, drawn)
+
+
+def _padded_lengths(run, indices):
+  """Returns int [n]: positions that each text takes in a batch of texts like it."""
+  preprocess, step = run.model.backbone.preprocess, text.multiple()
+  return np.minimum(-(-token_counts(run)[indices] // step) * step, preprocess.max_length or np.inf).astype(int)
+
+
 def drawn_classes(run, phase, indices):
-  """Returns the classes, int [n], of the examples at `indices` where a phase draws each equally often, or None."""
+  """Returns the classes, int [n], of the examples at `indices` where a `Phase`, or `Config`, draws each equally often,
+  or None."""
   return run.labels[indices] if phase.imbalance == "balanced" else None
 
 

@@ -112,7 +112,10 @@ def prepare(config, paths, spec):
 
 
 def _refuse_idle_flags(config, modality):
-  idle = {"image": ("preprocessor", "max_length", "long_text"), "text": ("image_size", "mixup", "cutmix")}[modality]
+  idle = {
+    "image": ("preprocessor", "max_length", "long_text", "batch_tokens"),
+    "text": ("image_size", "mixup", "cutmix"),
+  }[modality]
   config_lib.refuse(config, idle, f"for {modality}s")
 
 

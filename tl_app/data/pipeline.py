@@ -50,7 +50,7 @@ def training_parts(inputs, targets, preprocess, modality, batches, augment=None,
     targets: [n, ..], see `Task.targets`.
     preprocess: `Backbone.preprocess`.
     modality: "text" or "image".
-    batches: dataset of int32 [batch_size] positions in `inputs`, see `index_batches`.
+    batches: dataset of int32 [batch_size] positions in `inputs`, see `index_batches`; of texts also `token_batches`.
     augment: what `augmentation.make` gives, or None.
     mix: what `augmentation.make_mix` gives, or None.
   """
@@ -223,6 +223,50 @@ def index_batches(n, batch_size, seed, lengths=None, classes=None):
   return indices.batch(window * batch_size, drop_remainder=True).enumerate().flat_map(sort)
 
 
+def token_batches(lengths, tokens, seed, devices=1, classes=None):
+  """Returns the endless dataset of int32 [k] indices of texts: as many of like length as fill up to `tokens` tokens.
+
+  The order is that of `index_batches` with lengths; the shortest texts of a window make its last, smaller batch.
+
+  Args:
+    lengths: int [n] of the texts as the network is given them; `devices` of the longest have `tokens` at most.
+    tokens: of a batch, padding included.
+    seed, classes: as of `index_batches`.
+    devices: every batch is a multiple of their number.
+  """
+  lengths = np.asarray(lengths, np.int32)
+  window = max(devices, min(len(lengths), int(WINDOW * tokens / lengths.mean())) // devices * devices)
+  lengths = tf.constant(lengths)
+
+  def cut(k, members):
+    own = tf.gather(lengths, members)
+    longest_first = tf.argsort(own, direction="DESCENDING", stable=True)
+    members, own = tf.gather(members, longest_first), tf.gather(own, longest_first)
+
+    def add(start, sizes):
+      size = tf.minimum(tokens // own[start] // devices * devices, window - start)
+      return start + size, tf.concat([sizes, [size]], axis=0)
+
+    shapes = tf.TensorShape([]), tf.TensorShape([None])
+    _, sizes = tf.while_loop(lambda start, _: start < window, add, (0, tf.zeros([0], tf.int32)), shapes)
+    ends = tf.cumsum(sizes)
+    keys = tf.random.stateless_uniform(tf.shape(sizes), seed=tf.stack([tf.constant(seed, tf.int64), k]))
+    batches = tf.data.Dataset.from_tensor_slices(tf.argsort(keys))
+    return batches.map(lambda i: members[ends[i] - sizes[i] : ends[i]])
+
+  return _order(len(lengths), seed, classes).batch(window, drop_remainder=True).enumerate().flat_map(cut)
+
+
+def mean_batch(batches, n):
+  """Returns the mean number of examples in those batches of an endless dataset that hold `n` examples together."""
+  count = seen = 0
+  for batch in batches:
+    count, seen = count + 1, seen + len(batch)
+    if seen >= n:
+      break
+  return seen / count
+
+
 def draw_copies(batches, n, count, seed):
   """Returns `batches` with k * n + i in place of each index i below `n`, k drawn evenly below `count`."""
   if count == 1:
@@ -230,7 +274,7 @@ def draw_copies(batches, n, count, seed):
 
   def draw(number, indices):
     seeds = tf.stack([tf.constant(seed + _COPY_SEEDS, tf.int64), number])
-    return indices + n * tf.random.stateless_uniform(indices.shape, seeds, maxval=count, dtype=tf.int32)
+    return indices + n * tf.random.stateless_uniform(tf.shape(indices), seeds, maxval=count, dtype=tf.int32)
 
   return batches.enumerate().map(draw)
 

@@ -1,4 +1,4 @@
-"""A training step in parts: the gradients of equal parts of a batch are averaged before the optimizer moves."""
+"""Training steps that `keras.Model` has not: a batch in equal parts, and batches of various sizes."""
 
 import keras
 import numpy as np
@@ -20,6 +20,15 @@ def in_parts(network, parts, longest=1):
   return InParts(network, parts, longest) if parts > 1 else network
 
 
+def of_size(network, mean):
+  """Returns a `keras.Model` over the layers of `network` whose gradients count by the size of their batch to `mean`, or
+  `network` itself for 0.
+
+  So every example counts the same, whatever batch it is in; the optimizer and its clipping see it.
+  """
+  return OfSize(network, mean) if mean else network
+
+
 def positions(network, inputs):
   """Returns how long the examples of a batch are, int32 []: the product of those dimensions which `network` leaves
   open, the greatest of its inputs; 1 for images."""
@@ -30,11 +39,45 @@ def positions(network, inputs):
   return tf.reduce_max(tf.stack(found))
 
 
-class InParts(keras.Model):
+class _OwnStep(keras.Model):
+  """A functional model over the layers of another one."""
+
+  def __init__(self, network):
+    super().__init__(network.input, network.output, name=network.name)
+
+  def _step(self, inputs, targets, outputs, loss, gradients):
+    """Ends a `train_step`: counts the loss, applies the gradients and returns the metrics."""
+    # Keras divides the loss by the number of devices, whose gradients are summed.
+    self._loss_tracker.update_state(
+      loss * self.distribute_strategy.num_replicas_in_sync, sample_weight=tf.shape(outputs)[0]
+    )
+    self.optimizer.apply_gradients(zip(gradients, self.trainable_weights))
+    return self.compute_metrics(inputs, targets, outputs)
+
+
+class OfSize(_OwnStep):
+  """A functional model with a `train_step` for batches of various sizes, `mean` on average over all devices."""
+
+  def __init__(self, network, mean):
+    super().__init__(network)
+    self._mean = mean
+
+  def train_step(self, data):
+    """As of `keras.Model`."""
+    inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
+    with tf.GradientTape() as tape:
+      outputs = self(inputs, training=True)
+      loss = self.compute_loss(inputs, targets, outputs, training=True)
+      size = tf.shape(outputs)[0] * self.distribute_strategy.num_replicas_in_sync
+      scaled = self.optimizer.scale_loss(loss * (tf.cast(size, loss.dtype) / self._mean))
+    return self._step(inputs, targets, outputs, loss, tape.gradient(scaled, self.trainable_weights))
+
+
+class InParts(_OwnStep):
   """A functional model with a `train_step` in parts; each device's share of a batch must divide by their number."""
 
   def __init__(self, network, parts, longest=1):
-    super().__init__(network.input, network.output, name=network.name)
+    super().__init__(network)
     numbers = np.array([number for number in range(1, parts + 1) if parts % number == 0], np.int32)
     self._numbers = tf.constant(numbers)
     # The most positions of an example in a batch that is cut into so many parts.
@@ -44,12 +87,7 @@ class InParts(keras.Model):
     """As of `keras.Model`."""
     inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
     loss, gradients, outputs = self._run_parts(inputs, targets)
-    # Keras divides the loss by the number of devices, whose gradients are summed.
-    self._loss_tracker.update_state(
-      loss * self.distribute_strategy.num_replicas_in_sync, sample_weight=tf.shape(outputs)[0]
-    )
-    self.optimizer.apply_gradients(zip(gradients, self.trainable_weights))
-    return self.compute_metrics(inputs, targets, outputs)
+    return self._step(inputs, targets, outputs, loss, gradients)
 
   def _run_parts(self, inputs, targets):
     """Returns (mean loss, [mean gradient, or None where a variable takes no part], outputs of the whole batch)."""

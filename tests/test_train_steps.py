@@ -1,11 +1,11 @@
-"""A step in parts is the step on the whole batch: weights, averages, figures, on one device and on several."""
+"""A step in parts is the step on the whole batch; steps of various sizes count by them; on one device and several."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl_app import distribution, microbatches, optimizers
+from tl_app import distribution, optimizers, train_steps
 
 ROWS, CLASSES = 96, 3
 
@@ -30,7 +30,7 @@ def _fit(parts, strategy):
   """Returns (history, weights after 3 epochs of 3 steps, averaged weights), all with the same start."""
   keras.utils.set_random_seed(0)
   with strategy.scope():
-    network = microbatches.in_parts(_network(), parts)
+    network = train_steps.in_parts(_network(), parts)
     optimizer = optimizers.StagedAdamW(
       optimizers.WarmupCosine(9, 2), lambda v: 1e-2, lambda v: True, 0.1, clip_norm=0.5, use_ema=True, ema_momentum=0.9
     )
@@ -79,7 +79,7 @@ def _texts(parts, seen=None, jit=False):
   x = keras.layers.Embedding(50, 8)(tokens) * mask
   x = keras.layers.Dense(CLASSES)(keras.ops.mean(seen(x) if seen else x, axis=1))
   network = keras.Model({"tokens": tokens, "mask": mask}, x)
-  before, network = network.get_weights(), microbatches.in_parts(network, parts, 12)
+  before, network = network.get_weights(), train_steps.in_parts(network, parts, 12)
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
   network.compile(keras.optimizers.SGD(1.0), loss, jit_compile=jit)
   rng = np.random.default_rng(0)
@@ -102,4 +102,29 @@ def test_short_texts_are_cut_into_fewer_parts():
 
 def test_one_part_is_the_network_itself():
   network = _network()
-  assert microbatches.in_parts(network, 1) is network
+  assert train_steps.in_parts(network, 1) is network
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_batch_counts_by_its_size(devices):
+  """Two small batches move the weights as far as one batch of both, and the loss is the mean over examples."""
+  x, y = (values[:24] for values in _data())
+  ends, losses = [], []
+  for sizes in ([24], [6, 18]):
+    keras.utils.set_random_seed(0)
+    strategy = distribution.strategy("mirrored" if devices > 1 else "single", devices)
+    with strategy.scope():
+      inputs = keras.Input(x.shape[1:])
+      outputs = keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(inputs))
+      network = train_steps.of_size(keras.Model(inputs, outputs), mean=24)
+      # The first gradient must not change the second one.
+      network.compile(keras.optimizers.SGD(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    start = network.get_weights()
+    ragged = tf.data.Dataset.from_tensor_slices(tuple(tf.RaggedTensor.from_row_lengths(part, sizes) for part in (x, y)))
+    losses += network.fit(ragged, verbose=0, shuffle=False).history["loss"]
+    ends.append([end - begin for end, begin in zip(network.get_weights(), start)])
+  for one, other in zip(*ends):
+    assert np.abs(one).max() > 1e-5
+    np.testing.assert_allclose(other, one, rtol=1e-2, atol=1e-6)
+  assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+  assert train_steps.of_size(network, 0) is network

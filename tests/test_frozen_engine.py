@@ -49,6 +49,7 @@ def computing(monkeypatch):
     monkeypatch.setattr(frozen_engine, "convert", convert)
     monkeypatch.setattr(frozen_engine, "LEAST_EXAMPLES", 20)
     monkeypatch.setattr(frozen_engine, "_is_installed", lambda: True)
+    monkeypatch.setattr(frozen_engine, "fold", lambda network: network)
     predict = lambda network, indices: network.rows[indices]  # noqa: E731
     return frozen_engine.computing(EXACT, predict, choice, modality, num_devices)
 
@@ -144,6 +145,19 @@ def test_features_are_tensorflows_in_the_order_of_the_examples(tmp_path, form):
   found = model_lib.predict(frozen_engine.convert(network), backbone, inputs, 8)
   assert exact.std(axis=0).max() > 1e-4
   np.testing.assert_allclose(found, exact, atol=1e-5 * heads.deviation(exact), rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_constant_weights_give_the_same_features(tmp_path, form):
+  write, examples = FORMS[form]
+  backbone = backbones.load(backbones.resolve(write(tmp_path / "backbone")), Assets(str(tmp_path), offline=True))
+  network = keras.Model(backbone.network.input, backbone.network.output["pooled"])
+  folded = frozen_engine.fold(network)
+  assert (folded is not network) == (form == "resnet")
+  exact = model_lib.predict(network, backbone, examples(), 8)
+  np.testing.assert_allclose(
+    model_lib.predict(folded, backbone, examples(), 8), exact, atol=1e-5 * heads.deviation(exact), rtol=1e-5
+  )
 
 
 @needs_openvino

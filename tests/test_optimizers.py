@@ -154,6 +154,22 @@ def test_two_devices_give_the_weights_of_one(more):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_averages_start_with_the_first_step_and_take_every_fourth():
+  optimizer = optimizers.StagedAdamW(
+    keras.optimizers.schedules.PolynomialDecay(1.0, 100), lambda v: 0.1, lambda v: True, use_ema=True, ema_momentum=0.9
+  )
+  variable = keras.Variable(np.arange(3, dtype="float32"))
+  optimizer.build([variable])
+  values = []
+  for number in range(10):
+    optimizer.apply_gradients([(tf.constant([1.0, -number, 0.5]), variable)])
+    values.append(variable.numpy())
+  share = 0.9**4
+  expected = share * (share * values[0] + (1 - share) * values[3]) + (1 - share) * values[7]
+  assert np.abs(expected - values[-1]).min() > 0.01
+  np.testing.assert_allclose(optimizer._model_variables_moving_average[0].numpy(), expected, rtol=1e-5)
+
+
 def test_averages_count_optimizer_steps_and_not_batches():
   class Always(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):

@@ -1,4 +1,4 @@
-"""Frozen networks on a CPU: computed by TensorFlow, or by OpenVINO where that pays and agrees."""
+"""Frozen networks on a CPU: by TensorFlow with constant weights, or by OpenVINO where that pays and agrees."""
 
 import contextlib
 import importlib.util
@@ -28,6 +28,10 @@ SAMPLE = 64
 TOLERANCE = 2e-4
 # Cores are shared with the threads that read and prepare the next batches: none is taken for itself.
 OPTIONS = {"ENABLE_CPU_PINNING": False}
+
+
+# Constants of a graph of more bytes would come near the limit of a serialised one, 2 GB.
+FOLDED_BYTES = 2**29
 
 
 class Refused(Exception):
@@ -78,7 +82,8 @@ def computing(network, predict, choice, modality, num_devices):
     UserError: "openvino" cannot be had for this network. The function it gives raises it too.
   """
   check(choice, num_devices)
-  engine = _Engine(network, predict, choice, is_candidate(choice, modality, num_devices))
+  plain = fold(network) if num_devices == 1 and not tf.config.list_logical_devices("GPU") else network
+  engine = _Engine(plain, network, predict, choice, is_candidate(choice, modality, num_devices))
   yield engine
   done = [f"{count:,} by {name}" for name, count in engine.counts.items() if count]
   if done:
@@ -92,9 +97,9 @@ class _Engine:
     counts: {engine: examples that it has computed}.
   """
 
-  def __init__(self, network, predict, choice, candidate):
+  def __init__(self, plain, network, predict, choice, candidate):
     self.counts = {"TensorFlow": 0, "OpenVINO": 0}
-    self._network, self._predict, self._choice = network, predict, choice
+    self._plain, self._network, self._predict, self._choice = plain, network, predict, choice
     self._candidate, self._converted = candidate, None
 
   def __call__(self, indices):
@@ -102,14 +107,14 @@ class _Engine:
     if self._candidate and (self._choice == "openvino" or asked >= LEAST_EXAMPLES):
       self._convert(indices)
     self.counts["OpenVINO" if self._converted else "TensorFlow"] += len(indices)
-    return self._predict(self._converted or self._network, indices)
+    return self._predict(self._converted or self._plain, indices)
 
   def _convert(self, indices):
     start, self._candidate = time.perf_counter(), False
     sample = indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)]
     try:
       converted = convert(self._network)
-      found = difference(self._predict(converted, sample), self._predict(self._network, sample))
+      found = difference(self._predict(converted, sample), self._predict(self._plain, sample))
       if not found <= TOLERANCE:
         raise Refused(
           f"OpenVINO's differ from TensorFlow's by {found:.1g} of their deviation; the limit is {TOLERANCE:g}"
@@ -138,24 +143,63 @@ def difference(features, exact):
   return float(np.abs(features - exact).max() / heads.deviation(exact.reshape(-1, exact.shape[-1])))
 
 
-class Converted:
+class _Predicts:
+  """What has `predict` as a `keras.Model` has it."""
+
+  def predict(self, dataset, verbose=0):
+    """Returns float32 [n, ..] of a dataset of batches of the network's inputs."""
+    bar = keras.utils.Progbar(int(dataset.cardinality()), verbose=verbose)
+    outputs = []
+    for batch in dataset:
+      outputs.append(self._infer(batch))
+      bar.add(1)
+    return np.concatenate(outputs)
+
+
+class Folded(_Predicts):
+  """A network whose weights are constants of its graph.
+
+  TensorFlow's own optimizer then multiplies the scale of a BatchNormalization into the convolution below it and runs
+  both, and the activation, as one.
+  """
+
+  def __init__(self, network):
+    weights = [[v.numpy() for v in part] for part in (network.trainable_variables, network.non_trainable_variables)]
+    signature = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), network.input)
+
+    @tf.function(input_signature=[signature])
+    def infer(batch):
+      constants = [[tf.constant(value) for value in part] for part in weights]
+      return network.stateless_call(*constants, batch, training=False)[0]
+
+    self._function = infer
+
+  def _infer(self, batch):
+    return self._function(batch).numpy()
+
+
+def fold(network):
+  """Returns the `Folded` of a frozen `keras.Model`, or itself where that gains nothing: it has no BatchNormalization.
+
+  Of EfficientNet-Lite0 features differ by 2e-5 of their deviation, and take three quarters of the time on 2 cores.
+  """
+  normalised = any(isinstance(layer, keras.layers.BatchNormalization) for layer in network._flatten_layers())
+  small = sum(4 * int(np.prod(v.shape)) for v in network.variables) < FOLDED_BYTES
+  return Folded(network) if normalised and small else network
+
+
+class Converted(_Predicts):
   """A network as OpenVINO has read it."""
 
   def __init__(self, core, model, precision):
     self._core, self._model, self._precision, self._request = core, model, precision, None
     self._names = {name for tensor in model.inputs for name in tensor.names}
 
-  def predict(self, dataset, verbose=0):
-    """Returns float32 [n, ..] of a dataset of batches of the network's inputs, as a `keras.Model` does."""
-    bar = keras.utils.Progbar(int(dataset.cardinality()), verbose=verbose)
-    outputs = []
-    for batch in dataset:
-      named = {_name(i): tensor.numpy() for i, tensor in enumerate(tf.nest.flatten(batch))}
-      tensors = {name: tensor for name, tensor in named.items() if name in self._names}
-      self._request = self._request or self._compile(tensors)
-      outputs.append(self._request.infer(tensors)[0].copy())
-      bar.add(1)
-    return np.concatenate(outputs)
+  def _infer(self, batch):
+    named = {_name(i): tensor.numpy() for i, tensor in enumerate(tf.nest.flatten(batch))}
+    tensors = {name: tensor for name, tensor in named.items() if name in self._names}
+    self._request = self._request or self._compile(tensors)
+    return self._request.infer(tensors)[0].copy()
 
   def _compile(self, tensors):
     # Batches of images have one shape; known beforehand, EfficientNet-Lite0 takes a fifth less time.

@@ -6,6 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# Optimizer steps between two updates of the averaged weights: each is a pass over all weights, and took a thirteenth of
+# MiniLM's step on 32 short questions.
+AVERAGE_EVERY = 4
+
 
 class StagedAdamW(keras.optimizers.Adam):
   """AdamW (Loshchilov & Hutter 2019) in which each variable has its own peak learning rate.
@@ -110,14 +114,22 @@ class StagedAdamW(keras.optimizers.Adam):
 
   def _update_model_variables_moving_average(self, trainable_variables):
     # Keras averages after every batch, also after those whose gradients are only kept: the momentum would be another.
-    every = self.gradient_accumulation_steps or 1
-    moved = keras.ops.equal((self._iterations + 1) % every, 0)
-    # The average starts at the first values; where nothing has moved it stays.
-    momentum = keras.ops.where(self.iterations > 0, self.ema_momentum, 0.0)
-    momentum = keras.ops.where(moved, momentum, 1.0)
-    for variable, average in zip(trainable_variables, self._model_variables_moving_average):
-      share = keras.ops.cast(momentum, variable.dtype)
-      average.assign(share * average + (1 - share) * variable)
+    moved = keras.ops.equal((self._iterations + 1) % (self.gradient_accumulation_steps or 1), 0)
+    # The average starts at the first values.
+    first = keras.ops.equal(self.iterations, 0)
+    due = moved & (first | keras.ops.equal((self.iterations + 1) % AVERAGE_EVERY, 0))
+    momentum = keras.ops.where(first, 0.0, self.ema_momentum**AVERAGE_EVERY)
+
+    def average(share):
+      for variable, mean in zip(trainable_variables, self._model_variables_moving_average):
+        own = keras.ops.cast(share, variable.dtype)
+        mean.assign(own * mean + (1 - own) * variable)
+
+    if self._distribution_strategy.num_replicas_in_sync > 1:
+      # Variables of several devices cannot be assigned in a branch.
+      average(keras.ops.where(due, momentum, 1.0))
+    else:
+      tf.cond(due, lambda: average(momentum), lambda: None)
 
   def _update_low_rank(self, gradient, variable, rate, down, up, base):
     gradient = tf.reshape(tf.convert_to_tensor(gradient), matrix_shape(variable.shape))

@@ -83,6 +83,11 @@ def lines(result):
 
 def _side_by_side(candidates, repeats):
   """Returns {name: {"seconds", "ratio"}} of {name: function of no arguments}; each has run once before."""
+  return _figures(_rounds(candidates, repeats))
+
+
+def _rounds(candidates, repeats):
+  """Returns {name: seconds of each round, float [repeats]} of {name: function of no arguments}."""
   seconds = {name: [] for name in candidates}
   for round_ in range(repeats):
     order = list(candidates)
@@ -90,13 +95,13 @@ def _side_by_side(candidates, repeats):
       start = time.perf_counter()
       candidates[name]()
       seconds[name].append(time.perf_counter() - start)
-  return _figures(seconds)
+  return {name: np.array(own) for name, own in seconds.items()}
 
 
 def _figures(seconds):
-  """Returns {name: {"seconds", "ratio"}} of {name: [seconds of each round]}."""
-  first = np.array(next(iter(seconds.values())))
-  return {name: {"seconds": _spread(own), "ratio": _spread(first / np.array(own))} for name, own in seconds.items()}
+  """Returns {name: {"seconds", "ratio"}} of {name: seconds of each round}."""
+  first = next(iter(seconds.values()))
+  return {name: {"seconds": _spread(own), "ratio": _spread(first / own)} for name, own in seconds.items()}
 
 
 def _spread(values):
@@ -167,8 +172,10 @@ def stage_steps(run, repeats, steps):
 
 
 def head_epochs(run, repeats, steps):
-  """An epoch of the head: features computed in every epoch, and read from the cache."""
+  """An epoch of the head, and a whole probe with its validation: features in every epoch, and read from the cache."""
   phase = _phase(run, [recipes.HEAD])
+  # Neither side answers the test split.
+  run = dataclasses.replace(run, split=dataclasses.replace(run.split, test=run.split.test[:0]))
   network, dataset = _online(run, phase)
   steps = min(steps, phase.steps_per_epoch)
   online = _fit(network, dataset, steps)
@@ -185,25 +192,20 @@ def head_epochs(run, repeats, steps):
     features[train], features.targets(run.labels, train), features.rows_of(phase.batch_size, train), run.config.seed
   )
   cached = _fit(head, stored, phase.steps_per_epoch)
-  measured = _side_by_side({"online": online, "cached": cached}, repeats)
-  scale = phase.steps_per_epoch / steps
-  epoch = {"online": [s * scale for s in measured["online"]["seconds"]], "cached": measured["cached"]["seconds"]}
-  # Of the rounds only least, median and greatest are kept, and the ratios of whole epochs scale with the online one.
-  ratios = [r * scale for r in measured["cached"]["ratio"]]
-  whole = {name: [PROBE_EPOCHS * s for s in seconds] for name, seconds in epoch.items()}
-  whole["cached"] = [s + extraction for s in whole["cached"]]
-  return {
-    f"epoch online ({steps} of {phase.steps_per_epoch} batches, scaled)": _row(epoch["online"], [1.0] * 3),
-    "epoch from the cache": _row(epoch["cached"], ratios),
-    f"{PROBE_EPOCHS} epochs online (scaled)": _row(whole["online"], [1.0] * 3),
-    f"extraction and {PROBE_EPOCHS} epochs from the cache": _row(
-      whole["cached"], [o / c for o, c in zip(whole["online"], reversed(whole["cached"]))]
-    ),
+  validation = run.split.validation
+  validate = {
+    "validation online": lambda: session.predict(run, run.model.network, validation),
+    "validation cached": lambda: session.head_logits(run, validation),
   }
-
-
-def _row(seconds, ratio):
-  return {"seconds": seconds, "ratio": ratio}
+  for answer in validate.values():
+    answer()
+  seconds = _rounds({"online": online, "cached": cached} | validate, repeats)
+  of_epoch = {"online": seconds["online"] * phase.steps_per_epoch / steps, "cached": seconds["cached"]}
+  whole = {name: PROBE_EPOCHS * (own + seconds[f"validation {name}"]) for name, own in of_epoch.items()}
+  whole["cached"] += extraction
+  names = f"epoch online ({steps} of {phase.steps_per_epoch} batches, scaled)", "epoch from the cache"
+  of_probe = f"{PROBE_EPOCHS} epochs online (scaled)", f"extraction and {PROBE_EPOCHS} epochs from the cache"
+  return _figures(dict(zip(names, of_epoch.values()))) | _figures(dict(zip(of_probe, whole.values())))
 
 
 def trunk_steps(run, repeats, steps):

@@ -132,11 +132,11 @@ def _online(run, phase):
   return _compiled(run, phase, network), dataset
 
 
-def _fit(network, dataset, steps):
-  """Returns a function that trains for `steps` batches; called once here, so that nothing is traced later."""
+def _fit(network, dataset, steps, epochs=1):
+  """Returns a function that trains for epochs of `steps` batches; called once here, so that nothing is traced later."""
 
   def train():
-    network.fit(dataset, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
+    network.fit(dataset, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False)
 
   train()
   return train
@@ -191,7 +191,7 @@ def head_epochs(run, repeats, steps):
   stored = pipeline.for_features(
     features[train], features.targets(run.labels, train), features.rows_of(phase.batch_size, train), run.config.seed
   )
-  cached = _fit(head, stored, phase.steps_per_epoch)
+  cached = _fit(head, stored, phase.steps_per_epoch, PROBE_EPOCHS)
   validation = run.split.validation
   validate = {
     "validation online": lambda: session.predict(run, run.model.network, validation),
@@ -200,7 +200,7 @@ def head_epochs(run, repeats, steps):
   for answer in validate.values():
     answer()
   seconds = _rounds({"online": online, "cached": cached} | validate, repeats)
-  of_epoch = {"online": seconds["online"] * phase.steps_per_epoch / steps, "cached": seconds["cached"]}
+  of_epoch = {"online": seconds["online"] * phase.steps_per_epoch / steps, "cached": seconds["cached"] / PROBE_EPOCHS}
   whole = {name: PROBE_EPOCHS * (own + seconds[f"validation {name}"]) for name, own in of_epoch.items()}
   whole["cached"] += extraction
   names = f"epoch online ({steps} of {phase.steps_per_epoch} batches, scaled)", "epoch from the cache"
@@ -257,7 +257,7 @@ def fixed_lengths(run, phase, length):
   raw, targets = tf.constant(list(run.examples.inputs[train])), tf.constant(run.labels[train])
   order = pipeline.index_batches(len(train), phase.batch_size, run.config.seed)
   batches = order.map(lambda i: (_padded(preprocess(tf.gather(raw, i)), length), tf.gather(targets, i)))
-  return batches.prefetch(tf.data.AUTOTUNE)
+  return pipeline.ahead(batches)
 
 
 def _padded(inputs, length):

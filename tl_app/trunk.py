@@ -111,7 +111,7 @@ class TrunkFeatures:
 
     return [
       pipeline.Part("order", lambda: batches),
-      pipeline.Part("read", lambda: batches.map(read, num_parallel_calls=tf.data.AUTOTUNE)),
+      pipeline.Part("read", lambda: batches.map(read, num_parallel_calls=pipeline.PARALLEL)),
     ]
 
   def logits(self, indices):
@@ -119,7 +119,7 @@ class TrunkFeatures:
     batch_size = session.inference_batch(self._run)
     filled, positions = pipeline.inference_order(self._lengths[indices], batch_size)
     dataset = tf.data.Dataset.from_tensor_slices(indices[filled]).batch(batch_size)
-    dataset = dataset.map(self._read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    dataset = pipeline.ahead(dataset.map(self._read, num_parallel_calls=pipeline.PARALLEL))
     return pipeline.restore(self.network.predict(dataset, verbose=0), positions)
 
   def _count(self):

@@ -12,7 +12,7 @@ import tiny_modules
 from absl import flags
 from absl.testing import flagsaver
 
-from tl_app import batch_size, benchmarking, cli, files, memory, rate_test, runs, training
+from tl_app import batch_size, benchmarking, cli, files, memory, runs, training
 from tl_app import config as config_lib
 from tl_app.config import Config
 from tl_app.data import examples
@@ -138,8 +138,6 @@ def test_where_it_means_nothing_it_is_refused(tmp_path):
     config_lib.validate(dataclasses.replace(config, batch_size="automatic"))
   with pytest.raises(UserError, match="--batch_size=auto does nothing in a benchmark"):
     benchmarking.measure(config, "stages", 1, 1)
-  with pytest.raises(UserError, match="--batch_size=auto does nothing in find_lr"):
-    rate_test.measure(config, 5)
 
 
 def test_the_flag_takes_a_number_or_the_word():

@@ -1,5 +1,6 @@
 """The learning-rate range test: what it proposes of a curve, and that it leaves nothing behind but its figures."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -8,7 +9,7 @@ import tiny_data
 import tiny_modules
 import tiny_presets
 
-from tl_app import files, rate_test, recipes, stages
+from tl_app import files, fitting, rate_test, recipes, stages
 from tl_app.config import Config, Facts
 from tl_app.errors import UserError
 
@@ -101,6 +102,23 @@ def test_the_weights_are_put_back_and_the_figures_are_written(tmp_path, monkeypa
   assert result["rates"][0] == pytest.approx(rate_test.LOWEST) and len(result["losses"]) == len(result["rates"])
   assert 1e-6 < result["proposal"] < 1.0
   assert any("--learning_rate=" in line for line in rate_test.lines(result, "out"))
+
+
+@pytest.mark.parametrize("flags", [{"batch_size": "auto"}, {"batch_size": 32, "batch_tokens": 128}], ids=str)
+def test_the_batches_are_those_of_training(tmp_path, monkeypatch, flags):
+  seen, own_step = [], fitting.own_step
+
+  def spy(network, phase):
+    # Memory holds a batch of the tiny network: say it did not.
+    phase = phase if phase.batch_tokens else dataclasses.replace(phase, microbatches=2)
+    seen.append((phase, own_step(network, phase)))
+    return seen[-1][1]
+
+  monkeypatch.setattr(fitting, "own_step", spy)
+  result = rate_test.measure(config(tmp_path, **flags), 12)
+  phase, network = seen[-1]
+  assert type(network).__name__ == ("OfSize" if phase.batch_tokens else "InParts")
+  assert result["batch_size"] == phase.batch_size and len(result["losses"]) == 12
 
 
 def test_a_recipe_without_fine_tuning_has_no_rate_to_find(tmp_path):

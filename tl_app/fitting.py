@@ -86,7 +86,7 @@ def _descend(run, phase, features, left):
     (what `fit` returns, None); or (None, the `Phase` to take instead), and nothing has been fitted.
   """
   network, parts, validation_logits = _feed(run, phase, features, left)
-  network = _own_step(network, phase)
+  network = own_step(network, phase)
   dataset = pipeline.whole(parts)
   way = _way(run, phase, network, dataset)
   if phase.backbone_trains:
@@ -187,11 +187,11 @@ def _is_whole(phase, cut):
 def _seconds_online(run, phase):
   """Returns the seconds of a step that runs the whole backbone, in the parts that memory holds."""
   network, dataset = online(run, phase)
-  return _seconds_a_step(run, phase, _own_step(network, phase), dataset, precision.PLAIN)
+  return _seconds_a_step(run, phase, own_step(network, phase), dataset, precision.PLAIN)
 
 
-def _own_step(network, phase):
-  """Returns `network`, or a model over its layers whose steps are those of a phase."""
+def own_step(network, phase):
+  """Returns `network`, or a `keras.Model` over its layers, whose steps are those of a phase: in parts, or by size."""
   network = train_steps.in_parts(network, phase.microbatches, phase.longest)
   return train_steps.of_size(network, phase.batch_size if phase.batch_tokens else 0)
 

@@ -9,7 +9,7 @@ import keras
 import matplotlib.figure
 import numpy as np
 
-from tl_app import backbones, callbacks, files, fitting, heads, planning, recipes, session, stages, training
+from tl_app import backbones, batch_size, callbacks, files, fitting, heads, planning, recipes, session, stages, training
 from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.errors import UserError
@@ -46,17 +46,13 @@ def measure(config, steps):
   Raises:
     UserError: nothing of the backbone trains, --learning_rate is not its rate, or the loss neither falls nor rises.
   """
-  config_lib.refuse(
-    config,
-    ["backbone_learning_rate", "batch_tokens", "precision", "jit", "max_minutes", "profile_input"],
-    "in find_lr",
-  )
-  config_lib.refuse_auto(config, "in find_lr")
+  idle = ["backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"]
+  config_lib.refuse(config, idle, "in find_lr")
   with tempfile.TemporaryDirectory() as scratch:
     own = dataclasses.replace(config, workdir=f"{scratch}/run", export=False)
     with workdir_lib.claim(own.workdir, own) as paths:
       run = training.prepare(own, paths, backbones.resolve(own.backbone))
-      phases = planning.plan(run, recipes.plan)
+      phases = batch_size.settle(run, planning.plan(run, recipes.plan))
       phase = next((phase for phase in phases if phase.backbone_trains), None)
       if phase is None:
         raise UserError(f"--recipe={config.recipe} --train_stages={config.train_stages} trains nothing of the backbone")
@@ -150,6 +146,7 @@ def _losses(run, probe, phase, rates):
   with run.strategy.scope():
     stages.set_trainable(run.model, phase)
     network, dataset = fitting.online(run, phase)
+    network = fitting.own_step(network, phase)
     schedule = _Growing(rates[0] / _rate(run, phase), rates[1] / rates[0])
     plain = dataclasses.replace(phase, ema=0.0, accumulate_steps=1)
     fitting.compile_for(network, plain, run.model, schedule=schedule, targets=run.labels[train])

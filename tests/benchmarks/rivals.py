@@ -23,7 +23,19 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 
-from tl_app import backbones, benchmarking, files, fitting, planning, precision, recipes, session, stages, training
+from tl_app import (
+  backbones,
+  benchmarking,
+  evaluation,
+  files,
+  fitting,
+  planning,
+  precision,
+  recipes,
+  session,
+  stages,
+  training,
+)
 from tl_app import workdir as workdir_lib
 from tl_app.config import Config
 
@@ -105,16 +117,20 @@ def hugging_face(run, model_directory, flags, rate, scratch):
   if not flags.hf_python:
     yield None
     return
-  train, validation = run.split.train, run.split.validation
+  train, test = run.split.train, run.split.test
   data = {"texts": list(run.examples.inputs[train]), "labels": run.labels[train].tolist()}
-  data |= {"validation_texts": list(run.examples.inputs[validation])}
-  data |= {"validation_labels": run.labels[validation].tolist()}
+  data |= {"test_texts": list(run.examples.inputs[test]), "test_labels": run.labels[test].tolist()}
   path = pathlib.Path(scratch) / "texts.json"
   path.write_text(json.dumps(data))
   script = pathlib.Path(__file__).with_name("rivals_hf.py")
   command = [flags.hf_python, str(script), f"--model={model_directory}", f"--data={path}", f"--steps={flags.steps}"]
-  command += [f"--warmup={WARMUP}", f"--batch_size={run.config.batch_size}", f"--threads={os.cpu_count()}"]
+  command += [
+    f"--warmup={WARMUP}",
+    f"--batch_size={run.config.batch_size}",
+    f"--threads={len(os.sched_getaffinity(0))}",
+  ]
   command += [f"--max_length={run.model.backbone.preprocess.max_length}", f"--learning_rate={rate}"]
+  command += [f"--epochs={flags.epochs}"]
   command += ["--bf16"] if flags.hf_bf16 else []
   environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
   process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
@@ -157,32 +173,35 @@ def sides_of(run, phase, model_directory, ask, flags):
   network, _ = compiled(run, phase, way)
   fixed = benchmarking.fixed_lengths(run, phase, length)
   sides[f"fixed length {length}, {way}"] = timed(network, fixed, flags.steps, way.precision), flags.steps
-  classifier, batches = kerashub(run, model_directory, max(phase.learning_rates.values()))
   few = flags.kerashub_steps
-  sides[f"kerashub, length {KERASHUB_LENGTH}"] = timed(classifier, batches, few), few
+  if few:
+    classifier, batches = kerashub(run, model_directory, max(phase.learning_rates.values()))
+    sides[f"kerashub, length {KERASHUB_LENGTH}"] = timed(classifier, batches, few), few
   if ask:
     sides["hugging_face"] = lambda: ask("round")["seconds"], flags.steps
   return sides
 
 
-def accuracies(run, phase, model_directory, ask, rate):
-  """Returns {side: validation accuracy after an epoch from a fresh head}."""
-  validation, values = run.split.validation, [v.numpy() for v in run.model.network.variables]
-  found = {}
+def accuracies(run, phase, model_directory, ask, rate, flags):
+  """Returns {side: (test accuracy, its 95 % interval)} after the epochs of `phase` from a fresh head."""
+  test, values, found = run.split.test, [v.numpy() for v in run.model.network.variables], {}
+
+  def note(side, right):
+    found[side] = float(np.mean(right)), evaluation.accuracy_interval(int(np.sum(right)), len(right))
+
   for way in ways(run, phase):
     network, stream = compiled(run, phase, way)
     with precision.computing(network, way.precision):
-      network.fit(stream, steps_per_epoch=phase.steps_per_epoch, epochs=1, verbose=0, shuffle=False)
-    answers = session.predict(run, run.model.network, validation).argmax(axis=-1)
-    found[f"tl_app, {way}"] = float((answers == run.labels[validation]).mean())
+      network.fit(stream, steps_per_epoch=phase.steps, epochs=1, verbose=0, shuffle=False)
+    note(f"tl_app, {way}", session.predict(run, run.model.network, test).argmax(axis=-1) == run.labels[test])
     for variable, value in zip(run.model.network.variables, values):
       variable.assign(value)
   if ask:
-    found["hugging_face"] = ask("epoch")["accuracy"]
-  classifier, batches = kerashub(run, model_directory, rate)
-  classifier.fit(batches, steps_per_epoch=phase.steps_per_epoch, epochs=1, verbose=0)
-  answers = classifier.predict(list(run.examples.inputs[validation]), verbose=0).argmax(axis=-1)
-  found["kerashub"] = float((answers == run.labels[validation]).mean())
+    note("hugging_face", ask("epochs")["right"])
+  if flags.kerashub_steps:
+    classifier, batches = kerashub(run, model_directory, rate)
+    classifier.fit(batches, steps_per_epoch=phase.steps, epochs=1, verbose=0)
+    note("kerashub", classifier.predict(list(run.examples.inputs[test]), verbose=0).argmax(axis=-1) == run.labels[test])
   return found
 
 
@@ -193,7 +212,7 @@ def measure(flags):
       backbone="minilm_l6.pypi",
       recipe="full",
       workdir=f"{scratch}/run",
-      epochs=1 if flags.accuracy else 0,
+      epochs=flags.epochs,
       export=False,
       **{name: getattr(flags, name) for name in ("dataset", "text_column", "label_column", "batch_size", "precision")},
     )
@@ -206,14 +225,14 @@ def measure(flags):
       rate = max(rate for name, rate in phase.learning_rates.items() if name != recipes.HEAD)
       with hugging_face(run, model_directory, flags, rate, scratch) as ask:
         if flags.accuracy:
-          return {"validation_accuracy": accuracies(run, phase, model_directory, ask, rate)}
+          return {"test_accuracy": accuracies(run, phase, model_directory, ask, rate, flags)}
         return {"examples_per_second": speeds(run, phase, sides_of(run, phase, model_directory, ask, flags), flags)}
 
 
 def lines(result):
   """Yields the table of a result, one line a side."""
-  for side, accuracy in result.get("validation_accuracy", {}).items():
-    yield f"{side:44} validation accuracy {accuracy:.4f}"
+  for side, (accuracy, (low, high)) in result.get("test_accuracy", {}).items():
+    yield f"{side:36} test accuracy {accuracy:.4f} ({low:.4f} to {high:.4f})"
   speed = {side: np.array(rates) for side, rates in result.get("examples_per_second", {}).items()}
   ours = [name for name in speed if name.startswith("tl_app")]
   for side, rates in speed.items():
@@ -233,10 +252,11 @@ def main():
   parser.add_argument("--precision", default="auto")
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--steps", type=int, default=24, help="Batches in a round, after the warm-up.")
-  parser.add_argument("--kerashub_steps", type=int, default=6, help="Fewer: all of its batches cost the same.")
+  parser.add_argument("--kerashub_steps", type=int, default=6, help="All of its batches cost the same. 0: left out.")
   parser.add_argument("--hf_python", default="", help="With torch, transformers and accelerate. Empty: no such side.")
   parser.add_argument("--hf_bf16", action="store_true", help="Hugging Face computes in bfloat16 too.")
-  parser.add_argument("--accuracy", action="store_true", help="An epoch each, and the validation accuracy after it.")
+  parser.add_argument("--accuracy", action="store_true", help="In place of speed: test accuracy after --epochs.")
+  parser.add_argument("--epochs", type=int, default=1)
   parser.add_argument("--output", help="JSON file for the figures.")
   flags = parser.parse_args()
   if not flags.hf_python:

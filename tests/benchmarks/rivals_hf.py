@@ -1,6 +1,6 @@
 """Hugging Face's side of `rivals`, in an environment of its own: PyTorch, transformers and accelerate.
 
-Reads a command a line from its input, "round" or "epoch", and answers each with a line of JSON.
+Reads a command a line from its input, "round" or "epochs", and answers each with a line of JSON.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Sampled(transformers.Trainer):
 
 
 def trainer(flags, texts, labels, steps):
-  """Returns the `Sampled` trainer of a fresh classifier and what times it; without `steps` an epoch at the rate."""
+  """Returns the `Sampled` trainer of a fresh classifier and what times it; without `steps` for all epochs."""
   tokenizer = transformers.AutoTokenizer.from_pretrained(flags.model)
   model = transformers.BertForSequenceClassification.from_pretrained(flags.model, num_labels=max(labels) + 1)
   ids = tokenizer(texts, truncation=True, max_length=flags.max_length)["input_ids"]
@@ -60,7 +60,7 @@ def trainer(flags, texts, labels, steps):
     weight_decay=0.01,
     warmup_steps=flags.warmup,
     max_steps=steps or -1,
-    num_train_epochs=1,
+    num_train_epochs=flags.epochs,
     bf16=flags.bf16,
     use_cpu=True,
     save_strategy="no",
@@ -80,25 +80,25 @@ def trainer(flags, texts, labels, steps):
   return own, timed
 
 
-def epoch(flags, data):
-  """Returns the validation accuracy after one epoch."""
+def epochs(flags, data):
+  """Returns which test examples it answers rightly after all epochs, [bool]."""
   own, _ = trainer(flags, data["texts"], data["labels"], None)
   own.train()
-  ids = own.processing_class(data["validation_texts"], truncation=True, max_length=flags.max_length)["input_ids"]
+  ids = own.processing_class(data["test_texts"], truncation=True, max_length=flags.max_length)["input_ids"]
   answers = own.predict([{"input_ids": row} for row in ids]).predictions.argmax(axis=-1)
-  right = [int(answer) == label for answer, label in zip(answers, data["validation_labels"])]
-  return sum(right) / len(right)
+  return [int(answer) == label for answer, label in zip(answers, data["test_labels"])]
 
 
 def main():
   """Answers the commands."""
   parser = argparse.ArgumentParser(description=main.__doc__)
   parser.add_argument("--model", required=True, help="Directory of a BERT with its tokenizer.")
-  parser.add_argument("--data", required=True, help='JSON: "texts", "labels", "validation_texts", ..')
+  parser.add_argument("--data", required=True, help='JSON: "texts", "labels", "test_texts", ..')
   parser.add_argument("--batch_size", type=int, default=32)
   parser.add_argument("--steps", type=int, default=24)
   parser.add_argument("--warmup", type=int, default=3)
   parser.add_argument("--max_length", type=int, default=128)
+  parser.add_argument("--epochs", type=int, default=1)
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--learning_rate", type=float, default=5e-5)
   parser.add_argument("--bf16", action="store_true")
@@ -110,8 +110,8 @@ def main():
   own, timed = trainer(flags, data["texts"], data["labels"], flags.steps + flags.warmup)
   print(json.dumps({"torch": torch.__version__, "transformers": transformers.__version__}), file=answers, flush=True)
   for line in sys.stdin:
-    if line.strip() == "epoch":
-      answer = {"accuracy": epoch(flags, data)}
+    if line.strip() == "epochs":
+      answer = {"right": epochs(flags, data)}
     else:
       own.train()
       answer = {"seconds": [end - start for start, end in zip(timed.start, timed.end)]}

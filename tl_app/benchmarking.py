@@ -272,7 +272,8 @@ def engine_batches(run, repeats, steps):
   network, indices = run.model.features, run.split.train[: steps * session.inference_batch(run)]
   try:
     networks = {
-      "TensorFlow": network,
+      "TensorFlow": frozen_engine.fold(network),
+      "TensorFlow, weights as variables": network,
       "OpenVINO": frozen_engine.convert(network),
       "OpenVINO in bfloat16": frozen_engine.convert(network, "bf16"),
     }

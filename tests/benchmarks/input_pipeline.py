@@ -23,9 +23,9 @@ BATCH_SIZE = 32
 def bare(paths):
   """Returns a dataset of decoded images, read and decoded in parallel and nothing else."""
   read = tf.data.Dataset.from_tensor_slices(list(paths)).map(
-    lambda path: decode(tf.io.read_file(path)), num_parallel_calls=tf.data.AUTOTUNE
+    lambda path: decode(tf.io.read_file(path)), num_parallel_calls=pipeline.PARALLEL
   )
-  return read.prefetch(tf.data.AUTOTUNE)
+  return pipeline.ahead(read)
 
 
 def records(paths, file):

@@ -47,14 +47,19 @@ def whole(parts):
 
 
 def ahead(dataset):
-  """Returns a dataset that prepares its next `AHEAD` elements meanwhile.
+  """Returns a dataset that prepares its next `AHEAD` elements meanwhile."""
+  return untuned(dataset.prefetch(AHEAD))
 
-  tf.data tunes nothing: at the end of a pass an iterator waits for the thread that does, which sleeps ever longer. A
-  pass over 750 photographs took 6 to 7.5 s, and every second time 10.25 (TensorFlow 2.21, 2 cores).
+
+def untuned(dataset):
+  """Returns a dataset in which tf.data tunes nothing.
+
+  At the end of a pass an iterator waits for the thread that tunes, which sleeps ever longer: a pass over 750
+  photographs took 6 to 7.5 s, and every second time 10.25 (TensorFlow 2.21, 2 cores).
   """
   options = tf.data.Options()
   options.autotune.enabled = False
-  return dataset.prefetch(AHEAD).with_options(options)
+  return dataset.with_options(options)
 
 
 def training_parts(inputs, targets, preprocess, modality, batches, augment=None, mix=None):
@@ -273,7 +278,7 @@ def token_batches(lengths, tokens, seed, devices=1, classes=None):
 def mean_batch(batches, n):
   """Returns the mean number of examples in those batches of an endless dataset that hold `n` examples together."""
   count = seen = 0
-  for batch in batches:
+  for batch in untuned(batches):
     count, seen = count + 1, seen + len(batch)
     if seen >= n:
       break
@@ -300,7 +305,7 @@ def token_counts(preprocess, texts):
 def of_texts(function, texts):
   """Returns [n, ..]: what an in-graph function of string [batch] gives for each of `texts`, object array [n]."""
   raw = tf.data.Dataset.from_tensor_slices(tf.constant(list(texts), tf.string)).batch(1024)
-  found = list(raw.map(function).as_numpy_iterator())
+  found = list(untuned(raw.map(function)).as_numpy_iterator())
   return np.concatenate(found) if found else np.zeros(0, np.int32)
 
 

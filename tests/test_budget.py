@@ -92,7 +92,7 @@ def test_the_trunk_is_stored_where_a_second_epoch_reads_it(config, tmp_path, mon
 
   monkeypatch.setattr(precision, "measure", seconds)
   monkeypatch.setattr(fitting, "compile_for", spy)
-  flags = {"epochs": 9, "max_minutes": 7.0, "train_stages": "top:1", "ema": 0.0}
+  flags = {"epochs": 9, "max_minutes": 7.0, "train_stages": "top:1", "ema": 0.0, "feature_cache": str(tmp_path)}
   metrics = training.train_and_evaluate(Config(**config, **flags), tmp_path / "run")
   assert files.read_json(tmp_path / "run" / "plan.json")["phases"][1]["epochs"] == 1
   assert seen == ["head", *names]

@@ -112,7 +112,14 @@ def test_older_features_make_room(run, tmp_path, caplog):
   assert new != old
 
 
-def test_one_epoch_is_not_worth_it(run, tmp_path):
-  run("resnet", tmp_path / "cache", epochs=1)
+def test_one_epoch_is_not_worth_it_but_reads_what_is_there(run, tmp_path, caplog):
+  caplog.set_level(logging.INFO, "tl_app")
+  online = run("resnet", tmp_path / "cache", epochs=1)
   assert not _trunks(tmp_path / "cache")
   assert files.read_json(tmp_path / "run0/plan.json")["phases"][1]["epochs"] == 1
+  run("resnet", tmp_path / "cache", epochs=2)
+  caplog.clear()
+  from_disk = run("resnet", tmp_path / "cache", epochs=1)
+  # Those of the probe, and those below the stage that trains.
+  assert caplog.text.count("features read from") == 2 and "features: computing" not in caplog.text
+  assert from_disk["rungs"]["fine_tuned"]["loss"] == pytest.approx(online["rungs"]["fine_tuned"]["loss"], abs=2e-3)

@@ -1,5 +1,6 @@
 """One phase: set stages, compile, feed, fit, keep the best epoch, audit."""
 
+import dataclasses
 import logging
 import math
 import time
@@ -241,12 +242,12 @@ def _feed(run, phase, features, left):
 
 
 def _below(run, phase, left):
-  """Returns what `trunk.features` gives; None too where --max_minutes leaves no second epoch, which would repay it."""
+  """Returns what `trunk.features` gives for the epochs that --max_minutes leaves: a single one repays nothing new."""
   splits = model_lib.can_split(run.model.backbone, model_lib.lowest_active(run.model, phase))
   if run.deadline and splits and phase.epochs > 1 and not phase.mixes:
     _, cut = _shortened(run, phase, _seconds_online(run, phase), left)
     if cut is None or cut.epochs < 2:
-      return None
+      phase = dataclasses.replace(phase, epochs=1)
   return trunk.features(run, phase)
 
 

@@ -21,6 +21,8 @@ CHUNK_BYTES = 2**28
 # float16 halves what is stored, where it changes no logit by more than this.
 HALF_TOLERANCE = 1e-2
 HALF_EXAMPLES = 64
+# File that says what the rows of a directory are kept as.
+DTYPE = "dtype"
 
 
 @keras.saving.register_keras_serializable("tl_app")
@@ -84,6 +86,14 @@ class TrunkFeatures:
     """Returns the bytes that float32 rows of the examples at `indices` take."""
     return int(self._lengths[indices].sum()) * self.width * 4
 
+  def are_stored(self, directory, indices):
+    """Whether `directory` has those of all examples at `indices`."""
+    if not (directory / DTYPE).exists():
+      return False
+    cache = feature_cache.FeatureCache(directory, self.width, self._settle_dtype(directory, indices))
+    with cache.locked():
+      return bool(cache.find(self._run.hashes[indices])[1].all())
+
   def fill(self, directory, indices):
     """Computes what `directory` lacks of the examples at `indices`, int [n]."""
     self._cache = feature_cache.FeatureCache(directory, self.width, self._settle_dtype(directory, indices))
@@ -129,7 +139,7 @@ class TrunkFeatures:
 
   def _settle_dtype(self, directory, indices):
     """Returns the dtype of the rows in `directory`, measured once."""
-    path = directory / "dtype"
+    path = directory / DTYPE
     if not path.exists():
       sample = indices[np.linspace(0, len(indices) - 1, min(HALF_EXAMPLES, len(indices))).astype(int)]
       rows = session.predict(self._run, self._trunk, sample)
@@ -169,7 +179,7 @@ def features(run, phase):
   """Returns the `TrunkFeatures` of a phase, filled, or None where its frozen stages are better run in every step."""
   lowest, backbone = model_lib.lowest_active(run.model, phase), run.model.backbone
   directory = session.cache_directory(run)
-  if directory is None or phase.epochs < 2 or backbone.pairs or not model_lib.can_split(backbone, lowest):
+  if directory is None or backbone.pairs or not model_lib.can_split(backbone, lowest):
     return None
   if text.windows_of(backbone.preprocess) > 1:
     log.info("--long_text=windows: the frozen stages run in every step")
@@ -183,6 +193,16 @@ def features(run, phase):
     log.info("the frozen stages run in every step: %s", error)
     return None
   used = np.concatenate([*run.places, run.split.validation])
+  below = list(backbone.stages)[: list(backbone.stages).index(lowest)]
+  key = feature_cache.key(
+    weights=model_lib.fingerprint({name: backbone.stages[name] for name in below}),
+    stage=lowest,
+    preprocessing=session.preprocessing_identity(run),
+  )
+  name = f"trunk-{key}"
+  if phase.epochs < 2 and not made.are_stored(directory / name, used):
+    # To write and read them again would cost more than one pass.
+    return None
   needed, limit = made.size(used), run.config.feature_cache_gb * 1e9
   directory.mkdir(parents=True, exist_ok=True)
   free = shutil.disk_usage(directory).free
@@ -192,15 +212,9 @@ def features(run, phase):
       *(_gigabytes(needed), lowest, run.config.feature_cache_gb, _gigabytes(free)),
     )
     return None
-  below = list(backbone.stages)[: list(backbone.stages).index(lowest)]
-  key = feature_cache.key(
-    weights=model_lib.fingerprint({name: backbone.stages[name] for name in below}),
-    stage=lowest,
-    preprocessing=session.preprocessing_identity(run),
-  )
   with run.clock("features"):
     log.info("stages below %s: their features are computed once", lowest)
-    made.fill(_make_room(directory, f"trunk-{key}", needed, limit), used)
+    made.fill(_make_room(directory, name, needed, limit), used)
   return made
 
 

@@ -188,8 +188,8 @@ def _token_batches(run, tokens, drawn):
 
 def _padded_lengths(run, indices):
   """Returns int [n]: positions that each text takes in a batch of texts like it."""
-  preprocess, step = run.model.backbone.preprocess, text.multiple()
-  return np.minimum(-(-token_counts(run)[indices] // step) * step, preprocess.max_length or np.inf).astype(int)
+  counts = token_counts(run)[indices]
+  return text.rounded(counts, run.model.backbone.preprocess.max_length or counts.max())
 
 
 def drawn_classes(run, phase, indices):

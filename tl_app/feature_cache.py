@@ -6,7 +6,10 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import pathlib
+import re
+import shutil
 import zlib
 
 import numpy as np
@@ -18,6 +21,10 @@ CHUNK = 2048
 # Fresh and stored features of the same examples may differ by float32 rounding of another batch shape, not by more.
 TOLERANCE = 1e-3
 PROBES = 8
+# Of the free disk, what a run may fill.
+DISK_SHARE = 0.9
+_LOCK, _INDEX = "lock", "index.jsonl"
+_NAME = re.compile(r"([a-z]+-)?[0-9a-f]{32}")
 
 
 class FeatureCache:
@@ -34,31 +41,38 @@ class FeatureCache:
     self.dtype = np.dtype(dtype)
     self.directory.mkdir(parents=True, exist_ok=True)
     self._rows = self.directory / f"rows.f{8 * self.dtype.itemsize}"
-    self._index = self.directory / "index.jsonl"
+    self._index = self.directory / _INDEX
 
   @contextlib.contextmanager
   def locked(self):
     """One process at a time computes and appends; the others wait and then find the rows."""
-    with open(self.directory / "lock", "w") as file:
-      fcntl.flock(file, fcntl.LOCK_EX)
+    with _lock(self.directory):
+      os.utime(self.directory)
       self._cut_off()
       yield
 
   def find(self, hashes):
     """Returns (first position, number of positions), int64 [n] each, of what is stored for `hashes`.
 
-    The number is 0 where nothing is stored or its checksum does not hold.
+    The number is -1 where nothing is stored or its checksum does not hold.
     """
     entries = self._load_index()
     starts = np.cumsum([0, *(n for _, _, n in entries)])
     place = {key: (starts[i], n, crc) for i, (key, crc, n) in enumerate(entries)}
     positions = self.positions()
     found = np.zeros((2, len(hashes)), np.int64)
+    found[1] = -1
     for i, key in enumerate(hashes):
-      start, n, crc = place.get(key, (0, 0, 0))
-      if n and zlib.crc32(positions[start : start + n].data) == crc:
-        found[:, i] = start, n
+      if key in place:
+        start, n, crc = place[key]
+        if zlib.crc32(positions[start : start + n].tobytes()) == crc:
+          found[:, i] = start, n
     return found[0], found[1]
+
+  def lacks(self, hashes):
+    """Returns bool [n]: for which of `hashes` nothing is stored; checksums are not looked at."""
+    known = {key for key, _, _ in self._load_index()}
+    return np.array([key not in known for key in hashes], bool)
 
   def positions(self):
     """Returns all that is stored, a memory map [positions, width]."""
@@ -70,7 +84,7 @@ class FeatureCache:
   def read(self, hashes):
     """Returns (float32 [n, width], bool [n]: which are valid) of examples with one position each."""
     starts, counts = self.find(hashes)
-    valid = counts > 0
+    valid = counts == 1
     features = np.zeros((len(hashes), self.width), np.float32)
     features[valid] = self.positions()[starts[valid]]
     return features, valid
@@ -96,23 +110,24 @@ class FeatureCache:
       return []
     stored = self._rows.stat().st_size // (self.dtype.itemsize * self.width) if self._rows.exists() else 0
     entries = []
-    for line in self._index.read_text(encoding="utf-8").split("\n")[:-1]:
+    for line in self._index.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
       try:
         entry = json.loads(line)
-        entries.append((entry["hash"], entry["crc"], entry.get("n", 1)))
-        stored -= entries[-1][2]
-      except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        key, crc, n = str(entry["hash"]), int(entry["crc"]), int(entry.get("n", 1))
+      except (ValueError, KeyError, TypeError, AttributeError):
         break
-      if stored < 0:
-        return entries[:-1]
+      stored -= n
+      if n < 0 or stored < 0:
+        break
+      entries.append((key, crc, n))
     return entries
 
   def _cut_off(self):
     entries = self._load_index()
     size = sum(n for _, _, n in entries) * self.dtype.itemsize * self.width
-    text = "".join(_entry(*entry) for entry in entries)
+    text = "".join(_entry(*entry) for entry in entries).encode()
     if not self._index.exists() or self._index.stat().st_size != len(text):
-      self._index.write_text(text, encoding="utf-8")
+      self._index.write_bytes(text)
     if self._rows.exists() and self._rows.stat().st_size != size:
       with open(self._rows, "r+b") as file:
         file.truncate(size)
@@ -120,6 +135,90 @@ class FeatureCache:
 
 def _entry(key, crc, n):
   return json.dumps({"hash": key, "crc": crc} | ({"n": n} if n != 1 else {})) + "\n"
+
+
+@contextlib.contextmanager
+def _lock(directory, wait=True):
+  """Holds the lock of a cache directory, which then is there; yields whether it does: without `wait` it may not."""
+  while True:
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / _LOCK, "w") as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        if not wait:
+          yield False
+          return
+        log.info("feature cache: another run writes %s; waiting for it", directory)
+        fcntl.flock(file, fcntl.LOCK_EX)
+      # Whoever held it may have taken the directory away.
+      with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(directory / _LOCK), os.fstat(file.fileno())):
+          yield True
+          return
+
+
+def make_room(directory, missing, total, limit):
+  """Makes place for features that are to be added: other caches beside them go, the longest unused first.
+
+  Args:
+    directory: of a `FeatureCache`.
+    missing: bytes to be added to it.
+    total: bytes of all that is needed there, once added; what else it has goes where both do not fit.
+    limit: most bytes that it and the caches beside it may take together.
+
+  Returns:
+    Whether there is place within `limit` and on the disk.
+  """
+  if not missing:
+    return True
+  own, others = _size(directory), _others(directory)
+  directory.parent.mkdir(parents=True, exist_ok=True)
+  free = shutil.disk_usage(directory.parent).free
+  if total > limit or missing > DISK_SHARE * (free + sum(others.values())):
+    return False
+  if own + missing > limit:
+    _forget(directory)
+    own, missing, free = 0, total, free + own
+  for path in list(others):
+    if own + missing + sum(others.values()) <= limit and missing <= DISK_SHARE * free:
+      break
+    if _removed(path):
+      size = others.pop(path)
+      free += size
+      log.info("feature cache: %.2f GB of older features go", size / 1e9)
+  return own + missing + sum(others.values()) <= limit and missing <= DISK_SHARE * free
+
+
+def _others(directory):
+  """Returns {path: bytes} of the caches beside `directory`, the longest unused first."""
+  found = []
+  for path in directory.parent.glob("*"):
+    if path != directory and _NAME.fullmatch(path.name) and (path / _LOCK).exists():
+      with contextlib.suppress(FileNotFoundError):
+        found.append((path.stat().st_mtime, path, _size(path)))
+  return {path: size for _, path, size in sorted(found)}
+
+
+def _size(directory):
+  with contextlib.suppress(FileNotFoundError):
+    return sum(path.stat().st_size for path in directory.iterdir())
+  return 0
+
+
+def _forget(directory):
+  with _lock(directory):
+    for path in directory.iterdir():
+      if path.name != _LOCK:
+        path.unlink()
+
+
+def _removed(directory):
+  """Removes a cache and returns True, unless another process holds it."""
+  with _lock(directory, wait=False) as held:
+    if held:
+      shutil.rmtree(directory, ignore_errors=True)
+  return held
 
 
 def key(**facts):
@@ -141,8 +240,8 @@ def features(cache, hashes, compute):
   """
   if cache is None:
     return compute(np.arange(len(hashes)))
-  starts, _ = fill(cache, hashes, compute)
-  return cache.positions()[starts].astype(np.float32)
+  starts, _, positions = fill(cache, hashes, compute)
+  return positions[starts].astype(np.float32, copy=False)
 
 
 def several(cache, hashes, compute, chunk):
@@ -158,8 +257,8 @@ def several(cache, hashes, compute, chunk):
     rows = [row for part in parts for row in part]
     counts = np.array([len(row) for row in rows], np.int64)
     return np.cumsum(counts) - counts, np.concatenate(rows)
-  starts, _ = fill(cache, hashes, compute, chunk)
-  return starts, cache.positions()
+  starts, _, positions = fill(cache, hashes, compute, chunk)
+  return starts, positions
 
 
 def fill(cache, hashes, compute, chunk=CHUNK):
@@ -172,16 +271,16 @@ def fill(cache, hashes, compute, chunk=CHUNK):
     chunk: rows between two commits to disk.
 
   Returns:
-    As `FeatureCache.find`.
+    (first position and number of positions of each example, as of `FeatureCache.find`; `FeatureCache.positions`).
   """
   with cache.locked():
     starts, counts = cache.find(hashes)
-    known = np.flatnonzero(counts)
+    known = np.flatnonzero(counts > 0)
     if len(known) and not _agrees(cache, known, starts, counts, compute):
       log.warning("feature cache: stored features differ from fresh ones; all are computed again")
       cache.clear()
-      known, counts = known[:0], np.zeros_like(counts)
-    missing = np.flatnonzero(counts == 0)
+      known, counts = known[:0], np.full_like(counts, -1)
+    missing = np.flatnonzero(counts < 0)
     if len(known):
       log.info("feature cache: %d of %d features read from %s", len(known), len(hashes), cache.directory)
     for start in range(0, len(missing), chunk):
@@ -189,7 +288,7 @@ def fill(cache, hashes, compute, chunk=CHUNK):
       log.info("features: computing %d to %d of %d", start + 1, start + len(part), len(missing))
       cache.append(hashes[part], compute(part))
     # Finding reads every row for its checksum: not twice where nothing has come.
-    return cache.find(hashes) if len(missing) else (starts, counts)
+    return *(cache.find(hashes) if len(missing) else (starts, counts)), cache.positions()
 
 
 def _agrees(cache, known, starts, counts, compute):

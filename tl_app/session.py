@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import time
 
@@ -18,6 +19,8 @@ from tl_app.data.examples import Examples
 from tl_app.errors import UserError
 from tl_app.feature_rows import FeatureRows
 from tl_app.preprocessing import text
+
+log = logging.getLogger(__name__)
 
 # Memory for the features of words between two commits to disk, bytes.
 WORD_FEATURE_BYTES = 2**28
@@ -215,7 +218,7 @@ def fresh_features(run):
 
 def _features(run, used):
   """Returns the `FeatureRows` of examples with one row each, those at `used` filled."""
-  store, verbose = _feature_store(run), int(callbacks.verbosity() == 1)
+  store, verbose = _roomy_store(run, np.ones(len(used), np.int64), used), int(callbacks.verbosity() == 1)
   with frozen(run, run.model.features, verbose) as compute:
     found = feature_cache.features(store, run.hashes[used], lambda part: compute(used[part]))
   return _one_each(run, used, found)
@@ -237,8 +240,9 @@ def _word_features(run, used):
     return [row[:count] for row, count in zip(compute(used[part]), counts[used[part]])]
 
   chunk = max(32, WORD_FEATURE_BYTES // (4 * preprocess.max_length * width))
+  store = _roomy_store(run, counts[used], used)
   with frozen(run, run.model.features) as compute:
-    starts[used], rows = feature_cache.several(_feature_store(run), run.examples.hashes[used], several, chunk)
+    starts[used], rows = feature_cache.several(store, run.examples.hashes[used], several, chunk)
   return FeatureRows(rows, starts, counts, preprocess.max_length)
 
 
@@ -254,7 +258,7 @@ def missing_features(run):
   if store is None:
     return len(used)
   with store.locked():
-    return int(np.sum(store.find(run.hashes[used])[1] == 0))
+    return int(store.lacks(run.hashes[used]).sum())
 
 
 def _feature_store(run):
@@ -269,6 +273,25 @@ def _feature_store(run):
     preprocessing=preprocessing_identity(run),
   )
   return feature_cache.FeatureCache(root / key, backbone.feature_size)
+
+
+def _roomy_store(run, counts, used):
+  """Returns the `FeatureCache` with place for `counts` rows, int [n], of each example at `used`, or None."""
+  store = _feature_store(run)
+  if store is None:
+    return None
+  with store.locked():
+    missing = store.lacks(run.hashes[used])
+  row, limit = 4 * store.width, run.config.feature_cache_gb * 1e9
+  total = int(counts.sum()) * row
+  if feature_cache.make_room(store.directory, int(counts[missing].sum()) * row, total, limit):
+    return store
+  log.info(
+    "the %.2f GB of frozen features are not kept, by --feature_cache_gb=%g or for want of disk: they are computed in "
+    "every run",
+    *(total / 1e9, run.config.feature_cache_gb),
+  )
+  return None
 
 
 def cache_directory(run):

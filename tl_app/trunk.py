@@ -2,13 +2,12 @@
 
 import logging
 import math
-import shutil
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app import feature_cache, session
+from tl_app import feature_cache, files, frozen_engine, session
 from tl_app import model as model_lib
 from tl_app.backbones import words
 from tl_app.data import pipeline
@@ -18,7 +17,7 @@ log = logging.getLogger(__name__)
 
 # Memory for the outputs of the trunk between two commits to disk, bytes.
 CHUNK_BYTES = 2**28
-# float16 halves what is stored, where it changes no logit by more than this.
+# float16 halves what is stored, where it changes no feature by more than this share of their deviation.
 HALF_TOLERANCE = 1e-2
 HALF_EXAMPLES = 64
 # File that says what the rows of a directory are kept as.
@@ -76,27 +75,28 @@ class TrunkFeatures:
     if any(shape[: self._skip] != (None,) * self._skip or None in shape[self._skip :] for shape in shapes):
       raise ValueError(f"the outputs below {stage} are not one vector a position: {shapes}")
     self.width = sum(math.prod(shape[self._skip :]) for shape in shapes)
+    self._features = tail
     self.network = keras.Model(tail.input, words.head_on(run.model.head, tail.output), name="tail_head")
     self._trunk = keras.Model(inputs, Pack(self._positions)(list(self._outputs.values())), name="packed_trunk")
     self._lengths = self._count()
-    self._cache = None
     self._starts = np.zeros(len(run.inputs), np.int64)
 
-  def size(self, indices):
-    """Returns the bytes that float32 rows of the examples at `indices` take."""
-    return int(self._lengths[indices].sum()) * self.width * 4
+  def size(self, indices, dtype="float32"):
+    """Returns the bytes that the rows of the examples at `indices` take."""
+    return int(self._lengths[indices].sum()) * self.width * np.dtype(dtype).itemsize
 
-  def are_stored(self, directory, indices):
-    """Whether `directory` has those of all examples at `indices`."""
-    if not (directory / DTYPE).exists():
-      return False
-    cache = feature_cache.FeatureCache(directory, self.width, self._settle_dtype(directory, indices))
+  def missing(self, directory, indices):
+    """Returns those of `indices` for whose examples `directory` has no rows."""
+    dtype = _settled(directory)
+    if not dtype:
+      return indices
+    cache = feature_cache.FeatureCache(directory, self.width, dtype)
     with cache.locked():
-      return bool(cache.find(self._run.hashes[indices])[1].all())
+      return indices[cache.lacks(self._run.hashes[indices])]
 
   def fill(self, directory, indices):
     """Computes what `directory` lacks of the examples at `indices`, int [n]."""
-    self._cache = feature_cache.FeatureCache(directory, self.width, self._settle_dtype(directory, indices))
+    cache = feature_cache.FeatureCache(directory, self.width, self._settle_dtype(directory, indices))
     chunk = max(32, CHUNK_BYTES // (4 * self._positions * self.width))
     hashes = self._run.hashes[indices]
 
@@ -105,9 +105,7 @@ class TrunkFeatures:
       return [row[:length] for row, length in zip(compute(indices[part]), lengths)]
 
     with session.frozen(self._run, self._trunk) as compute:
-      starts, _ = feature_cache.fill(self._cache, hashes, rows, chunk)
-    self._starts[indices] = starts
-    self._stored = self._cache.positions()
+      self._starts[indices], _, self._stored = feature_cache.fill(cache, hashes, rows, chunk)
 
   def training_parts(self, phase):
     """Returns the `pipeline.Part`s of the endless stream (outputs of the trunk, targets), in the order of
@@ -139,19 +137,21 @@ class TrunkFeatures:
 
   def _settle_dtype(self, directory, indices):
     """Returns the dtype of the rows in `directory`, measured once."""
-    path = directory / DTYPE
-    if not path.exists():
+    if not _settled(directory):
       sample = indices[np.linspace(0, len(indices) - 1, min(HALF_EXAMPLES, len(indices))).astype(int)]
       rows = session.predict(self._run, self._trunk, sample)
-      logits, halved = (
-        keras.ops.convert_to_numpy(self.network(self._unpack(tf.constant(x)), training=False))
+      # Not of the logits: those of a head that starts at zero hear nothing, and the next run has another head.
+      exact, halved = (
+        keras.ops.convert_to_numpy(self._features(self._unpack(tf.constant(x)), training=False)["pooled"])
         for x in (rows, rows.astype(np.float16).astype(np.float32))
       )
-      difference = float(np.abs(logits - halved).max())
+      difference = frozen_engine.difference(halved, exact)
       dtype = "float16" if difference < HALF_TOLERANCE else "float32"
-      log.info("trunk features are kept as %s: float16 changes logits by at most %.1g", dtype, difference)
-      path.write_text(dtype)
-    return path.read_text()
+      log.info(
+        "trunk features are kept as %s: float16 changes features by at most %.1g of their deviation", dtype, difference
+      )
+      files.write_text(directory / DTYPE, dtype)
+    return _settled(directory)
 
   def _read(self, indices):
     packed = tf.numpy_function(self._gather, [indices], tf.float32, stateful=False)
@@ -199,39 +199,28 @@ def features(run, phase):
     stage=lowest,
     preprocessing=session.preprocessing_identity(run),
   )
-  name = f"trunk-{key}"
-  if phase.epochs < 2 and not made.are_stored(directory / name, used):
+  directory /= f"trunk-{key}"
+  missing = made.missing(directory, used)
+  if phase.epochs < 2 and len(missing):
     # To write and read them again would cost more than one pass.
     return None
-  needed, limit = made.size(used), run.config.feature_cache_gb * 1e9
-  directory.mkdir(parents=True, exist_ok=True)
-  free = shutil.disk_usage(directory).free
-  if needed > min(limit, 0.9 * free):
+  needed, dtype = made.size(used), _settled(directory) or "float32"
+  limit = run.config.feature_cache_gb * 1e9
+  if not feature_cache.make_room(directory, made.size(missing, dtype), made.size(used, dtype), limit):
     log.info(
-      "the %s of features below stage %s are not kept: --feature_cache_gb=%g, %s free; they are computed in every step",
-      *(_gigabytes(needed), lowest, run.config.feature_cache_gb, _gigabytes(free)),
+      "the %.2f GB of features below stage %s are not kept, by --feature_cache_gb=%g or for want of disk: they are "
+      "computed in every step",
+      *(needed / 1e9, lowest, run.config.feature_cache_gb),
     )
     return None
   with run.clock("features"):
     log.info("stages below %s: their features are computed once", lowest)
-    made.fill(_make_room(directory, name, needed, limit), used)
+    made.fill(directory, used)
   return made
 
 
-def _make_room(directory, name, needed, limit):
-  """Returns the directory `name` for trunk features, after older ones have gone that would exceed `limit` with it."""
-  own = directory / name
-  others = sorted((path for path in directory.glob("trunk-*") if path != own), key=lambda path: path.stat().st_mtime)
-  sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in others}
-  for path in others:
-    if sum(sizes.values()) + needed <= limit:
-      break
-    log.info("feature cache: %s of older trunk features go", _gigabytes(sizes.pop(path)))
-    shutil.rmtree(path, ignore_errors=True)
-  own.mkdir(parents=True, exist_ok=True)
-  own.touch()
-  return own
-
-
-def _gigabytes(size):
-  return f"{size / 1e9:.2f} GB"
+def _settled(directory):
+  """Returns what the rows in `directory` are kept as, or "" where nothing whole says it."""
+  path = directory / DTYPE
+  text = path.read_text(errors="replace") if path.exists() else ""
+  return text if text in ("float16", "float32") else ""

@@ -159,6 +159,12 @@ def test_a_run_that_dies_of_memory_says_what_to_do(error):
   assert cli._about_the_machine(error) == "out of memory: take --batch_size=auto, or lower --max_length or --image_size"
 
 
+def test_more_batches_an_update_than_there_are_is_refused(config, tmp_path):
+  flags = {"accumulate_steps": 100, "recipe": "lp_ft", "epochs": 2}
+  with pytest.raises(UserError, match="--accumulate_steps=100, but phase fine_tune has .* no update would be made"):
+    training.train_and_evaluate(dataclasses.replace(config, **flags), tmp_path / "run")
+
+
 def test_what_keras_cannot_accumulate_is_refused(config, tmp_path):
   flags = {"accumulate_steps": 2, "strategy": "mirrored", "num_devices": 2, "recipe": "lp_ft"}
   with pytest.raises(UserError, match="--accumulate_steps=2: Keras cannot accumulate over several devices"):

@@ -7,7 +7,7 @@ import pytest
 import tiny_data
 import tiny_presets
 
-from tl_app import budget, files, fitting, precision, recipes, resolution, runs, session, training
+from tl_app import budget, changes, files, fitting, precision, recipes, resolution, runs, session, training
 from tl_app.config import Config, Facts
 
 FACTS = Facts(3200, 2, "text", 8, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
@@ -39,6 +39,10 @@ def test_small_phases_need_not_have_many_steps():
   small = recipes.plan(Config(epochs=5), Facts(64, 2, "text", 8, FACTS.stages))[-1]
   assert budget.shorten(small, 1.0, 4.5, 0).epochs == 2
   assert budget.shorten(small, 1.0, 1.5, 0) is None
+  # Of three batches that make one update, two make none.
+  every_third = dataclasses.replace(PHASE, steps_per_epoch=2, accumulate_steps=3)
+  assert budget.shorten(every_third, 1.0, 4.5, 0).epochs == 2
+  assert budget.shorten(every_third, 1.0, 3.5, 0) is None
 
 
 def test_phases_share_what_the_end_leaves():
@@ -127,6 +131,24 @@ def test_fewer_stages_are_the_upper_ones():
   assert not list(budget.fewer_stages(phase, ["e"]))
 
 
+def test_measuring_fewer_stages_leaves_the_phase_as_it_was(config, tmp_path, monkeypatch, caplog):
+  """Where not even the top stage fits any more, the part of an epoch of all stages that did is trained."""
+  caplog.set_level("INFO")
+  counts = []
+
+  def seconds(way, network, *_, **__):
+    counts.append(len(network.trainable_variables))
+    return (7.0 if counts[-1] == counts[0] else 1e6), 1.0
+
+  monkeypatch.setattr(precision, "measure", seconds)
+  flags = {"batch_size": 1, "epochs": 2, "max_minutes": 8.0}
+  metrics = training.train_and_evaluate(Config(**config, **flags), tmp_path / "run")
+  tuned = files.read_json(tmp_path / "run" / "plan.json")["phases"][1]
+  assert min(counts) < counts[0] and "planned_stages" not in tuned
+  assert (tuned["epochs"], tuned["planned_epochs"]) == (1, 2) and tuned["steps_per_epoch"] < 58
+  assert "fine_tuned" in metrics["rungs"]
+
+
 @pytest.mark.parametrize(("recipe", "phase"), [("lp_ft", "fine_tune"), ("full", "full")])
 def test_where_no_epoch_of_all_stages_fits_upper_ones_train(config, tmp_path, caplog, monkeypatch, recipe, phase):
   caplog.set_level("INFO")
@@ -194,3 +216,16 @@ def test_without_time_the_probe_ships(config, tmp_path, caplog, recipe):
   assert set(metrics["rungs"]) == {"majority", "neighbours", "probe"}
   assert "nothing is left of it" in caplog.text
   assert files.read_json(tmp_path / "run" / "plan.json")["phases"][1]["epochs"] == 0
+  assert "refit" not in caplog.text
+
+
+def test_averages_and_proof_of_the_phases_before_one_that_is_cut(config, tmp_path, monkeypatch):
+  whole = budget.shorten
+  monkeypatch.setattr(budget, "shorten", lambda phase, *rest: None if phase.name == "unfreeze_2" else phase)
+  flags = {"epochs": 4, "max_minutes": 60.0, "recipe": "gradual", "train_stages": "top:2", "export": True}
+  metrics = training.train_and_evaluate(Config(**config | flags), tmp_path / "run")
+  monkeypatch.setattr(budget, "shorten", whole)
+  assert set(metrics["rungs"]) == {"majority", "neighbours", "probe", "fine_tuned", "averaged"}
+  files.write_json(tmp_path / "run" / "metrics.json", metrics | {"rung": "fine_tuned"})
+  found = {stage.name: stage for stage in changes.compare(tmp_path / "run", config["cache_dir"]).stages}
+  assert found["layer_1"].planned == 0 and found["layer_2"].planned > 0

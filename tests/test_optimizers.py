@@ -79,6 +79,14 @@ def test_a_single_step_schedule_moves():
   assert float(optimizers.WarmupCosine(steps=1, warmup_steps=1)(0)) == pytest.approx(1.0)
 
 
+def test_rates_follow_updates_where_several_batches_make_one():
+  schedule = optimizers.WarmupCosine(steps=47, warmup_steps=5, every=4)
+  of_updates = optimizers.WarmupCosine(steps=11, warmup_steps=2)
+  at_updates = [float(schedule(batch)) for batch in range(3, 44, 4)]
+  assert at_updates == pytest.approx([float(of_updates(update)) for update in range(11)])
+  assert float(optimizers.WarmupCosine(steps=4, warmup_steps=1, every=4)(3)) == pytest.approx(1.0)
+
+
 def _rank(variable):
   return 2 if variable.shape == (8, 16) else 0
 

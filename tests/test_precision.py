@@ -66,6 +66,7 @@ def test_layers_but_the_head_compute_in_it_within_the_block():
     ({}, "saved_model", False, 1, ["float32"]),
     ({}, "saved_model", True, 1, ["float32"]),
     ({"jit": "off"}, "kerashub", True, 1, ["float32", "mixed_bfloat16", "mixed_float16"]),
+    ({"batch_tokens": 512}, "kerashub", True, 1, ["float32", "mixed_bfloat16", "mixed_float16"]),
     ({"precision": "mixed_float16"}, "kerashub", True, 1, ["mixed_float16", "mixed_float16 with XLA"]),
     ({"precision": "float32", "jit": "on"}, "kerashub", False, 1, ["float32 with XLA"]),
   ],
@@ -100,6 +101,11 @@ def test_a_measurement_leaves_no_trace(monkeypatch):
   monkeypatch.setattr(precision, "LEAST_GAIN", 0.0)
   assert precision.choose(ways, network, compile_way, dataset, precision.LEAST_STEPS) in ways[:2]
   assert compiled == ways[:2]
+  seconds = {False: (1.0, 2.0, 9.0), True: (0.5, 2.0, 60.5)}
+  monkeypatch.setattr(precision, "measure", lambda way, *_: seconds[way.jit])
+  # 60 s to compile, once or for each of eight lengths, in 600 steps.
+  assert precision.choose([Way(), Way(jit=True)], network, compile_way, dataset, 600).jit
+  assert not precision.choose([Way(), Way(jit=True)], network, compile_way, dataset, 600, shapes=8).jit
   for old, variable in zip(before, network.variables):
     np.testing.assert_array_equal(old, np.array(variable))
 

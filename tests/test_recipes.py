@@ -57,6 +57,21 @@ def test_gradual_unfreezes_from_the_top_one_more_a_phase():
   assert [phase.epochs for phase in phases[1:]] == [2, 2, 3]
 
 
+def test_stages_that_cannot_train_take_no_part():
+  """As the pooler of a BERT whose tokens are averaged."""
+  facts = dataclasses.replace(FACTS, stages=STAGES | {"pooler": ()})
+  assert [phase.train_stages for phase in _plan(facts, recipe="gradual", epochs=7)[1:]] == [
+    ("layer_1", "pooler", "head"),
+    ("layer_0", "layer_1", "pooler", "head"),
+    ("embeddings", "layer_0", "layer_1", "pooler", "head"),
+  ]
+  assert _plan(facts, train_stages="top:1")[1].train_stages == ("layer_1", "head")
+  with pytest.raises(UserError, match="3 stages that can train: embeddings, layer_0, layer_1"):
+    _plan(facts, train_stages="top:4")
+  rates = _plan(facts, layer_decay=0.5, learning_rate=1e-4)[1].learning_rates
+  assert (rates["layer_1"], rates["layer_0"], rates["embeddings"]) == (1e-4, 5e-5, 2.5e-5)
+
+
 def test_gradual_shares_few_epochs_among_more_stages():
   phases = _plan(recipe="gradual", epochs=2)
   assert [phase.epochs for phase in phases[1:]] == [1, 1]
@@ -150,3 +165,17 @@ def test_flags_that_do_nothing_in_a_plan_are_named():
   assert planning.idle_flags(config, recipes.plan(config, FACTS)).keys() == {"lora_rank"}
   config = dataclasses.replace(config, recipe="lora")
   assert planning.idle_flags(config, recipes.plan(config, FACTS)) == {}
+  config = dataclasses.replace(config, bn="train", lora_rank=4)
+  assert planning.idle_flags(config, recipes.plan(config, FACTS), {"-", "frozen"}).keys() == {"bn"}
+  assert planning.idle_flags(config, recipes.plan(config, FACTS), {"-", "batch"}) == {}
+  config = Config(recipe="contrastive", ema=0.9)
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)).keys() == {"ema"}
+
+
+def test_a_solver_reads_no_flag_of_descent():
+  own = {"head_learning_rate": 0.5, "head_epochs": 7, "early_stopping_patience": 1}
+  config = Config(recipe="probe", head="logistic", **own)
+  idle = planning.idle_flags(config, recipes.plan(config, FACTS))
+  assert idle == dict.fromkeys(own, "--head=logistic is solved, not descended to")
+  config = dataclasses.replace(config, recipe="full")
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)).keys() == {"head_epochs"}

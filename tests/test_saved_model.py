@@ -8,10 +8,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_data
 import tiny_modules
 
+from tl_app import files, training
 from tl_app.backbones import saved_model
 from tl_app.backbones.spec import BackboneSpec
+from tl_app.config import Config
 from tl_app.errors import UserError
 
 IMAGES = np.random.default_rng(0).random((8, 16, 16, 3)).astype("float32")
@@ -79,6 +82,13 @@ def test_only_chosen_stages_change_and_batch_norm_keeps_its_statistics(tmp_path)
   classifier(backbone).fit(IMAGES, LABELS, batch_size=4, epochs=1, verbose=0)
   changed = {name for name, value in values(backbone).items() if not np.array_equal(value, before[name])}
   assert changed == {"net/head/conv/kernel", "net/head/bn/gamma", "net/head/bn/beta"}
+
+
+def test_moving_statistics_that_a_module_calls_trainable_are_not(tmp_path):
+  backbone = load(tiny_modules.image(tmp_path / "module", moving_trainable=True), image_size=16)
+  assert len(backbone.network.trainable_variables) == 12
+  assert not any("moving" in variable.path for variable in backbone.network.trainable_variables)
+  assert len(layer_of(backbone).statistics) == 8 and not layer_of(backbone).unreached
 
 
 def test_training_mode_runs_the_training_graph(tmp_path):
@@ -174,6 +184,16 @@ def test_maps_signatures_and_strings(tmp_path):
   strings = load(tiny_modules.strings(tmp_path / "strings"))
   assert strings.network(strings.preprocess(tf.constant(TEXTS)))["pooled"].shape == (8, 8)
   assert strings.modality == "text" and strings.preprocess.limit == 0
+
+
+def test_a_head_is_trained_on_a_module_without_variables(tmp_path):
+  flags = {"backbone": tiny_modules.image_constant(tmp_path / "module"), "cache_dir": str(tmp_path), "head_epochs": 3}
+  dataset = "images:" + tiny_data.colours(tmp_path / "colours", per_class=10)
+  metrics = training.train_and_evaluate(Config(dataset=dataset, **flags), tmp_path / "run")
+  assert metrics["rung"] == "probe" and metrics["parity"]["label_flips"] == 0
+  plan = files.read_json(tmp_path / "run" / "plan.json")
+  assert [row["name"] for row in plan["stages"]] == ["head"] and len(plan["phases"]) == 1
+  assert "the module has no variables, so no stages: a head can be trained on it, nothing else" in str(plan["backbone"])
 
 
 def test_keras_3_exports(tmp_path):

@@ -128,3 +128,17 @@ def test_a_batch_counts_by_its_size(devices):
     np.testing.assert_allclose(other, one, rtol=1e-2, atol=1e-6)
   assert losses[1] == pytest.approx(losses[0], rel=1e-3)
   assert train_steps.of_size(network, 0) is network
+
+
+@pytest.mark.parametrize("size", [6, 24, 48])
+def test_a_batch_counts_by_its_size_where_gradients_are_clipped(size):
+  x, y = (values[:size] for values in _data())
+  inputs = keras.Input(x.shape[1:])
+  outputs = keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(inputs))
+  network = train_steps.of_size(keras.Model(inputs, outputs), mean=24)
+  schedule = optimizers.WarmupCosine(1, 1)
+  optimizer = optimizers.StagedAdamW(schedule, lambda v: 1e-2, lambda v: False, clip_norm=1e-3, beta_1=0.0)
+  network.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+  network.fit(x, y, batch_size=size, verbose=0)
+  moments = [np.array(moment) for moment in optimizer._momentums]
+  assert np.sqrt(sum(np.square(moment).sum() for moment in moments)) == pytest.approx(1e-3 * size / 24, rel=1e-4)

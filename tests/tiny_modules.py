@@ -29,16 +29,29 @@ LAYER_NAMES = ("net/stem", "net/blocks_0", "net/blocks_1", "net/head")
 NAMELESS = ("", "", "", "")
 
 
-def image(directory, size=None, names=LAYER_NAMES, dtype=tf.float32, batch=None):
+def image(directory, size=None, names=LAYER_NAMES, dtype=tf.float32, batch=None, moving_trainable=False):
   """Four convolutions with BatchNorm, `training`, `batch_norm_momentum` and regularization losses; 8 features.
 
-  `size` fixes height and width, `batch` the batch; with `NAMELESS` every variable is called `Variable`.
+  `size` fixes height and width, `batch` the batch; with `NAMELESS` every variable is called `Variable`, with
+  `moving_trainable` the moving statistics are listed among what trains.
   """
   module = _Image(names)
+  if moving_trainable:
+    module.trainable_variables = module.variables
   spec = tf.TensorSpec([batch, size, size, 3], dtype, name="inputs")
   for training in (True, False):
     module.__call__.get_concrete_function(spec, training, tf.TensorSpec([], tf.float32, name="batch_norm_momentum"))
   return _save(module, directory)
+
+
+def image_constant(directory):
+  """An image module without any variable, as a frozen graph is: images of 16 pixels to {"features": [batch, 8]}."""
+  module, kernel = tf.Module(), tf.constant(_variable("kernel", [3, WIDTH]).numpy())
+  module.answer = tf.function(
+    lambda images: {"features": tf.reduce_mean(images, [1, 2]) @ kernel},
+    input_signature=[tf.TensorSpec([None, 16, 16, 3], tf.float32, name="images")],
+  )
+  return _save(module, directory, {"serving_default": module.answer})
 
 
 def image_map(directory):

@@ -144,7 +144,7 @@ def _fit(network, dataset, steps, epochs=1):
 
 def _cuts(run):
   """Returns {what trains: its stages} from everything to the head alone."""
-  names = list(run.model.backbone.stages)
+  names = stages.that_can_train(run.model)
   return {
     "everything": [*names, recipes.HEAD],
     f"top half ({names[len(names) // 2]} and above)": [*names[len(names) // 2 :], recipes.HEAD],
@@ -210,7 +210,7 @@ def head_epochs(run, repeats, steps):
 
 def trunk_steps(run, repeats, steps):
   """Steps of the top stages, whose lower stages run in each, or were computed once."""
-  names = list(run.model.backbone.stages)
+  names = stages.that_can_train(run.model)
   figures = {}
   for lowest in dict.fromkeys([names[-1], names[-min(2, len(names))], names[-max(1, len(names) // 3)]]):
     figures |= _from_stage(run, lowest, repeats, steps)
@@ -218,7 +218,7 @@ def trunk_steps(run, repeats, steps):
 
 
 def _from_stage(run, lowest, repeats, steps):
-  names = list(run.model.backbone.stages)
+  names = stages.that_can_train(run.model)
   phase = _phase(run, [*names[names.index(lowest) :], recipes.HEAD])
   below = trunk.features(run, phase)
   if below is None:

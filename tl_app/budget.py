@@ -27,6 +27,8 @@ def shorten(phase, step_seconds, seconds, validation_batches):
     epochs, steps = 1, math.floor(seconds / step_seconds - FORWARD * validation_batches)
     if steps < min(LEAST_STEPS, phase.steps_per_epoch):
       return None
+  if epochs * steps < phase.accumulate_steps:
+    return None
   if (epochs, steps) == (phase.epochs, phase.steps_per_epoch):
     return phase
   warmup_steps = math.ceil(phase.warmup_steps * epochs * steps / phase.steps)

@@ -145,13 +145,18 @@ def _phases(path):
   names = [field.name for field in dataclasses.fields(recipes.Phase)]
   return [
     recipes.Phase(**{name: phase[name] for name in names} | {"train_stages": tuple(phase["train_stages"])})
-    for phase in files.read_json(path)["phases"]
+    for phase in _done(path)
   ]
 
 
 def _planned_counts(path):
   """Returns [{stage: variables that train}] of the phases of a plan.json."""
-  return [{row["name"]: row["trainable"] for row in phase["stages"]} for phase in files.read_json(path)["phases"]]
+  return [{row["name"]: row["trainable"] for row in phase["stages"]} for phase in _done(path)]
+
+
+def _done(path):
+  """Returns the phases of a plan.json of which --max_minutes has left something."""
+  return [phase for phase in files.read_json(path)["phases"] if phase["epochs"]]
 
 
 def _expected(model, phases):

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import os
 import typing
 
@@ -146,6 +147,7 @@ class Config:
     "Tokens of a batch of texts in fine-tuning, padding included, in place of --batch_size: many short texts or few "
     "long ones, of like length; each text counts the same. 0: off.",
     low=0,
+    high=2**30,
   )
   learning_rate: float = _field(
     0.0,
@@ -236,7 +238,8 @@ class Config:
   )
   feature_cache_gb: float = _field(
     8.0,
-    "Most GB that the features below the stages that train may take there; beyond, every step computes them.",
+    "Most GB that all features there may take, those longest unused go first. What does not fit is computed in every "
+    "run, and in every step below stages that train.",
     low=0.0,
   )
 
@@ -264,7 +267,8 @@ class Facts:
     num_classes: logits.
     modality: "text" or "image".
     feature_size: width of the backbone's pooled output.
-    stages: ordered dict, stage of the backbone -> tuple of its variables' paths, from the input upwards.
+    stages: ordered dict, stage of the backbone -> tuple of the paths of those of its variables that can train, from the
+      input upwards; a stage that does not reach the features has none.
     score: key of the task's figure that fine-tuning is watched by.
     batch_examples: of a batch of --batch_tokens on average, where it is given.
   """
@@ -293,6 +297,8 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
       raise UserError(f"--{name}={value!r} is not of type {TYPES[name].__name__}")
     if meta["choices"] and value not in meta["choices"]:
       raise UserError(f"--{name}={value} is not one of: {', '.join(meta['choices'])}")
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f"--{name}={value} is not a number")
     if meta["low"] is not None and not value >= meta["low"]:
       raise UserError(f"--{name}={value} is below {meta['low']}")
     if meta["high"] is not None and not value <= meta["high"]:
@@ -310,6 +316,8 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     refuse(config, ["max_windows"], "without --long_text=windows")
   if config.batch_tokens:
     refuse(config, ["batch_size"], f"with --batch_tokens={config.batch_tokens}")
+    if config.jit == "on":
+      raise UserError("--jit=on does not go with --batch_tokens: XLA would compile nearly every batch by itself")
     if config.long_text == "windows":
       raise UserError("--batch_tokens does not go with --long_text=windows: take --batch_size=auto")
   if config.long_text != FIELDS["long_text"].default and config.pair_encoding == "together":
@@ -323,12 +331,15 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     raise UserError("--label_column and --label_columns: give one of them")
   if config.num_devices > 1 and config.strategy == "single":
     raise UserError(f"--num_devices={config.num_devices} needs --strategy=mirrored, not single")
-  if config.strategy != "single" and config.num_devices and config.examples_per_step % config.num_devices:
+  fixed = config.batch_size != AUTO and not config.batch_tokens
+  if fixed and config.strategy != "single" and config.num_devices and config.batch_size % config.num_devices:
     raise UserError(
       f"--batch_size={config.batch_size} is the global batch: make it a multiple of --num_devices={config.num_devices}"
     )
   if os.path.isfile(config.cache_dir):
     raise UserError(f"--cache_dir={config.cache_dir} is a file: give a directory")
+  if config.feature_cache == "off":
+    refuse(config, ["feature_cache_gb"], "with --feature_cache=off")
   if config.feature_cache not in ("auto", "off") and os.path.isfile(config.feature_cache):
     raise UserError(f"--feature_cache={config.feature_cache} is a file: give auto, off or a directory")
 

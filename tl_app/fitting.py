@@ -24,6 +24,7 @@ from tl_app import (
 )
 from tl_app import model as model_lib
 from tl_app.data import pipeline
+from tl_app.preprocessing import text
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ def _way(run, phase, network, dataset):
     compiler(run, phase, network),
     dataset,
     0 if hurries else phase.steps,
+    text.shapes(run.model.backbone.preprocess),
   )
 
 
@@ -145,7 +147,10 @@ def _cut(run, phase, network, dataset, way, left):
   seconds, cut = _shortened(run, phase, step, left)
   if cut is phase:
     return phase, None
-  narrowed = None if _is_whole(phase, cut) or phase.name in run.cut else _narrowed(run, phase, step, left)
+  narrowed = None
+  if not (_is_whole(phase, cut) or phase.name in run.cut):
+    narrowed = _narrowed(run, phase, step, left)
+    stages.set_trainable(run.model, narrowed or phase)
   run.cut[phase.name] = narrowed or cut
   if narrowed:
     names = ", ".join(name for name in narrowed.train_stages if name != recipes.HEAD)
@@ -280,7 +285,7 @@ def compile_for(network, phase, model, way=precision.PLAIN, schedule=None, targe
   """
   stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
   optimizer = optimizers.StagedAdamW(
-    schedule or optimizers.WarmupCosine(phase.steps, phase.warmup_steps),
+    schedule or optimizers.WarmupCosine(phase.steps, phase.warmup_steps, phase.accumulate_steps),
     rate_of=lambda variable: phase.learning_rates[stage_of[id(variable)]],
     decays=stages.decays,
     weight_decay=phase.weight_decay,

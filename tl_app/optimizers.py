@@ -40,6 +40,8 @@ class StagedAdamW(keras.optimizers.Adam):
     self._decay = weight_decay
     self._rank_of = rank_of or (lambda variable: 0)
     self._clip_norm = clip_norm
+    # Of `clip_norm`, for this step: a batch that counts twice may be twice as large.
+    self.clip_share = 1.0
 
   def build(self, variables):
     if self.built:
@@ -71,11 +73,12 @@ class StagedAdamW(keras.optimizers.Adam):
 
   def _all_reduce_sum_gradients(self, grads_and_vars):
     # Here, and not through `global_clipnorm`, which would clip each device's part by itself.
+    limit = self._clip_norm * self.clip_share
     reduced = super()._all_reduce_sum_gradients(grads_and_vars)
     if not self._clip_norm:
       return reduced
     known = [gradient for gradient, _ in reduced if gradient is not None]
-    clipped = iter(tf.clip_by_global_norm(known, self._clip_norm)[0])
+    clipped = iter(tf.clip_by_global_norm(known, limit)[0])
     return [(gradient if gradient is None else next(clipped), variable) for gradient, variable in reduced]
 
   def update_step(self, gradient, variable, learning_rate):
@@ -151,15 +154,19 @@ def matrix_shape(shape):
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-  """Linear from 0 to 1 in `warmup_steps`, then cosine to exactly 0 at the last of `steps` updates."""
+  """Linear from 0 to 1 in `warmup_steps`, then cosine to exactly 0 at the last of `steps` updates.
 
-  def __init__(self, steps, warmup_steps):
-    self.steps = steps
-    self.warmup_steps = min(warmup_steps, steps - 1)
+  Both are counted in batches, as Keras counts; `every` so many make an update.
+  """
+
+  def __init__(self, steps, warmup_steps, every=1):
+    self.every = every
+    self.steps = max(1, steps // every)
+    self.warmup_steps = min(-(-warmup_steps // every), self.steps - 1)
 
   def __call__(self, step):
     # Update number 0 already moves: the ramp counts from 1.
-    step = keras.ops.cast(step, "float32")
+    step = keras.ops.cast(step // self.every, "float32")
     ramp = (step + 1.0) / max(self.warmup_steps, 1)
     # The last update has number steps - 1.
     progress = (step - self.warmup_steps) / max(self.steps - 1 - self.warmup_steps, 1)
@@ -167,4 +174,8 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     return keras.ops.where(step < self.warmup_steps, ramp, cosine)
 
   def get_config(self):
-    return {"steps": self.steps, "warmup_steps": self.warmup_steps}
+    return {
+      "steps": self.steps * self.every,
+      "warmup_steps": self.warmup_steps * self.every,
+      "every": self.every,
+    }

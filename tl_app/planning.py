@@ -35,6 +35,12 @@ def plan(run, recipe):
       f"--accumulate_steps={run.config.accumulate_steps}: Keras cannot accumulate over several devices; raise "
       "--batch_size instead, or pass --strategy=single"
     )
+  for phase in phases:
+    if phase.accumulate_steps > phase.steps:
+      raise UserError(
+        f"--accumulate_steps={phase.accumulate_steps}, but phase {phase.name} has {phase.steps} batches in all: no "
+        "update would be made; lower it, or raise --epochs"
+      )
   if phases[0].backbone_trains:
     raise UserError("the first phase must train the head alone: start the list with recipes.probe(..)")
   written = {
@@ -65,21 +71,31 @@ def plan(run, recipe):
   files.write_json(run.paths.plan, written)
   for line in _lines(run, written):
     log.info("%s", line)
-  for name, why in idle_flags(run.config, phases).items():
+  modes = {row["bn"] for phase in written["phases"] for row in phase["stages"]}
+  for name, why in idle_flags(run.config, phases, modes).items():
     log.warning("--%s=%s does nothing here: %s", name, getattr(run.config, name), why)
   return phases
 
 
-def idle_flags(config, phases):
+def idle_flags(config, phases, modes=("batch",)):
   """Returns {flag of fine-tuning that `config` gives: why it does nothing in these phases}.
 
+  `modes` are those in which BatchNormalization runs in any stage of them.
   They are no reason to stop: a comparison gives all recipes the same flags.
   """
   idle = {}
   if not any(phase.backbone_trains for phase in phases):
     idle = {name: "no phase trains the backbone" for name in FINE_TUNING if name != "augment" or not phases[0].copies}
+  elif "batch" not in modes:
+    idle["bn"] = "no stage has BatchNormalization that can run on batch statistics in these phases"
   if not any(phase.lora_rank for phase in phases):
     idle["lora_rank"] = "it belongs to --recipe=lora"
+  if any(phase.objective == recipes.CONTRAST for phase in phases):
+    idle["ema"] = "contrast keeps no averages"
+  if phases[0].solver != "linear":
+    names = [] if any(phase.fresh_head and phase.solver == "linear" for phase in phases) else ["head_learning_rate"]
+    names += [] if any(phase.solver == "linear" for phase in phases) else ["weight_decay", "early_stopping_patience"]
+    idle |= dict.fromkeys(["head_epochs", *names], f"--head={phases[0].solver} is solved, not descended to")
   return {name: why for name, why in idle.items() if getattr(config, name) != config_lib.FIELDS[name].default}
 
 
@@ -107,7 +123,10 @@ def facts(run):
     num_classes=len(run.model.task.names),
     modality=run.examples.modality,
     feature_size=backbone.width,
-    stages={name: tuple(v.path for v in variables) for name, variables in backbone.stages.items()},
+    stages={
+      name: tuple(v.path for v in variables if id(v) in run.model.can_train)
+      for name, variables in backbone.stages.items()
+    },
     score=run.model.task.score,
     batch_examples=session.batch_examples(run) if run.config.batch_tokens else 0.0,
   )
@@ -189,11 +208,8 @@ def _lines(run, written):
   yield from (f"  {note}" for note in backbone["notes"])
   yield "preprocessing: " + ", ".join(f"{name} {value}" for name, value in written["preprocessing"].items())
   for phase in written["phases"]:
-    yield (
-      f"phase {phase['name']}: at most {phase['epochs']} epochs of {phase['steps_per_epoch']} batches of "
-      f"{_size(phase)}{_objective(phase)}, weight decay {phase['weight_decay']:g}, fresh optimizer"
-      + (f", imbalance: {phase['imbalance']}" if phase["imbalance"] != "none" else "")
-    )
+    imbalance = f", imbalance: {phase['imbalance']}" if phase["imbalance"] != "none" else ""
+    yield f"phase {phase['name']}: {_work(phase)}{imbalance}"
     if phase["changed_examples"]:
       yield f"  its training examples are changed: {phase['changed_examples']}"
     if phase["train_stages"] == (recipes.HEAD,):
@@ -204,6 +220,15 @@ def _lines(run, written):
       yield (
         f"  {row['name']:12} {row['variables']:9} {row['trainable']:9} {row['parameters']:12,} {rate:>9} {row['bn']:>6}"
       )
+
+
+def _work(phase):
+  if phase["solver"] != "linear":
+    return f"solved by scikit-learn ({phase['solver']})"
+  return (
+    f"at most {phase['epochs']} epochs of {phase['steps_per_epoch']} batches of {_size(phase)}{_objective(phase)}, "
+    f"weight decay {phase['weight_decay']:g}, fresh optimizer"
+  )
 
 
 def _size(phase):

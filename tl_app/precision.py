@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tl_app import callbacks
 from tl_app.errors import UserError
+from tl_app.preprocessing import text
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ def check(config, backbone, num_devices):
     raise UserError("--jit=on: XLA does not compile a SavedModel here; leave the flag out")
   if config.jit == "on" and num_devices > 1:
     raise UserError("--jit=on: XLA compiles no step over several devices here; pass --jit=off or --strategy=single")
+  if config.jit == "on" and backbone.modality == "text" and text.multiple() == 1:
+    log.warning("--jit=on: XLA compiles anew for each length of a batch, and texts have many on a CPU")
 
 
 def candidates(config, backbone, gpu, num_devices):
@@ -70,7 +73,7 @@ def candidates(config, backbone, gpu, num_devices):
   precisions, jits = [config.precision], [config.jit == "on"]
   if config.precision == "auto":
     precisions = [FLOAT32, "mixed_bfloat16", *(["mixed_float16"] if gpu else [])]
-  if config.jit == "auto" and gpu and num_devices == 1:
+  if config.jit == "auto" and gpu and num_devices == 1 and not config.batch_tokens:
     jits = [False, True]
   return [Way(*way) for way in itertools.product(precisions, jits)]
 
@@ -101,8 +104,10 @@ def _layers(network):
     yield from (each for each in inner if each.dtype_policy.name in (FLOAT32, "mixed_bfloat16", "mixed_float16"))
 
 
-def choose(ways, network, compile_way, dataset, steps):
+def choose(ways, network, compile_way, dataset, steps, shapes=1):
   """Returns the `Way` to train in: the only one, or the fastest that keeps the loss, measured on the first batches.
+
+  What XLA takes to compile counts too, shared among the steps.
 
   Args:
     ways: `Way`s, the plain one first.
@@ -110,13 +115,15 @@ def choose(ways, network, compile_way, dataset, steps):
     compile_way: function, `Way` -> None, that compiles it.
     dataset: of its batches.
     steps: of the phase: few are not worth a measurement.
+    shapes: that the batches of the phase may have: XLA compiles for each.
   """
   if len(ways) == 1 or steps < LEAST_STEPS:
     return ways[0]
   measured = {}
   for way in ways:
     try:
-      measured[way] = measure(way, network, compile_way, dataset)
+      seconds, loss, first = measure(way, network, compile_way, dataset)
+      measured[way] = (seconds + (first - seconds) * shapes / steps if way.jit else seconds), loss
     except (tf.errors.OpError, ValueError, TypeError, NotImplementedError) as error:
       if way == ways[0]:
         raise
@@ -166,7 +173,8 @@ def share(network, batch):
 
 
 def measure(way, network, compile_way, dataset, rounds=ROUNDS):
-  """Returns (median seconds of a step, mean loss of the first round); arguments as of `choose`."""
+  """Returns (median seconds of a step, mean loss of the first round, seconds of the first step, which traces and
+  compiles); arguments as of `choose`."""
   losses, seconds = [], []
   batches = list(dataset.take(STEPS))
   with trial(way, network, compile_way):
@@ -174,4 +182,4 @@ def measure(way, network, compile_way, dataset, rounds=ROUNDS):
       start = time.perf_counter()
       losses.append(step(network, batch))
       seconds.append(time.perf_counter() - start)
-  return float(np.median(seconds[STEPS:])), float(np.mean(losses[:STEPS]))
+  return float(np.median(seconds[STEPS:])), float(np.mean(losses[:STEPS])), seconds[0]

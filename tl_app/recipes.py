@@ -168,13 +168,14 @@ def gradual(config, facts, num_devices=1):
   """
   names, only = train_stages(config.train_stages, facts)
   phases = probe(config, facts, num_devices)
-  backbone, head = [name for name in names if name != HEAD], [name for name in names if name == HEAD]
+  backbone = [name for name in names if facts.stages.get(name)]
   epochs = _epochs(config, facts, num_devices)
   count = min(len(backbone), epochs)
   for k in range(1, count + 1):
-    unfrozen = backbone[len(backbone) - round(len(backbone) * k / count) :]
+    lowest = backbone[len(backbone) - round(len(backbone) * k / count)]
+    unfrozen = names[names.index(lowest) :] if k < count else names
     share = epochs // count + (epochs % count if k == count else 0)
-    phase = _fine_tune(config, facts, num_devices, unfrozen + head, only=only, epochs=share)
+    phase = _fine_tune(config, facts, num_devices, unfrozen, only=only, epochs=share)
     phases.append(dataclasses.replace(phase, name=f"unfreeze_{k}"))
   return phases
 
@@ -260,10 +261,12 @@ def train_stages(text, facts):
   if text in ("all", "none"):
     return (*(backbone if text == "all" else []), HEAD), ALL
   if re.fullmatch(r"top:\d+", text):
-    count = int(text[4:])
-    if count > len(backbone):
-      raise UserError(f"--train_stages={text}, but this backbone has {len(backbone)} stages: {', '.join(backbone)}")
-    return (*backbone[len(backbone) - count :], HEAD), ALL
+    count, training = int(text[4:]), [name for name in backbone if facts.stages[name]]
+    if count > len(training):
+      raise UserError(
+        f"--train_stages={text}, but this backbone has {len(training)} stages that can train: {', '.join(training)}"
+      )
+    return (*training[len(training) - count :], HEAD), ALL
   wanted = [name.strip() for name in text.split(",") if name.strip()]
   if wanted and set(wanted) <= {*backbone, HEAD}:
     return tuple(name for name in (*backbone, HEAD) if name in wanted), ALL
@@ -298,8 +301,9 @@ def _fine_tune(config, facts, num_devices, names, only=ALL, epochs=None, boost=1
   epochs = epochs or _epochs(config, facts, num_devices)
   rate = learning_rate(config, facts) * (1.0 if config.learning_rate else boost)
   top = config.backbone_learning_rate or rate
-  depth = {name: i for i, name in enumerate(reversed(facts.stages))}
-  rates = {name: rate if name == HEAD else top * config.layer_decay ** depth[name] for name in names}
+  training = [name for name in reversed(facts.stages) if facts.stages[name]]
+  depth = {name: i for i, name in enumerate(training)}
+  rates = {name: rate if name == HEAD else top * config.layer_decay ** depth.get(name, 0) for name in names}
   phase = Phase(
     name="fine_tune",
     train_stages=tuple(names),
@@ -337,7 +341,8 @@ def _epochs(config, facts, num_devices):
 def _batches(config, facts, num_devices):
   """Returns (examples of a batch of fine-tuning, batches of an epoch)."""
   if config.batch_tokens:
-    return max(1, round(facts.batch_examples)), math.ceil(facts.num_train / facts.batch_examples)
+    # A whole number of batches, divided and multiplied again, may come out above itself.
+    return max(1, round(facts.batch_examples)), math.ceil(round(facts.num_train / facts.batch_examples, 6))
   batch_size = _batch_size(config.examples_per_step, facts.num_train, num_devices)
   return batch_size, math.ceil(facts.num_train / batch_size)
 

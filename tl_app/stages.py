@@ -43,6 +43,11 @@ def selected(model, phase):
   return result
 
 
+def that_can_train(model):
+  """Returns the names of the backbone's stages that hold a variable that can train, from the input upwards."""
+  return [name for name, vs in model.backbone.stages.items() if any(id(v) in model.can_train for v in vs)]
+
+
 def trains(variable, stage, phase):
   """Whether `phase` trains a variable of a backbone stage that it has chosen."""
   if phase.only == recipes.ALL:
@@ -76,12 +81,12 @@ def batch_norm_modes(model, phase):
   A SavedModel is opaque: it has one mode for all its stages. `train_unfrozen` takes the training mode only where every
   stage trains, since otherwise frozen stages would run on batch statistics and move their own.
   """
-  on_batch = set()
-  if phase.backbone_trains and phase.bn == "train":
+  on_batch, opaque = set(), _opaque_layer(model)
+  if opaque is not None and not opaque.has_training_mode:
+    pass
+  elif phase.backbone_trains and phase.bn == "train":
     on_batch = set(model.stages)
-  elif phase.bn == "train_unfrozen" and (
-    _opaque_layer(model) is None or set(model.backbone.stages) <= set(phase.train_stages)
-  ):
+  elif phase.bn == "train_unfrozen" and (opaque is None or set(model.backbone.stages) <= set(phase.train_stages)):
     on_batch = set(phase.train_stages)
   return {
     name: ("batch" if name in on_batch else "frozen") if any(id(v) in model.statistics for v in variables) else "-"
@@ -104,7 +109,7 @@ def _set_batch_norm(model, phase):
   if opaque is not None:
     # Without statistics there is only dropout to switch: on, as the module does by itself.
     if set(modes.values()) & {"frozen", "batch"}:
-      opaque.training_mode = "batch" in modes.values() and opaque.has_training_mode
+      opaque.training_mode = "batch" in modes.values()
     return
   stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
   for layer in model.network._flatten_layers(include_self=False):

@@ -24,7 +24,7 @@ def of_size(network, mean):
   """Returns a `keras.Model` over the layers of `network` whose gradients count by the size of their batch to `mean`, or
   `network` itself for 0.
 
-  So every example counts the same, whatever batch it is in; the optimizer and its clipping see it.
+  So every example counts the same, whatever batch it is in, also where gradients are clipped.
   """
   return OfSize(network, mean) if mean else network
 
@@ -69,7 +69,12 @@ class OfSize(_OwnStep):
       outputs = self(inputs, training=True)
       loss = self.compute_loss(inputs, targets, outputs, training=True)
       size = tf.shape(outputs)[0] * self.distribute_strategy.num_replicas_in_sync
-      scaled = self.optimizer.scale_loss(loss * (tf.cast(size, loss.dtype) / self._mean))
+      share = tf.cast(size, loss.dtype) / self._mean
+      scaled = self.optimizer.scale_loss(loss * share)
+    optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+    # Of several batches it clips the mean, in which the shares are about 1.
+    if not optimizer.gradient_accumulation_steps:
+      optimizer.clip_share = share
     return self._step(inputs, targets, outputs, loss, tape.gradient(scaled, self.trainable_weights))
 
 

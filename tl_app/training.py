@@ -153,11 +153,13 @@ def climb(run, phases):
   variables = stages.changing(run.model, phases)
   heads.standardize(run.model.head, features[train])
   heads.reset(run.model.head, task.initial_bias(run.labels[train]))
-  rungs = []
+  rungs, averaged = [], None
   for index, phase in enumerate(phases):
-    if phase.fresh_features and not _moved(run, phases[:index]):
+    if phase.fresh_features and not _moved(run, phases[1:index]):
       continue
-    averaged = fitting.fit(run, phase, left=sum(later.backbone_trains for later in phases[index:]))
+    made = fitting.fit(run, phase, left=sum(later.backbone_trains for later in phases[index:]))
+    if run.cut.get(phase.name, phase):
+      averaged = made
     if phase is phases[0]:
       rungs.append(ladder.Rung("probe", session.head_logits(run, validation), callbacks.values(variables)))
   planning.note_cuts(run)

@@ -138,6 +138,8 @@ def by_order(shapes, order):
     if not layers or (len(shapes[name]) > 1 and any(len(shapes[member]) > 1 for member in layers[-1])):
       layers.append([])
     layers[-1].append(name)
+  if not layers:
+    return {}
   parts = min(MAX_PARTS, len(layers))
   cuts = [round(i * len(layers) / parts) for i in range(parts + 1)]
   return {f"part_{i + 1}": sum(layers[cuts[i] : cuts[i + 1]], []) for i in range(parts)}

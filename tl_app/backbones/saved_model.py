@@ -100,7 +100,9 @@ class SavedModelLayer(keras.layers.Layer):
     raw = _module_variables(module, face)
     self.uses = graph_order.walk(face.inference.trace, list(raw.values()))
     reached = self.uses.reach[outputs[source].index]
-    trainable = _trainable(module, raw)
+    statistics = _statistics(face, raw)
+    # A hand-written module may call its moving statistics trainable.
+    trainable = _trainable(module, raw) - statistics
     self.by_name = {
       name: _wrap(name, variable, name in trainable and index in reached)
       for index, (name, variable) in enumerate(raw.items())
@@ -109,7 +111,6 @@ class SavedModelLayer(keras.layers.Layer):
     self.unreached = [name for i, name in enumerate(raw) if name in trainable and i not in reached]
     self._losses_of = _losses(module, list(raw.values()))
     self.has_training_mode = face.training is not None
-    statistics = _statistics(face, raw)
     self.statistics = [variable for name, variable in self.by_name.items() if name in statistics]
     self.training_mode = self.has_training_mode and not self.statistics
     self.built = True
@@ -240,6 +241,8 @@ def _stages(layer, spec):
   """Returns (ordered dict of stage -> `keras.Variable`s, notes)."""
   shapes = {name: tuple(variable.shape) for name, variable in layer.by_name.items()}
   names = list(shapes)
+  if not names:
+    return {}, ["the module has no variables, so no stages: a head can be trained on it, nothing else"]
   order = {names[index]: time for index, time in layer.uses.first.items()}
   notes = []
   stages = partition.by_patterns(names, spec.stages) if spec.stages else partition.partition(shapes, order)

@@ -58,6 +58,11 @@ def multiple():
   return 8 if tf.config.list_physical_devices("GPU") else 1
 
 
+def shapes(preprocess):
+  """Returns how many lengths the batches of a preprocessing may have; 1 of images and of whole strings."""
+  return max(1, -(-getattr(preprocess, "max_length", 0) // multiple()))
+
+
 def rounded(counts, max_length):
   """Returns the lengths, int [..], that `padded_length` gives batches whose longest texts have `counts` tokens."""
   return np.minimum(-(-counts // multiple()) * multiple(), max_length)

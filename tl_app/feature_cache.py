@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 # Rows handed to the network between two commits to disk: what a killed run loses at most.
 CHUNK = 2048
-# Fresh and stored features of the same examples may differ by float32 rounding of another batch shape, not by more.
+# Fresh and stored features of the same examples may differ by this share of the largest, for the rounding of another
+# batch shape and of float16, not by more.
 TOLERANCE = 1e-3
 PROBES = 8
 # Of the free disk, what a run may fill.
@@ -226,7 +227,9 @@ def key(**facts):
 
   The versions of the libraries that compute it are among that.
   """
-  facts["versions"] = [importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub")]
+  facts["versions"] = [
+    importlib.metadata.version(name) for name in ("tensorflow", "tensorflow-text", "keras", "keras-hub")
+  ]
   return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -298,6 +301,5 @@ def _agrees(cache, known, starts, counts, compute):
     (stored[start : start + count].astype(np.float32), np.reshape(row, (-1, cache.width)))
     for start, count, row in zip(starts[probes], counts[probes], compute(probes))
   ]
-  scale = max(1.0, max(float(np.abs(old).max()) for old, _ in pairs))
-  limit = TOLERANCE * scale
+  limit = TOLERANCE * max(float(np.abs(old).max()) for old, _ in pairs)
   return all(old.shape == new.shape and np.abs(old - new).max() <= limit for old, new in pairs)

@@ -54,6 +54,12 @@ def test_mean_batch_counts_a_pass():
   assert mean == pytest.approx(np.mean([len(batch) for batch in _batches(2000)]), rel=0.05)
 
 
+def test_texts_without_a_word_come_too():
+  lengths = np.where(np.arange(60) < 30, 0, LENGTHS[:60])
+  stream = pipeline.token_batches(lengths, TOKENS, seed=0)
+  assert set(np.concatenate([batch.numpy() for batch in itertools.islice(stream, 60)])) == set(range(60))
+
+
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
   settings = {"head_epochs": 3, "epochs": 2, "learning_rate": 3e-3, "export": False, "batch_tokens": 128}

@@ -252,7 +252,8 @@ def token_batches(lengths, tokens, seed, devices=1, classes=None):
     seed, classes: as of `index_batches`.
     devices: every batch is a multiple of their number.
   """
-  lengths = np.asarray(lengths, np.int32)
+  # A module that reads strings finds no word in some.
+  lengths = np.maximum(np.asarray(lengths, np.int32), 1)
   window = max(devices, min(len(lengths), int(WINDOW * tokens / lengths.mean())) // devices * devices)
   lengths = tf.constant(lengths)
 

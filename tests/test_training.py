@@ -314,6 +314,8 @@ def test_a_finished_run_is_measured_on_other_data(run, tmp_path):
     runs.evaluate(workdir, {"dataset": f"images:{images}"}, "")
   with pytest.raises(UserError, match="--output=.*other.csv/here: .*other.csv is a file"):
     runs.evaluate(workdir, {}, f"{more}/here")
+  with pytest.raises(UserError, match="holds a run, whose metrics.json would be replaced"):
+    runs.evaluate(workdir, {}, str(workdir))
 
 
 def test_a_damaged_run_is_refused(run):

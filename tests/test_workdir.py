@@ -35,6 +35,34 @@ def test_the_same_flags_run_again_and_an_unfinished_run_is_replaced(tmp_path):
     assert '"epochs": 9' in paths.config.read_text()
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_finished_run_outlives_a_second_one_that_ends_early(tmp_path, error):
+  paths = _finish(tmp_path)
+  with pytest.raises(error), workdir.claim(tmp_path, CONFIG):
+    files.write_json(paths.plan, {"half": "written"})
+    raise error
+  assert files.read_json(paths.metrics) == {"rung": "probe"} and paths.config.is_file()
+  assert not paths.plan.exists() and not paths.earlier.exists()
+
+
+def test_a_finished_run_outlives_a_second_one_that_is_killed(tmp_path):
+  paths = _finish(tmp_path)
+  # What a killed process leaves.
+  workdir._set_aside(paths)
+  files.write_text(paths.config, "{}")
+  with pytest.raises(UserError, match="a second run is going on there, or was killed"):
+    workdir.open_run(tmp_path)
+  with (
+    pytest.raises(UserError, match=f"--workdir={tmp_path} holds another run"),
+    workdir.claim(tmp_path, dataclasses.replace(CONFIG, epochs=9)),
+  ):
+    pass
+  with pytest.raises(OSError, match="disk"), workdir.claim(tmp_path, CONFIG):
+    raise OSError("disk")
+  assert files.read_json(paths.metrics) == {"rung": "probe"}
+  assert not paths.earlier.exists()
+
+
 def test_foreign_files_are_refused(tmp_path):
   (tmp_path / "thesis.tex").write_text("years of work")
   with pytest.raises(UserError, match="holds no run of tl_app"), workdir.claim(tmp_path, CONFIG):

@@ -39,7 +39,10 @@ NETWORK_PACKAGES = ("requests", "urllib3", "httpx", "httpcore", "kagglehub", "ka
 def cache_root(cache_dir=""):
   """Returns the directory of everything cached: `cache_dir`, else $TL_APP_CACHE, else tl_app in the user's cache."""
   user = os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~/.cache").expanduser()
-  return pathlib.Path(cache_dir or os.environ.get("TL_APP_CACHE") or pathlib.Path(user, "tl_app")).expanduser()
+  root = pathlib.Path(cache_dir or os.environ.get("TL_APP_CACHE") or pathlib.Path(user, "tl_app")).expanduser()
+  if root.is_file():
+    raise UserError(f"the cache {root} is a file: give a directory, by --cache_dir or $TL_APP_CACHE")
+  return root
 
 
 @dataclasses.dataclass(frozen=True)

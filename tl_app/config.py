@@ -303,6 +303,8 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
       raise UserError(f"--{name}={value} is below {meta['low']}")
     if meta["high"] is not None and not value <= meta["high"]:
       raise UserError(f"--{name}={value} is above {meta['high']}")
+  if config.head_learning_rate == 0:
+    raise UserError("--head_learning_rate=0 trains no head: give a rate above 0")
   for name in needed:
     if not getattr(config, name):
       raise UserError(f"--{name} is needed: {FIELDS[name].metadata['help']}")

@@ -64,6 +64,8 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
     UserError: no finished run, other data than the run's, labels that the model does not know, or `output` is a file.
   """
   _check_output(output)
+  if output and workdir_lib.Workdir(pathlib.Path(output)).plan.is_file():
+    raise UserError(f"--output={output} holds a run, whose metrics.json would be replaced: choose another directory")
   paths, config, assets = opened(workdir, cache_dir, offline)
   if bool(flags.get("text_pair_column", config.text_pair_column)) != bool(config.text_pair_column):
     reads = "pairs of texts" if config.text_pair_column else "no pairs of texts"

@@ -99,8 +99,8 @@ def claim(root, config):
   """Makes `root` the workdir of `config` and holds it while the block runs.
 
   A finished run of the same flags is run again, an unfinished one is replaced. When the block raises `UserError` or
-  `OSError`, what lay in `root` before lies there again; when it ends early otherwise, nothing in `root` looks like the
-  results of a complete run.
+  `OSError`, what lay in `root` before lies there again, and a finished run does however the block ends early, after a
+  killed process at the next call; else nothing in `root` then looks like the results of a complete run.
 
   Raises:
     UserError: the directory holds a finished run of other flags, files that are no run, or a run in progress.
@@ -115,6 +115,8 @@ def claim(root, config):
     raise UserError(f"--workdir={root} cannot be made: {error.strerror}") from None
   _refuse_foreign(run, config)
   with _locked(run):
+    if _killed_again(run):
+      _put_back(run)
     _set_aside(run)
     try:
       files.write_text(run.config, config_lib.to_json(dataclasses.replace(config, workdir=str(root))))
@@ -123,7 +125,10 @@ def claim(root, config):
       _put_back(run)
       raise
     except BaseException:
-      _remove(run.conclusions())
+      if Workdir(run.earlier).metrics.is_file():
+        _put_back(run)
+      else:
+        _remove(run.conclusions())
       raise
     finally:
       _remove([run.earlier])
@@ -138,16 +143,27 @@ def open_run(root):
     UserError: no finished run lies there.
   """
   run = Workdir(pathlib.Path(root))
+  if _killed_again(run):
+    raise UserError(
+      f"--workdir={root}: a second run is going on there, or was killed: wait for it, or start it again; the finished "
+      "one is kept until it ends"
+    )
   for path in (run.config, run.plan, run.weights, run.task, run.metrics):
     if not path.is_file():
       raise UserError(f"--workdir={root} holds no finished run: {path.relative_to(run.root)} is missing; train first")
   return run, config_lib.from_json(run.config.read_text(encoding="utf-8"), str(run.config))
 
 
+def _killed_again(run):
+  """Whether a process that repeated a finished run was killed: what was finished lies aside."""
+  return Workdir(run.earlier).metrics.is_file() and not run.metrics.is_file()
+
+
 def _refuse_foreign(run, config):
-  if run.config.is_file():
-    if run.metrics.is_file():
-      earlier = config_lib.from_json(run.config.read_text(encoding="utf-8"), str(run.config))
+  finished = Workdir(run.earlier) if _killed_again(run) else run
+  if finished.config.is_file():
+    if finished.metrics.is_file():
+      earlier = config_lib.from_json(finished.config.read_text(encoding="utf-8"), str(finished.config))
       names = config_lib.differing(earlier, config)
       if names:
         shown = ", ".join(f"--{name}={getattr(earlier, name)}" for name in names[:3])

@@ -98,6 +98,7 @@ BAD_TEXTS = {
   "near_conflicting_labels": [("«{0}»", "pears", "")],
   "same_but_numbers": [("ring 555 before 8", "apples", ""), ("ring 1234 before 9", "apples", "")],
   "similar_labels": [(f"seven {word} stand", "Apples", "") for word in WORDS],
+  "placeholder_labels": [(f"eight {word} fall", "n/a", "") for word in WORDS],
   "small_classes": [("a single plum", "plums", ""), ("another plum", "plums", "")],
   "class_imbalance": [(f"{word} and {other}", "pears", "") for word in WORDS[:14] for other in WORDS[14:28]],
   "replacement_characters": [("caf\ufffd on the corner", "pears", "")],
@@ -127,8 +128,20 @@ def test_every_fault_of_texts_is_found(tmp_path, kind):
   assert set(found) == {kind} | ALONG.get(kind, set())
   shown = found[kind]
   assert shown.count >= 1 and shown.severity == ("serious" if KINDS[kind].grows else KINDS[kind].severity)
-  if kind not in ("similar_labels", "small_classes", "class_imbalance", "label_in_text"):
+  if kind not in ("similar_labels", "placeholder_labels", "small_classes", "class_imbalance", "label_in_text"):
     assert "all.jsonl:61" in " ".join(shown.examples)
+
+
+def test_what_a_sign_or_a_number_tells_apart_is_no_second_spelling(tmp_path):
+  apart = text_rows(0) + [
+    (f"{word} number {i}", label, "")
+    for i, label in enumerate(("C", "C#", "C++", "A", "A-", "v1.0", "v10", "-1", "1", "10", "10-1"))
+    for word in WORDS
+  ]
+  assert "similar_labels" not in check_rows(make_parent(tmp_path / "apart"), apart)
+  alike = [(f"{word} {i}", label, "") for i, label in enumerate(("1", "1.0", "New-York", "new york")) for word in WORDS]
+  found = check_rows(make_parent(tmp_path / "alike"), alike)["similar_labels"]
+  assert found.count == 4 and found.examples == ["'1' = '1.0'", "'New-York' = 'new york'"]
 
 
 def test_faults_of_given_splits_are_found(tmp_path):

@@ -111,6 +111,8 @@ def test_help_names_every_flag_with_its_default(tl_train):
       "--max_length=25, but {world}/bert reads at most 24 tokens",
     ),
     (["--backbone={world}/fixed", "--image_size=32"], "--image_size=32, but {world}/fixed takes only 16"),
+    (["--data_dir=prepared"], "--data_dir=prepared does nothing without a tfds: data set"),
+    (["--label_column=x"], "--label_column=x does nothing for --dataset=images:"),
     (["--dataset={world}/colours"], "did you mean images:{world}/colours"),
     (["--config=/nowhere.json"], "--config=/nowhere.json is not a file"),
     (["--config={world}/binary"], "{world}/binary is not JSON"),

@@ -217,15 +217,18 @@ def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path, monkeypatch):
   flags += [f"--cache_dir={tmp_path}/cache", "--head_epochs=5", "--noexport", "--seeds=3", f"--workdir={root}"]
   done = command(*flags, "--recipes=probe,lora", "--seed=9")
   assert done.returncode == 1 and "Traceback" not in done.stderr
-  assert done.stderr.splitlines()[-1].startswith("tl_app: 1 runs failed (lora-3): phase lora finds no dense or conv")
+  assert done.stderr.splitlines()[-1].startswith("tl_app: 1 runs failed (lora-3): --lora_rank=500: updates of th")
   assert done.stdout == (root / "comparison.md").read_text()
-  assert "| `lora` | failed |" in done.stdout and "- `lora`, seed 3 failed: phase lora finds no dense" in done.stdout
+  assert "| `lora` | failed |" in done.stdout and "- `lora`, seed 3 failed: --lora_rank=500: updates" in done.stdout
   result = files.read_json(root / "comparison.json")
   written = files.read_json(root / "probe-3/config.json")
   assert (written["seed"], written["split_seed"], written["recipe"]) == (3, 3, "probe")
   accuracy = files.read_json(root / "probe-3/metrics.json")["test"]["accuracy"]
   assert result["rows"][0]["each"] == [accuracy]
-  assert not (root / "lora-3/metrics.json").exists() and "finds no dense" in (root / "lora-3.log").read_text()
+  assert (
+    not (root / "lora-3/metrics.json").exists()
+    and "no smaller than the kernels of the stages" in (root / "lora-3.log").read_text()
+  )
   # The finished run counts as it is, and the failed one alone is tried again.
   config = config_lib.from_json((root / "probe-3/config.json").read_text())
   started = []

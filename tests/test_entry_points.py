@@ -119,7 +119,7 @@ def test_check_prints_a_line_a_finding_and_says_by_its_code_how_bad_it_is(world,
   (tmp_path / "colours/red/000.png").write_bytes(b"")
   found = run("check", f"--dataset=images:{tmp_path}/colours", f"--output={tmp_path}/o.json", code=1)
   assert "serious  empty_file: 1 of 60 image files of 0 bytes, e.g. red/000.png; fetch them again" in found.stdout
-  assert found.stderr.splitlines()[-1] == f"tl_app: --dataset=images:{tmp_path}/colours has serious faults: 1 kinds"
+  assert found.stderr.splitlines()[-1] == f"tl_app: --dataset=images:{tmp_path}/colours is faulty; serious findings: 1"
   kinds = [finding["kind"] for finding in files.read_json(tmp_path / "o.json")["findings"]]
   assert kinds == ["empty_file", "tiny_image"]
   absent = run("check", "--dataset=images:nowhere", code=2)

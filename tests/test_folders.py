@@ -64,7 +64,7 @@ def test_images_bad_ones_stop_or_are_listed(tmp_path):
 def test_images_empty_class_is_refused_unless_skipped(tmp_path):
   write_images(tmp_path, "a/1.jpg", "b/2.jpg")
   (tmp_path / "empty").mkdir()
-  assert "empty/: the class folder has no images" in refusal(f"images:{tmp_path}")
+  assert "empty/: the class folder has no images (.jpg, " in refusal(f"images:{tmp_path}")
   assert load(f"images:{tmp_path}", on_bad_example="skip").skipped[0]["id"] == "empty/"
 
 

@@ -99,6 +99,18 @@ def test_joined_texts_carry_segments_and_the_longer_is_cut():
   assert twice["input_word_ids"].numpy()[0, :7].tolist() == [2, 5, 3, 3, 12, 13, 3]
 
 
+def test_roberta_puts_two_separators_between_texts_and_counts_them():
+  import keras_hub
+
+  words = ["<s>", "<pad>", "</s>", "<mask>", *"abcdefg", "fg"]
+  tokenizer = keras_hub.models.RobertaTokenizer({word: i for i, word in enumerate(words)}, ["f g"])
+  joined = pairs.Together(native.Tokens(tokenizer, 32))
+  texts = tf.constant([["abc", "de"], ["a", "bcdea"]])
+  inputs = joined(texts)
+  assert inputs["input_word_ids"].numpy()[0, :9].tolist() == [0, 4, 5, 6, 2, 2, 7, 8, 2]
+  assert joined.count_tokens(texts).numpy().tolist() == inputs["input_mask"].numpy().sum(axis=1).tolist() == [9, 10]
+
+
 def test_the_twin_joins_as_the_vocabulary_does(shared):
   module, twin_module = shared("hub/bert_tiny"), shared("hub/bert_tiny_preprocess")
   spec = BackboneSpec("tiny", "saved_model", str(module))

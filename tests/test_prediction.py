@@ -175,6 +175,8 @@ def test_standard_input_is_answered_as_it_comes(exports, monkeypatch, capfd):
     ("text", "notes.md", "is not a .txt, but the model reads texts"),
     ("text", "t.csv", r"no column 'text' \(--text_column\) of texts.*did you mean texts"),
     ("image", "t.txt", "is texts, but the model reads images: give an image, a directory"),
+    ("text", "none.txt", "holds nothing to answer"),
+    ("text", "none.csv", "holds nothing to answer"),
     ("image", "-", "is texts, but the model reads images"),
     ("image", "p", r"has no images \(.jpg.*1 other files"),
     ("image", "t.csv", r"no column 'image' \(--image_column\) of images"),
@@ -185,6 +187,8 @@ def test_an_input_that_does_not_fit_is_told_before_anything_is_written(exports, 
   for name in ("p/README", "t.txt", "x.png", "notes.md"):
     write(tmp_path / name, "x\n")
   write(tmp_path / "t.csv", "texts\nx\n")
+  write(tmp_path / "none.txt", "")
+  write(tmp_path / "none.csv", "text\n")
   path = source if source == "-" else str(tmp_path / source)
   with pytest.raises(UserError, match=message) as caught:
     prediction.predict(exports[modality], path, str(tmp_path / "out.jsonl"))

@@ -87,4 +87,12 @@ def test_a_damaged_file_costs_time_and_no_more(prints, decoded, tmp_path, caplog
   with caplog.at_level(logging.WARNING):
     _assert_same(first, prints())
   assert decoded["verify"] == len(first[0])
-  assert "images.sqlite: file is not a database" in caplog.text and "remove it" in caplog.text
+  # Once, however often it is asked.
+  assert caplog.text.count("images.sqlite: file is not a database") == 1 and "remove it" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_no_more(prints, decoded, tmp_path, caplog):
+  (tmp_path / "cache/images.sqlite").mkdir(parents=True)
+  with caplog.at_level(logging.WARNING):
+    prints()
+  assert decoded["look"] and "images are looked at again" in caplog.text and "remove it" not in caplog.text

@@ -158,6 +158,11 @@ def test_three_contents_are_enough_for_every_split():
       assert sorted(made.examples.labels[getattr(made, split)]) == ["a", "b", "c"]
 
 
+def test_amounts_that_are_all_the_same_are_no_classes():
+  with pytest.raises(UserError, match="all labels of train are 5: there is nothing to learn"):
+    splits.make(examples_of([(f"text {i}", "5") for i in range(9)]), Config(), named=False)
+
+
 def test_a_class_of_one_trains_and_is_told():
   made = make(plain(20) + [("lonely", "d"), ("e 1", "e"), ("e 2", "e")])
   counts = made.manifest()["counts"]

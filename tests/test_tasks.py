@@ -196,6 +196,12 @@ def test_scikit_learn_finds_the_head_of_every_task(backbone, tmp_path, task, hea
   [
     (["a", "b", "a"], "single_label", "2 different labels"),
     ([f"{i / 7:.2f}" for i in range(40)], "regression", "40 different"),
+    (
+      [f"{i / 7:.2f}" for i in range(40)] + ["n/a"],
+      "single_label",
+      "40 of them are numbers, the others not, e.g. 'n/a'",
+    ),
+    (["0,5", "1,5", "2,5"], "single_label", "numbers with a decimal comma"),
     ([str(i) for i in range(40)], "single_label", "--task=regression would take them as amounts"),
     (["0.5", "1.0", "1.5"] * 9, "single_label", "3 different"),
     (["cat", "dog", "cat,dog"], "multi_label", "1 of 3 different labels join some of 2 names by ','"),
@@ -229,7 +235,7 @@ def test_the_task_is_said_and_kept(backbone, tmp_path, caplog):
   [
     (["good", "bad"], {"task": "regression"}, "--task=regression takes 1 number.* a label is 'good'"),
     (["1", "nan"], {"task": "regression"}, "a label is 'nan'"),
-    (["2.0"], {"task": "regression"}, "one class in train|all training labels of 'label' are 2"),
+    (["2.0"], {"task": "regression"}, "all labels of train are 2.0: there is nothing"),
     (["a"], {"task": "multi_label"}, "one class in train"),
     (["a"], {}, "one class in train"),
     (["a", '["a", "b"]'], {"task": "single_label"}, "is the list .*use --task=multi_label"),
@@ -307,6 +313,8 @@ def test_figures_of_amounts_are_those_of_scipy():
     low, high = metrics[f"{key}_ci95"]
     assert low < metrics[key] < high
   assert task.measure(np.zeros((200, 1)), targets)["pearson"] == 0
+  same = np.repeat(targets[:1], 20, axis=0)
+  assert task.measure(logits[:20], same)["r2"] == 0 and task.measure(same, same)["r2"] == 1
   assert task.mean_loss(logits, targets) == pytest.approx(np.mean((logits - targets) ** 2))
 
 

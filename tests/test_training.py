@@ -300,9 +300,16 @@ def test_a_failed_parity_leaves_nothing_that_looks_whole(run, tmp_path, monkeypa
 
 def test_a_finished_run_is_measured_on_other_data(run, tmp_path):
   _, workdir = run("strings", "reviews")
-  more = tiny_data.reviews(tmp_path / "more.csv", n=30, seed=9)
+  more = pathlib.Path(tiny_data.reviews(tmp_path / "more.csv", n=30, seed=9))
   measured = runs.evaluate(workdir, {"dataset": f"table:{more}"}, "")
   assert measured["test"]["num_examples"] == 30 and measured["test"]["accuracy"] >= 0.9
+  # The commonest class is that of training, not of what is measured.
+  head, *rows = more.read_text().splitlines(keepends=True)
+  answered = []
+  for name in ("negative", "positive"):
+    (tmp_path / f"{name}.csv").write_text(head + "".join(row for row in rows if row.strip().endswith(name)))
+    answered.append(runs.evaluate(workdir, {"dataset": f"table:{tmp_path}/{name}.csv"}, "")["majority_accuracy"])
+  assert sorted(answered) == [0, 1]
   more = tmp_path / "other.csv"
   more.write_text("text,label\ngood film,splendid\n")
   with pytest.raises(

@@ -73,7 +73,10 @@ def compare(workdir, cache_dir="", offline=False):
   paths, config, assets = runs.opened(workdir, cache_dir, offline)
   exported = _Exported(paths.export)
   model = runs.rebuild(paths, config, assets)
-  rung = files.read_json(paths.metrics)["rung"]
+  try:
+    rung = files.read_json(paths.metrics)["rung"]
+  except (ValueError, KeyError, TypeError):
+    raise UserError(f"{paths.metrics} is damaged: train again") from None
   phases = _phases(paths.plan) if rung != "probe" else []
   trains, moves = _expected(model, phases)
   found = [_stage(name, members, exported, trains, moves) for name, members in model.backbone.stages.items()]

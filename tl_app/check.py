@@ -36,7 +36,7 @@ def main():
   if FLAGS.output:
     files.write_json(FLAGS.output, result)
   if summary.is_serious(found):
-    raise RunFailed(f"--dataset={config.dataset} has serious faults: {result['serious']} kinds")
+    raise RunFailed(f"--dataset={config.dataset} is faulty; serious findings: {result['serious']}")
 
 
 if __name__ == "__main__":

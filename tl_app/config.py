@@ -305,6 +305,8 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
       raise UserError(f"--{name}={value} is above {meta['high']}")
   if config.head_learning_rate == 0:
     raise UserError("--head_learning_rate=0 trains no head: give a rate above 0")
+  if 0 < config.max_length < 3:
+    raise UserError(f"--max_length={config.max_length} leaves no token beside the first and the last: give 3 or more")
   for name in needed:
     if not getattr(config, name):
       raise UserError(f"--{name} is needed: {FIELDS[name].metadata['help']}")
@@ -338,8 +340,6 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     raise UserError(
       f"--batch_size={config.batch_size} is the global batch: make it a multiple of --num_devices={config.num_devices}"
     )
-  if os.path.isfile(config.cache_dir):
-    raise UserError(f"--cache_dir={config.cache_dir} is a file: give a directory")
   if config.feature_cache == "off":
     refuse(config, ["feature_cache_gb"], "with --feature_cache=off")
   if config.feature_cache not in ("auto", "off") and os.path.isfile(config.feature_cache):

@@ -285,7 +285,10 @@ def fill(cache, hashes, compute, chunk=CHUNK):
       known, counts = known[:0], np.full_like(counts, -1)
     missing = np.flatnonzero(counts < 0)
     if len(known):
-      log.info("feature cache: %d of %d features read from %s", len(known), len(hashes), cache.directory)
+      log.info(
+        "feature cache: %d of %d features read from %s; %d of them agree with fresh ones",
+        *(len(known), len(hashes), cache.directory, min(PROBES, len(known))),
+      )
     for start in range(0, len(missing), chunk):
       part = missing[start : start + chunk]
       log.info("features: computing %d to %d of %d", start + 1, start + len(part), len(missing))

@@ -32,7 +32,7 @@ def predict(model, source, output="", text_column="text", image_column="image", 
     text_pair_column: column of the second text, for a model of pairs.
 
   Raises:
-    UserError: no export, no such input, one of the other modality, or a column that does not exist.
+    UserError: no export, no such input, an empty one, one of the other modality, or a column that does not exist.
   """
   directory = pathlib.Path(model)
   if not (directory / "saved_model.pb").is_file() or not (directory / serving.FACTS).is_file():
@@ -55,6 +55,8 @@ def predict(model, source, output="", text_column="text", image_column="image", 
       file.flush()
       total += len(answers)
       failed += sum("error" in line for line in answers)
+    if not total and source != "-":
+      raise UserError(f"--input={source} holds nothing to answer")
   if failed:
     log.warning('%s of %s inputs have no answer: see their "error"', f"{failed:,}", f"{total:,}")
 

@@ -89,7 +89,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
   logits = model_lib.predict(model.network, model.backbone, examples.inputs, _batch(paths, model), verbose=moving_bar)
   metrics = {
     "test": task.measure(logits, labels),
-    **task.baseline(labels, labels),
+    **task.baseline(model.task.targets(splits.training_labels(paths.splits)), labels),
     "task": task.name,
     "score": task.score,
     "dataset": flags.get("dataset") or f"test split of {config.dataset}",

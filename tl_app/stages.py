@@ -35,6 +35,13 @@ def selected(model, phase):
     if name in phase.train_stages
   }
   if phase.backbone_trains and not any(variables for name, variables in result.items() if name != recipes.HEAD):
+    if phase.only == recipes.KERNELS and any(
+      is_kernel(v, name, 1) for name in phase.train_stages for v in model.stages[name] if name != recipes.HEAD
+    ):
+      raise UserError(
+        f"--lora_rank={phase.lora_rank}: updates of this rank are no smaller than the kernels of the stages "
+        f"{', '.join(phase.train_stages[:-1])}: lower it, or take --recipe=lp_ft"
+      )
     what = {recipes.KERNELS: "dense or convolution kernels", recipes.BIAS_NORM: "biases or normalisation"}
     raise UserError(
       f"phase {phase.name} finds no {what.get(phase.only, 'trainable variables')} in the stages "

@@ -117,6 +117,12 @@ def _refuse_idle_flags(config, modality):
     "text": ("image_size", "mixup", "cutmix"),
   }[modality]
   config_lib.refuse(config, idle, f"for {modality}s")
+  forms = {name.partition(":")[0] for name in (config.dataset, config.validation_dataset, config.test_dataset)}
+  if "tfds" not in forms:
+    config_lib.refuse(config, ["data_dir"], "without a tfds: data set")
+  if not forms & {"table", "tfrecord", "tfds"}:
+    columns = ["text_column", "image_column", "label_column"]
+    config_lib.refuse(config, columns, f"for --dataset={config.dataset}, which has no columns")
 
 
 def check(run):

@@ -171,6 +171,7 @@ class Tokens(tf.Module):
     max_length: most tokens of an example, special ones included; settable until the first trace.
     limit: longest input that the backbone reads, in tokens.
     identity: what tells two preprocessings apart: two with the same give the same tokens.
+    between: separators between the texts of a pair.
   """
 
   joins_pairs = packs = True
@@ -185,6 +186,8 @@ class Tokens(tf.Module):
     self._tokenize = tf.function(tokenizer.call, [tf.TensorSpec([None], tf.string)])
     self._start, self._end = tokenizer.start_token_id, tokenizer.end_token_id
     self._pad = tokenizer.pad_token_id
+    # RoBERTa, whose first token is <s>, was trained with two.
+    self.between = 2 if getattr(tokenizer, "start_token", "") == "<s>" else 1
 
   @property
   def special_tokens(self):
@@ -205,10 +208,8 @@ class Tokens(tf.Module):
 
   def join(self, first, second):
     """Returns the same of pairs of texts, string [batch] each, with segment ids."""
-    # RoBERTa, whose first token is <s>, was trained with two separators between the texts.
-    between = 2 if getattr(self._tokenizer, "start_token", "") == "<s>" else 1
     first, second = self.tokenize(first), self.tokenize(second)
-    return text.pack(first, self.max_length, self._start, self._end, self._pad, second, between)
+    return text.pack(first, self.max_length, self._start, self._end, self._pad, second, self.between)
 
   def count_tokens(self, texts):
     """Returns int32 [batch]: tokens of string [batch], special ones included, nothing truncated."""

@@ -79,7 +79,8 @@ class Together(_Pairs):
 
   def count_tokens(self, texts):
     """Returns int32 [batch]: tokens of both texts of string [batch, 2], special ones included, nothing cut."""
-    return self._preprocess.count_tokens(texts[:, 0]) + self._preprocess.count_tokens(texts[:, 1]) - 1
+    counts = self._preprocess.count_tokens(texts[:, 0]) + self._preprocess.count_tokens(texts[:, 1])
+    return counts - text.SPECIAL + getattr(self._preprocess, "between", 1)
 
 
 class Apart(_Pairs):

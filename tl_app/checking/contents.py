@@ -8,12 +8,13 @@ import numpy as np
 from tl_app.checking.findings import SHOWN, find
 from tl_app.data import duplicates, splits
 from tl_app.data.examples import brief
+from tl_app.data.rows import EMPTY_CLASS
 
 _OF_REASON = {
   "it is empty": "empty_file",
   "the text is empty": "empty_text",
   "it has no label": "no_label",
-  "the class folder has no images": "empty_class",
+  EMPTY_CLASS: "empty_class",
 }
 
 

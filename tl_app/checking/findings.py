@@ -8,6 +8,7 @@ import numpy as np
 
 from tl_app.data.examples import SPLITS, Examples
 from tl_app.data.fingerprints import Fingerprints
+from tl_app.data.rows import IMAGE_SUFFIXES
 from tl_app.tasks.task import Task
 
 SERIOUS, WARNING, INFO = "serious", "warning", "info"
@@ -31,7 +32,7 @@ KINDS = {
   "empty_file": Kind(SERIOUS, "image files of 0 bytes", "fetch them again or remove them"),
   "empty_text": Kind(SERIOUS, "texts without a character", "fill in or remove them"),
   "no_label": Kind(SERIOUS, "examples without a label", "label or remove them"),
-  "empty_class": Kind(SERIOUS, "class folders without images", "fill or remove them"),
+  "empty_class": Kind(SERIOUS, f"class folders without images ({', '.join(IMAGE_SUFFIXES)})", "fill or remove them"),
   "one_class": Kind(SERIOUS, "classes in train, where two or more are needed", "add another class"),
   "unseen_labels": Kind(SERIOUS, "labels of validation or test that train lacks", "add some to train, or remove them"),
   "undrawable": Kind(SERIOUS, "the splits cannot be drawn", "see the reason"),
@@ -43,7 +44,12 @@ KINDS = {
     WARNING, "contents that nearly equal one under another label", "look at them and keep one label of each", True
   ),
   "label_noise": Kind(WARNING, "labels that are probably wrong", "look at them, worst first"),
-  "similar_labels": Kind(WARNING, "labels that differ only in case, spaces or punctuation", "give them one spelling"),
+  "similar_labels": Kind(
+    WARNING, "labels that differ only in case or separators, or in how a number is written", "give them one spelling"
+  ),
+  "placeholder_labels": Kind(
+    WARNING, "labels that tables write for a missing value", "label these examples or remove them"
+  ),
   "small_classes": Kind(WARNING, "classes with fewer than three different examples", "add examples or merge classes"),
   "class_imbalance": Kind(
     WARNING, "examples of the largest class for one of the smallest", "judge by macro F1, not by accuracy"

@@ -1,16 +1,22 @@
 """What is wrong with the classes: their names, sizes, and how the splits share them."""
 
 import collections
+import re
+import unicodedata
 
 import numpy as np
 import scipy.stats
 
 from tl_app.checking.findings import find
-from tl_app.data import fingerprints
+from tl_app.tasks import cells
 
 # Largest class over smallest, in train.
 IMBALANCE = 5
 MIN_CONTENTS = 3
+# Between two words, of which at most one is a number: "v1.0" is not "v10", "C#" not "C" and "A-" not "A".
+_SEPARATORS = re.compile(r"(?<=[^\W\d])[ .,'/-]+(?=\w)|(?<=\d)[ .,'/-]+(?=[^\W\d])")
+# What tables write where a value is missing.
+_PLACEHOLDERS = frozenset(["nan", "na", "n/a", "#n/a", "null", "none", "nil", "missing", "undefined", "?", "-", "--"])
 # A given split is unlike train when chance alone would give its classes less than once in 1,000 (chi-square), and the
 # difference is not small: Cramer's V, 0 for the same distribution, 1 for one that has nothing in common.
 P_VALUE = 1e-3
@@ -25,7 +31,11 @@ def findings(subject):
     yield from find("one_class", 1, examples=list(pool))
   if subject.task.named:
     yield from _unseen(subject, pool)
-    yield from _similar(sorted(subject.count(range(len(subject.examples)))))
+    counts = subject.count(range(len(subject.examples)))
+    yield from _similar(sorted(counts))
+    missing = {label: count for label, count in sorted(counts.items()) if label.casefold() in _PLACEHOLDERS}
+    shown = [f"{label!r} ({count:,})" for label, count in missing.items()]
+    yield from find("placeholder_labels", sum(missing.values()), len(subject.examples), examples=shown)
     yield from _sizes(subject, pool)
     if len(train) > 1:
       yield from _imbalance(train)
@@ -37,11 +47,20 @@ def findings(subject):
 def _similar(names):
   same = collections.defaultdict(list)
   for name in names:
-    same[fingerprints.normalized(name).replace(" ", "").replace("_", "")].append(name)
+    same[_spelt_alike(name)].append(name)
   groups = [group for group in same.values() if len(group) > 1]
   yield from find(
     "similar_labels", sum(map(len, groups)), len(names), examples=[" = ".join(map(repr, g)) for g in groups]
   )
+
+
+def _spelt_alike(name):
+  """Returns what two names share that differ in case and separators only, or as numbers not at all: 1 and 1.0."""
+  number = cells.number(name)
+  if number is not None:
+    return number
+  folded = " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
+  return _SEPARATORS.sub("", folded.strip(" .,;:!?'\"")) or folded
 
 
 def _unseen(subject, known):

@@ -52,6 +52,7 @@ def as_json(subject, found, seconds, not_checked):
     "splits": {split: len(indices) for split, indices in subject.parts.items()},
     "seconds": {name: round(value, 2) for name, value in seconds.items()},
     **{severity: counts[severity] for severity in SEVERITIES},
+    "notes": list(examples.notes),
     "findings": [finding.as_json() for finding in found],
     "not_checked": not_checked,
   }
@@ -66,6 +67,8 @@ def lines(result, found):
     f"{splits}; {result['num_skipped']:,} left out as bad"
   )
   yield from (finding.line() for finding in found)
+  for note in result["notes"]:
+    yield f"note     {note}"
   for what, why in result["not_checked"].items():
     yield f"not checked: {what}: {why}"
   yield ", ".join(f"{result[severity]} {severity}" for severity in SEVERITIES) + (

@@ -7,6 +7,7 @@ import io
 import os
 import typing
 import unicodedata
+import warnings
 
 import numpy as np
 import PIL.Image
@@ -15,6 +16,9 @@ import scipy.fft
 from tl_app.data import checks, duplicates
 from tl_app.data.examples import texts_of
 from tl_app.progress import counted
+
+# Pillow warns of images of over 89 megapixels; what is read here is small, and twice as many are refused.
+warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 
 # Below this many pixels a side, or this spread of grey levels, a hash says nothing: only exact copies are found.
 MIN_SIDE = 32

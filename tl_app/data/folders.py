@@ -5,6 +5,7 @@ import pathlib
 import unicodedata
 
 from tl_app.data.rows import (
+  EMPTY_CLASS,
   IMAGE_SUFFIXES,
   SPLIT_NAMES,
   Part,
@@ -106,7 +107,7 @@ def _class_rows(folder, directory, split):
   label = _class_name(folder)
   rows = [Row(relative_name(path, directory), str(path), label, split) for path in images]
   if not images:
-    rows.append(Row(relative_name(folder, directory) + "/", label=label, reason="the class folder has no images"))
+    rows.append(Row(relative_name(folder, directory) + "/", label=label, reason=EMPTY_CLASS))
   return rows, others
 
 

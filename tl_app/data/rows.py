@@ -14,6 +14,7 @@ from tl_app import files
 from tl_app.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+EMPTY_CLASS = f"the class folder has no images ({', '.join(IMAGE_SUFFIXES)})"
 SPLIT_NAMES = {
   "train": "train",
   "validation": "validation",

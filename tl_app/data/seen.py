@@ -11,6 +11,8 @@ log = logging.getLogger(__name__)
 
 # Seconds to wait for another process that writes.
 TIMEOUT = 30.0
+# Paths of files that cannot be used, each of which is said once.
+_told = set()
 _TABLE = "CREATE TABLE IF NOT EXISTS seen (hash TEXT, by TEXT, found TEXT, crc INTEGER, PRIMARY KEY (hash, by))"
 
 
@@ -49,5 +51,9 @@ class Seen:
         connection.execute(_TABLE)
         return [found for row in rows for found in connection.execute(statement, row)]
     except (sqlite3.Error, OSError) as error:
-      log.warning("%s: %s: images are looked at again in every run; remove it to begin anew", self._path, error)
+      if str(self._path) not in _told:
+        _told.add(str(self._path))
+        # The file itself; that it is locked, or cannot be written, is an `OperationalError`.
+        mend = "; remove it to begin anew" if type(error) is sqlite3.DatabaseError else ""
+        log.warning("%s: %s: images are looked at again in every run%s", self._path, error, mend)
       return []

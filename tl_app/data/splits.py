@@ -49,7 +49,7 @@ def make(examples, config, prints=None, named=True):
     raise UserError(
       f"{examples.source} has no training examples, only {' and '.join(sorted(set(examples.splits)))}: add a train part"
     )
-  _need_two_classes(examples, pool)
+  _need_two_classes(examples, pool, named)
   drawn = [split for split in ("test", "validation") if not np.any(examples.splits == split)]
   assigned = strings([split or "train" for split in examples.splits])
   prints = prints or fingerprints.of(examples, Seen(cache_root(config.cache_dir)))
@@ -115,8 +115,22 @@ def hashes(path):
     return frozenset()
 
 
-def _need_two_classes(examples, pool):
+def training_labels(path):
+  """Returns the label cells (str [n]) of the training examples in the manifest at `path`.
+
+  Raises:
+    UserError: the file is no manifest.
+  """
+  try:
+    return strings(files.read_json(path)["splits"]["train"]["labels"])
+  except (OSError, KeyError, TypeError, ValueError):
+    raise UserError(f"{path} is damaged: train again") from None
+
+
+def _need_two_classes(examples, pool, named):
   labels = sorted(_classes(examples, pool))
+  if len(labels) < 2 and not named:
+    raise UserError(f"{examples.source}: all labels of train are {examples.labels[pool[0]]}: there is nothing to learn")
   if len(labels) < 2:
     found = f"one class in train, {labels[0]!r}" if labels else "no class in train"
     raise UserError(f"{examples.source} has {found}: two or more are needed")

@@ -54,9 +54,22 @@ def guess(config, labels):
       MultiLabel.name,
       f"{several:,} of {len(labels):,} different labels join some of {classes:,} names by {mark!r}",
     )
-  numbers = all(cells.number(label) is not None for label in labels)
-  note = "; they are numbers: --task=regression would take them as amounts" if numbers else ""
-  return SingleLabel.name, f"{len(labels):,} different labels, one an example{note}"
+  return SingleLabel.name, f"{len(labels):,} different labels, one an example{_about_numbers(labels)}"
+
+
+def _about_numbers(labels):
+  """Returns what to say of different labels, which are read as classes, where they may be meant as amounts; or ""."""
+  others = sorted(label for label in labels if cells.number(label) is None)
+  if not others:
+    return "; they are numbers: --task=regression would take them as amounts"
+  if sum(cells.number(label.replace(",", ".")) is not None for label in others) == len(others):
+    return "; they are numbers with a decimal comma: write a point where they are amounts"
+  if len(labels) - len(others) > max(cells.MOST_CLASSES, len(others)):
+    return (
+      f"; {len(labels) - len(others):,} of them are numbers, the others not, e.g. {others[0]!r}: correct these where "
+      "they are amounts"
+    )
+  return ""
 
 
 def restore(record):

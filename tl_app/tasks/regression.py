@@ -114,7 +114,8 @@ class Regression(Task):
       A dict: "num_examples"; "loss" (see `loss_title`); "r2", "pearson", "spearman", "rmse" and "mae" (the last two in
       the labels' unit), each the mean over the targets and with "_ci95", the 95 % percentile bootstrap interval over
       examples (of Spearman's over the ranks in the whole split), or None with fewer than ten examples; "per_target"
-      {name: {the same figures, without intervals}}. A correlation with a constant is 0.
+      {name: {the same figures, without intervals}}. A correlation with a constant is 0, and so is R2 where all labels
+      are the same, but for answers that all are right.
     """
     logits = self._usable(logits, targets)
     figures = self._figures(logits, targets)
@@ -153,7 +154,7 @@ class Regression(Task):
   def score_from(self, sums):
     n, truth, truth_squared, squared = np.split(sums, 4, axis=-1)
     total = truth_squared - truth**2 / np.maximum(n, 1)
-    return (1 - squared / np.maximum(total, TINY)).mean(axis=-1)
+    return self._r2(n, total, squared).mean(axis=-1)
 
   def serve(self, logits, inputs):
     import tensorflow as tf
@@ -203,12 +204,18 @@ class Regression(Task):
     n, absolute, squared, *moments = np.split(sums, 13, axis=-1)
     total = moments[1] - moments[0] ** 2 / n
     return {
-      "r2": 1 - squared / np.maximum(total, TINY),
+      "r2": self._r2(n, total, squared),
       "pearson": _correlation(n, *moments[:5]),
       "spearman": _correlation(n, *moments[5:]),
       "rmse": np.sqrt(squared / n),
       "mae": absolute / n,
     }
+
+  def _r2(self, n, total, squared):
+    # Labels that are all the same leave rounding; scikit-learn's answer to these: 1 where all is right, else 0.
+    least = TINY * n * np.square(self.deviation)
+    alike = (squared <= least).astype(np.float64)
+    return np.where(total > least, 1 - squared / np.where(total > least, total, 1.0), alike)
 
   def _figures(self, logits, targets):
     return self._statistics(self._columns(logits, targets).sum(axis=0))

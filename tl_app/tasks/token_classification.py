@@ -50,8 +50,6 @@ class TokenClassification(Task):
   @classmethod
   def read(cls, config, labels):
     refuse(config, ["text_pair_column", "label_columns", "preprocessor"], f"for --task={cls.name}")
-    if 0 < config.max_length < 3:
-      raise UserError(f"--max_length={config.max_length} leaves no token beside the first and the last: give 3 or more")
     if config.pooling != "auto":
       raise UserError(
         f"--pooling={config.pooling} does nothing for --task={cls.name}: the first piece of a word counts"

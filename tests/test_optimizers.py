@@ -172,8 +172,8 @@ def test_averages_start_with_the_first_step_and_take_every_fourth():
   for number in range(10):
     optimizer.apply_gradients([(tf.constant([1.0, -number, 0.5]), variable)])
     values.append(variable.numpy())
-  share = 0.9**4
-  expected = share * (share * values[0] + (1 - share) * values[3]) + (1 - share) * values[7]
+  weights = 0.9 ** np.array([[8], [4], [0]])
+  expected = np.sum(weights / weights.sum() * np.stack([values[0], values[3], values[7]]), axis=0)
   assert np.abs(expected - values[-1]).min() > 0.01
   np.testing.assert_allclose(optimizer._model_variables_moving_average[0].numpy(), expected, rtol=1e-5)
 

@@ -118,10 +118,12 @@ class StagedAdamW(keras.optimizers.Adam):
   def _update_model_variables_moving_average(self, trainable_variables):
     # Keras averages after every batch, also after those whose gradients are only kept: the momentum would be another.
     moved = keras.ops.equal((self._iterations + 1) % (self.gradient_accumulation_steps or 1), 0)
-    # The average starts at the first values.
-    first = keras.ops.equal(self.iterations, 0)
-    due = moved & (first | keras.ops.equal((self.iterations + 1) % AVERAGE_EVERY, 0))
-    momentum = keras.ops.where(first, 0.0, self.ema_momentum**AVERAGE_EVERY)
+    number = self.iterations + 1
+    due = moved & (keras.ops.equal(number, 1) | keras.ops.equal(number % AVERAGE_EVERY, 0))
+    # Weights of momentum ** age that add up to 1 from the start (as Adam corrects its moments, Kingma & Ba 2015): of
+    # few steps the first values would else be most of the average.
+    decay, before = self.ema_momentum**AVERAGE_EVERY, keras.ops.cast(number // AVERAGE_EVERY, "float32")
+    momentum = decay * (1 - decay**before) / (1 - decay ** (before + 1))
 
     def average(share):
       for variable, mean in zip(trainable_variables, self._model_variables_moving_average):

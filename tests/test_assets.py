@@ -401,6 +401,21 @@ def test_preset_without_a_network_is_one_line(handle, tmp_path, monkeypatch):
   assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_a_bert_of_hugging_face_is_the_same_directory_with_and_without_a_network(model_type, tmp_path, monkeypatch):
+  import huggingface_hub
+
+  asked = []
+  (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+  (tmp_path / "model.safetensors").write_bytes(b"")
+  monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo_id, filename: str(tmp_path / filename))
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda **asks: asked.append(asks) or str(tmp_path))
+  # KerasHub reads the others itself, from the handle and from the directory alike.
+  assert Assets().preset("hf://me/tiny") == (str(tmp_path) if model_type == "bert" else "hf://me/tiny")
+  assert Assets(offline=True).preset("hf://me/tiny") == str(tmp_path)
+  assert [asks.get("local_files_only", False) for asks in asked] == [False] * (model_type == "bert") + [True]
+
+
 def test_other_faults_are_not_hidden():
   with pytest.raises(ZeroDivisionError), Assets().fetching("x"):
     _ = 1 / 0

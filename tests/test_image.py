@@ -75,6 +75,21 @@ def test_what_is_no_image_is_told(encoded, reason):
   assert reason in image.verify(encoded)
 
 
+def test_what_tensorflow_would_misread_is_told():
+  rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
+  for picture in (rgb.convert("P"), rgb.convert("1")):
+    assert image.verify(_encode(picture, "BMP")) == "it is a BMP with a palette: save it as PNG"
+  for picture in (rgb, rgb.convert("L"), rgb.convert("RGBA")):
+    encoded = _encode(picture, "BMP")
+    assert image.verify(encoded) is None
+    np.testing.assert_array_equal(image.decode(encoded), picture.convert("RGB"))
+  moving = _encode(rgb, "WEBP", save_all=True, append_images=[rgb.rotate(180)], lossless=True)
+  assert image.verify(moving) == "it is an animated WebP: save one of its frames"
+  for options in ({"lossless": True}, {"lossless": False}, {"lossless": True, "exif": b"Exif\0\0"}):
+    encoded = _encode(rgb, "WEBP", **options)
+    assert image.verify(encoded) is None and image._header_size(encoded) == (20, 30)
+
+
 def test_a_damaged_png_is_found():
   encoded = bytearray(WHOLE["png"][0])
   encoded[len(encoded) // 2] ^= 0xFF

@@ -303,6 +303,14 @@ def test_hugging_face_directory_is_a_handle(tmp_path):
   np.testing.assert_array_equal(tail(trunk(inputs))["pooled"], backbone.network(inputs)["pooled"])
 
 
+def test_a_vocabulary_of_another_model_is_refused(tmp_path):
+  _hugging_face(tmp_path)
+  more = "".join(f"added{i}\n" for i in range(99))
+  (tmp_path / "vocab.txt").write_text((tmp_path / "vocab.txt").read_text() + more)
+  with pytest.raises(UserError, match="vocab.txt has .* tokens, but the network's table has .* rows"):
+    _load(tmp_path)
+
+
 def test_hugging_face_weights_must_match(tmp_path):
   def rename(tensors):
     tensors["bert.encoder.layer.9.odd"] = tensors.pop("bert.encoder.layer.1.output.dense.bias")

@@ -196,6 +196,12 @@ def test_an_input_that_does_not_fit_is_told_before_anything_is_written(exports, 
   assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_call_takes_one_input_or_more(exports, size):
+  with pytest.raises(UserError, match=f"--batch_size={size}: a call takes one input or more"):
+    prediction.predict(exports["text"], "-", batch_size=size)
+
+
 def test_output_is_whole_or_as_it_was(exports, tmp_path):
   output = write(tmp_path / "out.jsonl", "before\n")
   table = write(tmp_path / "t.csv", 'text\nfine\n"open\n')

@@ -11,7 +11,8 @@ import tensorflow as tf
 import tiny_data
 import tiny_modules
 
-from tl_app import files, training
+from tl_app import files, inspection, training
+from tl_app.assets import Assets
 from tl_app.backbones import saved_model
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.config import Config
@@ -189,6 +190,7 @@ def test_maps_signatures_and_strings(tmp_path):
 def test_a_head_is_trained_on_a_module_without_variables(tmp_path):
   flags = {"backbone": tiny_modules.image_constant(tmp_path / "module"), "cache_dir": str(tmp_path), "head_epochs": 3}
   dataset = "images:" + tiny_data.colours(tmp_path / "colours", per_class=10)
+  assert "0 stages" in inspection.describe(flags["backbone"], Assets())
   metrics = training.train_and_evaluate(Config(dataset=dataset, **flags), tmp_path / "run")
   assert metrics["rung"] == "probe" and metrics["parity"]["label_flips"] == 0
   plan = files.read_json(tmp_path / "run" / "plan.json")
@@ -212,7 +214,7 @@ def test_what_cannot_be_a_backbone_is_refused_in_one_line(tmp_path):
     load(tiny_modules.image(tmp_path / "fixed", size=32), image_size=64)
   with pytest.raises(UserError, match=r"batches of a fixed size: it takes float32\[4, \?, \?, 3\]"):
     load(tiny_modules.image(tmp_path / "batch", batch=4))
-  with pytest.raises(UserError, match="--backbone gives no vector, sequence or map"):
+  with pytest.raises(UserError, match="--backbone gives no vector per text: it takes string"):
     load(tiny_modules.bert_preprocess(tmp_path / "twin"))
   with pytest.raises(UserError, match="no backbone for text"):
     load(tmp_path / "fixed", modality="text")
@@ -220,6 +222,91 @@ def test_what_cannot_be_a_backbone_is_refused_in_one_line(tmp_path):
   tf.saved_model.save(bare, str(tmp_path / "bare"))
   with pytest.raises(UserError, match="it has: none"):
     load(tmp_path / "bare")
+
+
+PIXELS = tf.TensorSpec([None, 16, 16, 3], tf.float32, name="images")
+STRINGS = tf.TensorSpec([None], tf.string, name="texts")
+
+
+def _mean(module, images):
+  return tf.reduce_mean(images, [1, 2]) @ tf.cast(module.stem, tf.float32)
+
+
+def _words(module, texts):
+  words = tf.strings.split(texts)
+  return words.with_flat_values(tf.gather(module.stem, tf.strings.to_hash_bucket_fast(words.flat_values, 3)))
+
+
+def test_ragged_and_missing_outputs_stand_aside(tmp_path):
+  def forward(module, texts):
+    words = _words(module, texts)
+    return {"a": None, "b_words": words, "pooled": tf.reduce_mean(words, axis=1) @ module.top, "z": tf.shape(texts)}
+
+  backbone = load(tiny_modules.custom(tmp_path / "module", forward, STRINGS))
+  assert not any("never train" in note for note in backbone.notes)
+  before = values(backbone)
+  features = backbone.network(backbone.preprocess(tf.constant(TEXTS)))["pooled"]
+  assert features.shape == (8, 8)
+  model = classifier(backbone)
+  model.fit(tf.data.Dataset.from_tensor_slices((TEXTS, LABELS)).batch(8), verbose=0)
+  assert all(not np.array_equal(value, before[name]) for name, value in values(backbone).items())
+  for name, outputs in (("words", lambda m, x: _words(m, x)), ("padded", lambda m, x: _words(m, x).to_tensor())):
+    with pytest.raises(UserError, match="--backbone gives no vector per text"):
+      load(tiny_modules.custom(tmp_path / name, outputs, STRINGS))
+
+
+def test_the_output_that_a_name_tells_is_taken_and_a_guess_is_said(tmp_path):
+  def wide(module, images, name="embedding"):
+    return {name: _mean(module, images), "logits": tf.tile(_mean(module, images) @ module.top, [1, 9])}
+
+  named = load(tiny_modules.custom(tmp_path / "named", wide, PIXELS))
+  assert named.feature_size == 8 and not any("widest" in note for note in named.notes)
+  guessed = load(tiny_modules.custom(tmp_path / "guessed", lambda m, x: wide(m, x, "other"), PIXELS))
+  assert (
+    guessed.feature_size == 72 and "the features are its output 'logits', the widest beside 'other'" in guessed.notes
+  )
+
+
+def test_what_nobody_can_give_is_not_called(tmp_path):
+  rate = tf.TensorSpec([], tf.float32, name="rate")
+  with pytest.raises(UserError, match="is no backbone for images or texts: it takes float32"):
+    load(tiny_modules.custom(tmp_path / "rate", lambda m, x, rate: _mean(m, x) * rate, PIXELS, rate))
+  labels = tf.TensorSpec([None], tf.int32, name="labels")
+  two = tiny_modules.custom(tmp_path / "two", lambda m, x, y: _mean(m, x), PIXELS, labels, signature=_mean)
+  assert any("only the signature serving_default" in note for note in load(two).notes)
+
+
+def test_variables_that_a_loop_hands_on_reach_what_comes_out(tmp_path):
+  def turned(module, images):
+    start = _mean(module, images)
+    # The kernel is in `b` after one turn and in `a` after two.
+    return tf.while_loop(lambda i, a, b: i < 3, lambda i, a, b: (i + 1, tf.tanh(b), a @ module.top), (0, start, start))[
+      1
+    ]
+
+  backbone = load(tiny_modules.custom(tmp_path / "loop", turned, PIXELS))
+  assert not any("never train" in note for note in backbone.notes) and len(backbone.network.trainable_variables) == 2
+
+
+def test_half_precision_never_trains(tmp_path):
+  module = tiny_modules.custom(tmp_path / "half", lambda m, x: _mean(m, x) @ m.top, PIXELS, dtype=tf.float16)
+  backbone = load(module)
+  assert [v.path for v in backbone.network.trainable_variables] == ["top/kernel"]
+  assert "1 variables of 16 bits never train (stem/kernel, ..)" in backbone.notes
+
+
+def test_reference_variables_are_refused(tmp_path):
+  for resource in (True, False):
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+      images = tf.compat.v1.placeholder(tf.float32, [None, 16, 16, 3])
+      with tf.compat.v1.variable_scope("stem", use_resource=resource):
+        kernel = tf.compat.v1.get_variable("kernel", [3, 8])
+      features = tf.reduce_mean(images, [1, 2]) @ kernel
+      session.run(tf.compat.v1.global_variables_initializer())
+      tf.compat.v1.saved_model.simple_save(session, str(tmp_path / str(resource)), {"x": images}, {"y": features})
+  assert load(tmp_path / "True").feature_size == 8
+  with pytest.raises(UserError, match="reference variables of TensorFlow 1"):
+    load(tmp_path / "False")
 
 
 def test_weights_survive_a_round_trip_into_a_fresh_module(tmp_path):

@@ -240,9 +240,15 @@ def test_unknown_name_suggests_the_nearest(name, near):
   assert all(spec.name in message for spec in SPECS)
 
 
-@pytest.mark.parametrize("name", ["", "qqqqqqq", "/no/such/directory", "http://example.org/module"])
+@pytest.mark.parametrize("name", ["", "qqqqqqq", "http://example.org/module"])
 def test_nonsense_lists_names_and_forms(name):
   with pytest.raises(UserError, match="is not known.*Names: .*Or give"):
+    backbones.resolve(name)
+
+
+@pytest.mark.parametrize("name", ["/no/such/directory", "runs/mine", "./mine"])
+def test_a_path_that_is_not_there_is_seen_from_here(name):
+  with pytest.raises(UserError, match="there is no such directory, seen from .*Names: .*Or give"):
     backbones.resolve(name)
 
 

@@ -108,7 +108,9 @@ def test_lora_moves_kernels_by_its_rank(model):
 def test_lora_without_kernels_is_refused(model):
   # A rank at which factors are no smaller than the kernels.
   phase = _phase(model, recipe="lora", lora_rank=500)
-  with pytest.raises(UserError, match="--lora_rank=500: updates of this rank are no smaller than the kernels of the stages stem"):
+  with pytest.raises(
+    UserError, match="--lora_rank=500: updates of this rank are no smaller than the kernels of the stages stem"
+  ):
     stages.selected(model, phase)
 
 

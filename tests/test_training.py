@@ -298,6 +298,13 @@ def test_a_failed_parity_leaves_nothing_that_looks_whole(run, tmp_path, monkeypa
   assert not [name for name in left if "export" in name]
 
 
+def test_strings_are_not_trained_on_several_devices(run):
+  with pytest.raises(UserError, match="Keras cannot train on strings on several devices: pass --strategy=single"):
+    run("strings", "reviews", recipe="lp_ft", strategy="mirrored", num_devices=2)
+  metrics, _ = run("strings", "reviews", recipe="probe", strategy="mirrored", num_devices=2, head_epochs=5)
+  assert metrics["environment"]["replicas"] == 2
+
+
 def test_a_finished_run_is_measured_on_other_data(run, tmp_path):
   _, workdir = run("strings", "reviews")
   more = pathlib.Path(tiny_data.reviews(tmp_path / "more.csv", n=30, seed=9))

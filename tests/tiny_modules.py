@@ -91,6 +91,24 @@ def strings(directory):
   return _save(_Strings(), directory)
 
 
+def custom(directory, forward, *specs, dtype=tf.float32, signature=None):
+  """A module of kernels `stem` [3, 8] and `top` [8, 8] whose `__call__` is `forward(module, *inputs)`.
+
+  With `signature`, likewise, there is a serving_default as well; it takes the first of the inputs.
+  """
+  module = tf.train.Checkpoint(
+    stem=_variable("stem/kernel", [3, WIDTH]), top=_variable("top/kernel", [WIDTH, WIDTH], 1)
+  )
+  if dtype != tf.float32:
+    module.stem = tf.Variable(tf.cast(module.stem, dtype), name="stem/kernel")
+  module.__call__ = tf.function(lambda *inputs: forward(module, *inputs), input_signature=specs)
+  signatures = None
+  if signature:
+    module.serve_one = tf.function(lambda inputs: signature(module, inputs), input_signature=specs[:1])
+    signatures = {"serving_default": module.serve_one}
+  return _save(module, directory, signatures)
+
+
 def _save(module, directory, signatures=None):
   tf.saved_model.save(module, str(directory), signatures=signatures)
   return str(directory)

@@ -157,8 +157,8 @@ class Assets:
   def _remote_preset(self, handle, cached, probe):
     if not self.offline:
       with self.fetching(handle):
-        probe(handle.split("://")[1])
-      return handle
+        found = probe(handle.split("://")[1])
+      return str(found or handle)
     directory = cached(handle.split("://")[1])
     if directory is None:
       name = "kagglehub" if handle.startswith("kaggle") else "huggingface_hub"
@@ -410,10 +410,13 @@ def _kaggle_cached(name):
 
 
 def _huggingface_probe(name):
+  """Returns the directory of a BERT, which is read as a directory is, with a network and without one; else None."""
   import huggingface_hub
 
   try:
-    huggingface_hub.hf_hub_download(repo_id=name, filename="config.json")
+    config = files.read_json(huggingface_hub.hf_hub_download(repo_id=name, filename="config.json"))
+    if config.get("model_type") == "bert":
+      return huggingface_hub.snapshot_download(repo_id=name, allow_patterns=["*.json", "*.txt", "model*.safetensors"])
   except huggingface_hub.utils.HFValidationError:
     raise UserError(f"hf://{name} is not of the form hf://OWNER/MODEL") from None
 

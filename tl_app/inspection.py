@@ -41,8 +41,8 @@ def describe(name, assets, preprocessor="", pooling="auto", image_size=0):
     f"  parameters  {parameters(sum(backbone.stages.values(), [])):,}",
   ]
   lines += [f"  note        {note}" for note in [spec.note, *backbone.notes] if note]
-  width = max(len(stage) for stage in backbone.stages)
-  lines.append(f"  {len(backbone.stages)} stages, from the input upwards:")
+  width = max((len(stage) for stage in backbone.stages), default=0)
+  lines.append(f"  {len(backbone.stages)} stages{', from the input upwards:' if backbone.stages else ''}")
   for stage, variables in backbone.stages.items():
     lines.append(f"    {stage.ljust(width)}  {len(variables):4} variables  {parameters(variables):12,} parameters")
   return "\n".join(lines)

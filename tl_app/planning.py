@@ -41,6 +41,12 @@ def plan(run, recipe):
         f"--accumulate_steps={phase.accumulate_steps}, but phase {phase.name} has {phase.steps} batches in all: no "
         "update would be made; lower it, or raise --epochs"
       )
+  strings = any(x.dtype == "string" for x in backbone.network.inputs)
+  if strings and run.strategy.num_replicas_in_sync > 1 and any(phase.backbone_trains for phase in phases):
+    raise UserError(
+      f"{backbone.spec.name} takes texts as strings, and Keras cannot train on strings on several devices: pass "
+      "--strategy=single, or --recipe=probe"
+    )
   if phases[0].backbone_trains:
     raise UserError("the first phase must train the head alone: start the list with recipes.probe(..)")
   written = {

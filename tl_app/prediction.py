@@ -41,6 +41,8 @@ def predict(model, source, output="", text_column="text", image_column="image", 
     raise UserError(f"--output={output} is a directory: name a file")
   if batch_size == config_lib.AUTO:
     raise UserError(f"--batch_size={batch_size} is for training: give the number of inputs a call")
+  if batch_size < 1:
+    raise UserError(f"--batch_size={batch_size}: a call takes one input or more")
   facts = files.read_json(directory / serving.FACTS)
   if facts["pairs"] != bool(text_pair_column):
     takes = "pairs of texts: name the column of the second by" if facts["pairs"] else "no pairs of texts: leave out"

@@ -269,6 +269,7 @@ def _feature_store(run):
   key = feature_cache.key(
     weights=model_lib.fingerprint(backbone.stages),
     kind=backbone.spec.kind,
+    network=backbone.identity,
     pooling=backbone.spec.pooling if run.config.pooling == "auto" else run.config.pooling,
     preprocessing=preprocessing_identity(run),
   )

@@ -103,5 +103,7 @@ def _unknown(name):
   if name and directory.is_dir():
     found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
     return f"--backbone={name} is a directory with neither saved_model.pb nor config.json; it holds {found}. {forms}"
+  if "://" not in name and "/" in name:
+    return f"--backbone={name}: there is no such directory, seen from {pathlib.Path.cwd()}; {forms}"
   families = dict.fromkeys(known.partition(".")[0] for known in names)
   return f"--backbone={name} is not known{config.suggestion(name, [*names, *families]) or '.'} {forms}"

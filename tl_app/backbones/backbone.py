@@ -25,6 +25,7 @@ class Backbone:
     feature_size: width of "pooled".
     notes: lines worth telling the user (how stages were found, what the module cannot do).
     width: of the network's own pooled output, where "pooled" is made of several.
+    identity: what else than its variables, kind and pooling tells it from another network; "" where that is all.
     pairs: whether `preprocess` takes pairs of texts, string [batch, 2].
   """
 
@@ -35,6 +36,7 @@ class Backbone:
   feature_size: int
   notes: list = dataclasses.field(default_factory=list)
   width: int = 0
+  identity: str = ""
   pairs: bool = False
 
   def __post_init__(self):

@@ -53,6 +53,12 @@ def walk(function, variables):
   return Uses(walker.first, [_indices(value.bits) for value in outputs], _indices(walker.assigned))
 
 
+def operations(function):
+  """Returns the set of the types of all operations of a ConcreteFunction, those of the functions it calls too."""
+  graph = function.graph.as_graph_def()
+  return {node.op for nodes in (graph.node, *(body.node_def for body in graph.library.function)) for node in nodes}
+
+
 class _Walker:
   """Evaluates graphs over `Value`s instead of tensors, functions inlined at each call."""
 
@@ -88,6 +94,12 @@ class _Walker:
     if bodies:
       arguments = inputs[1:] if node.op in ("If", "StatelessIf", "Case", "StatelessCase") else inputs
       results = [self._call(body, arguments) for body in bodies]
+      while node.op in ("While", "StatelessWhile"):
+        # What one turn gives is what the next one takes.
+        turned = [_join(pair) for pair in zip(arguments, results[0])]
+        if [value.bits for value in turned] == [value.bits for value in arguments]:
+          break
+        arguments, results = turned, [self._call(bodies[0], turned)]
       return [_join(values) for values in zip(*results)] or [_join(inputs)]
     if node.op.startswith("Assign") and node.op.endswith("VariableOp"):
       self.assigned |= inputs[0].bits

@@ -239,7 +239,13 @@ def _bert_wheel(spec, assets, pooling, size):
 def _hugging_face_bert(spec, directory, pooling):
   network = bert.load(directory)
   limit = network.get_layer("position_embedding").input_dim
-  preprocess = text.WordPiece(directory / "vocab.txt", limit=limit, **bert.tokenizer_rules(directory))
+  vocabulary, rows = text.read_vocabulary(directory / "vocab.txt"), network.get_layer("token_embedding").input_dim
+  if len(vocabulary) > rows:
+    raise UserError(
+      f"{directory}/vocab.txt has {len(vocabulary):,} tokens, but the network's table has {rows:,} rows: they are "
+      "of two models"
+    )
+  preprocess = text.WordPiece(vocabulary, limit=limit, **bert.tokenizer_rules(directory))
   return _text_backbone(spec, preprocess, dict(network.input), network.output, pooling)
 
 

@@ -19,6 +19,7 @@ from tl_app.preprocessing import image, text
 DEFAULT_IMAGE_SIZE = 224
 # Google's BERT reads 512 tokens; taken where a module has no table of positions.
 DEFAULT_MAX_LENGTH = 512
+_REFERENCES = {"Variable", "VariableV2"}
 _MOVING = re.compile(r"moving_(mean|var|avg|std)|running_(mean|var)", re.IGNORECASE)
 
 
@@ -38,12 +39,22 @@ def load(directory, spec, *, preprocessor=None, pooling="auto", image_size=0):
   """
   module = read(directory)
   face = Face.of(module, spec)
+  if graph_order.operations(face.inference.trace) & _REFERENCES:
+    raise UserError(
+      f"{spec.name} keeps its weights in reference variables of TensorFlow 1, which would be lost in the export: save "
+      "it again with tf.compat.v1.enable_resource_variables()"
+    )
   size = _image_size(face, spec, image_size) if face.modality == "image" else 0
   outputs = face.outputs(size)
   chosen, source, notes = _choose_pooling(pooling, spec, face, outputs)
   layer = SavedModelLayer(module, face, outputs, source, spec.value_range)
   stages, stage_notes = _stages(layer, spec)
-  spec = dataclasses.replace(spec, modality="image" if face.modality == "image" else "text")
+  spec = dataclasses.replace(spec, modality="image" if face.modality == "image" else "text", pooling=chosen)
+  rivals = outputs[source].rivals
+  if rivals:
+    notes.append(f"the features are its output {rivals[0]!r}, the widest beside {', '.join(map(repr, rivals[1:5]))}")
+  if face.modality == "image" and not face.takes_bytes():
+    notes.append("pixels go in from {:g} to {:g}".format(*spec.value_range))
   return Backbone(
     spec=spec,
     preprocess=_preprocess(module, face, layer, spec, preprocessor, size),
@@ -51,6 +62,7 @@ def load(directory, spec, *, preprocessor=None, pooling="auto", image_size=0):
     stages=stages,
     feature_size=int(outputs[source].shape[-1]),
     notes=face.notes + notes + stage_notes + layer.notes(),
+    identity=f"{_digest(directory)} {outputs[source].index}",
   )
 
 
@@ -99,10 +111,13 @@ class SavedModelLayer(keras.layers.Layer):
     self._value_range = (0.0, 255.0) if face.takes_bytes() else tuple(value_range)
     raw = _module_variables(module, face)
     self.uses = graph_order.walk(face.inference.trace, list(raw.values()))
-    reached = self.uses.reach[outputs[source].index]
+    reached = self.uses.reach[outputs[source].place]
     statistics = _statistics(face, raw)
     # A hand-written module may call its moving statistics trainable.
-    trainable = _trainable(module, raw) - statistics
+    listed = _trainable(module, raw) - statistics
+    # Adam's moments would vanish in 16 bits.
+    trainable = {name for name in listed if raw[name].dtype.size >= 4}
+    self.narrow = sorted(listed - trainable)
     self.by_name = {
       name: _wrap(name, variable, name in trainable and index in reached)
       for index, (name, variable) in enumerate(raw.items())
@@ -159,6 +174,8 @@ class SavedModelLayer(keras.layers.Layer):
     if self.unreached:
       some = ", ".join(self.unreached[:2])
       notes.append(f"{len(self.unreached)} variables do not reach the features and never train ({some}, ..)")
+    if self.narrow:
+      notes.append(f"{len(self.narrow)} variables of 16 bits never train ({', '.join(self.narrow[:2])}, ..)")
     return notes
 
   def _add_regularization(self):
@@ -351,6 +368,6 @@ def _reads(layer, length):
 def _digest(directory):
   digest = hashlib.sha256()
   root = pathlib.Path(directory)
-  for path in sorted([root / "saved_model.pb", *(root / "assets").glob("*")]):
+  for path in sorted([root / "saved_model.pb", *filter(pathlib.Path.is_file, (root / "assets").rglob("*"))]):
     digest.update(path.read_bytes())
   return digest.hexdigest()

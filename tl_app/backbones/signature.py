@@ -10,6 +10,7 @@ from tl_app.preprocessing.text import INPUT_NAMES
 
 SIGNATURES = ("serving_default", "default", "image_feature_vector", "tokens")
 TRAINING_NAMES = ("training", "is_training")
+POOLED = ("pooled_output", "pooler_output", "default", "feature_vector", "features", "embedding", "embeddings")
 _ROLES = dict(zip(INPUT_NAMES, (r"word_id|input_ids|token_ids|^tokens?$", r"mask", r"type|segment")))
 
 
@@ -26,11 +27,15 @@ class Output:
 
   Attributes:
     index: its place in the flat structure of outputs.
+    place: its place among the tensors of the graph, of which a ragged output has several and None has none.
     shape: batch first, None where it varies.
+    rivals: names of the others that would have done, where no name told which is meant; its own first.
   """
 
   index: int
+  place: int
   shape: tuple
+  rivals: tuple = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,9 @@ class Call:
     args, kwargs = trace.structured_input_signature
     named = [(names[i] if i < len(names) else "", value) for i, value in enumerate(args)] + list(kwargs.items())
     leaves = [leaf for name, value in named for leaf in _data(name, value)]
-    roles = _roles(leaves)
+    # What must be given, and nobody knows what.
+    unknown = [name for name, value in named if _is_scalar(name, value) and name not in defaults]
+    roles = [] if unknown else _roles(leaves)
     slots = {id(spec): Slot(role) for role, (_, spec) in zip(roles, leaves)}
     training = next((value for name, value in named if name in TRAINING_NAMES), None)
     filled = [_filled(name, value, slots, defaults) for name, value in named]
@@ -117,10 +124,14 @@ class Face:
     Raises:
       UserError: no way of calling it takes images, texts or BERT's inputs, a batch at a time.
     """
-    function, notes = _entry(module, spec)
-    calls = _calls(function)
     allowed = {"image": ("image",), "text": ("tokens", "strings")}.get(spec.modality, ("image", "tokens", "strings"))
-    usable = [call for call in calls if call.roles and call.modality in allowed and call.training is not True]
+    entries = [(function, notes, _calls(function)) for function, notes in _entries(module, spec)]
+
+    def fits(call):
+      return call.roles and call.modality in allowed and call.training is not True
+
+    function, notes, calls = next((entry for entry in entries if any(map(fits, entry[2]))), entries[0])
+    usable = [call for call in calls if fits(call)]
     if not usable:
       raise UserError(f"{spec.name} is no backbone for {spec.modality or 'image'}s or texts: {_described(calls)}")
     chosen = min(usable, key=Call.fixed_dimensions)
@@ -161,15 +172,20 @@ class Face:
       image_size: height and width in pixels of a module for images.
 
     Raises:
-      UserError: no output is a vector, a sequence or a map per example.
+      UserError: no output is a vector, a sequence or a map per example; of strings a vector, since nothing tells how
+        long a sequence is.
     """
-    named = _named(self.inference.trace.structured_outputs)
-    shapes = [spec.shape for _, spec in named]
-    if any(shape.rank is None or (shape.rank > 1 and shape[-1] is None) for shape in shapes):
-      shapes = [tensor.shape for tensor in self(self._blank(image_size), False)]
-    floats = [(name, i, shapes[i]) for i, (name, spec) in enumerate(named) if spec.dtype.is_floating]
+    leaves, place = [], 0
+    for index, (name, spec) in enumerate(_named(self.inference.trace.structured_outputs)):
+      if isinstance(spec, tf.TensorSpec | tf.Tensor) and spec.dtype.is_floating:
+        leaves.append((name, index, place, spec.shape))
+      place += 0 if spec is None else len(tf.nest.flatten(spec, expand_composites=True))
+    if any(shape.rank is None or (shape.rank > 1 and shape[-1] is None) for *_, shape in leaves):
+      tensors = self(self._blank(image_size), False)
+      leaves = [(name, index, place, tensors[index].shape) for name, index, place, _ in leaves]
+    floats = leaves if self.modality != "strings" else [leaf for leaf in leaves if leaf[-1].rank == 2]
     found = {
-      "pooled": _first(floats, 2, ("pooled_output", "default", "feature_vector")),
+      "pooled": _first(floats, 2, POOLED),
       "sequence": _first(floats, 3, ("sequence_output", "default")) if self.modality != "image" else None,
       "map": _first(floats, 4, ("default", "map", "feature_map")),
     }
@@ -177,7 +193,8 @@ class Face:
       found["sequence"] = _first(floats, 3, ("default",))
     found = {kind: output for kind, output in found.items() if output}
     if not found:
-      raise UserError(f"--backbone gives no vector, sequence or map per example: {self.described()}")
+      kinds = "vector per text" if self.modality == "strings" else "vector, sequence or map per example"
+      raise UserError(f"--backbone gives no {kinds}: {self.described()}")
     return found
 
   def _blank(self, image_size):
@@ -188,22 +205,23 @@ class Face:
     return {role: tf.ones([1, spec.shape[1] or 16], tf.int32) for role, spec in self.roles.items()}
 
 
-def _entry(module, spec):
-  """Returns (function, notes): the module's `__call__`, else Keras 3's endpoint, else a signature."""
-  for name in ("__call__", "serve"):
-    function = getattr(module, name, None)
-    if getattr(function, "concrete_functions", None):
-      return function, []
+def _entries(module, spec):
+  """Yields (function, notes): the module's `__call__`, Keras 3's endpoint, a signature, as far as they are there."""
+  functions = [getattr(module, name, None) for name in ("__call__", "serve")]
+  traced = [function for function in functions if getattr(function, "concrete_functions", None)]
+  yield from ((function, []) for function in traced)
   signatures = dict(getattr(module, "signatures", None) or {})
   name = next((name for name in SIGNATURES if name in signatures), None)
   if name is None and len(signatures) == 1:
     name = next(iter(signatures))
+  if name is None and traced:
+    return
   if name is None:
     raise UserError(
       f"{spec.name} can be called neither as a module nor by a signature of "
       f"{', '.join(SIGNATURES)}; it has: {', '.join(signatures) or 'none'}"
     )
-  return signatures[name], [f"only the signature {name} can be called: inference mode in training too"]
+  yield signatures[name], [f"only the signature {name} can be called: inference mode in training too"]
 
 
 def _calls(function):
@@ -234,10 +252,14 @@ def _named(structure, name=""):
   return [(name or getattr(structure, "name", None) or "", structure)]
 
 
+def _is_scalar(name, value):
+  return name not in TRAINING_NAMES and isinstance(value, tf.TensorSpec) and value.shape.rank == 0
+
+
 def _filled(name, value, slots, defaults):
   if name in TRAINING_NAMES and isinstance(value, tf.TensorSpec):
     return Slot("training")
-  if isinstance(value, tf.TensorSpec) and value.shape.rank == 0:
+  if _is_scalar(name, value):
     return defaults.get(name)
   return tf.nest.map_structure(lambda leaf: slots.get(id(leaf), leaf), value)
 
@@ -270,13 +292,14 @@ def _fitted(tensor, spec):
 
 def _first(outputs, rank, names):
   """Returns the `Output` of that rank: by its name, else the widest; inner layers only where there is nothing else."""
-  fitting = [(name, index, shape) for name, index, shape in outputs if shape.rank == rank]
+  fitting = [output for output in outputs if output[-1].rank == rank]
   outer = [output for output in fitting if output[0] != "encoder_outputs"] or fitting
   if not outer:
     return None
   known = [output for name in names for output in outer if output[0] == name]
-  _, index, shape = known[0] if known else max(outer, key=lambda output: output[2][-1] or 0)
-  return Output(index, (None, *([None] * (rank - 2) if rank == 3 else shape.as_list()[1:-1]), shape[-1]))
+  name, index, place, shape = known[0] if known else max(outer, key=lambda output: output[-1][-1] or 0)
+  rivals = () if known or len(outer) == 1 else (name, *(output[0] for output in outer if output[1] != index))
+  return Output(index, place, (None, *([None] * (rank - 2) if rank == 3 else shape.as_list()[1:-1]), shape[-1]), rivals)
 
 
 def _described(calls):
@@ -288,7 +311,7 @@ def _described(calls):
   gives = [
     f"{name or 'output'} {spec.dtype.name}{_shape(spec)}"
     for name, spec in _named(calls[0].trace.structured_outputs)
-    if hasattr(spec, "dtype")
+    if hasattr(spec, "dtype") and hasattr(spec, "shape")
   ]
   return f"it takes {', '.join(takes) or 'nothing'} and gives {', '.join(gives[:4]) or 'nothing'}"
 

@@ -70,6 +70,9 @@ def verify(encoded):
   height, width = _header_size(encoded)
   if height * width > MAX_PIXELS:
     return f"it has {width} x {height} pixels, more than {MAX_PIXELS} in all"
+  reason = _unread(encoded)
+  if reason:
+    return reason
   try:
     with tf.device("CPU"):
       shape = decode(encoded).shape
@@ -78,6 +81,20 @@ def verify(encoded):
       return f"it is not {FORMATS}"
     return "it is truncated or damaged"
   return None if shape[0] and shape[1] else "it has no pixels"
+
+
+def _unread(encoded):
+  """Returns why TensorFlow would misread an image, or None."""
+  if encoded.startswith(b"RIFF") and encoded[12:16] == b"VP8X" and encoded[20] & 0x02:
+    return "it is an animated WebP: save one of its frames"
+  if encoded.startswith(b"BM") and len(encoded) > 50:
+    bits, header, colours = encoded[28], *struct.unpack("<I28xI", encoded[14:50])
+    palette = encoded[14 + header :][: 4 * (colours or 256)]
+    grey = all(palette[i] == palette[i + 1] == palette[i + 2] == i // 4 for i in range(0, len(palette) - 3, 4))
+    # The decoder takes the numbers of colours for grey levels.
+    if bits < 8 or (bits == 8 and not grey):
+      return "it is a BMP with a palette: save it as PNG"
+  return None
 
 
 def _header_size(encoded):
@@ -90,11 +107,23 @@ def _header_size(encoded):
     if encoded.startswith(b"BM"):
       width, height = struct.unpack("<ii", encoded[18:26])
       return abs(height), abs(width)
+    if encoded.startswith(b"RIFF"):
+      return _webp_size(encoded)
     if encoded.startswith(b"\xff\xd8"):
       return _jpeg_size(encoded)
   except (struct.error, IndexError):
     pass
   return 0, 0
+
+
+def _webp_size(encoded):
+  """Returns (height, width) of a lossy, lossless or extended WebP (RFC 9649, section 2)."""
+  if encoded[12:16] == b"VP8X":
+    return tuple(1 + int.from_bytes(encoded[i : i + 3], "little") for i in (27, 24))
+  if encoded[12:16] == b"VP8L":
+    bits = int.from_bytes(encoded[21:25], "little")
+    return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
+  return tuple(side & 0x3FFF for side in struct.unpack("<HH", encoded[26:30])[::-1])
 
 
 def _jpeg_size(encoded):

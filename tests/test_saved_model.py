@@ -11,7 +11,7 @@ import tensorflow as tf
 import tiny_data
 import tiny_modules
 
-from tl_app import files, inspection, training
+from tl_app import backbones, files, inspection, training
 from tl_app.assets import Assets
 from tl_app.backbones import saved_model
 from tl_app.backbones.spec import BackboneSpec
@@ -265,6 +265,27 @@ def test_the_output_that_a_name_tells_is_taken_and_a_guess_is_said(tmp_path):
   assert (
     guessed.feature_size == 72 and "the features are its output 'logits', the widest beside 'other'" in guessed.notes
   )
+
+
+@pytest.mark.parametrize("pixels", ["unit", "byte", "signed"])
+def test_pixels_go_in_as_the_user_says(tmp_path, pixels):
+  path = tiny_modules.custom(tmp_path / "module", _mean, PIXELS)
+  low, high = {"unit": (0, 1), "byte": (0, 255), "signed": (-1, 1)}[pixels]
+  backbone = backbones.load(backbones.resolve(path), Assets(), pixels=pixels)
+  kernel = values(backbone)["stem/kernel"]
+  expected = (IMAGES.mean(axis=(1, 2)) * (high - low) + low) @ kernel
+  np.testing.assert_allclose(backbone.network(IMAGES)["pooled"], expected, rtol=1e-4, atol=1e-4)
+  assert f"pixels go in from {low} to {high}; --pixels for another range" in backbone.notes
+  # Features of other pixels are other features.
+  assert (backbone.identity == load(path).identity) == (pixels == "unit")
+
+
+def test_pixels_that_cannot_be_chosen_are_refused(tmp_path):
+  with pytest.raises(UserError, match="takes pixels as integers from 0 to 255: leave --pixels out"):
+    path = tiny_modules.image(tmp_path / "bytes", dtype=tf.uint8)
+    backbones.load(backbones.resolve(path), Assets(), pixels="signed")
+  with pytest.raises(UserError, match="--pixels=byte is for SavedModels; efficientnet_lite0.pypi brings its own"):
+    backbones.load(backbones.resolve("efficientnet_lite0"), Assets(), pixels="byte")
 
 
 def test_what_nobody_can_give_is_not_called(tmp_path):

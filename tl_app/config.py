@@ -57,6 +57,13 @@ class Config:
   )
   image_size: int = _field(0, "Height and width in pixels. 0: the backbone's own.", low=0, high=4096)
 
+  pixels: str = _field(
+    "auto",
+    "Range of the pixels that a SavedModel takes. auto: its record's, and of one without a record 0 to 1, as TF Hub's "
+    "are. unit: 0 to 1; signed: -1 to 1; byte: 0 to 255, which what Keras exports of its applications mostly takes.",
+    choices=("auto", "unit", "signed", "byte"),
+  )
+
   # Data
   dataset: str = _field(
     "",

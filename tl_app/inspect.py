@@ -10,7 +10,8 @@ from tl_app.assets import Assets
 from tl_app.errors import UserError
 
 FLAGS = cli.FLAGS
-cli.define(["cache_dir", "offline", "backbone", "preprocessor", "pooling", "image_size"])
+_HOW = ["preprocessor", "pooling", "image_size", "pixels"]
+cli.define(["cache_dir", "offline", "backbone", *_HOW])
 cli.flags.DEFINE_string("workdir", "", "A finished run: its export, stage by stage, beside the original backbone.")
 
 
@@ -24,11 +25,11 @@ def main():
   backbones.resolve(FLAGS.backbone)
   cli.start_tensorflow()
   assets = Assets(FLAGS.cache_dir, FLAGS.offline)
-  print(inspection.describe(FLAGS.backbone, assets, FLAGS.preprocessor, FLAGS.pooling, FLAGS.image_size))
+  print(inspection.describe(FLAGS.backbone, assets, **{name: FLAGS[name].value for name in _HOW}))
 
 
 def inspect_run():
-  if cli.given(["backbone", "preprocessor", "pooling", "image_size"]):
+  if cli.given(["backbone", *_HOW]):
     raise UserError("--workdir names a run, which has a backbone: leave --backbone and its flags out")
   workdir.open_run(FLAGS.workdir)
   cli.start_tensorflow()

@@ -15,18 +15,18 @@ def listing():
   return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
-def describe(name, assets, preprocessor="", pooling="auto", image_size=0):
+def describe(name, assets, preprocessor="", pooling="auto", image_size=0, pixels="auto"):
   """Loads a backbone and returns what a user must know of it, as text.
 
   Args:
     name: as in --backbone.
     assets: `Assets`.
-    preprocessor, pooling, image_size: as in `Config`.
+    preprocessor, pooling, image_size, pixels: as in `Config`.
   """
   import keras
 
   backbone = backbones.load(
-    backbones.resolve(name), assets, preprocessor=preprocessor, pooling=pooling, image_size=image_size
+    backbones.resolve(name), assets, preprocessor=preprocessor, pooling=pooling, image_size=image_size, pixels=pixels
   )
   spec = backbone.spec
   inputs = keras.tree.flatten(backbone.network.input)

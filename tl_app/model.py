@@ -84,7 +84,12 @@ def load(config, spec, assets, task, max_length):
     # A mean is made of the sequence, which is what words need; they are found in it by the module's own vocabulary.
     spec = dataclasses.replace(spec, preprocessor="", pooling="mean")
   backbone = backbones.load(
-    spec, assets, preprocessor=config.preprocessor, pooling=config.pooling, image_size=config.image_size
+    spec,
+    assets,
+    preprocessor=config.preprocessor,
+    pooling=config.pooling,
+    image_size=config.image_size,
+    pixels=config.pixels,
   )
   if task.by_word and backbone.modality == "text":
     backbone = words.read_words(backbone)

@@ -114,7 +114,7 @@ def prepare(config, paths, spec):
 def _refuse_idle_flags(config, modality):
   idle = {
     "image": ("preprocessor", "max_length", "long_text", "batch_tokens"),
-    "text": ("image_size", "mixup", "cutmix"),
+    "text": ("image_size", "pixels", "mixup", "cutmix"),
   }[modality]
   config_lib.refuse(config, idle, f"for {modality}s")
   forms = {name.partition(":")[0] for name in (config.dataset, config.validation_dataset, config.test_dataset)}

@@ -9,6 +9,8 @@ from tl_app.backbones.spec import SPECS, BackboneSpec
 from tl_app.errors import UserError
 
 MODULE_URL = re.compile(r"https://(tfhub\.dev|(www\.)?kaggle\.com/models)/\S+")
+# By --pixels.
+RANGES = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "byte": (0.0, 255.0)}
 FORMS = (
   "a tfhub.dev or kaggle.com/models URL, kaggle://OWNER/MODEL/FRAMEWORK/VARIATION, hf://OWNER/MODEL, "
   "a directory with saved_model.pb, a preset directory with config.json"
@@ -36,7 +38,7 @@ def resolve(name):
   raise UserError(_unknown(name))
 
 
-def load(spec, assets, *, preprocessor="", pooling="auto", image_size=0):
+def load(spec, assets, *, preprocessor="", pooling="auto", image_size=0, pixels="auto"):
   """Loads the network of a record.
 
   Args:
@@ -45,10 +47,15 @@ def load(spec, assets, *, preprocessor="", pooling="auto", image_size=0):
     preprocessor: handle of the text preprocessing twin; "" takes the record's, else the module's own vocabulary.
     pooling: "mean", "cls", "pooler", or "auto" for the record's.
     image_size: height and width in pixels; 0 for the record's.
+    pixels: key of `RANGES`, or "auto" for the record's; of SavedModels alone.
 
   Returns:
     A `tl_app.backbones.backbone.Backbone`.
   """
+  if pixels != "auto":
+    if spec.kind != "saved_model":
+      raise UserError(f"--pixels={pixels} is for SavedModels; {spec.name} brings its own normalisation")
+    spec = dataclasses.replace(spec, value_range=RANGES[pixels])
   if spec.kind == "saved_model":
     from tl_app.backbones import saved_model
 

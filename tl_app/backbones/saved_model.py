@@ -46,6 +46,8 @@ def load(directory, spec, *, preprocessor=None, pooling="auto", image_size=0):
     )
   size = _image_size(face, spec, image_size) if face.modality == "image" else 0
   outputs = face.outputs(size)
+  if face.takes_bytes() and min(spec.value_range) < 0:
+    raise UserError(f"{spec.name} takes pixels as integers from 0 to 255: leave --pixels out")
   chosen, source, notes = _choose_pooling(pooling, spec, face, outputs)
   layer = SavedModelLayer(module, face, outputs, source, spec.value_range)
   stages, stage_notes = _stages(layer, spec)
@@ -54,7 +56,7 @@ def load(directory, spec, *, preprocessor=None, pooling="auto", image_size=0):
   if rivals:
     notes.append(f"the features are its output {rivals[0]!r}, the widest beside {', '.join(map(repr, rivals[1:5]))}")
   if face.modality == "image" and not face.takes_bytes():
-    notes.append("pixels go in from {:g} to {:g}".format(*spec.value_range))
+    notes.append("pixels go in from {:g} to {:g}; --pixels for another range".format(*spec.value_range))
   return Backbone(
     spec=spec,
     preprocess=_preprocess(module, face, layer, spec, preprocessor, size),
@@ -62,7 +64,7 @@ def load(directory, spec, *, preprocessor=None, pooling="auto", image_size=0):
     stages=stages,
     feature_size=int(outputs[source].shape[-1]),
     notes=face.notes + notes + stage_notes + layer.notes(),
-    identity=f"{_digest(directory)} {outputs[source].index}",
+    identity=f"{_digest(directory)} {outputs[source].index} {spec.value_range}",
   )
 
 

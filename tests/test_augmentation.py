@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -50,6 +51,17 @@ def test_images_turn_as_many_degrees_as_is_said(bar, name, degrees):
   assert -degrees - 1 < angles.min() < -0.8 * degrees and 0.8 * degrees < angles.max() < degrees + 1
   # Even over the range: a uniform distribution's deviation is its half width over the root of three.
   assert angles.std() == pytest.approx(degrees / 3**0.5, rel=0.15)
+
+
+def test_no_operation_of_rand_takes_the_picture_away():
+  ramp = np.linspace(0, 1, 32 * 32, dtype="float32").reshape(32, 32, 1).repeat(3, axis=2)
+  for layer in images._operations():
+    for number in range(30):
+      seed = images.Seed(tf.stack([tf.constant(0, tf.int64), tf.constant(number, tf.int64)]))
+      changed = images.apply(layer, tf.constant(ramp), seed).numpy()
+      assert len(np.unique(changed.round(4))) > 60, layer.name
+      # What is darker than the threshold stays, which is nearly all of it.
+      assert changed.mean() > 0.3 or not isinstance(layer, keras.layers.Solarization)
 
 
 @pytest.mark.parametrize("name", ["light", "medium", "rand"])

@@ -132,6 +132,12 @@ def test_every_fault_of_texts_is_found(tmp_path, kind):
     assert "all.jsonl:61" in " ".join(shown.examples)
 
 
+def test_a_given_split_without_any_class_is_no_fault(tmp_path):
+  rows = [(text, ["apples", "pears"], "train") for text, _, _ in text_rows()]
+  rows += [(text, [], "test") for text, _, _ in text_rows(20, seed=1)]
+  assert "split_imbalance" not in check_rows(tmp_path, rows)
+
+
 def test_what_a_sign_or_a_number_tells_apart_is_no_second_spelling(tmp_path):
   apart = text_rows(0) + [
     (f"{word} number {i}", label, "")

@@ -218,6 +218,8 @@ def test_auto_says_what_it_took_the_labels_for(labels, name, why):
 def test_auto_takes_columns_of_flags_for_classes_and_others_for_amounts():
   flags = Config(label_columns="a,b")
   assert tasks.guess(flags, {'["0", "1"]', '["1", "1"]'})[0] == "multi_label"
+  assert tasks.guess(flags, {'["0.0", "1.0"]', '["1", "1"]'})[0] == "multi_label"
+  assert MultiLabel(columns_of_labels=("a", "b")).classes(['["0.0", "1.0"]']) == [("b",)]
   assert tasks.guess(flags, {'["0", "1"]', '["1", "2.5"]'})[0] == "regression"
 
 

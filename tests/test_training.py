@@ -1,6 +1,7 @@
 """Whole runs in this process, on tiny backbones and tiny data: what is learnt, written, repeated and refused."""
 
 import csv
+import dataclasses
 import json
 import logging
 import pathlib
@@ -296,6 +297,27 @@ def test_a_failed_parity_leaves_nothing_that_looks_whole(run, tmp_path, monkeypa
   left = {path.name for path in (tmp_path / "run0").iterdir()}
   assert not left & {"metrics.json", "predictions_test.csv", "report.html", "export"}
   assert not [name for name in left if "export" in name]
+
+
+def test_features_that_are_not_finite_end_the_run_by_name(world, tmp_path):
+  def forward(module, pictures):
+    mean = tf.reduce_mean(pictures, [1, 2])
+    return (mean / tf.math.reduce_std(pictures, [1, 2, 3])[:, None]) @ module.stem
+
+  pixels = tf.TensorSpec([None, 16, 16, 3], tf.float32)
+  module = tiny_modules.custom(tmp_path / "module", forward, pixels)
+  colours = tiny_data.colours(tmp_path / "colours", per_class=10)
+  first = sorted(pathlib.Path(colours).rglob("*.png"))[0]
+  first.with_name("black.png").write_bytes(tf.io.encode_png(np.zeros((16, 16, 3), np.uint8)).numpy())
+  with pytest.raises(RunFailed, match=f"the features of {first.parent.name}/black.png are not finite: remove it"):
+    config = dataclasses.replace(configuration(world, dataset=f"images:{colours}"), backbone=module)
+    training.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_a_last_step_after_which_nothing_is_finite_is_told(run):
+  # One batch: the loss of the step itself is finite.
+  with pytest.raises(RunFailed, match="fine_tuned: the answers on the validation split are not finite: lower"):
+    run("bert", "reviews", recipe="lp_ft", epochs=1, batch_size=96, head_epochs=2, learning_rate=1e38)
 
 
 def test_strings_are_not_trained_on_several_devices(run):

@@ -16,7 +16,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
 from tl_app.data import pipeline, splits
 from tl_app.data.examples import Examples
-from tl_app.errors import UserError
+from tl_app.errors import RunFailed, UserError
 from tl_app.feature_rows import FeatureRows
 from tl_app.preprocessing import text
 
@@ -207,7 +207,16 @@ def frozen_features(run):
     used = _used(run)
     with run.clock("features"):
       run.features = _word_features(run, used) if run.model.task.by_word else _features(run, used)
+    _need_finite(run, used)
   return run.features
+
+
+def _need_finite(run, used):
+  """Raises `RunFailed` that names the first example whose features are NaN or infinite."""
+  if not np.isfinite(run.features.rows.sum(dtype=np.float64)):
+    bad = next(index for index in used if not np.isfinite(run.features[np.array([index])]).all())
+    id = run.examples.ids[bad] if bad < len(run.examples) else "a copy of --augment_copies"
+    raise RunFailed(f"the features of {id} are not finite: remove it, or choose another backbone")
 
 
 def fresh_features(run):

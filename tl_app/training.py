@@ -46,6 +46,7 @@ from tl_app.backbones.backbone import parameters
 from tl_app.checking import summary
 from tl_app.data import splits
 from tl_app.data.examples import strings
+from tl_app.errors import RunFailed
 from tl_app.session import Session
 
 log = logging.getLogger(__name__)
@@ -190,7 +191,10 @@ def _moved(run, phases):
 
 
 def _fine_tuned(run, name, variables):
-  return ladder.Rung(name, session.predict(run, run.model.network, run.split.validation), callbacks.values(variables))
+  logits = session.predict(run, run.model.network, run.split.validation)
+  if not np.isfinite(logits).all():
+    raise RunFailed(f"{name}: the answers on the validation split are not finite: lower --learning_rate")
+  return ladder.Rung(name, logits, callbacks.values(variables))
 
 
 def evaluate(run, rung):

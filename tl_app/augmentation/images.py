@@ -132,11 +132,19 @@ def _operations():
     _contrast(0.27),
     _saturation(0.27),
     keras.layers.RandomSharpness((0.2, 0.8), value_range=RANGE),
-    keras.layers.RandomPosterization(6, value_range=RANGE),
-    keras.layers.Solarization(threshold_factor=(0.7, 1.0), value_range=RANGE),
+    # One number would stand for 1 bit up to that many.
+    keras.layers.RandomPosterization((7, 7), value_range=RANGE),
+    _solarization(0.7),
     keras.layers.AutoContrast(value_range=RANGE),
     keras.layers.Equalization(value_range=RANGE),
   ]
+
+
+def _solarization(least):
+  layer = keras.layers.Solarization(threshold_factor=(0.0, 1.0), value_range=RANGE)
+  # Keras multiplies the upper end alone by 255, and refuses a lower one above 1.
+  layer.threshold_factor = (255 * least, 1.0)
+  return layer
 
 
 def _brightness(factor):

@@ -97,7 +97,8 @@ def _imbalance(train):
 def _unlike(split, counts, train):
   names = sorted(set(counts) | set(train))
   table = np.array([[counts[name] for name in names], [train[name] for name in names]])
-  if len(names) < 2:
+  # Of several labels an example a split may have none at all.
+  if len(names) < 2 or not table.sum(axis=1).all():
     return
   statistic, p_value, _, _ = scipy.stats.chi2_contingency(table)
   strength = float(np.sqrt(statistic / table.sum()))

@@ -7,7 +7,8 @@ import math
 from tl_app.errors import UserError
 
 SEPARATORS = (",", ";", "|")
-FLAGS = {"0": False, "1": True, "false": False, "true": True}
+# pandas writes 0.0 and 1.0 where a column has had a missing value.
+FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 # More different amounts than this are no classes: ratings in half stars have 10, in tenths of a point 41.
 MOST_CLASSES = 20
 

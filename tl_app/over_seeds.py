@@ -107,8 +107,10 @@ def paired(pairs):
     {"probe_mean", "difference", "difference_ci95", "p_value"}: means over the seeds. The test is McNemar's exact one
     where the score is accuracy, with "only_probe_right" and "only_recipe_right", the examples that only one of the two
     got right, counted over all seeds; else the randomisation test. An example in the test split of several seeds
-    counts in each, as if it were another: the p-value is then a little too small, the interval is not. {} without a
-    pair, or where the two were measured on different examples.
+    counts in each, as if it were another: the p-value is then too small, the interval is not. Of 150 simulated
+    comparisons without a difference, three seeds on one test split, 10 to 41 had p < 0.05, the more the more an
+    example's answers agree over the seeds; 2 to 6 intervals left 0 out. {} without a pair, or where the two were
+    measured on different examples.
   """
   if not pairs or any(probe.ids != run.ids for probe, run in pairs):
     return {}

@@ -166,11 +166,28 @@ def test_what_another_run_writes_stays(tmp_path, hashes):
   assert held.exists()
 
 
-def test_whoever_waited_for_a_directory_that_has_gone_gets_it_anew(tmp_path, hashes):
-  cache, compute = FeatureCache(tmp_path / "cache", WIDTH), _network([])
+def test_whoever_waited_for_a_directory_that_has_gone_gets_it_anew(tmp_path, hashes, monkeypatch):
+  cache, compute, waiting = FeatureCache(tmp_path / "cache", WIDTH), _network([]), threading.Event()
+  monkeypatch.setattr(feature_cache.log, "info", lambda line, *_: waiting.set() if "waiting" in line else None)
   with cache.locked():
     writer = threading.Thread(target=lambda: feature_cache.features(cache, hashes, compute(hashes)))
     writer.start()
+    assert waiting.wait(timeout=60)
     shutil.rmtree(cache.directory)
   writer.join()
+  assert cache.read(hashes)[1].all()
+
+
+def test_a_directory_that_goes_before_it_is_locked_comes_back(tmp_path, hashes, monkeypatch):
+  cache, taken = FeatureCache(tmp_path / "cache", WIDTH), []
+
+  def late(path, *args, **kwargs):
+    if not taken:
+      taken.append(path)
+      shutil.rmtree(cache.directory)
+    return open(path, *args, **kwargs)
+
+  monkeypatch.setattr(feature_cache, "open", late, raising=False)
+  feature_cache.features(cache, hashes, _network([])(hashes))
+  assert len(taken) == 1
   assert cache.read(hashes)[1].all()

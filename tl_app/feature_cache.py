@@ -143,7 +143,12 @@ def _lock(directory, wait=True):
   """Holds the lock of a cache directory, which then is there; yields whether it does: without `wait` it may not."""
   while True:
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / _LOCK, "w") as file:
+    try:
+      file = open(directory / _LOCK, "w")  # noqa: SIM115, closed below
+    except FileNotFoundError:
+      # Another run has taken the directory away in between.
+      continue
+    with file:
       try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:

@@ -1,5 +1,6 @@
 """Native networks: presets from disk, total stages, exact splits, and the two real networks that come as wheels."""
 
+import dataclasses
 import json
 import re
 import struct
@@ -143,6 +144,17 @@ def test_pooling_counts_real_tokens_only(presets):
     _load(presets / "distil_bert", pooling="pooler")
   with pytest.raises(UserError, match="--pooling=cls"):
     _load(presets / "resnet", pooling="cls")
+
+
+def test_features_have_length_1_where_the_network_was_trained_on_such(presets):
+  spec = dataclasses.replace(backbones.resolve(str(presets / "bert")), unit_length=True)
+  backbone, plain = native.load(spec, Assets()), _load(presets / "bert", pooling="mean")
+  inputs = backbone.preprocess(TEXTS)
+  features, expected = backbone.network(inputs)["pooled"], np.array(plain.network(inputs)["pooled"])
+  np.testing.assert_allclose(features, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
+  assert backbone.spec.unit_length and backbone.identity != plain.identity
+  # Of another pooling nothing is known.
+  assert not native.load(spec, Assets(), pooling="cls").spec.unit_length
 
 
 def test_preset_gives_the_answer_of_kerashub(presets):

@@ -1,6 +1,7 @@
 """Every record of the table, checked against the libraries that are installed. No network, no weights."""
 
 import itertools
+import json
 import re
 import socket
 import subprocess
@@ -250,6 +251,40 @@ def test_nonsense_lists_names_and_forms(name):
 def test_a_path_that_is_not_there_is_seen_from_here(name):
   with pytest.raises(UserError, match="there is no such directory, seen from .*Names: .*Or give"):
     backbones.resolve(name)
+
+
+def _sentence_directory(root, types, **modes):
+  root.mkdir()
+  (root / "config.json").write_text("{}")
+  modules = [{"idx": i, "path": f"{i}_{name}" if i else "", "type": f"st.{name}"} for i, name in enumerate(types)]
+  (root / "modules.json").write_text(json.dumps(modules))
+  (root / "1_Pooling").mkdir()
+  (root / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+  return str(root)
+
+
+@pytest.mark.parametrize(
+  ("types", "mode", "expected"),
+  [
+    (["Transformer", "Pooling", "Normalize"], "pooling_mode_cls_token", ("cls", True)),
+    (["Transformer", "Pooling"], "pooling_mode_cls_token", ("cls", False)),
+    (["Transformer", "Pooling", "Normalize"], "pooling_mode_mean_tokens", ("mean", True)),
+    (["Transformer", "Pooling", "Normalize"], "pooling_mode_max_tokens", ("mean", False)),
+    (["Transformer", "Pooling", "Dense", "Normalize"], "pooling_mode_cls_token", ("mean", False)),
+  ],
+)
+def test_a_sentence_transformers_directory_says_what_its_features_are(tmp_path, types, mode, expected):
+  modes = {"pooling_mode_mean_tokens": False, "word_embedding_dimension": 8} | {mode: True}
+  spec = backbones.resolve(_sentence_directory(tmp_path / "model", types, **modes))
+  assert (spec.pooling, spec.unit_length) == expected
+
+
+@pytest.mark.parametrize("damage", ["modules.json", "1_Pooling/config.json"])
+def test_a_damaged_sentence_transformers_directory_is_refused(tmp_path, damage):
+  directory = _sentence_directory(tmp_path / "model", ["Transformer", "Pooling"], pooling_mode_cls_token=True)
+  (tmp_path / "model" / damage).write_text("{")
+  with pytest.raises(UserError, match=rf"{damage} is damaged .*remove .*modules.json"):
+    backbones.resolve(directory)
 
 
 def test_load_dispatches_by_kind(monkeypatch, tmp_path):

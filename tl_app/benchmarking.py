@@ -209,7 +209,7 @@ def head_epochs(run, repeats, steps):
 
 
 def trunk_steps(run, repeats, steps):
-  """Steps of the top stages, whose lower stages run in each, or were computed once."""
+  """Steps of the top stages, whose lower stages run in each, or were computed once; texts also at one fixed length."""
   names = stages.that_can_train(run.model)
   figures = {}
   for lowest in dict.fromkeys([names[-1], names[-min(2, len(names))], names[-max(1, len(names) // 3)]]):
@@ -224,12 +224,21 @@ def _from_stage(run, lowest, repeats, steps):
   if below is None:
     log.info("trunk: this backbone cannot be cut below %s", lowest)
     return {}
-  online = _fit(*_online(run, phase), steps)
-  dataset = pipeline.whole(below.training_parts(phase))
-  stored = _fit(_compiled(run, phase, below.network), dataset, steps)
-  return _side_by_side(
-    {f"from {lowest}, the rest in every step": online, f"from {lowest}, the rest read": stored}, repeats
-  )
+  network, alike = _online(run, phase)
+  candidates = {
+    "in every step": _fit(network, alike, steps),
+    "read": _fit(_compiled(run, phase, below.network), pipeline.whole(below.training_parts(phase)), steps),
+  }
+  if run.examples.modality == "text":
+    length = run.model.backbone.preprocess.max_length
+    candidates["fixed"] = _fit(network, fixed_lengths(run, phase, length), steps)
+  seconds = _rounds(candidates, repeats)
+  read, online = seconds["read"], seconds["in every step"]
+  figures = _figures({f"from {lowest}, the rest in every step": online, f"from {lowest}, the rest read": read})
+  if "fixed" in seconds:
+    names = f"from {lowest}, all at fixed length {length}", f"from {lowest}, read in batches of like length"
+    figures |= _figures(dict(zip(names, (seconds["fixed"], read))))
+  return figures
 
 
 def length_steps(run, repeats, steps):

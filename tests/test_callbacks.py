@@ -86,3 +86,13 @@ def test_validation_counts_every_example():
   expected = -np.mean([2 - np.log(np.exp(2) + 1), 1 - np.log(1 + np.e), 0 - np.log(np.exp(3) + 1)])
   assert logs["val_accuracy"] == pytest.approx(2 / 3)
   assert logs["val_loss"] == pytest.approx(expected)
+
+
+def test_an_epoch_in_which_nothing_has_moved_is_no_result():
+  model, moved = _model(), iter([False, True])
+  watch = Losses([1, 5, 3, 4, 6, 7])
+  keep = callbacks.KeepBest(model.variables, "loss", 0, moved=lambda: next(moved))
+  _fit(model, [watch, keep])
+  assert keep.epoch == 2
+  for weight, kept in zip(model.get_weights(), watch.weights[2]):
+    np.testing.assert_array_equal(weight, kept)

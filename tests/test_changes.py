@@ -11,7 +11,7 @@ import tensorflow as tf
 import tiny_data
 import tiny_modules
 
-from tl_app import changes, files, serving, training, workdir
+from tl_app import changes, files, ladder, serving, training, workdir
 from tl_app import config as config_lib
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
@@ -138,7 +138,7 @@ def test_another_plan_than_what_happened_is_seen(tuned, tmp_path):
   plan["phases"][-1]["train_stages"] = ["block_0", "head"]
   files.write_json(paths.plan, plan)
   found = changes.compare(paths.root)
-  assert found.miscounted == {"block_0": 0, "block_1": 3}
+  assert found.miscounted == {"block_0": ("fine_tune", 0, 3), "block_1": ("fine_tune", 3, 0)}
   last = changes.table(found).splitlines()[-1]
   assert "stage block_0 should have trained, but none of its 3 variables changed" in last
   assert "3 frozen variables of stage block_1 changed (net/blocks_1/" in last
@@ -179,3 +179,16 @@ def test_inspect_prints_the_comparison(tuned):
   assert done.stdout.splitlines()[-1].startswith("agrees with the plan: 17 frozen variables")
   refused = subprocess.run([*command, "--backbone=minilm_l6.pypi"], capture_output=True, text=True, check=False)
   assert refused.returncode == 2 and "--workdir names a run" in refused.stderr
+
+
+def test_where_an_earlier_phase_ships_the_later_ones_have_left_nothing(world, monkeypatch):
+  honest = ladder.choose
+  monkeypatch.setattr(ladder, "better", lambda rungs, *_: rungs[0])
+  monkeypatch.setattr(ladder, "choose", lambda rungs, *rest: (rungs[-1], *honest(rungs, *rest)[1:]))
+  directory = world["root"] / "gradual"
+  metrics = training.train_and_evaluate(configuration(world, "opaque", recipe="gradual", epochs=2), directory)
+  assert metrics["rung_phase"] == "unfreeze_1" and metrics["rung"] == "fine_tuned"
+  found = changes.compare(directory)
+  changes.require_agreement(found)
+  planned = [stage.name for stage in found.stages if stage.planned]
+  assert planned == [stage.name for stage in found.stages if stage.identical < stage.variables] == ["block_1", "top"]

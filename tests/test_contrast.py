@@ -54,6 +54,13 @@ def test_batches_hold_equally_many_of_each_class_and_use_all_in_turn():
   assert not np.array_equal(other, rows)
 
 
+@pytest.mark.parametrize(("count", "classes"), [(3, 2), (5, 4), (77, 16), (4, 4)])
+def test_no_batch_holds_a_class_twice(count, classes):
+  labels = np.repeat(np.arange(count), 6)
+  rows = contrast.batches(labels, classes, each=2, steps=60, seed=0).take(60).as_numpy_iterator()
+  assert all(len(set(labels[row])) == classes for row in rows)
+
+
 @pytest.mark.parametrize(
   ("num_train", "num_classes", "batch_size", "expected"),
   [

@@ -44,3 +44,8 @@ def test_marks_need_no_training():
   marks = ladder.marks(features[:150], labels[:150], features[150:], labels[150:], TASK)
   assert marks["majority"] == pytest.approx(np.mean(labels[150:] == np.bincount(labels[:150]).argmax()))
   assert marks["neighbours"] > 0.8
+
+
+def test_of_several_phases_the_best_is_kept():
+  rungs = [_rung(name, wrong) for name, wrong in (("unfreeze_1", 3), ("unfreeze_2", 1), ("unfreeze_3", 1))]
+  assert ladder.better(rungs, LABELS, TASK).name == "unfreeze_2"

@@ -129,3 +129,20 @@ def test_patterns_of_a_record_are_total():
   assert partition.by_patterns(["b1", "a1"], patterns) == {"low": ["a1"], "high": ["b1"]}
   with pytest.raises(UserError, match="takes its variable c1"):
     partition.by_patterns(["a1", "c1"], patterns)
+
+
+def test_stages_never_take_the_name_of_the_new_head():
+  shapes = {f"net/{part}/{name}/kernel": (8, 8) for part in ("body", "neck", "head") for name in ("one", "two")}
+  assert list(partition.partition(shapes)) == ["body", "neck", "own_head"]
+
+
+@pytest.mark.parametrize(
+  ("layer", "table"),
+  [
+    ("bert/encoder/layer_._{}/attention/kernel", "bert/embeddings/word_embeddings/weight"),
+    ("encoder.layer.{}.attention.weight", "embeddings.word_embeddings.weight"),
+  ],
+)
+def test_layers_as_hugging_face_names_them(layer, table):
+  shapes = {table: (90, 8)} | {layer.format(i): (8, 8) for i in (0, 1, 10, 2)}
+  assert list(partition.partition(shapes)) == ["embeddings", "layer_0", "layer_1", "layer_2", "layer_10"]

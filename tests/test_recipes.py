@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -179,3 +180,50 @@ def test_a_solver_reads_no_flag_of_descent():
   assert idle == dict.fromkeys(own, "--head=logistic is solved, not descended to")
   config = dataclasses.replace(config, recipe="full")
   assert planning.idle_flags(config, recipes.plan(config, FACTS)).keys() == {"head_epochs"}
+
+
+def test_gradual_needs_stages_that_can_train():
+  facts = dataclasses.replace(FACTS, stages={**FACTS.stages, "pooler": ()})
+  with pytest.raises(UserError, match="--train_stages=pooler,head: nothing in these stages can train"):
+    _plan(facts, recipe="gradual", train_stages="pooler,head")
+
+
+def test_no_stages_at_all_are_refused():
+  with pytest.raises(UserError, match="--train_stages is empty"):
+    _plan(train_stages=" ")
+
+
+def test_what_does_nothing_in_a_probe_is_named():
+  for modality, size, named in (("image", 0, False), ("image", 64, True), ("text", 0, True)):
+    config = Config(recipe="probe", max_minutes=3.0, image_size=size, train_stages="top:1")
+    idle = planning.idle_flags(config, recipes.plan(config, FACTS), modality=modality)
+    assert "train_stages" in idle and ("max_minutes" in idle) == named
+  config = Config(train_stages="none")
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)) == {}
+
+
+def _own(*changes):
+  """Returns the default phases, the second with each of `changes` after it."""
+  probe, fine_tune = recipes.plan(Config(), FACTS)
+  return [probe, *(dataclasses.replace(fine_tune, **change) for change in changes)]
+
+
+@pytest.mark.parametrize(
+  ("phases", "reason"),
+  [
+    ([], "the first phase must train the head alone"),
+    (_own({})[1:], "the first phase must train the head alone"),
+    (
+      _own({"train_stages": ("layer_9", "head")}),
+      r"fine_tune: layer_9 is no stage of this backbone \(embeddings, layer",
+    ),
+    (_own({"learning_rates": {"head": 1e-3}}), "fine_tune: learning_rates has no rate of stage embeddings"),
+    (_own({"lora_rank": 2}), 'fine_tune: lora_rank=2 needs only="kernels"'),
+    (_own({}, {"name": "again", "train_stages": ("head",)}), "again fits the head on a backbone that has moved"),
+  ],
+)
+def test_phases_from_python_that_cannot_run_are_refused(phases, reason):
+  model = types.SimpleNamespace(stages={**STAGES, "head": ()})
+  planning.check_phases(_own({}, {"name": "more"}), model)
+  with pytest.raises(UserError, match=reason):
+    planning.check_phases(phases, model)

@@ -420,3 +420,13 @@ def test_the_shared_bert_tiny(shared):
   np.testing.assert_array_equal(
     own.network(own.preprocess(texts))["pooled"], twin.network(twin.preprocess(texts))["pooled"]
   )
+
+
+def test_what_only_a_comparison_reads_never_trains(tmp_path):
+  def gated(module, images):
+    gate = tf.cast(_mean(module, images) > 0.0, tf.float32)
+    return tf.where(gate > 0.5, gate, 0.1) @ module.top
+
+  backbone = load(tiny_modules.custom(tmp_path / "gated", gated, PIXELS))
+  assert [v.path for v in backbone.network.trainable_variables] == ["top/kernel"]
+  assert "1 variables do not reach the features and never train (stem/kernel, ..)" in backbone.notes

@@ -1,5 +1,7 @@
 """Stages: exactly what the plan says trains, on opaque and native backbones, and the audit sees what is wrong."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -87,7 +89,7 @@ def test_a_regular_expression_chooses_variables(model):
 def test_bias_norm_trains_no_kernel(model):
   phase = _phase(model, recipe="bias_norm")
   chosen = [v for name, vs in stages.selected(model, phase).items() if name != "head" for v in vs]
-  assert chosen and all(len(v.shape) == 1 for v in chosen)
+  assert chosen and all(stages.is_bias_or_norm(v) for v in chosen)
   _, changes = _fit(model, phase)
   assert all(c["changed"] == c["trainable"] for c in changes.values())
 
@@ -191,3 +193,70 @@ def test_a_wrong_freeze_is_caught(model):
   model.network.fit(rng.uniform(size=(32, 16, 16, 3)), rng.integers(0, 3, 32), batch_size=16, verbose=0)
   with pytest.raises(RunFailed, match="frozen variables of stage"):
     stages.audit(model, before)
+
+
+def _one_layer_of_two_stages():
+  """A native backbone whose network is one layer that holds both of its stages, as KerasHub's ViT."""
+
+  class Encoder(keras.layers.Layer):
+    def build(self, shape):
+      self.low, self.high = keras.layers.Dense(8, name="low"), keras.layers.Dense(8, name="high")
+      self.low.build((None, shape[-1]))
+      self.high.build((None, 8))
+
+    def call(self, pixels):
+      return self.high(self.low(keras.ops.mean(pixels, axis=(1, 2))))
+
+  keras.utils.set_random_seed(0)
+  inputs = keras.Input((16, 16, 3), name="image")
+  network = keras.Model(inputs, {"pooled": Encoder(name="encoder")(inputs)})
+  record = BackboneSpec("tiny", "kerashub", "Tiny", modality="image")
+  members = {name: [w for w in network.weights if f"/{name}/" in w.path] for name in ("low", "high")}
+  return Backbone(record, None, network, members, 8)
+
+
+def test_stages_within_one_layer_train_in_the_whole_network():
+  model = model_lib.build(_one_layer_of_two_stages(), TASK)
+  assert not model_lib.can_split(model.backbone, "high")
+  with pytest.raises(ValueError, match="encoder is one layer across it"):
+    native.split(model.backbone, "high")
+  _, changes = _fit(model, _phase(model, train_stages="top:1"))
+  assert {name: change["changed"] for name, change in changes.items()} == {"low": 0, "high": 2, "head": 2}
+
+
+def _variable(path, *shape):
+  return types.SimpleNamespace(path=path, shape=shape)
+
+
+@pytest.mark.parametrize(
+  ("variable", "small", "kernel", "decays"),
+  [
+    (_variable("layer_0_attention/query/bias", 12, 32), True, False, False),
+    (_variable("transformer/layer_0/self_attention/query/bias", 2, 16), True, False, False),
+    (_variable("layer_0_attention/query/kernel", 384, 12, 32), False, True, True),
+    (_variable("norm/gamma", 1, 64), True, False, False),
+    (_variable("conv/bias_1", 64), True, False, False),
+    (_variable("unbiased/kernel", 64, 64), False, True, True),
+    (_variable("image_embedder/blocks_0/dense/kernel", 64, 64), False, True, True),
+    (_variable("bert/word_embeddings/embeddings", 512, 64), False, False, True),
+    (_variable("patch_embedding/kernel", 8, 8, 3, 64), False, False, True),
+    (_variable("depthwise/kernel", 3, 3, 64, 1), False, False, True),
+  ],
+)
+def test_what_is_a_bias_and_what_a_kernel(variable, small, kernel, decays):
+  assert stages.is_bias_or_norm(variable) == small
+  assert stages.is_kernel(variable, "stage", 2) == kernel
+  assert stages.decays(variable) == decays
+
+
+def test_what_has_moved_is_asked_of_every_stage_that_trains(model):
+  phase = _phase(model, train_stages="top:1")
+  stages.set_trainable(model, phase)
+  before = stages.state(model, phase)
+  assert not stages.has_moved(model, before)
+  (top,) = _names(model, -1)
+  for name in (top, "head"):
+    assert not stages.has_moved(model, before)
+    variable = next(v for v in model.stages[name] if v.trainable)
+    variable.assign(variable + 1.0)
+  assert stages.has_moved(model, before)

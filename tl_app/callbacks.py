@@ -45,16 +45,19 @@ class Validate(keras.callbacks.Callback):
 class KeepBest(keras.callbacks.Callback):
   """Puts the best epoch's values back when the phase ends; stops it after `patience` epochs without a better one."""
 
-  def __init__(self, variables, monitor, patience):
+  def __init__(self, variables, monitor, patience, moved=lambda: True):
     """Args:
     variables: `keras.Variable`s that the phase may change.
     monitor: "loss", or the name of a score, higher is better (ties: loss).
     patience: epochs; 0 is never.
+    moved: function of no arguments, whether every stage that trains has changed. Until then an epoch is the start of
+      the phase and no result of it: few batches that are accumulated may not have made an update yet.
     """
     super().__init__()
     self._variables = variables
     self._monitor = monitor
     self._patience = patience
+    self._moved = moved
     self._score = None
     self._values = None
     self.epoch = 0
@@ -63,6 +66,8 @@ class KeepBest(keras.callbacks.Callback):
   def on_epoch_end(self, epoch, logs=None):
     loss = logs["val_loss"]
     score = (-loss,) if self._monitor == "loss" else (logs[f"val_{self._monitor}"], -loss)
+    if self._score is None and not self._moved():
+      return
     if self._score is None or score > self._score:
       self._score, self.epoch = score, epoch
       self._values = values(self._variables)

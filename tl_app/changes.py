@@ -47,7 +47,7 @@ class Changes:
     rung: "probe" or "fine_tuned", what ships.
     stages: `StageChange`s, from the input upwards.
     head: number of variables of the head, which is new.
-    miscounted: {stage: variables that plan.json says train}, where that is another number than `planned`.
+    miscounted: {stage: (phase, variables that plan.json says train in it, those that it chooses)}, where they differ.
   """
 
   title: str
@@ -74,20 +74,22 @@ def compare(workdir, cache_dir="", offline=False):
   exported = _Exported(paths.export)
   model = runs.rebuild(paths, config, assets)
   try:
-    rung = files.read_json(paths.metrics)["rung"]
+    metrics = files.read_json(paths.metrics)
+    rung, last = metrics["rung"], metrics.get("rung_phase")
   except (ValueError, KeyError, TypeError):
     raise UserError(f"{paths.metrics} is damaged: train again") from None
   phases = _phases(paths.plan) if rung != "probe" else []
+  # Phases after the one whose weights ship have left nothing.
+  phases = phases[: next((i for i, phase in enumerate(phases) if phase.name == last), len(phases) - 1) + 1]
   trains, moves = _expected(model, phases)
   found = [_stage(name, members, exported, trains, moves) for name, members in model.backbone.stages.items()]
-  counts = {name: max((rows[name] for rows in _planned_counts(paths.plan) if phases), default=0) for name in trains}
   return Changes(
     title=f"{paths.export}: {config.backbone}, --recipe={config.recipe} --train_stages={config.train_stages}, "
     f"{rung} ships",
     rung=rung,
     stages=found,
     head=len(model.stages[recipes.HEAD]),
-    miscounted={stage.name: counts[stage.name] for stage in found if counts[stage.name] != stage.planned},
+    miscounted=_miscounted(model, phases, _planned_counts(paths.plan)),
   )
 
 
@@ -123,9 +125,9 @@ def _faults(changes):
     if stage.planned and not stage.trained:
       faults.append(f"stage {stage.name} should have trained, but none of its {stage.planned} variables changed")
     if stage.name in changes.miscounted:
+      phase, said, chosen = changes.miscounted[stage.name]
       faults.append(
-        f"plan.json says that {changes.miscounted[stage.name]} variables of stage {stage.name} train, "
-        f"its phases choose {stage.planned}"
+        f"plan.json says that {said} variables of stage {stage.name} train in phase {phase}, which chooses {chosen}"
       )
   return faults
 
@@ -172,6 +174,16 @@ def _expected(model, phases):
       trains[name] |= {id(v) for v in selected.get(name, ())}
       moves[name] |= {id(v) for v in members if modes[name] == "batch" and id(v) in model.statistics}
   return trains, moves
+
+
+def _miscounted(model, phases, counts):
+  found = {}
+  for phase, rows in zip(phases, counts):
+    selected = stages.selected(model, phase)
+    for name in model.backbone.stages:
+      if rows[name] != len(selected.get(name, ())):
+        found[name] = phase.name, rows[name], len(selected.get(name, ()))
+  return found
 
 
 def _stage(name, members, exported, trains, moves):

@@ -50,12 +50,24 @@ def batches(labels, classes, each, steps, seed):
   """
   rng = np.random.default_rng(seed)
   members = [np.flatnonzero(labels == name) for name in np.unique(labels)]
-  order = _in_turns(np.arange(len(members)), classes * steps, rng).reshape(steps, classes)
+  order = _classes_in_turns(len(members), classes, steps, rng)
   chosen = np.empty((steps, classes, each), np.int32)
   for name, own in enumerate(members):
     places = order == name
     chosen[places] = _in_turns(own, each * places.sum(), rng).reshape(-1, each)
   return tf.data.Dataset.from_tensor_slices(chosen.reshape(steps, -1)).repeat()
+
+
+def _classes_in_turns(count, classes, steps, rng):
+  """Returns int [steps, classes] of `count` classes, each once before any comes again, and none twice in a row."""
+  rows, waiting = [], []
+  for _ in range(steps):
+    if len(waiting) < classes:
+      # A batch that ends one round and begins the next would else hold a class twice, or one class alone.
+      waiting += sorted(rng.permutation(count), key=lambda name: name in waiting)
+    rows.append(waiting[:classes])
+    waiting = waiting[classes:]
+  return np.array(rows)
 
 
 def _in_turns(values, count, rng):

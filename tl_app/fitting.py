@@ -53,7 +53,7 @@ def fit(run, phase, left=1):
     if phase.solver != "linear":
       keep = _solve(run, phase, features)
     else:
-      keep, narrowed = _descend(run, phase, features, left)
+      keep, narrowed = _descend(run, phase, features, left, before)
     if phase.name in run.cut and run.cut[phase.name] is None:
       return None
     changes = {} if narrowed else stages.audit(model, before)
@@ -81,8 +81,8 @@ def _solve(run, phase, features):
   log.info("%s: %s", phase.solver, "; ".join(", ".join(f"{k} {v:.4g}" for k, v in t.items()) for t in tried))
 
 
-def _descend(run, phase, features, left):
-  """Fits by gradient descent and puts the best epoch back; `features` as in `_solve`.
+def _descend(run, phase, features, left, before):
+  """Fits by gradient descent and puts the best epoch back; `features` as in `_solve`, `before` the `stages.State`.
 
   Returns:
     (what `fit` returns, None); or (None, the `Phase` to take instead), and nothing has been fitted.
@@ -103,7 +103,7 @@ def _descend(run, phase, features, left):
     phase = cut
   compiler(run, phase, network)(way)
   changing = stages.changing(run.model, [phase])
-  keep = callbacks.KeepBest(changing, phase.monitor, phase.patience)
+  keep = callbacks.KeepBest(changing, phase.monitor, phase.patience, lambda: stages.has_moved(run.model, before))
   with precision.computing(network, way.precision):
     network.fit(
       dataset,

@@ -19,11 +19,18 @@ class Rung:
     name: "probe", "fine_tuned", "averaged".
     logits: float32 [validation examples, outputs].
     values: NumPy arrays of the variables that may differ between rungs, in a fixed order.
+    phase: name of the last phase that has changed them.
   """
 
   name: str
   logits: np.ndarray
   values: list
+  phase: str = ""
+
+
+def better(rungs, targets, task):
+  """Returns the rung of the highest score on the validation split, of equal ones the first; as `choose` compares."""
+  return max(rungs, key=lambda rung: task.figures(rung.logits, targets)[task.score])
 
 
 def choose(rungs, targets, task):

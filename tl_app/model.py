@@ -139,7 +139,8 @@ def training_network(model, phase, top=None):
   """Returns the `keras.Model` to fit: backbone inputs -> logits, with the stages below `lowest_active` as a trunk that
   always runs in inference mode. `top`, features to what is fitted, may stand in place of the head.
 
-  A SavedModel is one layer and cannot be cut; it runs in inference mode as a whole while none of it trains.
+  A SavedModel is one layer and cannot be cut; it runs in inference mode as a whole while none of it trains. Nor can a
+  native network where one of its layers holds stages from both sides: then all of it runs in training mode.
   """
   lowest, backbone = lowest_active(model, phase), model.backbone
   if not can_split(backbone, lowest):
@@ -154,7 +155,11 @@ def training_network(model, phase, top=None):
 
 def can_split(backbone, stage):
   """Whether the network can be cut below `stage`, and something is there."""
-  return backbone.spec.kind != "saved_model" and stage in list(backbone.stages)[1:]
+  if backbone.spec.kind == "saved_model" or stage not in list(backbone.stages)[1:]:
+    return False
+  from tl_app.backbones import native
+
+  return not native.across(backbone, stage)
 
 
 def inference_batch(backbone):

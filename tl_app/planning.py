@@ -20,7 +20,9 @@ LENGTH_QUANTILE = 0.99
 # Flags that say how the backbone trains, and nothing of the head alone.
 FINE_TUNING = ("epochs", "learning_rate", "backbone_learning_rate", "layer_decay", "bn", "clip_norm", "ema")
 FINE_TUNING += ("accumulate_steps", "batch_tokens", "augment", "mixup", "cutmix", "label_smoothing", "precision", "jit")
-FINE_TUNING += ("max_minutes",)
+FINE_TUNING += ("max_minutes", "train_stages")
+# Values by which --train_stages says itself that the head alone trains.
+HEAD_ALONE = ("none", recipes.HEAD)
 
 
 def plan(run, recipe):
@@ -28,6 +30,7 @@ def plan(run, recipe):
   preprocessing = settle_preprocessing(run)
   backbone, model = run.model.backbone, run.model
   phases = recipe(run.config, facts(run), run.strategy.num_replicas_in_sync)
+  check_phases(phases, model)
   precision.check(run.config, backbone, run.strategy.num_replicas_in_sync)
   frozen_engine.check(run.config.frozen_engine, run.strategy.num_replicas_in_sync)
   if run.config.accumulate_steps > 1 and run.strategy.num_replicas_in_sync > 1:
@@ -47,8 +50,6 @@ def plan(run, recipe):
       f"{backbone.spec.name} takes texts as strings, and Keras cannot train on strings on several devices: pass "
       "--strategy=single, or --recipe=probe"
     )
-  if phases[0].backbone_trains:
-    raise UserError("the first phase must train the head alone: start the list with recipes.probe(..)")
   written = {
     "backbone": {
       "name": backbone.spec.name,
@@ -78,12 +79,31 @@ def plan(run, recipe):
   for line in _lines(run, written):
     log.info("%s", line)
   modes = {row["bn"] for phase in written["phases"] for row in phase["stages"]}
-  for name, why in idle_flags(run.config, phases, modes).items():
+  for name, why in idle_flags(run.config, phases, modes, run.examples.modality).items():
     log.warning("--%s=%s does nothing here: %s", name, getattr(run.config, name), why)
   return phases
 
 
-def idle_flags(config, phases, modes=("batch",)):
+def check_phases(phases, model):
+  """Raises `UserError` at phases, from Python mostly, that cannot be run as they stand."""
+  if not phases or phases[0].backbone_trains:
+    raise UserError("the first phase must train the head alone: start the list with recipes.probe(..)")
+  moved = False
+  for phase in phases:
+    unknown = [name for name in phase.train_stages if name not in model.stages]
+    if unknown:
+      raise UserError(f"phase {phase.name}: {unknown[0]} is no stage of this backbone ({', '.join(model.stages)})")
+    without = [name for name in phase.train_stages if name not in phase.learning_rates]
+    if without and phase.solver == "linear":
+      raise UserError(f"phase {phase.name}: learning_rates has no rate of stage {without[0]}")
+    if phase.lora_rank and phase.only != recipes.KERNELS:
+      raise UserError(f'phase {phase.name}: lora_rank={phase.lora_rank} needs only="{recipes.KERNELS}"')
+    if moved and not phase.backbone_trains and not phase.fresh_features:
+      raise UserError(f"phase {phase.name} fits the head on a backbone that has moved: give it fresh_features=True")
+    moved |= phase.backbone_trains
+
+
+def idle_flags(config, phases, modes=("batch",), modality="text"):
   """Returns {flag of fine-tuning that `config` gives: why it does nothing in these phases}.
 
   `modes` are those in which BatchNormalization runs in any stage of them.
@@ -91,7 +111,11 @@ def idle_flags(config, phases, modes=("batch",)):
   """
   idle = {}
   if not any(phase.backbone_trains for phase in phases):
-    idle = {name: "no phase trains the backbone" for name in FINE_TUNING if name != "augment" or not phases[0].copies}
+    used = {"augment"} if phases[0].copies else set()
+    # Images are taken smaller for it.
+    used |= {"max_minutes"} if modality == "image" and not config.image_size else set()
+    used |= {"train_stages"} if config.train_stages in HEAD_ALONE else set()
+    idle = {name: "no phase trains the backbone" for name in FINE_TUNING if name not in used}
   elif "batch" not in modes:
     idle["bn"] = "no stage has BatchNormalization that can run on batch statistics in these phases"
   if not any(phase.lora_rank for phase in phases):

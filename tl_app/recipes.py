@@ -169,6 +169,8 @@ def gradual(config, facts, num_devices=1):
   names, only = train_stages(config.train_stages, facts)
   phases = probe(config, facts, num_devices)
   backbone = [name for name in names if facts.stages.get(name)]
+  if not backbone and any(name != HEAD for name in names):
+    raise UserError(f"--train_stages={config.train_stages}: nothing in these stages can train; choose others")
   epochs = _epochs(config, facts, num_devices)
   count = min(len(backbone), epochs)
   for k in range(1, count + 1):
@@ -258,6 +260,8 @@ def train_stages(text, facts):
     UserError: no stage and no variable has such a name.
   """
   backbone = list(facts.stages)
+  if not text.strip():
+    raise UserError("--train_stages is empty: give all, none, top:N, stage names or a regular expression")
   if text in ("all", "none"):
     return (*(backbone if text == "all" else []), HEAD), ALL
   if re.fullmatch(r"top:\d+", text):
@@ -277,8 +281,8 @@ def train_stages(text, facts):
   found = tuple(name for name, paths in facts.stages.items() if any(expression.search(path) for path in paths))
   if not found:
     raise UserError(
-      f"--train_stages={text} is no stage of this backbone ({', '.join([*backbone, HEAD])}), and no variable's name "
-      "matches it as a regular expression"
+      f"--train_stages={text} is no stage of this backbone ({', '.join([*backbone, HEAD])}), and no name of a variable "
+      "that can train matches it as a regular expression"
     )
   return (*found, HEAD), text
 

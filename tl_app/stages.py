@@ -9,6 +9,8 @@ from tl_app import model as model_lib
 from tl_app import optimizers, recipes
 from tl_app.errors import RunFailed, UserError
 
+_SMALL = re.compile(r"(^|[_/])(bias|beta|gamma)(_\d+)?$")
+
 
 def set_trainable(model, phase):
   """Makes exactly what `phase` trains trainable, and sets the mode of BatchNormalization; compile again afterwards.
@@ -35,17 +37,16 @@ def selected(model, phase):
     if name in phase.train_stages
   }
   if phase.backbone_trains and not any(variables for name, variables in result.items() if name != recipes.HEAD):
-    if phase.only == recipes.KERNELS and any(
-      is_kernel(v, name, 1) for name in phase.train_stages for v in model.stages[name] if name != recipes.HEAD
-    ):
+    names = [name for name in phase.train_stages if name != recipes.HEAD]
+    if phase.only == recipes.KERNELS and any(is_kernel(v, name, 1) for name in names for v in model.stages[name]):
       raise UserError(
         f"--lora_rank={phase.lora_rank}: updates of this rank are no smaller than the kernels of the stages "
-        f"{', '.join(phase.train_stages[:-1])}: lower it, or take --recipe=lp_ft"
+        f"{', '.join(names)}: lower it, or take --recipe=lp_ft"
       )
     what = {recipes.KERNELS: "dense or convolution kernels", recipes.BIAS_NORM: "biases or normalisation"}
     raise UserError(
       f"phase {phase.name} finds no {what.get(phase.only, 'trainable variables')} in the stages "
-      f"{', '.join(phase.train_stages)} of {model.backbone.spec.name}: choose other --train_stages or another --recipe"
+      f"{', '.join(names)} of {model.backbone.spec.name}: choose other --train_stages or another --recipe"
     )
   return result
 
@@ -60,10 +61,15 @@ def trains(variable, stage, phase):
   if phase.only == recipes.ALL:
     return True
   if phase.only == recipes.BIAS_NORM:
-    return len(variable.shape) <= 1
+    return is_bias_or_norm(variable)
   if phase.only == recipes.KERNELS:
     return is_kernel(variable, stage, phase.lora_rank)
   return re.search(phase.only, variable.path) is not None
+
+
+def is_bias_or_norm(variable):
+  """Whether a variable is a bias, or shift or scale of a normalisation; biases of attention are [heads, size]."""
+  return len(variable.shape) <= 1 or _SMALL.search(variable.path) is not None
 
 
 def is_kernel(variable, stage, rank):
@@ -71,7 +77,9 @@ def is_kernel(variable, stage, rank):
 
   Tables of embeddings are no kernels, depthwise convolutions (one channel a filter) have nothing to factor.
   """
-  if len(variable.shape) < 2 or "embed" in f"{stage}/{variable.path}".lower() or variable.shape[-1] == 1:
+  # Not the whole path: what is called embedder has kernels.
+  names = "/".join([stage, *variable.path.split("/")[-2:]]).lower()
+  if is_bias_or_norm(variable) or "embed" in names or variable.shape[-1] == 1:
     return False
   rows, columns = optimizers.matrix_shape(variable.shape)
   return rank * (rows + columns) < rows * columns
@@ -79,7 +87,7 @@ def is_kernel(variable, stage, rank):
 
 def decays(variable):
   """Whether weight decay applies: matrices and kernels, not biases and normalisation (Devlin et al. 2019)."""
-  return len(variable.shape) > 1 and "norm" not in variable.path.lower()
+  return not is_bias_or_norm(variable) and "norm" not in variable.path.lower()
 
 
 def batch_norm_modes(model, phase):
@@ -154,6 +162,12 @@ def state(model, phase):
       for name, variables in model.stages.items()
     },
   )
+
+
+def has_moved(model, before):
+  """Whether every stage that trains has changed since its `State` `before`."""
+  training = {name: model.stages[name] for name, trains in before.trains.items() if any(trains)}
+  return all(sums != before.sums[name] for name, sums in model_lib.checksums(training).items())
 
 
 def audit(model, before):

@@ -145,7 +145,7 @@ def climb(run, phases):
   """Trains the phases and leaves the best rung in the model.
 
   Returns:
-    (name of the rung that ships, {"rungs", "rung_reason"} for metrics.json).
+    (name of the rung that ships, {"rungs", "rung_reason", "rung_phase"} for metrics.json).
   """
   train, validation, task = run.split.train, run.split.validation, run.model.task
   labels = run.labels[validation]
@@ -160,21 +160,24 @@ def climb(run, phases):
   variables = stages.changing(run.model, phases)
   heads.standardize(run.model.head, features[train])
   heads.reset(run.model.head, task.initial_bias(run.labels[train]))
-  rungs, averaged = [], None
+  rungs, tuned, averaged, averaged_phase = [], [], None, None
   for index, phase in enumerate(phases):
     if phase.fresh_features and not _moved(run, phases[1:index]):
       continue
     made = fitting.fit(run, phase, left=sum(later.backbone_trains for later in phases[index:]))
-    if run.cut.get(phase.name, phase):
-      averaged = made
     if phase is phases[0]:
-      rungs.append(ladder.Rung("probe", session.head_logits(run, validation), callbacks.values(variables)))
+      logits = session.head_logits(run, validation)
+      rungs.append(ladder.Rung("probe", logits, callbacks.values(variables), phase.name))
+    elif run.cut.get(phase.name, phase):
+      averaged, averaged_phase = made, phase
+      # Contrast leaves a head that knows nothing of what has become of the features.
+      if phase.objective == recipes.LOSS or phase is phases[-1]:
+        tuned = [ladder.better([*tuned, _fine_tuned(run, "fine_tuned", variables, phase)], labels, task)]
   planning.note_cuts(run)
-  if _moved(run, phases[1:]):
-    rungs.append(_fine_tuned(run, "fine_tuned", variables))
-    if averaged:
-      averaged()
-      rungs.append(_fine_tuned(run, "averaged", variables))
+  rungs += tuned
+  if averaged:
+    averaged()
+    rungs.append(_fine_tuned(run, "averaged", variables, averaged_phase))
   best, why, of_rungs = ladder.choose(rungs, labels, task)
   for variable, value in zip(variables, best.values):
     variable.assign(value)
@@ -182,7 +185,7 @@ def climb(run, phases):
   listed = ", ".join(f"{name} {values[task.score]:.4f}" for name, values in (figures | of_rungs).items())
   log.info("rungs on the validation split: %s %s", task.shown[task.score], listed)
   log.info("%s", why)
-  return best.name, {"rungs": figures | of_rungs, "rung_reason": why}
+  return best.name, {"rungs": figures | of_rungs, "rung_reason": why, "rung_phase": best.phase}
 
 
 def _moved(run, phases):
@@ -190,11 +193,11 @@ def _moved(run, phases):
   return any(run.cut.get(phase.name, phase) for phase in phases if not phase.fresh_features)
 
 
-def _fine_tuned(run, name, variables):
+def _fine_tuned(run, name, variables, phase):
   logits = session.predict(run, run.model.network, run.split.validation)
   if not np.isfinite(logits).all():
     raise RunFailed(f"{name}: the answers on the validation split are not finite: lower --learning_rate")
-  return ladder.Rung(name, logits, callbacks.values(variables))
+  return ladder.Rung(name, logits, callbacks.values(variables), phase.name)
 
 
 def evaluate(run, rung):

@@ -2,9 +2,15 @@
 
 import collections
 import dataclasses
+import re
 
 import tensorflow as tf
 
+# No gradient goes through them; nor through a cast to whole numbers.
+_BARRIERS = re.compile(
+  "StopGradient|(Greater|Less)(Equal)?|(Not)?Equal|Logical(And|Or|Not)|Arg(Max|Min)|Round|Rint|Floor|Ceil|Sign|Shape|"
+  "Size|Rank|(Zeros|Ones)Like|Where"
+)
 _CALLS = ("f", "body", "then_branch", "else_branch", "branches")
 
 
@@ -112,12 +118,16 @@ class _Walker:
         fresh |= given.bits
     for index in _indices(fresh):
       self.first[index] = min(value.depth, self.first.get(index, value.depth))
-    return [Value(value.depth + 1, 0 if node.op == "StopGradient" else value.bits)]
+    return [Value(value.depth + 1, 0 if _is_barrier(node) else value.bits)]
 
   def _call(self, body, arguments):
     given = {argument.name: [value] for argument, value in zip(body.signature.input_arg, arguments)}
     values = self.run(body.node_def, given)
     return [_output(values, body.ret[output.name]) for output in body.signature.output_arg]
+
+
+def _is_barrier(node):
+  return _BARRIERS.fullmatch(node.op) or node.op == "Cast" and not tf.as_dtype(node.attr["DstT"].type).is_floating
 
 
 def _called(node):

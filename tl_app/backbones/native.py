@@ -96,6 +96,13 @@ def stage_weights(network, spec):
   return stages, [f"layer names say nothing about stages: {len(stages)} groups in the order of the graph"]
 
 
+def across(backbone, stage):
+  """Returns the name of a layer that holds weights both below and above the cut at `stage`, or ""."""
+  at = list(backbone.stages).index(stage)
+  walked = _walk(backbone.network, backbone.stages)
+  return next((node.operation.name for node, own, _ in walked if own and own[0] < at <= own[1]), "")
+
+
 def split(backbone, stage):
   """Cuts a network below a stage.
 
@@ -113,12 +120,13 @@ def split(backbone, stage):
   names = list(backbone.stages)
   if stage not in names:
     raise ValueError(f"unknown stage {stage!r}: this backbone has {', '.join(names)}")
+  layer = across(backbone, stage)
+  if layer:
+    raise ValueError(f"{backbone.spec.name} cannot be split at {stage}: {layer} is one layer across it")
   at, network = names.index(stage), backbone.network
   # Per tensor below the cut what to hand over for it: itself, or the inputs that it follows from without weights.
   handed, makers, wanted = {}, {}, list(network.outputs)
   for node, own, below in _walk(network, backbone.stages):
-    if own and own[0] < at <= own[1]:
-      raise ValueError(f"{backbone.spec.name} cannot be split at {stage}: {node.operation.name} is one layer across it")
     if max(below, own[1] if own else -1) >= at:
       wanted += node.input_tensors
     else:

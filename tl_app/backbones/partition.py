@@ -6,6 +6,8 @@ import re
 from tl_app.errors import UserError
 
 MAX_PARTS = 8
+# Names that mean something else in --train_stages: the new head, and which stages train.
+RESERVED = ("head", "all", "none")
 # Blocks per stage of the ResNets, by their sum: 18, 34 and 50, 101, 152 layers (He et al. 2016, table 1).
 _RESNET_BLOCKS = {8: (2, 2, 2, 2), 16: (3, 4, 6, 3), 33: (3, 4, 23, 3), 50: (3, 8, 36, 3)}
 # What a layer is called when nobody named it.
@@ -40,11 +42,13 @@ FAMILIES = {
   "transformer": (
     Rule(r"(^|/)(cls/predictions|predictions|lm_head|mlm\w*|masked_lm\w*|nsp\w*)/", "mlm", 2),
     Rule(r"(?:^|/)(?:\w+_)?layer_(\d+)(?:/|$)", "layer_{}"),
+    # Hugging Face's, of TensorFlow and of PyTorch.
+    Rule(r"(?:^|[/.])layer(?:_\._|\.)(\d+)(?:[/.]|$)", "layer_{}"),
     Rule(r"(?:^|/)encoderblock_(\d+)(?:/|$)", "layer_{}"),
     Rule(r"(?:^|/)(?:inner_)?group_(\d+)/", "layer_{}"),
-    Rule(r"(^|/)(pooler\w*|pre_logits)(/|$)", "pooler", 2),
+    Rule(r"(^|[/.])(pooler\w*|pre_logits)([/.]|$)", "pooler", 2),
     Rule(r"(^|/)(encoder_norm|final_layer_norm\w*|output_layer_norm)(/|$)", ""),
-    Rule(r"(?:^|/)(?:\w*embeddings?\w*|embeddings|posembed\w*|class_token|cls|patch\w*)(?:/|$)", "embeddings", 0),
+    Rule(r"(?:^|[/.])(?:\w*embeddings?\w*|embeddings|posembed\w*|class_token|cls|patch\w*)(?:[/.]|$)", "embeddings", 0),
     Rule(r"(?:^|/)transformer/", "layers"),
   ),
   "slim_resnet": (
@@ -217,7 +221,7 @@ def _by_prefix(names, order):
   meaningless = sum(len(stages[stage]) for stage in stages if _AUTOMATIC.fullmatch(stage))
   if not 2 <= len(stages) <= 40 or 2 * meaningless > len(names):
     return {}
-  return stages
+  return {f"own_{stage}" if stage in RESERVED else stage: members for stage, members in stages.items()}
 
 
 def _layer(name):

@@ -170,7 +170,7 @@ class SavedModelLayer(keras.layers.Layer):
     """Returns lines worth telling the user."""
     notes = []
     if self._face.training is not None and not self.training_mode:
-      notes.append("BatchNorm runs with the module's own statistics, in fine-tuning too")
+      notes.append("BatchNorm has one mode for the whole module: its own statistics, or with --bn=train the batch's")
     if self._face.training is None:
       notes.append("the module has no training mode: no dropout in fine-tuning")
     if self.unreached:

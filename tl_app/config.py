@@ -36,8 +36,8 @@ class Config:
   )
   pooling: str = _field(
     "auto",
-    "Features from the backbone's output: auto takes the table's or the model's own choice; mean over real tokens or positions; "
-    "cls is the first token; pooler is the module's own pooled output.",
+    "Features from the backbone's output: auto takes the table's or the model's own choice; mean over real tokens or "
+    "positions; cls is the first token; pooler is the module's own pooled output.",
     choices=("auto", "mean", "cls", "pooler"),
   )
   max_length: int = _field(

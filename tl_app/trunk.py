@@ -196,6 +196,8 @@ def features(run, phase):
   below = list(backbone.stages)[: list(backbone.stages).index(lowest)]
   key = feature_cache.key(
     weights=model_lib.fingerprint({name: backbone.stages[name] for name in below}),
+    kind=backbone.spec.kind,
+    network=backbone.identity,
     stage=lowest,
     preprocessing=session.preprocessing_identity(run),
   )

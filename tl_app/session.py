@@ -175,7 +175,7 @@ def batch_examples(run):
     UserError: --batch_tokens does not hold one of the longest texts a device.
   """
   tokens, train = run.config.batch_tokens, run.split.train
-  devices, longest = run.strategy.num_replicas_in_sync, _padded_lengths(run, train).max()
+  devices, longest = run.strategy.num_replicas_in_sync, _padded_lengths(run).max()
   if tokens < devices * longest:
     raise UserError(
       f"--batch_tokens={tokens} does not hold a text of {longest} tokens a device: give {devices * longest} or more, "
@@ -185,13 +185,13 @@ def batch_examples(run):
 
 
 def _token_batches(run, tokens, drawn):
-  lengths, devices = _padded_lengths(run, run.split.train), run.strategy.num_replicas_in_sync
-  return pipeline.token_batches(lengths, tokens, run.config.seed, devices, drawn)
+  devices = run.strategy.num_replicas_in_sync
+  return pipeline.token_batches(_padded_lengths(run), tokens, run.config.seed, devices, drawn)
 
 
-def _padded_lengths(run, indices):
-  """Returns int [n]: positions that each text takes in a batch of texts like it."""
-  counts = token_counts(run)[indices]
+def _padded_lengths(run):
+  """Returns int [training examples]: positions that each takes, or the longest of its copies, in a batch like it."""
+  counts = token_counts(run)[run.places].max(axis=0)
   return text.rounded(counts, run.model.backbone.preprocess.max_length or counts.max())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tl_app import feature_cache, session
+from tl_app.config import Config
 from tl_app.data.examples import Examples
 from tl_app.errors import RunFailed
 from tl_app.feature_cache import FeatureCache
@@ -327,3 +328,9 @@ def test_only_what_an_example_uses_must_be_finite():
   run.features = FeatureRows(rows, np.array([1, 0]), np.array([1, 1]), 4)
   with pytest.raises(RunFailed, match="the features of b are not finite"):
     session._need_finite(run, np.array([0, 1]))
+
+
+def test_a_directory_below_ones_home(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  run = types.SimpleNamespace(config=Config(feature_cache="~/features"))
+  assert session.cache_directory(run) == tmp_path / "features"

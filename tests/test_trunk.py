@@ -150,19 +150,23 @@ def test_one_epoch_is_not_worth_it_but_reads_what_is_there(run, tmp_path, caplog
 
 def test_what_float16_does_not_hold_is_kept_whole(run, tmp_path, caplog, monkeypatch):
   caplog.set_level(logging.INFO, "tl_app")
-  append, dtypes = feature_cache.FeatureCache.append, []
+  append, key, dtypes, facts = feature_cache.FeatureCache.append, feature_cache.key, [], []
 
   def overflow(self, hashes, rows):
     dtypes.append(self.dtype.name)
     append(self, hashes, [row * np.float32(1e9) for row in rows] if self.dtype == np.float16 else rows)
 
   monkeypatch.setattr(feature_cache.FeatureCache, "append", overflow)
+  monkeypatch.setattr(feature_cache, "key", lambda **own: facts.append(own) or key(**own))
   run("resnet", tmp_path / "cache", epochs=2)
   (store,) = _trunks(tmp_path / "cache")
   assert dtypes == ["float32", "float16", "float32"]
   assert "float16 does not hold all of them" in caplog.text
   assert (store / "dtype").read_text() == "float32" and (store / "rows.f32").exists()
   assert not (store / "rows.f16").exists()
+  # Both stores know the network by more than its weights.
+  ((kind, network),) = {(own["kind"], own["network"]) for own in facts}
+  assert len(facts) >= 2 and kind == "kerashub" and '"offset": [-0.5, -0.4, -0.3]' in network
 
 
 def test_features_that_may_only_be_read_are_read(run, tmp_path, caplog, monkeypatch):

@@ -23,8 +23,8 @@ LEAST_EXAMPLES = 5000
 # Compared before the rest is computed.
 SAMPLE = 64
 # Of the deviation that the head divides features by. On 192 flower photographs EfficientNet-Lite0's differ by 5e-5, and
-# logits of a head fitted to them by 2e-5: they and exports are held to 1e-4. The feature cache, whose check is coarser,
-# keeps both engines' features under one key.
+# logits of a head fitted to them by 2e-5: they and exports are held to 1e-4. The feature cache, whose limit is 1e-4 of
+# the largest number, several deviations, keeps both engines' features under one key.
 TOLERANCE = 2e-4
 # Cores are shared with the threads that read and prepare the next batches: none is taken for itself.
 OPTIONS = {"ENABLE_CPU_PINNING": False}

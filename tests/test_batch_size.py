@@ -76,6 +76,8 @@ def test_a_run_in_parts_is_the_run_on_whole_batches(config, tmp_path, monkeypatc
   for workdir, metrics in ((tmp_path / "split", split), (tmp_path / "whole", whole)):
     assert runs.evaluate(workdir, {}, "")["test"]["accuracy"] == metrics["test"]["accuracy"]
   assert taken[0] == 8 < taken[1]
+  monkeypatch.setattr(runs.serving, "export_and_prove", lambda *_, batch_size: batch_size)
+  assert runs.export(tmp_path / "split", "")[1] == 8
 
 
 @pytest.mark.parametrize("most", [5, 1])

@@ -2,13 +2,14 @@
 
 import itertools
 import logging
+import types
 
 import numpy as np
 import pytest
 import tiny_presets
 
 from tl_app import config as config_lib
-from tl_app import files, training
+from tl_app import files, recipes, session, training
 from tl_app.config import Config
 from tl_app.data import pipeline
 from tl_app.errors import UserError
@@ -58,6 +59,29 @@ def test_texts_without_a_word_come_too():
   lengths = np.where(np.arange(60) < 30, 0, LENGTHS[:60])
   stream = pipeline.token_batches(lengths, TOKENS, seed=0)
   assert set(np.concatenate([batch.numpy() for batch in itertools.islice(stream, 60)])) == set(range(60))
+
+
+def test_the_budget_holds_for_every_copy():
+  copies = 2
+  tokens = np.concatenate([LENGTHS, np.minimum(LENGTHS + 5, 32), np.maximum(LENGTHS - 5, 3)])
+  config = types.SimpleNamespace(seed=0, batch_tokens=32, imbalance="none")
+  run = types.SimpleNamespace(
+    config=config,
+    split=types.SimpleNamespace(train=np.arange(len(LENGTHS))),
+    tokens=tokens,
+    places=np.arange((1 + copies) * len(LENGTHS)).reshape(1 + copies, -1),
+    strategy=types.SimpleNamespace(num_replicas_in_sync=1),
+    model=types.SimpleNamespace(
+      backbone=types.SimpleNamespace(preprocess=types.SimpleNamespace(max_length=32)), task=None
+    ),
+  )
+  phase = types.SimpleNamespace(objective=recipes.LOSS, batch_tokens=128, batch_classes=0, imbalance="none")
+  batches = [batch.numpy() for batch in itertools.islice(session.index_batches(run, phase), 300)]
+  padded = [tokens[batch].max() * len(batch) for batch in batches]
+  assert max(padded) <= 128 and max(map(max, batches)) >= 2 * len(LENGTHS)
+  config.batch_tokens = 31
+  with pytest.raises(UserError, match="--batch_tokens=31 does not hold a text of 32 tokens a device"):
+    session.batch_examples(run)
 
 
 @pytest.fixture(scope="module")

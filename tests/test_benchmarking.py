@@ -1,5 +1,6 @@
 """The benchmark command: what it measures, on a tiny network; the figures themselves are no test."""
 
+import dataclasses
 import importlib.util
 
 import pytest
@@ -47,6 +48,18 @@ def test_every_part_is_measured_and_written(config, tmp_path):
   assert [path.name for path in (tmp_path / "out").iterdir()] == ["benchmark.json"]
 
 
+def test_a_module_that_reads_strings_has_no_lengths_and_no_trunk(config, tmp_path, caplog):
+  caplog.set_level("INFO")
+  own = dataclasses.replace(config, backbone=tiny_modules.strings(tmp_path / "strings"))
+  assert benchmarking.measure(own, "lengths,trunk", repeats=2, steps=2)["parts"] == {}
+  assert "strings takes no tokens" in caplog.text and "nothing is compared below" in caplog.text
+
+
 def test_an_unknown_part_is_refused(config):
   with pytest.raises(UserError, match="--parts=stages,speed: 'speed' is none of stages, head, trunk, lengths, engines"):
     benchmarking.measure(config, "stages,speed", repeats=2, steps=2)
+
+
+def test_features_of_earlier_runs_mean_nothing(config):
+  with pytest.raises(UserError, match="--feature_cache=features does nothing in a benchmark"):
+    benchmarking.measure(dataclasses.replace(config, feature_cache="features"), "trunk", repeats=2, steps=2)

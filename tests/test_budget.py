@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import numpy as np
 import pytest
 import tiny_data
 import tiny_presets
@@ -205,6 +206,20 @@ def test_a_finished_run_remembers_that_its_images_were_smaller(tmp_path, monkeyp
   training.train_and_evaluate(dataclasses.replace(config, export=False), tmp_path / "stored")
   assert files.read_json(tmp_path / "stored" / "plan.json")["preprocessing"] == {"image_size": 64}
   assert "in place of" not in caplog.text
+
+
+@pytest.mark.parametrize(("size", "taken"), [("auto", 8), (32, 64)])
+def test_images_are_measured_in_a_batch_that_surely_fits(monkeypatch, size, taken):
+  seen = []
+  monkeypatch.setattr(session, "predict", lambda run, network, sample: seen.append(len(sample)))
+  monkeypatch.setattr(session, "inference_batch", lambda run: 64)
+  run = types.SimpleNamespace(
+    config=Config(batch_size=size),
+    split=types.SimpleNamespace(train=np.arange(100)),
+    model=types.SimpleNamespace(features=None),
+  )
+  resolution._seconds_an_image(run)
+  assert seen == [taken, taken]
 
 
 @pytest.mark.parametrize("recipe", ["full", "contrastive"])

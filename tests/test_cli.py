@@ -94,6 +94,11 @@ def test_help_names_every_flag_with_its_default(tl_train):
   assert "  --batch_size=int|auto [32]\n" in stdout and "  --epochs=int [0]\n" in stdout
 
 
+def test_help_of_answers_says_what_a_batch_is_there():
+  done = subprocess.run([sys.executable, "-m", "tl_app.predict", "--help"], capture_output=True, text=True, check=False)
+  assert "  --batch_size=int [32]\n      Inputs that the model answers at a time.\n" in done.stdout
+
+
 @pytest.mark.parametrize(
   ("flags", "said"),
   [

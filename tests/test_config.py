@@ -37,6 +37,7 @@ def test_unknown_field_is_refused_with_the_nearest():
     ({"batch_tokens": 3_000_000_000}, "--batch_tokens=3000000000 is above"),
     ({"batch_tokens": 512, "jit": "on"}, "--jit=on does not go with --batch_tokens"),
     ({"feature_cache": "off", "feature_cache_gb": 2.0}, "--feature_cache_gb=2.0 does nothing with --feature_cache=off"),
+    ({"feature_cache": ""}, "--feature_cache is empty: give auto, off or a directory"),
     ({"learning_rate": float("nan")}, "--learning_rate=nan is not a number"),
     ({"max_length": 2}, "--max_length=2 leaves no token"),
     ({"head_learning_rate": 0.0}, "--head_learning_rate=0 trains no head"),

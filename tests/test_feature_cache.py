@@ -1,14 +1,20 @@
 """Features come back as they went in, or are computed again."""
 
+import errno
 import os
 import shutil
 import threading
+import types
 
 import numpy as np
 import pytest
 
-from tl_app import feature_cache
+from tl_app import feature_cache, session
+from tl_app.config import Config
+from tl_app.data.examples import Examples
+from tl_app.errors import RunFailed
 from tl_app.feature_cache import FeatureCache
+from tl_app.feature_rows import FeatureRows
 
 WIDTH = 5
 
@@ -191,3 +197,140 @@ def test_a_directory_that_goes_before_it_is_locked_comes_back(tmp_path, hashes, 
   feature_cache.features(cache, hashes, _network([])(hashes))
   assert len(taken) == 1
   assert cache.read(hashes)[1].all()
+
+
+def test_a_file_that_the_network_misses_is_told_as_such(tmp_path, hashes):
+  cache = FeatureCache(tmp_path / "cache", WIDTH)
+
+  def compute(positions):
+    shutil.rmtree(cache.directory)
+    raise FileNotFoundError("0007.jpg")
+
+  with pytest.raises(FileNotFoundError, match="0007.jpg"):
+    feature_cache.features(cache, hashes, compute)
+
+
+def test_equal_contents_are_computed_once(tmp_path, hashes):
+  calls, repeated = [], hashes[[3, 1, 3, 3, 1, 2]]
+  compute = _network(calls)(repeated)
+  found = feature_cache.features(FeatureCache(tmp_path, WIDTH), repeated, compute)
+  assert calls == [3] and (tmp_path / "rows.f32").stat().st_size == 3 * 4 * WIDTH
+  np.testing.assert_array_equal(found, compute(np.arange(6)))
+
+
+def test_room_is_needed_for_each_content_once(tmp_path, hashes):
+  cache = FeatureCache(tmp_path, WIDTH)
+  feature_cache.features(cache, hashes[:2], _network([])(hashes))
+  repeated = hashes[[1, 2, 2, 3, 1]]
+  assert feature_cache.needs(cache, repeated, np.array([10, 20, 20, 30, 10])) == (50, 60, True)
+
+
+@pytest.mark.parametrize(("dtype", "apart", "kept"), [("float32", 5e-4, False), ("float16", 5e-4, True)])
+def test_how_far_fresh_features_may_be_apart_is_of_the_format(tmp_path, hashes, caplog, dtype, apart, kept):
+  cache = FeatureCache(tmp_path, WIDTH, dtype)
+  compute = _network([])(hashes)
+  feature_cache.features(cache, hashes, compute)
+  feature_cache.features(cache, hashes, lambda i: compute(i) * (1 + np.float32(apart)))
+  assert ("differ from fresh ones" in caplog.text) is not kept
+
+
+def test_an_infinite_number_among_those_compared_hides_nothing(tmp_path, hashes):
+  compute = _network([])(hashes)
+
+  def infinite(positions):
+    rows = compute(positions) + 1
+    rows[positions == 0] = np.inf
+    return rows
+
+  feature_cache.features(FeatureCache(tmp_path, WIDTH), hashes, infinite)
+  found = feature_cache.features(FeatureCache(tmp_path, WIDTH), hashes, compute)
+  np.testing.assert_array_equal(found, compute(np.arange(len(hashes))))
+
+
+def test_what_float16_does_not_hold_is_not_stored(tmp_path, hashes):
+  cache = FeatureCache(tmp_path, WIDTH, np.float16)
+  with pytest.raises(OverflowError), cache.locked():
+    cache.append(hashes[:1], [np.full(WIDTH, 70000, np.float32)])
+  assert cache.lacks(hashes).all()
+
+
+DENIED = [PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EROFS, "Read-only file system")]
+
+
+def _deny(monkeypatch, error, below):
+  """Opening anything below the path `below` for writing raises `error` from now on."""
+
+  def guarded(path, mode="r", **kwargs):
+    if below in path.parents and mode != "r":
+      raise error
+    return open(path, mode, **kwargs)
+
+  monkeypatch.setattr(feature_cache, "open", guarded, raising=False)
+
+
+@pytest.mark.parametrize("error", DENIED, ids=str)
+def test_a_cache_that_may_only_be_read_is_read(tmp_path, hashes, monkeypatch, error):
+  compute = _network([])
+  feature_cache.features(FeatureCache(tmp_path, WIDTH), hashes[:30], compute(hashes))
+  before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+  _deny(monkeypatch, error, tmp_path)
+  calls, repeated = [], np.concatenate([hashes[20:], hashes[40:]])
+  own = _network(calls)(repeated)
+  assert feature_cache.needs(FeatureCache(tmp_path, WIDTH), repeated, np.ones(40, int)) == (20, 30, False)
+  found = feature_cache.features(FeatureCache(tmp_path, WIDTH), repeated, own)
+  np.testing.assert_array_equal(found, compute(repeated)(np.arange(40)))
+  assert calls == [8, 20]
+  # Stale ones are computed too, but stay.
+  fresh = feature_cache.features(FeatureCache(tmp_path, WIDTH), hashes[:30], lambda i: compute(hashes)(i) + 1)
+  np.testing.assert_array_equal(fresh, compute(hashes)(np.arange(30)) + 1)
+  assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_cache_that_cannot_be_made_is_none(tmp_path, hashes, monkeypatch):
+  def refuse(*_, **__):
+    raise DENIED[0]
+
+  monkeypatch.setattr(feature_cache.pathlib.Path, "mkdir", refuse)
+  found = feature_cache.features(FeatureCache(tmp_path / "cache", WIDTH), hashes, _network([])(hashes))
+  np.testing.assert_array_equal(found, _network([])(hashes)(np.arange(50)))
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", DENIED, ids=str)
+def test_what_is_another_users_stays_and_makes_no_room(tmp_path, hashes, monkeypatch, error):
+  own, size = _filled(tmp_path, "a", hashes)
+  other, _ = _filled(tmp_path, "b", hashes, unused_for=100)
+  _deny(monkeypatch, error, other)
+  assert not feature_cache.make_room(own, size, 2 * size, 2.5 * size)
+  assert other.exists()
+
+
+def test_what_could_not_be_removed_makes_no_room(tmp_path, hashes, monkeypatch):
+  own, size = _filled(tmp_path, "a", hashes)
+  _filled(tmp_path, "b", hashes, unused_for=100)
+  monkeypatch.setattr(feature_cache.shutil, "rmtree", lambda path, ignore_errors: None)
+  assert not feature_cache.make_room(own, size, 2 * size, 2.5 * size)
+
+
+def test_what_a_killed_run_left_goes_with_the_rows(tmp_path, hashes):
+  own, size = _filled(tmp_path, "a", hashes)
+  (own / ".dtype.abc").mkdir()
+  (own / ".dtype.abc" / "dtype").write_text("float")
+  assert feature_cache.make_room(own, size // 5, size // 5, 1.1 * size)
+  assert [path.name for path in own.iterdir()] == ["lock"]
+
+
+def test_only_what_an_example_uses_must_be_finite():
+  rows = np.array([[np.nan, 1.0], [1.0, 2.0]], np.float32)
+  run = types.SimpleNamespace(examples=Examples("text", *[np.array(["a", "b"], object)] * 5, [], "texts"))
+  run.features = FeatureRows(rows, np.array([1, 1]), np.array([1, 1]), 4)
+  session._need_finite(run, np.array([0, 1]))
+  run.features = FeatureRows(rows, np.array([1, 0]), np.array([1, 1]), 4)
+  with pytest.raises(RunFailed, match="the features of b are not finite"):
+    session._need_finite(run, np.array([0, 1]))
+
+
+def test_a_directory_below_ones_home(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  run = types.SimpleNamespace(config=Config(feature_cache="~/features"))
+  assert session.cache_directory(run) == tmp_path / "features"

@@ -7,10 +7,12 @@ import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_data
 import tiny_presets
 
-from tl_app import files, input_profile, training
+from tl_app import files, frozen_engine, input_profile, training
 from tl_app.config import Config
+from tl_app.data import pipeline
 from tl_app.data.pipeline import Part
 
 
@@ -82,6 +84,37 @@ def test_a_profiled_run_gives_the_same_weights(runs):
   assert one.keys() == other.keys()
   for name, values in one.items():
     np.testing.assert_array_equal(other[name], values, err_msg=name)
+
+
+def test_where_all_features_are_stored_nothing_is_measured(tmp_path, monkeypatch, caplog):
+  caplog.set_level("INFO")
+  passes, measure = [], input_profile.measure
+
+  def spy(parts, step):
+    batch = next(iter(pipeline.whole(parts)))
+    passes.append((len(batch[1]), step(batch).shape[0]))
+    return measure(parts, lambda batch: None)
+
+  monkeypatch.setattr(input_profile, "measure", spy)
+  backbone, data = tiny_presets.resnet(tmp_path / "resnet", 32), "images:" + tiny_data.colours(tmp_path / "colours")
+  config = Config(
+    backbone=backbone,
+    dataset=data,
+    cache_dir=str(tmp_path),
+    recipe="probe",
+    head_epochs=2,
+    export=False,
+    profile_input=True,
+  )
+  folded, predict = [], frozen_engine.Folded.predict_on_batch
+  monkeypatch.setattr(
+    frozen_engine.Folded, "predict_on_batch", lambda self, batch: folded.append(len(batch)) or predict(self, batch)
+  )
+  training.train_and_evaluate(config, tmp_path / "first")
+  assert passes == [(64, 64)] and folded[0] == 64
+  training.train_and_evaluate(config, tmp_path / "second")
+  assert len(passes) == 1 and "--profile_input: all features are stored" in caplog.text
+  assert "input" not in files.read_json(tmp_path / "second" / "plan.json")
 
 
 def _weights(workdir):

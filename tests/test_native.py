@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import struct
 
 import keras
@@ -313,6 +314,38 @@ def test_hugging_face_directory_is_a_handle(tmp_path):
   trunk, tail = native.split(backbone, "layer_1")
   assert sorted(trunk.output) == ["input_mask", "layer_0_output_norm"]
   np.testing.assert_array_equal(tail(trunk(inputs))["pooled"], backbone.network(inputs)["pooled"])
+
+
+def _rewrite(path, edit):
+  values = json.loads(path.read_text())
+  edit(values)
+  path.write_text(json.dumps(values))
+
+
+def _same_weights(one, other):
+  weights = [(a, b) for name in one.stages for a, b in zip(one.stages[name], other.stages[name])]
+  return all((keras.ops.convert_to_numpy(a) == keras.ops.convert_to_numpy(b)).all() for a, b in weights)
+
+
+@pytest.mark.parametrize("change", [{"layer_norm_eps": 1e-5}, {"hidden_act": "relu"}], ids=str)
+def test_what_of_hugging_faces_config_is_no_weight_is_of_the_identity(tmp_path, change):
+  _hugging_face(tmp_path)
+  first, again = _load(tmp_path), _load(tmp_path)
+  _rewrite(tmp_path / "config.json", lambda config: config.update(change))
+  other = _load(tmp_path)
+  assert _same_weights(first, other)
+  assert first.identity == again.identity != other.identity
+
+
+@pytest.mark.parametrize("name", ["offset", "scale"])
+def test_the_image_converter_of_a_preset_is_of_the_identity(presets, tmp_path, name):
+  path = tmp_path / "resnet"
+  shutil.copytree(presets / "resnet", path)
+  first, again = _load(path), _load(path)
+  _rewrite(path / "image_converter.json", lambda c: c["config"].update({name: [x + 1e-3 for x in c["config"][name]]}))
+  other = _load(path)
+  assert _same_weights(first, other)
+  assert first.identity == again.identity != other.identity
 
 
 def test_a_vocabulary_of_another_model_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import tiny_presets
 
 from tl_app import files, fitting, rate_test, recipes, stages
 from tl_app.config import Config, Facts
-from tl_app.errors import UserError
+from tl_app.errors import RunFailed, UserError
 
 RATES = np.geomspace(1e-6, 1.0, 61)
 
@@ -75,6 +75,33 @@ def test_rates_are_those_of_the_flag(monkeypatch, flags, expected):
   monkeypatch.setattr(rate_test.planning, "facts", lambda run: facts)
   run = types.SimpleNamespace(config=Config(**flags), strategy=types.SimpleNamespace(num_replicas_in_sync=1))
   assert rate_test._rate(run, recipes.plan(run.config, facts)[1]) == pytest.approx(expected)
+
+
+def _watched(losses, start):
+  """Returns after how many batches of such `losses` a test ends."""
+  watch = rate_test._Watch(start)
+  watch.set_model(types.SimpleNamespace(reset_metrics=lambda: None, stop_training=False))
+  for number, loss in enumerate(losses, start=1):
+    watch.on_train_batch_end(number, {"loss": loss})
+    if watch.model.stop_training:
+      break
+  return number
+
+
+def test_a_hard_batch_is_no_divergence():
+  start = np.array([1e-4, 1e-4, 3.0, 1e-4] * 5)
+  assert _watched(start, start) == 20
+  # One that steps have made much easier than the first is none either.
+  assert _watched(start - np.linspace(0, 1e-4, 20), start) == 20
+  grows = start + np.where(np.arange(20) < 10, 0, 20.0)
+  assert _watched(grows, start) in (11, 12, 13)
+  assert _watched([1.0, np.nan], np.ones(2)) == 2
+
+
+def test_a_loss_that_is_never_finite_is_one_line(tmp_path, monkeypatch):
+  monkeypatch.setattr(rate_test.heads, "reset", lambda head, bias: head.get_layer("logits").bias.assign(bias + np.nan))
+  with pytest.raises(RunFailed, match="the loss is not finite before any step"):
+    rate_test.measure(config(tmp_path, recipe="full"), 12)
 
 
 def config(tmp_path, **flags):

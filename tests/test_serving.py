@@ -1,5 +1,6 @@
 """The export: raw bytes or strings in, class names out, in a process that knows TensorFlow and nothing of tl_app."""
 
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -67,6 +68,27 @@ def texts(tmp_path_factory):
     root / "export",
     serving.export_and_prove(model, root / "export", TEXTS, probabilities(model, TEXTS)),
   )
+
+
+class _Counts(tf.Module):
+  """Answers with the number of inputs of the call."""
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+  def serve(self, inputs):
+    return {"batch": tf.repeat(tf.size(inputs)[None], tf.size(inputs))}
+
+
+def test_the_fresh_process_takes_as_many_at_a_time_as_memory_holds(tmp_path, images, monkeypatch):
+  module = _Counts()
+  tf.saved_model.save(module, str(tmp_path / "counts"), signatures=module.serve)
+  with serving.Client("image") as client:
+    assert client.answer(tmp_path / "counts", [b"x"] * 5, 2)["batch"].tolist() == [2, 2, 2, 2, 1]
+  model, inputs, _, _ = images
+  monkeypatch.setattr(serving, "write", lambda model, directory: directory.mkdir())
+  monkeypatch.setattr(serving, "prove", lambda *args: args[-1])
+  for fits, taken in ((2, 2), (64, serving.BATCH)):
+    client = contextlib.nullcontext()
+    assert serving.export_and_prove(model, tmp_path / "export", inputs, inputs, client, fits) == taken
 
 
 CLIENT = """

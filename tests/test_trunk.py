@@ -9,7 +9,7 @@ import tiny_data
 import tiny_modules
 import tiny_presets
 
-from tl_app import files, session, training
+from tl_app import feature_cache, files, session, training
 from tl_app.config import Config
 
 COPIES = {"augment": "light", "augment_copies": 2}
@@ -146,3 +146,43 @@ def test_one_epoch_is_not_worth_it_but_reads_what_is_there(run, tmp_path, caplog
   # Those of the probe, and those below the stage that trains.
   assert caplog.text.count("features read from") == 2 and "features: computing" not in caplog.text
   assert from_disk["rungs"]["fine_tuned"]["loss"] == pytest.approx(online["rungs"]["fine_tuned"]["loss"], abs=2e-3)
+
+
+def test_what_float16_does_not_hold_is_kept_whole(run, tmp_path, caplog, monkeypatch):
+  caplog.set_level(logging.INFO, "tl_app")
+  append, key, dtypes, facts = feature_cache.FeatureCache.append, feature_cache.key, [], []
+
+  def overflow(self, hashes, rows):
+    dtypes.append(self.dtype.name)
+    append(self, hashes, [row * np.float32(1e9) for row in rows] if self.dtype == np.float16 else rows)
+
+  monkeypatch.setattr(feature_cache.FeatureCache, "append", overflow)
+  monkeypatch.setattr(feature_cache, "key", lambda **own: facts.append(own) or key(**own))
+  run("resnet", tmp_path / "cache", epochs=2)
+  (store,) = _trunks(tmp_path / "cache")
+  assert dtypes == ["float32", "float16", "float32"]
+  assert "float16 does not hold all of them" in caplog.text
+  assert (store / "dtype").read_text() == "float32" and (store / "rows.f32").exists()
+  assert not (store / "rows.f16").exists()
+  # Both stores know the network by more than its weights.
+  ((kind, network),) = {(own["kind"], own["network"]) for own in facts}
+  assert len(facts) >= 2 and kind == "kerashub" and '"offset": [-0.5, -0.4, -0.3]' in network
+
+
+def test_features_that_may_only_be_read_are_read(run, tmp_path, caplog, monkeypatch):
+  first = run("resnet", tmp_path / "cache", epochs=2)
+  caplog.set_level(logging.INFO, "tl_app")
+
+  def read_only(path, mode="r", **kwargs):
+    if mode != "r":
+      raise PermissionError(13, "Permission denied", str(path))
+    return open(path, mode, **kwargs)
+
+  monkeypatch.setattr(feature_cache, "open", read_only, raising=False)
+  again = run("resnet", tmp_path / "cache", epochs=2)
+  assert again["rungs"] == first["rungs"]
+  assert caplog.text.count("may not be written") == 2 and "features: computing" not in caplog.text
+  # What is missing is computed, and what trains again and again runs in every step.
+  other = run("resnet", tmp_path / "cache", epochs=2, image_size=48)
+  assert other["rungs"] != first["rungs"]
+  assert len(list((tmp_path / "cache").glob("*/rows*"))) == 2

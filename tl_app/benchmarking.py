@@ -42,7 +42,7 @@ def measure(config, parts, repeats, steps):
   Raises:
     UserError: no such part.
   """
-  config_lib.refuse(config, ["precision", "jit", "max_minutes", "profile_input"], "in a benchmark")
+  config_lib.refuse(config, ["precision", "jit", "max_minutes", "profile_input", "feature_cache"], "in a benchmark")
   config_lib.refuse_auto(config, "in a benchmark")
   names = [name.strip() for name in parts.split(",") if name.strip()]
   for name in names or [parts]:
@@ -222,7 +222,7 @@ def _from_stage(run, lowest, repeats, steps):
   phase = _phase(run, [*names[names.index(lowest) :], recipes.HEAD])
   below = trunk.features(run, phase)
   if below is None:
-    log.info("trunk: this backbone cannot be cut below %s", lowest)
+    log.info("trunk: nothing is compared below %s, see above", lowest)
     return {}
   network, alike = _online(run, phase)
   candidates = {
@@ -243,11 +243,12 @@ def _from_stage(run, lowest, repeats, steps):
 
 def length_steps(run, repeats, steps):
   """Full fine-tuning of as many texts: at one fixed length, in batches of like length, of --batch_tokens if given."""
-  if run.examples.modality != "text":
+  length = getattr(run.model.backbone.preprocess, "max_length", 0)
+  if not length:
+    log.info("lengths: %s takes no tokens", run.config.backbone)
     return {}
   phase, tokens = _phase(run, [*run.model.backbone.stages, recipes.HEAD]), run.config.batch_tokens
   network, alike = _online(run, phase)
-  length = run.model.backbone.preprocess.max_length
   candidates = {
     f"fixed length {length}": _fit(network, fixed_lengths(run, phase, length), steps),
     "batches of like length": _fit(network, alike, steps),

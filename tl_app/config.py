@@ -349,7 +349,9 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     )
   if config.feature_cache == "off":
     refuse(config, ["feature_cache_gb"], "with --feature_cache=off")
-  if config.feature_cache not in ("auto", "off") and os.path.isfile(config.feature_cache):
+  if not config.feature_cache:
+    raise UserError("--feature_cache is empty: give auto, off or a directory")
+  if config.feature_cache not in ("auto", "off") and os.path.isfile(os.path.expanduser(config.feature_cache)):
     raise UserError(f"--feature_cache={config.feature_cache} is a file: give auto, off or a directory")
 
 

@@ -1,6 +1,7 @@
 """Frozen features on disk: computed once per example content, appended crash-safe, checked on the way back."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -18,9 +19,9 @@ log = logging.getLogger(__name__)
 
 # Rows handed to the network between two commits to disk: what a killed run loses at most.
 CHUNK = 2048
-# Fresh and stored features of the same examples may differ by this share of the largest, for the rounding of another
-# batch shape and of float16, not by more.
-TOLERANCE = 1e-3
+# Fresh and stored features of the same examples may differ by this share of the largest: by the rounding of float16, or
+# by that of another batch shape (about 1e-6) or engine (see `frozen_engine.TOLERANCE`), not by more.
+TOLERANCE = {"float16": 1e-3, "float32": 1e-4}
 PROBES = 8
 # Of the free disk, what a run may fill.
 DISK_SHARE = 0.9
@@ -33,24 +34,33 @@ class FeatureCache:
 
   Two files: `rows.f32` or `rows.f16` (positions back to back) and `index.jsonl` (one {"hash", "crc"} an example, with
   "n", the number of positions, where it is not 1). The numbers are written first, so a killed run leaves at most
-  numbers without index, which are cut off.
+  numbers without index, which are cut off. The directory is made where it is first written to.
   """
 
   def __init__(self, directory, width, dtype=np.float32):
     self.directory = pathlib.Path(directory)
     self.width = width
     self.dtype = np.dtype(dtype)
-    self.directory.mkdir(parents=True, exist_ok=True)
     self._rows = self.directory / f"rows.f{8 * self.dtype.itemsize}"
     self._index = self.directory / _INDEX
 
   @contextlib.contextmanager
   def locked(self):
-    """One process at a time computes and appends; the others wait and then find the rows."""
-    with _lock(self.directory):
-      os.utime(self.directory)
-      self._cut_off()
-      yield
+    """One process at a time computes and appends; the others wait and then find the rows.
+
+    Yields whether this one may write there: of a cache that it may not, it can read what is whole without a lock.
+    """
+    with contextlib.ExitStack() as stack:
+      try:
+        stack.enter_context(_lock(self.directory))
+        os.utime(self.directory)
+        self._cut_off()
+        writable = True
+      except OSError as error:
+        if not _is_denied(error):
+          raise
+        writable = False
+      yield writable
 
   def find(self, hashes):
     """Returns (first position, number of positions), int64 [n] each, of what is stored for `hashes`.
@@ -91,8 +101,15 @@ class FeatureCache:
     return features, valid
 
   def append(self, hashes, rows):
-    """Adds `rows`, float [positions, width] or [width] each, while `locked`. A later row of a content counts."""
-    rows = [np.ascontiguousarray(row, self.dtype).reshape(-1, self.width) for row in rows]
+    """Adds `rows`, float [positions, width] or [width] each, while `locked`. A later row of a content counts.
+
+    Raises:
+      OverflowError: float16 does not hold some number of them; nothing is added.
+    """
+    with np.errstate(over="ignore"):
+      rows = [np.ascontiguousarray(row, self.dtype).reshape(-1, self.width) for row in rows]
+    if self.dtype == np.float16 and not all(np.isfinite(row).all() for row in rows):
+      raise OverflowError("a feature is beyond float16")
     with open(self._rows, "ab") as file:
       for row in rows:
         file.write(row.data)
@@ -158,10 +175,34 @@ def _lock(directory, wait=True):
         log.info("feature cache: another run writes %s; waiting for it", directory)
         fcntl.flock(file, fcntl.LOCK_EX)
       # Whoever held it may have taken the directory away.
+      own = False
       with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(os.stat(directory / _LOCK), os.fstat(file.fileno())):
-          yield True
-          return
+        own = os.path.samestat(os.stat(directory / _LOCK), os.fstat(file.fileno()))
+      if own:
+        yield True
+        return
+
+
+def _is_denied(error):
+  """Whether an `OSError` says that something may be read at most: another user's, or on a read-only disk."""
+  return isinstance(error, PermissionError) or error.errno == errno.EROFS
+
+
+def needs(cache, hashes, sizes):
+  """Returns (bytes that `cache` lacks, bytes of all, whether it may be written), each content counted once.
+
+  Args:
+    cache: `FeatureCache`.
+    hashes: [n] content hashes.
+    sizes: int [n], bytes of the rows of each.
+  """
+  hashes, first = np.unique(hashes, return_index=True)
+  sizes = sizes[first]
+  with cache.locked() as writable:
+    missing = cache.lacks(hashes)
+  if not writable:
+    log.info("feature cache: %s may not be written: what it holds is read, nothing is added", cache.directory)
+  return int(sizes[missing].sum()), int(sizes.sum()), writable
 
 
 def make_room(directory, missing, total, limit):
@@ -200,9 +241,11 @@ def _others(directory):
   """Returns {path: bytes} of the caches beside `directory`, the longest unused first."""
   found = []
   for path in directory.parent.glob("*"):
-    if path != directory and _NAME.fullmatch(path.name) and (path / _LOCK).exists():
-      with contextlib.suppress(FileNotFoundError):
-        found.append((path.stat().st_mtime, path, _size(path)))
+    if path != directory and _NAME.fullmatch(path.name):
+      # Another run may take it away meanwhile, and what another user keeps to himself does not count.
+      with contextlib.suppress(FileNotFoundError, PermissionError):
+        if (path / _LOCK).exists():
+          found.append((path.stat().st_mtime, path, _size(path)))
   return {path: size for _, path, size in sorted(found)}
 
 
@@ -215,16 +258,23 @@ def _size(directory):
 def _forget(directory):
   with _lock(directory):
     for path in directory.iterdir():
-      if path.name != _LOCK:
-        path.unlink()
+      # A killed run leaves the directory of a file that was not whole.
+      if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+      elif path.name != _LOCK:
+        path.unlink(missing_ok=True)
 
 
 def _removed(directory):
-  """Removes a cache and returns True, unless another process holds it."""
-  with _lock(directory, wait=False) as held:
-    if held:
-      shutil.rmtree(directory, ignore_errors=True)
-  return held
+  """Removes a cache and returns whether it has gone: not where another process holds it, or it is another user's."""
+  try:
+    with _lock(directory, wait=False) as held:
+      if held:
+        shutil.rmtree(directory, ignore_errors=True)
+  except OSError as error:
+    if not _is_denied(error):
+      raise
+  return not directory.exists()
 
 
 def key(**facts):
@@ -274,19 +324,20 @@ def fill(cache, hashes, compute, chunk=CHUNK):
 
   Args:
     cache: `FeatureCache`.
-    hashes: [n] content hashes.
+    hashes: [n] content hashes; equal contents are computed once.
     compute: function, int array of positions in `hashes` -> their rows, float32 [positions, width] or [width] each.
     chunk: rows between two commits to disk.
 
   Returns:
     (first position and number of positions of each example, as of `FeatureCache.find`; `FeatureCache.positions`).
   """
-  with cache.locked():
+  with cache.locked() as writable:
     starts, counts = cache.find(hashes)
     known = np.flatnonzero(counts > 0)
     if len(known) and not _agrees(cache, known, starts, counts, compute):
       log.warning("feature cache: stored features differ from fresh ones; all are computed again")
-      cache.clear()
+      if writable:
+        cache.clear()
       known, counts = known[:0], np.full_like(counts, -1)
     missing = np.flatnonzero(counts < 0)
     if len(known):
@@ -294,12 +345,29 @@ def fill(cache, hashes, compute, chunk=CHUNK):
         "feature cache: %d of %d features read from %s; %d of them agree with fresh ones",
         *(len(known), len(hashes), cache.directory, min(PROBES, len(known))),
       )
-    for start in range(0, len(missing), chunk):
-      part = missing[start : start + chunk]
-      log.info("features: computing %d to %d of %d", start + 1, start + len(part), len(missing))
-      cache.append(hashes[part], compute(part))
+    _, first = np.unique(hashes[missing], return_index=True)
+    once, computed = missing[np.sort(first)], []
+    for start in range(0, len(once), chunk):
+      part = once[start : start + chunk]
+      log.info("features: computing %d to %d of %d", start + 1, start + len(part), len(once))
+      rows = compute(part)
+      if writable:
+        cache.append(hashes[part], rows)
+      else:
+        computed += [np.reshape(row, (-1, cache.width)) for row in rows]
+    if len(missing) and not writable:
+      return _beside(cache.positions(), starts, counts, hashes, once, computed)
     # Finding reads every row for its checksum: not twice where nothing has come.
     return *(cache.find(hashes) if len(missing) else (starts, counts)), cache.positions()
+
+
+def _beside(positions, starts, counts, hashes, once, computed):
+  """Returns what `fill` does where the rows `computed` of the examples at `once` are not stored."""
+  own = np.array([len(rows) for rows in computed], np.int64)
+  places = dict(zip(hashes[once], zip(len(positions) + np.cumsum(own) - own, own)))
+  for i in np.flatnonzero(counts < 0):
+    starts[i], counts[i] = places[hashes[i]]
+  return starts, counts, np.concatenate([positions, *computed])
 
 
 def _agrees(cache, known, starts, counts, compute):
@@ -309,5 +377,7 @@ def _agrees(cache, known, starts, counts, compute):
     (stored[start : start + count].astype(np.float32), np.reshape(row, (-1, cache.width)))
     for start, count, row in zip(starts[probes], counts[probes], compute(probes))
   ]
-  limit = TOLERANCE * max(float(np.abs(old).max()) for old, _ in pairs)
-  return all(old.shape == new.shape and np.abs(old - new).max() <= limit for old, new in pairs)
+  largest = max(float(np.abs(old).max()) for old, _ in pairs)
+  limit = TOLERANCE[cache.dtype.name] * largest
+  # Of an infinite one everything would be within the limit.
+  return np.isfinite(largest) and all(old.shape == new.shape and np.abs(old - new).max() <= limit for old, new in pairs)

@@ -1,13 +1,11 @@
 """What the parity gate runs in a fresh process: a client of the SavedModel that knows TensorFlow and nothing of tl_app.
 
-python -c SOURCE [tensorflow_text] <<<'["SAVED_MODEL", "INPUTS.tfrecord", "ANSWERS.npz"]'
+python -c SOURCE [tensorflow_text] <<<'["SAVED_MODEL", "INPUTS.tfrecord", "ANSWERS.npz", 32]'
 """
 
 import importlib
 import json
 import sys
-
-BATCH = 32
 
 
 def main(modules, told):
@@ -19,8 +17,8 @@ def main(modules, told):
     answer(*json.loads(line))
 
 
-def answer(directory, asked, answered):
-  """Answers every record of `asked` by `serving_default` and writes its outputs to `answered`, by name.
+def answer(directory, asked, answered, batch_size):
+  """Answers the records of `asked` by `serving_default`, so many a call, and writes its outputs to `answered`, by name.
 
   Where the signature takes pairs, two records are one input.
   """
@@ -30,7 +28,7 @@ def answer(directory, asked, answered):
   signature = tf.saved_model.load(directory).signatures["serving_default"]
   records = tf.data.TFRecordDataset(asked)
   parts = signature.structured_input_signature[1]["inputs"].shape.as_list()[1:]
-  outputs = [signature(inputs=batch) for batch in (records.batch(*parts) if parts else records).batch(BATCH)]
+  outputs = [signature(inputs=batch) for batch in (records.batch(*parts) if parts else records).batch(batch_size)]
   joined = {name: _joined([output[name].numpy() for output in outputs]) for name in outputs[0]}
   strings = {name: values for name, values in joined.items() if values.dtype == object}
   for name, values in strings.items():

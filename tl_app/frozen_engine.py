@@ -23,8 +23,8 @@ LEAST_EXAMPLES = 5000
 # Compared before the rest is computed.
 SAMPLE = 64
 # Of the deviation that the head divides features by. On 192 flower photographs EfficientNet-Lite0's differ by 5e-5, and
-# logits of a head fitted to them by 2e-5: they and exports are held to 1e-4. The feature cache, whose check is coarser,
-# keeps both engines' features under one key.
+# logits of a head fitted to them by 2e-5: they and exports are held to 1e-4. The feature cache, whose limit is 1e-4 of
+# the largest number, several deviations, keeps both engines' features under one key.
 TOLERANCE = 2e-4
 # Cores are shared with the threads that read and prepare the next batches: none is taken for itself.
 OPTIONS = {"ENABLE_CPU_PINNING": False}
@@ -82,8 +82,7 @@ def computing(network, predict, choice, modality, num_devices):
     UserError: "openvino" cannot be had for this network. The function it gives raises it too.
   """
   check(choice, num_devices)
-  plain = fold(network) if num_devices == 1 and not tf.config.list_logical_devices("GPU") else network
-  engine = _Engine(plain, network, predict, choice, is_candidate(choice, modality, num_devices))
+  engine = _Engine(plain(network, num_devices), network, predict, choice, is_candidate(choice, modality, num_devices))
   yield engine
   done = [f"{count:,} by {name}" for name, count in engine.counts.items() if count]
   if done:
@@ -144,14 +143,14 @@ def difference(features, exact):
 
 
 class _Predicts:
-  """What has `predict` as a `keras.Model` has it."""
+  """What has `predict` and `predict_on_batch` as a `keras.Model` has them."""
 
   def predict(self, dataset, verbose=0):
     """Returns float32 [n, ..] of a dataset of batches of the network's inputs."""
     bar = keras.utils.Progbar(int(dataset.cardinality()), verbose=verbose)
     outputs = []
     for batch in dataset:
-      outputs.append(self._infer(batch))
+      outputs.append(self.predict_on_batch(batch))
       bar.add(1)
     return np.concatenate(outputs)
 
@@ -174,8 +173,14 @@ class Folded(_Predicts):
 
     self._function = infer
 
-  def _infer(self, batch):
+  def predict_on_batch(self, batch):
+    """Returns float32 [batch, ..] of a batch of the network's inputs."""
     return self._function(batch).numpy()
+
+
+def plain(network, num_devices):
+  """Returns what computes a frozen `keras.Model` by TensorFlow: its `fold`, or itself on a GPU or several devices."""
+  return fold(network) if num_devices == 1 and not tf.config.list_logical_devices("GPU") else network
 
 
 def fold(network):
@@ -195,7 +200,8 @@ class Converted(_Predicts):
     self._core, self._model, self._precision, self._request = core, model, precision, None
     self._names = {name for tensor in model.inputs for name in tensor.names}
 
-  def _infer(self, batch):
+  def predict_on_batch(self, batch):
+    """Returns float32 [batch, ..] of a batch of the network's inputs."""
     named = {_name(i): tensor.numpy() for i, tensor in enumerate(tf.nest.flatten(batch))}
     tensors = {name: tensor for name, tensor in named.items() if name in self._names}
     self._request = self._request or self._compile(tensors)

@@ -1,11 +1,12 @@
 """--profile_input: what a step waits for its data, and which part of the input pipeline takes how long."""
 
+import dataclasses
 import logging
 import time
 
 import numpy as np
 
-from tl_app import files, precision, session
+from tl_app import files, frozen_engine, precision, session
 from tl_app.data import pipeline
 
 log = logging.getLogger(__name__)
@@ -35,13 +36,21 @@ def of_steps(run, name, parts, way, network, compile_way):
 
 
 def of_forward_passes(run, phase):
-  """As `of_steps`, of the forward passes that a run makes which trains nothing of the backbone."""
-  if run.config.profile_input:
-    network = run.model.features
-    with run.strategy.scope():
-      parts = session.training_parts(run, phase)
-      facts = {"phase": "frozen features", "step": "forward pass"}
-      _note(run, facts, parts, lambda batch: network.predict_on_batch(precision.share(network, batch[0])))
+  """As `of_steps`, of the forward passes that a run makes which trains nothing of the backbone.
+
+  Nothing is measured where every feature is stored.
+  """
+  if not run.config.profile_input:
+    return
+  if not session.missing_features(run):
+    log.info("--profile_input: all features are stored, so that nothing is read and computed")
+    return
+  network = run.model.features
+  plain = frozen_engine.plain(network, run.strategy.num_replicas_in_sync)
+  with run.strategy.scope():
+    parts = session.training_parts(run, dataclasses.replace(phase, batch_size=session.inference_batch(run)))
+    facts = {"phase": "frozen features", "step": "forward pass"}
+    _note(run, facts, parts, lambda batch: plain.predict_on_batch(precision.share(network, batch[0])))
 
 
 def _note(run, facts, parts, step):

@@ -13,7 +13,8 @@ flags.DEFINE_string(
   "input", "", "An image, a directory of images, a .txt or - (a text a line), csv, tsv, jsonl, parquet, conll."
 )
 flags.DEFINE_string("output", "", "File of the answers. Empty: standard output.")
-cli.define(["text_column", "text_pair_column", "image_column", "batch_size"])
+flags.DEFINE_integer("batch_size", 32, "Inputs that the model answers at a time.")
+cli.define(["text_column", "text_pair_column", "image_column"])
 
 
 def main():

@@ -11,7 +11,6 @@ import sys
 
 import tensorflow as tf
 
-from tl_app import config as config_lib
 from tl_app import files, serving, tasks
 from tl_app.data import unlabelled
 from tl_app.errors import UserError
@@ -39,8 +38,6 @@ def predict(model, source, output="", text_column="text", image_column="image", 
     raise UserError(f"--model={model} is not an export of tl_app: give WORKDIR/export")
   if output and pathlib.Path(output).is_dir():
     raise UserError(f"--output={output} is a directory: name a file")
-  if batch_size == config_lib.AUTO:
-    raise UserError(f"--batch_size={batch_size} is for training: give the number of inputs a call")
   if batch_size < 1:
     raise UserError(f"--batch_size={batch_size}: a call takes one input or more")
   facts = files.read_json(directory / serving.FACTS)

@@ -12,7 +12,7 @@ import numpy as np
 from tl_app import backbones, batch_size, callbacks, files, fitting, heads, planning, recipes, session, stages, training
 from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
-from tl_app.errors import UserError
+from tl_app.errors import RunFailed, UserError
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,8 @@ FIGURES, PLOT = "find_lr.json", "find_lr.svg"
 LOWEST, HIGHEST = 1e-7, 1.0
 # Share of the old mean in the smoothed loss; about so many steps as 1 / (1 - SMOOTHING) count.
 SMOOTHING = 0.9
-# The test ends where the smoothed loss is so many times the least one: the factor of fastai's learning-rate finder.
+# The test ends where the smoothed loss is so many times the least one, and the first: the factor of fastai's
+# learning-rate finder, whose least alone is near 0 by chance on data that the head knows.
 DIVERGED = 4.0
 # The loss falls at least by this share, or where it rises decides: from a head that a probe has trained, a hundred
 # steps rarely win anything.
@@ -45,6 +46,7 @@ def measure(config, steps):
 
   Raises:
     UserError: nothing of the backbone trains, --learning_rate is not its rate, or the loss neither falls nor rises.
+    RunFailed: the loss is not finite before the first step, or at it.
   """
   idle = ["backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"]
   config_lib.refuse(config, idle, "in find_lr")
@@ -141,7 +143,8 @@ def _losses(run, probe, phase, rates):
     fitting.fit(run, probe)
   variables = stages.changing(run.model, [phase])
   before = callbacks.values(variables)
-  start, watch = _Watch(), _Watch()
+  start = _Watch()
+  watch = _Watch(start.losses)
   log.info("rate test: %d batches of phase %s", len(rates), phase.name)
   with run.strategy.scope():
     stages.set_trainable(run.model, phase)
@@ -151,9 +154,13 @@ def _losses(run, probe, phase, rates):
     plain = dataclasses.replace(phase, ema=0.0, accumulate_steps=1)
     fitting.compile_for(network, plain, run.model, schedule=schedule, targets=run.labels[train])
     network.evaluate(dataset, steps=len(rates), callbacks=[start], verbose=0)
+    if not np.isfinite(start.losses).all():
+      raise RunFailed("the loss is not finite before any step: lower --head_learning_rate, or choose another backbone")
     network.fit(dataset, steps_per_epoch=len(rates), callbacks=[watch], verbose=0, shuffle=False)
   for variable, value in zip(variables, before):
     variable.assign(value)
+  if not watch.losses:
+    raise RunFailed(f"the loss is not finite at the first step, of rate {rates[0]:.0e}: choose another backbone")
   return watch.losses, start.losses
 
 
@@ -177,11 +184,11 @@ def _figure(result):
 
 
 class _Watch(keras.callbacks.Callback):
-  """Keeps the loss of every batch, and stops where it diverges."""
+  """Keeps the loss of every batch, and stops where it diverges from `start`, those of the same batches before."""
 
-  def __init__(self):
+  def __init__(self, start=()):
     super().__init__()
-    self.losses = []
+    self.losses, self._start = [], start
 
   def on_test_batch_end(self, batch, logs=None):
     self.losses.append(float(logs["loss"]))
@@ -193,8 +200,9 @@ class _Watch(keras.callbacks.Callback):
     if not np.isfinite(self.losses[-1]):
       self.losses.pop()
       self.model.stop_training = True
-    elif (smoothed := smooth(self.losses))[-1] > DIVERGED * smoothed.min():
-      self.model.stop_training = True
+    else:
+      smoothed = relative(self.losses, self._start)
+      self.model.stop_training = bool(smoothed[-1] > DIVERGED * max(smoothed.min(), smoothed[0]))
 
 
 class _Growing(keras.optimizers.schedules.LearningRateSchedule):

@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from tl_app import backbones, session
+from tl_app import config as config_lib
 from tl_app import model as model_lib
 from tl_app.errors import UserError
 
@@ -18,6 +19,8 @@ SHARE = 0.3
 STEP = 32
 # Fewer images are done before they are measured.
 LEAST_IMAGES = 512
+# So many at a time under --batch_size=auto, which looks only later at what memory holds.
+FEW_IMAGES = 8
 
 
 def settle(run):
@@ -63,7 +66,8 @@ def smaller(size, seconds, limit):
 
 
 def _seconds_an_image(run):
-  sample = np.resize(run.split.train, session.inference_batch(run))
+  few = run.config.batch_size == config_lib.AUTO
+  sample = np.resize(run.split.train, FEW_IMAGES if few else session.inference_batch(run))
   # The first batch traces.
   for _ in range(2):
     start = time.monotonic()

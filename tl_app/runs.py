@@ -117,8 +117,9 @@ def export(workdir, output, cache_dir="", offline=False):
   test = examples.take(splits.read(paths.splits, examples).test)
   test = test.take(serving.sample(len(test)))
   model = restore(paths, config, assets)
-  logits = model_lib.predict(model.network, model.backbone, test.inputs, _batch(paths, model))
-  return directory, serving.export_and_prove(model, directory, test.inputs, model.task.outputs(logits))
+  batch_size = _batch(paths, model)
+  outputs = model.task.outputs(model_lib.predict(model.network, model.backbone, test.inputs, batch_size))
+  return directory, serving.export_and_prove(model, directory, test.inputs, outputs, batch_size=batch_size)
 
 
 def opened(workdir, cache_dir="", offline=False):

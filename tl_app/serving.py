@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 # Test examples that the fresh process answers, evenly spaced over the split.
 PARITY_EXAMPLES = 512
 TOLERANCE = 1e-4
+# Inputs that the fresh process takes at a time, at most.
+BATCH = 32
 LABELS = "labels.txt"
 FACTS = "assets.extra/tl_app.json"
 # Where the checkpoint of an export holds `Served._variables`.
@@ -85,12 +87,13 @@ class Client:
       self._process.kill()
       self._process.communicate()
 
-  def answer(self, directory, values):
+  def answer(self, directory, values, batch_size=BATCH):
     """Returns the answers of `serving_default` of the SavedModel at `directory`; the process ends with them.
 
     Args:
       directory: the SavedModel.
       values: list of bytes, or of tuples of two.
+      batch_size: of them a call.
 
     Raises:
       RunFailed: it does not run there.
@@ -100,7 +103,7 @@ class Client:
       with tf.io.TFRecordWriter(asked) as writer:
         for part in (part for value in values for part in (value if isinstance(value, tuple) else (value,))):
           writer.write(part)
-      _, said = self._process.communicate(json.dumps([str(directory), asked, answered]) + "\n")
+      _, said = self._process.communicate(json.dumps([str(directory), asked, answered, batch_size]) + "\n")
       if self._process.returncode:
         last = (said.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1]
         raise RunFailed(f"parity: the export does not run in a fresh process ({last}); no export is left")
@@ -135,7 +138,7 @@ def _positions(model):
   return {name: [[v.path, position[id(v)]] for v in variables] for name, variables in model.stages.items()}
 
 
-def export_and_prove(model, directory, inputs, outputs, client=None):
+def export_and_prove(model, directory, inputs, outputs, client=None, batch_size=BATCH):
   """Writes the SavedModel to `directory`, but only when a fresh process answers as the evaluation did.
 
   Args:
@@ -144,6 +147,7 @@ def export_and_prove(model, directory, inputs, outputs, client=None):
     inputs: object array [n] of `Examples.inputs`, the test split.
     outputs: float [n, outputs], the evaluation's answers, see `Task.outputs`.
     client: `Client` that was started before, or None for a new one.
+    batch_size: inputs that fit into a forward pass; a client takes `BATCH` at a time, or fewer.
 
   Returns:
     The proof, see `Task.compare`.
@@ -157,7 +161,7 @@ def export_and_prove(model, directory, inputs, outputs, client=None):
   with files.atomic_path(directory) as new, client or Client(model.backbone.modality) as client:
     write(model, new)
     try:
-      return prove(new, model, inputs[chosen], np.asarray(outputs)[chosen], client)
+      return prove(new, model, inputs[chosen], np.asarray(outputs)[chosen], client, min(BATCH, batch_size))
     except RunFailed:
       shutil.rmtree(directory, ignore_errors=True)
       raise
@@ -168,13 +172,13 @@ def sample(count):
   return np.unique(np.linspace(0, count - 1, min(PARITY_EXAMPLES, count)).round().astype(int))
 
 
-def prove(directory, model, inputs, outputs, client):
-  """Returns the proof that `client` with the SavedModel at `directory` gives `outputs` for `inputs`.
+def prove(directory, model, inputs, outputs, client, batch_size=BATCH):
+  """Returns the proof that `client` with the SavedModel at `directory` gives `outputs` for `inputs`, so many a call.
 
   Raises:
     RunFailed: it does not.
   """
-  answers = client.answer(directory, list(pipeline.read_bytes(inputs, model.backbone.modality)))
+  answers = client.answer(directory, list(pipeline.read_bytes(inputs, model.backbone.modality)), batch_size)
   proof = model.task.compare(answers, outputs)
   flips, difference = proof.get("label_flips", 0), proof.get("max_probability_difference", 0.0)
   difference = max(difference, proof.get("max_value_difference", 0.0))

@@ -175,7 +175,7 @@ def batch_examples(run):
     UserError: --batch_tokens does not hold one of the longest texts a device.
   """
   tokens, train = run.config.batch_tokens, run.split.train
-  devices, longest = run.strategy.num_replicas_in_sync, _padded_lengths(run, train).max()
+  devices, longest = run.strategy.num_replicas_in_sync, _padded_lengths(run).max()
   if tokens < devices * longest:
     raise UserError(
       f"--batch_tokens={tokens} does not hold a text of {longest} tokens a device: give {devices * longest} or more, "
@@ -185,13 +185,13 @@ def batch_examples(run):
 
 
 def _token_batches(run, tokens, drawn):
-  lengths, devices = _padded_lengths(run, run.split.train), run.strategy.num_replicas_in_sync
-  return pipeline.token_batches(lengths, tokens, run.config.seed, devices, drawn)
+  devices = run.strategy.num_replicas_in_sync
+  return pipeline.token_batches(_padded_lengths(run), tokens, run.config.seed, devices, drawn)
 
 
-def _padded_lengths(run, indices):
-  """Returns int [n]: positions that each text takes in a batch of texts like it."""
-  counts = token_counts(run)[indices]
+def _padded_lengths(run):
+  """Returns int [training examples]: positions that each takes, or the longest of its copies, in a batch like it."""
+  counts = token_counts(run)[run.places].max(axis=0)
   return text.rounded(counts, run.model.backbone.preprocess.max_length or counts.max())
 
 
@@ -214,7 +214,10 @@ def frozen_features(run):
 def _need_finite(run, used):
   """Raises `RunFailed` that names the first example whose features are NaN or infinite."""
   if not np.isfinite(run.features.rows.sum(dtype=np.float64)):
-    bad = next(index for index in used if not np.isfinite(run.features[np.array([index])]).all())
+    # What a damaged row held before it was computed again no example uses.
+    bad = next((index for index in used if not np.isfinite(run.features[np.array([index])]).all()), None)
+    if bad is None:
+      return
     id = run.examples.ids[bad] if bad < len(run.examples) else "a copy of --augment_copies"
     raise RunFailed(f"the features of {id} are not finite: remove it, or choose another backbone")
 
@@ -267,7 +270,7 @@ def missing_features(run):
   if store is None:
     return len(used)
   with store.locked():
-    return int(store.lacks(run.hashes[used]).sum())
+    return int(store.lacks(np.unique(run.hashes[used])).sum())
 
 
 def _feature_store(run):
@@ -290,11 +293,8 @@ def _roomy_store(run, counts, used):
   store = _feature_store(run)
   if store is None:
     return None
-  with store.locked():
-    missing = store.lacks(run.hashes[used])
-  row, limit = 4 * store.width, run.config.feature_cache_gb * 1e9
-  total = int(counts.sum()) * row
-  if feature_cache.make_room(store.directory, int(counts[missing].sum()) * row, total, limit):
+  missing, total, writable = feature_cache.needs(store, run.hashes[used], 4 * store.width * counts)
+  if not writable or feature_cache.make_room(store.directory, missing, total, run.config.feature_cache_gb * 1e9):
     return store
   log.info(
     "the %.2f GB of frozen features are not kept, by --feature_cache_gb=%g or for want of disk: they are computed in "
@@ -309,7 +309,7 @@ def cache_directory(run):
   choice = run.config.feature_cache
   if choice == "off":
     return None
-  return cache_root(run.config.cache_dir) / "features" if choice == "auto" else pathlib.Path(choice)
+  return cache_root(run.config.cache_dir) / "features" if choice == "auto" else pathlib.Path(choice).expanduser()
 
 
 def preprocessing_identity(run):

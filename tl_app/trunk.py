@@ -81,21 +81,18 @@ class TrunkFeatures:
     self._lengths = self._count()
     self._starts = np.zeros(len(run.inputs), np.int64)
 
-  def size(self, indices, dtype="float32"):
-    """Returns the bytes that the rows of the examples at `indices` take."""
-    return int(self._lengths[indices].sum()) * self.width * np.dtype(dtype).itemsize
-
-  def missing(self, directory, indices):
-    """Returns those of `indices` for whose examples `directory` has no rows."""
-    dtype = _settled(directory)
-    if not dtype:
-      return indices
-    cache = feature_cache.FeatureCache(directory, self.width, dtype)
-    with cache.locked():
-      return indices[cache.lacks(self._run.hashes[indices])]
+  def needs(self, directory, indices):
+    """Returns what `feature_cache.needs` does of the examples at `indices`; as float32 where nothing is settled."""
+    cache = feature_cache.FeatureCache(directory, self.width, _settled(directory) or "float32")
+    sizes = self._lengths[indices] * self.width * cache.dtype.itemsize
+    return feature_cache.needs(cache, self._run.hashes[indices], sizes)
 
   def fill(self, directory, indices):
-    """Computes what `directory` lacks of the examples at `indices`, int [n]."""
+    """Computes what `directory` lacks of the examples at `indices`, int [n].
+
+    Raises:
+      OverflowError: float16, which `directory` had settled on, does not hold some of it: from now on it is float32.
+    """
     cache = feature_cache.FeatureCache(directory, self.width, self._settle_dtype(directory, indices))
     chunk = max(32, CHUNK_BYTES // (4 * self._positions * self.width))
     hashes = self._run.hashes[indices]
@@ -104,8 +101,15 @@ class TrunkFeatures:
       lengths = self._lengths[indices[part]]
       return [row[:length] for row, length in zip(compute(indices[part]), lengths)]
 
-    with session.frozen(self._run, self._trunk) as compute:
-      self._starts[indices], _, self._stored = feature_cache.fill(cache, hashes, rows, chunk)
+    try:
+      with session.frozen(self._run, self._trunk) as compute:
+        self._starts[indices], _, self._stored = feature_cache.fill(cache, hashes, rows, chunk)
+    except OverflowError:
+      log.info("trunk features are kept as float32: float16 does not hold all of them")
+      with cache.locked():
+        cache.clear()
+        files.write_text(directory / DTYPE, "float32")
+      raise
 
   def training_parts(self, phase):
     """Returns the `pipeline.Part`s of the endless stream (outputs of the trunk, targets), in the order of
@@ -196,26 +200,31 @@ def features(run, phase):
   below = list(backbone.stages)[: list(backbone.stages).index(lowest)]
   key = feature_cache.key(
     weights=model_lib.fingerprint({name: backbone.stages[name] for name in below}),
+    kind=backbone.spec.kind,
+    network=backbone.identity,
     stage=lowest,
     preprocessing=session.preprocessing_identity(run),
   )
   directory /= f"trunk-{key}"
-  missing = made.missing(directory, used)
-  if phase.epochs < 2 and len(missing):
-    # To write and read them again would cost more than one pass.
+  # To write and read them again would cost more than one pass.
+  if phase.epochs < 2 and not _settled(directory):
     return None
-  needed, dtype = made.size(used), _settled(directory) or "float32"
-  limit = run.config.feature_cache_gb * 1e9
-  if not feature_cache.make_room(directory, made.size(missing, dtype), made.size(used, dtype), limit):
+  missing, total, writable = made.needs(directory, used)
+  if missing and (phase.epochs < 2 or not writable):
+    return None
+  if not feature_cache.make_room(directory, missing, total, run.config.feature_cache_gb * 1e9):
     log.info(
       "the %.2f GB of features below stage %s are not kept, by --feature_cache_gb=%g or for want of disk: they are "
       "computed in every step",
-      *(needed / 1e9, lowest, run.config.feature_cache_gb),
+      *(total / 1e9, lowest, run.config.feature_cache_gb),
     )
     return None
   with run.clock("features"):
     log.info("stages below %s: their features are computed once", lowest)
-    made.fill(directory, used)
+    try:
+      made.fill(directory, used)
+    except OverflowError:
+      return features(run, phase)
   return made
 
 

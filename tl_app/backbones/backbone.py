@@ -25,7 +25,8 @@ class Backbone:
     feature_size: width of "pooled".
     notes: lines worth telling the user (how stages were found, what the module cannot do).
     width: of the network's own pooled output, where "pooled" is made of several.
-    identity: what else than its variables, kind and pooling tells it from another network; "" where that is all.
+    identity: what else than its variables, kind and pooling tells it from another network: what it does to its inputs
+      first, and what of its layers is no weight.
     pairs: whether `preprocess` takes pairs of texts, string [batch, 2].
   """
 

@@ -23,7 +23,7 @@ def is_directory(directory):
   directory = pathlib.Path(directory)
   if not all((directory / name).is_file() for name in ("config.json", "model.safetensors", "vocab.txt")):
     return False
-  return _json(directory / "config.json").get("model_type") == "bert"
+  return read_config(directory).get("model_type") == "bert"
 
 
 def tokenizer_rules(directory):
@@ -37,6 +37,11 @@ def tokenizer_rules(directory):
   }
 
 
+def read_config(directory):
+  """Returns the dict that config.json of a Hugging Face directory holds. Raises `UserError` where it is damaged."""
+  return _json(pathlib.Path(directory) / "config.json")
+
+
 def load(directory):
   """Returns the encoder of a Hugging Face directory, with its weights.
 
@@ -47,11 +52,10 @@ def load(directory):
     UserError: no BERT, an option that is not supported, or weights that do not fit by name and shape.
   """
   directory = pathlib.Path(directory)
-  config = _json(directory / "config.json")
   weights = {_name(key): value for key, value in read_safetensors(directory / "model.safetensors").items()}
   weights = {name: value for name, value in weights.items() if not UNUSED.match(name)}
   try:
-    network = build(config, pooler="pooler.dense.weight" in weights)
+    network = build(read_config(directory), pooler="pooler.dense.weight" in weights)
   except KeyError as error:
     raise UserError(f"{directory}/config.json has no usable {error.args[0]}") from None
   assign(network, weights, directory)

@@ -233,7 +233,7 @@ def _efficientnet_lite(spec, assets, pooling, size):
   if len(checkpoints) != 1:
     raise UserError(f"{spec.handle} in {directory} holds {len(checkpoints)} checkpoints *.pth instead of one")
   network = efficientnet_lite.load(checkpoints[0])
-  return _image_backbone(spec, network.input, network.output, None, pooling, size)
+  return _image_backbone(spec, network.input, network.output, None, pooling, size, {})
 
 
 def _bert_wheel(spec, assets, pooling, size):
@@ -254,7 +254,7 @@ def _hugging_face_bert(spec, directory, pooling):
       "of two models"
     )
   preprocess = text.WordPiece(vocabulary, limit=limit, **bert.tokenizer_rules(directory))
-  return _text_backbone(spec, preprocess, dict(network.input), network.output, pooling)
+  return _text_backbone(spec, preprocess, dict(network.input), network.output, pooling, bert.read_config(directory))
 
 
 def _applications(spec, assets, pooling, size):
@@ -273,7 +273,8 @@ def _applications(spec, assets, pooling, size):
       "and the proxy, or take a .pypi backbone"
     ) from error
   pixels = keras.Input((size, size, 3), name="image")
-  return _image_backbone(spec, pixels, network.call(normalize(pixels, spec)), None, pooling, size)
+  facts = {"class": spec.handle}
+  return _image_backbone(spec, pixels, network.call(normalize(pixels, spec)), None, pooling, size, facts)
 
 
 def _kerashub(spec, assets, pooling, size):
@@ -314,7 +315,7 @@ def _kerashub_text(spec, network, preprocess, pooling):
   renamed = {"sequence": output["sequence_output"]}
   if "pooled_output" in output:
     renamed["pooler"] = output["pooled_output"]
-  return _text_backbone(spec, preprocess, inputs, renamed, pooling)
+  return _text_backbone(spec, preprocess, inputs, renamed, pooling, _config(network))
 
 
 def _kerashub_image(spec, network, converter, pooling, size):
@@ -329,7 +330,13 @@ def _kerashub_image(spec, network, converter, pooling, size):
     output, pooler = output.get("sequence_output"), output.get("pooled_output")
   if not keras.utils.is_keras_tensor(output) or len(output.shape) not in (3, 4):
     raise UserError(f"{spec.handle} is a {type(network).__name__}, which gives no feature map: it is no image encoder")
-  return _image_backbone(spec, pixels, output, pooler, pooling, size)
+  facts = _config(network) | ({"scale": converter.scale, "offset": converter.offset} if converter else {})
+  return _image_backbone(spec, pixels, output, pooler, pooling, size, facts)
+
+
+def _config(network):
+  """Returns what a KerasHub network is made of, without the name, which Keras may number."""
+  return network.get_config() | {"class": type(network).__name__, "name": ""}
 
 
 @contextlib.contextmanager
@@ -362,7 +369,7 @@ def _convert(pixels, converter):
   return keras.layers.Rescaling(scale, offset, name="normalize")(pixels)
 
 
-def _text_backbone(spec, preprocess, inputs, outputs, pooling):
+def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
   if pooling == "pooler" and "pooler" not in outputs:
     raise UserError(f"--pooling=pooler, but {spec.name} has no pooler: take mean or cls")
   sequence = outputs["sequence"]
@@ -373,10 +380,10 @@ def _text_backbone(spec, preprocess, inputs, outputs, pooling):
   network = keras.Model(inputs, {"pooled": pooled, "sequence": sequence}, name="backbone")
   length = {"max_length": preprocess.limit, "unit_length": unit_length}
   spec = dataclasses.replace(spec, modality="text", pooling=pooling, **length)
-  return dataclasses.replace(_backbone(spec, preprocess, network), identity="unit length" if unit_length else "")
+  return _backbone(spec, preprocess, network, facts)
 
 
-def _image_backbone(spec, pixels, output, pooler, pooling, size):
+def _image_backbone(spec, pixels, output, pooler, pooling, size, facts):
   if pooling == "pooler" and pooler is None or pooling == "cls" and len(output.shape) != 3:
     raise UserError(f"--pooling={pooling}, but {spec.name} gives only its feature map: take mean")
   if pooling == "pooler":
@@ -388,12 +395,16 @@ def _image_backbone(spec, pixels, output, pooler, pooling, size):
   name = "map" if len(output.shape) == 4 else "sequence"
   network = keras.Model(pixels, {"pooled": pooled, name: output}, name="backbone")
   spec = dataclasses.replace(spec, modality="image", pooling=pooling, image_size=size)
-  return _backbone(spec, image.Preprocess(size), network)
+  return _backbone(spec, image.Preprocess(size), network, facts)
 
 
-def _backbone(spec, preprocess, network):
+def _backbone(spec, preprocess, network, facts):
+  """Returns the `Backbone`; `facts`, ready for JSON or for `str`, are what its loader knows beside the record."""
   stages, notes = stage_weights(network, spec)
-  return Backbone(spec, preprocess, network, stages, int(network.output["pooled"].shape[-1]), notes)
+  record = {name: getattr(spec, name) for name in ("value_range", "mean", "channels", "unit_length")}
+  identity = json.dumps([record, facts], sort_keys=True, default=str)
+  feature_size = int(network.output["pooled"].shape[-1])
+  return Backbone(spec, preprocess, network, stages, feature_size, notes, identity=identity)
 
 
 # Stages in the graph.

@@ -247,6 +247,7 @@ def export(run, outputs):
       run.examples.inputs[run.split.test],
       outputs,
       client,
+      session.inference_batch(run),
     )
 
 

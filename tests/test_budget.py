@@ -242,6 +242,6 @@ def test_averages_and_proof_of_the_phases_before_one_that_is_cut(config, tmp_pat
   metrics = training.train_and_evaluate(Config(**config | flags), tmp_path / "run")
   monkeypatch.setattr(budget, "shorten", whole)
   assert set(metrics["rungs"]) == {"majority", "neighbours", "probe", "fine_tuned", "averaged"}
-  files.write_json(tmp_path / "run" / "metrics.json", metrics | {"rung": "fine_tuned"})
+  files.write_json(tmp_path / "run" / "metrics.json", metrics | {"rung": "fine_tuned", "rung_phase": "unfreeze_1"})
   found = {stage.name: stage for stage in changes.compare(tmp_path / "run", config["cache_dir"]).stages}
   assert found["layer_1"].planned == 0 and found["layer_2"].planned > 0

@@ -172,6 +172,7 @@ def test_what_float16_does_not_hold_is_kept_whole(run, tmp_path, caplog, monkeyp
 def test_features_that_may_only_be_read_are_read(run, tmp_path, caplog, monkeypatch):
   first = run("resnet", tmp_path / "cache", epochs=2)
   caplog.set_level(logging.INFO, "tl_app")
+  caplog.clear()
 
   def read_only(path, mode="r", **kwargs):
     if mode != "r":

@@ -29,11 +29,14 @@ def test_what_stands_on_the_head_or_in_its_place_stays_exact():
   rows, present = keras.Input((4,)), keras.Input((2,))
   tagged = keras.Model([rows, present], words.ByWord(name="by_word")(rows, present))
   unit = keras.Model(rows, keras.layers.UnitNormalization(name="unit_length")(rows))
+  tail = keras.Model(rows, keras.layers.UnitNormalization(name="unit_features")(rows), name="tail")
+  below = keras.Input((4,))
+  cut = keras.Model(below, tail(below))
   x = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
-  exact = tagged([x, np.ones((2, 2))]), unit(x)
-  for network in (tagged, unit):
+  exact = tagged([x, np.ones((2, 2))]), unit(x), cut(x)
+  for network in (tagged, unit, cut):
     with precision.computing(network, "mixed_bfloat16"):
-      found = tagged([x, np.ones((2, 2))]), unit(x)
+      found = tagged([x, np.ones((2, 2))]), unit(x), cut(x)
     for one, other in zip(exact, found):
       np.testing.assert_array_equal(one, other)
 

@@ -17,8 +17,8 @@ from tl_app.preprocessing import text
 log = logging.getLogger(__name__)
 
 FLOAT32 = "float32"
-# What stands on the head, or in its place, computes in float32 like the head itself.
-EXACT = ("by_word", "unit_length")
+# What stands on the head, or in its place, and what the features end with compute in float32 like the head itself.
+EXACT = ("by_word", "unit_length", "unit_features")
 # Fewer steps do not repay the tracing and compiling of candidates.
 LEAST_STEPS = 500
 # Nor does less time than this of --max_minutes.
@@ -96,11 +96,11 @@ def computing(network, precision):
 
 
 def _layers(network):
-  """Yields what computes, but for the head and what stands on it or in its place."""
+  """Yields what computes, but for the head and those of `EXACT`."""
   for layer in network.layers:
-    if layer.name in EXACT or (layer.name == "head" and isinstance(layer, keras.Model)):
+    if layer.name == "head" and isinstance(layer, keras.Model):
       continue
-    inner = [each for each in layer._flatten_layers() if not isinstance(each, keras.Model)]
+    inner = [each for each in layer._flatten_layers() if not isinstance(each, keras.Model) and each.name not in EXACT]
     yield from (each for each in inner if each.dtype_policy.name in (FLOAT32, "mixed_bfloat16", "mixed_float16"))
 
 

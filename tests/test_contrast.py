@@ -61,6 +61,13 @@ def test_no_batch_holds_a_class_twice(count, classes):
   assert all(len(set(labels[row])) == classes for row in rows)
 
 
+def test_no_batch_holds_an_example_twice_where_its_class_has_enough():
+  labels = np.repeat(np.arange(4), [10, 5, 4, 3])
+  for row in contrast.batches(labels, classes=4, each=4, steps=60, seed=0).take(60).as_numpy_iterator():
+    met = [sorted(collections.Counter(row[labels[row] == name]).values()) for name in range(4)]
+    assert met == [[1] * 4, [1] * 4, [1] * 4, [1, 1, 2]]
+
+
 @pytest.mark.parametrize(
   ("num_train", "num_classes", "batch_size", "expected"),
   [

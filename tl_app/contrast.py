@@ -50,26 +50,22 @@ def batches(labels, classes, each, steps, seed):
   """
   rng = np.random.default_rng(seed)
   members = [np.flatnonzero(labels == name) for name in np.unique(labels)]
-  order = _classes_in_turns(len(members), classes, steps, rng)
+  order = _in_turns(len(members), classes, steps, rng)
   chosen = np.empty((steps, classes, each), np.int32)
   for name, own in enumerate(members):
     places = order == name
-    chosen[places] = _in_turns(own, each * places.sum(), rng).reshape(-1, each)
+    chosen[places] = own[_in_turns(len(own), each, places.sum(), rng)]
   return tf.data.Dataset.from_tensor_slices(chosen.reshape(steps, -1)).repeat()
 
 
-def _classes_in_turns(count, classes, steps, rng):
-  """Returns int [steps, classes] of `count` classes, each once before any comes again, and none twice in a row."""
+def _in_turns(count, size, number, rng):
+  """Returns int [number, size] of what is below `count`, each once before any comes again, and none twice in a row of
+  it, where `count` allows."""
   rows, waiting = [], []
-  for _ in range(steps):
-    if len(waiting) < classes:
-      # A batch that ends one round and begins the next would else hold a class twice, or one class alone.
-      waiting += sorted(rng.permutation(count), key=lambda name: name in waiting)
-    rows.append(waiting[:classes])
-    waiting = waiting[classes:]
-  return np.array(rows)
-
-
-def _in_turns(values, count, rng):
-  rounds = -(-count // len(values))
-  return np.concatenate([np.zeros(0, values.dtype), *(rng.permutation(values) for _ in range(rounds))])[:count]
+  for _ in range(number):
+    while len(waiting) < size:
+      # A row that ends one round and begins the next would else hold the same twice.
+      waiting += sorted(rng.permutation(count), key=lambda one: one in waiting)
+    rows.append(waiting[:size])
+    waiting = waiting[size:]
+  return np.array(rows, np.int64).reshape(number, size)

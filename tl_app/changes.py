@@ -79,8 +79,10 @@ def compare(workdir, cache_dir="", offline=False):
   except (ValueError, KeyError, TypeError):
     raise UserError(f"{paths.metrics} is damaged: train again") from None
   phases = _phases(paths.plan) if rung != "probe" else []
-  # Phases after the one whose weights ship have left nothing.
-  phases = phases[: next((i for i, phase in enumerate(phases) if phase.name == last), len(phases) - 1) + 1]
+  names = [phase.name for phase in phases]
+  if last in names:
+    # The phases after it have left nothing.
+    phases = phases[: names.index(last) + 1]
   trains, moves = _expected(model, phases)
   found = [_stage(name, members, exported, trains, moves) for name, members in model.backbone.stages.items()]
   return Changes(

@@ -87,7 +87,7 @@ class Client:
       self._process.kill()
       self._process.communicate()
 
-  def answer(self, directory, values, batch_size=BATCH):
+  def answer(self, directory, values, batch_size):
     """Returns the answers of `serving_default` of the SavedModel at `directory`; the process ends with them.
 
     Args:
@@ -172,7 +172,7 @@ def sample(count):
   return np.unique(np.linspace(0, count - 1, min(PARITY_EXAMPLES, count)).round().astype(int))
 
 
-def prove(directory, model, inputs, outputs, client, batch_size=BATCH):
+def prove(directory, model, inputs, outputs, client, batch_size):
   """Returns the proof that `client` with the SavedModel at `directory` gives `outputs` for `inputs`, so many a call.
 
   Raises:

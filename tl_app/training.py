@@ -160,7 +160,7 @@ def climb(run, phases):
   variables = stages.changing(run.model, phases)
   heads.standardize(run.model.head, features[train])
   heads.reset(run.model.head, task.initial_bias(run.labels[train]))
-  rungs, tuned, averaged, averaged_phase = [], [], None, None
+  rungs, tuned, averaged = [], [], None
   for index, phase in enumerate(phases):
     if phase.fresh_features and not _moved(run, phases[1:index]):
       continue
@@ -169,15 +169,16 @@ def climb(run, phases):
       logits = session.head_logits(run, validation)
       rungs.append(ladder.Rung("probe", logits, callbacks.values(variables), phase.name))
     elif run.cut.get(phase.name, phase):
-      averaged, averaged_phase = made, phase
+      averaged = made and (made, phase)
       # Contrast leaves a head that knows nothing of what has become of the features.
       if phase.objective == recipes.LOSS or phase is phases[-1]:
         tuned = [ladder.better([*tuned, _fine_tuned(run, "fine_tuned", variables, phase)], labels, task)]
   planning.note_cuts(run)
   rungs += tuned
   if averaged:
-    averaged()
-    rungs.append(_fine_tuned(run, "averaged", variables, averaged_phase))
+    put, phase = averaged
+    put()
+    rungs.append(_fine_tuned(run, "averaged", variables, phase))
   best, why, of_rungs = ladder.choose(rungs, labels, task)
   for variable, value in zip(variables, best.values):
     variable.assign(value)

@@ -374,12 +374,11 @@ def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
     raise UserError(f"--pooling=pooler, but {spec.name} has no pooler: take mean or cls")
   sequence = outputs["sequence"]
   pooled = outputs["pooler"] if pooling == "pooler" else pool(sequence, inputs["input_mask"], pooling)
-  unit_length = spec.unit_length and pooling == spec.pooling
-  if unit_length:
+  spec = dataclasses.replace(spec, unit_length=spec.unit_length and pooling == spec.pooling)
+  if spec.unit_length:
     pooled = keras.layers.UnitNormalization(name="unit_features")(pooled)
   network = keras.Model(inputs, {"pooled": pooled, "sequence": sequence}, name="backbone")
-  length = {"max_length": preprocess.limit, "unit_length": unit_length}
-  spec = dataclasses.replace(spec, modality="text", pooling=pooling, **length)
+  spec = dataclasses.replace(spec, modality="text", pooling=pooling, max_length=preprocess.limit)
   return _backbone(spec, preprocess, network, facts)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 import struct
@@ -370,6 +371,16 @@ def test_hugging_face_weights_must_match(tmp_path):
   path.write_bytes(path.read_bytes()[:-8])
   with pytest.raises(UserError, match="truncated"):
     _load(tmp_path)
+
+
+def test_gelu_is_the_exact_one_whatever_format_it_gets():
+  x = np.linspace(-12, 12, 4001, dtype=np.float32)
+  gelu = bert.ACTIVATIONS["gelu"]
+  exact = 0.5 * x * np.array([math.erfc(-value / math.sqrt(2)) for value in x.astype(float)])
+  np.testing.assert_allclose(gelu(x), exact, rtol=0, atol=2e-6)
+  half = gelu(tf.cast(x, tf.bfloat16))
+  assert half.dtype == tf.float32
+  np.testing.assert_array_equal(half, gelu(tf.cast(tf.cast(x, tf.bfloat16), tf.float32)))
 
 
 def test_bert_agrees_with_kerashub(presets):

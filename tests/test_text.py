@@ -101,7 +101,7 @@ def test_a_vocabulary_keeps_line_numbers_and_must_have_the_specials(tmp_path):
   path.write_bytes("[PAD]\r\n[UNK]\r\n[CLS]\r\n[SEP]\r\nx\u2028y\r\na\r\n".encode())
   assert text.read_vocabulary(path)["a"] == 5
   path.write_text("a\nb\n")
-  with pytest.raises(UserError, match=r"has no \[UNK\]"):
+  with pytest.raises(UserError, match=r"has no \[PAD\]"):
     text.WordPiece(path, True, 8)
   with pytest.raises(UserError, match="cannot be read"):
     text.WordPiece(tmp_path / "none.txt", True, 8)

@@ -12,6 +12,7 @@ from keras import layers, ops
 
 from tl_app.assets import HUGGING_FACE
 from tl_app.errors import UserError
+from tl_app.preprocessing import text
 
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 # What a checkpoint may hold beside the encoder: heads of other tasks, and a constant.
@@ -51,16 +52,19 @@ def is_directory(directory):
 
 
 def tokenizer_rules(directory):
-  """Returns the arguments of `text.WordPiece` but the vocabulary and the limit, of a Hugging Face directory."""
+  """Returns {"lower", "strip_accents", "split_cjk"} of a Hugging Face directory, see `text.bert_words`."""
   path = pathlib.Path(directory) / "tokenizer_config.json"
   config = _json(path) if path.is_file() else {}
-  tokens = MPNET_TOKENS if _is_mpnet(read_config(directory)) else {}
   return {
-    **tokens,
     "lower": bool(config.get("do_lower_case", True)),
     "strip_accents": config.get("strip_accents"),
     "split_cjk": bool(config.get("tokenize_chinese_chars", True)),
   }
+
+
+def special_tokens(config):
+  """Returns {"special", "between"} of a Hugging Face `config`, see `text.WordPiece`."""
+  return MPNET_TOKENS if _is_mpnet(config) else {"special": text.SPECIAL_TOKENS, "between": 1}
 
 
 def read_config(directory):
@@ -95,8 +99,8 @@ def build(config, pooler=True):
   """Returns the encoder with fresh weights, of a Hugging Face `config`. Raises `KeyError` with what is missing."""
   if _is_mpnet(config):
     positions = config["max_position_embeddings"] - MPNET_POSITION
-    config = {"layer_norm_eps": 1e-5, **config, "max_position_embeddings": positions, "type_vocab_size": 0}
-    config.setdefault("relative_attention_num_buckets", 32)
+    defaults = {"layer_norm_eps": 1e-5, "relative_attention_num_buckets": 32}
+    config = {**defaults, **config, "max_position_embeddings": positions, "type_vocab_size": 0}
   elif config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
     raise KeyError("position_embedding_type: only the absolute ones of an encoder are supported")
   inputs = {

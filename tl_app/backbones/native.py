@@ -247,15 +247,16 @@ def _bert_wheel(spec, assets, pooling, size):
 def _hugging_face_bert(spec, directory, pooling):
   network = bert.load(directory)
   limit, rows = (network.get_layer(f"{name}_embedding").input_dim for name in ("position", "token"))
-  rules = bert.tokenizer_rules(directory)
-  vocabulary = text.read_vocabulary(directory / "vocab.txt", rules.get("special", text.SPECIAL_TOKENS))
+  config = bert.read_config(directory)
+  tokens_of = bert.special_tokens(config)
+  vocabulary = text.read_vocabulary(directory / "vocab.txt", tokens_of["special"])
   if len(vocabulary) > rows:
     raise UserError(
       f"{directory}/vocab.txt has {len(vocabulary):,} tokens, but the network's table has {rows:,} rows: they are "
       "of two models"
     )
-  preprocess = text.WordPiece(vocabulary, limit=limit, **rules)
-  return _text_backbone(spec, preprocess, dict(network.input), network.output, pooling, bert.read_config(directory))
+  preprocess = text.WordPiece(vocabulary, limit=limit, **tokens_of, **bert.tokenizer_rules(directory))
+  return _text_backbone(spec, preprocess, dict(network.input), network.output, pooling, config)
 
 
 def _applications(spec, assets, pooling, size):

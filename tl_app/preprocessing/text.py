@@ -124,7 +124,7 @@ def read_vocabulary(path, special=SPECIAL_TOKENS):
   if lines and not lines[-1]:
     lines.pop()
   vocabulary = {line.rstrip("\r"): index for index, line in enumerate(lines)}
-  missing = [token for token in ("[UNK]", *special) if token not in vocabulary]
+  missing = [token for token in (special[-1], "[UNK]", *special[:-1]) if token not in vocabulary]
   if missing:
     raise UserError(f"vocabulary {path} has no {missing[0]}: it is not a BERT vocab file")
   return vocabulary

@@ -159,6 +159,56 @@ def test_features_have_length_1_where_the_network_was_trained_on_such(presets):
   assert not native.load(spec, Assets(), pooling="cls").spec.unit_length
 
 
+@pytest.fixture
+def sentence_directory(presets, tmp_path):
+  """Function from names of modules and the pooling's modes to a sentence-transformers directory."""
+
+  def make(types, **modes):
+    root = tmp_path / "model"
+    shutil.copytree(presets / "bert", root)
+    modules = [{"idx": i, "path": f"{i}_{name}" if i else "", "type": f"st.{name}"} for i, name in enumerate(types)]
+    (root / "modules.json").write_text(json.dumps(modules))
+    (root / "1_Pooling").mkdir()
+    (root / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    return root
+
+  return make
+
+
+@pytest.mark.parametrize(
+  ("types", "mode", "expected"),
+  [
+    (["Transformer", "Pooling", "Normalize"], "pooling_mode_cls_token", ("cls", True)),
+    (["Transformer", "Pooling"], "pooling_mode_cls_token", ("cls", False)),
+    (["Transformer", "Pooling", "Normalize"], "pooling_mode_mean_tokens", ("mean", True)),
+    (["Transformer", "Pooling", "Normalize"], "pooling_mode_max_tokens", ("mean", False)),
+    (["Transformer", "Pooling", "Dense", "Normalize"], "pooling_mode_cls_token", ("mean", False)),
+  ],
+)
+def test_a_sentence_transformers_directory_says_what_its_features_are(sentence_directory, types, mode, expected):
+  modes = {"pooling_mode_mean_tokens": False, "word_embedding_dimension": 8} | {mode: True}
+  spec = _load(sentence_directory(types, **modes)).spec
+  assert (spec.pooling, spec.unit_length) == expected
+
+
+@pytest.mark.parametrize("damage", ["modules.json", "1_Pooling/config.json"])
+def test_a_damaged_sentence_transformers_directory_is_refused(sentence_directory, damage):
+  directory = sentence_directory(["Transformer", "Pooling"], pooling_mode_cls_token=True)
+  (directory / damage).write_text("{")
+  with pytest.raises(UserError, match=rf"{damage} is damaged .*remove .*modules.json"):
+    _load(directory)
+
+
+@pytest.mark.parametrize(("pooling", "expected"), [("auto", ("cls", True)), ("mean", ("mean", False))])
+def test_a_sentence_transformers_model_of_an_address_says_it_too(sentence_directory, monkeypatch, pooling, expected):
+  modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+  directory, asked = sentence_directory(["Transformer", "Pooling", "Normalize"], **modes), []
+  monkeypatch.setattr(Assets, "preset", lambda self, handle: asked.append(handle) or str(directory))
+  spec = _load("hf://me/tiny", pooling=pooling).spec
+  assert (spec.handle, spec.pooling, spec.unit_length) == ("hf://me/tiny", *expected)
+  assert asked == ["hf://me/tiny"]
+
+
 def test_preset_gives_the_answer_of_kerashub(presets):
   import keras_hub
 

@@ -1,7 +1,6 @@
 """Every record of the table, checked against the libraries that are installed. No network, no weights."""
 
 import itertools
-import json
 import re
 import socket
 import subprocess
@@ -255,51 +254,6 @@ def test_nonsense_lists_names_and_forms(name):
 def test_a_path_that_is_not_there_is_seen_from_here(name):
   with pytest.raises(UserError, match="there is no such directory, seen from .*Names: .*Or give"):
     backbones.resolve(name)
-
-
-def _sentence_directory(root, types, **modes):
-  root.mkdir()
-  (root / "config.json").write_text("{}")
-  modules = [{"idx": i, "path": f"{i}_{name}" if i else "", "type": f"st.{name}"} for i, name in enumerate(types)]
-  (root / "modules.json").write_text(json.dumps(modules))
-  (root / "1_Pooling").mkdir()
-  (root / "1_Pooling" / "config.json").write_text(json.dumps(modes))
-  return str(root)
-
-
-@pytest.mark.parametrize(
-  ("types", "mode", "expected"),
-  [
-    (["Transformer", "Pooling", "Normalize"], "pooling_mode_cls_token", ("cls", True)),
-    (["Transformer", "Pooling"], "pooling_mode_cls_token", ("cls", False)),
-    (["Transformer", "Pooling", "Normalize"], "pooling_mode_mean_tokens", ("mean", True)),
-    (["Transformer", "Pooling", "Normalize"], "pooling_mode_max_tokens", ("mean", False)),
-    (["Transformer", "Pooling", "Dense", "Normalize"], "pooling_mode_cls_token", ("mean", False)),
-  ],
-)
-def test_a_sentence_transformers_directory_says_what_its_features_are(tmp_path, types, mode, expected):
-  modes = {"pooling_mode_mean_tokens": False, "word_embedding_dimension": 8} | {mode: True}
-  spec = backbones.resolve(_sentence_directory(tmp_path / "model", types, **modes))
-  assert (spec.pooling, spec.unit_length) == expected
-
-
-@pytest.mark.parametrize("damage", ["modules.json", "1_Pooling/config.json"])
-def test_a_damaged_sentence_transformers_directory_is_refused(tmp_path, damage):
-  directory = _sentence_directory(tmp_path / "model", ["Transformer", "Pooling"], pooling_mode_cls_token=True)
-  (tmp_path / "model" / damage).write_text("{")
-  with pytest.raises(UserError, match=rf"{damage} is damaged .*remove .*modules.json"):
-    backbones.resolve(directory)
-
-
-@pytest.mark.parametrize("pooling", ["auto", "mean"])
-def test_a_sentence_transformers_model_of_an_address_says_it_too(tmp_path, monkeypatch, pooling):
-  modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-  directory = _sentence_directory(tmp_path / "model", ["Transformer", "Pooling", "Normalize"], **modes)
-  monkeypatch.setattr(Assets, "preset", lambda self, handle: directory)
-  monkeypatch.setattr("tl_app.backbones.native.load", lambda spec, assets, **options: (spec, options))
-  spec, options = backbones.load(backbones.resolve("hf://me/tiny"), Assets(), pooling=pooling)
-  assert (spec.handle, spec.pooling, spec.unit_length) == ("hf://me/tiny", "cls", True)
-  assert options["pooling"] == pooling
 
 
 def test_load_dispatches_by_kind(monkeypatch, tmp_path):

@@ -282,7 +282,7 @@ def _feature_store(run):
     weights=model_lib.fingerprint(backbone.stages),
     kind=backbone.spec.kind,
     network=backbone.identity,
-    pooling=backbone.spec.pooling if run.config.pooling == "auto" else run.config.pooling,
+    pooling=backbone.spec.pooling,
     preprocessing=preprocessing_identity(run),
   )
   return feature_cache.FeatureCache(root / key, backbone.feature_size)

@@ -1,7 +1,6 @@
 """Names and handles to `BackboneSpec` records, and records to loaded backbones. Resolving needs no TensorFlow."""
 
 import dataclasses
-import json
 import pathlib
 import re
 
@@ -12,8 +11,6 @@ from tl_app.errors import UserError
 MODULE_URL = re.compile(r"https://(tfhub\.dev|(www\.)?kaggle\.com/models)/\S+")
 # By --pixels.
 RANGES = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "byte": (0.0, 255.0)}
-# What a sentence-transformers directory calls them.
-POOLING_MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
 FORMS = (
   "a tfhub.dev or kaggle.com/models URL, kaggle://OWNER/MODEL/FRAMEWORK/VARIATION, hf://OWNER/MODEL, "
   "a directory with saved_model.pb, a preset directory with config.json"
@@ -37,8 +34,7 @@ def resolve(name):
     return BackboneSpec(name=name, kind=kind, handle=name)
   if kind == "kerashub":
     # Every KerasHub backbone has a sequence or a map, few a pooler; their converters take pixels of [0, 255].
-    made = {"pooling": "mean", "value_range": (0.0, 255.0)} | _sentence_features(pathlib.Path(name).expanduser())
-    return BackboneSpec(name=name, kind=kind, handle=name, **made)
+    return BackboneSpec(name=name, kind=kind, handle=name, pooling="mean", value_range=(0.0, 255.0))
   raise UserError(_unknown(name))
 
 
@@ -75,9 +71,6 @@ def load(spec, assets, *, preprocessor="", pooling="auto", image_size=0, pixels=
     raise UserError(f"--preprocessor={preprocessor} is for SavedModels; {spec.name} brings its own tokenizer")
   from tl_app.backbones import native
 
-  if spec.handle.startswith("hf://"):
-    # What `resolve` reads of a directory, an address tells only once it is fetched.
-    spec = dataclasses.replace(spec, **_sentence_features(pathlib.Path(assets.preset(spec.handle))))
   return native.load(spec, assets, pooling=pooling, image_size=image_size)
 
 
@@ -108,30 +101,6 @@ def _handle_kind(name):
   if (directory / "saved_model.pb").exists():
     return "saved_model"
   return "kerashub" if (directory / "config.json").exists() else ""
-
-
-def _sentence_features(directory):
-  """Returns {"pooling", "unit_length"} as a sentence-transformers directory says them, {} of any other.
-
-  Its modules.json lists what runs one after the other; of more than a network, its pooling and a normalisation the
-  features are another network's.
-
-  Raises:
-    UserError: modules.json, or what it says of the pooling, is damaged.
-  """
-  path = directory / "modules.json"
-  if not path.is_file():
-    return {}
-  try:
-    folders = {module["type"].rpartition(".")[2]: module["path"] for module in json.loads(path.read_bytes())}
-    if not {"Transformer", "Pooling"} <= set(folders) <= {"Transformer", "Pooling", "Normalize"}:
-      return {}
-    path = directory / folders["Pooling"] / "config.json"
-    modes = json.loads(path.read_bytes())
-    chosen = [name for name, key in POOLING_MODES.items() if modes.get(key)]
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise UserError(f"{path} is damaged ({error}): fetch the model again, or remove {directory}/modules.json") from None
-  return {"pooling": chosen[0], "unit_length": "Normalize" in folders} if len(chosen) == 1 else {}
 
 
 def _unknown(name):

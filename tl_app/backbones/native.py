@@ -37,6 +37,8 @@ IMAGE_RULES = (
   (r"block_(\d+)_", r"block_\1"),
   (r"block(\d+)[a-z]?_", r"block\1"),
 )
+# What a sentence-transformers directory calls them.
+POOLING_MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
 NUM_GROUPS = 4
 DEFAULT_SIZE = 224
 
@@ -47,7 +49,7 @@ def load(spec, assets, *, pooling="auto", image_size=0):
   Args:
     spec: `BackboneSpec`.
     assets: `tl_app.assets.Assets`.
-    pooling: "mean", "cls", "pooler", or "auto" for the record's.
+    pooling: "mean", "cls", "pooler", or "auto" for the record's, of a sentence-transformers directory its own.
     image_size: height and width in pixels; 0 for the record's, else the network's.
 
   Returns:
@@ -56,7 +58,6 @@ def load(spec, assets, *, pooling="auto", image_size=0):
   Raises:
     UserError: it cannot be fetched, is damaged, or has no such pooling or image size.
   """
-  pooling = spec.pooling if pooling == "auto" else pooling
   loader = {
     "kerashub": _kerashub,
     "applications": _applications,
@@ -281,6 +282,8 @@ def _applications(spec, assets, pooling, size):
 
 def _kerashub(spec, assets, pooling, size):
   preset = assets.preset(spec.handle)
+  if "://" not in preset:
+    spec = dataclasses.replace(spec, **_sentence_features(pathlib.Path(preset)))
   if bert.is_directory(preset):
     return _hugging_face_bert(spec, pathlib.Path(preset), pooling)
   import keras_hub
@@ -302,6 +305,30 @@ def _kerashub(spec, assets, pooling, size):
     except (FileNotFoundError, ValueError):
       converter = None
   return _kerashub_image(spec, network, converter, pooling, size)
+
+
+def _sentence_features(directory):
+  """Returns {"pooling", "unit_length"} as a sentence-transformers directory says them, {} of any other.
+
+  Its modules.json lists what runs one after the other; of more than a network, its pooling and a normalisation the
+  features are another network's.
+
+  Raises:
+    UserError: modules.json, or what it says of the pooling, is damaged.
+  """
+  path = directory / "modules.json"
+  if not path.is_file():
+    return {}
+  try:
+    folders = {module["type"].rpartition(".")[2]: module["path"] for module in json.loads(path.read_bytes())}
+    if not {"Transformer", "Pooling"} <= set(folders) <= {"Transformer", "Pooling", "Normalize"}:
+      return {}
+    path = directory / folders["Pooling"] / "config.json"
+    modes = json.loads(path.read_bytes())
+    chosen = [name for name, key in POOLING_MODES.items() if modes.get(key)]
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(f"{path} is damaged ({error}): fetch the model again, or remove {directory}/modules.json") from None
+  return {"pooling": chosen[0], "unit_length": "Normalize" in folders} if len(chosen) == 1 else {}
 
 
 def _kerashub_text(spec, network, preprocess, pooling):
@@ -372,6 +399,7 @@ def _convert(pixels, converter):
 
 
 def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
+  pooling = spec.pooling if pooling == "auto" else pooling
   if pooling == "pooler" and "pooler" not in outputs:
     raise UserError(f"--pooling=pooler, but {spec.name} has no pooler: take mean or cls")
   sequence = outputs["sequence"]
@@ -385,6 +413,7 @@ def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
 
 
 def _image_backbone(spec, pixels, output, pooler, pooling, size, facts):
+  pooling = spec.pooling if pooling == "auto" else pooling
   if pooling == "pooler" and pooler is None or pooling == "cls" and len(output.shape) != 3:
     raise UserError(f"--pooling={pooling}, but {spec.name} gives only its feature map: take mean")
   if pooling == "pooler":

@@ -1,5 +1,8 @@
 """Stages: exactly what the plan says trains, on opaque and native backbones, and the audit sees what is wrong."""
 
+import pathlib
+import subprocess
+import sys
 import types
 
 import keras
@@ -193,6 +196,49 @@ def test_a_wrong_freeze_is_caught(model):
   model.network.fit(rng.uniform(size=(32, 16, 16, 3)), rng.integers(0, 3, 32), batch_size=16, verbose=0)
   with pytest.raises(RunFailed, match="frozen variables of stage"):
     stages.audit(model, before)
+
+
+TWO_DEVICES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_stages, tiny_modules
+from tl_app import distribution, stages
+from tl_app import model as model_lib
+from tl_app.backbones import saved_model
+from tl_app.backbones.spec import BackboneSpec
+from tl_app.errors import RunFailed
+strategy = distribution.strategy("mirrored", 2)
+module = tiny_modules.image(sys.argv[2], size=16)
+for opaque in (False, True):
+  with strategy.scope():
+    loaded = saved_model.load(module, BackboneSpec("tiny", "saved_model", module)) if opaque else test_stages._native()
+    model = model_lib.build(loaded, test_stages.TASK)
+    before, changes = test_stages._fit(model, test_stages._phase(model, train_stages="top:1"))
+    print(sum(bool(change["changed"]) for change in changes.values()), "stages changed")
+    for stage in (next(iter(model.stages)), "head"):
+      variable = model.stages[stage][0]
+      second = getattr(variable, "_value", variable).values[1]
+      kept = second.numpy()
+      second.assign(kept + 1)
+      try:
+        stages.audit(model, before)
+      except RunFailed as failure:
+        print(failure)
+      second.assign(kept)
+"""
+
+
+def test_the_audit_catches_a_device_that_went_its_own_way(tmp_path):
+  # Devices are chosen before TensorFlow starts.
+  command = [sys.executable, "-c", TWO_DEVICES, str(pathlib.Path(__file__).parent), str(tmp_path / "module")]
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  said = [line for line in done.stdout.splitlines() if "stage" in line]
+  assert [line.partition(" (")[0] for line in said] == [
+    "2 stages changed",
+    "audit: devices disagree on 1 variables of stage stem",
+    "audit: devices disagree on 1 variables of stage head",
+  ] * 2
 
 
 def _one_layer_of_two_stages():

@@ -5,6 +5,7 @@ import hashlib
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tl_app import backbones, heads
 from tl_app.backbones import pairs, windows, words
@@ -191,6 +192,13 @@ def checksums(stages):
 def fingerprint(stages):
   """Returns one sha256 hex over the variables of `stages`, in order: the identity of a trunk's weights."""
   return hashlib.sha256("".join(sum(checksums(stages).values(), [])).encode()).hexdigest()
+
+
+def replicas_agree(variable):
+  """Whether a variable is the same, to the bit, on every device of this process."""
+  value = variable.value if isinstance(variable, keras.Variable) else variable
+  copies = value.values if isinstance(value, tf.distribute.DistributedValues) else ()
+  return len({_checksum(copy) for copy in copies}) <= 1
 
 
 def _checksum(variable):

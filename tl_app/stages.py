@@ -181,7 +181,7 @@ def audit(model, before):
     {stage: {"variables", "trainable", "changed"}}.
 
   Raises:
-    RunFailed: a frozen variable changed, or nothing of a stage that should train did.
+    RunFailed: a frozen variable changed, nothing of a stage that should train did, or the devices no longer agree.
   """
   after = model_lib.checksums(model.stages)
   result = {}
@@ -191,6 +191,9 @@ def audit(model, before):
     if wrong:
       paths = ", ".join(model.stages[name][i].path for i in wrong[:3])
       raise RunFailed(f"audit: {len(wrong)} frozen variables of stage {name} changed ({paths})")
+    apart = [variable.path for variable in model.stages[name] if not model_lib.replicas_agree(variable)]
+    if apart:
+      raise RunFailed(f"audit: devices disagree on {len(apart)} variables of stage {name} ({', '.join(apart[:3])})")
     trained = [c for c, trains in zip(changed, before.trains[name]) if trains]
     if trained and not any(trained):
       raise RunFailed(f"audit: stage {name} should have trained, but none of its {len(trained)} variables changed")

@@ -239,6 +239,21 @@ def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path, monkeypatch):
     comparison.require_all(again)
 
 
+def test_a_run_that_another_process_finished_meanwhile_is_not_run_again(config, monkeypatch):
+  finish(config, "probe", 0, [1] * 12)
+  started = []
+
+  def train(config_of_run):
+    started.append(config_of_run.recipe)
+    for recipe in (config_of_run.recipe, "full"):
+      finish(config, recipe, 0, [1] * 12)
+    return 0, ""
+
+  monkeypatch.setattr(comparison, "_train", train)
+  result = comparison.compare(config, "probe,lora,full", "0")
+  assert started == ["lora"] and [row["recipe"] for row in result["rows"]] == ["probe", "lora", "full"]
+
+
 def test_a_first_run_that_is_refused_ends_it_and_leaves_nothing(config, tmp_path, monkeypatch):
   def refused(config):
     (tmp_path / "compared/probe-0.log").write_text("tl_app: --dataset=nowhere")

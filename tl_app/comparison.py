@@ -196,9 +196,9 @@ def _is_finished(config):
 
 
 def _outcome(config, waiting):
-  """Returns (`Run`, exit code) of one config, which runs now if it is among `waiting`."""
+  """Returns (`Run`, exit code) of one config, which runs now if it is among `waiting` and nobody has run it since."""
   run, code = Run(config.recipe, config.seed), 0
-  if config in waiting:
+  if config in waiting and not _is_finished(config):
     log.info("run %d of %d: %s", waiting.index(config) + 1, len(waiting), config.workdir)
     code, run.failure = _train(config)
   if code:

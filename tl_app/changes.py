@@ -78,12 +78,12 @@ def compare(workdir, cache_dir="", offline=False):
     rung, last = metrics["rung"], metrics.get("rung_phase")
   except (ValueError, KeyError, TypeError):
     raise UserError(f"{paths.metrics} is damaged: train again") from None
-  phases = _phases(paths.plan) if rung != "probe" else []
-  names = [phase.name for phase in phases]
+  planned = _planned(paths.plan) if rung != "probe" else []
+  names = [phase.name for phase, _ in planned]
   if last in names:
     # The phases after it have left nothing.
-    phases = phases[: names.index(last) + 1]
-  trains, moves = _expected(model, phases)
+    planned = planned[: names.index(last) + 1]
+  trains, moves, miscounted = _expected(model, planned)
   found = [_stage(name, members, exported, trains, moves) for name, members in model.backbone.stages.items()]
   return Changes(
     title=f"{paths.export}: {config.backbone}, --recipe={config.recipe} --train_stages={config.train_stages}, "
@@ -91,7 +91,7 @@ def compare(workdir, cache_dir="", offline=False):
     rung=rung,
     stages=found,
     head=len(model.stages[recipes.HEAD]),
-    miscounted=_miscounted(model, phases, _planned_counts(paths.plan)),
+    miscounted=miscounted,
   )
 
 
@@ -147,45 +147,42 @@ def _agreement(changes):
   )
 
 
-def _phases(path):
-  """Returns the `recipes.Phase`s of a plan.json."""
+def _planned(path):
+  """Returns (`recipes.Phase`, {stage: variables that train}) of each phase that --max_minutes left in a plan.json."""
   names = [field.name for field in dataclasses.fields(recipes.Phase)]
   return [
-    recipes.Phase(**{name: phase[name] for name in names} | {"train_stages": tuple(phase["train_stages"])})
-    for phase in _done(path)
+    (
+      recipes.Phase(**{name: phase[name] for name in names} | {"train_stages": tuple(phase["train_stages"])}),
+      {row["name"]: row["trainable"] for row in phase["stages"]},
+    )
+    for phase in files.read_json(path)["phases"]
+    if phase["epochs"]
   ]
 
 
-def _planned_counts(path):
-  """Returns [{stage: variables that train}] of the phases of a plan.json."""
-  return [{row["name"]: row["trainable"] for row in phase["stages"]} for phase in _done(path)]
+def _expected(model, planned):
+  """Returns what the backbone's variables should have done.
 
+  Args:
+    model: the `Model`.
+    planned: as `_planned` returns it.
 
-def _done(path):
-  """Returns the phases of a plan.json of which --max_minutes has left something."""
-  return [phase for phase in files.read_json(path)["phases"] if phase["epochs"]]
-
-
-def _expected(model, phases):
-  """Returns {stage: ids of the variables that any phase trains}, and likewise of the statistics that may move."""
+  Returns:
+    {stage: ids of the variables that any phase trains}, likewise of the statistics that may move, and `miscounted` as
+    in `Changes`.
+  """
   trains = {name: set() for name in model.backbone.stages}
   moves = {name: set() for name in model.backbone.stages}
-  for phase in phases:
+  miscounted = {}
+  for phase, counts in planned:
     modes, selected = stages.batch_norm_modes(model, phase), stages.selected(model, phase)
     for name, members in model.backbone.stages.items():
-      trains[name] |= {id(v) for v in selected.get(name, ())}
+      chosen = {id(v) for v in selected.get(name, ())}
+      trains[name] |= chosen
       moves[name] |= {id(v) for v in members if modes[name] == "batch" and id(v) in model.statistics}
-  return trains, moves
-
-
-def _miscounted(model, phases, counts):
-  found = {}
-  for phase, rows in zip(phases, counts):
-    selected = stages.selected(model, phase)
-    for name in model.backbone.stages:
-      if rows[name] != len(selected.get(name, ())):
-        found[name] = phase.name, rows[name], len(selected.get(name, ()))
-  return found
+      if counts.get(name, 0) != len(chosen):
+        miscounted[name] = phase.name, counts.get(name, 0), len(chosen)
+  return trains, moves, miscounted
 
 
 def _stage(name, members, exported, trains, moves):

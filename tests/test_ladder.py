@@ -31,6 +31,15 @@ def test_the_best_ships_and_ties_go_to_the_simpler(wrong, ships):
   assert ("did not help" in why) == (ships == "probe" and len(wrong) > 1)
 
 
+@pytest.mark.parametrize(
+  ("wrong", "p", "doubt"), [(3, "0.25", ": 20 examples do not tell them apart)"), (8, "0.0078", ")")]
+)
+def test_what_few_examples_cannot_tell_is_said(wrong, p, doubt):
+  rungs = [_rung("probe", wrong), _rung("fine_tuned", 0)]
+  _, why, _ = ladder.choose(rungs, LABELS, TASK)
+  assert why.endswith(f"p = {p}{doubt}")
+
+
 def test_mcnemar_counts_only_where_one_of_two_is_right():
   right, other = np.array([1, 1, 1, 0, 0, 1, 1, 1, 1], bool), np.array([0, 0, 0, 1, 0, 0, 0, 1, 1], bool)
   assert evaluation.mcnemar(right, other) == pytest.approx(scipy.stats.binomtest(5, 6, 0.5).pvalue)

@@ -9,6 +9,8 @@ import sklearn.neighbors
 NEIGHBOURS = 20
 # Nearest neighbours are only a mark to compare with: a share of a large training set gives it.
 NEIGHBOUR_EXAMPLES = 20000
+# A larger p-value is said to leave open which of two rungs is better.
+SIGNIFICANT = 0.05
 
 
 @dataclasses.dataclass
@@ -50,10 +52,10 @@ def choose(rungs, targets, task):
     for rung in rungs
   }
   best = max(rungs, key=lambda rung: figures[rung.name][task.score])
-  return best, _why(best, first, figures, task), figures
+  return best, _why(best, first, figures, task, len(targets)), figures
 
 
-def _why(best, first, figures, task):
+def _why(best, first, figures, task, count):
   score = {name: values[task.score] for name, values in figures.items()}
   if best is first:
     others = [name for name in score if name != first.name]
@@ -64,9 +66,11 @@ def _why(best, first, figures, task):
       f"{best.name} ships: fine-tuning did not help on the validation split "
       f"({beaten} {score[beaten]:.4f}, {best.name} {score[best.name]:.4f})"
     )
+  p = figures[best.name]["p_value"]
+  doubt = f": {count} examples do not tell them apart" if p > SIGNIFICANT else ""
   return (
     f"{best.name} ships: {score[best.name]:.4f} on the validation split against {score[first.name]:.4f} of the "
-    f"{first.name} ({task.test_title} p = {figures[best.name]['p_value']:.2g})"
+    f"{first.name} ({task.test_title} p = {p:.2g}{doubt})"
   )
 
 

@@ -200,6 +200,8 @@ def test_what_does_nothing_in_a_probe_is_named():
     assert "train_stages" in idle and ("max_minutes" in idle) == named
   config = Config(train_stages="none")
   assert planning.idle_flags(config, recipes.plan(config, FACTS)) == {}
+  config = Config(train_stages="head", recipe="lora")
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)) == {"recipe": "no phase trains the backbone"}
 
 
 def _own(*changes):

@@ -20,7 +20,7 @@ LENGTH_QUANTILE = 0.99
 # Flags that say how the backbone trains, and nothing of the head alone.
 FINE_TUNING = ("epochs", "learning_rate", "backbone_learning_rate", "layer_decay", "bn", "clip_norm", "ema")
 FINE_TUNING += ("accumulate_steps", "batch_tokens", "augment", "mixup", "cutmix", "label_smoothing", "precision", "jit")
-FINE_TUNING += ("max_minutes", "train_stages")
+FINE_TUNING += ("max_minutes", "train_stages", "recipe")
 # Values by which --train_stages says itself that the head alone trains.
 HEAD_ALONE = ("none", recipes.HEAD)
 
@@ -115,6 +115,7 @@ def idle_flags(config, phases, modes=("batch",), modality="text"):
     # Images are taken smaller for it.
     used |= {"max_minutes"} if modality == "image" and not config.image_size else set()
     used |= {"train_stages"} if config.train_stages in HEAD_ALONE else set()
+    used |= {"recipe"} if config.recipe == "probe" else set()
     idle = {name: "no phase trains the backbone" for name in FINE_TUNING if name not in used}
   elif "batch" not in modes:
     idle["bn"] = "no stage has BatchNormalization that can run on batch statistics in these phases"

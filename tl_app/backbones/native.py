@@ -399,7 +399,7 @@ def _convert(pixels, converter):
 
 
 def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
-  pooling = spec.pooling if pooling == "auto" else pooling
+  pooling = spec.pooling_for(pooling)
   if pooling == "pooler" and "pooler" not in outputs:
     raise UserError(f"--pooling=pooler, but {spec.name} has no pooler: take mean or cls")
   sequence = outputs["sequence"]
@@ -413,7 +413,7 @@ def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
 
 
 def _image_backbone(spec, pixels, output, pooler, pooling, size, facts):
-  pooling = spec.pooling if pooling == "auto" else pooling
+  pooling = spec.pooling_for(pooling)
   if pooling == "pooler" and pooler is None or pooling == "cls" and len(output.shape) != 3:
     raise UserError(f"--pooling={pooling}, but {spec.name} gives only its feature map: take mean")
   if pooling == "pooler":

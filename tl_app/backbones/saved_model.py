@@ -287,7 +287,7 @@ def _image_size(face, spec, image_size):
 
 def _choose_pooling(pooling, spec, face, outputs):
   """Returns (pooling, the output it is made of, notes)."""
-  wanted = spec.pooling if pooling == "auto" else pooling
+  wanted = spec.pooling_for(pooling)
   spatial = next((kind for kind in ("sequence", "map") if kind in outputs), None)
   possible = {"pooler": "pooled" if "pooled" in outputs else None, "mean": spatial}
   possible["cls"] = "sequence" if "sequence" in outputs else None

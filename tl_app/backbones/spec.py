@@ -50,6 +50,10 @@ class BackboneSpec:
   parameters: int = 0
   note: str = ""
 
+  def pooling_for(self, pooling):
+    """Returns the pooling that --pooling asks for: its own word, or the record's for "auto"."""
+    return self.pooling if pooling == "auto" else pooling
+
 
 # Means of ImageNet in BGR networks, here in RGB order: `keras.applications.imagenet_utils`, mode "caffe".
 CAFFE_MEAN = (123.68, 116.779, 103.939)

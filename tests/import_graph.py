@@ -123,7 +123,9 @@ def main() -> int:
   print(f"circles       {len(found)}{''.join(f' ({chr(32).join(circle)})' for circle in found)}")
   entry_points = [name for name, path in modules().items() if "." not in name and _is_entry_point(path)]
   others = [path.stem for path in PACKAGE.glob("*.py") if path.stem not in (*entry_points, "__init__")]
-  print(f"root modules  {len(others)} besides __init__ and {len(entry_points)} entry points: {' '.join(sorted(others))}")
+  print(
+    f"root modules  {len(others)} besides __init__ and {len(entry_points)} entry points: {' '.join(sorted(others))}"
+  )
   return 0
 
 

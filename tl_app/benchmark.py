@@ -9,7 +9,7 @@ from tl_app import backbones, cli
 
 FLAGS = cli.FLAGS
 cli.define_run()
-cli.flags.DEFINE_string("parts", "stages,head,trunk,lengths", "What is measured, with commas; see README.")
+cli.flags.DEFINE_string("parts", "stages,head,trunk,lengths", "What is measured, with commas; see docs/performance.md.")
 cli.flags.DEFINE_integer("repeats", 5, "Rounds; in each of them every candidate runs once.", lower_bound=2)
 cli.flags.DEFINE_integer("steps", 20, "Batches of a candidate in a round.", lower_bound=1)
 

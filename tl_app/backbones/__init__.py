@@ -75,7 +75,7 @@ def load(spec, assets, *, preprocessor="", pooling="auto", image_size=0, pixels=
 
 
 def table():
-  """Returns the records as a list of dicts of strings, one a row, for `inspect` and the README."""
+  """Returns the records as a list of dicts of strings, one a row, for docs/backbones.md."""
   return [
     {
       "name": spec.name,

@@ -6,10 +6,12 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Yields a temporary path beside `path`; renames it onto `path` when the block ends, removes it when the block fails.
 
   Works for a file and for a directory: the block creates whichever it wants. A directory that stands at `path` is
@@ -28,17 +30,17 @@ def atomic_path(path):
     shutil.rmtree(holder, ignore_errors=True)
 
 
-def write_text(path, text):
+def write_text(path: str | os.PathLike[str], text: str) -> None:
   """Writes UTF-8 text so that a reader sees the old file or the new one, never a part."""
   with atomic_path(path) as new:
     new.write_text(text, encoding="utf-8")
 
 
-def write_json(path, value):
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
   """Writes `value` as indented JSON, atomically. NaN is refused: a metrics file with NaN is not JSON."""
   write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path):
+def read_json(path: str | os.PathLike[str]) -> Any:
   """Returns the parsed JSON of a UTF-8 file."""
   return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))

@@ -1,30 +1,39 @@
-"""How far something slow has come: a moving line for a person who watches, a line now and then for a file."""
+"""Progress of slow loops: a bar on a terminal, a log line every 20 seconds elsewhere."""
 
 import logging
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_SECONDS_ON_SCREEN = 0.2
+_SECONDS_ON_TERMINAL = 0.2
 _SECONDS_IN_A_FILE = 20.0
 _WIDTH = 30
 
 
-def counted(items, total, what):
-  """Yields the items and says on standard error how many of `total` have come; nothing of what is done at once."""
-  watched = sys.stderr.isatty()
-  start = said = time.monotonic()
+def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+  """Yields the items and reports on standard error how many of `total` are done.
+
+  Args:
+    items: any iterable.
+    total: the number of items that is expected.
+    what: what is counted, for instance "images decoded".
+  """
+  terminal = sys.stderr.isatty()
+  start = printed = time.monotonic()
   for number, item in enumerate(items, start=1):
     yield item
     now = time.monotonic()
-    if watched and (now - said >= _SECONDS_ON_SCREEN or (number == total and said > start)):
-      said = now
+    if terminal and (now - printed >= _SECONDS_ON_TERMINAL or (number == total and printed > start)):
+      printed = now
       done = _WIDTH * number // max(total, 1)
       bar = "#" * done + "." * (_WIDTH - done)
-      print(
-        f"\r{what} [{bar}] {number:,} of {total:,}", end="\n" if number == total else "", file=sys.stderr, flush=True
-      )
-    elif not watched and now - said >= _SECONDS_IN_A_FILE:
-      said = now
+      end = "\n" if number == total else ""
+      print(f"\r{what} [{bar}] {number:,} of {total:,}", end=end, file=sys.stderr, flush=True)
+    elif not terminal and now - printed >= _SECONDS_IN_A_FILE:
+      printed = now
       log.info("%s: %s of %s", what, f"{number:,}", f"{total:,}")

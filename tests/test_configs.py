@@ -82,8 +82,8 @@ def test_a_config_is_a_lab_record(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_results_page_has_the_numbers_of_the_config(path):
   (row,) = (line for line in RESULTS.splitlines() if line.startswith(f"| `{path.stem}` |"))
-  figures = re.search(r"(0\.\d{3}) .*?(0\.\d{3}) to (0\.\d{3})", header(path)["Result"]).groups()
-  assert "{} ({} to {})".format(*figures) in row
+  numbers = re.search(r"(0\.\d{3}) .*?(0\.\d{3}) to (0\.\d{3})", header(path)["Result"]).groups()
+  assert "{} ({} to {})".format(*numbers) in row
 
 
 def test_commands_of_configs_have_known_flags():

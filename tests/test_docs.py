@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from tl_app import backbones, recipes
+from tests import docs_tables
 from tl_app import config as config_lib
-from tl_app.checking import findings
+from tl_app import recipes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -154,10 +154,10 @@ def test_the_readme_is_short():
 
 def test_results_of_the_readme_are_those_of_the_results_page():
   cells = {
-    figures
+    numbers
     for row in table(TEXTS["README.md"], "| data | ")[1:]
     for cell in row
-    for figures in re.findall(r"0\.\d{3} \([^)]*\)", cell)
+    for numbers in re.findall(r"0\.\d{3} \([^)]*\)", cell)
   }
   assert cells and [each for each in cells if each not in TEXTS["docs/results.md"]] == []
 
@@ -179,18 +179,11 @@ def test_extras_that_the_docs_name_exist():
   assert named and named <= set(setup["options.extras_require"])
 
 
-def test_the_table_of_backbones_is_the_codes():
-  rows = backbones.table()
-  expected = [list(rows[0]), *([f"`{row['name']}`", *list(row.values())[1:]] for row in rows)]
-  assert table(TEXTS["docs/backbones.md"], "| " + " | ".join(expected[0]) + " |") == expected
-
-
-def test_the_table_of_findings_is_the_codes():
-  share = f", serious from {100 * findings.SERIOUS_SHARE:.0f} %"
-  assert table(TEXTS["docs/data_checks.md"], "| finding | severity |")[1:] == [
-    [f"`{name}`", kind.severity + (share if kind.grows else ""), kind.meaning, kind.advice]
-    for name, kind in findings.KINDS.items()
-  ]
+@pytest.mark.parametrize("page", docs_tables.TABLES)
+def test_generated_tables_are_the_codes(page):
+  rows = docs_tables.TABLES[page]()
+  assert docs_tables.markdown(rows) in TEXTS[page], "run python -m tests.docs_tables"
+  assert docs_tables.replaced(TEXTS[page], rows) == TEXTS[page]
 
 
 @pytest.mark.parametrize(

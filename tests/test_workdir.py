@@ -98,3 +98,43 @@ def test_atomic_path_replaces_a_directory_as_a_whole(tmp_path):
       new.mkdir()
       (new / content).write_text(content)
   assert [path.name for path in target.iterdir()] == ["two"]
+
+
+def test_the_time_of_a_clock_inside_another_counts_for_the_inner_one(monkeypatch):
+  now = iter([0.0, 1.0, 4.0, 10.0, 20.0, 21.0])
+  monkeypatch.setattr(workdir.time, "monotonic", lambda: next(now))
+  clock = workdir.Clock(["export"])
+  with clock("train"), clock("features"):
+    pass
+  with clock("train"):
+    pass
+  assert clock.seconds == {"export": 0.0, "train": 8.0, "features": 3.0}
+
+
+def test_a_record_writes_each_file_with_its_format_number(tmp_path):
+  record = workdir.Record(workdir.Workdir(tmp_path))
+  record.note("input", {"share": 0.5})
+  assert not record.paths.plan.exists()
+  record.write_plan({"phases": []})
+  record.note("batch_size", {"examples": 8})
+  plan = {"format": 1, "phases": [], "input": {"share": 0.5}, "batch_size": {"examples": 8}}
+  assert files.read_json(record.paths.plan) == plan
+  writers = {
+    record.paths.splits: record.write_splits,
+    record.paths.findings: record.write_findings,
+    record.paths.task: record.write_task,
+    record.paths.metrics: record.write_metrics,
+  }
+  for path, write in writers.items():
+    write({"key": path.name})
+    assert files.read_json(path) == {"format": workdir.FORMAT, "key": path.name}
+    assert workdir.read(path) == {"key": path.name}
+  record.log_epoch({"epoch": 1})
+  record.log_epoch({"epoch": 2})
+  assert record.paths.log.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+
+
+def test_a_file_of_a_newer_format_is_refused(tmp_path):
+  files.write_json(tmp_path / "plan.json", {"format": 2})
+  with pytest.raises(UserError, match="has format 2, and this tl_app reads format 1: update tl_app"):
+    workdir.read(tmp_path / "plan.json")

@@ -3,14 +3,19 @@
 import contextlib
 import dataclasses
 import fcntl
+import json
 import pathlib
 import shutil
+import time
+from collections.abc import Iterable, Iterator
 
 from tl_app import config as config_lib
 from tl_app import files
 from tl_app.errors import UserError
 
 LOCK = ".lock"
+# Number of the layout of the JSON files of a workdir; each has it under the key "format".
+FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +97,106 @@ class Workdir:
     """Returns the paths of all that a run writes."""
     before = (self.config, self.plan, self.splits, self.findings, self.log, self.weights.parent, self.tensorboard)
     return before + self.conclusions()
+
+
+class Clock:
+  """Measures seconds by name.
+
+  The time of a clock inside another counts for the inner one only.
+
+  Attributes:
+    seconds: {name: seconds}.
+
+  Example:
+    clock = Clock(["train"])
+    with clock("train"):
+      ..
+  """
+
+  def __init__(self, names: Iterable[str] = ()):
+    self.seconds = dict.fromkeys(names, 0.0)
+    self._nested = 0.0
+
+  @contextlib.contextmanager
+  def __call__(self, name: str) -> Iterator[None]:
+    """Adds the seconds of the block to `seconds[name]`, without those of the clocks inside it."""
+    start, outer, self._nested = time.monotonic(), self._nested, 0.0
+    try:
+      yield
+    finally:
+      passed = time.monotonic() - start
+      self.seconds[name] = self.seconds.get(name, 0.0) + passed - self._nested
+      self._nested = outer + passed
+
+
+class Record:
+  """Writes the JSON files of a workdir, each with its `format` number, and measures the time of the run.
+
+  Attributes:
+    paths: `Workdir`.
+    clock: `Clock`: `with record.clock("train"):`.
+  """
+
+  def __init__(self, paths: Workdir):
+    self.paths = paths
+    self.clock = Clock(["features", "train", "evaluate", "export"])
+    self._plan = {}
+
+  @property
+  def seconds(self) -> dict[str, float]:
+    """{"features", "train", "evaluate", "export"}: seconds so far."""
+    return self.clock.seconds
+
+  def write_plan(self, values: dict) -> None:
+    """Writes plan.json, with what `note` has been given before."""
+    self._plan = {**values, **self._plan}
+    self._write(self.paths.plan, self._plan)
+
+  def note(self, name: str, value: object) -> None:
+    """Adds a decision or a measurement to plan.json, which is written at once if `write_plan` has written it."""
+    self._plan[name] = value
+    if self.paths.plan.is_file():
+      self._write(self.paths.plan, self._plan)
+
+  def write_splits(self, manifest: dict) -> None:
+    """Writes splits.json."""
+    self._write(self.paths.splits, manifest)
+
+  def write_findings(self, values: dict) -> None:
+    """Writes findings.json."""
+    self._write(self.paths.findings, values)
+
+  def write_task(self, values: dict) -> None:
+    """Writes checkpoints/task.json: how the logits of the weights are read."""
+    self._write(self.paths.task, values)
+
+  def write_metrics(self, values: dict) -> None:
+    """Writes metrics.json, which makes the run a finished one."""
+    self._write(self.paths.metrics, values)
+
+  def log_epoch(self, values: dict) -> None:
+    """Appends a line to log.jsonl."""
+    with open(self.paths.log, "a", encoding="utf-8") as file:
+      file.write(json.dumps(values) + "\n")
+
+  def _write(self, path, values):
+    files.write_json(path, {"format": FORMAT, **values})
+
+
+def read(path: pathlib.Path) -> dict:
+  """Returns the JSON object of a file that `Record` wrote, without its format number.
+
+  Raises:
+    OSError, ValueError: the file is missing or damaged.
+    UserError: a newer tl_app wrote it.
+  """
+  values = files.read_json(path)
+  if not isinstance(values, dict):
+    raise ValueError(f"{path} holds no JSON object")
+  found = values.pop("format", FORMAT)
+  if found != FORMAT:
+    raise UserError(f"{path} has format {found}, and this tl_app reads format {FORMAT}: update tl_app")
+  return values
 
 
 @contextlib.contextmanager

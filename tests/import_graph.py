@@ -61,6 +61,11 @@ def room(name: str) -> str:
   return name.split(".")[0]
 
 
+def is_root_module(name: str) -> bool:
+  """Returns whether a room is a module of the root rather than a package."""
+  return (PACKAGE / f"{name}.py").is_file()
+
+
 def circles(edges: dict[str, set[str]]) -> list[list[str]]:
   """Returns the groups of nodes that reach each other, each sorted; a node alone is no circle."""
   reached = {node: _reachable(node, edges) for node in edges}

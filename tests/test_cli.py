@@ -11,7 +11,8 @@ import tiny_data
 import tiny_modules
 from absl.testing import flagsaver
 
-from tl_app import cli, files, train, training, workdir
+from tl_app import cli, files, train, workdir
+from tl_app.commands import train as train_lib
 from tl_app.config import Config
 
 COMMANDS = ("train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr")
@@ -188,7 +189,7 @@ def test_a_full_disk_is_said_and_nothing_half_written_is_left(tl_train, tmp_path
   def full(run):
     raise error
 
-  monkeypatch.setattr(training, "save", full)
+  monkeypatch.setattr(train_lib, "save", full)
   code, _, stderr = tl_train()
   assert code == 2 and "no space is left on the disk" in refusal(stderr)
   assert not (tmp_path / "run").exists()
@@ -198,7 +199,7 @@ def test_a_bug_keeps_its_traceback(tl_train, tmp_path, monkeypatch):
   def broken(run):
     raise ZeroDivisionError
 
-  monkeypatch.setattr(training, "save", broken)
+  monkeypatch.setattr(train_lib, "save", broken)
   with pytest.raises(ZeroDivisionError):
     tl_train()
   assert not (tmp_path / "run" / "predictions_test.csv").exists()

@@ -8,7 +8,7 @@ __all__ = ["Config", "train_and_evaluate"]
 def __getattr__(name):
   # Importing tl_app must not import TensorFlow: `--help` and the table of backbones do without.
   if name == "train_and_evaluate":
-    from tl_app.training import train_and_evaluate
+    from tl_app.commands.train import train_and_evaluate
 
     return train_and_evaluate
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,9 +18,9 @@ def main():
   config = cli.config_from_flags()
   backbones.resolve(config.backbone)
   cli.start_tensorflow()
-  from tl_app import benchmarking
+  from tl_app.commands import benchmark
 
-  print("\n".join(benchmarking.lines(benchmarking.measure(config, FLAGS.parts, FLAGS.repeats, FLAGS.steps))))
+  print("\n".join(benchmark.lines(benchmark.measure(config, FLAGS.parts, FLAGS.repeats, FLAGS.steps))))
 
 
 if __name__ == "__main__":

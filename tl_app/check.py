@@ -28,10 +28,11 @@ def main():
   if config.backbone:
     backbones.resolve(config.backbone)
   cli.start_tensorflow()
-  from tl_app.checking import command, summary
+  from tl_app.checking import summary
+  from tl_app.commands import check
 
   with cli.progress():
-    result, found = command.check(config)
+    result, found = check.check(config)
   print("\n".join(summary.lines(result, found)))
   if FLAGS.output:
     files.write_json(FLAGS.output, result)

@@ -16,11 +16,11 @@ cli.flags.DEFINE_string("seeds", "0,1,2", "Numbers with commas: each is --split_
 def main():
   config = cli.config_from_flags()
   backbones.resolve(config.backbone)
-  from tl_app import comparison
+  from tl_app.commands import compare
 
-  result = comparison.compare(config, FLAGS.recipes, FLAGS.seeds)
-  print(comparison.markdown(result), end="")
-  comparison.require_all(result)
+  result = compare.compare(config, FLAGS.recipes, FLAGS.seeds)
+  print(compare.markdown(result), end="")
+  compare.require_all(result)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,11 @@ def main():
   cli.need("workdir")
   workdir.open_run(FLAGS.workdir)
   cli.start_tensorflow()
-  from tl_app import runs, summary
+  from tl_app.commands import finished_run
+  from tl_app.report import summary
 
   with cli.progress():
-    metrics = runs.evaluate(FLAGS.workdir, cli.given(DATA), FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
+    metrics = finished_run.evaluate(FLAGS.workdir, cli.given(DATA), FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
   print(summary.lines(metrics, FLAGS.output or None))
 
 

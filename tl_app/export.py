@@ -16,10 +16,11 @@ def main():
   cli.need("workdir")
   workdir.open_run(FLAGS.workdir)
   cli.start_tensorflow()
-  from tl_app import runs, summary
+  from tl_app.commands import finished_run
+  from tl_app.report import summary
 
   with cli.progress():
-    directory, proof = runs.export(FLAGS.workdir, FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
+    directory, proof = finished_run.export(FLAGS.workdir, FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
   print(f"{directory}: {summary.parity(proof)}")
 
 

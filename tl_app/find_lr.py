@@ -16,9 +16,9 @@ def main():
   config = cli.config_from_flags()
   backbones.resolve(config.backbone)
   cli.start_tensorflow()
-  from tl_app import rate_test
+  from tl_app.commands import find_lr
 
-  print("\n".join(rate_test.lines(rate_test.measure(config, FLAGS.steps), config.workdir)))
+  print("\n".join(find_lr.lines(find_lr.measure(config, FLAGS.steps), config.workdir)))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ python -m tl_app.inspect --backbone=minilm_l6.pypi
 python -m tl_app.inspect --workdir=runs/movie_reviews
 """
 
-from tl_app import backbones, cli, inspection, workdir
+from tl_app import backbones, cli, workdir
 from tl_app.assets import Assets
+from tl_app.commands import inspect_backbone
 from tl_app.errors import UserError
 
 FLAGS = cli.FLAGS
@@ -20,12 +21,12 @@ def main():
     inspect_run()
     return
   if not FLAGS.backbone:
-    print(inspection.listing())
+    print(inspect_backbone.listing())
     return
   backbones.resolve(FLAGS.backbone)
   cli.start_tensorflow()
   assets = Assets(FLAGS.cache_dir, FLAGS.offline)
-  print(inspection.describe(FLAGS.backbone, assets, **{name: FLAGS[name].value for name in _HOW}))
+  print(inspect_backbone.describe(FLAGS.backbone, assets, **{name: FLAGS[name].value for name in _HOW}))
 
 
 def inspect_run():
@@ -33,11 +34,11 @@ def inspect_run():
     raise UserError("--workdir names a run, which has a backbone: leave --backbone and its flags out")
   workdir.open_run(FLAGS.workdir)
   cli.start_tensorflow()
-  from tl_app import changes
+  from tl_app.commands import inspect_run as inspect_run_lib
 
-  found = changes.compare(FLAGS.workdir, FLAGS.cache_dir, FLAGS.offline)
-  print(changes.table(found))
-  changes.require_agreement(found)
+  found = inspect_run_lib.compare(FLAGS.workdir, FLAGS.cache_dir, FLAGS.offline)
+  print(inspect_run_lib.table(found))
+  inspect_run_lib.require_agreement(found)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ cli.define(["text_column", "text_pair_column", "image_column"])
 def main():
   cli.need("model", "input")
   cli.start_tensorflow()
-  from tl_app import prediction
+  from tl_app.commands import predict
 
-  prediction.predict(
+  predict.predict(
     FLAGS.model,
     FLAGS.input,
     FLAGS.output,

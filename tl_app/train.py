@@ -13,10 +13,11 @@ def main():
   # A misspelt name is said at once, not after the seconds that TensorFlow takes to start.
   backbones.resolve(config.backbone)
   cli.start_tensorflow()
-  from tl_app import summary, training
+  from tl_app.commands import train
+  from tl_app.report import summary
 
   with cli.progress():
-    metrics = training.train_and_evaluate(config, config.workdir)
+    metrics = train.train_and_evaluate(config, config.workdir)
   print(summary.lines(metrics, config.workdir))
 
 

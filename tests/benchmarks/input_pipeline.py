@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tl_app.data import pipeline
 from tl_app.data.examples import Record, strings
-from tl_app.data.folders import image_files
+from tl_app.data.readers.folders import image_files
 from tl_app.preprocessing.image import Preprocess, decode
 
 BATCH_SIZE = 32

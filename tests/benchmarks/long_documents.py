@@ -10,10 +10,10 @@ import pathlib
 import random
 import tarfile
 
-from tl_app import training
 from tl_app.assets import Assets
+from tl_app.commands import train
 from tl_app.config import Config
-from tl_app.data import starters
+from tl_app.data.readers import starters
 
 ARCHIVE = "hutto_ICWSM_2014.tar.gz"
 KINDS = {"film review": "movieReviewSnippets", "product review": "amazonReviewSnippets", "tweet": "tweets"}
@@ -80,7 +80,7 @@ def main():
       long_text=how,
       export=False,
     )
-    metrics = training.train_and_evaluate(config, root / how)
+    metrics = train.train_and_evaluate(config, root / how)
     texts, accuracy = metrics["preprocessing"], metrics["test"]["accuracy"]
     low, high = metrics["test"]["accuracy_ci95"]
     print(

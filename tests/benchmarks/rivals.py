@@ -23,21 +23,17 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 
-from tl_app import (
-  backbones,
-  benchmarking,
-  evaluation,
-  files,
-  fitting,
-  planning,
-  precision,
-  recipes,
-  session,
-  stages,
-  training,
-)
+from tl_app import backbones, files
 from tl_app import workdir as workdir_lib
+from tl_app.commands import benchmark
+from tl_app.commands import train as train_lib
+from tl_app.compute import precision
 from tl_app.config import Config
+from tl_app.features import session
+from tl_app.model import stages
+from tl_app.recipes import recipes
+from tl_app.tasks import statistics as statistics_lib
+from tl_app.training import fit, planning
 
 # KerasHub fills texts up to a fixed length.
 KERASHUB_LENGTH = 128
@@ -70,20 +66,20 @@ def timed(network, dataset, steps, policy=precision.FLOAT32):
 def compiled(run, phase, way):
   """Returns (network, dataset): a network of its own over the run's variables, and the run's training stream."""
   stages.set_trainable(run.model, phase)
-  network, dataset = fitting.online(run, phase)
+  network, dataset = fit.online(run, phase)
   own = keras.Model(network.input, network.output)
-  fitting.compile_for(own, phase, run.model, way, targets=run.labels[run.split.train])
+  fit.compile_for(own, phase, run.model, way, targets=run.labels[run.split.train])
   return own, dataset
 
 
 def ways(run, phase):
   """Returns the `precision.Way`s to show: the plain one, and the one that --precision=auto takes if it is another."""
   stages.set_trainable(run.model, phase)
-  network, dataset = fitting.online(run, phase)
+  network, dataset = fit.online(run, phase)
   candidates = precision.candidates(run.config, run.model.backbone, False, 1)
 
   def compile_way(way):
-    fitting.compile_for(network, phase, run.model, way, targets=run.labels[run.split.train])
+    fit.compile_for(network, phase, run.model, way, targets=run.labels[run.split.train])
 
   chosen = precision.choose(candidates, network, compile_way, dataset, phase.steps)
   return list(dict.fromkeys([precision.PLAIN, chosen]))
@@ -171,7 +167,7 @@ def sides_of(run, phase, model_directory, ask, flags):
     sides[f"tl_app, {way}"] = timed(network, stream, flags.steps, way.precision), flags.steps
   length = fixed_length(run)
   network, _ = compiled(run, phase, way)
-  fixed = benchmarking.fixed_lengths(run, phase, length)
+  fixed = benchmark.fixed_lengths(run, phase, length)
   sides[f"fixed length {length}, {way}"] = timed(network, fixed, flags.steps, way.precision), flags.steps
   few = flags.kerashub_steps
   if few:
@@ -187,7 +183,7 @@ def accuracies(run, phase, model_directory, ask, rate, flags):
   test, values, found = run.split.test, [v.numpy() for v in run.model.network.variables], {}
 
   def note(side, right):
-    found[side] = float(np.mean(right)), evaluation.accuracy_interval(int(np.sum(right)), len(right))
+    found[side] = float(np.mean(right)), statistics_lib.accuracy_interval(int(np.sum(right)), len(right))
 
   for way in ways(run, phase):
     network, stream = compiled(run, phase, way)
@@ -217,7 +213,7 @@ def measure(flags):
       **{name: getattr(flags, name) for name in ("dataset", "text_column", "label_column", "batch_size", "precision")},
     )
     with workdir_lib.claim(config.workdir, config) as paths:
-      run = training.prepare(config, paths, backbones.resolve(config.backbone))
+      run = train_lib.prepare(config, paths, backbones.resolve(config.backbone))
       phase = planning.plan(run, recipes.plan)[-1]
       spec = run.model.backbone.spec
       wheel = run.assets.wheel(spec.handle, spec.sha256, spec.files)

@@ -10,9 +10,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tl_app.backbones import graph_order, partition
+from tl_app.backbones import stages_by_name, variable_usage
 from tl_app.backbones.backbone import Backbone
-from tl_app.backbones.signature import Face
+from tl_app.backbones.saved_model_signature import Face
 from tl_app.errors import UserError
 from tl_app.preprocessing import image, text
 
@@ -39,7 +39,7 @@ def load(directory, spec, *, preprocessor=None, pooling="auto", image_size=0):
   """
   module = read(directory)
   face = Face.of(module, spec)
-  if graph_order.operations(face.inference.trace) & _REFERENCES:
+  if variable_usage.operations(face.inference.trace) & _REFERENCES:
     raise UserError(
       f"{spec.name} keeps its weights in reference variables of TensorFlow 1, which would be lost in the export: save "
       "it again with tf.compat.v1.enable_resource_variables()"
@@ -93,7 +93,7 @@ class SavedModelLayer(keras.layers.Layer):
     has_training_mode: whether the module has such a graph at all.
     statistics: list of the `keras.Variable`s that its training graph changes.
     by_name: ordered dict, name -> `keras.Variable`: every variable of the module, once.
-    uses: `graph_order.Uses` of the inference graph; indices count `by_name`.
+    uses: `variable_usage.Uses` of the inference graph; indices count `by_name`.
   """
 
   def __init__(self, module, face, outputs, source, value_range=(0.0, 1.0)):
@@ -112,7 +112,7 @@ class SavedModelLayer(keras.layers.Layer):
     self._module, self._face, self._outputs = module, face, outputs
     self._value_range = (0.0, 255.0) if face.takes_bytes() else tuple(value_range)
     raw = _module_variables(module, face)
-    self.uses = graph_order.walk(face.inference.trace, list(raw.values()))
+    self.uses = variable_usage.walk(face.inference.trace, list(raw.values()))
     reached = self.uses.reach[outputs[source].place]
     statistics = _statistics(face, raw)
     # A hand-written module may call its moving statistics trainable.
@@ -252,7 +252,7 @@ def _losses(module, variables):
 def _statistics(face, variables):
   """Returns the names of the variables that the training graph changes, or whose name says moving statistics."""
   names = list(variables)
-  assigned = graph_order.walk(face.training.trace, list(variables.values())).assigned if face.training else ()
+  assigned = variable_usage.walk(face.training.trace, list(variables.values())).assigned if face.training else ()
   return {name for i, name in enumerate(names) if i in assigned or _MOVING.search(name)}
 
 
@@ -264,9 +264,9 @@ def _stages(layer, spec):
     return {}, ["the module has no variables, so no stages: a head can be trained on it, nothing else"]
   order = {names[index]: time for index, time in layer.uses.first.items()}
   notes = []
-  stages = partition.by_patterns(names, spec.stages) if spec.stages else partition.partition(shapes, order)
+  stages = stages_by_name.by_patterns(names, spec.stages) if spec.stages else stages_by_name.partition(shapes, order)
   if not stages:
-    stages = partition.by_order(shapes, order)
+    stages = stages_by_name.by_order(shapes, order)
     notes.append(f"the module's names tell no stages: {len(stages)} parts by the order of their use in the graph")
   return {stage: [layer.by_name[name] for name in members] for stage, members in stages.items()}, notes
 

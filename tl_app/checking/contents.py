@@ -6,9 +6,9 @@ import re
 import numpy as np
 
 from tl_app.checking.findings import SHOWN, find
-from tl_app.data import duplicates, splits
 from tl_app.data.examples import brief
-from tl_app.data.rows import EMPTY_CLASS
+from tl_app.data.readers.rows import EMPTY_CLASS
+from tl_app.data.splitting import duplicates, splits
 
 _OF_REASON = {
   "it is empty": "empty_file",

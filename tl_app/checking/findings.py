@@ -7,8 +7,8 @@ import typing
 import numpy as np
 
 from tl_app.data.examples import SPLITS, Examples
-from tl_app.data.fingerprints import Fingerprints
-from tl_app.data.rows import IMAGE_SUFFIXES
+from tl_app.data.readers.rows import IMAGE_SUFFIXES
+from tl_app.data.splitting.fingerprints import Fingerprints
 from tl_app.tasks.task import Task
 
 SERIOUS, WARNING, INFO = "serious", "warning", "info"

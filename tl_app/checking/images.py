@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 
 from tl_app.checking.findings import find, named
-from tl_app.data.fingerprints import MIN_SIDE, MIN_SPREAD
-from tl_app.data.rows import IMAGE_SUFFIXES
+from tl_app.data.readers.rows import IMAGE_SUFFIXES
+from tl_app.data.splitting.fingerprints import MIN_SIDE, MIN_SPREAD
 
 ASPECT = 3.0
 # Format and size give a class away when they predict it this much better than chance (Cohen's kappa), each example

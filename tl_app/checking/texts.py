@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app.checking.findings import SHOWN, find, named
-from tl_app.data import fingerprints
 from tl_app.data.examples import texts_of
+from tl_app.data.splitting import fingerprints
 from tl_app.preprocessing import long_text
 from tl_app.preprocessing.text import windows_of
 from tl_app.progress import counted

@@ -8,9 +8,8 @@ import scipy.special
 import sklearn.metrics
 import sklearn.multiclass
 
-from tl_app import evaluation
 from tl_app.errors import UserError
-from tl_app.tasks import cells, solvers
+from tl_app.tasks import cells, solvers, statistics
 from tl_app.tasks.task import Task
 
 # A class with fewer validation examples takes the threshold that is best for all classes together.
@@ -99,7 +98,7 @@ class MultiLabel(Task):
     return losses.sigmoid(targets.sum(axis=0).astype(int), len(targets), label_smoothing, imbalance)
 
   def score_of(self, outputs, targets):
-    counts = evaluation.class_counts(outputs > best_thresholds(outputs, targets), targets)
+    counts = statistics.class_counts(outputs > best_thresholds(outputs, targets), targets)
     return float(self.score_from(counts.sum(axis=0)))
 
   def mean_loss(self, logits, targets):
@@ -108,8 +107,8 @@ class MultiLabel(Task):
 
   def p_value(self, first, second, targets):
     answers = (logits > best_thresholds(logits, targets) for logits in (first, second))
-    one, two = (evaluation.class_counts(of_one, targets) for of_one in answers)
-    return evaluation.randomisation([(one, two, self.score_from)])
+    one, two = (statistics.class_counts(of_one, targets) for of_one in answers)
+    return statistics.randomisation([(one, two, self.score_from)])
 
   def estimators(self, solver):
     return [(c, sklearn.multiclass.OneVsRestClassifier(model)) for c, model in solvers.classifiers(solver)]
@@ -143,17 +142,17 @@ class MultiLabel(Task):
     logits, targets = self._usable(logits, targets), np.asarray(targets)
     probabilities = self.outputs(logits)
     answers = probabilities > np.array(self.thresholds)
-    counts = evaluation.class_counts(answers, targets)
+    counts = statistics.class_counts(answers, targets)
     exact = (answers == targets).all(axis=1)
     hits, predicted, support = counts.sum(axis=0).reshape(3, -1)
     metrics = {"num_examples": len(targets), "loss": self.mean_loss(logits, targets)}
-    metrics["macro_f1"] = float(evaluation.macro_f1(counts.sum(axis=0)))
+    metrics["macro_f1"] = float(statistics.macro_f1(counts.sum(axis=0)))
     metrics["micro_f1"] = float(_micro(counts.sum(axis=0)))
     metrics["subset_accuracy"] = float(exact.mean())
-    few = min(hits.sum(), (answers != targets).sum()) < evaluation.FEW
-    for key, statistic in (("macro_f1", evaluation.macro_f1), ("micro_f1", _micro)):
-      metrics[f"{key}_ci95"] = None if few else evaluation.bootstrap(counts, statistic, seed)
-    metrics["subset_accuracy_ci95"] = evaluation.accuracy_interval(int(exact.sum()), len(exact), seed)
+    few = min(hits.sum(), (answers != targets).sum()) < statistics.FEW
+    for key, statistic in (("macro_f1", statistics.macro_f1), ("micro_f1", _micro)):
+      metrics[f"{key}_ci95"] = None if few else statistics.bootstrap(counts, statistic, seed)
+    metrics["subset_accuracy_ci95"] = statistics.accuracy_interval(int(exact.sum()), len(exact), seed)
     ranked = [
       float(sklearn.metrics.average_precision_score(truth, p)) if truth.any() else 0.0
       for truth, p in zip(targets.T, probabilities.T)
@@ -174,8 +173,8 @@ class MultiLabel(Task):
     return metrics
 
   def baseline(self, train_targets, targets):
-    counts = evaluation.class_counts(np.ones_like(targets), targets).sum(axis=0)
-    return {"baseline": {"macro_f1": float(evaluation.macro_f1(counts)), "micro_f1": float(_micro(counts))}}
+    counts = statistics.class_counts(np.ones_like(targets), targets).sum(axis=0)
+    return {"baseline": {"macro_f1": float(statistics.macro_f1(counts)), "micro_f1": float(_micro(counts))}}
 
   def rows(self, ids, labels, outputs):
     for example_id, truth, answer, row in zip(ids, self.targets(labels), outputs > np.array(self.thresholds), outputs):
@@ -184,10 +183,10 @@ class MultiLabel(Task):
 
   def evidence(self, rows):
     answers, targets = (np.array([self._chosen(row[name]) for row in rows]) for name in ("prediction", "label"))
-    return evaluation.class_counts(answers, targets)
+    return statistics.class_counts(answers, targets)
 
   def score_from(self, sums):
-    return evaluation.macro_f1(sums)
+    return statistics.macro_f1(sums)
 
   def serve(self, logits, inputs):
     import tensorflow as tf
@@ -214,7 +213,7 @@ class MultiLabel(Task):
     thresholds = np.array(self.thresholds)
     decided = np.abs(outputs - thresholds) > TIE
     flips = ((served["predicted"] != (outputs > thresholds)) & decided).any(axis=1)
-    return evaluation.class_proof(served["probabilities"], outputs, flips)
+    return statistics.class_proof(served["probabilities"], outputs, flips)
 
   def _names(self, label):
     values = cells.listed(label)

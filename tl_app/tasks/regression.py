@@ -7,9 +7,8 @@ import numpy as np
 import scipy.stats
 import sklearn.linear_model
 
-from tl_app import evaluation
 from tl_app.errors import UserError
-from tl_app.tasks import cells, solvers
+from tl_app.tasks import cells, solvers, statistics
 from tl_app.tasks.task import Task
 
 # Parts of equal size that a split is stratified by, and the fewest examples of one.
@@ -91,7 +90,7 @@ class Regression(Task):
 
   def p_value(self, first, second, targets):
     one, two = (np.square(np.float64(logits) - targets).mean(axis=1, keepdims=True) for logits in (first, second))
-    return evaluation.randomisation([(one, two, lambda sums: sums[..., 0])])
+    return statistics.randomisation([(one, two, lambda sums: sums[..., 0])])
 
   def estimators(self, solver):
     return [(alpha, sklearn.linear_model.Ridge(alpha=alpha)) for alpha in solvers.RIDGE_STRENGTHS]
@@ -124,7 +123,7 @@ class Regression(Task):
     columns = self._columns(logits, targets)
     for key in self.shown:
       metrics[f"{key}_ci95"] = (
-        evaluation.bootstrap(columns, lambda sums, key=key: self._statistics(sums)[key].mean(axis=-1), seed)
+        statistics.bootstrap(columns, lambda sums, key=key: self._statistics(sums)[key].mean(axis=-1), seed)
         if len(targets) >= 10
         else None
       )

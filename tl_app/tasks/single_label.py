@@ -6,9 +6,8 @@ import typing
 import numpy as np
 import sklearn.metrics
 
-from tl_app import evaluation
 from tl_app.errors import UserError
-from tl_app.tasks import cells, solvers
+from tl_app.tasks import cells, solvers, statistics
 from tl_app.tasks.task import Task
 
 # Two classes nearer than float32 rounding are a tie: which of them comes first is not a flip.
@@ -82,10 +81,10 @@ class SingleLabel(Task):
     return float(np.mean(outputs.argmax(axis=1) == targets))
 
   def mean_loss(self, logits, targets):
-    return evaluation.cross_entropy(logits, targets)
+    return statistics.cross_entropy(logits, targets)
 
   def p_value(self, first, second, targets):
-    return evaluation.mcnemar(first.argmax(axis=1) == targets, second.argmax(axis=1) == targets)
+    return statistics.mcnemar(first.argmax(axis=1) == targets, second.argmax(axis=1) == targets)
 
   def estimators(self, solver):
     return solvers.classifiers(solver)
@@ -94,7 +93,7 @@ class SingleLabel(Task):
     return solvers.softmax_weights(estimator)
 
   def outputs(self, logits):
-    return evaluation.softmax(logits)
+    return statistics.softmax(logits)
 
   def measure(self, logits, targets, seed=0):
     """Returns the metrics of one split as plain Python values, ready for JSON.
@@ -106,8 +105,8 @@ class SingleLabel(Task):
 
     Returns:
       A dict: "num_examples"; "loss" (mean cross-entropy in nats); "accuracy"; "accuracy_ci95" ([low, high], see
-      `evaluation.accuracy_interval`); "balanced_accuracy" (mean recall over the classes with examples); "macro_f1"
-      (mean F1 over all classes); "macro_f1_ci95" ([low, high] or None, see `evaluation.macro_f1_interval`); "matthews"
+      `statistics.accuracy_interval`); "balanced_accuracy" (mean recall over the classes with examples); "macro_f1"
+      (mean F1 over all classes); "macro_f1_ci95" ([low, high] or None, see `statistics.macro_f1_interval`); "matthews"
       (the correlation of Matthews, -1 to 1; Gorodkin 2004 for several classes); "per_class" {name: {"precision",
       "recall", "f1", "support"}}; "confusion_matrix" (rows: true class, columns: predicted class). A precision, recall
       or F1 that is 0/0 counts 0: a class with neither examples nor predictions lowers the macro F1.
@@ -122,12 +121,12 @@ class SingleLabel(Task):
     num_correct = int(np.trace(confusion))
     return {
       "num_examples": len(labels),
-      "loss": evaluation.cross_entropy(logits, labels),
+      "loss": statistics.cross_entropy(logits, labels),
       "accuracy": num_correct / len(labels),
-      "accuracy_ci95": evaluation.accuracy_interval(num_correct, len(labels), seed),
+      "accuracy_ci95": statistics.accuracy_interval(num_correct, len(labels), seed),
       "balanced_accuracy": float(recall[support > 0].mean()),
       "macro_f1": float(f1.mean()),
-      "macro_f1_ci95": evaluation.macro_f1_interval(confusion, seed),
+      "macro_f1_ci95": statistics.macro_f1_interval(confusion, seed),
       "matthews": float(sklearn.metrics.matthews_corrcoef(labels, predictions)),
       "per_class": {
         str(name): {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
@@ -137,7 +136,7 @@ class SingleLabel(Task):
     }
 
   def baseline(self, train_targets, targets):
-    return {"majority_accuracy": evaluation.majority_accuracy(train_targets, targets)}
+    return {"majority_accuracy": statistics.majority_accuracy(train_targets, targets)}
 
   @classmethod
   def baseline_score(cls, metrics):
@@ -174,7 +173,7 @@ class SingleLabel(Task):
     top = np.sort(outputs, axis=1)
     decided = top[:, -1] - top[:, -2] > TIE
     expected = np.asarray(self.names, dtype=str)[outputs.argmax(axis=1)]
-    return evaluation.class_proof(served["probabilities"], outputs, (served["label"] != expected) & decided)
+    return statistics.class_proof(served["probabilities"], outputs, (served["label"] != expected) & decided)
 
 
 class RareClasses(SingleLabel):
@@ -197,7 +196,7 @@ class RareClasses(SingleLabel):
     return float(self.score_from(self._counts(outputs, targets).sum(axis=0)))
 
   def mean_loss(self, logits, targets):
-    own = -evaluation.log_softmax(logits)[np.arange(len(targets)), targets]
+    own = -statistics.log_softmax(logits)[np.arange(len(targets)), targets]
     return float(np.mean([own[targets == name].mean() for name in np.unique(targets)]))
 
   def figures(self, logits, targets):
@@ -205,7 +204,7 @@ class RareClasses(SingleLabel):
 
   def p_value(self, first, second, targets):
     one, two = self._counts(first, targets), self._counts(second, targets)
-    return evaluation.randomisation([(one, two, self.score_from)])
+    return statistics.randomisation([(one, two, self.score_from)])
 
   def baseline(self, train_targets, targets):
     commonest = np.eye(len(self.names))[[np.bincount(train_targets).argmax()] * len(targets)]
@@ -217,10 +216,10 @@ class RareClasses(SingleLabel):
 
   def evidence(self, rows):
     answers, targets = (self.dense(self.targets([row[name] for row in rows])) for name in ("prediction", "label"))
-    return evaluation.class_counts(answers, targets)
+    return statistics.class_counts(answers, targets)
 
   def score_from(self, sums):
-    return evaluation.macro_f1(sums)
+    return statistics.macro_f1(sums)
 
   def _counts(self, outputs, targets):
-    return evaluation.class_counts(self.dense(outputs.argmax(axis=1)), self.dense(targets))
+    return statistics.class_counts(self.dense(outputs.argmax(axis=1)), self.dense(targets))

@@ -6,10 +6,9 @@ import typing
 
 import numpy as np
 
-from tl_app import evaluation
 from tl_app.config import refuse
 from tl_app.errors import UserError
-from tl_app.tasks import cells, solvers, tags
+from tl_app.tasks import cells, solvers, statistics, tags
 from tl_app.tasks.single_label import TIE
 from tl_app.tasks.task import Task
 
@@ -118,11 +117,11 @@ class TokenClassification(Task):
 
   def mean_loss(self, logits, targets):
     known = targets != NO_WORD
-    return evaluation.cross_entropy(_aligned(logits, targets.shape[1])[known], targets[known])
+    return statistics.cross_entropy(_aligned(logits, targets.shape[1])[known], targets[known])
 
   def p_value(self, first, second, targets):
     one, two = (self._counts(logits, targets) for logits in (first, second))
-    return evaluation.randomisation([(one, two, self.score_from)])
+    return statistics.randomisation([(one, two, self.score_from)])
 
   def estimators(self, solver):
     return solvers.classifiers(solver)
@@ -136,7 +135,7 @@ class TokenClassification(Task):
 
   def outputs(self, logits):
     logits = np.asarray(logits)
-    return evaluation.softmax(logits.reshape(-1, logits.shape[-1])).reshape(logits.shape)
+    return statistics.softmax(logits.reshape(-1, logits.shape[-1])).reshape(logits.shape)
 
   def measure(self, logits, targets, seed=0):
     """Returns the metrics of one split as plain Python values, ready for JSON.
@@ -162,13 +161,13 @@ class TokenClassification(Task):
     metrics = {"num_examples": len(targets), "num_words": int(known.sum()), "loss": self.mean_loss(logits, targets)}
     metrics |= {key: float(value) for key, value in _figures(sums).items()}
     metrics["word_accuracy"] = float(right.sum() / known.sum())
-    few = min(hits.sum(), predicted.sum() + support.sum() - 2 * hits.sum()) < evaluation.FEW
+    few = min(hits.sum(), predicted.sum() + support.sum() - 2 * hits.sum()) < statistics.FEW
     for key in ("precision", "recall", "f1"):
       metrics[f"{key}_ci95"] = (
-        None if few else evaluation.bootstrap(counts, lambda sums, key=key: _figures(sums)[key], seed)
+        None if few else statistics.bootstrap(counts, lambda sums, key=key: _figures(sums)[key], seed)
       )
     metrics["word_accuracy_ci95"] = (
-      None if few else evaluation.bootstrap(words, lambda sums: sums[..., 0] / sums[..., 1], seed)
+      None if few else statistics.bootstrap(words, lambda sums: sums[..., 0] / sums[..., 1], seed)
     )
     metrics["per_class"] = {
       kind: {key: float(value) for key, value in _figures(np.array(of_type)).items()} | {"support": int(of_type[2])}
@@ -243,7 +242,7 @@ class TokenClassification(Task):
     top = np.sort(expected, axis=-1)
     decided = top[:, -1] - top[:, -2] > TIE
     flips = (served["labels"][present] != np.array(self.names)[expected.argmax(axis=-1)]) & decided
-    return evaluation.class_proof(served["probabilities"][present], expected, flips)
+    return statistics.class_proof(served["probabilities"][present], expected, flips)
 
   def described(self):
     read = "" if self.scheme == "BIO" else f", {self.scheme} turned into BIO"

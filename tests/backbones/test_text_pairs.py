@@ -1,0 +1,188 @@
+"""Pairs of texts: read, joined or kept apart, trained, exported and answered."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_modules
+
+from tl_app import files
+from tl_app.backbones import native, saved_model, text_pairs
+from tl_app.backbones.spec import BackboneSpec
+from tl_app.commands import finished_run, predict, train
+from tl_app.config import Config
+from tl_app.errors import UserError
+from tl_app.preprocessing import text
+from tl_app.serving import saved_model as serving
+
+WORDS = [f"word{i}" for i in range(20)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  root = tmp_path_factory.mktemp("world")
+  return tiny_modules.texts(root) | {"data": table(root / "pairs.csv")}
+
+
+def table(path, n=160, seed=0):
+  """Writes pairs of texts that are of the same word, or not, and returns the data set's name."""
+  rng = np.random.default_rng(seed)
+  rows = {}
+  while len(rows) < n:
+    same = len(rows) % 2 == 0
+    first, second = rng.choice(WORDS, 2, replace=False)
+    second = first if same else second
+    fillers = rng.integers(0, 99, 2)
+    rows.setdefault(
+      (f"{first} " * 5 + f"x{fillers[0]}", f"{second} " * 5 + f"y{fillers[1]}"), "same" if same else "other"
+    )
+  with open(path, "w", newline="", encoding="utf-8") as file:
+    csv.writer(file).writerows([("one", "two", "label"), *((*pair, label) for pair, label in rows.items())])
+  return f"table:{path}"
+
+
+def config(world, backbone="strings", **flags):
+  defaults = {"recipe": "probe", "head_epochs": 80, "head_learning_rate": 3e-2, "feature_cache": "off", "offline": True}
+  columns = {"text_column": "one", "text_pair_column": "two"}
+  return Config(backbone=world[backbone], dataset=world["data"], **defaults | columns | flags)
+
+
+@pytest.fixture(scope="module")
+def apart(world, tmp_path_factory):
+  root = tmp_path_factory.mktemp("apart")
+  return train.train_and_evaluate(config(world), root / "run"), root / "run"
+
+
+def test_texts_kept_apart_are_compared_by_the_head(apart):
+  metrics, workdir = apart
+  assert metrics["test"]["accuracy"] > 0.85 > metrics["majority_accuracy"] + 0.2
+  assert metrics["parity"]["label_flips"] == 0
+  assert " / " in (workdir / "report.html").read_text()
+  again = finished_run.evaluate(workdir, {}, "")
+  assert again["test"]["accuracy"] == metrics["test"]["accuracy"]
+
+
+def test_the_export_takes_both_texts_and_predict_reads_both_columns(apart, tmp_path):
+  _, workdir = apart
+  served = tf.saved_model.load(str(workdir / "export")).signatures["serving_default"]
+  assert served.structured_input_signature[1]["inputs"].shape.as_list() == [None, 2]
+  asked, answered = tmp_path / "asked.csv", tmp_path / "answered.jsonl"
+  asked.write_text("one,two\n" + "word3 word3 word3,word3 word3 word3\nword3 word3 word3,word9 word9 word9\n")
+  predict.predict(str(workdir / "export"), str(asked), str(answered), text_column="one", text_pair_column="two")
+  answers = [json.loads(line)["probabilities"]["same"] for line in answered.read_text().splitlines()]
+  assert answers[0] > answers[1]
+  with pytest.raises(UserError, match="takes pairs of texts: name the column of the second by --text_pair_column"):
+    predict.predict(str(workdir / "export"), str(asked), text_column="one")
+  with pytest.raises(UserError, match="no column 'three' .--text_pair_column"):
+    predict.predict(str(workdir / "export"), str(asked), text_column="one", text_pair_column="three")
+  with pytest.raises(UserError, match="holds no pairs of texts: give a table"):
+    predict.predict(str(workdir / "export"), "-", text_column="one", text_pair_column="two")
+
+
+@pytest.mark.parametrize("encoding", ["apart", "together"])
+def test_both_encodings_of_bert_train_and_are_exported(world, tmp_path, encoding):
+  flags = {"recipe": "lp_ft", "epochs": 1, "head_epochs": 3, "pair_encoding": encoding, "max_examples": 40}
+  metrics = train.train_and_evaluate(config(world, "bert", **flags), tmp_path / "run")
+  assert metrics["parity"]["label_flips"] == 0 and metrics["rungs"].keys() >= {"probe", "fine_tuned"}
+  plan = files.read_json(tmp_path / "run/plan.json")
+  assert plan["backbone"]["feature_size"] == tiny_modules.WIDTH * (4 if encoding == "apart" else 1)
+  assert files.read_json(tmp_path / "run/export" / serving.FACTS)["pairs"] is True
+
+
+def test_joined_texts_carry_segments_and_the_longer_is_cut():
+  first, second = tf.ragged.constant([[5, 6, 7, 8, 9], [5]]), tf.ragged.constant([[10, 11], [12, 13]])
+  inputs = text.pack(first, 8, start=2, end=3, second=second)
+  assert inputs["input_word_ids"].numpy().tolist() == [[2, 5, 6, 7, 3, 10, 11, 3], [2, 5, 3, 12, 13, 3, 0, 0]]
+  assert inputs["input_type_ids"].numpy().tolist() == [[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 0, 0]]
+  assert inputs["input_mask"].numpy().sum(axis=1).tolist() == [8, 6]
+  twice = text.pack(first[1:], 8, start=2, end=3, second=second[1:], between=2)
+  assert twice["input_word_ids"].numpy()[0, :7].tolist() == [2, 5, 3, 3, 12, 13, 3]
+
+
+def test_roberta_puts_two_separators_between_texts_and_counts_them():
+  import keras_hub
+
+  words = ["<s>", "<pad>", "</s>", "<mask>", *"abcdefg", "fg"]
+  tokenizer = keras_hub.models.RobertaTokenizer({word: i for i, word in enumerate(words)}, ["f g"])
+  joined = text_pairs.Together(native.Tokens(tokenizer, 32))
+  texts = tf.constant([["abc", "de"], ["a", "bcdea"]])
+  inputs = joined(texts)
+  assert inputs["input_word_ids"].numpy()[0, :9].tolist() == [0, 4, 5, 6, 2, 2, 7, 8, 2]
+  assert joined.count_tokens(texts).numpy().tolist() == inputs["input_mask"].numpy().sum(axis=1).tolist() == [9, 10]
+
+
+def test_the_twin_joins_as_the_vocabulary_does(shared):
+  module, twin_module = shared("hub/bert_tiny"), shared("hub/bert_tiny_preprocess")
+  spec = BackboneSpec("tiny", "saved_model", str(module))
+  texts = tf.constant([["The film is good.", "Bad film!"], ["one " * 20, "A much shorter text"], ["a", "two " * 20]])
+  own, twin = (
+    text_pairs.read_pairs(saved_model.load(str(module), spec, preprocessor=preprocessor), "together").preprocess
+    for preprocessor in (None, str(twin_module))
+  )
+  own.max_length = twin.max_length = 16
+  expected, found = own(texts), twin(texts)
+  assert expected["input_type_ids"].numpy().max() == 1 and expected["input_mask"].numpy().sum(axis=1).tolist()[1] == 16
+  for name in text.INPUT_NAMES:
+    np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_a_twin_that_packs_one_text_cannot_join_two(world):
+  spec = BackboneSpec("tiny", "saved_model", world["bert"])
+  for twin in ("twin", "fixed twin"):
+    backbone = saved_model.load(world["bert"], spec, preprocessor=world[twin])
+    with pytest.raises(UserError, match="--pair_encoding=together: tiny cannot join two texts; take apart"):
+      text_pairs.read_pairs(backbone, "together")
+
+
+def test_features_apart_are_made_of_both(world):
+  backbone = saved_model.load(world["strings"], BackboneSpec("tiny", "saved_model", world["strings"]))
+  both = text_pairs.read_pairs(backbone, "apart")
+  texts = tf.constant([["word1 word2", "word3"], ["word3", "word3"]])
+  found = both.network(both.preprocess(texts))["pooled"].numpy()
+  u, v = (backbone.network(backbone.preprocess(texts[:, i]))["pooled"].numpy() for i in (0, 1))
+  np.testing.assert_allclose(found, tiny_modules.pair_features(u, v), atol=1e-6)
+  assert both.stages is backbone.stages and both.width == 8 and both.feature_size == 32
+
+
+def test_a_native_network_is_cut_below_a_stage_for_both_texts(world, tmp_path):
+  from tl_app.backbones import bert
+  from tl_app.backbones.backbone import Backbone
+
+  small = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+  small |= {"vocab_size": 30, "max_position_embeddings": 16, "type_vocab_size": 2}
+  network = bert.build(small)
+  pooled = native.pool(network.output["sequence"], network.input["input_mask"], "mean")
+  import keras
+
+  network = keras.Model(network.input, {"pooled": pooled})
+  spec = BackboneSpec("tiny", "bert_safetensors", "tiny", modality="text")
+  single = Backbone(spec, text.RawStrings(), network, native.stage_weights(network, spec)[0], 8)
+  both = text_pairs.read_pairs(single, "apart")
+  rng = np.random.default_rng(0)
+  ids = {name: rng.integers(1, 30, (3, 6)).astype("int32") for name in both.network.input if name.endswith("ids")}
+  ids = {name: value if "word" in name else np.zeros_like(value) for name, value in ids.items()}
+  ids |= {f"{side}_input_mask": np.ones((3, 6), "int32") for side in text_pairs.SIDES}
+  trunk, tail = native.split(both, "layer_1")
+  np.testing.assert_allclose(tail(trunk(ids))["pooled"], both.network(ids)["pooled"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    ({"text_pair_column": "three"}, "no column 'three' .--text_pair_column.; its first line names the columns"),
+    ({"dataset": "movie_reviews"}, "--text_pair_column=two needs --dataset=table:PATH, not movie_reviews"),
+    ({"text_pair_column": "", "pair_encoding": "together"}, "does nothing without --text_pair_column"),
+    ({"pair_encoding": "together"}, "cannot join two texts; take apart"),
+  ],
+)
+def test_what_does_not_fit_pairs_ends_in_one_line(world, tmp_path, flags, message):
+  with pytest.raises(UserError, match=message):
+    train.train_and_evaluate(Config(**vars(config(world)) | flags), tmp_path / "run")
+
+
+def test_an_empty_half_is_a_bad_example(world, tmp_path):
+  (tmp_path / "a.csv").write_text("one,two,label\na,b,x\nc,,y\n")
+  with pytest.raises(UserError, match="a.csv:2: one of the two texts is empty"):
+    train.train_and_evaluate(Config(**vars(config(world)) | {"dataset": f"table:{tmp_path / 'a.csv'}"}), tmp_path / "r")

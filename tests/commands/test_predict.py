@@ -1,0 +1,233 @@
+"""Answers for new inputs: each in its place, the bad ones with their reason."""
+
+import io
+import json
+import os
+import sys
+
+import pandas as pd
+import pytest
+import tensorflow as tf
+from loading import write
+
+from tl_app import files
+from tl_app.commands import predict as predict_lib
+from tl_app.errors import UserError
+from tl_app.preprocessing import image
+from tl_app.serving import saved_model
+
+CLASSES = ["high", "low"]
+TASK = {"name": "single_label", "names": CLASSES}
+
+
+class _Answers(tf.Module):
+  """The signature of an export: "high" is more than five characters, or a picture brighter than half."""
+
+  def __init__(self, modality):
+    super().__init__()
+    self._modality = modality
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+  def serving_default(self, inputs):
+    if self._modality == "text":
+      high = tf.cast(tf.strings.length(inputs) > 5, tf.float32)
+    else:
+      high = tf.map_fn(self._brightness, inputs, fn_output_signature=tf.float32)
+    probabilities = tf.stack([high, 1 - high], axis=1)
+    label = tf.gather(tf.constant(CLASSES), tf.argmax(probabilities, axis=-1))
+    return {"label": label, "score": tf.reduce_max(probabilities, axis=-1), "probabilities": probabilities}
+
+  def _brightness(self, encoded):
+    return tf.reduce_mean(image.resize(image.decode(encoded), 4))
+
+
+def _export(directory, modality):
+  module = _Answers(modality)
+  tf.saved_model.save(module, str(directory), signatures={"serving_default": module.serving_default})
+  files.write_json(directory / saved_model.FACTS, {"modality": modality, "pairs": False, "task": TASK})
+  return directory
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+  return {name: _export(tmp_path_factory.mktemp(name) / "export", name) for name in ("text", "image")}
+
+
+@pytest.fixture
+def answer(exports, tmp_path):
+  """Returns a function, (modality, source, **flags) -> list of answers."""
+
+  def predict(modality, source, **flags):
+    output = tmp_path / "answers.jsonl"
+    predict_lib.predict(exports[modality], str(source), str(output), **flags)
+    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+
+  return predict
+
+
+def _png(level, size=6):
+  return tf.io.encode_png(tf.fill([size, size, 3], tf.constant(level, tf.uint8))).numpy()
+
+
+def _pairs(answers):
+  return [(line["id"], line.get("label", line.get("error"))) for line in answers]
+
+
+def test_texts_one_a_line(answer, tmp_path):
+  path = tmp_path / "t.txt"
+  path.write_bytes("\ufeffkurz\r\n\nlang genug\n".encode() + b"caf\xe9\nlonger than that")
+  answers = answer("text", path, batch_size=2)
+  assert _pairs(answers) == [
+    ("t.txt:1", "low"),
+    ("t.txt:2", "low"),
+    ("t.txt:3", "high"),
+    ("t.txt:4", "the text is not UTF-8"),
+    ("t.txt:5", "high"),
+  ]
+  assert answers[2] == {
+    "id": "t.txt:3",
+    "label": "high",
+    "score": 1.0,
+    "probabilities": {"high": 1.0, "low": 0.0},
+  }
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_tables_need_no_label(answer, tmp_path, suffix):
+  frame = pd.DataFrame({"n": [1, 2, 3], "words": ["a", "größer als das", ""]})
+  path = tmp_path / f"t{suffix}"
+  if suffix == ".parquet":
+    frame.to_parquet(path)
+  elif suffix == ".jsonl":
+    frame.to_json(path, orient="records", lines=True)
+  else:
+    frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+  answers = answer("text", path, text_column="words")
+  assert _pairs(answers) == [(f"t{suffix}:1", "low"), (f"t{suffix}:2", "high"), (f"t{suffix}:3", "low")]
+
+
+def test_a_table_row_that_cannot_be_read_keeps_its_place(answer, tmp_path):
+  path = write(
+    tmp_path / "t.jsonl", '{"text": "x"}\n{oops\n{"text": ["y"]}\n{"text": "\\ud800"}\n{"text": "zzzzzzzz"}\n'
+  )
+  answers = answer("text", path)
+  assert [line.get("label") for line in answers] == ["low", None, None, None, "high"]
+  assert "not JSON" in answers[1]["error"]
+  assert "a cell holds a list" in answers[2]["error"]
+  assert "not valid Unicode" in answers[3]["error"]
+
+
+def test_a_directory_of_images(answer, tmp_path):
+  root = tmp_path / "in"
+  (root / "deep").mkdir(parents=True)
+  for name, content in {
+    "b.png": _png(250),
+    "a.JPG": _png(10),
+    "deep/c.png": _png(240),
+    "cut.png": _png(0, 64)[:-40],
+    "empty.jpg": b"",
+    "notes.txt": b"x",
+    ".hidden.png": _png(0),
+  }.items():
+    (root / name).write_bytes(content)
+  os.symlink(root / "gone", root / "dangling.png")
+  answers = dict(_pairs(answer("image", root, batch_size=2)))
+  assert list(answers) == ["a.JPG", "b.png", "cut.png", "dangling.png", "deep/c.png", "empty.jpg"]
+  assert [answers[name] for name in ("a.JPG", "b.png", "deep/c.png")] == ["low", "high", "high"]
+  assert answers["cut.png"] == "it is truncated or damaged"
+  assert answers["empty.jpg"] == "it is empty"
+  assert "cannot be read: No such file" in answers["dangling.png"]
+
+
+def test_one_image_and_a_table_of_images(answer, tmp_path):
+  (tmp_path / "p").mkdir()
+  (tmp_path / "p" / "photo").write_bytes(_png(255))
+  assert _pairs(answer("image", tmp_path / "p" / "photo")) == [("photo", "high")]
+  table = write(tmp_path / "t.csv", "file\np/photo\np/gone.png\n\n")
+  answers = answer("image", table, image_column="file")
+  assert _pairs(answers)[0] == ("t.csv:1", "high")
+  assert f"{tmp_path}/p/gone.png cannot be read" in answers[1]["error"]
+
+
+def test_standard_input_is_answered_as_it_comes(exports, monkeypatch, capfd):
+  seen = []
+
+  def typing():
+    for text in (b"first\n", b"a second one\n", b"third"):
+      seen.append(capfd.readouterr().out)
+      yield text
+
+  class Typed:
+    buffer = typing()
+
+  monkeypatch.setattr(sys, "stdin", Typed)
+  # A file of its own: pytest's stand-in for standard output is not the process's.
+  with open(1, "w", closefd=False) as stdout:
+    monkeypatch.setattr(sys, "stdout", stdout)
+    predict_lib.predict(exports["text"], "-", batch_size=1)
+  assert [json.loads(part)["id"] for part in [*seen[1:], capfd.readouterr().out]] == ["-:1", "-:2", "-:3"]
+
+
+@pytest.mark.parametrize(
+  ("modality", "source", "message"),
+  [
+    ("text", "gone.txt", "there is no such file"),
+    ("text", "p", "is a directory, but the model reads texts: give a .txt"),
+    ("text", "x.png", "is an image, but the model reads texts"),
+    ("text", "notes.md", "is not a .txt, but the model reads texts"),
+    ("text", "t.csv", r"no column 'text' \(--text_column\) of texts.*did you mean texts"),
+    ("image", "t.txt", "is texts, but the model reads images: give an image, a directory"),
+    ("text", "none.txt", "holds nothing to answer"),
+    ("text", "none.csv", "holds nothing to answer"),
+    ("image", "-", "is texts, but the model reads images"),
+    ("image", "p", r"has no images \(.jpg.*1 other files"),
+    ("image", "t.csv", r"no column 'image' \(--image_column\) of images"),
+  ],
+)
+def test_an_input_that_does_not_fit_is_told_before_anything_is_written(exports, tmp_path, modality, source, message):
+  (tmp_path / "p").mkdir()
+  for name in ("p/README", "t.txt", "x.png", "notes.md"):
+    write(tmp_path / name, "x\n")
+  write(tmp_path / "t.csv", "texts\nx\n")
+  write(tmp_path / "none.txt", "")
+  write(tmp_path / "none.csv", "text\n")
+  path = source if source == "-" else str(tmp_path / source)
+  with pytest.raises(UserError, match=message) as caught:
+    predict_lib.predict(exports[modality], path, str(tmp_path / "out.jsonl"))
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_call_takes_one_input_or_more(exports, size):
+  with pytest.raises(UserError, match=f"--batch_size={size}: a call takes one input or more"):
+    predict_lib.predict(exports["text"], "-", batch_size=size)
+
+
+def test_output_is_whole_or_as_it_was(exports, tmp_path):
+  output = write(tmp_path / "out.jsonl", "before\n")
+  table = write(tmp_path / "t.csv", 'text\nfine\n"open\n')
+  with pytest.raises(UserError, match="a quote is not closed"):
+    predict_lib.predict(exports["text"], str(table), str(output), batch_size=1)
+  assert output.read_text() == "before\n"
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "t.csv"]
+  with pytest.raises(UserError, match="is a directory: name a file"):
+    predict_lib.predict(exports["text"], str(table), str(tmp_path))
+
+
+def test_a_directory_that_is_no_export(exports, tmp_path):
+  with pytest.raises(UserError, match="is not an export of tl_app"):
+    predict_lib.predict(tmp_path, "x.txt")
+  broken = tmp_path / "broken"
+  files.write_json(broken / saved_model.FACTS, {"modality": "text", "pairs": False, "task": TASK})
+  (broken / "saved_model.pb").write_bytes(b"damaged")
+  with pytest.raises(UserError, match="cannot be loaded"):
+    predict_lib.predict(broken, str(write(tmp_path / "x.txt", "x\n")))
+
+
+def test_terminals_of_any_locale_get_utf8(exports, tmp_path, monkeypatch):
+  path = write(tmp_path / "größe.txt", "x\n")
+  raw = io.BytesIO()
+  monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+  predict_lib.predict(exports["text"], str(path))
+  assert json.loads(raw.getvalue())["id"] == "größe.txt:1"

@@ -1,0 +1,118 @@
+"""What the network is fed: nothing dropped, nothing twice, the same order from the same seed."""
+
+import itertools
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tl_app.data import examples, pipeline
+from tl_app.features import session
+
+
+class Lengths(tf.Module):
+  """Stands for a text preprocessing: the length of each text, and the longest of the batch beside it."""
+
+  def __call__(self, texts):
+    lengths = tf.strings.length(texts)
+    return tf.stack([lengths, tf.broadcast_to(tf.reduce_max(lengths), tf.shape(lengths))], axis=1)
+
+  def count_tokens(self, texts):
+    return tf.strings.length(texts)
+
+
+TEXTS = examples.strings(["x" * n for n in np.random.default_rng(0).permutation(np.arange(1, 38))])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 8, 37, 64])
+def test_inference_counts_every_example_once_in_order(batch_size):
+  dataset, positions = pipeline.for_inference(TEXTS, Lengths(), "text", batch_size)
+  batches = [batch.numpy() for batch in dataset]
+  assert {len(batch) for batch in batches} == {batch_size}
+  outputs = pipeline.restore(np.concatenate(batches), positions)
+  assert outputs[:, 0].tolist() == [len(text) for text in TEXTS]
+
+
+def test_inference_puts_texts_of_one_length_together():
+  dataset, _ = pipeline.for_inference(TEXTS, Lengths(), "text", 8)
+  assert [int(batch[0, 1]) for batch in dataset] == [8, 16, 24, 32, 37]
+
+
+def test_a_run_counts_the_tokens_of_its_texts_once(monkeypatch):
+  count, counted = pipeline.token_counts, []
+  monkeypatch.setattr(
+    pipeline, "token_counts", lambda preprocess, texts: counted.extend(texts) or count(preprocess, texts)
+  )
+  parts = {"train": np.arange(20), "validation": np.arange(20, 28), "test": np.arange(28, 36)}
+  run = types.SimpleNamespace(
+    examples=examples.Examples("text", *[TEXTS] * 5, [], "texts"),
+    split=types.SimpleNamespace(**parts),
+    inputs=TEXTS,
+    places=parts["train"][None],
+    model=types.SimpleNamespace(backbone=types.SimpleNamespace(preprocess=Lengths())),
+    tokens=None,
+  )
+  lengths = session.token_counts(run)
+  assert session.token_counts(run) is lengths and counted == list(TEXTS[:36])
+  assert lengths.tolist() == [*map(len, TEXTS[:36]), 0]
+  order = [
+    pipeline.for_inference(TEXTS[:36], Lengths(), "text", 8, known)[1].tolist() for known in (None, lengths[:36])
+  ]
+  assert order[0] == order[1]
+
+
+def _training(targets, seed):
+  batches = pipeline.index_batches(37, 8, seed, pipeline.token_counts(Lengths(), TEXTS))
+  return pipeline.for_training(TEXTS, np.asarray(targets, np.int32), Lengths(), "text", batches)
+
+
+def _seen(seed, batches):
+  dataset = _training(range(37), seed)
+  return [targets.numpy().tolist() for _, targets in itertools.islice(dataset, batches)]
+
+
+def test_training_uses_every_example_equally_often_in_another_order_each_time():
+  # 37 windows of 4 batches of 8 are 32 passes.
+  stream = list(itertools.chain.from_iterable(_seen(seed=3, batches=37 * 4)))
+  np.testing.assert_array_equal(np.bincount(stream), np.full(37, 32))
+  windows = [stream[start : start + 32] for start in range(0, len(stream), 32)]
+  assert len(set(windows[0])) == 32
+  assert windows[0] != sorted(windows[0])
+  assert windows[0] != windows[1]
+
+
+def test_training_batches_hold_texts_of_like_length_in_random_order():
+  dataset = _training(range(37), 3)
+  batches = [inputs.numpy()[:, 0] for inputs, _ in itertools.islice(dataset, 40)]
+  assert np.mean([lengths.max() - lengths.min() for lengths in batches]) < 12
+  longest = [int(np.argmax([lengths.max() for lengths in batches[k : k + 4]])) for k in range(0, 40, 4)]
+  assert len(set(longest)) > 1
+
+
+def test_training_order_depends_on_the_seed_alone():
+  dataset = _training(range(37), 3)
+  orders = [[t.numpy().tolist() for _, t in itertools.islice(dataset, 6)] for _ in range(2)]
+  # A second iterator over the same dataset starts again: Keras makes one under a distribution strategy.
+  assert orders[0] == orders[1] == _seen(3, 6)
+  assert _seen(4, 6) != _seen(3, 6)
+
+
+def test_training_targets_stay_with_their_text():
+  for inputs, labels in itertools.islice(_training([len(text) for text in TEXTS], 0), 10):
+    np.testing.assert_array_equal(inputs[:, 0], labels)
+
+
+def test_features_stream_like_examples():
+  features = np.arange(37, dtype=np.float32)[:, None]
+  stream = pipeline.for_features(features, np.arange(37, dtype=np.int32), 8, seed=3)
+  batches = [(x.numpy()[:, 0].tolist(), y.numpy().tolist()) for x, y in itertools.islice(stream, 6)]
+  assert all(x == y for x, y in batches)
+  assert len(set(sum((y for _, y in batches[:4]), []))) == 32
+
+
+def test_raw_bytes_are_what_a_client_sends(tmp_path):
+  path = tmp_path / "a.png"
+  path.write_bytes(b"encoded")
+  assert list(pipeline.read_bytes(["é"], "text")) == ["é".encode()]
+  assert list(pipeline.read_bytes([str(path), b"bytes"], "image")) == [b"encoded", b"bytes"]

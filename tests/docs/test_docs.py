@@ -1,0 +1,219 @@
+"""README and docs: every command parses, every link resolves, every table equals the code's."""
+
+import ast
+import configparser
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests import docs_tables
+from tl_app import config as config_lib
+from tl_app.recipes import recipes
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
+EVERYTHING = "\n\n".join(TEXTS.values())
+COMMANDS = {"train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"}
+MAX_README_LINES = 150
+MAX_README_RESULTS = 8
+
+# Parses many command lines of one entry point in one process. Flags keep their defaults between lines.
+PARSE = """
+import importlib, json, sys
+from tl_app import cli, config
+from tl_app.errors import UserError
+name, lines = sys.argv[1], json.load(sys.stdin)
+importlib.import_module(f"tl_app.{name}")
+faults = {}
+for line in lines:
+  arguments, whole = line["arguments"], line["whole"]
+  for flag in cli.FLAGS:
+    cli.FLAGS[flag].unparse()
+  try:
+    rest = cli.FLAGS([name, *arguments])[1:]
+    if rest:
+      raise UserError(f"{rest} are not flags")
+    if whole and name in ("train", "compare", "find_lr", "benchmark") and not cli.FLAGS.config:
+      cli.config_from_flags()
+    if whole and name == "check":
+      config.validate(config.Config(**cli.given()), needed=("dataset",))
+  except Exception as error:
+    faults[" ".join(arguments)] = str(error)
+print(json.dumps({"faults": faults, "flags": sorted(cli.FLAGS)}))
+"""
+
+
+def commands(text):
+  """Yields (module, arguments) of each `python -m MODULE ..` in a page, in code blocks and in inline code."""
+  for module, rest in re.findall(r"python -m ([\w.]+)([^`\n]*)", text.replace("\\\n", " ")):
+    yield module, shlex.split(rest.replace("\\|", "|"), comments=True)
+
+
+def inline_flags(text):
+  """Yields the arguments of each inline code that begins with a flag and has a value."""
+  for code in re.findall(r"(?<!`)`(--[^`\n]+)`(?!`)", text):
+    if "=" in code and ".." not in code:
+      yield shlex.split(code)
+
+
+def parse(name, lines):
+  """Returns ({line: fault}, the flags of the command) of a list of {"arguments", "whole"}."""
+  done = subprocess.run(
+    [sys.executable, "-P", "-c", PARSE, name], cwd=ROOT, input=json.dumps(lines), capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  result = json.loads(done.stdout)
+  return result["faults"], set(result["flags"])
+
+
+def table(text, start):
+  """Returns the rows of the Markdown table whose header row begins with `start`, the header first."""
+  lines = text[text.index(start) :].split("\n\n")[0].splitlines()
+  return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in (lines[0], *lines[2:])]
+
+
+def without_code(text):
+  """Returns a page without its code blocks."""
+  return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def anchors(text):
+  """Returns the anchors of the headings of a page, as GitHub makes them."""
+  headings = re.findall(r"^#+ (.*)$", without_code(text), re.MULTILINE)
+  return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_of_the_docs_is_valid(command):
+  lines = [arguments for module, arguments in commands(EVERYTHING) if module == f"tl_app.{command}"]
+  assert lines
+  faults, _ = parse(command, [{"arguments": line, "whole": True} for line in lines])
+  assert faults == {}
+
+
+def test_commands_are_of_known_modules():
+  modules = {module for module, _ in commands(EVERYTHING)}
+  assert {name for module in modules if (name := module.removeprefix("tl_app.")) != module} == COMMANDS
+  others = [module for module in modules if not module.startswith(("tl_app.", "pip", "pytest", "venv"))]
+  assert [name for name in others if not (ROOT / f"{name.replace('.', '/')}.py").is_file()] == []
+
+
+def test_inline_flags_have_valid_values():
+  known = {command: parse(command, [])[1] for command in ("train", "benchmark")}
+  lines = {command: [] for command in known}
+  for line in inline_flags(EVERYTHING):
+    names = {argument[2:].partition("=")[0] for argument in line}
+    command = next(command for command in known if names <= known[command])
+    lines[command].append({"arguments": line, "whole": False})
+  assert all(lines.values())
+  assert {command: parse(command, lines[command])[0] for command in known} == {"train": {}, "benchmark": {}}
+
+
+def test_flags_that_the_docs_name_exist():
+  named = set(re.findall(r"(?<![\w-])--(?:\[no\])?(\w+)", re.sub(r"python -m (?!tl_app)[^`\n]*", "", EVERYTHING)))
+  known = set().union(*(parse(command, [])[1] for command in COMMANDS))
+  assert {name for name in named if name not in known and name.removeprefix("no") not in known} <= {"help", "flagfile"}
+
+
+def test_relative_links_resolve():
+  broken = []
+  for name, text in TEXTS.items():
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(text)):
+      if re.match(r"[a-z]+:", target):
+        continue
+      file, _, anchor = target.partition("#")
+      path = (ROOT / name).parent / file if file else ROOT / name
+      if not path.exists() or (anchor and anchor not in anchors(path.read_text(encoding="utf-8"))):
+        broken.append(f"{name}: {target}")
+  assert broken == []
+
+
+def test_every_page_of_docs_begins_with_a_purpose_and_a_command():
+  for name, text in TEXTS.items():
+    assert re.match(r"# .+\n\n[\w`]", text), name
+    assert "```bash" in text.split("\n## ")[0], name
+
+
+def test_every_page_of_docs_is_linked_from_the_readme():
+  linked = re.findall(r"\]\((docs/[\w.]+)", TEXTS["README.md"])
+  assert sorted(set(TEXTS) - {"README.md"}) == sorted(set(linked))
+
+
+def test_the_readme_is_short():
+  text = TEXTS["README.md"]
+  assert len(text.splitlines()) <= MAX_README_LINES
+  assert len(table(text, "| data | ")) - 1 <= MAX_README_RESULTS
+
+
+def test_results_of_the_readme_are_those_of_the_results_page():
+  cells = {
+    numbers
+    for row in table(TEXTS["README.md"], "| data | ")[1:]
+    for cell in row
+    for numbers in re.findall(r"0\.\d{3} \([^)]*\)", cell)
+  }
+  assert cells and [each for each in cells if each not in TEXTS["docs/results.md"]] == []
+
+
+def test_python_examples_can_be_parsed():
+  blocks = re.findall(r"```python\n(.*?)```", EVERYTHING, re.DOTALL)
+  assert blocks and all(ast.parse(block) for block in blocks)
+
+
+def test_files_that_the_docs_name_exist():
+  named = re.findall(r"(?<![\w/])(?:configs|notebooks|tl_app|tests)/[\w/]+\.\w+", EVERYTHING)
+  assert named and [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_extras_that_the_docs_name_exist():
+  setup = configparser.ConfigParser()
+  setup.read(ROOT / "setup.cfg")
+  named = set(re.findall(r"pip install -e '\.\[(\w+)\]'", EVERYTHING))
+  assert named and named <= set(setup["options.extras_require"])
+
+
+@pytest.mark.parametrize("page", docs_tables.TABLES)
+def test_generated_tables_are_the_codes(page):
+  rows = docs_tables.TABLES[page]()
+  assert docs_tables.markdown(rows) in TEXTS[page], "run python -m tests.docs_tables"
+  assert docs_tables.replaced(TEXTS[page], rows) == TEXTS[page]
+
+
+@pytest.mark.parametrize(
+  "flag", ["recipe", "task", "strategy", "long_text", "pair_encoding", "augment", "imbalance", "frozen_engine"]
+)
+def test_tables_of_choices_are_whole(flag):
+  home = {"recipe": "README.md", "task": "docs/tasks.md", "augment": "docs/recipes.md", "imbalance": "docs/recipes.md"}
+  home |= {"long_text": "docs/text.md", "pair_encoding": "docs/text.md"}
+  rows = table(TEXTS[home.get(flag, "docs/performance.md")], f"| `--{flag}` | ")[1:]
+  choices = list(config_lib.FIELDS[flag].metadata["choices"])
+  listed = [re.match(r"`(\w+)`", row[0])[1] for row in rows]
+  assert sorted(listed) == sorted(choice for choice in choices if (flag, choice) != ("task", "auto"))
+  if flag != "task":
+    assert [row[0].split("`")[1] for row in rows if "(default)" in row[0]] == [config_lib.FIELDS[flag].default]
+  if flag == "recipe":
+    assert set(choices) == set(recipes.RECIPES)
+
+
+def test_messages_of_the_troubleshooting_page_are_the_codes():
+  corpus = "\n".join(text for path in (ROOT / "tl_app").rglob("*.py") for text in _strings(path))
+  rows = re.findall(r"^\| `([^`]+)` \| [^|]+ \| [^|]+ \|$", TEXTS["docs/troubleshooting.md"], re.MULTILINE)
+  assert len(rows) >= 20
+  unknown = [row for row in rows if not re.search(r"[^\n]*?".join(map(re.escape, row.split(".."))), corpus)]
+  assert unknown == []
+
+
+def _strings(path):
+  """Yields every string of a module, the values of an f-string as "{}"."""
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.JoinedStr):
+      yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+      yield node.value.replace("\n", " ")

@@ -1,0 +1,73 @@
+"""Heads: equal probabilities at first, and scikit-learn's answer carried over exactly."""
+
+import numpy as np
+import pytest
+import sklearn.linear_model
+import sklearn.svm
+
+from tl_app.model import heads
+from tl_app.tasks import solvers
+from tl_app.tasks.single_label import SingleLabel
+
+
+def _data(num_classes, n=120):
+  rng = np.random.default_rng(0)
+  labels = np.arange(n) % num_classes
+  features = (rng.normal(size=(n, 6)) + 2 * np.eye(6)[labels % 6] + 5).astype("f")
+  return features, labels
+
+
+def test_a_fresh_head_gives_equal_probabilities():
+  head = heads.linear(6, 3)
+  assert np.asarray(head(np.ones((2, 6)), training=False)).tolist() == [[0.0] * 3] * 2
+
+
+def test_standardize_centres_and_keeps_relative_scales():
+  features, _ = _data(3)
+  features[:, 2] *= 0.01
+  head = heads.linear(6, 3)
+  heads.standardize(head, features)
+  layer = head.get_layer("standardize")
+  scaled = np.asarray(layer(features, training=False))
+  np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-4)
+  assert scaled.var(axis=0).mean() == pytest.approx(1, abs=1e-3)
+  ratio = features.std(axis=0) / features.std(axis=0)[0]
+  np.testing.assert_allclose(scaled.std(axis=0) / scaled.std(axis=0)[0], ratio, rtol=1e-3)
+
+
+def test_features_that_hardly_vary_do_not_carry_rounding_into_the_answer():
+  head = heads.linear(6, 3)
+  features = 5 + 1e-5 * np.random.default_rng(0).normal(size=(50, 6))
+  heads.standardize(head, features)
+  scaled = np.asarray(head.get_layer("standardize")(features.astype("f"), training=False))
+  rounded = np.asarray(head.get_layer("standardize")(np.nextafter(features.astype("f"), np.float32(9)), training=False))
+  assert np.abs(scaled - rounded).max() < 1e-5
+
+
+def test_constant_features_do_not_divide_by_zero():
+  head = heads.linear(6, 3)
+  heads.standardize(head, np.ones((10, 6)))
+  assert np.isfinite(np.asarray(head(np.ones((2, 6)), training=False))).all()
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+@pytest.mark.parametrize("solver", ["logistic", "svm"])
+def test_scikit_learn_is_carried_over_exactly(solver, num_classes):
+  features, labels = _data(num_classes)
+  head = heads.linear(6, num_classes)
+  heads.standardize(head, features[:90])
+  task = SingleLabel(tuple(map(str, range(num_classes))))
+  tried = heads.solve(head, solver, task, features[:90], labels[:90], features[90:], labels[90:])
+  assert [t["strength"] for t in tried] == list(solvers.STRENGTHS)
+  key = (lambda t: -t["loss"]) if solver == "logistic" else (lambda t: t["accuracy"])
+  strength = max(tried, key=key)["strength"]
+  scaled = np.asarray(head.get_layer("standardize")(features, training=False))
+  if solver == "logistic":
+    own = sklearn.linear_model.LogisticRegression(C=strength, max_iter=1000).fit(scaled[:90], labels[:90])
+  else:
+    own = sklearn.svm.LinearSVC(C=strength * 0.01, dual="auto", random_state=0).fit(scaled[:90], labels[:90])
+  logits = np.asarray(head(features, training=False))
+  assert (logits.argmax(axis=1) == own.predict(scaled)).all()
+  if solver == "logistic":
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(exp / exp.sum(axis=1, keepdims=True), own.predict_proba(scaled), atol=1e-5)

@@ -1,0 +1,232 @@
+"""Recipes are pure functions; a plan is read without TensorFlow."""
+
+import dataclasses
+import subprocess
+import sys
+import types
+
+import pytest
+
+from tl_app.config import Config, Facts
+from tl_app.errors import UserError
+from tl_app.recipes import recipes
+from tl_app.training import planning
+
+STAGES = {
+  "embeddings": ("word_embeddings/embeddings", "embeddings/layer_norm/gamma"),
+  "layer_0": ("layer_0/query/kernel", "layer_0/query/bias"),
+  "layer_1": ("layer_1/query/kernel", "layer_1/query/bias"),
+}
+FACTS = Facts(num_train=100, num_classes=3, modality="text", feature_size=384, stages=STAGES)
+
+
+def _plan(facts=FACTS, devices=1, **flags):
+  return recipes.plan(Config(**flags), facts, devices)
+
+
+def test_probe_trains_the_head_alone():
+  (phase,) = _plan(recipe="probe", head_epochs=7, batch_size=32)
+  assert phase.train_stages == ("head",)
+  assert not phase.backbone_trains
+  assert (phase.epochs, phase.steps_per_epoch, phase.steps) == (7, 4, 28)
+  assert phase.warmup_steps == 3
+
+
+def test_lp_ft_is_the_default_and_starts_from_the_probe():
+  probe, fine_tune = _plan()
+  assert probe == _plan(recipe="probe")[0]
+  assert fine_tune.train_stages == ("embeddings", "layer_0", "layer_1", "head")
+  assert not fine_tune.fresh_head
+
+
+def test_full_starts_from_a_fresh_head_at_its_own_rate():
+  probe, full = _plan(recipe="full", learning_rate=2e-5, head_learning_rate=5e-4, layer_decay=1.0)
+  assert probe.name == "probe"
+  assert full.fresh_head
+  assert full.learning_rates == {"embeddings": 2e-5, "layer_0": 2e-5, "layer_1": 2e-5, "head": 5e-4}
+  with pytest.raises(UserError, match="add head"):
+    _plan(recipe="full", train_stages="layer_1")
+
+
+def test_gradual_unfreezes_from_the_top_one_more_a_phase():
+  phases = _plan(recipe="gradual", epochs=7)
+  assert [phase.train_stages for phase in phases] == [
+    ("head",),
+    ("layer_1", "head"),
+    ("layer_0", "layer_1", "head"),
+    ("embeddings", "layer_0", "layer_1", "head"),
+  ]
+  assert [phase.epochs for phase in phases[1:]] == [2, 2, 3]
+
+
+def test_stages_that_cannot_train_take_no_part():
+  """As the pooler of a BERT whose tokens are averaged."""
+  facts = dataclasses.replace(FACTS, stages=STAGES | {"pooler": ()})
+  assert [phase.train_stages for phase in _plan(facts, recipe="gradual", epochs=7)[1:]] == [
+    ("layer_1", "pooler", "head"),
+    ("layer_0", "layer_1", "pooler", "head"),
+    ("embeddings", "layer_0", "layer_1", "pooler", "head"),
+  ]
+  assert _plan(facts, train_stages="top:1")[1].train_stages == ("layer_1", "head")
+  with pytest.raises(UserError, match="3 stages that can train: embeddings, layer_0, layer_1"):
+    _plan(facts, train_stages="top:4")
+  rates = _plan(facts, layer_decay=0.5, learning_rate=1e-4)[1].learning_rates
+  assert (rates["layer_1"], rates["layer_0"], rates["embeddings"]) == (1e-4, 5e-5, 2.5e-5)
+
+
+def test_gradual_shares_few_epochs_among_more_stages():
+  phases = _plan(recipe="gradual", epochs=2)
+  assert [phase.epochs for phase in phases[1:]] == [1, 1]
+  assert set(phases[-1].train_stages) == {*STAGES, "head"}
+  assert len(phases[1].train_stages) < len(phases[2].train_stages)
+
+
+@pytest.mark.parametrize(("recipe", "only"), [("lora", recipes.KERNELS), ("bias_norm", recipes.BIAS_NORM)])
+def test_light_recipes_choose_within_stages(recipe, only):
+  phase = _plan(recipe=recipe, lora_rank=4)[-1]
+  assert phase.only == only
+  assert phase.lora_rank == (4 if recipe == "lora" else 0)
+  with pytest.raises(UserError, match="stage names"):
+    _plan(recipe=recipe, train_stages="layer_1/.*kernel")
+
+
+@pytest.mark.parametrize(
+  ("text", "stages", "only"),
+  [
+    ("all", (*STAGES, "head"), "all"),
+    ("none", ("head",), "all"),
+    ("top:1", ("layer_1", "head"), "all"),
+    ("head,layer_1", ("layer_1", "head"), "all"),
+    ("layer_0", ("layer_0",), "all"),
+    (r"query/kernel", ("layer_0", "layer_1", "head"), "query/kernel"),
+  ],
+)
+def test_train_stages_forms(text, stages, only):
+  assert recipes.train_stages(text, FACTS) == (stages, only)
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("stage4", r"--train_stages=stage4 is no stage of this backbone \(embeddings, layer_0, layer_1, head\)"),
+    ("top:9", "this backbone has 3 stages"),
+    ("layer_(", "neither stage names nor a regular expression"),
+  ],
+)
+def test_train_stages_that_name_nothing_are_refused(text, message):
+  with pytest.raises(UserError, match=message):
+    recipes.train_stages(text, FACTS)
+
+
+def test_none_leaves_the_probe():
+  assert [phase.name for phase in _plan(train_stages="none")] == ["probe"]
+
+
+def test_layer_decay_falls_towards_the_input():
+  rates = _plan(learning_rate=1e-3, layer_decay=0.5)[-1].learning_rates
+  assert rates == {"embeddings": 0.25e-3, "layer_0": 0.5e-3, "layer_1": 1e-3, "head": 1e-3}
+  rates = _plan(learning_rate=1e-3, backbone_learning_rate=1e-4, layer_decay=0.5, train_stages="layer_0,head")[-1]
+  assert rates.learning_rates == {"layer_0": 0.5e-4, "head": 1e-3}
+
+
+def test_rates_follow_modality_and_width():
+  narrow, wide = FACTS, dataclasses.replace(FACTS, feature_size=768)
+  image = dataclasses.replace(FACTS, modality="image")
+  rates = [_plan(facts)[-1].learning_rates["head"] for facts in (narrow, wide, image)]
+  assert rates == [1e-4, 3e-5, 3e-4]
+  assert _plan(recipe="lora")[-1].learning_rates["layer_1"] == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize(("num_train", "epochs"), [(100, 20), (2000, 16), (7636, 4), (100_000, 3)])
+def test_small_sets_get_enough_steps(num_train, epochs):
+  assert _plan(dataclasses.replace(FACTS, num_train=num_train))[-1].epochs == epochs
+
+
+@pytest.mark.parametrize(
+  ("batch_size", "num_train", "devices", "expected"), [(32, 100, 1, 32), (32, 10, 1, 10), (32, 11, 2, 10), (8, 1, 2, 2)]
+)
+def test_batches_are_full_and_divide_among_devices(batch_size, num_train, devices, expected):
+  phase = _plan(dataclasses.replace(FACTS, num_train=num_train), devices, batch_size=batch_size)[0]
+  assert phase.batch_size == expected
+  assert phase.steps_per_epoch * phase.batch_size >= num_train
+
+
+def test_reading_a_plan_needs_no_tensorflow():
+  code = "import sys, tl_app.recipes, tl_app.config, tl_app.backbones; sys.exit('tensorflow' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_flags_that_do_nothing_in_a_plan_are_named():
+  config = Config(recipe="probe", augment="light", precision="float32", max_minutes=3.0, lora_rank=4, epochs=2)
+  idle = planning.idle_flags(config, recipes.plan(config, FACTS))
+  assert idle.keys() == {"augment", "precision", "max_minutes", "lora_rank", "epochs"}
+  assert idle["lora_rank"] == "it belongs to --recipe=lora" and idle["epochs"] == "no phase trains the backbone"
+  config = dataclasses.replace(config, augment_copies=2)
+  assert "augment" not in planning.idle_flags(config, recipes.plan(config, FACTS))
+  config = dataclasses.replace(config, recipe="lp_ft")
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)).keys() == {"lora_rank"}
+  config = dataclasses.replace(config, recipe="lora")
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)) == {}
+  config = dataclasses.replace(config, bn="train", lora_rank=4)
+  assert planning.idle_flags(config, recipes.plan(config, FACTS), {"-", "frozen"}).keys() == {"bn"}
+  assert planning.idle_flags(config, recipes.plan(config, FACTS), {"-", "batch"}) == {}
+  config = Config(recipe="contrastive", ema=0.9)
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)).keys() == {"ema"}
+
+
+def test_a_solver_reads_no_flag_of_descent():
+  own = {"head_learning_rate": 0.5, "head_epochs": 7, "early_stopping_patience": 1}
+  config = Config(recipe="probe", head="logistic", **own)
+  idle = planning.idle_flags(config, recipes.plan(config, FACTS))
+  assert idle == dict.fromkeys(own, "--head=logistic is solved, not descended to")
+  config = dataclasses.replace(config, recipe="full")
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)).keys() == {"head_epochs"}
+
+
+def test_gradual_needs_stages_that_can_train():
+  facts = dataclasses.replace(FACTS, stages={**FACTS.stages, "pooler": ()})
+  with pytest.raises(UserError, match="--train_stages=pooler,head: nothing in these stages can train"):
+    _plan(facts, recipe="gradual", train_stages="pooler,head")
+
+
+def test_no_stages_at_all_are_refused():
+  with pytest.raises(UserError, match="--train_stages is empty"):
+    _plan(train_stages=" ")
+
+
+def test_what_does_nothing_in_a_probe_is_named():
+  for modality, size, named in (("image", 0, False), ("image", 64, True), ("text", 0, True)):
+    config = Config(recipe="probe", max_minutes=3.0, image_size=size, train_stages="top:1")
+    idle = planning.idle_flags(config, recipes.plan(config, FACTS), modality=modality)
+    assert "train_stages" in idle and ("max_minutes" in idle) == named
+  config = Config(train_stages="none")
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)) == {}
+  config = Config(train_stages="head", recipe="lora")
+  assert planning.idle_flags(config, recipes.plan(config, FACTS)) == {"recipe": "no phase trains the backbone"}
+
+
+def _own(*changes):
+  """Returns the default phases, the second with each of `changes` after it."""
+  probe, fine_tune = recipes.plan(Config(), FACTS)
+  return [probe, *(dataclasses.replace(fine_tune, **change) for change in changes)]
+
+
+@pytest.mark.parametrize(
+  ("phases", "reason"),
+  [
+    ([], "the first phase must train the head alone"),
+    (_own({})[1:], "the first phase must train the head alone"),
+    (
+      _own({"train_stages": ("layer_9", "head")}),
+      r"fine_tune: layer_9 is no stage of this backbone \(embeddings, layer",
+    ),
+    (_own({"learning_rates": {"head": 1e-3}}), "fine_tune: learning_rates has no rate of stage embeddings"),
+    (_own({"lora_rank": 2}), 'fine_tune: lora_rank=2 needs only="kernels"'),
+    (_own({}, {"name": "again", "train_stages": ("head",)}), "again fits the head on a backbone that has moved"),
+  ],
+)
+def test_phases_from_python_that_cannot_run_are_refused(phases, reason):
+  model = types.SimpleNamespace(stages={**STAGES, "head": ()})
+  planning.check_phases(_own({}, {"name": "more"}), model)
+  with pytest.raises(UserError, match=reason):
+    planning.check_phases(phases, model)

@@ -1,0 +1,314 @@
+"""The report: one page, offline, escaped, whatever the workdir holds."""
+
+import base64
+import configparser
+import html.parser
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+
+from tl_app import config as config_lib
+from tl_app import files
+from tl_app.data.examples import Examples, strings
+from tl_app.errors import UserError
+from tl_app.report import page as page_lib
+from tl_app.tasks import statistics
+from tl_app.tasks.single_label import SingleLabel
+
+VOID = {"meta", "img", "source", "link", "br", "hr", "input"}
+
+
+class Page(html.parser.HTMLParser):
+  """Reads a page: tags and their attributes, text, ids; and refuses tags that do not close."""
+
+  def __init__(self, path):
+    super().__init__()
+    self.source = path.read_text(encoding="utf-8")
+    self.tags, self.open, self.words = [], [], []
+    self.feed(self.source)
+    self.text = " ".join(" ".join(self.words).split())
+    assert not self.open, self.open
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag, (tag, self.getpos())
+
+  def handle_data(self, data):
+    if "style" not in self.open:
+      self.words.append(data)
+
+  def attributes(self, tag):
+    return [attrs for name, attrs in self.tags if name == tag]
+
+
+def write_run(workdir, class_names, num_examples=400, skill=4.0, source="movie_reviews"):
+  """Fills `workdir` as a run of two phases does, and returns the metrics."""
+  rng = np.random.default_rng(0)
+  task, labels = SingleLabel(tuple(class_names)), np.arange(num_examples) % len(class_names)
+  logits = rng.normal(size=(num_examples, len(class_names))) + skill * np.eye(len(class_names))[labels]
+  label_names = [class_names[i] for i in labels]
+  counts = {name: label_names.count(name) for name in class_names}
+  config = config_lib.Config(workdir=str(workdir), backbone="tiny.test", dataset=source, epochs=2)
+  metrics = {
+    "test": task.measure(logits, labels),
+    "validation": task.measure(logits[:100], labels[:100]),
+    "majority_accuracy": 1 / len(class_names),
+    "seconds": {"features": 61.0, "train": 9.5, "evaluate": 0.2, "export": 3.0},
+    "peak_rss_mb": 812.4,
+    "rung": "fine_tuned",
+    "parity": {"num_examples": 64, "label_flips": 0, "max_probability_difference": 3e-7},
+    "environment": {"python": "3.12.1", "packages": {"keras": "3.15.1"}},
+    "something_new": {"unknown": [1, 2]},
+  }
+  plan = {
+    "backbone": {
+      "name": "tiny.test",
+      "kind": "saved_model",
+      "feature_size": 8,
+      "parameters": 123456,
+      "notes": ["stages from names"],
+    },
+    "stages": [
+      {"name": "block1", "variables": 4, "parameters": 100},
+      {"name": "head", "variables": 2, "parameters": 18},
+    ],
+    "phases": [phase("probe", {"head": 1e-3}), phase("full", {"block1": 1e-4, "head": 1e-3})],
+    "preprocessing": {"max_length": 48},
+  }
+  manifest = {
+    "source": source,
+    "split_seed": 0,
+    "drawn": ["test", "validation"],
+    "counts": {"train": counts, "validation": {}, "test": counts},
+    "skipped": [{"id": "rotten.jpg", "reason": "truncated JPEG"}],
+    "notes": ["3 duplicates"],
+  }
+  files.write_text(workdir / "config.json", config_lib.to_json(config))
+  for name, value in (("metrics", metrics), ("plan", plan), ("splits", manifest)):
+    files.write_json(workdir / f"{name}.json", value)
+  epochs = [epoch("probe", 1), epoch("probe", 2), epoch("full", 1)]
+  (workdir / "log.jsonl").write_text("\n".join(map(json.dumps, epochs)) + '\n{"phase": "full", "epo')
+  ids = [f"row:{i}" for i in range(num_examples)]
+  rows = task.rows(ids, label_names, task.outputs(logits))
+  statistics.write_predictions(workdir / "predictions_test.csv", task.columns, rows)
+  return metrics
+
+
+def phase(name, rates):
+  common = {"epochs": 2, "steps_per_epoch": 10, "batch_size": 32, "weight_decay": 0.01, "warmup_steps": 2}
+  return {"name": name, "train_stages": list(rates), "learning_rates": rates, "examples": 320} | common
+
+
+def epoch(phase_name, number):
+  figures = {"loss": 1 / number, "accuracy": 0.5, "val_loss": 1.1 / number, "val_accuracy": 0.4}
+  return {"phase": phase_name, "epoch": number, "learning_rate": 1e-3, "seconds": 0.1} | figures
+
+
+def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
+  write_run(tmp_path, ["negative", "positive"])
+  assert page_lib.write(tmp_path) == tmp_path / "report.html"
+  page = Page(tmp_path / "report.html")
+  assert not re.search(r"https?:|//\w|@import|url\(", page.source)
+  assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+  assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+  addresses = [attrs[name] for _, attrs in page.tags for name in ("src", "href", "srcset") if name in attrs]
+  assert addresses and all(address.startswith(("#", "data:")) for address in addresses)
+
+
+def test_the_page_shows_the_figures_of_the_run(tmp_path):
+  metrics = write_run(tmp_path, ["negative", "positive"], skill=2.0)
+  page = Page(page_lib.write(tmp_path))
+  test = metrics["test"]
+  low, high = test["accuracy_ci95"]
+  assert f"{test['accuracy']:.3f} Accuracy on 400 test examples, 95 % interval {low:.3f} to {high:.3f}" in page.text
+  for expected in (
+    "Always answering the commonest class: 0.500",
+    "fine-tuned",
+    "0 label flips",
+    "123,456 parameters",
+    "block1 4 100 frozen 0.0001",
+    "stages from names",
+    "max_length 48",
+    "3 duplicates",
+    "rotten.jpg truncated JPEG",
+    "all 400 0 400",
+    "1 min 1 s",
+    "812 MB",
+    "keras 3.15.1",
+    "--backbone=tiny.test --dataset=movie_reviews --epochs=2",
+  ):
+    assert expected in page.text, expected
+  anchors = {attrs["href"][1:] for attrs in page.attributes("a")}
+  assert anchors <= {attrs.get("id") for _, attrs in page.tags}
+
+
+def test_figures_have_alt_texts_and_are_well_formed(tmp_path):
+  write_run(tmp_path, ["negative", "positive"])
+  page = Page(page_lib.write(tmp_path))
+  (image,) = page.attributes("img")
+  assert "probe, full" in image["alt"] and "3 epochs" in image["alt"] and "validation loss 1.100" in image["alt"]
+  for address in (image["src"], page.attributes("source")[0]["srcset"]):
+    kind, data = address.split(",")
+    assert kind == "data:image/svg+xml;base64"
+    xml.etree.ElementTree.fromstring(base64.b64decode(data))
+
+
+def test_everything_that_users_name_is_escaped(tmp_path):
+  evil = "<script>alert('x')</script>"
+  write_run(tmp_path, [evil, 'b" onclick="x', "体育 & co"], source=f"table:{evil}")
+  page = Page(page_lib.write(tmp_path))
+  assert "script" not in {tag for tag, _ in page.tags}
+  assert not any("onclick" in attrs for _, attrs in page.tags)
+  assert evil in page.text and "体育 & co" in page.text
+
+
+@pytest.mark.parametrize("num_classes, has_matrix", [(2, True), (10, True), (40, True), (41, False), (77, False)])
+def test_many_classes_get_a_list_of_confusions_instead_of_a_matrix(tmp_path, num_classes, has_matrix):
+  class_names = [f"class {i:02}" for i in range(num_classes)]
+  write_run(tmp_path, class_names, num_examples=800, skill=2.0)
+  page = Page(page_lib.write(tmp_path))
+  cells = [attrs for attrs in page.attributes("td") if "--v" in attrs.get("style", "")]
+  assert len(cells) == (num_classes**2 if has_matrix else 0)
+  assert ("25 most frequent confusions" in page.text) == (num_classes > 5)
+
+
+def test_confusions_and_classes_are_sorted(tmp_path):
+  class_names = ["a", "b", "c", "d", "e", "f"]
+  confusion = np.diag([10] * 6)
+  confusion[0, 1], confusion[2, 3], confusion[2, 4] = 30, 5, 7
+  write_run(tmp_path, class_names)
+  metrics = files.read_json(tmp_path / "metrics.json")
+  metrics["test"]["confusion_matrix"] = confusion.tolist()
+  for i, name in enumerate(class_names):
+    metrics["test"]["per_class"][name]["f1"] = [0.1, 0.9, 0.5, 0.7, 0.8, 0.6][i]
+  files.write_json(tmp_path / "metrics.json", metrics)
+  text = Page(page_lib.write(tmp_path)).text
+  assert "The 3 most frequent confusions" in text
+  assert "a b 30 0.750 c e 7 0.318 c d 5 0.227" in text
+  order = re.findall(r"([a-f]) \d+ [\d.]+ [\d.]+ (0\.[1-9]00)", text)
+  assert [name for name, _ in order] == ["a", "c", "f", "d", "e", "b"]
+  assert "b (30)" in text and "e (7)" in text
+
+
+def test_the_surest_errors_come_first(tmp_path):
+  write_run(tmp_path, ["NA", "yes"])
+  rows = [("r1", "NA", "NA", 0.99), ("r2", "yes", "NA", 0.6), ("r3", "NA", "yes", 0.97), ("r4", "yes", "NA", 0.97)]
+  rows += [(f"more{i}", "yes", "NA", 0.55) for i in range(40)]
+  lines = [",".join(map(str, row)) for row in rows]
+  (tmp_path / "predictions_test.csv").write_text("\n".join(["id,label,prediction,score", *lines]) + "\n")
+  text = Page(page_lib.write(tmp_path)).text
+  assert "43 of 44 test examples are wrong; these are the 25" in text
+  assert "r3 NA yes 0.970 r4 yes NA 0.970 r2 yes NA 0.600 more0 yes NA 0.550" in text
+  assert "more21 " in text and "more22 " not in text
+
+
+def test_the_worst_errors_show_their_text(tmp_path):
+  write_run(tmp_path, ["negative", "positive"])
+  lines = ["id,label,prediction,score", "r1,negative,positive,0.9", "r2,negative,positive,0.8"]
+  (tmp_path / "predictions_test.csv").write_text("\n".join(lines) + "\n")
+  texts = ["not <b>bad</b>\n at  all", "far " * 200]
+  text = Page(page_lib.write(tmp_path, examples("text", ["r1", "r2"], texts))).text
+  assert "not <b>bad</b> at all r1 negative positive 0.900" in text
+  assert "far … r2" in text and text.count("far ") < 100
+
+
+def test_the_worst_errors_show_their_image_as_the_model_sees_it(tmp_path):
+  import tensorflow as tf
+
+  write_run(tmp_path, ["a", "b"])
+  (tmp_path / "predictions_test.csv").write_text("id,label,prediction,score\nin memory,a,b,0.9\non disk,a,b,0.8\n")
+  red = np.zeros((300, 600, 3), np.uint8) + np.array([250, 0, 0], np.uint8)
+  (tmp_path / "large.png").write_bytes(tf.io.encode_png(red).numpy())
+  # 16 bits, which most browsers' and Pillow's readers show otherwise.
+  deep = tf.io.encode_png(np.full((8, 8, 1), 65535, np.uint16)).numpy()
+  inputs = [deep, str(tmp_path / "large.png")]
+  page = Page(page_lib.write(tmp_path, examples("image", ["in memory", "on disk"], inputs)))
+  pictures = [attrs["src"] for attrs in page.attributes("img") if attrs["src"].startswith("data:image/jpeg;base64,")]
+  small, large = (tf.io.decode_jpeg(base64.b64decode(src.partition(",")[2])).numpy() for src in pictures)
+  assert small.shape[:2] == (8, 8) and small.min() > 250
+  assert large.shape == (64, 128, 3) and abs(large.mean(axis=(0, 1)) - [250, 0, 0]).max() < 4
+
+
+def examples(modality, ids, inputs):
+  n = len(ids)
+  columns = [strings(values) for values in (ids, inputs, ["a"] * n, ["h"] * n, ["test"] * n)]
+  return Examples(modality, *columns, skipped=[], source="s")
+
+
+def test_the_rungs_say_what_ships_and_why(tmp_path):
+  metrics = write_run(tmp_path, ["negative", "positive"])
+  assert "Rungs" not in Page(page_lib.write(tmp_path)).text
+  metrics["rungs"] = {"majority": {"accuracy": 0.5}, "probe": {"accuracy": 0.75, "loss": 0.61, "p_value": 3e-5}}
+  metrics["rung_reason"] = "probe is the only rung"
+  files.write_json(tmp_path / "metrics.json", metrics)
+  text = Page(page_lib.write(tmp_path)).text
+  assert "probe is the only rung." in text and "majority 0.500 – – probe 0.750 0.610 3e-05" in text
+
+
+def test_only_the_metrics_are_needed(tmp_path):
+  write_run(tmp_path, ["negative", "positive"])
+  whole = page_lib.write(tmp_path).read_text()
+  for name in ("log.jsonl", "predictions_test.csv", "splits.json", "plan.json", "config.json"):
+    (tmp_path / name).unlink()
+    Page(page_lib.write(tmp_path))
+  files.write_json(tmp_path / "metrics.json", {"test": SingleLabel(("a", "b")).measure(np.eye(2), np.arange(2))})
+  page = Page(page_lib.write(tmp_path))
+  assert "1.000 Accuracy on 2 test examples" in page.text
+  assert "No test example was taken for another class" in page.text
+  assert len(page.source) < len(whole)
+
+
+def test_the_same_run_gives_the_same_bytes_and_changes_no_matplotlib_setting(tmp_path):
+  import matplotlib
+
+  before = dict(matplotlib.rcParams)
+  write_run(tmp_path, ["negative", "positive"])
+  assert page_lib.write(tmp_path).read_bytes() == page_lib.write(tmp_path).read_bytes()
+  assert dict(matplotlib.rcParams) == before
+
+
+def test_pyplot_and_tensorflow_are_not_imported():
+  code = "import sys; import tl_app.report; print({'matplotlib.pyplot', 'tensorflow', 'keras'} & set(sys.modules))"
+  root = pathlib.Path(page_lib.__file__).parents[2]
+  assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+  "name, content, message",
+  [
+    ("metrics.json", "{}", "no metrics of a finished run"),
+    ("metrics.json", '{"test": ', "metrics.json is not JSON"),
+    ("plan.json", "[]", "plan.json does not hold a JSON object"),
+    ("predictions_test.csv", "id,label,prediction,score\nx,a,b,high\n", "predictions_test.csv: line 2"),
+    ("predictions_test.csv", "id,label\nx,a\n", "predictions_test.csv: line 2"),
+  ],
+)
+def test_unreadable_files_are_named_and_nothing_is_written(tmp_path, name, content, message):
+  write_run(tmp_path, ["negative", "positive"])
+  (tmp_path / name).write_text(content)
+  with pytest.raises(UserError, match=message):
+    page_lib.write(tmp_path)
+  assert not (tmp_path / "report.html").exists()
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path):
+  with pytest.raises(UserError, match="train first"):
+    page_lib.write(tmp_path / "nowhere")
+
+
+def test_the_template_is_packaged():
+  package = pathlib.Path(page_lib.__file__).parent
+  setup = configparser.ConfigParser()
+  setup.read(package.parents[1] / "setup.cfg")
+  pattern = setup["options.package_data"]["tl_app.report"]
+  assert [path.name for path in package.glob(pattern)] == ["report.html"]

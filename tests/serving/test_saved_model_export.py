@@ -1,0 +1,239 @@
+"""The export: raw bytes or strings in, class names out, in a process that knows TensorFlow and nothing of tl_app."""
+
+import contextlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_data
+import tiny_modules
+
+from tl_app import backbones, files
+from tl_app.assets import Assets
+from tl_app.config import Config
+from tl_app.data.examples import strings
+from tl_app.errors import RunFailed
+from tl_app.model import heads
+from tl_app.model import model as model_lib
+from tl_app.serving import saved_model
+from tl_app.tasks import statistics
+from tl_app.tasks.single_label import SingleLabel
+
+COLOURS = ["blue", "green", "réd"]
+TEXTS = strings(["the film is good", "bad, bad film!", "word3", "CAFE is the good word1 and an unknown one " * 5])
+
+
+def load(directory, class_names, inputs, **flags):
+  """Returns the `Model` of a SavedModel, with a head that tells `inputs` apart at random."""
+  config = Config(backbone=str(directory), **flags)
+  assets = Assets(str(pathlib.Path(directory).parent / "cache"), True)
+  model = model_lib.load(
+    config, backbones.resolve(config.backbone), assets, SingleLabel(tuple(class_names)), config.max_length
+  )
+  kernel = model.head.get_layer("logits").kernel
+  kernel.assign(np.random.default_rng(0).normal(size=kernel.shape, scale=0.7))
+  heads.standardize(model.head, model_lib.predict(model.features, model.backbone, inputs, batch_size=3))
+  return model
+
+
+def probabilities(model, inputs):
+  return statistics.softmax(model_lib.predict(model.network, model.backbone, inputs, batch_size=3))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+  """Returns (the exported `Model`, its inputs, its export, the proof)."""
+  root = tmp_path_factory.mktemp("images")
+  tiny_data.colours(root / "colours", per_class=2)
+  (root / "wide.jpg").write_bytes(tf.io.encode_jpeg(np.full([20, 31, 3], 90, np.uint8)).numpy())
+  (root / "grey.png").write_bytes(tf.io.encode_png(np.full([9, 9, 1], 60, np.uint8)).numpy())
+  inputs = strings([str(path) for path in sorted(root.rglob("*.*g"))])
+  model = load(tiny_modules.image(root / "module"), COLOURS, inputs, image_size=16)
+  return (
+    model,
+    inputs,
+    root / "export",
+    saved_model.export_and_prove(model, root / "export", inputs, probabilities(model, inputs)),
+  )
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+  root = tmp_path_factory.mktemp("texts")
+  model = load(tiny_modules.bert(root / "module"), ["negative", "positive"], TEXTS, max_length=12)
+  return (
+    model,
+    TEXTS,
+    root / "export",
+    saved_model.export_and_prove(model, root / "export", TEXTS, probabilities(model, TEXTS)),
+  )
+
+
+class _Counts(tf.Module):
+  """Answers with the number of inputs of the call."""
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+  def serve(self, inputs):
+    return {"batch": tf.repeat(tf.size(inputs)[None], tf.size(inputs))}
+
+
+def test_the_fresh_process_takes_as_many_at_a_time_as_memory_holds(tmp_path, images, monkeypatch):
+  module = _Counts()
+  tf.saved_model.save(module, str(tmp_path / "counts"), signatures=module.serve)
+  with saved_model.Client("image") as client:
+    assert client.answer(tmp_path / "counts", [b"x"] * 5, 2)["batch"].tolist() == [2, 2, 2, 2, 1]
+  model, inputs, _, _ = images
+  monkeypatch.setattr(saved_model, "write", lambda model, directory: directory.mkdir())
+  monkeypatch.setattr(saved_model, "prove", lambda *args: args[-1])
+  for fits, taken in ((2, 2), (64, saved_model.BATCH)):
+    client = contextlib.nullcontext()
+    assert saved_model.export_and_prove(model, tmp_path / "export", inputs, inputs, client, fits) == taken
+
+
+CLIENT = """
+import json, pathlib, sys
+import tensorflow as tf
+
+def ask(directory, values):
+  loaded = tf.saved_model.load(directory)
+  served, features = loaded.signatures["serving_default"], loaded.signatures["features"]
+  outputs = served(inputs=tf.constant(values))
+  return {
+    "inputs": sorted(served.structured_input_signature[1]),
+    "outputs": {name: [value.dtype.name, value.shape.as_list()] for name, value in served.structured_outputs.items()},
+    "label": [label.decode() for label in outputs["label"].numpy()],
+    "score": outputs["score"].numpy().tolist(),
+    "probabilities": outputs["probabilities"].numpy().tolist(),
+    "one": served(inputs=tf.constant(values[:1]))["probabilities"].numpy().tolist(),
+    "features": features(inputs=tf.constant(values))["features"].numpy().tolist(),
+  }
+
+asked = json.load(open(sys.argv[1]))
+answers = {"images": ask(asked["image_export"], [pathlib.Path(path).read_bytes() for path in asked["images"]])}
+import tensorflow_text
+answers["texts"] = ask(asked["text_export"], asked["texts"])
+answers["strangers"] = sorted({"tl_app", "keras_hub", "tensorflow_hub"} & {name.split(".")[0] for name in sys.modules})
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(images, texts, tmp_path_factory):
+  """What a client in a fresh process gets from both exports."""
+  path = tmp_path_factory.mktemp("client") / "asked.json"
+  asked = {
+    "image_export": str(images[2]),
+    "images": list(images[1]),
+    "text_export": str(texts[2]),
+    "texts": list(texts[1]),
+  }
+  path.write_text(json.dumps(asked))
+  # -P: nothing of this package's directory is on the path.
+  command = [sys.executable, "-P", "-c", CLIENT, str(path)]
+  done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=path.parent)
+  assert done.returncode == 0, done.stderr[-3000:]
+  return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("modality", ["images", "texts"])
+def test_a_client_gets_the_answers_of_the_evaluation(modality, answers, request):
+  model, inputs, _, _ = request.getfixturevalue(modality)
+  expected, given = probabilities(model, inputs), answers[modality]
+  np.testing.assert_allclose(given["probabilities"], expected, atol=1e-5)
+  np.testing.assert_allclose(given["one"], expected[:1], atol=1e-5)
+  assert given["label"] == [model.task.names[i] for i in expected.argmax(axis=1)]
+  np.testing.assert_allclose(given["score"], expected.max(axis=1), atol=1e-5)
+  wanted = model_lib.predict(model.features, model.backbone, inputs, batch_size=3)
+  np.testing.assert_allclose(given["features"], wanted, atol=1e-5)
+  assert len(set(given["label"])) > 1
+
+
+@pytest.mark.parametrize(("modality", "classes"), [("images", 3), ("texts", 2)])
+def test_the_signature_is_that_of_the_contract(modality, classes, answers):
+  assert answers[modality]["inputs"] == ["inputs"]
+  assert answers[modality]["outputs"] == {
+    "label": ["string", [None]],
+    "score": ["float32", [None]],
+    "probabilities": ["float32", [None, classes]],
+  }
+  assert answers["strangers"] == []
+
+
+def test_labels_are_in_the_assets(images):
+  model, _, export, proof = images
+  assert (export / "assets/labels.txt").read_text(encoding="utf-8").splitlines() == COLOURS
+  facts = files.read_json(export / saved_model.FACTS)
+  assert list(facts.pop("stages")) == list(model.stages)
+  assert facts == {
+    "modality": "image",
+    "class_names": COLOURS,
+    "backbone": model.backbone.spec.name,
+    "pairs": False,
+    "task": {"name": "single_label", "score": "accuracy", "names": COLOURS},
+  }
+  assert proof["num_examples"] == 8 and proof["label_flips"] == 0 and proof["max_probability_difference"] <= 1e-5
+  assert [path.name for path in export.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_export_that_answers_otherwise_is_removed(texts, tmp_path, monkeypatch):
+  model, inputs, _, _ = texts
+  directory, expected = tmp_path / "export", probabilities(model, inputs)
+  directory.mkdir()
+  (directory / "saved_model.pb").write_text("an earlier export")
+  bias, honest = model.head.get_layer("logits").bias, saved_model.write
+
+  def perturbed(model, path):
+    bias.assign_add([0.005, 0.0])
+    honest(model, path)
+    bias.assign_add([-0.005, 0.0])
+
+  monkeypatch.setattr(saved_model, "write", perturbed)
+  with pytest.raises(RunFailed, match="0 labels flipped, largest difference 0.00[01].* on 4 examples"):
+    saved_model.export_and_prove(model, directory, inputs, expected)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_does_not_run_is_removed(images, tmp_path, monkeypatch):
+  model, inputs, _, _ = images
+
+  def damaged(model, path):
+    path.mkdir()
+    (path / "saved_model.pb").write_bytes(b"no protocol buffer")
+
+  monkeypatch.setattr(saved_model, "write", damaged)
+  with pytest.raises(RunFailed, match="parity: the export does not run in a fresh process .*; no export is left"):
+    saved_model.export_and_prove(model, tmp_path / "export", inputs, np.full([len(inputs), 3], 1 / 3))
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_the_earlier_export_stays_until_the_new_one_is_proven(images, tmp_path, monkeypatch):
+  model, inputs, _, _ = images
+  (tmp_path / "export").mkdir()
+  (tmp_path / "export" / "saved_model.pb").write_text("an earlier export")
+
+  def interrupted(model, path):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(saved_model, "write", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    saved_model.export_and_prove(model, tmp_path / "export", inputs, np.full([len(inputs), 3], 1 / 3))
+  assert (tmp_path / "export" / "saved_model.pb").read_text() == "an earlier export"
+
+
+def test_a_tie_is_no_flip_and_nan_is_a_difference():
+  expected = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]])
+
+  def proof(labels, probabilities=expected):
+    answer = {"label": np.array(labels), "probabilities": np.array(probabilities)}
+    return SingleLabel(("no", "yes")).compare(answer, expected)
+
+  assert proof(["yes", "no", "yes"])["label_flips"] == 0
+  assert proof(["no", "yes", "no"])["label_flips"] == 2
+  assert proof(["no", "no", "yes"], expected + [[0, 0], [0.01, -0.01], [0, 0]])["max_probability_difference"] == (
+    pytest.approx(0.01)
+  )
+  assert proof(["no", "no", "yes"], expected * np.nan)["max_probability_difference"] == 1.0

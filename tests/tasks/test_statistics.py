@@ -1,0 +1,208 @@
+"""The figures against scikit-learn, SciPy and explicit resampling; the predictions file; the summary."""
+
+import csv
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+
+from tl_app.errors import RunFailed, UserError
+from tl_app.report import summary
+from tl_app.tasks import statistics
+from tl_app.tasks.single_label import SingleLabel
+
+
+def confused(num_examples, num_classes, accuracy, seed=0):
+  """Returns float32 logits and labels: about `accuracy` of the rows are right."""
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, num_classes, num_examples)
+  answers = np.where(rng.random(num_examples) < accuracy, labels, rng.integers(0, num_classes, num_examples))
+  logits = rng.normal(size=(num_examples, num_classes)) + 8 * np.eye(num_classes)[answers]
+  return logits.astype(np.float32), labels
+
+
+def measure(logits, labels, class_names):
+  return SingleLabel(tuple(class_names)).measure(logits, labels)
+
+
+def write(path, ids, labels, probabilities, class_names):
+  task = SingleLabel(tuple(class_names))
+  statistics.write_predictions(path, task.columns, task.rows(ids, labels, probabilities))
+
+
+def names(num_classes):
+  return [f"class {i}" for i in range(num_classes)]
+
+
+def test_probabilities_are_stable_for_logits_of_any_size():
+  logits = np.array([[1e4, 0.0, -1e4], [-3e38, 3e38, 0.0], [5.0, 5.0, 5.0]], np.float32)
+  probabilities = statistics.softmax(logits)
+  assert probabilities.dtype == np.float64
+  np.testing.assert_allclose(probabilities, [[1, 0, 0], [0, 1, 0], [1 / 3] * 3])
+  assert np.isfinite(statistics.log_softmax(logits)).all()
+
+
+def test_figures_are_those_of_scikit_learn():
+  logits, labels = confused(500, 7, 0.8)
+  metrics = measure(logits, labels, names(7))
+  answers = logits.argmax(axis=1)
+  assert metrics["num_examples"] == 500
+  assert metrics["accuracy"] == sklearn.metrics.accuracy_score(labels, answers)
+  assert metrics["macro_f1"] == pytest.approx(sklearn.metrics.f1_score(labels, answers, average="macro"), abs=1e-12)
+  assert metrics["loss"] == pytest.approx(sklearn.metrics.log_loss(labels, statistics.softmax(logits)), abs=1e-9)
+  assert metrics["confusion_matrix"] == sklearn.metrics.confusion_matrix(labels, answers).tolist()
+  assert metrics["per_class"]["class 3"] == {
+    "precision": pytest.approx(sklearn.metrics.precision_score(labels == 3, answers == 3)),
+    "recall": pytest.approx(sklearn.metrics.recall_score(labels == 3, answers == 3)),
+    "f1": pytest.approx(sklearn.metrics.f1_score(labels == 3, answers == 3)),
+    "support": int((labels == 3).sum()),
+  }
+
+
+def test_metrics_are_the_contract_in_plain_python():
+  metrics = measure(*confused(300, 3, 0.7), names(3))
+  assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+  contract = {"num_examples", "loss", "accuracy", "accuracy_ci95", "macro_f1", "per_class", "confusion_matrix"}
+  assert contract <= metrics.keys()
+  low, high = metrics["accuracy_ci95"]
+  assert low < metrics["accuracy"] < high
+
+
+def test_accuracy_interval_is_that_of_explicit_resampling():
+  correct = np.arange(400) < 312
+  rng = np.random.default_rng(1)
+  resampled = [rng.choice(correct, 400).mean() for _ in range(2000)]
+  expected = np.percentile(resampled, [2.5, 97.5])
+  np.testing.assert_allclose(statistics.accuracy_interval(312, 400), expected, atol=0.006)
+  assert statistics.accuracy_interval(312, 400, seed=3) == statistics.accuracy_interval(312, 400, seed=3)
+
+
+@pytest.mark.parametrize("num_correct, num_examples", [(20, 20), (0, 20), (1, 1), (995, 1000), (4, 7)])
+def test_few_errors_or_hits_get_wilsons_interval(num_correct, num_examples):
+  expected = scipy.stats.binomtest(num_correct, num_examples).proportion_ci(method="wilson")
+  np.testing.assert_allclose(statistics.accuracy_interval(num_correct, num_examples), expected, atol=1e-9)
+  low, high = statistics.accuracy_interval(num_correct, num_examples)
+  assert 0 <= low < high <= 1
+
+
+def test_accuracy_interval_covers_the_truth_nineteen_times_in_twenty():
+  rng = np.random.default_rng(0)
+  for truth in (0.6, 0.9, 0.99):
+    intervals = [statistics.accuracy_interval(k, 200, seed=i) for i, k in enumerate(rng.binomial(200, truth, size=400))]
+    covered = np.mean([low <= truth <= high for low, high in intervals])
+    assert 0.91 <= covered <= 0.99, (truth, covered)
+
+
+def test_macro_f1_interval_is_that_of_explicit_resampling():
+  logits, labels = confused(400, 4, 0.7)
+  answers = logits.argmax(axis=1)
+  rng = np.random.default_rng(1)
+  by_class = [np.flatnonzero(labels == c) for c in range(4)]
+  resampled = []
+  for _ in range(500):
+    rows = np.concatenate([rng.choice(members, len(members)) for members in by_class])
+    resampled.append(sklearn.metrics.f1_score(labels[rows], answers[rows], average="macro"))
+  expected = np.percentile(resampled, [2.5, 97.5])
+  metrics = measure(logits, labels, names(4))
+  np.testing.assert_allclose(metrics["macro_f1_ci95"], expected, atol=0.012)
+  assert metrics["macro_f1_ci95"][0] < metrics["macro_f1"] < metrics["macro_f1_ci95"][1]
+
+
+def test_measuring_ten_thousand_examples_takes_less_than_two_seconds():
+  logits, labels = confused(10_000, 77, 0.9)
+  start = time.process_time()
+  measure(logits, labels, names(77))
+  assert time.process_time() - start < 2
+
+
+def test_a_model_without_errors_is_not_called_certain():
+  labels = np.array([0, 1] * 15)
+  metrics = measure(np.eye(2, dtype=np.float32)[labels] * 1000, labels, names(2))
+  assert metrics["accuracy"] == 1 and metrics["macro_f1"] == 1
+  assert metrics["loss"] == 0 and math.copysign(1, metrics["loss"]) == 1
+  assert metrics["accuracy_ci95"][0] < 0.9
+  assert metrics["macro_f1_ci95"] is None
+
+
+def test_a_class_without_examples_counts_zero_and_keeps_its_row():
+  logits = np.array([[9, 0, 0], [0, 9, 0], [9, 0, 0]], np.float32)
+  metrics = measure(logits, np.array([0, 1, 1]), ["a", "b", "absent"])
+  assert metrics["per_class"]["absent"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
+  assert metrics["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+  assert metrics["confusion_matrix"] == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+
+
+def test_an_empty_split_and_nan_end_the_run_in_one_line():
+  with pytest.raises(UserError, match="no examples"):
+    measure(np.zeros((0, 2), np.float32), np.zeros(0, int), names(2))
+  with pytest.raises(RunFailed, match="NaN"):
+    measure(np.array([[np.nan, 0]], np.float32), np.array([0]), names(2))
+
+
+def test_majority_is_chosen_on_train_and_counted_on_test():
+  train = np.array(["no", "yes", "yes"], dtype=object)
+  assert statistics.majority_accuracy(train, np.array(["no", "no", "no", "yes"], dtype=object)) == 0.25
+  assert statistics.majority_accuracy(np.array([0, 0, 1]), np.array([1, 1])) == 0.0
+  assert statistics.majority_accuracy(["b", "a"], ["a", "a", "b"]) == pytest.approx(2 / 3)
+
+
+def test_predictions_come_back_as_they_were_written(tmp_path):
+  path = tmp_path / "predictions_test.csv"
+  ids = ["t.tsv:2", 'with,comma "and" quote', "zwei\nZeilen", "bad\udcff.jpg"]
+  class_names = ["NA", "ja, doch", "体育"]
+  probabilities = statistics.softmax(np.random.default_rng(0).normal(size=(4, 3))).astype(np.float32)
+  write(path, ids, ["NA", "体育", "ja, doch", "NA"], probabilities, class_names)
+  with open(path, newline="", encoding="utf-8") as file:
+    header, *rows = csv.reader(file)
+  assert header == ["id", "label", "prediction", "score"]
+  assert [row[0] for row in rows] == [*ids[:3], "bad\\udcff.jpg"]
+  assert [row[1] for row in rows] == ["NA", "体育", "ja, doch", "NA"]
+  assert [row[2] for row in rows] == [class_names[i] for i in probabilities.argmax(axis=1)]
+  np.testing.assert_array_equal(np.array([row[3] for row in rows], np.float32), probabilities.max(axis=1))
+
+
+def test_a_failing_write_leaves_the_old_predictions(tmp_path):
+  path = tmp_path / "predictions_test.csv"
+  path.write_text("old")
+
+  def failing():
+    yield "first"
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    write(path, failing(), ["a", "b"], np.eye(2), ["a", "b"])
+  assert path.read_text() == "old"
+  assert [item.name for item in tmp_path.iterdir()] == [path.name]
+
+
+def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp_path):
+  (tmp_path / "report.html").write_text("")
+  metrics = {
+    "test": measure(*confused(2105, 2, 0.6), names(2)),
+    "majority_accuracy": 0.5123,
+    "seconds": {"features": 41.2, "train": 9.0, "evaluate": 1.0, "export": 8.8},
+    "rung": "fine_tuned",
+    "rungs": {"majority": {"accuracy": 0.5}, "probe": {"accuracy": 0.6}, "fine_tuned": {"accuracy": 0.7}},
+    "rung_reason": "fine_tuned ships: it is better",
+    "parity": {"num_examples": 256, "label_flips": 0, "max_probability_difference": 3e-7},
+  }
+  lines = summary.lines(metrics, tmp_path).splitlines()
+  low, high = metrics["test"]["accuracy_ci95"]
+  assert f"{metrics['test']['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}), 2,105 examples" in lines[0]
+  assert "always answering the commonest class" in lines[1] and "0.512" in lines[1]
+  text = "\n".join(lines)
+  assert "validation accuracy: majority 0.500, probe 0.600, fine_tuned 0.700" in text
+  assert "fine_tuned ships: it is better" in text
+  assert "60 s" in text and "0 of 256 labels" in text and str(tmp_path / "report.html") in text
+  assert "export/" not in text, "an export that is not there is not announced"
+  assert len({len(line) - len(line[15:].lstrip()) for line in lines}) == 1, "the values are aligned"
+
+
+def test_summary_of_the_bare_contract():
+  metrics = {"test": measure(*confused(50, 2, 1.0), names(2))}
+  assert summary.lines(metrics).startswith("test accuracy")
+  assert "None" not in summary.lines(metrics)

@@ -1,0 +1,178 @@
+"""--batch_size=auto in whole runs: the same run in parts, what it says, and what it refuses."""
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_data
+import tiny_modules
+from absl import flags
+from absl.testing import flagsaver
+
+from tl_app import cli, files
+from tl_app import config as config_lib
+from tl_app.commands import benchmark, finished_run, train
+from tl_app.compute import memory
+from tl_app.config import Config
+from tl_app.data import examples
+from tl_app.errors import UserError
+from tl_app.training import batch_size
+
+GB = 10**9
+ONE_DEVICE = types.SimpleNamespace(strategy=types.SimpleNamespace(num_replicas_in_sync=1))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  root = tmp_path_factory.mktemp("batch_size")
+  return Config(
+    backbone=tiny_modules.image(root / "image"),
+    dataset="images:" + tiny_data.colours(root / "colours"),
+    cache_dir=str(root / "cache"),
+    image_size=16,
+    epochs=2,
+    head_epochs=3,
+    learning_rate=3e-3,
+    export=False,
+  )
+
+
+def _log(workdir):
+  return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_in_parts_is_the_run_on_whole_batches(config, tmp_path, monkeypatch, caplog):
+  whole = train.train_and_evaluate(config, tmp_path / "whole")
+  # 4 GB, and 1 for each example.
+  monkeypatch.setattr(memory, "resident", lambda: GB)
+  monkeypatch.setattr(memory, "available", lambda: 15 * GB)
+  sizes = iter([1, 2, 4] * 2)
+  monkeypatch.setattr(memory, "peak", lambda step: step() is None or (4 + next(sizes)) * GB)
+  caplog.set_level("INFO")
+  auto = dataclasses.replace(config, batch_size="auto")
+  split = train.train_and_evaluate(auto, tmp_path / "split")
+  plan = files.read_json(tmp_path / "split" / "plan.json")
+  assert [phase["microbatches"] for phase in plan["phases"]] == [1, 4]
+  assert [phase["steps_per_epoch"] for phase in plan["phases"]] == [2, 2]
+  assert plan["batch_size"]["training_step"] == {
+    "examples": 8,
+    "of": 32,
+    "positions": 1,
+    "why": "16 take about 19.00 GB of 12.00 GB, 80% of the free memory",
+  }
+  assert plan["batch_size"]["forward_pass"]["examples"] == 8
+  assert "--batch_size=auto: a training step of 32 examples, 8 at a time: 16 take about" in caplog.text
+  for rung in ("fine_tuned", "averaged"):
+    assert split["rungs"][rung]["loss"] == pytest.approx(whole["rungs"][rung]["loss"], abs=1e-5)
+  logs = [_log(tmp_path / name) for name in ("whole", "split")]
+  assert [sorted(line) for line in logs[0]] == [sorted(line) for line in logs[1]] and len(logs[0]) == 5
+  for one, other in zip(*logs):
+    assert {name: other[name] for name in one if name != "seconds"} == pytest.approx(
+      {name: value for name, value in one.items() if name != "seconds"}, abs=1e-5
+    )
+  assert files.read_json(tmp_path / "split" / "config.json")["batch_size"] == "auto"
+  taken, predict = [], finished_run.model_lib.predict
+  monkeypatch.setattr(
+    finished_run.model_lib, "predict", lambda *args, **kw: taken.append(args[3]) or predict(*args, **kw)
+  )
+  for workdir, metrics in ((tmp_path / "split", split), (tmp_path / "whole", whole)):
+    assert finished_run.evaluate(workdir, {}, "")["test"]["accuracy"] == metrics["test"]["accuracy"]
+  assert taken[0] == 8 < taken[1]
+  monkeypatch.setattr(finished_run.serving, "export_and_prove", lambda *_, batch_size: batch_size)
+  assert finished_run.export(tmp_path / "split", "")[1] == 8
+
+
+@pytest.mark.parametrize("most", [5, 1])
+def test_a_gpu_is_tried_from_above(monkeypatch, most):
+  tried = []
+
+  def step(size):
+    tried.append(size)
+    if size > most:
+      raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+  monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
+  size, why = batch_size._largest(ONE_DEVICE, 32, "a training step", step)
+  assert size == {5: 4, 1: 1}[most] and tried == [32, 16, 8, 4, 2, 1][: len(tried)]
+  assert why == f"{2 * size} do not fit into the GPU's memory"
+
+
+def test_where_not_even_one_fits_the_user_is_told(monkeypatch):
+  monkeypatch.setattr(memory, "resident", lambda: GB)
+  monkeypatch.setattr(memory, "available", lambda: 5 * GB)
+  monkeypatch.setattr(memory, "peak", lambda step: 9 * GB)
+  with pytest.raises(UserError, match="not even 1 of a training step at a time: 1 take about 8.00 GB of 4.00 GB, 80%"):
+    batch_size._largest(ONE_DEVICE, 32, "a training step", lambda size: None)
+
+
+def test_the_largest_batch_is_the_longest_texts():
+  texts = examples.strings(["x" * n for n in (3, 9, 1, 5, 7)])
+  run = types.SimpleNamespace(
+    examples=examples.Examples("text", *[texts] * 5, [], "texts"),
+    labels=np.array([3, 9, 1, 5, 7]),
+    split=types.SimpleNamespace(train=np.arange(5), validation=np.arange(0), test=np.arange(0)),
+    inputs=texts,
+    places=np.arange(5)[None],
+    model=types.SimpleNamespace(backbone=types.SimpleNamespace(preprocess=Lengths())),
+    tokens=None,
+  )
+  inputs, targets = batch_size._largest_batch(run, 3)
+  assert inputs.numpy().tolist() == targets.tolist() == [5, 7, 9]
+  inputs, targets = batch_size._largest_batch(run, 7)
+  assert inputs.numpy().tolist() == targets.tolist() == [1, 3, 5, 7, 7, 9, 9]
+
+
+class Lengths(tf.Module):
+  """Stands for a text preprocessing: the length of each text."""
+
+  def __call__(self, texts):
+    return tf.strings.length(texts)
+
+  def count_tokens(self, texts):
+    return tf.strings.length(texts)
+
+
+def test_where_it_means_nothing_it_is_refused(tmp_path):
+  config = Config(workdir=str(tmp_path), backbone="b", dataset="digits", batch_size="auto")
+  config_lib.validate(config)
+  assert config_lib.from_json(config_lib.to_json(config)) == config and config.examples_per_step == 32
+  with pytest.raises(UserError, match="--batch_size=auto does nothing with --recipe=contrastive"):
+    config_lib.validate(dataclasses.replace(config, recipe="contrastive"))
+  with pytest.raises(UserError, match="--batch_size='automatic' is not of type int"):
+    config_lib.validate(dataclasses.replace(config, batch_size="automatic"))
+  with pytest.raises(UserError, match="--batch_size=auto does nothing in a benchmark"):
+    benchmark.measure(config, "stages", 1, 1)
+
+
+def test_the_flag_takes_a_number_or_the_word():
+  if "batch_size" not in cli.FLAGS:
+    cli.define_run()
+  with flagsaver.flagsaver():
+    cli.FLAGS(["train", "--workdir=w", "--backbone=b", "--dataset=digits", "--batch_size=auto"])
+    assert cli.config_from_flags().batch_size == "auto"
+    cli.FLAGS(["train", "--batch_size=16"])
+    assert cli.config_from_flags().batch_size == 16
+    with pytest.raises(flags.Error, match="--batch_size=automatic"):
+      cli.FLAGS(["train", "--batch_size=automatic"])
+
+
+@pytest.mark.parametrize(
+  "error", [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[9]"), MemoryError()]
+)
+def test_a_run_that_dies_of_memory_says_what_to_do(error):
+  assert cli._about_the_machine(error) == "out of memory: take --batch_size=auto, or lower --max_length or --image_size"
+
+
+def test_more_batches_an_update_than_there_are_is_refused(config, tmp_path):
+  flags = {"accumulate_steps": 100, "recipe": "lp_ft", "epochs": 2}
+  with pytest.raises(UserError, match="--accumulate_steps=100, but phase fine_tune has .* no update would be made"):
+    train.train_and_evaluate(dataclasses.replace(config, **flags), tmp_path / "run")
+
+
+def test_what_keras_cannot_accumulate_is_refused(config, tmp_path):
+  flags = {"accumulate_steps": 2, "strategy": "mirrored", "num_devices": 2, "recipe": "lp_ft"}
+  with pytest.raises(UserError, match="--accumulate_steps=2: Keras cannot accumulate over several devices"):
+    train.train_and_evaluate(dataclasses.replace(config, **flags), tmp_path / "run")

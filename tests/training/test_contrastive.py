@@ -1,0 +1,135 @@
+"""Supervised contrast: the loss, the batches, and a whole run that learns where to put its classes."""
+
+import collections
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tiny_presets
+
+from tl_app import files
+from tl_app.commands import train
+from tl_app.config import Config, Facts, validate
+from tl_app.errors import UserError
+from tl_app.recipes import recipes
+from tl_app.training import contrastive
+
+
+def _reference(labels, features):
+  """Equation 2 of Khosla et al. 2020, term by term; of each anchor."""
+  losses = []
+  for i in range(len(labels)):
+    others = [j for j in range(len(labels)) if j != i]
+    below = sum(np.exp(features[i] @ features[j] / contrastive.TEMPERATURE) for j in others)
+    same = [j for j in others if labels[j] == labels[i]]
+    terms = [np.log(np.exp(features[i] @ features[j] / contrastive.TEMPERATURE) / below) for j in same]
+    losses.append(-np.mean(terms) if terms else 0.0)
+  return np.array(losses)
+
+
+def test_loss_is_that_of_the_paper():
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(7, 5))
+  features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+  labels = np.array([0, 1, 0, 2, 1, 0, 3])  # 2 and 3 are alone
+  loss = contrastive.SupervisedContrast()
+  np.testing.assert_allclose(loss.call(labels, features), _reference(labels, features), rtol=1e-5)
+  assert float(loss(labels[:, None], features)) == pytest.approx(_reference(labels, features).mean(), rel=1e-5)
+  apart = np.eye(4, dtype=np.float32)[[0, 0, 1, 1]]
+  assert float(loss(np.array([0, 0, 1, 1]), apart)) < 1e-3 < float(loss(np.array([0, 1, 0, 1]), apart))
+
+
+def test_batches_hold_equally_many_of_each_class_and_use_all_in_turn():
+  labels = np.repeat(np.arange(5), [8, 4, 4, 1, 7])
+  rows = list(contrastive.batches(labels, classes=2, each=4, steps=5, seed=0).take(5).as_numpy_iterator())
+  met = collections.Counter()
+  for row in rows:
+    assert sorted(collections.Counter(labels[row]).values()) == [4, 4]
+    met.update(set(labels[row]))
+  # Ten places for five classes: each twice, so eight of class 0 are all of its examples, once each.
+  assert set(met.values()) == {2}
+  assert sorted(i for row in rows for i in row if labels[i] == 0) == list(range(8))
+  again = list(contrastive.batches(labels, 2, 4, 5, seed=0).take(10).as_numpy_iterator())
+  np.testing.assert_array_equal(again[:5], rows)
+  np.testing.assert_array_equal(again[5:], rows)
+  other = list(contrastive.batches(labels, 2, 4, 5, seed=1).take(5).as_numpy_iterator())
+  assert not np.array_equal(other, rows)
+
+
+@pytest.mark.parametrize(("count", "classes"), [(3, 2), (5, 4), (77, 16), (4, 4)])
+def test_no_batch_holds_a_class_twice(count, classes):
+  labels = np.repeat(np.arange(count), 6)
+  rows = contrastive.batches(labels, classes, each=2, steps=60, seed=0).take(60).as_numpy_iterator()
+  assert all(len(set(labels[row])) == classes for row in rows)
+
+
+def test_no_batch_holds_an_example_twice_where_its_class_has_enough():
+  labels = np.repeat(np.arange(4), [10, 5, 4, 3])
+  for row in contrastive.batches(labels, classes=4, each=4, steps=60, seed=0).take(60).as_numpy_iterator():
+    met = [sorted(collections.Counter(row[labels[row] == name]).values()) for name in range(4)]
+    assert met == [[1] * 4, [1] * 4, [1] * 4, [1, 1, 2]]
+
+
+@pytest.mark.parametrize(
+  ("num_train", "num_classes", "batch_size", "expected"),
+  [
+    (770, 77, 32, (16, 64, 13, 5)),
+    (20, 2, 32, (2, 64, 1, 20)),
+    (9000, 3, 32, (3, 63, 143, 1)),
+    (30, 9, 1, (2, 4, 8, 8)),
+  ],
+)
+def test_phases_scale_with_the_data(num_train, num_classes, batch_size, expected):
+  facts = Facts(num_train, num_classes, "text", 384, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
+  config = Config(recipe="contrastive", batch_size=batch_size)
+  probe, phase, refit = recipes.plan(config, facts)
+  assert (phase.batch_classes, phase.batch_size, phase.steps_per_epoch, phase.epochs) == expected
+  assert phase.train_stages == ("embeddings", "layer_0")
+  assert probe.train_stages == refit.train_stages == ("head",)
+  assert refit.fresh_features
+  assert recipes.plan(dataclasses.replace(config, train_stages="none"), facts) == [probe]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  return Config(
+    **tiny_presets.reviews_run(tmp_path_factory.mktemp("contrast")),
+    recipe="contrastive",
+    train_stages="top:2",
+    learning_rate=3e-3,
+    epochs=6,
+    head="logistic",
+  )
+
+
+def test_a_run_ships_what_it_proves(config, tmp_path):
+  metrics = train.train_and_evaluate(config, tmp_path / "run")
+  assert set(metrics["rungs"]) == {"majority", "neighbours", "probe", "fine_tuned"}
+  assert metrics["parity"]["label_flips"] == 0
+  log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+  losses = [record["loss"] for record in log if record["phase"] == "contrast"]
+  assert len(losses) == 6
+  assert losses[-1] < losses[0]
+  phases = files.read_json(tmp_path / "run" / "plan.json")["phases"]
+  assert [phase["objective"] for phase in phases] == ["loss", "contrast", "loss"]
+  stages = {row["name"]: row["trainable"] for row in phases[1]["stages"]}
+  assert stages["head"] == stages["embeddings"] == 0
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "label_smoothing"])
+def test_flags_of_a_loss_that_it_has_not_are_refused(config, name):
+  with pytest.raises(UserError, match=f"--{name}=0.1 does nothing with --recipe=contrastive"):
+    validate(dataclasses.replace(config, workdir="run", **{name: 0.1}))
+
+
+@pytest.mark.parametrize(
+  ("flags", "reason"),
+  [
+    ({"strategy": "mirrored", "num_devices": 2}, "--strategy=single"),
+    ({"task": "multi_label"}, "one class an example"),
+  ],
+)
+def test_what_it_cannot_do_is_refused(config, tmp_path, flags, reason):
+  with pytest.raises(UserError, match=reason):
+    train.train_and_evaluate(dataclasses.replace(config, export=False, **flags), tmp_path / "run")

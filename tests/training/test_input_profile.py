@@ -1,0 +1,138 @@
+"""--profile_input: where the time of a made-up stream goes, and a run that is the same with it."""
+
+import json
+import time
+
+import h5py
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_data
+import tiny_presets
+
+from tl_app import files
+from tl_app.commands import train
+from tl_app.config import Config
+from tl_app.data import pipeline
+from tl_app.data.pipeline import Part
+from tl_app.features import inference_engine
+from tl_app.training import input_profile
+
+
+def _slow(dataset, seconds):
+  def wait(x):
+    time.sleep(seconds)
+    return x
+
+  return dataset.map(lambda x: tf.ensure_shape(tf.numpy_function(wait, [x], tf.int64), []))
+
+
+def _parts():
+  order = tf.data.Dataset.range(10**6)
+  return [
+    Part("order", lambda: order, 4),
+    Part("read", lambda: _slow(order, 0.001), 4),
+    Part("decode", lambda: _slow(_slow(order, 0.001), 0.004), 4),
+    Part("batch", lambda: _slow(_slow(order, 0.001), 0.004).batch(4)),
+  ]
+
+
+@pytest.fixture(scope="module")
+def slow_steps():
+  return input_profile.measure(_parts(), lambda batch: time.sleep(0.06))
+
+
+def test_the_slowest_part_is_named_with_its_share(slow_steps):
+  # 4 elements of a batch, 1 ms of reading and 4 ms of decoding each.
+  assert list(slow_steps["parts"]) == ["order", "read", "decode", "batch"]
+  assert slow_steps["parts"]["decode"] >= 0.015 > slow_steps["parts"]["read"] >= 0.003
+  assert slow_steps["pipeline"] == pytest.approx(sum(slow_steps["parts"].values()))
+  share = slow_steps["parts"]["decode"] / slow_steps["pipeline"]
+  assert share > 0.5
+  assert slow_steps["summary"].endswith(f"decode is the slowest part of the pipeline, {share:.0%} of it")
+
+
+def test_a_slow_step_hides_the_pipeline_and_a_fast_one_waits(slow_steps):
+  assert slow_steps["ready"] >= 0.06 and slow_steps["beside"] >= slow_steps["wait"] + 0.06
+  assert slow_steps["wait_share"] < 0.3
+  fast = input_profile.measure(_parts(), lambda batch: None)
+  assert fast["wait_share"] > 0.8 and fast["wait"] >= 0.015
+  assert fast["summary"].startswith(f"{fast['wait_share']:.0%} of a step waits for data; ")
+
+
+def test_long_batches_are_measured_on_few():
+  assert [input_profile._number(seconds) for seconds in (0.0, 0.2, 9.0)] == [48, 20, 6]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """Returns {whether it was profiled: workdir} of the same run, with dropout."""
+  root = tmp_path_factory.mktemp("input_profile")
+  flags = tiny_presets.reviews_run(root) | {"head_epochs": 2, "epochs": 2, "export": False, "learning_rate": 3e-3}
+  for profiled in (False, True):
+    train.train_and_evaluate(Config(**flags, profile_input=profiled), root / str(profiled))
+  return root
+
+
+def test_a_profiled_run_gives_the_same_weights(runs):
+  logs = [
+    [json.loads(line) for line in (runs / name / "log.jsonl").read_text().splitlines()] for name in ("False", "True")
+  ]
+  assert len(logs[0]) == 4
+  for one, other in zip(*logs):
+    assert one | {"seconds": 0} == other | {"seconds": 0}
+  metrics = [files.read_json(runs / name / "metrics.json") for name in ("False", "True")]
+  assert metrics[0]["rungs"] == metrics[1]["rungs"] and metrics[0]["test"] == metrics[1]["test"]
+  one, other = (_weights(runs / name) for name in ("False", "True"))
+  assert one.keys() == other.keys()
+  for name, values in one.items():
+    np.testing.assert_array_equal(other[name], values, err_msg=name)
+
+
+def test_where_all_features_are_stored_nothing_is_measured(tmp_path, monkeypatch, caplog):
+  caplog.set_level("INFO")
+  passes, measure = [], input_profile.measure
+
+  def spy(parts, step):
+    batch = next(iter(pipeline.whole(parts)))
+    passes.append((len(batch[1]), step(batch).shape[0]))
+    return measure(parts, lambda batch: None)
+
+  monkeypatch.setattr(input_profile, "measure", spy)
+  backbone, data = tiny_presets.resnet(tmp_path / "resnet", 32), "images:" + tiny_data.colours(tmp_path / "colours")
+  config = Config(
+    backbone=backbone,
+    dataset=data,
+    cache_dir=str(tmp_path),
+    recipe="probe",
+    head_epochs=2,
+    export=False,
+    profile_input=True,
+  )
+  folded, predict = [], inference_engine.Folded.predict_on_batch
+  monkeypatch.setattr(
+    inference_engine.Folded, "predict_on_batch", lambda self, batch: folded.append(len(batch)) or predict(self, batch)
+  )
+  train.train_and_evaluate(config, tmp_path / "first")
+  assert passes == [(64, 64)] and folded[0] == 64
+  train.train_and_evaluate(config, tmp_path / "second")
+  assert len(passes) == 1 and "--profile_input: all features are stored" in caplog.text
+  assert "input" not in files.read_json(tmp_path / "second" / "plan.json")
+
+
+def _weights(workdir):
+  """Returns {name: values} of the weights that shipped."""
+  found = {}
+  with h5py.File(workdir / "checkpoints" / "model.weights.h5") as file:
+    file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+  return found
+
+
+def test_it_is_noted_and_shown(runs):
+  assert "input" not in files.read_json(runs / "False" / "plan.json")
+  found = files.read_json(runs / "True" / "plan.json")["input"]
+  assert found["phase"] == "fine_tune" and list(found["parts"]) == ["order", "read", "tokenize"]
+  assert found["ready"] > 0 and 0 <= found["wait"] < found["beside"]
+  page = (runs / "True" / "report.html").read_text()
+  assert found["summary"] in page and "Input pipeline" in page
+  assert "Input pipeline" not in (runs / "False" / "report.html").read_text()

@@ -1,0 +1,203 @@
+"""Per-variable rates are real rates, and the schedule reaches its end."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tl_app.compute import devices
+from tl_app.data import pipeline
+from tl_app.training import optimizers
+
+
+def _fit(optimizer, strategy=None):
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(61, 8)).astype("f"), rng.integers(0, 3, 61).astype("int32")
+  keras.utils.set_random_seed(0)
+  with (strategy or tf.distribute.get_strategy()).scope():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    built = optimizer()
+    built.build(model.trainable_variables)
+    model.compile(built, loss, jit_compile=False)
+  data = pipeline.for_features(x, y, batch_size=16, seed=1)
+  before = model.get_weights()
+  history = model.fit(data, epochs=3, steps_per_epoch=4, verbose=0, shuffle=False)
+  return history.history["loss"], before, model.get_weights()
+
+
+def _staged(rate_of=lambda v: 1e-2, **more):
+  schedule = optimizers.WarmupCosine(steps=12, warmup_steps=2)
+  return lambda: optimizers.StagedAdamW(schedule, rate_of, lambda v: len(v.shape) > 1, weight_decay=0.1, **more)
+
+
+def test_one_rate_equals_keras_adamw():
+  class Scaled(optimizers.WarmupCosine):
+    def __call__(self, step):
+      return 1e-2 * super().__call__(step)
+
+  def adamw():
+    optimizer = keras.optimizers.AdamW(Scaled(12, 2), weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    return optimizer
+
+  for ours, keras_own in zip(_fit(_staged())[2], _fit(adamw)[2]):
+    np.testing.assert_allclose(ours, keras_own, atol=1e-6)
+
+
+def test_a_row_that_comes_twice_moves_by_the_sum_of_its_gradients():
+  def moved(gradient):
+    table = keras.Variable(np.ones((4, 2), "f"))
+    optimizer = _staged()()
+    optimizer.build([table])
+    for _ in range(2):
+      optimizer.apply([gradient])
+    return table.numpy()
+
+  rows = tf.IndexedSlices(tf.constant([[1.0, 2.0], [3.0, -1.0], [0.5, 0.5]]), tf.constant([1, 1, 3]), [4, 2])
+  np.testing.assert_allclose(moved(rows), moved(tf.convert_to_tensor(rows)), atol=1e-7)
+
+
+def test_a_rate_of_zero_does_not_move_and_rates_scale_the_first_step():
+  rates = iter([1e-3, 0.0, 1e-2, 1e-2])
+  by_path = {}
+  _, before, after = _fit(_staged(lambda v: by_path.setdefault(v.path, next(rates))))
+  moved = [np.abs(b - a).max() for b, a in zip(before, after)]
+  assert moved[1] == 0
+  assert 0 < moved[0] < moved[2]
+
+
+def test_the_last_step_has_rate_zero_and_the_peak_is_one():
+  schedule = optimizers.WarmupCosine(steps=100, warmup_steps=10)
+  values = [float(schedule(step)) for step in range(100)]
+  assert max(values) == pytest.approx(1.0)
+  assert values[-1] == pytest.approx(0.0, abs=1e-7)
+  assert values[0] == pytest.approx(0.1)
+  assert values[50] == pytest.approx(0.5 * (1 + np.cos(np.pi * 40 / 89)))
+
+
+def test_a_single_step_schedule_moves():
+  assert float(optimizers.WarmupCosine(steps=1, warmup_steps=1)(0)) == pytest.approx(1.0)
+
+
+def test_rates_follow_updates_where_several_batches_make_one():
+  schedule = optimizers.WarmupCosine(steps=47, warmup_steps=5, every=4)
+  of_updates = optimizers.WarmupCosine(steps=11, warmup_steps=2)
+  at_updates = [float(schedule(batch)) for batch in range(3, 44, 4)]
+  assert at_updates == pytest.approx([float(of_updates(update)) for update in range(11)])
+  assert float(optimizers.WarmupCosine(steps=4, warmup_steps=1, every=4)(3)) == pytest.approx(1.0)
+
+
+def _rank(variable):
+  return 2 if variable.shape == (8, 16) else 0
+
+
+def test_low_rank_updates_have_that_rank_and_leave_nothing_to_merge():
+  _, before, after = _fit(_staged(rank_of=_rank))
+  change = np.linalg.svd(after[0] - before[0], compute_uv=False)
+  assert change[1] > 1e-4
+  assert change[2] < 1e-6
+  whole = np.linalg.svd(_fit(_staged())[2][0] - before[0], compute_uv=False)
+  assert whole[2] > 1e-3
+
+
+def test_low_rank_is_what_two_factors_would_learn():
+  """One kernel W0 + A B with A and B trained by Keras' own Adam gives the same kernel."""
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(32, 8)).astype("f"), rng.normal(size=(32, 16)).astype("f")
+  schedule = optimizers.WarmupCosine(steps=10, warmup_steps=1)
+  kernel = keras.Variable(rng.normal(size=(8, 16)).astype("f"), name="kernel")
+  start = kernel.numpy()
+  ours = optimizers.StagedAdamW(schedule, lambda v: 1e-2, lambda v: True, rank_of=_rank)
+  ours.build([kernel])
+  down = keras.Variable(ours._low_rank[0][0].numpy())
+  up = keras.Variable(np.zeros((2, 16), "f"))
+
+  class Scaled(optimizers.WarmupCosine):
+    def __call__(self, step):
+      return 1e-2 * super().__call__(step)
+
+  adam = keras.optimizers.Adam(Scaled(10, 1))
+  for _ in range(10):
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_mean((x @ kernel.value - y) ** 2)
+    ours.apply([tape.gradient(loss, kernel.value)], [kernel])
+    with tf.GradientTape() as tape:
+      loss = tf.reduce_mean((x @ (start + down.value @ up.value) - y) ** 2)
+    adam.apply(tape.gradient(loss, [down.value, up.value]), [down, up])
+  assert np.abs(kernel.numpy() - start).max() > 1e-3
+  np.testing.assert_allclose(kernel.numpy(), start + down.numpy() @ up.numpy(), atol=1e-5)
+
+
+def test_low_rank_keeps_no_moments_of_the_whole_kernel():
+  kernel = keras.Variable(np.zeros((64, 64), "f"), name="kernel")
+  sizes = {}
+  for rank in (0, 2):
+    built = optimizers.StagedAdamW(
+      optimizers.WarmupCosine(10, 1), lambda v: 1e-2, lambda v: True, rank_of=lambda v, rank=rank: rank
+    )
+    built.build([kernel])
+    sizes[rank] = sum(int(np.prod(v.shape)) for v in built.variables)
+  # What it started from, two factors and their moments, against two moments of the whole.
+  assert sizes[2] == 64 * 64 + 3 * 2 * (2 * 64) + 1
+  assert sizes[0] == 2 * 64 * 64 + 1
+
+
+def test_clipping_bounds_the_global_norm():
+  variable = keras.Variable(np.zeros(4, "f"))
+  schedule = optimizers.WarmupCosine(steps=10, warmup_steps=0)
+  optimizer = optimizers.StagedAdamW(schedule, lambda v: 1.0, lambda v: False, clip_norm=0.5)
+  reduced = optimizer._all_reduce_sum_gradients([(tf.constant([3.0, 0, 4.0, 0]), variable.value)])
+  assert np.linalg.norm(reduced[0][0]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+  "more", [{}, {"clip_norm": 0.1}, {"rank_of": _rank}, {"use_ema": True, "ema_momentum": 0.9}], ids=" ".join
+)
+def test_two_devices_give_the_weights_of_one(more):
+  # 61 examples in batches of 16: every pass ends in the middle of a batch.
+  one_loss, _, one = _fit(_staged(**more))
+  two_loss, _, two = _fit(_staged(**more), devices.strategy("mirrored", 2))
+  np.testing.assert_allclose(one_loss, two_loss, atol=1e-5)
+  for a, b in zip(one, two):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_averages_start_with_the_first_step_and_take_every_fourth():
+  optimizer = optimizers.StagedAdamW(
+    keras.optimizers.schedules.PolynomialDecay(1.0, 100), lambda v: 0.1, lambda v: True, use_ema=True, ema_momentum=0.9
+  )
+  variable = keras.Variable(np.arange(3, dtype="float32"))
+  optimizer.build([variable])
+  values = []
+  for number in range(10):
+    optimizer.apply_gradients([(tf.constant([1.0, -number, 0.5]), variable)])
+    values.append(variable.numpy())
+  weights = 0.9 ** np.array([[8], [4], [0]])
+  expected = np.sum(weights / weights.sum() * np.stack([values[0], values[3], values[7]]), axis=0)
+  assert np.abs(expected - values[-1]).min() > 0.01
+  np.testing.assert_allclose(optimizer._model_variables_moving_average[0].numpy(), expected, rtol=1e-5)
+
+
+def test_averages_count_optimizer_steps_and_not_batches():
+  class Always(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+      return keras.ops.ones(())
+
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(96, 8)).astype("f"), rng.integers(0, 3, 96).astype("int32")
+  found = []
+  for every in (1, 3):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    steps = {"gradient_accumulation_steps": every} if every > 1 else {}
+    optimizer = optimizers.StagedAdamW(
+      Always(), lambda v: 1e-2, lambda v: True, weight_decay=0.1, use_ema=True, ema_momentum=0.8, **steps
+    )
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    # `fit` ends with the averages in the variables.
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(24 // every).repeat()
+    model.fit(data, epochs=1, steps_per_epoch=8 * every, verbose=0, shuffle=False)
+    found.append(model.get_weights())
+  for one, other in zip(*found):
+    np.testing.assert_allclose(other, one, atol=1e-6)

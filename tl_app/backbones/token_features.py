@@ -1,0 +1,95 @@
+"""Backbones that give features for each word of a text."""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from tl_app.errors import UserError
+from tl_app.preprocessing import word_pieces
+
+
+def read_words(backbone):
+  """Returns the `Backbone` whose "pooled" is [batch, max_length, width]: what its sequence has at each word's first
+  piece, the words of a text first, then zeros. "words", [batch, max_length], is 1 where there is a word. Weights and
+  stages are shared.
+
+  Args:
+    backbone: a text `Backbone`.
+
+  Raises:
+    UserError: it gives no sequence, or its vocabulary is out of reach.
+  """
+  sequence = backbone.network.output.get("sequence")
+  if sequence is None or not hasattr(backbone.preprocess, "special_tokens"):
+    raise UserError(
+      f"--task=token_classification needs an output for each token, but {backbone.spec.name} gives one for a whole "
+      "text: choose a BERT with sequence_output"
+    )
+  preprocess = word_pieces.Words(backbone.preprocess)
+  starts = keras.Input((None,), dtype="int32", name=word_pieces.STARTS)
+  pooled, present = FirstPieces(lambda: preprocess.max_length)(sequence, starts)
+  width = int(sequence.shape[-1])
+  return dataclasses.replace(
+    backbone,
+    preprocess=preprocess,
+    network=keras.Model(
+      {**backbone.network.input, word_pieces.STARTS: starts}, {"pooled": pooled, "words": present}, name="backbone"
+    ),
+    feature_size=width,
+    width=width,
+  )
+
+
+class FirstPieces(keras.layers.Layer):
+  """(sequence [batch, length, width], starts [batch, length]) to `read_words`' "pooled" and "words", float32."""
+
+  def __init__(self, positions):
+    """Args:
+    positions: function of no arguments -> their number; called when the network is traced.
+    """
+    super().__init__(name="first_pieces")
+    self._positions = positions
+
+  def call(self, sequence, starts):
+    """Returns ([batch, positions, width], [batch, positions])."""
+    order = tf.argsort(1 - starts, axis=1, stable=True)
+    present = tf.sort(starts, axis=1, direction="DESCENDING")
+    lack = self._positions() - tf.shape(starts)[1]
+    present = tf.cast(tf.pad(present, [[0, 0], [0, lack]]), sequence.dtype)
+    features = tf.pad(tf.gather(sequence, order, batch_dims=1), [[0, 0], [0, lack], [0, 0]])
+    return features * present[..., None], present
+
+  def compute_output_spec(self, sequence, starts):
+    """Returns the shapes and dtypes of `call`'s results."""
+    batch = sequence.shape[0]
+    return (
+      keras.KerasTensor((batch, None, sequence.shape[-1]), sequence.dtype),
+      keras.KerasTensor((batch, None), sequence.dtype),
+    )
+
+
+class ByWord(keras.layers.Layer):
+  """(rows [batch positions, outputs], words [batch, positions]) to [batch, positions, outputs], zeros at no word."""
+
+  def call(self, rows, present):
+    """Returns float32 [batch, positions, outputs]."""
+    shape = tf.concat([tf.shape(present), [rows.shape[-1]]], axis=0)
+    return tf.reshape(rows, shape) * tf.cast(present, rows.dtype)[..., None]
+
+  def compute_output_spec(self, rows, present):
+    """Returns the shape and dtype of `call`'s result."""
+    return keras.KerasTensor((*present.shape, rows.shape[-1]), rows.dtype)
+
+
+def head_on(head, outputs):
+  """Returns the logits of a head, [batch, feature_size] -> [batch, outputs], on the outputs of a `Backbone.network`.
+
+  They are [batch, positions, outputs] where the backbone gives features for each word.
+  """
+  if "words" not in outputs:
+    return head(outputs["pooled"])
+  pooled = outputs["pooled"]
+  rows = head(ops.reshape(pooled, (-1, pooled.shape[-1])))
+  return ByWord(name="by_word")(rows, outputs["words"])

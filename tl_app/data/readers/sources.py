@@ -1,0 +1,138 @@
+"""`load`: the examples of --dataset, read by the room of its form, checked, and joined with the extra data sets."""
+
+import os
+
+import numpy as np
+
+from tl_app import config as configs
+from tl_app.assets import cache_root
+from tl_app.data.examples import Examples, strings
+from tl_app.data.readers import folders, starters, tables, tfds, tfrecord
+from tl_app.data.readers import verify as verify_lib
+from tl_app.data.readers.rows import Raw, Row
+from tl_app.data.splitting.image_index import Seen
+from tl_app.errors import UserError
+
+FORMS = f"{', '.join(starters.STARTERS)}, images:DIR, table:PATH, tfrecord:PATH, tfds:NAME[/CONFIG][:VERSION]"
+_NEED_REST = ("images", "table", "tfrecord", "tfds")
+
+
+def load(config, assets, verify=None, known=frozenset()):
+  """Returns the `Examples` of --dataset, with those of --validation_dataset and --test_dataset after them.
+
+  An extra data set that has splits itself gives its part of that name; it takes the place of the part that --dataset
+  has, and its ids begin with "validation_dataset:" or "test_dataset:".
+
+  Args:
+    config: `Config`.
+    assets: `Assets`: the fetcher of starter sets; images out of TFDS and compressed TFRecord files are kept in
+      its `root`.
+    verify: callable, encoded image bytes -> None, or the reason why training could not decode them. Default: the
+      decoder that training uses.
+    known: content hashes of images that an earlier run has decoded: these are read and hashed only, like those that
+      the cache has `Seen`.
+
+  Raises:
+    UserError: what is named does not exist or cannot be read; or an example is bad under --on_bad_example=fail.
+  """
+  examples = _load_one(config.dataset, "dataset", config, assets, verify, known)
+  for split in ("validation", "test"):
+    flag = f"{split}_dataset"
+    if getattr(config, flag):
+      extra = _load_one(getattr(config, flag), flag, config, assets, verify, known)
+      examples = _with_split(examples, extra, split, flag)
+  return examples
+
+
+def _load_one(name, flag, config, assets, verify, known):
+  raw = _read(name, flag, config, assets)
+  if raw.modality == "image" and verify is None:
+    known |= Seen(cache_root(config.cache_dir)).hashes()
+  rows, hashes, bad = verify_lib.check(raw, verify, known)
+  total = len(rows) + len(bad)
+  if bad and config.on_bad_example == "fail":
+    raise UserError(
+      f"--{flag}={name}: {bad[0][0]}: {bad[0][1]} ({len(bad):,} of {total:,} examples are bad): mend or remove "
+      f"{'it' if len(bad) == 1 else 'them'}, or pass --on_bad_example=skip"
+    )
+  if not rows:
+    fault = f": all {total:,} are bad, e.g. {bad[0][0]}: {bad[0][1]}" if bad else f"; --{flag} takes: {FORMS}"
+    raise UserError(f"--{flag}={name} has no usable example{fault}")
+  labels = [row.label.strip() for row in rows]
+  lost = sorted({row.label.strip() for row in raw.rows if row.label} - set(labels) - {""})
+  if lost:
+    listed = ", ".join(map(repr, lost[:10]))
+    raw.notes.append(f"classes left out, since all their examples are bad: {len(lost):,}, e.g. {listed}")
+  return Examples(
+    modality=raw.modality,
+    ids=strings([row.id for row in rows]),
+    inputs=strings([row.input for row in rows]),
+    labels=strings(labels),
+    hashes=strings(hashes),
+    splits=strings([row.split for row in rows]),
+    skipped=[{"id": id, "reason": reason} for id, reason in bad],
+    source=name,
+    notes=raw.notes,
+    groups=strings([row.group for row in rows]) if config.group_column else None,
+    times=strings([row.time for row in rows]) if config.time_column else None,
+  )
+
+
+def _with_split(examples, extra, split, flag):
+  """Returns `examples` with its `split` replaced by that of `extra` (all of it, where `extra` has no splits)."""
+  if extra.modality != examples.modality:
+    raise UserError(f"--{flag}={extra.source} holds {extra.modality}s, --dataset holds {examples.modality}s")
+  if any(extra.splits):
+    present = sorted(set(extra.splits))
+    extra = extra.take(extra.splits == split)
+    if not len(extra):
+      raise UserError(f"--{flag}={extra.source} has splits ({', '.join(present)}) but none for {split}: name one file")
+  notes = list(examples.notes) + extra.notes
+  replaced = int(np.sum(examples.splits == split))
+  if replaced:
+    notes.append(f"--{flag} takes the place of the {replaced:,} {split} examples of --dataset={examples.source}")
+    examples = examples.take(examples.splits != split)
+  joined = {
+    "ids": [*examples.ids, *(f"{flag}:{id}" for id in extra.ids)],
+    "splits": [*examples.splits, *([split] * len(extra))],
+    **{
+      name: [*getattr(examples, name), *getattr(extra, name)]
+      for name in ("inputs", "labels", "hashes", "groups", "times")
+      if getattr(examples, name) is not None
+    },
+  }
+  return Examples(
+    modality=examples.modality,
+    skipped=examples.skipped + [{**bad, "id": f"{flag}:{bad['id']}"} for bad in extra.skipped],
+    source=f"{examples.source} {flag}={extra.source}",
+    notes=notes,
+    **{name: strings(values) for name, values in joined.items()},
+  )
+
+
+def _read(name, flag, config, assets):
+  """Returns the `Raw` of one data set name."""
+  for key in ("group_column", "time_column"):
+    if getattr(config, key) and not name.startswith("table:"):
+      raise UserError(f"--{key}={getattr(config, key)} names a column of a table, but --{flag}={name} is none")
+  if config.text_pair_column and not name.startswith("table:"):
+    raise UserError(f"--text_pair_column={config.text_pair_column} needs --{flag}=table:PATH, not {name}")
+  if name == "movie_reviews":
+    return Raw("text", [Row(*row) for row in starters.movie_reviews(assets)])
+  if name == "digits":
+    return Raw("image", [Row(*row) for row in starters.digits()])
+  form, colon, rest = name.partition(":")
+  if colon and rest and form == "images":
+    return folders.read(os.path.expanduser(rest), f"--{flag}={name}")
+  if colon and rest and form == "table":
+    return tables.read(os.path.expanduser(rest), f"--{flag}={name}", config)
+  if colon and rest and form == "tfrecord":
+    return tfrecord.read(os.path.expanduser(rest), f"--{flag}={name}", config, assets)
+  if colon and rest and form == "tfds":
+    return tfds.read(rest, f"--{flag}={name}", config, assets)
+  if colon and not rest and form in _NEED_REST:
+    raise UserError(f"--{flag}={name} names nothing after the colon; --{flag} takes: {FORMS}")
+  hint = configs.suggestion(form, [*starters.STARTERS, *_NEED_REST])
+  if os.path.exists(name):
+    hint = f"; did you mean images:{name} or table:{name}?"
+  raise UserError(f"--{flag}={name} is not a data set that is known; it takes: {FORMS}{hint}")

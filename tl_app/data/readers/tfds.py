@@ -1,0 +1,166 @@
+"""`tfds:NAME[/CONFIG][:VERSION]`: a prepared directory of TensorFlow Datasets first, else its own download."""
+
+import os
+import pathlib
+import re
+import urllib.parse
+
+from tl_app import config as configs
+from tl_app.data.readers.rows import SPLIT_NAMES, Raw, Row, as_text, columns, keep_image, visible
+from tl_app.errors import UserError
+
+
+def read(name, what, config, assets):
+  """Returns the `Raw` of a TFDS data set. An id is "SPLIT:NUMBER", counted from 1 in the order of its records.
+
+  Args:
+    name: what follows "tfds:".
+    what: the flag with its value, the beginning of a message.
+    config: `Config`: data_dir, offline, the names of the columns (features).
+    assets: `Assets`: images are kept in its `root`, as files named by content.
+
+  Raises:
+    UserError: TFDS has no such data set, it is neither prepared nor to be had, or its features cannot be told.
+  """
+  import tensorflow_datasets as tfds
+
+  builder = _builder(name, what, config)
+  modality, key, label_key = _features(builder.info, what, config)
+  raw = Raw(modality, [])
+  decoders = {key: tfds.decode.SkipDecoding()} if modality == "image" else None
+  # One file after the other, so that the number of an example says where it is.
+  read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+  for split, part in _splits(list(builder.info.splits), what, raw.notes):
+    data = builder.as_dataset(split=part, decoders=decoders, shuffle_files=False, read_config=read_config)
+    for number, example in enumerate(data.as_numpy_iterator(), start=1):
+      id, label = f"{part}:{number}", _label(builder.info.features[label_key], example[label_key])
+      if modality == "image":
+        raw.rows.append(Row(id, keep_image(example[key], assets.root / "tfds_images"), label, split))
+        continue
+      try:
+        raw.rows.append(Row(id, example[key].decode("utf-8"), label, split))
+      except UnicodeDecodeError:
+        raw.rows.append(Row(id, reason="the text is not UTF-8"))
+  return raw
+
+
+def _builder(name, what, config):
+  """Returns a builder whose records are on disk: the prepared ones first (no network), else downloaded."""
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core import read_only_builder
+
+  match = re.fullmatch(r"(\w+)(/[\w.+-]+)?(?::(\d+\.\d+\.\d+))?", name)
+  if not match:
+    raise UserError(f"{what}: the form is tfds:NAME[/CONFIG][:VERSION], e.g. tfds:glue/sst2:2.0.0")
+  dataset, subset, version = match[1], match[2] or "", match[3]
+  directory = os.path.expanduser(config.data_dir) if config.data_dir else None
+  if directory and not os.path.isdir(directory):
+    raise UserError(f"--data_dir={config.data_dir} is not a directory")
+  try:
+    return read_only_builder.builder_from_files(dataset + subset, data_dir=directory, version=version)
+  except tfds.core.DatasetNotFoundError:
+    pass
+  where = directory or tfds.core.constants.DATA_DIR
+  prepared = [path.name for path in visible(pathlib.Path(where))[0]] if os.path.isdir(where) else []
+  known = tfds.list_builders(with_community_datasets=False)
+  if dataset not in known and dataset not in prepared:
+    hint = configs.suggestion(dataset, [*known, *prepared])
+    raise UserError(f"{what}: TFDS has no {dataset}, and none is prepared in {where} (--data_dir){hint}")
+  if config.offline or dataset not in known:
+    inside = visible(pathlib.Path(where, dataset))[0] if dataset in prepared else []
+    have = f"; of {dataset} there is: {', '.join(path.name for path in inside)}" if inside else ""
+    why = ", and --offline forbids to download it" if config.offline else ""
+    raise UserError(f"{what} is not prepared in {where} (--data_dir){why}{have}")
+  return _download(name, what, directory, where)
+
+
+def _download(name, what, directory, where):
+  import tensorflow as tf
+  import tensorflow_datasets as tfds
+
+  failures = (OSError, ValueError, ImportError, AssertionError, tf.errors.OpError, tfds.download.DownloadError)
+  try:
+    builder = tfds.builder(name, data_dir=directory)
+    _need_network(builder, what, pathlib.Path(where))
+    builder.download_and_prepare()
+  except failures as error:
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+    raise UserError(f"{what} is not prepared in {where} (--data_dir) and cannot be downloaded: {line}") from None
+  return builder
+
+
+def _need_network(builder, what, where):
+  """Raises `UserError` where the host of the records cannot be reached: TFDS would try for minutes, line after line."""
+  import requests
+
+  urls = [url for url in builder.url_infos or () if url.startswith("http")]
+  kept = (where / "downloads" / builder.name).rglob("*")
+  if not urls or any(path.is_file() and ".tmp." not in path.name for path in kept):
+    return
+  try:
+    requests.get(urls[0], stream=True, timeout=15).close()
+  except (requests.ConnectionError, requests.Timeout):
+    host = urllib.parse.urlsplit(urls[0]).hostname
+    raise UserError(
+      f"{what} is not prepared in {where} (--data_dir) and {host} cannot be reached to download it: prepare it where "
+      "there is a network, and name that directory by --data_dir"
+    ) from None
+
+
+def _splits(parts, what, notes):
+  """Returns [(split, name in TFDS)]; a data set's only part has split "", parts of other names are left out."""
+  named = [part for part in parts if part.lower() in SPLIT_NAMES]
+  if not named and len(parts) == 1:
+    return [("", parts[0])]
+  if not named:
+    raise UserError(f"{what} has the splits {', '.join(parts)}, none of them train, validation or test")
+  if len(named) < len(parts):
+    notes.append(f"{what}: these splits are left out: {', '.join(part for part in parts if part not in named)}")
+  found = {}
+  for part in named:
+    found.setdefault(SPLIT_NAMES[part.lower()], part)
+  return list(found.items())
+
+
+def _features(info, what, config):
+  """Returns ("text" or "image", its feature, the label's): by flag, else `supervised_keys`, else the only one."""
+  from tensorflow_datasets import features as kinds
+
+  features = dict(info.features.items())
+  flagged = {}
+  for flag in ("text_column", "image_column", "label_column"):
+    name = getattr(config, flag)
+    if name and name != configs.FIELDS[flag].default:
+      if name not in features:
+        raise UserError(f"{what} has no feature {name!r} (--{flag}); {columns(list(features), name)}")
+      flagged[flag] = name
+  supervised = [key for key in info.supervised_keys or () if isinstance(key, str)]
+  inputs = [flagged[flag] for flag in ("text_column", "image_column") if flag in flagged]
+  inputs = inputs or _of_kind(features, supervised[:1], (kinds.Text, kinds.Image))
+  labels = [flagged["label_column"]] if "label_column" in flagged else []
+  labels = labels or _of_kind(features, supervised[1:], kinds.ClassLabel)
+  if (
+    len(inputs) == len(labels) == 1
+    and isinstance(features[inputs[0]], (kinds.Text, kinds.Image))
+    and features[labels[0]].shape == ()
+  ):
+    return "image" if isinstance(features[inputs[0]], kinds.Image) else "text", inputs[0], labels[0]
+  listed = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
+  raise UserError(
+    f"{what}: cannot tell the input and the label among its features: {listed}; name them by --text_column or "
+    "--image_column, and --label_column"
+  )
+
+
+def _of_kind(features, first, kind):
+  """Returns the names in `first` that are of the kind, else all such names."""
+  return [name for name in first if isinstance(features.get(name), kind)] or [
+    name for name, feature in features.items() if isinstance(feature, kind)
+  ]
+
+
+def _label(feature, value):
+  """Returns the class name of a label as TFDS gives it; None for the -1 of an unlabelled example."""
+  if hasattr(feature, "int2str"):
+    return feature.int2str(int(value)) if value >= 0 else None
+  return value.decode("utf-8", "replace") if isinstance(value, bytes) else as_text(value.item())

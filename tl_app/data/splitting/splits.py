@@ -1,0 +1,333 @@
+"""`make` divides examples into train, validation and test; a manifest keeps the division, `read` rebuilds it."""
+
+import collections
+import dataclasses
+import math
+
+import numpy as np
+
+from tl_app import files
+from tl_app.assets import cache_root
+from tl_app.data.examples import SPLITS, Examples, brief, strings
+from tl_app.data.splitting import duplicates, fingerprints, sampling
+from tl_app.data.splitting.image_index import Seen
+from tl_app.errors import UserError
+
+_SETTINGS = (
+  "split_seed",
+  "validation_fraction",
+  "test_fraction",
+  "max_examples",
+  "max_examples_per_class",
+  "group_column",
+  "time_column",
+)
+_SHOWN = 5
+
+
+def make(examples, config, prints=None, named=True):
+  """Returns the `Splits` of `examples`: those that the data set gives, and the rest drawn by content hash.
+
+  A split that is not given is drawn from the training examples, test before validation. Within a class the contents are
+  ordered by sha256(split seed, content hash) and the first ones are taken, so that the order of the files does not
+  matter and more examples move few of the old ones. Equal and nearly equal contents stay together, whatever their
+  labels, and so do the groups of --group_column; what a given split has as well is never drawn. A class with three
+  distinct contents is in every split, with groups where these allow it. With --time_column the latest are drawn.
+
+  Args:
+    examples: `Examples`.
+    config: `Config`.
+    prints: the `Fingerprints` of `examples`, where they are there already.
+    named: whether the classes are names, of which train must have each; those of amounts are ranges.
+
+  Raises:
+    UserError: fewer than two classes, an empty split, a named class that only validation or test has, --max_examples
+      below the number of classes, groups or times that cannot be drawn from, or a leak under --on_leak=fail.
+  """
+  pool = np.flatnonzero((examples.splits == "") | (examples.splits == "train"))
+  if not len(pool):
+    raise UserError(
+      f"{examples.source} has no training examples, only {' and '.join(sorted(set(examples.splits)))}: add a train part"
+    )
+  _need_two_classes(examples, pool, named)
+  drawn = [split for split in ("test", "validation") if not np.any(examples.splits == split)]
+  assigned = strings([split or "train" for split in examples.splits])
+  prints = prints or fingerprints.of(examples, Seen(cache_root(config.cache_dir)))
+  units = _units(examples, prints, pool, config)
+  notes = _draw(examples, pool, units, drawn, config, assigned) if drawn else []
+  indices = {split: np.flatnonzero(assigned == split) for split in SPLITS}
+  _need_examples(examples, indices)
+  _need_classes(examples, indices, config, named)
+  leaks = _leak_notes(examples, indices, prints)
+  if leaks and config.on_leak == "fail":
+    raise UserError(f"--on_leak=fail: {leaks[0]}: remove them, or pass --on_leak=report")
+  if config.max_examples_per_class and not named:
+    raise UserError(f"--max_examples_per_class={config.max_examples_per_class}: this task has no classes; leave it out")
+  if config.max_examples or config.max_examples_per_class:
+    indices["train"] = _at_most(examples, indices["train"], config)
+  return Splits(
+    examples=examples,
+    class_names=sorted(_classes(examples, indices["train"])),
+    notes=[*examples.notes, *_skipped_note(examples), *notes, *leaks, *_content_notes(examples, indices, prints)],
+    settings={name: getattr(config, name) for name in _SETTINGS} | {"drawn": sorted(drawn)},
+    prints=prints,
+    **indices,
+  )
+
+
+def read(path, examples):
+  """Returns the `Splits` that the manifest at `path` (splits.json) holds, over `examples` in whatever order.
+
+  Raises:
+    UserError: the file cannot be read, or an example that it lists is gone, or has another content or label now.
+  """
+  try:
+    manifest = files.read_json(path)
+    listed = {split: manifest["splits"][split] for split in SPLITS}
+    columns = {split: list(zip(*(listed[split][name] for name in ("ids", "hashes", "labels")))) for split in SPLITS}
+    class_names, notes = list(manifest["class_names"]), list(manifest["notes"])
+    settings = {name: manifest[name] for name in (*_SETTINGS, "drawn") if name in manifest}
+    num_examples = manifest["num_examples"]
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}") from None
+  except (KeyError, TypeError, ValueError):
+    raise UserError(f"{path} is not a manifest of splits: remove it, or name another workdir") from None
+  place = {id: index for index, id in enumerate(examples.ids)}
+  indices = {}
+  for split, rows in columns.items():
+    for id, digest, label in rows:
+      index = place.get(id)
+      if index is None or examples.hashes[index] != digest or examples.labels[index] != label:
+        change = "is gone" if index is None else "has changed" if examples.hashes[index] != digest else "is relabelled"
+        raise UserError(f"{path} no longer fits {examples.source}: {id} {change}; use a new --workdir")
+    indices[split] = np.sort(np.array([place[id] for id, _, _ in rows], dtype=np.int64))
+  if len(examples) > num_examples:
+    notes.append(f"{len(examples) - num_examples:,} examples are newer than {path} and are left out")
+  return Splits(examples=examples, class_names=class_names, notes=notes, settings=settings, **indices)
+
+
+def hashes(path):
+  """Returns the content hashes (frozenset of str) in the manifest at `path`; none where `read` would refuse it."""
+  try:
+    listed = files.read_json(path)["splits"]
+    return frozenset(digest for split in SPLITS for digest in listed[split]["hashes"])
+  except (OSError, KeyError, TypeError, ValueError):
+    return frozenset()
+
+
+def training_labels(path):
+  """Returns the label cells (str [n]) of the training examples in the manifest at `path`.
+
+  Raises:
+    UserError: the file is no manifest.
+  """
+  try:
+    return strings(files.read_json(path)["splits"]["train"]["labels"])
+  except (OSError, KeyError, TypeError, ValueError):
+    raise UserError(f"{path} is damaged: train again") from None
+
+
+def _need_two_classes(examples, pool, named):
+  labels = sorted(_classes(examples, pool))
+  if len(labels) < 2 and not named:
+    raise UserError(f"{examples.source}: all labels of train are {examples.labels[pool[0]]}: there is nothing to learn")
+  if len(labels) < 2:
+    found = f"one class in train, {labels[0]!r}" if labels else "no class in train"
+    raise UserError(f"{examples.source} has {found}: two or more are needed")
+
+
+def _need_examples(examples, indices):
+  for split in ("validation", "test"):
+    if not len(indices[split]):
+      raise UserError(
+        f"{examples.source} leaves no examples for {split}: at least one class needs three different examples in "
+        f"train, or give --{split}_dataset"
+      )
+
+
+def _need_classes(examples, indices, config, named):
+  train = _classes(examples, indices["train"])
+  for split in ("validation", "test") if named else ():
+    found = _classes(examples, indices[split])
+    unseen = {label: count for label, count in found.items() if label not in train}
+    if unseen:
+      listed = ", ".join(f"{label!r} ({count:,})" for label, count in sorted(unseen.items())[:10])
+      raise UserError(
+        f"{examples.source}: labels of {split} that train has no example of: {listed}; a model cannot learn these: "
+        "add them to train, or remove them"
+      )
+  if 0 < config.max_examples < len(train):
+    raise UserError(f"--max_examples={config.max_examples} is below the number of classes, {len(train)}: raise it")
+
+
+def _classes(examples, indices):
+  """Returns {class: number of the examples at `indices` that have it}."""
+  return collections.Counter(name for classes in examples.classes[indices] for name in classes)
+
+
+def _units(examples, prints, pool, config):
+  """Returns int [n]: what stays together: equal and nearly equal contents, and the groups of --group_column.
+
+  Raises:
+    UserError: so much hangs together that nothing is left to draw.
+  """
+  if examples.groups is None:
+    return prints.near
+  units = duplicates.joined(prints.near, duplicates.numbered(examples.groups))
+  largest = np.unique(units[pool], return_counts=True)[1].max()
+  if largest > len(pool) / 2:
+    raise UserError(
+      f"--group_column={config.group_column}: one group, with those that share equal or nearly equal contents with it, "
+      f"holds {largest:,} of {len(pool):,} training examples: remove the repeats (python -m tl_app.check lists them), "
+      "or give --validation_dataset and --test_dataset"
+    )
+  return units
+
+
+def _draw(examples, pool, units, drawn, config, assigned):
+  """Writes the drawn splits of `pool` into `assigned`; returns notes."""
+  fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
+  given = frozenset(np.delete(units, pool))
+  fractions = {split: fractions[split] for split in drawn}
+  all_of = sampling.Pool(pool, units, examples.hashes, examples.classes, given, fractions, config.split_seed)
+  if examples.times is not None:
+    flag = f"--time_column={config.time_column}"
+    times = sampling.instants(examples.times, examples.ids, flag)
+    return sampling.by_time(all_of, times, examples.times, flag, assigned)
+  if examples.groups is not None or any(len(names) != 1 for names in examples.classes):
+    return sampling.by_group(all_of, assigned)
+  return sampling.by_class(all_of, assigned)
+
+
+def _at_most(examples, train, config):
+  """Returns --max_examples of the indices `train`, and --max_examples_per_class: the first in drawing order.
+
+  --max_examples alone is stratified, each class at least once. An example of several classes counts for its rarest.
+  """
+  order = sorted(train, key=lambda i: (sampling.order(config.split_seed, examples.hashes[i]), examples.ids[i]))
+  count, classes = _classes(examples, train), collections.defaultdict(list)
+  for index in order:
+    classes[min(examples.classes[index], key=lambda name: (count[name], name), default="")].append(index)
+  if config.max_examples_per_class:
+    classes = {label: members[: config.max_examples_per_class] for label, members in classes.items()}
+  quota = _quotas({label: len(members) for label, members in classes.items()}, config.max_examples)
+  chosen = np.sort(np.array([index for label, members in classes.items() for index in members[: quota[label]]]))
+  lost = sorted(set(count) - set(_classes(examples, chosen)))
+  if lost:
+    flag = "max_examples_per_class" if config.max_examples_per_class else "max_examples"
+    raise UserError(
+      f"--{flag}={getattr(config, flag)} leaves train no example of {lost[0]!r}: those it has count for the rarer "
+      "classes that they have too; raise it"
+    )
+  return chosen
+
+
+def _quotas(counts, limit):
+  """Returns {class: share of `limit`} in proportion to {class: count}, at least 1 each; all of them if 0 or enough."""
+  total = sum(counts.values())
+  if not limit or total <= limit:
+    return counts
+  exact = {label: (limit - len(counts)) * (count - 1) / (total - len(counts)) for label, count in counts.items()}
+  quota = {label: 1 + math.floor(share) for label, share in exact.items()}
+  by_remainder = sorted(counts, key=lambda label: (math.floor(exact[label]) - exact[label], label))
+  for label in by_remainder[: limit - sum(quota.values())]:
+    quota[label] += 1
+  return quota
+
+
+def _skipped_note(examples):
+  if not examples.skipped:
+    return []
+  first = examples.skipped[0]
+  return [f"bad examples that are left out: {len(examples.skipped):,}, e.g. {first['id']}: {first['reason']}"]
+
+
+def leaks(examples, indices, prints):
+  """Yields (split, other split, kind, [(index, index of what it equals in the other split)]) of what two splits share.
+
+  Kinds: "exact", "near" (nearly equal only), and "group".
+  """
+  for split, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
+    exact = duplicates.shared(prints.contents, indices[split], indices[other])
+    equal = {index for index, _ in exact}
+    near = duplicates.shared(prints.near, indices[split], indices[other])
+    found = {"exact": exact, "near": [pair for pair in near if pair[0] not in equal]}
+    if examples.groups is not None:
+      found["group"] = duplicates.shared(examples.groups, indices[split], indices[other])
+    yield from ((split, other, kind, pairs) for kind, pairs in found.items() if pairs)
+
+
+def _leak_notes(examples, indices, prints):
+  noun = f"{examples.modality}s"
+  words = {
+    "exact": f"{noun} that are also in",
+    "near": f"{noun} that nearly equal one of",
+    "group": "examples whose group is also in",
+  }
+  notes = []
+  for split, other, kind, pairs in leaks(examples, indices, prints):
+    shown = ", ".join(f"{examples.ids[i]} = {examples.ids[j]}" for i, j in pairs[:_SHOWN])
+    notes.append(f"{split} {words[kind]} {other}: {len(pairs):,}, e.g. {shown}; given splits stay as they are")
+  return notes
+
+
+def _content_notes(examples, indices, prints):
+  """Returns lines about contents that repeat, nearly repeat, or have several labels."""
+  noun = f"{examples.modality}s"
+  used = np.sort(np.concatenate([indices[split] for split in SPLITS]))
+  members = collections.defaultdict(list)
+  for index in used:
+    members[prints.contents[index]].append(index)
+  notes = []
+  repeats = len(used) - len(members)
+  if repeats:
+    notes.append(f"{noun} that repeat an earlier one: {repeats:,}; a drawn split never separates them")
+  nearly = len(members) - len(np.unique(prints.near[used]))
+  if nearly:
+    notes.append(f"{noun} that nearly repeat an earlier one: {nearly:,}; a drawn split never separates them")
+  torn = [group for group in members.values() if len(set(examples.classes[group])) > 1]
+  if torn:
+    first = torn[0][0]
+    other = next(index for index in torn[0] if examples.classes[index] != examples.classes[first])
+    names = " and ".join(f"{examples.ids[index]} ({brief(examples.labels[index])})" for index in (first, other))
+    notes.append(f"{noun} with more than one label: {len(torn):,}, e.g. {names}")
+  return notes
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+  """The division of `examples`.
+
+  Attributes:
+    examples: the `Examples` that the indices point into.
+    train, validation, test: int arrays, ascending, disjoint; never empty.
+    class_names: list of str, the labels of train in the order of the logits: plain sorted ("10" before "2").
+    notes: lines worth telling the user.
+    settings: the flags that decide the draw, and the names of the drawn splits.
+    prints: the `Fingerprints` of `examples`, or None where the manifest was read.
+  """
+
+  examples: Examples
+  train: np.ndarray
+  validation: np.ndarray
+  test: np.ndarray
+  class_names: list
+  notes: list
+  settings: dict
+  prints: fingerprints.Fingerprints | None = None
+
+  def manifest(self):
+    """Returns what splits.json holds: the settings, and id, content hash and label of every example of each split."""
+    parts = {split: self.examples.take(getattr(self, split)) for split in SPLITS}
+    return {
+      "source": self.examples.source,
+      **self.settings,
+      "num_examples": len(self.examples),
+      "class_names": self.class_names,
+      "counts": {split: dict(sorted(_classes(p, slice(None)).items())) for split, p in parts.items()},
+      "notes": self.notes,
+      "skipped": self.examples.skipped,
+      "splits": {
+        split: {"ids": list(p.ids), "hashes": list(p.hashes), "labels": list(p.labels)} for split, p in parts.items()
+      },
+    }

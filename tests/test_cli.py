@@ -60,6 +60,7 @@ def refusal(stderr):
   return lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_answers_without_tensorflow(name):
   code = (
@@ -76,6 +77,7 @@ def test_help_answers_without_tensorflow(name):
   assert len(flags) == len(set(flags)) >= 4 and "help" not in flags
 
 
+@pytest.mark.slow
 def test_an_interruption_that_python_drops_comes_again():
   code = (
     "import os, signal, sys, time\nfrom tl_app import cli\ncli.AGAIN = 1\nsys.argv = ['x']\n"
@@ -95,6 +97,7 @@ def test_help_names_every_flag_with_its_default(tl_train):
   assert "  --batch_size=int|auto [32]\n" in stdout and "  --epochs=int [0]\n" in stdout
 
 
+@pytest.mark.slow
 def test_help_of_answers_says_what_a_batch_is_there():
   done = subprocess.run([sys.executable, "-m", "tl_app.predict", "--help"], capture_output=True, text=True, check=False)
   assert "  --batch_size=int [32]\n      Inputs that the model answers at a time.\n" in done.stdout
@@ -205,6 +208,7 @@ def test_a_bug_keeps_its_traceback(tl_train, tmp_path, monkeypatch):
   assert not (tmp_path / "run" / "predictions_test.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["evaluate", "export"])
 def test_no_finished_run_is_said_before_tensorflow_starts(name, tmp_path):
   command = [sys.executable, "-X", "importtime", "-m", f"tl_app.{name}", f"--workdir={tmp_path}"]
@@ -216,6 +220,7 @@ def test_no_finished_run_is_said_before_tensorflow_starts(name, tmp_path):
   assert "| tensorflow" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error():
   command = f"{sys.executable} -m tl_app.inspect | head -n 1; exit ${{PIPESTATUS[0]}}"
   done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

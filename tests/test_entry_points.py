@@ -13,6 +13,8 @@ import tiny_modules
 from tl_app import files, workdir
 from tl_app.config import Config
 
+pytestmark = pytest.mark.slow
+
 FLAGS = ("--recipe=probe", "--head_epochs=40", "--head_learning_rate=0.01", "--image_size=16")
 
 

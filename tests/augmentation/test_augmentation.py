@@ -236,6 +236,7 @@ def test_every_copy_of_an_example_is_drawn_and_the_order_of_the_examples_stays()
   assert np.bincount(drawn // 6, minlength=3).min() > 40 and set(drawn) == set(range(18))
 
 
+@pytest.mark.slow
 def test_the_probe_learns_from_the_copies(run):
   metrics, plain, root, _ = run
   config = Config(**files.read_json(root / "plain" / "config.json") | {"augment": "medium", "augment_copies": 3})
@@ -278,6 +279,7 @@ def run(tmp_path_factory):
   return metrics, plain, root, logs
 
 
+@pytest.mark.slow
 def test_what_does_not_train_never_sees_a_changed_example(run):
   metrics, plain, root, _ = run
   drop = {"p_value"}
@@ -288,6 +290,7 @@ def test_what_does_not_train_never_sees_a_changed_example(run):
     assert metrics["test"] == plain["test"]
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_is_changed_and_the_frozen_stages_run(run):
   _, _, root, logs = run
   probe, tuned = files.read_json(root / "changed" / "plan.json")["phases"]
@@ -299,6 +302,7 @@ def test_the_plan_says_what_is_changed_and_the_frozen_stages_run(run):
   assert "Training examples of fine_tune are changed: light" in (root / "changed" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_figures_of_mixed_batches_are_figures(run):
   lines = [json.loads(line) for line in (run[2] / "changed" / "log.jsonl").read_text().splitlines()]
   tuned = [line for line in lines if line["phase"] == "fine_tune"]

@@ -189,12 +189,14 @@ def run(tmp_path_factory):
   return train.train_and_evaluate(config, root / "work"), root / "work"
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_chinese_characters(run):
   metrics, _ = run
   assert metrics["test"]["accuracy"] > 0.85
   assert metrics["parity"]["label_flips"] == 0
 
 
+@pytest.mark.slow
 def test_names_of_classes_survive_in_every_file(run, tmp_path):
   metrics, work = run
   assert set(metrics["test"]["per_class"]) == {SPORT, MONEY}

@@ -196,6 +196,7 @@ def config(world, **flags):
   return Config(**defaults | {"feature_cache": "off", "offline": True, "pooling": "mean"} | flags)
 
 
+@pytest.mark.slow
 def test_a_run_with_windows_trains_exports_and_is_measured_again(world, tmp_path):
   flags = {"recipe": "lp_ft", "epochs": 1, "head_epochs": 4, "batch_size": 16, "max_windows": 10}
   metrics = train.train_and_evaluate(config(world, **flags), tmp_path / "run")

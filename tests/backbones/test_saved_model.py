@@ -188,6 +188,7 @@ def test_maps_signatures_and_strings(tmp_path):
   assert strings.modality == "text" and strings.preprocess.limit == 0
 
 
+@pytest.mark.slow
 def test_a_head_is_trained_on_a_module_without_variables(tmp_path):
   flags = {"backbone": tiny_modules.image_constant(tmp_path / "module"), "cache_dir": str(tmp_path), "head_epochs": 3}
   dataset = "images:" + tiny_data.colours(tmp_path / "colours", per_class=10)
@@ -345,6 +346,7 @@ def test_weights_survive_a_round_trip_into_a_fresh_module(tmp_path):
     other.network.load_weights(tmp_path / "w.weights.h5")
 
 
+@pytest.mark.slow
 def test_export_answers_in_a_process_with_tensorflow_alone(tmp_path):
   backbone = load(tiny_modules.bert(tmp_path / "bert"))
   holder = tf.Module()
@@ -394,6 +396,7 @@ MIRRORED = """
 """
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(tmp_path, request):
   root = request.config.rootpath
   code = textwrap.dedent(MIRRORED).format(tests=str(root / "tests"), root=str(root), tmp=str(tmp_path))

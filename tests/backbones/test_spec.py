@@ -279,6 +279,7 @@ def test_load_dispatches_by_kind(monkeypatch, tmp_path):
     backbones.load(native, Assets(tmp_path), preprocessor="mine")
 
 
+@pytest.mark.slow
 def test_resolving_imports_no_tensorflow():
   code = (
     "import sys; from tl_app import assets, backbones; backbones.resolve('minilm_l6'); backbones.table();"

@@ -55,6 +55,7 @@ def apart(world, tmp_path_factory):
   return train.train_and_evaluate(config(world), root / "run"), root / "run"
 
 
+@pytest.mark.slow
 def test_texts_kept_apart_are_compared_by_the_head(apart):
   metrics, workdir = apart
   assert metrics["test"]["accuracy"] > 0.85 > metrics["majority_accuracy"] + 0.2
@@ -64,6 +65,7 @@ def test_texts_kept_apart_are_compared_by_the_head(apart):
   assert again["test"]["accuracy"] == metrics["test"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_the_export_takes_both_texts_and_predict_reads_both_columns(apart, tmp_path):
   _, workdir = apart
   served = tf.saved_model.load(str(workdir / "export")).signatures["serving_default"]
@@ -81,6 +83,7 @@ def test_the_export_takes_both_texts_and_predict_reads_both_columns(apart, tmp_p
     predict.predict(str(workdir / "export"), "-", text_column="one", text_pair_column="two")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["apart", "together"])
 def test_both_encodings_of_bert_train_and_are_exported(world, tmp_path, encoding):
   flags = {"recipe": "lp_ft", "epochs": 1, "head_epochs": 3, "pair_encoding": encoding, "max_examples": 40}
@@ -168,6 +171,7 @@ def test_a_native_network_is_cut_below_a_stage_for_both_texts(world, tmp_path):
   np.testing.assert_allclose(tail(trunk(ids))["pooled"], both.network(ids)["pooled"], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
@@ -182,6 +186,7 @@ def test_what_does_not_fit_pairs_ends_in_one_line(world, tmp_path, flags, messag
     train.train_and_evaluate(Config(**vars(config(world)) | flags), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_an_empty_half_is_a_bad_example(world, tmp_path):
   (tmp_path / "a.csv").write_text("one,two,label\na,b,x\nc,,y\n")
   with pytest.raises(UserError, match="a.csv:2: one of the two texts is empty"):

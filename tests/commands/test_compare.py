@@ -72,6 +72,7 @@ def nothing_runs(monkeypatch):
   monkeypatch.setattr(compare.subprocess, "run", refuse)
 
 
+@pytest.mark.slow
 def test_finished_runs_are_read_and_left_alone(four, nothing_runs, tmp_path):
   paths = sorted(path for path in tmp_path.glob("compared/*/**/*") if path.is_file())
   before = {path: path.stat().st_mtime_ns for path in paths}
@@ -82,6 +83,7 @@ def test_finished_runs_are_read_and_left_alone(four, nothing_runs, tmp_path):
   assert first["failed"] == [] and first["test_examples"] == [12] and first["different_test_examples"] == 12
 
 
+@pytest.mark.slow
 def test_the_paired_test_is_the_count_by_hand(four, nothing_runs):
   probe, tuned = compare.compare(four, "probe,lp_ft", "0,1")["rows"]
   # Seed 0: the recipe loses example 2 and wins 3, 4, 5. Seed 1, its list reversed: wins 1, loses none (0 and 2 wrong).
@@ -100,6 +102,7 @@ def test_the_paired_test_is_the_count_by_hand(four, nothing_runs):
   assert "difference" not in probe
 
 
+@pytest.mark.slow
 def test_the_table_can_be_pasted(four, nothing_runs, tmp_path):
   result = compare.compare(four, "probe,lp_ft", "0,1")
   text = (tmp_path / "compared/comparison.md").read_text()
@@ -119,6 +122,7 @@ def test_the_table_can_be_pasted(four, nothing_runs, tmp_path):
   assert tuned["right: probe alone, recipe alone (p)"] == "2, 4 (0.69)"
 
 
+@pytest.mark.slow
 def test_without_the_same_examples_there_is_no_paired_test(config, nothing_runs):
   finish(config, "probe", 0, [1] * 12)
   finish(config, "full", 0, [1] * 12, ids=[f"other:{i}" for i in range(12)])
@@ -127,6 +131,7 @@ def test_without_the_same_examples_there_is_no_paired_test(config, nothing_runs)
   assert full["ci95"][0] < 0.8
 
 
+@pytest.mark.slow
 def test_a_run_of_other_flags_is_refused_before_anything_runs(four, nothing_runs):
   with pytest.raises(UserError, match="probe-0 holds a run with --epochs=2, not 3: choose another --workdir"):
     compare.compare(dataclasses.replace(four, epochs=3), "full,probe", "0")
@@ -134,6 +139,7 @@ def test_a_run_of_other_flags_is_refused_before_anything_runs(four, nothing_runs
     compare.compare(dataclasses.replace(four, workdir=f"{four.workdir}/probe-0"), "probe", "0")
 
 
+@pytest.mark.slow
 def test_a_task_without_accuracy_is_compared_by_its_own_score(config, nothing_runs):
   """Amounts: the probe misses by 2 each, fine-tuned by 1, so R2 is 1 - 4 n / total and 1 - n / total."""
   truth, rng = np.arange(12.0), np.random.default_rng(0)
@@ -198,6 +204,7 @@ def test_the_interval_sees_that_seeds_differ():
   assert _width(alike) < 0.01 < 0.1 < _width(unlike)
 
 
+@pytest.mark.slow
 def test_a_model_without_errors_has_no_interval_of_width_zero(config, nothing_runs):
   for seed in (0, 1, 2):
     finish(config, "probe", seed, [1] * 30, ids=[f"reviews.csv:{i}" for i in range(30)])
@@ -211,6 +218,7 @@ def command(*flags):
   )
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path, monkeypatch):
   """The only test here that trains: a probe, and LoRA of a rank that fits no kernel."""
   root = tmp_path / "compared"
@@ -267,6 +275,7 @@ def test_a_first_run_that_is_refused_ends_it_and_leaves_nothing(config, tmp_path
   assert not (tmp_path / "compared").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("recipes", "seeds", "workdir", "said"),
   [
@@ -287,6 +296,7 @@ def test_what_cannot_be_compared_is_refused(config, nothing_runs, tmp_path, reci
   assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flags", "said"),
   [

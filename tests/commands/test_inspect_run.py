@@ -19,6 +19,8 @@ from tl_app.errors import RunFailed, UserError
 from tl_app.serving import saved_model
 from tl_app.training import selection
 
+pytestmark = pytest.mark.slow
+
 # A probe that has hardly trained, so that fine-tuning ships.
 WEAK_PROBE = {"head_epochs": 1, "head_learning_rate": 1e-6}
 

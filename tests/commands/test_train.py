@@ -23,6 +23,8 @@ from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
 from tl_app.serving import saved_model
 
+pytestmark = pytest.mark.slow
+
 PIXELS = 16
 SPLIT_KEYS = {"num_examples", "loss", "accuracy", "accuracy_ci95", "macro_f1", "per_class", "confusion_matrix"}
 

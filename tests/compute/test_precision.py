@@ -170,6 +170,7 @@ def config(tmp_path_factory):
   }
 
 
+@pytest.mark.slow
 def test_a_run_trains_in_it_and_answers_in_float32(config, tmp_path):
   losses = {}
   for name in ("mixed_bfloat16", "float32"):
@@ -182,6 +183,7 @@ def test_a_run_trains_in_it_and_answers_in_float32(config, tmp_path):
   assert losses["mixed_bfloat16"] != losses["float32"]
 
 
+@pytest.mark.slow
 def test_half_precision_scales_its_loss_and_keeps_averages(config, tmp_path):
   flags = {"precision": "mixed_float16", "train_stages": "top:1", "export": False}
   metrics = train.train_and_evaluate(Config(**config, **flags), tmp_path / "run")
@@ -190,6 +192,7 @@ def test_half_precision_scales_its_loss_and_keeps_averages(config, tmp_path):
   assert len(set(losses.values())) == 3
 
 
+@pytest.mark.slow
 def test_what_cannot_be_had_is_refused(config, tmp_path):
   module = tiny_modules.strings(tmp_path / "strings")
   with pytest.raises(UserError, match="keeps its own precision"):

@@ -54,6 +54,7 @@ def unknown_flags(command, arguments):
   return [flag for flag in FLAG.findall(arguments) if flag not in known]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_is_accepted_by_train(path):
   done = parse(f"--flagfile={path}", "--workdir=w")
@@ -64,6 +65,7 @@ def test_a_config_is_accepted_by_train(path):
   assert backbones.resolve(values["backbone"]).name == values["backbone"]
 
 
+@pytest.mark.slow
 def test_an_unknown_flag_in_a_config_is_an_error(tmp_path):
   (tmp_path / "bad.cfg").write_text("--backbone=resnet50\n--dataset=digits\n--epoch=3\n")
   done = parse(f"--flagfile={tmp_path / 'bad.cfg'}", "--workdir=w")
@@ -86,6 +88,7 @@ def test_the_results_page_has_the_numbers_of_the_config(path):
   assert "{} ({} to {})".format(*numbers) in row
 
 
+@pytest.mark.slow
 def test_commands_of_configs_have_known_flags():
   for path in CONFIGS:
     assert unknown_flags("train", path.read_text()) == [], path.name

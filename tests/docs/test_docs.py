@@ -90,6 +90,7 @@ def anchors(text):
   return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_of_the_docs_is_valid(command):
   lines = [arguments for module, arguments in commands(EVERYTHING) if module == f"tl_app.{command}"]
@@ -105,6 +106,7 @@ def test_commands_are_of_known_modules():
   assert [name for name in others if not (ROOT / f"{name.replace('.', '/')}.py").is_file()] == []
 
 
+@pytest.mark.slow
 def test_inline_flags_have_valid_values():
   known = {command: parse(command, [])[1] for command in ("train", "benchmark")}
   lines = {command: [] for command in known}
@@ -116,6 +118,7 @@ def test_inline_flags_have_valid_values():
   assert {command: parse(command, lines[command])[0] for command in known} == {"train": {}, "benchmark": {}}
 
 
+@pytest.mark.slow
 def test_flags_that_the_docs_name_exist():
   named = set(re.findall(r"(?<![\w-])--(?:\[no\])?(\w+)", re.sub(r"python -m (?!tl_app)[^`\n]*", "", EVERYTHING)))
   known = set().union(*(parse(command, [])[1] for command in COMMANDS))
@@ -162,6 +165,7 @@ def test_results_of_the_readme_are_those_of_the_results_page():
   assert cells and [each for each in cells if each not in TEXTS["docs/results.md"]] == []
 
 
+@pytest.mark.slow
 def test_python_examples_can_be_parsed():
   blocks = re.findall(r"```python\n(.*?)```", EVERYTHING, re.DOTALL)
   assert blocks and all(ast.parse(block) for block in blocks)
@@ -211,6 +215,7 @@ def test_tables_of_choices_are_whole(flag):
     assert set(choices) == set(recipes.RECIPES)
 
 
+@pytest.mark.slow
 def test_messages_of_the_troubleshooting_page_are_the_codes():
   corpus = "\n".join(text for path in (ROOT / "tl_app").rglob("*.py") for text in _strings(path))
   rows = re.findall(r"^\| `([^`]+)` \| [^|]+ \| [^|]+ \|$", TEXTS["docs/troubleshooting.md"], re.MULTILINE)

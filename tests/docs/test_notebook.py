@@ -34,6 +34,7 @@ def test_the_install_cell_asks_for_an_address_where_there_is_no_checkout(noteboo
     nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": tmp_path}}).execute()
 
 
+@pytest.mark.slow
 def test_it_runs(notebook, tmp_path):
   spec = backbones.resolve("efficientnet_lite0.pypi")
   try:

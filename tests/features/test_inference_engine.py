@@ -178,6 +178,7 @@ def test_the_package_reports_nothing_over_the_network():
   assert sys.modules["openvino.tools.ovc.telemetry_utils"].tm.__name__.endswith("telemetry_stub")
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_a_run_by_openvino_is_a_run_by_tensorflow(tmp_path, caplog, monkeypatch):
   """Probe and features below the stage that trains; then the same features serve a run by TensorFlow."""

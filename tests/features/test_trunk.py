@@ -14,6 +14,8 @@ from tl_app.commands import train as train_lib
 from tl_app.config import Config
 from tl_app.features import disk_cache, session
 
+pytestmark = pytest.mark.slow
+
 COPIES = {"augment": "light", "augment_copies": 2}
 
 

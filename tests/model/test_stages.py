@@ -230,6 +230,7 @@ for opaque in (False, True):
 """
 
 
+@pytest.mark.slow
 def test_the_audit_catches_a_device_that_went_its_own_way(tmp_path):
   # Devices are chosen before TensorFlow starts.
   command = [sys.executable, "-c", TWO_DEVICES, str(pathlib.Path(__file__).parents[1]), str(tmp_path / "module")]

@@ -151,6 +151,7 @@ def test_batches_are_full_and_divide_among_devices(batch_size, num_train, device
   assert phase.steps_per_epoch * phase.batch_size >= num_train
 
 
+@pytest.mark.slow
 def test_reading_a_plan_needs_no_tensorflow():
   code = "import sys, tl_app.recipes, tl_app.config, tl_app.backbones; sys.exit('tensorflow' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

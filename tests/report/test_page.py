@@ -277,6 +277,7 @@ def test_the_same_run_gives_the_same_bytes_and_changes_no_matplotlib_setting(tmp
   assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_pyplot_and_tensorflow_are_not_imported():
   code = "import sys; import tl_app.report; print({'matplotlib.pyplot', 'tensorflow', 'keras'} & set(sys.modules))"
   root = pathlib.Path(page_lib.__file__).parents[2]

@@ -23,6 +23,8 @@ from tl_app.serving import saved_model
 from tl_app.tasks import statistics
 from tl_app.tasks.single_label import SingleLabel
 
+pytestmark = pytest.mark.slow
+
 COLOURS = ["blue", "green", "réd"]
 TEXTS = strings(["the film is good", "bad, bad film!", "word3", "CAFE is the good word1 and an unknown one " * 5])
 

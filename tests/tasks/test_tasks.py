@@ -83,6 +83,7 @@ def rows_of(path):
     return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_several_labels_are_learnt_and_measured(multi_label):
   metrics, workdir = multi_label
   assert metrics["task"] == "multi_label" and metrics["test"]["macro_f1"] > 0.9
@@ -102,6 +103,7 @@ def test_several_labels_are_learnt_and_measured(multi_label):
   assert "average precision" in page and "Macro F1 on" in page and 'id="confusions"' not in page
 
 
+@pytest.mark.slow
 def test_the_thresholds_of_validation_are_in_the_export(multi_label, tmp_path):
   metrics, workdir = multi_label
   assert metrics["parity"]["label_flips"] == 0 and metrics["parity"]["max_probability_difference"] < 1e-4
@@ -116,6 +118,7 @@ def test_the_thresholds_of_validation_are_in_the_export(multi_label, tmp_path):
     assert (both["probabilities"][name] > threshold) == (name in both["labels"])
 
 
+@pytest.mark.slow
 def test_amounts_come_back_in_their_own_units(regression, tmp_path):
   metrics, workdir = regression
   test = metrics["test"]
@@ -134,6 +137,7 @@ def test_amounts_come_back_in_their_own_units(regression, tmp_path):
   assert 'id="targets"' in (workdir / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_finished_runs_of_every_task_are_measured_again(multi_label, regression, tmp_path):
   for metrics, workdir in (multi_label, regression):
     again = finished_run.evaluate(workdir, {}, str(tmp_path / metrics["task"]))
@@ -142,12 +146,14 @@ def test_finished_runs_of_every_task_are_measured_again(multi_label, regression,
     assert len(rows_of(tmp_path / metrics["task"] / "predictions.csv")) == metrics["test"]["num_examples"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_refuses_labels_that_it_does_not_know(multi_label, tmp_path):
   data = table(tmp_path / "more.csv", ("text", "label"), [("word0", "red,pink")])
   with pytest.raises(UserError, match="does not fit the model of .*: the label 'pink' is unknown"):
     finished_run.evaluate(multi_label[1], {"dataset": data}, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["list", "columns", "separator"])
 def test_the_forms_of_several_labels_are_one(backbone, tmp_path, form):
   found, has = texts(90)
@@ -168,6 +174,7 @@ def test_the_forms_of_several_labels_are_one(backbone, tmp_path, form):
   assert metrics["test"]["macro_f1"] > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["multi_label", "regression"])
 def test_fine_tuning_ships_only_where_it_helps(backbone, tmp_path, task):
   found, has = texts(90)
@@ -181,6 +188,7 @@ def test_fine_tuning_ships_only_where_it_helps(backbone, tmp_path, task):
   assert metrics["validation"][score] == pytest.approx(best, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("task", "head"), [("multi_label", "logistic"), ("multi_label", "svm"), ("regression", "ridge")]
 )
@@ -224,6 +232,7 @@ def test_auto_takes_columns_of_flags_for_classes_and_others_for_amounts():
   assert tasks.guess(flags, {'["0", "1"]', '["1", "2.5"]'})[0] == "regression"
 
 
+@pytest.mark.slow
 def test_the_task_is_said_and_kept(backbone, tmp_path, caplog):
   caplog.set_level(logging.INFO, "tl_app")
   found, has = texts(90)
@@ -233,6 +242,7 @@ def test_the_task_is_said_and_kept(backbone, tmp_path, caplog):
   assert files.read_json(tmp_path / "run/plan.json")["task"]["name"] == "regression"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("labels", "flags", "message"),
   [
@@ -259,6 +269,7 @@ def test_labels_that_do_not_fit_end_in_one_line(backbone, tmp_path, labels, flag
   assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_drawn_splits_hold_every_class_in_its_share(backbone, tmp_path):
   rng = np.random.default_rng(0)
   shares = np.array([0.5, 0.3, 0.1, 0.05, 0.02])

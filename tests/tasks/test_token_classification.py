@@ -15,6 +15,8 @@ from tl_app.commands import check, finished_run, predict, train
 from tl_app.config import Config
 from tl_app.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

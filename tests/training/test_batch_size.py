@@ -44,6 +44,7 @@ def _log(workdir):
   return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_is_the_run_on_whole_batches(config, tmp_path, monkeypatch, caplog):
   whole = train.train_and_evaluate(config, tmp_path / "whole")
   # 4 GB, and 1 for each example.
@@ -166,12 +167,14 @@ def test_a_run_that_dies_of_memory_says_what_to_do(error):
   assert cli._about_the_machine(error) == "out of memory: take --batch_size=auto, or lower --max_length or --image_size"
 
 
+@pytest.mark.slow
 def test_more_batches_an_update_than_there_are_is_refused(config, tmp_path):
   flags = {"accumulate_steps": 100, "recipe": "lp_ft", "epochs": 2}
   with pytest.raises(UserError, match="--accumulate_steps=100, but phase fine_tune has .* no update would be made"):
     train.train_and_evaluate(dataclasses.replace(config, **flags), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_what_keras_cannot_accumulate_is_refused(config, tmp_path):
   flags = {"accumulate_steps": 2, "strategy": "mirrored", "num_devices": 2, "recipe": "lp_ft"}
   with pytest.raises(UserError, match="--accumulate_steps=2: Keras cannot accumulate over several devices"):

@@ -93,6 +93,7 @@ def flags(tmp_path_factory):
   return settings | tiny_presets.reviews_run(tmp_path_factory.mktemp("batch_tokens"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [{"train_stages": "top:1"}, {"strategy": "mirrored", "num_devices": 2}], ids=str)
 def test_a_run_trains_on_batches_of_so_many_tokens(flags, own, tmp_path, monkeypatch, caplog):
   caplog.set_level(logging.INFO, "tl_app")
@@ -115,6 +116,7 @@ def test_a_run_trains_on_batches_of_so_many_tokens(flags, own, tmp_path, monkeyp
   assert rungs["fine_tuned"]["loss"] != pytest.approx(rungs["probe"]["loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_budget_below_one_text_is_refused(flags, tmp_path):
   with pytest.raises(UserError, match=r"--batch_tokens=4 does not hold a text of \d+ tokens a device: give"):
     train.train_and_evaluate(Config(**flags | {"batch_tokens": 4}), tmp_path / "run")

@@ -103,6 +103,7 @@ def config(tmp_path_factory):
   )
 
 
+@pytest.mark.slow
 def test_a_run_ships_what_it_proves(config, tmp_path):
   metrics = train.train_and_evaluate(config, tmp_path / "run")
   assert set(metrics["rungs"]) == {"majority", "neighbours", "probe", "fine_tuned"}
@@ -123,6 +124,7 @@ def test_flags_of_a_loss_that_it_has_not_are_refused(config, name):
     validate(dataclasses.replace(config, workdir="run", **{name: 0.1}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flags", "reason"),
   [

@@ -149,6 +149,7 @@ def test_scikit_learn_heads_are_refused():
     config_lib.validate(Config(workdir="w", backbone="b", dataset="d", imbalance="focal", head="svm"))
 
 
+@pytest.mark.slow
 def test_a_run_says_what_decided(tmp_path):
   config = Config(
     backbone=tiny_modules.image(tmp_path / "image"),

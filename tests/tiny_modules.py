@@ -299,6 +299,6 @@ def texts(root):
 
 
 def pair_features(u, v):
-  """Returns what `text_pairs.read_pairs(.., "apart")` makes of the features of both texts, float [n, width] each."""
+  """Returns what `text_pairs.read_pairs(.., "bi_encoder")` makes of both texts' features, float [n, width] each."""
   u, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (u, v))
   return np.concatenate([u, v, abs(u - v), u.shape[1] ** 0.5 * u * v], axis=1)

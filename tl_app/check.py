@@ -6,25 +6,20 @@ python -m tl_app.check --dataset=table:mails.csv --backbone=minilm_l6.pypi --out
 Takes the flags of training, of which only --dataset is needed. Exit code 0: nothing serious; 1: serious faults.
 """
 
-import dataclasses
 import pathlib
 
-from absl import flags
-
 from tl_app import backbones, cli, files
-from tl_app import config as config_lib
 from tl_app.errors import RunFailed, UserError
 
-FLAGS = flags.FLAGS
 cli.define()
-flags.DEFINE_string("output", "", "JSON file of the findings. Empty: they are only printed.")
+cli.flag("output", "", "JSON file of the findings. Empty: they are only printed.")
 
 
 def main():
-  config = dataclasses.replace(config_lib.Config(), **cli.given())
-  config_lib.validate(config, needed=("dataset",))
-  if FLAGS.output and pathlib.Path(FLAGS.output).is_dir():
-    raise UserError(f"--output={FLAGS.output} is a directory: name a file")
+  flags = cli.FLAGS
+  config = cli.config_from_flags(needed=("dataset",))
+  if flags.output and pathlib.Path(flags.output).is_dir():
+    raise UserError(f"--output={flags.output} is a directory: give a file")
   if config.backbone:
     backbones.resolve(config.backbone)
   cli.start_tensorflow()
@@ -34,8 +29,8 @@ def main():
   with cli.progress():
     result, found = check.check(config)
   print("\n".join(summary.lines(result, found)))
-  if FLAGS.output:
-    files.write_json(FLAGS.output, result)
+  if flags.output:
+    files.write_json(flags.output, result)
   if summary.is_serious(found):
     raise RunFailed(f"--dataset={config.dataset} is faulty; serious findings: {result['serious']}")
 

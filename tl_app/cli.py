@@ -62,16 +62,16 @@ def define_run():
   _DEFINED["Run"].append("config")
 
 
-def config_from_flags():
-  """Returns the validated `Config` of the command line."""
+def config_from_flags(needed=("workdir", "backbone", "dataset")):
+  """Returns the validated `Config` of the command line; the fields `needed` must be given."""
   config = config_lib.Config()
-  path = FLAGS.config
+  path = FLAGS.config if "config" in FLAGS else ""
   if path:
     if not pathlib.Path(path).is_file():
       raise UserError(f"--config={path} is not a file")
     config = config_lib.from_json(pathlib.Path(path).read_text(encoding="utf-8", errors="replace"), path)
   config = dataclasses.replace(config, **given())
-  config_lib.validate(config)
+  config_lib.validate(config, needed)
   return config
 
 

@@ -2,15 +2,14 @@
 
 python -m tl_app.compare --flagfile=configs/movie_reviews_minilm.cfg --recipes=probe,lp_ft --workdir=runs/compared
 
-Takes every flag of tl_app.train. Finished runs are not run again. Writes comparison.md and comparison.json.
+Takes all flags of tl_app.train. Finished runs are not repeated. Writes comparison.md and comparison.json.
 """
 
 from tl_app import backbones, cli
 
-FLAGS = cli.FLAGS
 cli.define_run()
-cli.flags.DEFINE_string("recipes", "probe,lp_ft,full,gradual,lora", "Values of --recipe with commas, in its place.")
-cli.flags.DEFINE_string("seeds", "0,1,2", "Numbers with commas: each is --split_seed and --seed of a run.")
+cli.flag("recipes", "probe,lp_ft,full,gradual,lora", "Values of --recipe, separated by commas. Replaces --recipe.")
+cli.flag("seeds", "0,1,2", "Numbers separated by commas; each is the --split_seed and the --seed of a run.")
 
 
 def main():
@@ -18,7 +17,7 @@ def main():
   backbones.resolve(config.backbone)
   from tl_app.commands import compare
 
-  result = compare.compare(config, FLAGS.recipes, FLAGS.seeds)
+  result = compare.compare(config, cli.FLAGS.recipes, cli.FLAGS.seeds)
   print(compare.markdown(result), end="")
   compare.require_all(result)
 

@@ -1,26 +1,24 @@
-"""Exports a finished run again, and proves the export against the run's own test split.
+"""Exports a finished run again, and checks the export on the run's own test split.
 
 python -m tl_app.export --workdir=runs/movie_reviews --output=serving/1
 """
 
-from absl import flags
-
 from tl_app import cli, workdir
 
-FLAGS = flags.FLAGS
 cli.define(["workdir", "cache_dir", "offline"])
-flags.DEFINE_string("output", "", "Directory of the SavedModel. Empty: export/ in the workdir.")
+cli.flag("output", "", "Directory of the SavedModel. Empty: export/ in the workdir.")
 
 
 def main():
+  flags = cli.FLAGS
   cli.need("workdir")
-  workdir.open_run(FLAGS.workdir)
+  workdir.open_run(flags.workdir)
   cli.start_tensorflow()
   from tl_app.commands import finished_run
   from tl_app.report import summary
 
   with cli.progress():
-    directory, proof = finished_run.export(FLAGS.workdir, FLAGS.output, FLAGS.cache_dir, FLAGS.offline)
+    directory, proof = finished_run.export(flags.workdir, flags.output, flags.cache_dir, flags.offline)
   print(f"{directory}: {summary.parity(proof)}")
 
 

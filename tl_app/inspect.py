@@ -1,4 +1,4 @@
-"""Shows the backbones that are known, one of them (inputs, features, stages, licence), or what a run changed.
+"""Shows the known backbones, one of them (inputs, features, stages, licence), or the weights that a run changed.
 
 python -m tl_app.inspect
 python -m tl_app.inspect --backbone=minilm_l6.pypi
@@ -7,38 +7,44 @@ python -m tl_app.inspect --workdir=runs/movie_reviews
 
 from tl_app import backbones, cli, workdir
 from tl_app.assets import Assets
-from tl_app.commands import inspect_backbone
 from tl_app.errors import UserError
 
-FLAGS = cli.FLAGS
-_HOW = ["preprocessor", "pooling", "image_size", "pixels"]
-cli.define(["cache_dir", "offline", "backbone", *_HOW])
-cli.flags.DEFINE_string("workdir", "", "A finished run: its export, stage by stage, beside the original backbone.")
+LOADING = ["preprocessor", "pooling", "image_size", "pixels"]
+cli.define(["cache_dir", "offline", "backbone", *LOADING])
+cli.flag("workdir", "", "A finished run: compares its export, stage by stage, with the original backbone.")
 
 
 def main():
-  if FLAGS.workdir:
-    inspect_run()
-    return
-  if not FLAGS.backbone:
-    print(inspect_backbone.listing())
-    return
-  backbones.resolve(FLAGS.backbone)
+  flags = cli.FLAGS
+  if flags.workdir:
+    inspect_run(flags)
+  elif flags.backbone:
+    inspect_backbone(flags)
+  else:
+    from tl_app.commands import inspect_backbone as command
+
+    print(command.listing())
+
+
+def inspect_backbone(flags):
+  backbones.resolve(flags.backbone)
   cli.start_tensorflow()
-  assets = Assets(FLAGS.cache_dir, FLAGS.offline)
-  print(inspect_backbone.describe(FLAGS.backbone, assets, **{name: FLAGS[name].value for name in _HOW}))
+  from tl_app.commands import inspect_backbone as command
+
+  assets = Assets(flags.cache_dir, flags.offline)
+  print(command.describe(flags.backbone, assets, **{name: flags[name].value for name in LOADING}))
 
 
-def inspect_run():
-  if cli.given(["backbone", *_HOW]):
-    raise UserError("--workdir names a run, which has a backbone: leave --backbone and its flags out")
-  workdir.open_run(FLAGS.workdir)
+def inspect_run(flags):
+  if cli.given(["backbone", *LOADING]):
+    raise UserError("--workdir names a run, which has a backbone: remove --backbone and its flags")
+  workdir.open_run(flags.workdir)
   cli.start_tensorflow()
-  from tl_app.commands import inspect_run as inspect_run_lib
+  from tl_app.commands import inspect_run as command
 
-  found = inspect_run_lib.compare(FLAGS.workdir, FLAGS.cache_dir, FLAGS.offline)
-  print(inspect_run_lib.table(found))
-  inspect_run_lib.require_agreement(found)
+  found = command.compare(flags.workdir, flags.cache_dir, flags.offline)
+  print(command.table(found))
+  command.require_agreement(found)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ cli.define_run()
 
 def main():
   config = cli.config_from_flags()
-  # A misspelt name is said at once, not after the seconds that TensorFlow takes to start.
+  # A misspelt name is reported at once, not after the seconds that TensorFlow takes to start.
   backbones.resolve(config.backbone)
   cli.start_tensorflow()
   from tl_app.commands import train

@@ -153,7 +153,7 @@ def test_what_gives_no_tokens_is_refused_in_one_line(world):
 def test_pairs_kept_apart_have_windows_each(world):
   backbone = saved_model.load(world["bert"], SPEC, pooling="mean")
   read = backbone_long_text.read_long(backbone, "windows", 4)
-  both = text_pairs.read_pairs(read, "apart")
+  both = text_pairs.read_pairs(read, "bi_encoder")
   both.preprocess.max_length = 10
   assert read.preprocess.max_length == 10 and text.windows_of(both.preprocess) == 4
   texts = tf.constant([["word1 " * 30, "film"], ["bad", "word2 " * 20]])
@@ -216,7 +216,10 @@ def test_a_run_with_windows_trains_exports_and_is_measured_again(world, tmp_path
   [
     ({"long_text": "head", "max_windows": 3}, "--max_windows=3 does nothing without --long_text=windows"),
     ({"long_text": "head_tail", "max_windows": 3}, "--max_windows=3 does nothing without --long_text=windows"),
-    ({"text_pair_column": "b", "pair_encoding": "together"}, "--pair_encoding=together: take apart"),
+    (
+      {"text_pair_column": "b", "pair_encoding": "cross_encoder"},
+      "--pair_encoding=cross_encoder: use --pair_encoding=bi_encoder",
+    ),
     ({"long_text": "middle"}, "--long_text=middle is not one of: head, head_tail, windows"),
     ({"max_windows": 1}, "--max_windows=1 is below 2"),
   ],

@@ -84,13 +84,13 @@ def test_the_export_takes_both_texts_and_predict_reads_both_columns(apart, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["apart", "together"])
+@pytest.mark.parametrize("encoding", ["bi_encoder", "cross_encoder"])
 def test_both_encodings_of_bert_train_and_are_exported(world, tmp_path, encoding):
   flags = {"recipe": "lp_ft", "epochs": 1, "head_epochs": 3, "pair_encoding": encoding, "max_examples": 40}
   metrics = train.train_and_evaluate(config(world, "bert", **flags), tmp_path / "run")
   assert metrics["parity"]["label_flips"] == 0 and metrics["rungs"].keys() >= {"probe", "fine_tuned"}
   plan = files.read_json(tmp_path / "run/plan.json")
-  assert plan["backbone"]["feature_size"] == tiny_modules.WIDTH * (4 if encoding == "apart" else 1)
+  assert plan["backbone"]["feature_size"] == tiny_modules.WIDTH * (4 if encoding == "bi_encoder" else 1)
   assert files.read_json(tmp_path / "run/export" / serving.FACTS)["pairs"] is True
 
 
@@ -121,7 +121,7 @@ def test_the_twin_joins_as_the_vocabulary_does(shared):
   spec = BackboneSpec("tiny", "saved_model", str(module))
   texts = tf.constant([["The film is good.", "Bad film!"], ["one " * 20, "A much shorter text"], ["a", "two " * 20]])
   own, twin = (
-    text_pairs.read_pairs(saved_model.load(str(module), spec, preprocessor=preprocessor), "together").preprocess
+    text_pairs.read_pairs(saved_model.load(str(module), spec, preprocessor=preprocessor), "cross_encoder").preprocess
     for preprocessor in (None, str(twin_module))
   )
   own.max_length = twin.max_length = 16
@@ -135,13 +135,15 @@ def test_a_twin_that_packs_one_text_cannot_join_two(world):
   spec = BackboneSpec("tiny", "saved_model", world["bert"])
   for twin in ("twin", "fixed twin"):
     backbone = saved_model.load(world["bert"], spec, preprocessor=world[twin])
-    with pytest.raises(UserError, match="--pair_encoding=together: tiny cannot join two texts; take apart"):
-      text_pairs.read_pairs(backbone, "together")
+    with pytest.raises(
+      UserError, match="--pair_encoding=cross_encoder: tiny cannot join two texts; use --pair_encoding=bi_encoder"
+    ):
+      text_pairs.read_pairs(backbone, "cross_encoder")
 
 
 def test_features_apart_are_made_of_both(world):
   backbone = saved_model.load(world["strings"], BackboneSpec("tiny", "saved_model", world["strings"]))
-  both = text_pairs.read_pairs(backbone, "apart")
+  both = text_pairs.read_pairs(backbone, "bi_encoder")
   texts = tf.constant([["word1 word2", "word3"], ["word3", "word3"]])
   found = both.network(both.preprocess(texts))["pooled"].numpy()
   u, v = (backbone.network(backbone.preprocess(texts[:, i]))["pooled"].numpy() for i in (0, 1))
@@ -162,7 +164,7 @@ def test_a_native_network_is_cut_below_a_stage_for_both_texts(world, tmp_path):
   network = keras.Model(network.input, {"pooled": pooled})
   spec = BackboneSpec("tiny", "bert_safetensors", "tiny", modality="text")
   single = Backbone(spec, text.RawStrings(), network, native.stage_weights(network, spec)[0], 8)
-  both = text_pairs.read_pairs(single, "apart")
+  both = text_pairs.read_pairs(single, "bi_encoder")
   rng = np.random.default_rng(0)
   ids = {name: rng.integers(1, 30, (3, 6)).astype("int32") for name in both.network.input if name.endswith("ids")}
   ids = {name: value if "word" in name else np.zeros_like(value) for name, value in ids.items()}
@@ -177,8 +179,8 @@ def test_a_native_network_is_cut_below_a_stage_for_both_texts(world, tmp_path):
   [
     ({"text_pair_column": "three"}, "no column 'three' .--text_pair_column.; its first line names the columns"),
     ({"dataset": "movie_reviews"}, "--text_pair_column=two needs --dataset=table:PATH, not movie_reviews"),
-    ({"text_pair_column": "", "pair_encoding": "together"}, "does nothing without --text_pair_column"),
-    ({"pair_encoding": "together"}, "cannot join two texts; take apart"),
+    ({"text_pair_column": "", "pair_encoding": "cross_encoder"}, "does nothing without --text_pair_column"),
+    ({"pair_encoding": "cross_encoder"}, "cannot join two texts; use --pair_encoding=bi_encoder"),
   ],
 )
 def test_what_does_not_fit_pairs_ends_in_one_line(world, tmp_path, flags, message):

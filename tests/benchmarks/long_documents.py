@@ -75,7 +75,7 @@ def main():
       backbone="minilm_l6.pypi",
       dataset=f"table:{root / 'documents.csv'}",
       recipe="probe",
-      head="logistic",
+      probe_solver="logistic",
       test_fraction=0.5,
       long_text=how,
       export=False,

@@ -224,7 +224,12 @@ def test_faults_in_both_texts_of_a_pair_are_found(tmp_path, modules):
   pairs += [(pairs[3][0], "one <b>bold</b> word", "no"), (pairs[5][0], "好电影", "yes")]
   lines = [json.dumps({"text": one, "other": two, "label": label}) for one, two, label in pairs]
   (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
-  flags = {"text_pair_column": "other", "backbone": f"{modules}/bert", "pair_encoding": "apart", "feature_cache": "off"}
+  flags = {
+    "text_pair_column": "other",
+    "backbone": f"{modules}/bert",
+    "pair_encoding": "bi_encoder",
+    "feature_cache": "off",
+  }
   found = kinds_of(f"table:{tmp_path / 'pairs.jsonl'}", **flags, max_length=8)
   assert found["near_duplicates"].examples == ["pairs.jsonl:62 = pairs.jsonl:3"]
   assert found["html"].examples == ["pairs.jsonl:63"]

@@ -41,12 +41,12 @@ def parse(*arguments):
 
 @functools.cache
 def known_flags(command):
-  """Returns the flags that `python -m tl_app.COMMAND --help` lists."""
+  """Returns the flags that `python -m tl_app.COMMAND --helpfull` lists."""
   done = subprocess.run(
-    [sys.executable, "-m", f"tl_app.{command}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    [sys.executable, "-m", f"tl_app.{command}", "--helpfull"], cwd=ROOT, capture_output=True, text=True, check=True
   )
   listed = re.findall(r"^  --(\[no\])?(\w+)", done.stdout, re.MULTILINE)
-  return {name for _, name in listed} | {f"no{name}" for no, name in listed if no} | {"flagfile", "help"}
+  return {name for _, name in listed} | {f"no{name}" for no, name in listed if no} | {"flagfile", "help", "helpfull"}
 
 
 def unknown_flags(command, arguments):

@@ -122,7 +122,11 @@ def test_inline_flags_have_valid_values():
 def test_flags_that_the_docs_name_exist():
   named = set(re.findall(r"(?<![\w-])--(?:\[no\])?(\w+)", re.sub(r"python -m (?!tl_app)[^`\n]*", "", EVERYTHING)))
   known = set().union(*(parse(command, [])[1] for command in COMMANDS))
-  assert {name for name in named if name not in known and name.removeprefix("no") not in known} <= {"help", "flagfile"}
+  assert {name for name in named if name not in known and name.removeprefix("no") not in known} <= {
+    "help",
+    "helpfull",
+    "flagfile",
+  }
 
 
 def test_relative_links_resolve():

@@ -177,9 +177,9 @@ def test_flags_that_do_nothing_in_a_plan_are_named():
 
 def test_a_solver_reads_no_flag_of_descent():
   own = {"head_learning_rate": 0.5, "head_epochs": 7, "early_stopping_patience": 1}
-  config = Config(recipe="probe", head="logistic", **own)
+  config = Config(recipe="probe", probe_solver="logistic", **own)
   idle = planning.idle_flags(config, recipes.plan(config, FACTS))
-  assert idle == dict.fromkeys(own, "--head=logistic is solved, not descended to")
+  assert idle == dict.fromkeys(own, "--probe_solver=logistic does not train by gradient descent")
   config = dataclasses.replace(config, recipe="full")
   assert planning.idle_flags(config, recipes.plan(config, FACTS)).keys() == {"head_epochs"}
 

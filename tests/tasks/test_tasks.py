@@ -190,13 +190,15 @@ def test_fine_tuning_ships_only_where_it_helps(backbone, tmp_path, task):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("task", "head"), [("multi_label", "logistic"), ("multi_label", "svm"), ("regression", "ridge")]
+  ("task", "solver"), [("multi_label", "logistic"), ("multi_label", "svm"), ("regression", "ridge")]
 )
-def test_scikit_learn_finds_the_head_of_every_task(backbone, tmp_path, task, head):
+def test_scikit_learn_finds_the_head_of_every_task(backbone, tmp_path, task, solver):
   found, has = texts(90)
   labels = [joined(h) or "[]" for h in has] if task == "multi_label" else [f"{h @ [1, 2.5, 4]:.1f}" for h in has]
   data = table(tmp_path / "a.csv", ("text", "label"), zip(found, labels))
-  metrics = train.train_and_evaluate(config(backbone, data, task=task, head=head, export=False), tmp_path / "run")
+  metrics = train.train_and_evaluate(
+    config(backbone, data, task=task, probe_solver=solver, export=False), tmp_path / "run"
+  )
   assert metrics["test"][tasks.of(metrics).score] > 0.5
 
 
@@ -252,7 +254,7 @@ def test_the_task_is_said_and_kept(backbone, tmp_path, caplog):
     (["a"], {"task": "multi_label"}, "one class in train"),
     (["a"], {}, "one class in train"),
     (["a", '["a", "b"]'], {"task": "single_label"}, "is the list .*use --task=multi_label"),
-    (["a", "b"], {"head": "ridge"}, "--head=ridge does not fit --task=single_label"),
+    (["a", "b"], {"probe_solver": "ridge"}, "--probe_solver=ridge does not fit --task=single_label"),
     (["a", "b"], {"label_separator": ";", "task": "single_label"}, "--label_separator=; does nothing"),
     (["1", "2"], {"task": "regression", "label_smoothing": 0.1}, "--label_smoothing=0.1 does nothing"),
     (["a", "b"], {"label_columns": "label,other"}, "no column 'other' .--label_columns"),

@@ -115,7 +115,7 @@ def test_the_features_of_lower_layers_are_kept_and_the_head_is_scikit_learns(dat
     cache_dir=str(tmp_path / "cache"),
     train_stages="layer_1",
     epochs=2,
-    head="logistic",
+    probe_solver="logistic",
     export=False,
     offline=True,
   )
@@ -131,7 +131,7 @@ def test_the_hub_form_of_bert_tags_words(shared, data, tmp_path):
     backbone=str(shared("hub/bert_tiny")),
     dataset=data,
     recipe="probe",
-    head="logistic",
+    probe_solver="logistic",
     feature_cache="off",
     offline=True,
   )
@@ -159,7 +159,7 @@ def test_check_counts_sentences_by_entity_type(data, tmp_path):
     ({"preprocessor": "x"}, "--preprocessor=x does nothing for --task=token_classification"),
     ({"text_pair_column": "1"}, "--text_pair_column=1 does nothing"),
     ({"max_length": 2}, "--max_length=2 leaves no token"),
-    ({"head": "ridge"}, "--head=ridge does not fit"),
+    ({"probe_solver": "ridge"}, "--probe_solver=ridge does not fit"),
     ({"label_separator": ","}, "--label_separator=, does nothing"),
     ({"task": "token_classification", "label_column": "1"}, "a label holds '.*no tag of a word"),
   ],

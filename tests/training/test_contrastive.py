@@ -99,7 +99,7 @@ def config(tmp_path_factory):
     train_stages="top:2",
     learning_rate=3e-3,
     epochs=6,
-    head="logistic",
+    probe_solver="logistic",
   )
 
 

@@ -145,8 +145,8 @@ def test_what_does_not_fit_the_task_is_refused(flags, labels, message):
 
 
 def test_scikit_learn_heads_are_refused():
-  with pytest.raises(UserError, match="--imbalance=focal needs --head=linear, not svm"):
-    config_lib.validate(Config(workdir="w", backbone="b", dataset="d", imbalance="focal", head="svm"))
+  with pytest.raises(UserError, match="--imbalance=focal needs --probe_solver=adamw, not svm"):
+    config_lib.validate(Config(workdir="w", backbone="b", dataset="d", imbalance="focal", probe_solver="svm"))
 
 
 @pytest.mark.slow

@@ -17,18 +17,20 @@ def read_pairs(backbone, encoding):
 
   Args:
     backbone: a text `Backbone`.
-    encoding: "together": one sequence [CLS] first [SEP] second [SEP] with segment ids. "apart": the network reads each
-      text by itself, and the features are [u, v, |u - v|, u v] of its two outputs (Conneau et al. 2017, InferSent),
-      here of unit length: so the sum of u v is the cosine, whatever the lengths of the texts do to the outputs; u v
-      times the root of the width, or it would vary far less than the others and a head hardly learn from it.
+    encoding: "cross_encoder": one sequence [CLS] first [SEP] second [SEP] with segment ids. "bi_encoder": the
+      network reads each text by itself, and the features are [u, v, |u - v|, u v] of its two outputs (Conneau et al.
+      2017, InferSent). u and v are L2-normalised, so that the sum of u v is the cosine similarity; u v is multiplied by
+      the square root of the width, since it would otherwise vary far less than the other parts.
 
   Raises:
     UserError: its preprocessing cannot join two texts.
   """
-  if encoding == "apart":
+  if encoding == "bi_encoder":
     return _apart(backbone)
   if not getattr(backbone.preprocess, "joins_pairs", False):
-    raise UserError(f"--pair_encoding=together: {backbone.spec.name} cannot join two texts; take apart")
+    raise UserError(
+      f"--pair_encoding=cross_encoder: {backbone.spec.name} cannot join two texts; use --pair_encoding=bi_encoder"
+    )
   return dataclasses.replace(backbone, preprocess=Together(backbone.preprocess), pairs=True)
 
 

@@ -67,8 +67,8 @@ def solve(head, solver, task, features, targets, validation_features, validation
 
   Args:
     head: the `keras.Model` of `linear`, standardised.
-    solver: of --head. Of its strengths "svm" takes the one of the highest validation score, the others the one of the
-      lowest validation loss.
+    solver: as --probe_solver, without "adamw". "svm" takes the strength with the highest validation score, the others
+      the one with the lowest validation loss.
     task: the `Task`.
     features: float32 [n, feature_size], before standardisation; targets: [n, ..].
     validation_features, validation_targets: likewise, to choose the strength; the targets those of whole examples.

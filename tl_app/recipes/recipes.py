@@ -50,7 +50,7 @@ class Phase:
     monitor: what is compared on the validation split: "loss" (lower is better) or the task's score (ties: loss).
     only: what trains within the stages of the backbone: "all", "bias_norm", "kernels", or a regular expression.
     bn: as --bn.
-    solver: "linear" (AdamW), "logistic" or "svm" (scikit-learn; the head alone).
+    solver: as --probe_solver; all but "adamw" are scikit-learn's and train the head alone.
     fresh_head: the head starts at zero again.
     fresh_features: the head is fitted on what the phases before have made of the backbone, not on the frozen one.
     objective: "loss" of the task, or "contrast", see `contrastive.SupervisedContrast`: the head takes no part.
@@ -80,7 +80,7 @@ class Phase:
   monitor: str
   only: str = ALL
   bn: str = "frozen"
-  solver: str = "linear"
+  solver: str = "adamw"
   fresh_head: bool = False
   fresh_features: bool = False
   objective: str = LOSS
@@ -147,7 +147,7 @@ def probe(config, facts, num_devices=1):
       weight_decay=config.weight_decay,
       patience=config.early_stopping_patience,
       monitor="loss",
-      solver=config.head,
+      solver=config.probe_solver,
       augment=config.augment if config.augment_copies else "none",
       copies=config.augment_copies,
       imbalance=config.imbalance,

@@ -20,8 +20,8 @@ def choose(config, examples):
   """
   name, why = (config.task, "by --task") if config.task != "auto" else guess(config, set(examples.labels))
   task = TASKS[name].read(config, examples.labels)
-  if config.head not in task.heads:
-    raise UserError(f"--head={config.head} does not fit --task={name}: it takes {', '.join(task.heads)}")
+  if config.probe_solver not in task.solvers:
+    raise UserError(f"--probe_solver={config.probe_solver} does not fit --task={name}: use {', '.join(task.solvers)}")
   idle = [] if task.smooths else ["label_smoothing"]
   idle += [] if task.mixes else ["mixup", "cutmix"]
   idle += ["augment", "long_text"] if task.by_word else []

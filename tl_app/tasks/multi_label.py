@@ -39,7 +39,7 @@ class MultiLabel(Task):
   baseline_title: typing.ClassVar = "always answering every class"
   loss_title: typing.ClassVar = "binary cross-entropy in nats, mean over the classes"
   test_title: typing.ClassVar = "randomisation test"
-  heads: typing.ClassVar = ("linear", "logistic", "svm")
+  solvers: typing.ClassVar = ("adamw", "logistic", "svm")
   mixes: typing.ClassVar = True
   imbalances: typing.ClassVar = ("class_weights", "focal")
 

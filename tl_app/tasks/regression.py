@@ -34,7 +34,7 @@ class Regression(Task):
   baseline_title: typing.ClassVar = "always answering the mean of the training labels"
   loss_title: typing.ClassVar = "squared error in standard deviations of the training labels"
   test_title: typing.ClassVar = "randomisation test"
-  heads: typing.ClassVar = ("linear", "ridge")
+  solvers: typing.ClassVar = ("adamw", "ridge")
   smooths: typing.ClassVar = False
   named: typing.ClassVar = False
 

@@ -25,7 +25,7 @@ class SingleLabel(Task):
   baseline_title: typing.ClassVar = "always answering the commonest class"
   loss_title: typing.ClassVar = "cross-entropy in nats"
   test_title: typing.ClassVar = "McNemar's exact test"
-  heads: typing.ClassVar = ("linear", "logistic", "svm")
+  solvers: typing.ClassVar = ("adamw", "logistic", "svm")
   mixes: typing.ClassVar = True
   imbalances: typing.ClassVar = ("class_weights", "focal", "balanced", "logit_adjustment")
   exclusive: typing.ClassVar = True

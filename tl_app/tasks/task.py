@@ -23,7 +23,7 @@ class Task(abc.ABC):
     baseline_name, baseline_title: a word, and in words: the best answer that does not look at the input.
     loss_title: what the loss is, with its unit.
     test_title: the test that compares two rungs.
-    heads: choices of --head that fit.
+    solvers: choices of --probe_solver that fit.
     mixes: whether --mixup and --cutmix fit: targets are shares of classes.
     imbalances: choices of --imbalance that fit, besides none.
     smooths: whether --label_smoothing means anything.
@@ -37,7 +37,7 @@ class Task(abc.ABC):
 
   name = score = baseline_name = baseline_title = loss_title = test_title = ""
   shown = {}
-  heads = ("linear",)
+  solvers = ("adamw",)
   mixes = False
   imbalances = ()
   smooths = named = True
@@ -111,7 +111,7 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def estimators(self, solver):
-    """Returns [(strength, scikit-learn estimator)] of --head=solver, from the most regularised."""
+    """Returns [(strength, scikit-learn estimator)] of --probe_solver=solver, from the most regularised."""
 
   @abc.abstractmethod
   def weights(self, estimator):

@@ -43,7 +43,7 @@ class TokenClassification(Task):
   baseline_title: typing.ClassVar = "always answering O"
   loss_title: typing.ClassVar = "cross-entropy in nats, mean over the words"
   test_title: typing.ClassVar = "randomisation test"
-  heads: typing.ClassVar = ("linear", "logistic", "svm")
+  solvers: typing.ClassVar = ("adamw", "logistic", "svm")
   by_word: typing.ClassVar = True
 
   @classmethod

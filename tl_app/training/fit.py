@@ -41,7 +41,7 @@ def fit(run, phase, left=1):
       heads.reset(model.head, model.task.initial_bias(run.labels[run.split.train]))
     stages.set_trainable(model, phase)
     before = stages.state(model, phase)
-    if phase.solver != "linear":
+    if phase.solver != "adamw":
       keep = _solve(run, phase, features)
     else:
       keep, narrowed = _descend(run, phase, features, left, before)

@@ -99,7 +99,7 @@ def check_phases(phases, model):
     if unknown:
       raise UserError(f"phase {phase.name}: {unknown[0]} is no stage of this backbone ({', '.join(model.stages)})")
     without = [name for name in phase.train_stages if name not in phase.learning_rates]
-    if without and phase.solver == "linear":
+    if without and phase.solver == "adamw":
       raise UserError(f"phase {phase.name}: learning_rates has no rate of stage {without[0]}")
     if phase.lora_rank and phase.only != recipes.KERNELS:
       raise UserError(f'phase {phase.name}: lora_rank={phase.lora_rank} needs only="{recipes.KERNELS}"')
@@ -128,10 +128,12 @@ def idle_flags(config, phases, modes=("batch",), modality="text"):
     idle["lora_rank"] = "it belongs to --recipe=lora"
   if any(phase.objective == recipes.CONTRAST for phase in phases):
     idle["ema"] = "contrast keeps no averages"
-  if phases[0].solver != "linear":
-    names = [] if any(phase.fresh_head and phase.solver == "linear" for phase in phases) else ["head_learning_rate"]
-    names += [] if any(phase.solver == "linear" for phase in phases) else ["weight_decay", "early_stopping_patience"]
-    idle |= dict.fromkeys(["head_epochs", *names], f"--head={phases[0].solver} is solved, not descended to")
+  if phases[0].solver != "adamw":
+    names = [] if any(phase.fresh_head and phase.solver == "adamw" for phase in phases) else ["head_learning_rate"]
+    names += [] if any(phase.solver == "adamw" for phase in phases) else ["weight_decay", "early_stopping_patience"]
+    idle |= dict.fromkeys(
+      ["head_epochs", *names], f"--probe_solver={phases[0].solver} does not train by gradient descent"
+    )
   return {name: why for name, why in idle.items() if getattr(config, name) != config_lib.FIELDS[name].default}
 
 
@@ -259,7 +261,7 @@ def _lines(run, written):
 
 
 def _work(phase):
-  if phase["solver"] != "linear":
+  if phase["solver"] != "adamw":
     return f"solved by scikit-learn ({phase['solver']})"
   return (
     f"at most {phase['epochs']} epochs of {phase['steps_per_epoch']} batches of {_size(phase)}{_objective(phase)}, "

@@ -163,8 +163,8 @@ def test_sentence_pieces_are_read_in_the_graph_and_in_the_export(tmp_path, kind)
   again, before = tf.saved_model.load(str(tmp_path / "out")).call(strings), backbone.preprocess(strings)
   for name in text.INPUT_NAMES:
     np.testing.assert_array_equal(again[name], before[name])
-  trunk, tail = native.split(backbone, "layer_1")
-  np.testing.assert_array_equal(tail(trunk(before))["pooled"], backbone.network(before)["pooled"])
+  trunk, tail = backbone.split("layer_1")
+  np.testing.assert_array_equal(tail(trunk(before))["features"], backbone.network(before)["features"])
 
 
 # A run

@@ -11,7 +11,7 @@ import tiny_modules
 from tl_app import config as config_lib
 from tl_app import files
 from tl_app.backbones import long_text as backbone_long_text
-from tl_app.backbones import native, saved_model, text_pairs
+from tl_app.backbones import native_stages, pooling, saved_model, text_pairs
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.commands import finished_run, train
 from tl_app.config import Config
@@ -110,10 +110,10 @@ def test_the_features_are_the_mean_of_those_of_the_windows(world):
   read = backbone_long_text.read_long(backbone, "windows", 4)
   read.preprocess.max_length = 10
   texts = ["film good", "word1 " * 30 + "bad", ""]
-  found = read.network(read.preprocess(tf.constant(texts)))["pooled"].numpy()
+  found = read.network(read.preprocess(tf.constant(texts)))["features"].numpy()
   tokens = read.preprocess.tokenize(tf.constant(texts))
   cut, number = long_text.cut(tokens, 8, 4)
-  alone = backbone.network(backbone.preprocess.pack(cut))["pooled"].numpy()
+  alone = backbone.network(backbone.preprocess.pack(cut))["features"].numpy()
   assert number.numpy().tolist() == [1, 4, 1]
   np.testing.assert_allclose(found, [alone[0], alone[1:5].mean(axis=0), alone[5]], atol=1e-6)
   assert read.stages is backbone.stages and read.feature_size == backbone.feature_size
@@ -122,10 +122,10 @@ def test_the_features_are_the_mean_of_those_of_the_windows(world):
 def test_a_text_that_fits_gives_what_it_gave_before(world):
   backbone = saved_model.load(world["bert"], SPEC, pooling="mean")
   texts = tf.constant(["the film is good", "bad " * 20])
-  before = backbone.network(backbone.preprocess(texts))["pooled"]
+  before = backbone.network(backbone.preprocess(texts))["features"]
   for how in ("head_tail", "windows"):
     read = backbone_long_text.read_long(backbone, how, 4)
-    np.testing.assert_allclose(read.network(read.preprocess(texts))["pooled"], before, atol=1e-6)
+    np.testing.assert_allclose(read.network(read.preprocess(texts))["features"], before, atol=1e-6)
 
 
 def test_a_twin_that_packs_reads_windows_as_the_vocabulary_does(world):
@@ -157,8 +157,8 @@ def test_pairs_kept_apart_have_windows_each(world):
   both.preprocess.max_length = 10
   assert read.preprocess.max_length == 10 and text.windows_of(both.preprocess) == 4
   texts = tf.constant([["word1 " * 30, "film"], ["bad", "word2 " * 20]])
-  found = both.network(both.preprocess(texts))["pooled"].numpy()
-  u, v = (read.network(read.preprocess(texts[:, i]))["pooled"].numpy() for i in (0, 1))
+  found = both.network(both.preprocess(texts))["features"].numpy()
+  u, v = (read.network(read.preprocess(texts[:, i]))["features"].numpy() for i in (0, 1))
   np.testing.assert_allclose(found, tiny_modules.pair_features(u, v), atol=1e-6)
 
 
@@ -172,20 +172,20 @@ def test_a_native_network_with_windows_is_cut_below_a_stage():
   import keras
 
   network = keras.Model(
-    network.input, {"pooled": native.pool(network.output["sequence"], network.input["input_mask"], "mean")}
+    network.input, {"features": pooling.pool(network.output["sequence"], network.input["input_mask"], "mean")}
   )
   spec = BackboneSpec("tiny", "bert_safetensors", "tiny", modality="text")
   preprocess = text.RawStrings()
   preprocess.limit, preprocess.packs = 16, True
-  single = Backbone(spec, preprocess, network, native.stage_weights(network, spec)[0], 8)
+  single = Backbone(spec, preprocess, network, native_stages.stage_weights(network, spec)[0], 8)
   read = backbone_long_text.read_long(single, "windows", 4)
   rng = np.random.default_rng(0)
   ids = rng.integers(1, 30, (3, 4, 6)).astype("int32")
   mask = np.ones((3, 4, 6), "int32")
   mask[0, 2:] = 0
   inputs = {"input_word_ids": ids * mask, "input_mask": mask, "input_type_ids": np.zeros_like(ids)}
-  trunk, tail = native.split(read, "layer_1")
-  np.testing.assert_allclose(tail(trunk(inputs))["pooled"], read.network(inputs)["pooled"], atol=1e-6)
+  trunk, tail = read.split("layer_1")
+  np.testing.assert_allclose(tail(trunk(inputs))["features"], read.network(inputs)["features"], atol=1e-6)
 
 
 # Runs

@@ -16,7 +16,7 @@ from tiny_presets import WORDS
 
 from tl_app import backbones
 from tl_app.assets import Assets
-from tl_app.backbones import bert, efficientnet_lite, native
+from tl_app.backbones import bert, efficientnet_lite, native, native_stages
 from tl_app.backbones.spec import SPECS, BackboneSpec
 from tl_app.errors import UserError
 from tl_app.preprocessing import text
@@ -88,7 +88,7 @@ def test_preset_loads_with_its_stages(presets, name):
   assert list(backbone.stages) == STAGES[name]
   _assert_total(backbone)
   output = backbone.network(_example(backbone))
-  assert output["pooled"].shape[1] == backbone.feature_size
+  assert output["features"].shape[1] == backbone.feature_size
   assert backbone.modality == ("text" if "bert" in name else "image")
 
 
@@ -98,7 +98,7 @@ def test_split_is_exact_at_every_stage(presets, name):
   x = _example(backbone)
   whole = backbone.network(x)
   for i, stage in enumerate(backbone.stages):
-    trunk, tail = native.split(backbone, stage)
+    trunk, tail = backbone.split(stage)
     parts = tail(trunk(x))
     for key in whole:
       np.testing.assert_array_equal(parts[key], whole[key])
@@ -108,25 +108,25 @@ def test_split_is_exact_at_every_stage(presets, name):
 
 
 def test_split_hands_over_only_what_the_tail_needs(presets):
-  trunk, tail = native.split(_load(presets / "bert"), "layer_1")
+  trunk, tail = _load(presets / "bert").split("layer_1")
   assert sorted(trunk.output) == ["input_mask", "transformer_layer_0"] == sorted(tail.input)
-  trunk, _ = native.split(_load(presets / "resnet"), "stack1")
+  trunk, _ = _load(presets / "resnet").split("stack1")
   assert len(trunk.output) == 1
 
 
 def test_split_refuses_what_it_cannot_cut(presets):
   with pytest.raises(ValueError, match="vit_encoder is one layer across"):
-    native.split(_load(presets / "vit"), "layer_2")
+    _load(presets / "vit").split("layer_2")
   with pytest.raises(ValueError, match="embeddings, layer_0"):
-    native.split(_load(presets / "bert"), "layer_7")
+    _load(presets / "bert").split("layer_7")
 
 
 def test_gradients_reach_the_tail_alone(presets):
   backbone = _load(presets / "bert")
-  trunk, tail = native.split(backbone, "layer_2")
+  trunk, tail = backbone.split("layer_2")
   handed = trunk(backbone.preprocess(TEXTS))
   with tf.GradientTape() as tape:
-    loss = tf.reduce_sum(tail(handed, training=True)["pooled"] ** 2)
+    loss = tf.reduce_sum(tail(handed, training=True)["features"] ** 2)
   gradients = tape.gradient(loss, [v.value for v in tail.trainable_weights])
   assert len(gradients) == 16 and all(gradient is not None for gradient in gradients)
 
@@ -136,12 +136,12 @@ def test_pooling_counts_real_tokens_only(presets):
   inputs = backbone.preprocess(TEXTS[:2])
   output = backbone.network(inputs)
   for row, length in enumerate(np.sum(inputs["input_mask"], axis=1)):
-    np.testing.assert_allclose(output["pooled"][row], np.mean(output["sequence"][row, :length], axis=0), atol=1e-6)
+    np.testing.assert_allclose(output["features"][row], np.mean(output["sequence"][row, :length], axis=0), atol=1e-6)
   cls = _load(presets / "bert", pooling="cls").network(inputs)
-  np.testing.assert_array_equal(cls["pooled"], output["sequence"][:, 0])
+  np.testing.assert_array_equal(cls["features"], output["sequence"][:, 0])
   pooler = _load(presets / "bert", pooling="pooler")
   assert "pooler" in pooler.stages and "pooler" not in backbone.stages
-  assert np.abs(pooler.network(inputs)["pooled"]).max() <= 1
+  assert np.abs(pooler.network(inputs)["features"]).max() <= 1
   with pytest.raises(UserError, match="--pooling=pooler"):
     _load(presets / "distil_bert", pooling="pooler")
   with pytest.raises(UserError, match="--pooling=cls"):
@@ -152,7 +152,7 @@ def test_features_have_length_1_where_the_network_was_trained_on_such(presets):
   spec = dataclasses.replace(backbones.resolve(str(presets / "bert")), unit_length=True)
   backbone, plain = native.load(spec, Assets()), _load(presets / "bert", pooling="mean")
   inputs = backbone.preprocess(TEXTS)
-  features, expected = backbone.network(inputs)["pooled"], np.array(plain.network(inputs)["pooled"])
+  features, expected = backbone.network(inputs)["features"], np.array(plain.network(inputs)["features"])
   np.testing.assert_allclose(features, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
   assert backbone.spec.unit_length and backbone.identity != plain.identity
   # Of another pooling nothing is known.
@@ -217,7 +217,7 @@ def test_preset_gives_the_answer_of_kerashub(presets):
   backbone = _load(presets / "bert", pooling="pooler")
   expected = network(preprocessor(TEXTS))
   output = backbone.network(backbone.preprocess(TEXTS))
-  np.testing.assert_allclose(output["pooled"], expected["pooled_output"], atol=1e-6)
+  np.testing.assert_allclose(output["features"], expected["pooled_output"], atol=1e-6)
 
 
 def test_image_converter_of_the_preset_is_in_the_network(presets):
@@ -249,7 +249,7 @@ def test_preset_survives_an_export(presets, tmp_path):
   module = tf.Module()
   module.preprocess, module.network = backbone.preprocess, backbone.network
   module.serve = tf.function(
-    lambda texts: module.network(module.preprocess(texts))["pooled"], [tf.TensorSpec([None], tf.string)]
+    lambda texts: module.network(module.preprocess(texts))["features"], [tf.TensorSpec([None], tf.string)]
   )
   tf.saved_model.save(module, str(tmp_path / "saved"))
   loaded = tf.saved_model.load(str(tmp_path / "saved"))
@@ -273,9 +273,9 @@ def test_applications_have_the_stages_and_the_input_of_the_record(spec):
   assert set(backbone.stages) == {name for name, _ in spec.stages}
   assert backbone.notes == []
   stage = list(backbone.stages)[-1]
-  trunk, tail = native.split(backbone, stage)
+  trunk, tail = backbone.split(stage)
   pixels = _example(backbone)[:1]
-  np.testing.assert_array_equal(tail(trunk(pixels))["pooled"], backbone.network(pixels)["pooled"])
+  np.testing.assert_array_equal(tail(trunk(pixels))["features"], backbone.network(pixels)["features"])
 
 
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.kind == "applications"], ids=lambda spec: spec.name)
@@ -307,8 +307,8 @@ def test_names_that_say_nothing_give_groups_in_graph_order():
   x = image
   for name in "wxyzab":
     x = keras.layers.Conv2D(2, 1, name=name)(x)
-  network = keras.Model(image, {"pooled": keras.layers.GlobalAveragePooling2D()(x)})
-  stages, notes = native.stage_weights(network, BackboneSpec("odd", "kerashub", "odd"))
+  network = keras.Model(image, {"features": keras.layers.GlobalAveragePooling2D()(x)})
+  stages, notes = native_stages.stage_weights(network, BackboneSpec("odd", "kerashub", "odd"))
   assert list(stages) == ["group_0", "group_1", "group_2", "group_3"]
   assert [v.path[0] for weights in stages.values() for v in weights][::2] == list("wxyzab")
   assert "order of the graph" in notes[0]
@@ -320,7 +320,7 @@ def test_a_record_whose_stages_do_not_follow_the_graph_is_refused():
   network = keras.Model(image, keras.layers.Conv2D(2, 1, name="early")(x))
   spec = BackboneSpec("odd", "kerashub", "odd", stages=(("first", "early"), ("second", "late")))
   with pytest.raises(UserError, match="do not follow the stages"):
-    native.stage_weights(network, spec)
+    native_stages.stage_weights(network, spec)
 
 
 def _hugging_face(directory, network=None, edit=None):
@@ -403,9 +403,9 @@ def test_hugging_face_directory_is_a_handle(tmp_path):
   _assert_total(backbone)
   inputs = backbone.preprocess(TEXTS)
   np.testing.assert_array_equal(backbone.network(inputs)["sequence"], network(inputs)["sequence"])
-  trunk, tail = native.split(backbone, "layer_1")
+  trunk, tail = backbone.split("layer_1")
   assert sorted(trunk.output) == ["input_mask", "layer_0_output_norm"]
-  np.testing.assert_array_equal(tail(trunk(inputs))["pooled"], backbone.network(inputs)["pooled"])
+  np.testing.assert_array_equal(tail(trunk(inputs))["features"], backbone.network(inputs)["features"])
 
 
 # What `MPNetModel` of transformers 5.24 gives for `TEXTS` with the weights of `mpnet_directory`, the mean over tokens.
@@ -424,16 +424,16 @@ def test_mpnet_gives_what_transformers_gives(tmp_path):
   _assert_total(backbone)
   inputs = backbone.preprocess(TEXTS)
   assert inputs["input_word_ids"][0, :11].numpy().tolist() == [0, 4, 5, 9, 6, 7, 4, 8, 2, 1, 1]
-  np.testing.assert_allclose(backbone.network(inputs)["pooled"], MPNET_FEATURES, atol=2e-5)
+  np.testing.assert_allclose(backbone.network(inputs)["features"], MPNET_FEATURES, atol=2e-5)
   joined = backbone.preprocess.join(["the cat"], ["dog"])
   assert joined["input_word_ids"].numpy().tolist() == [[0, 4, 5, 2, 2, 10, 2]]
-  trunk, tail = native.split(backbone, "layer_1")
+  trunk, tail = backbone.split("layer_1")
   assert sorted(trunk.output) == ["input_mask", "layer_0_output_norm"]
-  np.testing.assert_array_equal(tail(trunk(inputs))["pooled"], backbone.network(inputs)["pooled"])
+  np.testing.assert_array_equal(tail(trunk(inputs))["features"], backbone.network(inputs)["features"])
   for variable in backbone.network.weights:
     if variable.path.endswith("relative_bias"):
       variable.assign(variable * 0)
-  assert np.abs(backbone.network(inputs)["pooled"] - np.array(MPNET_FEATURES)).max() > 1e-3
+  assert np.abs(backbone.network(inputs)["features"] - np.array(MPNET_FEATURES)).max() > 1e-3
 
 
 def test_distances_have_the_buckets_of_transformers():
@@ -447,7 +447,7 @@ def test_mpnet_trains_every_variable(tmp_path):
   mpnet_directory(tmp_path / "mpnet")
   backbone = _load(tmp_path / "mpnet")
   with tf.GradientTape() as tape:
-    loss = tf.reduce_sum(backbone.network(backbone.preprocess(TEXTS), training=True)["pooled"] ** 2)
+    loss = tf.reduce_sum(backbone.network(backbone.preprocess(TEXTS), training=True)["features"] ** 2)
   variables = [variable for members in backbone.stages.values() for variable in members]
   gradients = tape.gradient(loss, [variable.value for variable in variables])
   # A constant of every key moves all scores alike, and softmax takes it away.
@@ -571,7 +571,7 @@ def test_efficientnet_lite_gives_the_published_answer(lite):
   data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
   backbone, checkpoint = lite
   cat = Image.fromarray(data.chelsea()).resize((224, 224), Image.BICUBIC)
-  features = backbone.network(np.asarray(cat, np.float32)[None] / 255.0)["pooled"]
+  features = backbone.network(np.asarray(cat, np.float32)[None] / 255.0)["features"]
   probabilities = efficientnet_lite.classifier(checkpoint, features)
   assert probabilities.argmax() == 285
   assert abs(probabilities[0, 285] - 0.773) < 0.0005
@@ -581,7 +581,7 @@ def test_efficientnet_lite_is_the_hub_module(lite, shared):
   module = tf.saved_model.load(str(shared("hub/efficientnet_lite0")))
   backbone, _ = lite
   pixels = np.random.default_rng(0).random((2, 224, 224, 3), np.float32)
-  np.testing.assert_allclose(backbone.network(pixels)["pooled"], module(pixels, False), atol=2e-5)
+  np.testing.assert_allclose(backbone.network(pixels)["features"], module(pixels, False), atol=2e-5)
 
 
 def test_efficientnet_lite_stages(lite):
@@ -589,9 +589,9 @@ def test_efficientnet_lite_stages(lite):
   assert list(backbone.stages) == ["stem", *(f"block_{i}" for i in range(16)), "top"]
   _assert_total(backbone)
   assert backbone.network.count_params() == backbone.spec.parameters
-  trunk, tail = native.split(backbone, "block_8")
+  trunk, tail = backbone.split("block_8")
   pixels = np.random.default_rng(0).random((1, 224, 224, 3), np.float32)
-  np.testing.assert_array_equal(tail(trunk(pixels))["pooled"], backbone.network(pixels)["pooled"])
+  np.testing.assert_array_equal(tail(trunk(pixels))["features"], backbone.network(pixels)["features"])
 
 
 def test_efficientnet_lite_lists_names_that_do_not_fit():
@@ -605,6 +605,6 @@ def test_minilm_knows_what_is_alike():
   backbone = native.load(spec, Assets())
   assert list(backbone.stages) == ["embeddings", *(f"layer_{i}" for i in range(6))]
   texts = tf.constant(["a cat sits on the sofa", "a kitten rests on a couch", "interest rates rose sharply"])
-  features = tf.math.l2_normalize(backbone.network(backbone.preprocess(texts))["pooled"], axis=1)
+  features = tf.math.l2_normalize(backbone.network(backbone.preprocess(texts))["features"], axis=1)
   alike = tf.matmul(features, features, transpose_b=True).numpy()
   assert alike[0, 1] > 0.6 and alike[0, 2] < 0.2

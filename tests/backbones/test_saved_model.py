@@ -31,7 +31,7 @@ def load(directory, pooling="auto", image_size=0, preprocessor=None, **record):
 
 def classifier(backbone, optimizer="sgd"):
   head = keras.layers.Dense(3, kernel_initializer=keras.initializers.GlorotUniform(1))
-  model = keras.Model(backbone.network.input, head(backbone.network.output["pooled"]))
+  model = keras.Model(backbone.network.input, head(backbone.network.output["features"]))
   model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
   return model
 
@@ -48,7 +48,7 @@ def test_an_image_module_gives_its_own_answer_and_total_stages(tmp_path):
   directory = tiny_modules.image(tmp_path / "module")
   backbone = load(directory, image_size=16)
   module = tf.saved_model.load(directory)
-  np.testing.assert_array_equal(backbone.network(IMAGES)["pooled"], module(IMAGES, training=False))
+  np.testing.assert_array_equal(backbone.network(IMAGES)["features"], module(IMAGES, training=False))
   assert (backbone.modality, backbone.feature_size, backbone.preprocess.size) == ("image", 8, 16)
   assert list(backbone.stages) == ["stem", "block_0", "block_1", "top"]
   placed = [id(v) for members in backbone.stages.values() for v in members]
@@ -63,7 +63,7 @@ def test_uint8_modules_get_bytes(tmp_path):
   bytes_in = load(tiny_modules.image(tmp_path / "uint8", dtype=tf.uint8), image_size=16)
   floats_in = load(tiny_modules.image(tmp_path / "float32"), image_size=16)
   pixels = np.round(IMAGES * 255) / 255
-  np.testing.assert_allclose(bytes_in.network(pixels)["pooled"], floats_in.network(pixels)["pooled"], atol=1e-5)
+  np.testing.assert_allclose(bytes_in.network(pixels)["features"], floats_in.network(pixels)["features"], atol=1e-5)
 
 
 def test_names_that_say_nothing_are_staged_by_graph_order(tmp_path):
@@ -130,7 +130,7 @@ def test_bert_modules_old_and_new(tmp_path, old):
   inputs = backbone.preprocess(tf.constant(TEXTS))
   module = tf.saved_model.load(directory)
   wanted = module([inputs[n] for n in tiny_modules.INPUTS])[0] if old else module(inputs)["pooled_output"]
-  np.testing.assert_allclose(backbone.network(inputs)["pooled"], wanted, atol=1e-6)
+  np.testing.assert_allclose(backbone.network(inputs)["features"], wanted, atol=1e-6)
   assert list(backbone.stages) == ["embeddings", "layer_0", "layer_1", "pooler"]
   assert backbone.preprocess.limit == 24 and backbone.modality == "text"
   dropped = backbone.network(inputs, training=True)["sequence"].numpy()
@@ -143,8 +143,8 @@ def test_pooling_is_over_real_tokens_and_refused_where_it_cannot_be(tmp_path):
   mean, cls = load(directory, "mean"), load(directory, "cls")
   inputs = mean.preprocess(tf.constant(["the film", "good"]))
   sequence = mean.network(inputs)["sequence"].numpy()
-  np.testing.assert_allclose(mean.network(inputs)["pooled"][1], sequence[1, :3].mean(axis=0), atol=1e-6)
-  np.testing.assert_allclose(cls.network(inputs)["pooled"], sequence[:, 0], atol=1e-6)
+  np.testing.assert_allclose(mean.network(inputs)["features"][1], sequence[1, :3].mean(axis=0), atol=1e-6)
+  np.testing.assert_allclose(cls.network(inputs)["features"], sequence[:, 0], atol=1e-6)
   assert not mean.stages["pooler"][0].trainable
   assert any("do not reach the features" in note for note in mean.notes)
   with pytest.raises(UserError, match="--pooling=cls: module cannot give it; possible: mean"):
@@ -157,7 +157,7 @@ def test_fixed_length_modules_are_padded(tmp_path):
   assert fixed.preprocess.limit == 20
   inputs = fixed.preprocess(tf.constant(TEXTS))
   got, wanted = fixed.network(inputs), free.network(inputs)
-  np.testing.assert_allclose(got["pooled"], wanted["pooled"], atol=1e-6)
+  np.testing.assert_allclose(got["features"], wanted["features"], atol=1e-6)
   assert got["sequence"].shape == wanted["sequence"].shape
 
 
@@ -176,15 +176,15 @@ def test_dropout_free_fit_moves_every_reached_variable(tmp_path, optimizer):
 def test_maps_signatures_and_strings(tmp_path):
   mapped = load(tiny_modules.image_map(tmp_path / "map"), image_size=16)
   outputs = mapped.network(IMAGES)
-  np.testing.assert_allclose(outputs["pooled"], tf.reduce_mean(outputs["map"], [1, 2]), atol=1e-6)
+  np.testing.assert_allclose(outputs["features"], tf.reduce_mean(outputs["map"], [1, 2]), atol=1e-6)
   signed = load(tiny_modules.image_signature(tmp_path / "signature"))
-  np.testing.assert_allclose(signed.network(IMAGES)["pooled"], outputs["pooled"], atol=1e-6)
+  np.testing.assert_allclose(signed.network(IMAGES)["features"], outputs["features"], atol=1e-6)
   assert any("only the signature default" in note for note in signed.notes)
   before = values(signed)
   classifier(signed).fit(IMAGES, LABELS, verbose=0)
   assert not np.array_equal(values(signed)["stem/kernel"], before["stem/kernel"])
   strings = load(tiny_modules.strings(tmp_path / "strings"))
-  assert strings.network(strings.preprocess(tf.constant(TEXTS)))["pooled"].shape == (8, 8)
+  assert strings.network(strings.preprocess(tf.constant(TEXTS)))["features"].shape == (8, 8)
   assert strings.modality == "text" and strings.preprocess.limit == 0
 
 
@@ -205,7 +205,7 @@ def test_keras_3_exports(tmp_path):
   model = keras.Sequential([keras.Input((16, 16, 3)), *layers])
   model.export(tmp_path / "export", verbose=False)
   backbone = load(tmp_path / "export")
-  np.testing.assert_allclose(backbone.network(IMAGES)["pooled"], model(IMAGES), atol=1e-6)
+  np.testing.assert_allclose(backbone.network(IMAGES)["features"], model(IMAGES), atol=1e-6)
   assert len(backbone.network.trainable_variables) == 4 and len(backbone.network.variables) == 6
 
 
@@ -247,7 +247,7 @@ def test_ragged_and_missing_outputs_stand_aside(tmp_path):
   backbone = load(tiny_modules.custom(tmp_path / "module", forward, STRINGS))
   assert not any("never train" in note for note in backbone.notes)
   before = values(backbone)
-  features = backbone.network(backbone.preprocess(tf.constant(TEXTS)))["pooled"]
+  features = backbone.network(backbone.preprocess(tf.constant(TEXTS)))["features"]
   assert features.shape == (8, 8)
   model = classifier(backbone)
   model.fit(tf.data.Dataset.from_tensor_slices((TEXTS, LABELS)).batch(8), verbose=0)
@@ -276,7 +276,7 @@ def test_pixels_go_in_as_the_user_says(tmp_path, pixels):
   backbone = backbones.load(backbones.resolve(path), Assets(), pixels=pixels)
   kernel = values(backbone)["stem/kernel"]
   expected = (IMAGES.mean(axis=(1, 2)) * (high - low) + low) @ kernel
-  np.testing.assert_allclose(backbone.network(IMAGES)["pooled"], expected, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(backbone.network(IMAGES)["features"], expected, rtol=1e-4, atol=1e-4)
   assert f"pixels go in from {low} to {high}; --pixels for another range" in backbone.notes
   # Features of other pixels are other features.
   assert (backbone.identity == load(path).identity) == (pixels == "unit")
@@ -337,10 +337,10 @@ def test_weights_survive_a_round_trip_into_a_fresh_module(tmp_path):
   trained, fresh = load(directory, image_size=16), load(directory, image_size=16)
   layer_of(trained).training_mode = True
   classifier(trained).fit(IMAGES, LABELS, epochs=2, verbose=0)
-  assert np.abs(trained.network(IMAGES)["pooled"] - fresh.network(IMAGES)["pooled"]).max() > 1e-3
+  assert np.abs(trained.network(IMAGES)["features"] - fresh.network(IMAGES)["features"]).max() > 1e-3
   trained.network.save_weights(tmp_path / "w.weights.h5")
   fresh.network.load_weights(tmp_path / "w.weights.h5")
-  np.testing.assert_array_equal(trained.network(IMAGES)["pooled"], fresh.network(IMAGES)["pooled"])
+  np.testing.assert_array_equal(trained.network(IMAGES)["features"], fresh.network(IMAGES)["features"])
   other = load(tiny_modules.image(tmp_path / "other"), image_size=16)
   with pytest.raises(ValueError, match="belongs to another module"):
     other.network.load_weights(tmp_path / "w.weights.h5")
@@ -354,7 +354,7 @@ def test_export_answers_in_a_process_with_tensorflow_alone(tmp_path):
 
   @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
   def pooled(texts):
-    return holder.network(holder.preprocess(texts), training=False)["pooled"]
+    return holder.network(holder.preprocess(texts), training=False)["features"]
 
   holder.pooled = pooled
   tf.saved_model.save(holder, str(tmp_path / "export"))
@@ -412,7 +412,7 @@ def test_the_shared_efficientnet_lite0(shared):
   assert (backbone.feature_size, backbone.preprocess.size) == (1280, 224)
   module = tf.saved_model.load(str(shared("hub/efficientnet_lite0")))
   images = np.random.default_rng(1).random((1, 224, 224, 3)).astype("float32")
-  np.testing.assert_array_equal(backbone.network(images)["pooled"], module(images, training=False))
+  np.testing.assert_array_equal(backbone.network(images)["features"], module(images, training=False))
 
 
 def test_the_shared_bert_tiny(shared):
@@ -422,7 +422,7 @@ def test_the_shared_bert_tiny(shared):
   texts = tf.constant(["Hello world, the GOOD film!", "", "a " * 100])
   assert own.preprocess.limit == twin.preprocess.limit == 64
   np.testing.assert_array_equal(
-    own.network(own.preprocess(texts))["pooled"], twin.network(twin.preprocess(texts))["pooled"]
+    own.network(own.preprocess(texts))["features"], twin.network(twin.preprocess(texts))["features"]
   )
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tiny_modules
 
 from tl_app import files
-from tl_app.backbones import native, saved_model, text_pairs
+from tl_app.backbones import native, native_stages, pooling, saved_model, text_pairs
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.commands import finished_run, predict, train
 from tl_app.config import Config
@@ -51,7 +51,7 @@ def config(world, backbone="strings", **flags):
 
 @pytest.fixture(scope="module")
 def apart(world, tmp_path_factory):
-  root = tmp_path_factory.mktemp("apart")
+  root = tmp_path_factory.mktemp("bi_encoder")
   return train.train_and_evaluate(config(world), root / "run"), root / "run"
 
 
@@ -145,8 +145,8 @@ def test_features_apart_are_made_of_both(world):
   backbone = saved_model.load(world["strings"], BackboneSpec("tiny", "saved_model", world["strings"]))
   both = text_pairs.read_pairs(backbone, "bi_encoder")
   texts = tf.constant([["word1 word2", "word3"], ["word3", "word3"]])
-  found = both.network(both.preprocess(texts))["pooled"].numpy()
-  u, v = (backbone.network(backbone.preprocess(texts[:, i]))["pooled"].numpy() for i in (0, 1))
+  found = both.network(both.preprocess(texts))["features"].numpy()
+  u, v = (backbone.network(backbone.preprocess(texts[:, i]))["features"].numpy() for i in (0, 1))
   np.testing.assert_allclose(found, tiny_modules.pair_features(u, v), atol=1e-6)
   assert both.stages is backbone.stages and both.width == 8 and both.feature_size == 32
 
@@ -158,19 +158,19 @@ def test_a_native_network_is_cut_below_a_stage_for_both_texts(world, tmp_path):
   small = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
   small |= {"vocab_size": 30, "max_position_embeddings": 16, "type_vocab_size": 2}
   network = bert.build(small)
-  pooled = native.pool(network.output["sequence"], network.input["input_mask"], "mean")
+  pooled = pooling.pool(network.output["sequence"], network.input["input_mask"], "mean")
   import keras
 
-  network = keras.Model(network.input, {"pooled": pooled})
+  network = keras.Model(network.input, {"features": pooled})
   spec = BackboneSpec("tiny", "bert_safetensors", "tiny", modality="text")
-  single = Backbone(spec, text.RawStrings(), network, native.stage_weights(network, spec)[0], 8)
+  single = Backbone(spec, text.RawStrings(), network, native_stages.stage_weights(network, spec)[0], 8)
   both = text_pairs.read_pairs(single, "bi_encoder")
   rng = np.random.default_rng(0)
   ids = {name: rng.integers(1, 30, (3, 6)).astype("int32") for name in both.network.input if name.endswith("ids")}
   ids = {name: value if "word" in name else np.zeros_like(value) for name, value in ids.items()}
   ids |= {f"{side}_input_mask": np.ones((3, 6), "int32") for side in text_pairs.SIDES}
-  trunk, tail = native.split(both, "layer_1")
-  np.testing.assert_allclose(tail(trunk(ids))["pooled"], both.network(ids)["pooled"], atol=1e-6)
+  trunk, tail = both.split("layer_1")
+  np.testing.assert_allclose(tail(trunk(ids))["features"], both.network(ids)["features"], atol=1e-6)
 
 
 @pytest.mark.slow

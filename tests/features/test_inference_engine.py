@@ -142,7 +142,7 @@ FORMS = {
 def test_features_are_tensorflows_in_the_order_of_the_examples(tmp_path, form):
   write, examples = FORMS[form]
   backbone = backbones.load(backbones.resolve(write(tmp_path / "backbone")), Assets(str(tmp_path), offline=True))
-  network = keras.Model(backbone.network.input, backbone.network.output["pooled"])
+  network = keras.Model(backbone.network.input, backbone.network.output["features"])
   inputs = examples()
   exact = model_lib.predict(network, backbone, inputs, 8)
   found = model_lib.predict(inference_engine.convert(network), backbone, inputs, 8)
@@ -154,7 +154,7 @@ def test_features_are_tensorflows_in_the_order_of_the_examples(tmp_path, form):
 def test_constant_weights_give_the_same_features(tmp_path, form):
   write, examples = FORMS[form]
   backbone = backbones.load(backbones.resolve(write(tmp_path / "backbone")), Assets(str(tmp_path), offline=True))
-  network = keras.Model(backbone.network.input, backbone.network.output["pooled"])
+  network = keras.Model(backbone.network.input, backbone.network.output["features"])
   folded = inference_engine.fold(network)
   assert (folded is not network) == (form == "resnet")
   exact = model_lib.predict(network, backbone, examples(), 8)
@@ -167,7 +167,7 @@ def test_constant_weights_give_the_same_features(tmp_path, form):
 def test_what_reads_strings_is_refused(tmp_path):
   backbone = backbones.load(backbones.resolve(tiny_modules.strings(tmp_path / "strings")), Assets(str(tmp_path), True))
   with pytest.raises(inference_engine.Refused, match="OpenVINO cannot convert the network"):
-    inference_engine.convert(keras.Model(backbone.network.input, backbone.network.output["pooled"]))
+    inference_engine.convert(keras.Model(backbone.network.input, backbone.network.output["features"]))
 
 
 @needs_openvino

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_modules
 
-from tl_app.backbones import native, saved_model
+from tl_app.backbones import native_stages, saved_model
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.config import Config, Facts
@@ -34,9 +34,9 @@ def _native():
     x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
     x = keras.layers.Dropout(0.5, name=f"{name}_dropout")(keras.layers.ReLU(name=f"{name}_relu")(x))
     spec.append((name, f"{name}_"))
-  network = keras.Model(inputs, {"pooled": keras.layers.GlobalAveragePooling2D()(x)})
+  network = keras.Model(inputs, {"features": keras.layers.GlobalAveragePooling2D()(x)})
   record = BackboneSpec("tiny", "applications", "Tiny", modality="image", stages=tuple(spec))
-  return Backbone(record, None, network, native.stage_weights(network, record)[0], 8)
+  return Backbone(record, None, network, native_stages.stage_weights(network, record)[0], 8)
 
 
 @pytest.fixture(params=["native", "opaque"])
@@ -136,7 +136,7 @@ def _statistics(model):
   ],
 )
 def test_batch_norm_policy(model, bn, choice, moving):
-  opaque = model.backbone.spec.kind == "saved_model"
+  opaque = model.backbone.single_mode
   if opaque and moving:
     # One mode for all; of `train_unfrozen` only where every stage trains.
     moving = len(model.backbone.stages) if choice == "all" or bn == "train" else 0
@@ -258,7 +258,7 @@ def _one_layer_of_two_stages():
 
   keras.utils.set_random_seed(0)
   inputs = keras.Input((16, 16, 3), name="image")
-  network = keras.Model(inputs, {"pooled": Encoder(name="encoder")(inputs)})
+  network = keras.Model(inputs, {"features": Encoder(name="encoder")(inputs)})
   record = BackboneSpec("tiny", "kerashub", "Tiny", modality="image")
   members = {name: [w for w in network.weights if f"/{name}/" in w.path] for name in ("low", "high")}
   return Backbone(record, None, network, members, 8)
@@ -266,9 +266,9 @@ def _one_layer_of_two_stages():
 
 def test_stages_within_one_layer_train_in_the_whole_network():
   model = model_lib.build(_one_layer_of_two_stages(), TASK)
-  assert not model_lib.can_split(model.backbone, "high")
+  assert not model.backbone.can_split("high")
   with pytest.raises(ValueError, match="encoder is one layer across it"):
-    native.split(model.backbone, "high")
+    model.backbone.split("high")
   _, changes = _fit(model, _phase(model, train_stages="top:1"))
   assert {name: change["changed"] for name, change in changes.items()} == {"low": 0, "high": 2, "head": 2}
 

@@ -1,8 +1,9 @@
-"""`Backbone`: the one face of every pretrained network, opaque or native."""
+"""`Backbone`: the interface of every pretrained network."""
 
 import dataclasses
 import math
 import typing
+from collections.abc import Callable, Iterable
 
 if typing.TYPE_CHECKING:
   import keras
@@ -12,43 +13,100 @@ if typing.TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Backbone:
-  """A loaded pretrained network.
+  """A loaded pretrained network: a functional Keras model that can be split between its stages.
+
+  The class attributes are capabilities. Code outside this package asks for these, never for the kind of network.
 
   Attributes:
     spec: the record it was loaded from.
     preprocess: callable, string tensor [batch] (texts, or encoded images) -> `network` inputs; pure TensorFlow ops, so
       training, evaluation and export share it. A `tf.Module`, so that its tables and assets are saved with the export.
-    network: `keras.Model` from model inputs to a dict of float32 tensors: "pooled" [batch, feature_size], and
-      where the network gives them "sequence" [batch, length, width] (texts) or "map" [batch, h, w, channels] (images).
+    network: `keras.Model` from model inputs to a dict of float32 tensors: "features" [batch, feature_size], and if the
+      network has them "sequence" [batch, length, width] (texts) or "map" [batch, height, width, channels] (images). A
+      backbone with features per token has "features" [batch, positions, width] and "mask" [batch, positions], 1 at
+      each token.
     stages: ordered dict, stage name -> list of `keras.Variable`, from the input upwards. Every variable of `network`
       is in exactly one stage.
-    feature_size: width of "pooled".
-    notes: lines worth telling the user (how stages were found, what the module cannot do).
-    width: of the network's own pooled output, where "pooled" is made of several.
-    identity: what else than its variables, kind and pooling tells it from another network: what it does to its inputs
-      first, and what of its layers is no weight.
+    feature_size: width of "features".
+    notes: lines for the user: how the stages were found, what the module cannot do.
+    width: width of the network's own features, if `feature_size` combines several of them.
+    identity: what distinguishes the network from another one besides its variables, kind and pooling: how it rescales
+      its inputs, and those of its layers that have no weights.
     pairs: whether `preprocess` takes pairs of texts, string [batch, 2].
+    single_mode: whether all stages share one training mode. Then BatchNormalization cannot run on batch statistics in
+      some stages only.
+    has_training_mode: whether the network has a training mode at all (dropout, batch statistics).
+    averages_statistics: whether moving statistics can be averaged over devices.
+    keeps_own_precision: whether the number format is fixed, so that --precision has no effect.
+    compiles_with_xla: whether XLA can compile the network.
+    tracks_assets: whether an export must track the network's layers, because these hold tables or files.
   """
 
   spec: "BackboneSpec"
-  preprocess: typing.Callable
+  preprocess: Callable
   network: "keras.Model"
-  stages: dict
+  stages: "dict[str, list[keras.Variable]]"
   feature_size: int
-  notes: list = dataclasses.field(default_factory=list)
+  notes: list[str] = dataclasses.field(default_factory=list)
   width: int = 0
   identity: str = ""
   pairs: bool = False
+
+  single_mode: typing.ClassVar[bool] = False
+  averages_statistics: typing.ClassVar[bool] = True
+  keeps_own_precision: typing.ClassVar[bool] = False
+  compiles_with_xla: typing.ClassVar[bool] = True
+  tracks_assets: typing.ClassVar[bool] = False
 
   def __post_init__(self):
     self.width = self.width or self.feature_size
 
   @property
-  def modality(self):
+  def modality(self) -> str:
     """ "text" or "image"."""
     return self.spec.modality
 
+  @property
+  def has_training_mode(self) -> bool:
+    """Whether the network has a training mode at all."""
+    return True
 
-def parameters(variables):
+  def can_split(self, stage: str) -> bool:
+    """Returns whether the network can be split below `stage`, with at least one stage in the trunk."""
+    from tl_app.backbones import native_stages
+
+    return stage in list(self.stages)[1:] and not native_stages.crossing_layer(self.network, self.stages, stage)
+
+  def split(self, stage: str) -> "tuple[keras.Model, keras.Model]":
+    """Splits the network below a stage.
+
+    Args:
+      stage: name of the lowest stage of the tail.
+
+    Returns:
+      (trunk, tail), two models that share the weights: `tail(trunk(inputs))` equals `network(inputs)` to the bit. The
+      trunk returns a dict of tensors.
+
+    Raises:
+      ValueError: there is no such stage, or the network cannot be split there.
+    """
+    from tl_app.backbones import native_stages
+
+    return native_stages.split(self.network, self.stages, stage, self.spec.name)
+
+  def set_training_mode(self, on: bool) -> None:
+    """Switches the one training mode of a `single_mode` network on or off.
+
+    Raises:
+      ValueError: each layer of this network has its own mode.
+    """
+    raise ValueError(f"{self.spec.name} has a training mode for each layer")
+
+  def cache_facts(self) -> dict[str, str]:
+    """Returns what identifies the network in the key of a feature cache, besides its weights and pooling."""
+    return {"kind": self.spec.kind, "network": self.identity}
+
+
+def parameters(variables: "Iterable[keras.Variable]") -> int:
   """Returns the number of weights in `variables`."""
   return sum(math.prod(variable.shape) for variable in variables)

@@ -36,11 +36,11 @@ def read_long(backbone, how, max_windows):
   inputs = {key: keras.Input((None, None), dtype=x.dtype, name=key) for key, x in backbone.network.input.items()}
   windows = RealWindows(name="windows")(inputs)
   owners = windows.pop("owner")
-  pooled = PoolWindows(name="pool_windows")(backbone.network.call(windows)["pooled"], owners, inputs[MASK])
+  pooled = PoolWindows(name="pool_windows")(backbone.network.call(windows)["features"], owners, inputs[MASK])
   return dataclasses.replace(
     backbone,
     preprocess=long_text.Windows(preprocess, max_windows),
-    network=keras.Model(inputs, {"pooled": pooled}, name="backbone"),
+    network=keras.Model(inputs, {"features": pooled}, name="backbone"),
   )
 
 

@@ -5,41 +5,22 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import re
 
 import keras
 import tensorflow as tf
-from keras import ops
 
 from tl_app.backbones import bert, efficientnet_lite
 from tl_app.backbones.backbone import Backbone
+from tl_app.backbones.native_stages import stage_weights
+from tl_app.backbones.pooling import pool
 from tl_app.errors import UserError
 from tl_app.preprocessing import image, text
 
 # KerasHub's names of what `text.INPUT_NAMES` call otherwise.
 KERASHUB_INPUTS = {"token_ids": "input_word_ids", "padding_mask": "input_mask", "segment_ids": "input_type_ids"}
 
-# Where the record has no stages: (expression over the Keras path of a weight, its stage); the first match counts.
-TEXT_RULES = (
-  (r"(?:.*/)?[a-z_]*layers?_(\d+)[_/]", r"layer_\1"),
-  (r"(?:.*/)?[a-z_]*block_(\d+)[_/]", r"layer_\1"),
-  (r"[a-z_]*embed|position|segment", "embeddings"),
-  (r"pool", "pooler"),
-)
-IMAGE_RULES = (
-  (r"(stem|top)_", r"\1"),
-  (r"[a-z_]*embed", "embeddings"),
-  (r"[a-z_]*encoder/(?:[a-z_]+/)*[a-z_]*_(\d+)/", r"layer_\1"),
-  (r"conv1_", "stem"),
-  (r"conv([2-9])_block", r"conv\1"),
-  (r"stack(\d+)_", r"stack\1"),
-  (r"[a-z_]*stage_?(\d+)_", r"stage\1"),
-  (r"block_(\d+)_", r"block_\1"),
-  (r"block(\d+)[a-z]?_", r"block\1"),
-)
 # What a sentence-transformers directory calls them.
 POOLING_MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
-NUM_GROUPS = 4
 DEFAULT_SIZE = 224
 
 
@@ -53,7 +34,7 @@ def load(spec, assets, *, pooling="auto", image_size=0):
     image_size: height and width in pixels; 0 for the record's, else the network's.
 
   Returns:
-    A `Backbone`; its network is one flat functional model, which `split` can cut between stages.
+    A `Backbone`; its network is one flat functional model, which can be split between stages.
 
   Raises:
     UserError: it cannot be fetched, is damaged, or has no such pooling or image size.
@@ -65,98 +46,6 @@ def load(spec, assets, *, pooling="auto", image_size=0):
     "efficientnet_lite_torch": _efficientnet_lite,
   }[spec.kind]
   return loader(spec, assets, pooling, image_size or spec.image_size)
-
-
-def stage_weights(network, spec):
-  """Assigns every weight of a network to a stage.
-
-  Args:
-    network: functional `keras.Model`.
-    spec: `BackboneSpec`; its `stages`, else built-in rules over the names, else four groups in the order of the graph.
-      A weight that no expression matches is in the stage of the weight before it.
-
-  Returns:
-    (ordered dict stage -> list of `keras.Variable`, list of notes). The seed states of dropout are no weights.
-  """
-  weights = _forward_weights(network)
-  rules = [(pattern, name) for name, pattern in spec.stages]
-  if not rules:
-    rules = TEXT_RULES if len(network.inputs) > 1 else IMAGE_RULES
-  names = [_stage_name(weight.path, rules) for weight in weights]
-  found = [name for name in names if name]
-  if len(found) > len(names) / 2 and len(set(found)) > 1:
-    stages = _collect(weights, names, [name for name, _ in spec.stages] or list(dict.fromkeys(found)))
-    if _is_forward(network, stages):
-      return stages, []
-  if spec.stages:
-    raise UserError(f"{spec.name}: the layers of this network do not follow the stages of its record")
-  layers = list(dict.fromkeys(weight.path.partition("/")[0] for weight in weights))
-  group = {layer: f"group_{i * NUM_GROUPS // len(layers)}" for i, layer in enumerate(layers)}
-  names = [group[weight.path.partition("/")[0]] for weight in weights]
-  stages = _collect(weights, names, list(dict.fromkeys(names)))
-  return stages, [f"layer names say nothing about stages: {len(stages)} groups in the order of the graph"]
-
-
-def across(backbone, stage):
-  """Returns the name of a layer that holds weights both below and above the cut at `stage`, or ""."""
-  at = list(backbone.stages).index(stage)
-  walked = _walk(backbone.network, backbone.stages)
-  return next((node.operation.name for node, own, _ in walked if own and own[0] < at <= own[1]), "")
-
-
-def split(backbone, stage):
-  """Cuts a network below a stage.
-
-  Args:
-    backbone: a native `Backbone`.
-    stage: name of the lowest stage of the tail.
-
-  Returns:
-    (trunk, tail), two functional models that share the weights: `tail(trunk(inputs))` is `network(inputs)`. The trunk
-    gives a dict of the tensors that the tail needs, keyed by the name of the layer or input they come from.
-
-  Raises:
-    ValueError: no such stage, or one layer of the network holds weights from below and above the cut.
-  """
-  names = list(backbone.stages)
-  if stage not in names:
-    raise ValueError(f"unknown stage {stage!r}: this backbone has {', '.join(names)}")
-  layer = across(backbone, stage)
-  if layer:
-    raise ValueError(f"{backbone.spec.name} cannot be split at {stage}: {layer} is one layer across it")
-  at, network = names.index(stage), backbone.network
-  # Per tensor below the cut what to hand over for it: itself, or the inputs that it follows from without weights.
-  handed, makers, wanted = {}, {}, list(network.outputs)
-  for node, own, below in _walk(network, backbone.stages):
-    if max(below, own[1] if own else -1) >= at:
-      wanted += node.input_tensors
-    else:
-      free = node.input_tensors if below < 0 and not own else ()
-      sources = [source for tensor in free for source in handed[id(tensor)]]
-      handed.update({id(tensor): sources or [tensor] for tensor in node.outputs})
-      if not own and node.input_tensors:
-        makers.update({id(tensor): node for tensor in node.outputs})
-  wanted = [source for tensor in wanted for source in handed.get(id(tensor), ())]
-  cut = {id(tensor): tensor for tensor in wanted}
-  cut = [tensor for tensor in cut.values() if not _follows(tensor, cut, makers)]
-  keys = _keys(cut)
-  trunk = keras.Model(network.input, dict(zip(keys, cut)), name="trunk")
-  inputs = {key: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=key) for key, tensor in zip(keys, cut)}
-  above = keras.Model(cut, network.output)
-  return trunk, keras.Model(inputs, above.call(list(inputs.values())), name="tail")
-
-
-def pool(sequence, mask, how):
-  """Returns [batch, width] from a sequence [batch, length, width]: "cls" takes the first position, "mean" averages.
-
-  `mask` [batch, length] is 1 at the positions that count; None counts all.
-  """
-  if how == "cls":
-    return sequence[:, 0]
-  if mask is None:
-    return ops.mean(sequence, axis=1)
-  mask = ops.expand_dims(ops.cast(mask, sequence.dtype), axis=-1)
-  return ops.sum(sequence * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
 
 
 def tokens(tokenizer, limit):
@@ -407,7 +296,7 @@ def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
   spec = dataclasses.replace(spec, unit_length=spec.unit_length and pooling == spec.pooling)
   if spec.unit_length:
     pooled = keras.layers.UnitNormalization(name="unit_features")(pooled)
-  network = keras.Model(inputs, {"pooled": pooled, "sequence": sequence}, name="backbone")
+  network = keras.Model(inputs, {"features": pooled, "sequence": sequence}, name="backbone")
   spec = dataclasses.replace(spec, modality="text", pooling=pooling, max_length=preprocess.limit)
   return _backbone(spec, preprocess, network, facts)
 
@@ -423,7 +312,7 @@ def _image_backbone(spec, pixels, output, pooler, pooling, size, facts):
   else:
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(output)
   name = "map" if len(output.shape) == 4 else "sequence"
-  network = keras.Model(pixels, {"pooled": pooled, name: output}, name="backbone")
+  network = keras.Model(pixels, {"features": pooled, name: output}, name="backbone")
   spec = dataclasses.replace(spec, modality="image", pooling=pooling, image_size=size)
   return _backbone(spec, image.Preprocess(size), network, facts)
 
@@ -433,77 +322,5 @@ def _backbone(spec, preprocess, network, facts):
   stages, notes = stage_weights(network, spec)
   record = {name: getattr(spec, name) for name in ("value_range", "mean", "channels", "unit_length")}
   identity = json.dumps([record, facts], sort_keys=True, default=str)
-  feature_size = int(network.output["pooled"].shape[-1])
+  feature_size = int(network.output["features"].shape[-1])
   return Backbone(spec, preprocess, network, stages, feature_size, notes, identity=identity)
-
-
-# Stages in the graph.
-
-
-def _forward_weights(network):
-  """Returns the weights in forward order, each once."""
-  weights = {}
-  for node in _nodes(network):
-    for weight in getattr(node.operation, "weights", ()):
-      weights.setdefault(id(weight), weight)
-  return list(weights.values())
-
-
-def _stage_name(path, rules):
-  for pattern, name in rules:
-    match = re.match(pattern, path)
-    if match:
-      return match.expand(name)
-  return None
-
-
-def _collect(weights, names, order):
-  """Returns {stage: weights} in the given order, none empty; a None joins the weight before, else the one after."""
-  stages = {name: [] for name in order}
-  current = next(name for name in names if name)
-  for weight, name in zip(weights, names):
-    current = name or current
-    stages[current].append(weight)
-  return {name: members for name, members in stages.items() if members}
-
-
-def _is_forward(network, stages):
-  """Whether no layer of a lower stage comes after a higher one."""
-  return all(own is None or own[0] >= below for _, own, below in _walk(network, stages))
-
-
-def _walk(network, stages):
-  """Yields (node, own, below) in forward order.
-
-  own: (lowest, highest) stage index among the weights of the node's layer, None without weights. below: highest stage
-  index that the node's inputs depend on, -1 for none.
-  """
-  index = {id(weight): i for i, members in enumerate(stages.values()) for weight in members}
-  reached = {}
-  for node in _nodes(network):
-    found = [index[id(weight)] for weight in getattr(node.operation, "weights", ())]
-    own = (min(found), max(found)) if found else None
-    below = max((reached[id(tensor)] for tensor in node.input_tensors), default=-1)
-    reached.update({id(tensor): max(below, own[1] if own else -1) for tensor in node.outputs})
-    yield node, own, below
-
-
-def _nodes(network):
-  """Returns the nodes of a functional model in forward order."""
-  depths = network._nodes_by_depth
-  return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
-
-
-def _follows(tensor, cut, makers):
-  """Whether the tensor follows from others in `cut` through the nodes without weights, `makers`."""
-  node = makers.get(id(tensor))
-  return node is not None and all(id(source) in cut or _follows(source, cut, makers) for source in node.input_tensors)
-
-
-def _keys(tensors):
-  """Returns a distinct name for each tensor: the layer or input that it comes from."""
-  keys = []
-  for tensor in tensors:
-    name = tensor._keras_history.operation.name
-    keys.append(name if name not in keys else f"{name}_{len(keys)}")
-  return keys

@@ -5,13 +5,14 @@ import dataclasses
 import hashlib
 import pathlib
 import re
+import typing
 
 import keras
 import tensorflow as tf
-from keras import ops
 
 from tl_app.backbones import stages_by_name, variable_usage
 from tl_app.backbones.backbone import Backbone
+from tl_app.backbones.pooling import pool
 from tl_app.backbones.saved_model_signature import Face
 from tl_app.errors import UserError
 from tl_app.preprocessing import image, text
@@ -57,7 +58,7 @@ def load(directory, spec, *, preprocessor=None, pooling="auto", image_size=0):
     notes.append(f"the features are its output {rivals[0]!r}, the widest beside {', '.join(map(repr, rivals[1:5]))}")
   if face.modality == "image" and not face.takes_bytes():
     notes.append("pixels go in from {:g} to {:g}; --pixels for another range".format(*spec.value_range))
-  return Backbone(
+  return SavedModelBackbone(
     spec=spec,
     preprocess=_preprocess(module, face, layer, spec, preprocessor, size),
     network=_network(layer, face, size, chosen, source),
@@ -84,8 +85,40 @@ def read(directory):
     raise UserError(f"{directory} holds no readable SavedModel: {reason}") from None
 
 
+class SavedModelBackbone(Backbone):
+  """A `Backbone` whose network is one `SavedModelLayer`: it cannot be split, and has one training mode for all."""
+
+  single_mode: typing.ClassVar[bool] = True
+  averages_statistics: typing.ClassVar[bool] = False
+  keeps_own_precision: typing.ClassVar[bool] = True
+  compiles_with_xla: typing.ClassVar[bool] = False
+  tracks_assets: typing.ClassVar[bool] = True
+
+  @property
+  def layer(self) -> "SavedModelLayer":
+    """The layer that runs the module."""
+    return next(layer for layer in self.network.layers if isinstance(layer, SavedModelLayer))
+
+  @property
+  def has_training_mode(self) -> bool:
+    """Whether the module has a training graph."""
+    return self.layer.has_training_mode
+
+  def can_split(self, stage: str) -> bool:
+    """Returns False: a SavedModel is one layer."""
+    return False
+
+  def split(self, stage: str) -> tuple[keras.Model, keras.Model]:
+    """Raises `ValueError`: a SavedModel is one layer."""
+    raise ValueError(f"{self.spec.name} is a SavedModel and cannot be split")
+
+  def set_training_mode(self, on: bool) -> None:
+    """Sets whether training runs the module's training graph (dropout, batch statistics)."""
+    self.layer.training_mode = on
+
+
 class SavedModelLayer(keras.layers.Layer):
-  """A loaded SavedModel: {role: tensor} to {"pooled", "sequence", "map"}, float32, as far as it has them.
+  """A loaded SavedModel: {role: tensor} to {"pooler", "sequence", "map"}, float32, as far as it has them.
 
   Attributes:
     training_mode: whether `fit` runs the module's training graph (dropout, BatchNorm on the batch) while any of its
@@ -289,7 +322,7 @@ def _choose_pooling(pooling, spec, face, outputs):
   """Returns (pooling, the output it is made of, notes)."""
   wanted = spec.pooling_for(pooling)
   spatial = next((kind for kind in ("sequence", "map") if kind in outputs), None)
-  possible = {"pooler": "pooled" if "pooled" in outputs else None, "mean": spatial}
+  possible = {"pooler": "pooler" if "pooler" in outputs else None, "mean": spatial}
   possible["cls"] = "sequence" if "sequence" in outputs else None
   if possible[wanted]:
     return wanted, possible[wanted], []
@@ -302,7 +335,7 @@ def _choose_pooling(pooling, spec, face, outputs):
 
 
 def _network(layer, face, size, pooling, source):
-  """Returns the functional model from the backbone's inputs to "pooled" and what else the module gives."""
+  """Returns the functional model from the backbone's inputs to "features" and the module's "sequence" or "map"."""
   if face.modality == "image":
     inputs = keras.Input((size, size, 3), dtype="float32", name="image")
     tensors = {"image": inputs}
@@ -312,19 +345,9 @@ def _network(layer, face, size, pooling, source):
   else:
     inputs = tensors = {name: keras.Input((None,), dtype="int32", name=name) for name in text.INPUT_NAMES}
   outputs = dict(layer(tensors))
-  outputs["pooled"] = _pool(outputs[source], pooling, tensors.get("input_mask"))
+  features = pool(outputs[source], tensors.get("input_mask"), pooling)
+  outputs = {"features": features} | {kind: tensor for kind, tensor in outputs.items() if kind != "pooler"}
   return keras.Model(inputs, outputs, name="backbone")
-
-
-def _pool(tensor, pooling, mask):
-  if pooling == "cls":
-    return tensor[:, 0]
-  if pooling == "pooler":
-    return tensor
-  if mask is None:
-    return ops.mean(tensor, axis=tuple(range(1, len(tensor.shape) - 1)))
-  weights = ops.expand_dims(ops.cast(mask, "float32"), -1)
-  return ops.sum(tensor * weights, axis=1) / ops.maximum(ops.sum(weights, axis=1), 1.0)
 
 
 def _preprocess(module, face, layer, spec, preprocessor, size):

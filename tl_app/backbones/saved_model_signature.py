@@ -166,7 +166,7 @@ class Face:
     return _described([self.inference])
 
   def outputs(self, image_size):
-    """Returns dict, "pooled", "sequence" or "map" -> `Output`; at least one.
+    """Returns dict, "pooler", "sequence" or "map" -> `Output`; at least one.
 
     Args:
       image_size: height and width in pixels of a module for images.
@@ -185,11 +185,11 @@ class Face:
       leaves = [(name, index, place, tensors[index].shape) for name, index, place, _ in leaves]
     floats = leaves if self.modality != "strings" else [leaf for leaf in leaves if leaf[-1].rank == 2]
     found = {
-      "pooled": _first(floats, 2, POOLED),
+      "pooler": _first(floats, 2, POOLED),
       "sequence": _first(floats, 3, ("sequence_output", "default")) if self.modality != "image" else None,
       "map": _first(floats, 4, ("default", "map", "feature_map")),
     }
-    if self.modality == "image" and not found["pooled"] and not found["map"]:
+    if self.modality == "image" and not found["pooler"] and not found["map"]:
       found["sequence"] = _first(floats, 3, ("default",))
     found = {kind: output for kind, output in found.items() if output}
     if not found:

@@ -38,7 +38,7 @@ def _apart(backbone):
   inputs, pooled = {}, []
   for side in SIDES:
     own = {name: keras.Input(t.shape[1:], dtype=t.dtype, name=_key(side, name)) for name, t in _named(backbone.network)}
-    pooled.append(backbone.network.call(own if isinstance(backbone.network.input, dict) else own[""])["pooled"])
+    pooled.append(backbone.network.call(own if isinstance(backbone.network.input, dict) else own[""])["features"])
     inputs |= {_key(side, name): tensor for name, tensor in own.items()}
   first, second = (ops.normalize(x, axis=-1) for x in pooled)
   product = backbone.feature_size**0.5 * first * second
@@ -46,7 +46,7 @@ def _apart(backbone):
   return dataclasses.replace(
     backbone,
     preprocess=Apart(backbone.preprocess),
-    network=keras.Model(inputs, {"pooled": features}, name="backbone"),
+    network=keras.Model(inputs, {"features": features}, name="backbone"),
     feature_size=4 * backbone.feature_size,
     width=backbone.feature_size,
     pairs=True,

@@ -11,8 +11,8 @@ from tl_app.preprocessing import word_pieces
 
 
 def read_words(backbone):
-  """Returns the `Backbone` whose "pooled" is [batch, max_length, width]: what its sequence has at each word's first
-  piece, the words of a text first, then zeros. "words", [batch, max_length], is 1 where there is a word. Weights and
+  """Returns the `Backbone` whose "features" is [batch, max_length, width]: what its sequence has at each word's first
+  piece, the words of a text first, then zeros. "mask", [batch, max_length], is 1 where there is a word. Weights and
   stages are shared.
 
   Args:
@@ -35,7 +35,7 @@ def read_words(backbone):
     backbone,
     preprocess=preprocess,
     network=keras.Model(
-      {**backbone.network.input, word_pieces.STARTS: starts}, {"pooled": pooled, "words": present}, name="backbone"
+      {**backbone.network.input, word_pieces.STARTS: starts}, {"features": pooled, "mask": present}, name="backbone"
     ),
     feature_size=width,
     width=width,
@@ -43,7 +43,7 @@ def read_words(backbone):
 
 
 class FirstPieces(keras.layers.Layer):
-  """(sequence [batch, length, width], starts [batch, length]) to `read_words`' "pooled" and "words", float32."""
+  """(sequence [batch, length, width], starts [batch, length]) to `read_words`' "features" and "mask", float32."""
 
   def __init__(self, positions):
     """Args:
@@ -88,8 +88,8 @@ def head_on(head, outputs):
 
   They are [batch, positions, outputs] where the backbone gives features for each word.
   """
-  if "words" not in outputs:
-    return head(outputs["pooled"])
-  pooled = outputs["pooled"]
+  if "mask" not in outputs:
+    return head(outputs["features"])
+  pooled = outputs["features"]
   rows = head(ops.reshape(pooled, (-1, pooled.shape[-1])))
-  return ByWord(name="by_word")(rows, outputs["words"])
+  return ByWord(name="by_word")(rows, outputs["mask"])

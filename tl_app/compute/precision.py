@@ -53,9 +53,9 @@ PLAIN = Way()
 
 def check(config, backbone, num_devices):
   """Raises `UserError` where --precision or --jit cannot be had."""
-  if backbone.spec.kind == "saved_model" and config.precision not in ("auto", FLOAT32):
+  if backbone.keeps_own_precision and config.precision not in ("auto", FLOAT32):
     raise UserError(f"--precision={config.precision}: a SavedModel keeps its own precision; leave the flag out")
-  if backbone.spec.kind == "saved_model" and config.jit == "on":
+  if not backbone.compiles_with_xla and config.jit == "on":
     raise UserError("--jit=on: XLA does not compile a SavedModel here; leave the flag out")
   if config.jit == "on" and num_devices > 1:
     raise UserError("--jit=on: XLA compiles no step over several devices here; pass --jit=off or --strategy=single")
@@ -68,7 +68,7 @@ def candidates(config, backbone, gpu, num_devices):
 
   XLA is no candidate on a CPU: MiniLM's step took as long, EfficientNet-Lite0's nine times as long.
   """
-  if backbone.spec.kind == "saved_model":
+  if backbone.keeps_own_precision and not backbone.compiles_with_xla:
     return [PLAIN]
   precisions, jits = [config.precision], [config.jit == "on"]
   if config.precision == "auto":

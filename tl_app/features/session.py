@@ -285,8 +285,7 @@ def _feature_store(run):
     return None
   key = disk_cache.key(
     weights=model_lib.fingerprint(backbone.stages),
-    kind=backbone.spec.kind,
-    network=backbone.identity,
+    **backbone.cache_facts(),
     pooling=backbone.spec.pooling,
     preprocessing=preprocessing_identity(run),
   )

@@ -60,10 +60,8 @@ class TrunkFeatures:
   """
 
   def __init__(self, run, stage):
-    from tl_app.backbones import native
-
     backbone = run.model.backbone
-    trunk, tail = native.split(backbone, stage)
+    trunk, tail = backbone.split(stage)
     self._run = run
     self._is_text = backbone.modality == "text"
     size = None if self._is_text else backbone.preprocess.size
@@ -147,7 +145,7 @@ class TrunkFeatures:
       rows = session.predict(self._run, self._trunk, sample)
       # Not of the logits: those of a head that starts at zero hear nothing, and the next run has another head.
       exact, halved = (
-        keras.ops.convert_to_numpy(self._features(self._unpack(tf.constant(x)), training=False)["pooled"])
+        keras.ops.convert_to_numpy(self._features(self._unpack(tf.constant(x)), training=False)["features"])
         for x in (rows, rows.astype(np.float16).astype(np.float32))
       )
       difference = inference_engine.difference(halved, exact)
@@ -184,7 +182,7 @@ def features(run, phase):
   """Returns the `TrunkFeatures` of a phase, filled, or None where its frozen stages are better run in every step."""
   lowest, backbone = model_lib.lowest_active(run.model, phase), run.model.backbone
   directory = session.cache_directory(run)
-  if directory is None or backbone.pairs or not model_lib.can_split(backbone, lowest):
+  if directory is None or backbone.pairs or not backbone.can_split(lowest):
     return None
   if text.windows_of(backbone.preprocess) > 1:
     log.info("--long_text=windows: the frozen stages run in every step")
@@ -201,8 +199,7 @@ def features(run, phase):
   below = list(backbone.stages)[: list(backbone.stages).index(lowest)]
   key = disk_cache.key(
     weights=model_lib.fingerprint({name: backbone.stages[name] for name in below}),
-    kind=backbone.spec.kind,
-    network=backbone.identity,
+    **backbone.cache_facts(),
     stage=lowest,
     preprocessing=session.preprocessing_identity(run),
   )

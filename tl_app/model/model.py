@@ -53,7 +53,7 @@ class Model:
 def build(backbone, task, unit_length=False):
   """Returns the `Model` of a backbone and a fresh head for a fitted `Task`; `unit_length` as in `heads.linear`."""
   head = heads.linear(backbone.feature_size, len(task.names), unit_length)
-  features = keras.Model(backbone.network.input, backbone.network.output["pooled"], name="features")
+  features = keras.Model(backbone.network.input, backbone.network.output["features"], name="features")
   network = keras.Model(backbone.network.input, token_features.head_on(head, backbone.network.output), name="network")
   can_train = frozenset(id(variable) for variable in network.trainable_variables)
   statistics = frozenset(id(variable) for variable in _statistics(backbone.network))
@@ -145,23 +145,12 @@ def training_network(model, phase, top=None):
   native network where one of its layers holds stages from both sides: then all of it runs in training mode.
   """
   lowest, backbone = lowest_active(model, phase), model.backbone
-  if not can_split(backbone, lowest):
+  if not backbone.can_split(lowest):
     return keras.Model(backbone.network.input, top(model.features.output)) if top else model.network
-  from tl_app.backbones import native
-
-  trunk, tail = native.split(backbone, lowest)
+  trunk, tail = backbone.split(lowest)
   outputs = tail(Trunk(trunk)(backbone.network.input))
-  above = top(outputs["pooled"]) if top else token_features.head_on(model.head, outputs)
+  above = top(outputs["features"]) if top else token_features.head_on(model.head, outputs)
   return keras.Model(backbone.network.input, above, name="trunk_tail_head")
-
-
-def can_split(backbone, stage):
-  """Whether the network can be cut below `stage`, and something is there."""
-  if backbone.spec.kind == "saved_model" or stage not in list(backbone.stages)[1:]:
-    return False
-  from tl_app.backbones import native
-
-  return not native.across(backbone, stage)
 
 
 def inference_batch(backbone):

@@ -97,12 +97,12 @@ def batch_norm_modes(model, phase):
   A SavedModel is opaque: it has one mode for all its stages. `train_unfrozen` takes the training mode only where every
   stage trains, since otherwise frozen stages would run on batch statistics and move their own.
   """
-  on_batch, opaque = set(), _opaque_layer(model)
-  if opaque is not None and not opaque.has_training_mode:
+  on_batch, backbone = set(), model.backbone
+  if not backbone.has_training_mode:
     pass
   elif phase.backbone_trains and phase.bn == "train":
     on_batch = set(model.stages)
-  elif phase.bn == "train_unfrozen" and (opaque is None or set(model.backbone.stages) <= set(phase.train_stages)):
+  elif phase.bn == "train_unfrozen" and (not backbone.single_mode or set(backbone.stages) <= set(phase.train_stages)):
     on_batch = set(phase.train_stages)
   return {
     name: ("batch" if name in on_batch else "frozen") if any(id(v) in model.statistics for v in variables) else "-"
@@ -121,20 +121,15 @@ def changing(model, phases):
 
 def _set_batch_norm(model, phase):
   modes = batch_norm_modes(model, phase)
-  opaque = _opaque_layer(model)
-  if opaque is not None:
+  if model.backbone.single_mode:
     # Without statistics there is only dropout to switch: on, as the module does by itself.
     if set(modes.values()) & {"frozen", "batch"}:
-      opaque.training_mode = "batch" in modes.values()
+      model.backbone.set_training_mode("batch" in modes.values())
     return
   stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
   for layer in model.network._flatten_layers(include_self=False):
     if isinstance(layer, keras.layers.BatchNormalization):
       layer.trainable = modes.get(stage_of.get(id(layer.moving_mean))) == "batch"
-
-
-def _opaque_layer(model):
-  return next((layer for layer in model.backbone.network.layers if hasattr(layer, "training_mode")), None)
 
 
 @dataclasses.dataclass(frozen=True)

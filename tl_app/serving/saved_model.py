@@ -47,7 +47,7 @@ class Served(tf.Module):
     self._variables = [variable.value for variable in model.network.variables]
     # A module's tables and assets are found through its layer. Of a native network there is nothing more to find, and
     # through Keras each variable would be written a second time.
-    self._layers = model.network.layers if model.backbone.spec.kind == "saved_model" else []
+    self._layers = model.network.layers if model.backbone.tracks_assets else []
     self._labels_file = tf.saved_model.Asset(str(labels_file))
     self._task = model.task
     signature = [tf.TensorSpec([None, 2] if model.backbone.pairs else [None], tf.string, name="inputs")]

@@ -239,7 +239,7 @@ def _feed(run, phase, features, left):
 
 def _below(run, phase, left):
   """Returns what `trunk.features` gives for the epochs that --max_minutes leaves: a single one repays nothing new."""
-  splits = model_lib.can_split(run.model.backbone, model_lib.lowest_active(run.model, phase))
+  splits = run.model.backbone.can_split(model_lib.lowest_active(run.model, phase))
   if run.deadline and splits and phase.epochs > 1 and not phase.mixes:
     _, cut = _shortened(run, phase, _seconds_online(run, phase), left)
     if cut is None or cut.epochs < 2:

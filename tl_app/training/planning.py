@@ -206,7 +206,7 @@ def _stage_rows(run, phase):
   if phase.objective == recipes.CONTRAST:
     _check_contrast(run)
   selected = stages.selected(model, phase)
-  if "batch" in modes.values() and model.backbone.spec.kind == "saved_model" and run.strategy.num_replicas_in_sync > 1:
+  if "batch" in modes.values() and not model.backbone.averages_statistics and run.strategy.num_replicas_in_sync > 1:
     raise UserError(f"--bn={phase.bn}: the statistics of a SavedModel cannot be averaged over devices; use --bn=frozen")
   rows = []
   for name, variables in model.stages.items():

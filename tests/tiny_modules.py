@@ -82,8 +82,8 @@ def bert(directory, layers=2, old=False, length=None, lower=True):
 
 
 def bert_preprocess(directory, packs=True):
-  """The preprocessing twin of `bert`: 12 tokens; with `tokenize` and `bert_pack_inputs` if it `packs`."""
-  return _save((_PackingTwin if packs else _Twin)(_vocabulary(directory)), directory)
+  """The preprocessing model of `bert`: 12 tokens; with `tokenize` and `bert_pack_inputs` if it `packs`."""
+  return _save((_PackingPreprocess if packs else _FixedPreprocess)(_vocabulary(directory)), directory)
 
 
 def strings(directory):
@@ -216,7 +216,7 @@ class _Bert(tf.train.Checkpoint):
     return {"default": pooled, "pooled_output": pooled, "sequence_output": x, "encoder_outputs": outputs}
 
 
-class _Twin(tf.Module):
+class _FixedPreprocess(tf.Module):
   def __init__(self, vocabulary):
     super().__init__()
     self.vocabulary = tf.saved_model.Asset(vocabulary)
@@ -247,28 +247,28 @@ class _Twin(tf.Module):
 
 
 class _Tokenize(tf.Module):
-  def __init__(self, twin):
+  def __init__(self, hub):
     super().__init__()
-    self.twin = twin
+    self.hub = hub
 
   @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="sentences")])
   def __call__(self, sentences):
-    return self.twin._tokens(sentences)
+    return self.hub._tokens(sentences)
 
 
 class _Pack(tf.Module):
-  def __init__(self, twin):
+  def __init__(self, hub):
     super().__init__()
-    self.twin = twin
+    self.hub = hub
 
   @tf.function(
     input_signature=[[tf.RaggedTensorSpec([None, None], tf.int32, 1)], tf.TensorSpec([], tf.int32, name="seq_length")]
   )
   def __call__(self, inputs, seq_length):
-    return self.twin._pack(inputs[0], seq_length)
+    return self.hub._pack(inputs[0], seq_length)
 
 
-class _PackingTwin(_Twin):
+class _PackingPreprocess(_FixedPreprocess):
   def __init__(self, vocabulary):
     super().__init__(vocabulary)
     self.tokenize, self.bert_pack_inputs = _Tokenize(self), _Pack(self)
@@ -289,12 +289,12 @@ class _Strings(tf.Module):
 
 
 def texts(root):
-  """Writes the text modules below the path `root`; returns {"strings", "bert", "twin", "fixed twin": path}."""
+  """Writes the text modules below the path `root`; returns {form: path}."""
   return {
     "strings": strings(root / "strings"),
     "bert": bert(root / "bert"),
-    "twin": bert_preprocess(root / "twin"),
-    "fixed twin": bert_preprocess(root / "fixed", packs=False),
+    "hub_preprocess": bert_preprocess(root / "hub_preprocess"),
+    "fixed preprocessing": bert_preprocess(root / "fixed", packs=False),
   }
 
 

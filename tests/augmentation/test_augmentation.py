@@ -20,7 +20,7 @@ from tl_app.config import Config, validate
 from tl_app.data import pipeline
 from tl_app.data.examples import Examples, strings
 from tl_app.errors import UserError
-from tl_app.preprocessing.image import Preprocess
+from tl_app.preprocessing.image import ImagePreprocess
 from tl_app.recipes import recipes
 
 SENTENCES = strings(
@@ -86,7 +86,7 @@ def squares():
 def _batches(inputs, seed=1, augment=None, mix=None, batches=6, targets=None):
   targets = np.eye(len(inputs), dtype=np.float32) if targets is None else targets
   order = pipeline.index_batches(len(inputs), 3, seed)
-  dataset = pipeline.for_training(inputs, targets, Preprocess(16), "image", order, augment, mix)
+  dataset = pipeline.for_training(inputs, targets, ImagePreprocess(16), "image", order, augment, mix)
   return [[x.numpy() for x in batch] for batch in itertools.islice(dataset, batches)]
 
 
@@ -216,10 +216,10 @@ def test_copies_depend_on_their_example_alone_and_are_the_same_each_time(squares
     assert copies.make(whole, [0], texts.Augment("light", inputs, 2), 4)[0].tolist() != made[:: len(whole)].tolist()
     return
   pixels = strings([*inputs, *made])
-  dataset, positions = pipeline.for_inference(pixels, Preprocess(16), modality, 6)
+  dataset, positions = pipeline.for_inference(pixels, ImagePreprocess(16), modality, 6)
   first, again = (pipeline.restore(np.concatenate(list(dataset)), positions) for _ in range(2))
   np.testing.assert_array_equal(first, again)
-  np.testing.assert_array_equal(first[:6], [Preprocess(16).one(image) for image in inputs])
+  np.testing.assert_array_equal(first[:6], [ImagePreprocess(16).one(image) for image in inputs])
   assert len({image.tobytes() for image in first}) == len(first)
   other = copies.make(whole, np.arange(len(whole)), images.Augment("medium", 1), 4)[1]
   assert not set(other) & set(hashes)

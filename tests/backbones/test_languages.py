@@ -12,7 +12,7 @@ import tiny_presets
 
 from tl_app import backbones, files
 from tl_app.assets import Assets
-from tl_app.backbones import bert, native, saved_model
+from tl_app.backbones import bert, kerashub_tokens, saved_model
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.checking import texts as text_checks
 from tl_app.commands import predict, train
@@ -129,8 +129,8 @@ def test_a_hugging_face_directory_says_its_rules(tmp_path, written, rules):
   assert bert.tokenizer_rules(tmp_path) == {"lower": True, "strip_accents": None, "split_cjk": True}
   (tmp_path / "tokenizer_config.json").write_text(json.dumps(written))
   assert bert.tokenizer_rules(tmp_path) == rules
-  assert bert.special_tokens({"model_type": "bert"}) == {"special": text.SPECIAL_TOKENS, "between": 1}
-  assert bert.special_tokens({"model_type": "mpnet"}) == {"special": ("<s>", "</s>", "<pad>"), "between": 2}
+  assert bert.special_tokens({"model_type": "bert"}) == {"special": text.SPECIAL_TOKENS, "separators_between": 1}
+  assert bert.special_tokens({"model_type": "mpnet"}) == {"special": ("<s>", "</s>", "<pad>"), "separators_between": 2}
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -138,7 +138,7 @@ def test_a_kerashub_vocabulary_is_read_by_the_rules_of_its_network(lower):
   from keras_hub import models
 
   tokenizer = models.BertTokenizer(vocabulary=PIECES, lowercase=lower)
-  assert_same(native.tokens(tokenizer, 64), reference(lower))
+  assert_same(kerashub_tokens.preprocess(tokenizer, 64), reference(lower))
 
 
 @pytest.mark.parametrize("lower", [True, False])

@@ -128,16 +128,16 @@ def test_a_text_that_fits_gives_what_it_gave_before(world):
     np.testing.assert_allclose(read.network(read.preprocess(texts))["features"], before, atol=1e-6)
 
 
-def test_a_twin_that_packs_reads_windows_as_the_vocabulary_does(world):
+def test_a_preprocessing_model_that_packs_reads_windows_as_the_vocabulary_does(world):
   texts = tf.constant(["word1 " * 30 + "bad", "film"])
-  own, twin = (
+  own, hub = (
     backbone_long_text.read_long(
       saved_model.load(world["bert"], SPEC, preprocessor=preprocessor), "windows", 4
     ).preprocess
-    for preprocessor in (None, world["twin"])
+    for preprocessor in (None, world["hub_preprocess"])
   )
-  own.max_length = twin.max_length = 10
-  expected, found = own(texts), twin(texts)
+  own.max_length = hub.max_length = 10
+  expected, found = own(texts), hub(texts)
   for name in text.INPUT_NAMES:
     np.testing.assert_array_equal(found[name], expected[name])
 
@@ -145,7 +145,7 @@ def test_a_twin_that_packs_reads_windows_as_the_vocabulary_does(world):
 def test_what_gives_no_tokens_is_refused_in_one_line(world):
   with pytest.raises(UserError, match="--long_text=windows: tiny reads texts of any length: leave the flag out"):
     backbone_long_text.read_long(saved_model.load(world["strings"], SPEC), "windows", 4)
-  fixed = saved_model.load(world["bert"], SPEC, preprocessor=world["fixed twin"])
+  fixed = saved_model.load(world["bert"], SPEC, preprocessor=world["fixed preprocessing"])
   with pytest.raises(UserError, match="the preprocessing module of tiny makes whole sequences of 12 tokens"):
     backbone_long_text.read_long(fixed, "head_tail", 4)
 
@@ -155,7 +155,7 @@ def test_pairs_kept_apart_have_windows_each(world):
   read = backbone_long_text.read_long(backbone, "windows", 4)
   both = text_pairs.read_pairs(read, "bi_encoder")
   both.preprocess.max_length = 10
-  assert read.preprocess.max_length == 10 and text.windows_of(both.preprocess) == 4
+  assert read.preprocess.max_length == 10 and both.preprocess.max_windows == 4
   texts = tf.constant([["word1 " * 30, "film"], ["bad", "word2 " * 20]])
   found = both.network(both.preprocess(texts))["features"].numpy()
   u, v = (read.network(read.preprocess(texts[:, i]))["features"].numpy() for i in (0, 1))
@@ -176,7 +176,7 @@ def test_a_native_network_with_windows_is_cut_below_a_stage():
   )
   spec = BackboneSpec("tiny", "bert_safetensors", "tiny", modality="text")
   preprocess = text.RawStrings()
-  preprocess.limit, preprocess.packs = 16, True
+  preprocess.limit, preprocess.can_pack = 16, True
   single = Backbone(spec, preprocess, network, native_stages.stage_weights(network, spec)[0], 8)
   read = backbone_long_text.read_long(single, "windows", 4)
   rng = np.random.default_rng(0)

@@ -16,7 +16,7 @@ from tiny_presets import WORDS
 
 from tl_app import backbones
 from tl_app.assets import Assets
-from tl_app.backbones import bert, efficientnet_lite, native, native_stages
+from tl_app.backbones import bert, efficientnet_lite, kerashub_tokens, native, native_stages
 from tl_app.backbones.spec import SPECS, BackboneSpec
 from tl_app.errors import UserError
 from tl_app.preprocessing import text
@@ -546,7 +546,7 @@ def test_bert_agrees_with_kerashub(presets):
   assert sorted(theirs) == sorted(variable.path for variable in network.weights)
   for variable in network.weights:
     variable.assign(theirs[variable.path])
-  inputs = native.Tokens(keras_hub.models.BertTokenizer(vocabulary=WORDS, lowercase=True), 32)(TEXTS)
+  inputs = kerashub_tokens.KerasHubTokens(keras_hub.models.BertTokenizer(vocabulary=WORDS, lowercase=True), 32)(TEXTS)
   expected = reference({key: inputs[name] for key, name in native.KERASHUB_INPUTS.items()})
   np.testing.assert_allclose(network(inputs)["sequence"], expected["sequence_output"], atol=1e-5)
 

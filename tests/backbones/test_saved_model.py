@@ -217,7 +217,7 @@ def test_what_cannot_be_a_backbone_is_refused_in_one_line(tmp_path):
   with pytest.raises(UserError, match=r"batches of a fixed size: it takes float32\[4, \?, \?, 3\]"):
     load(tiny_modules.image(tmp_path / "batch", batch=4))
   with pytest.raises(UserError, match="--backbone gives no vector per text: it takes string"):
-    load(tiny_modules.bert_preprocess(tmp_path / "twin"))
+    load(tiny_modules.bert_preprocess(tmp_path / "hub_preprocess"))
   with pytest.raises(UserError, match="no backbone for text"):
     load(tmp_path / "fixed", modality="text")
   bare = tf.train.Checkpoint(variable=tf.Variable(1.0))
@@ -417,12 +417,12 @@ def test_the_shared_efficientnet_lite0(shared):
 
 def test_the_shared_bert_tiny(shared):
   directory = shared("hub/bert_tiny")
-  own, twin = load(directory, "mean"), load(directory, "mean", preprocessor=shared("hub/bert_tiny_preprocess"))
+  own, hub = load(directory, "mean"), load(directory, "mean", preprocessor=shared("hub/bert_tiny_preprocess"))
   assert list(own.stages) == ["embeddings", "layer_0", "layer_1", "layer_2", "pooler"]
   texts = tf.constant(["Hello world, the GOOD film!", "", "a " * 100])
-  assert own.preprocess.limit == twin.preprocess.limit == 64
+  assert own.preprocess.limit == hub.preprocess.limit == 64
   np.testing.assert_array_equal(
-    own.network(own.preprocess(texts))["features"], twin.network(twin.preprocess(texts))["features"]
+    own.network(own.preprocess(texts))["features"], hub.network(hub.preprocess(texts))["features"]
   )
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tiny_modules
 
 from tl_app import files
-from tl_app.backbones import native, native_stages, pooling, saved_model, text_pairs
+from tl_app.backbones import kerashub_tokens, native_stages, pooling, saved_model, text_pairs
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.commands import finished_run, predict, train
 from tl_app.config import Config
@@ -100,7 +100,7 @@ def test_joined_texts_carry_segments_and_the_longer_is_cut():
   assert inputs["input_word_ids"].numpy().tolist() == [[2, 5, 6, 7, 3, 10, 11, 3], [2, 5, 3, 12, 13, 3, 0, 0]]
   assert inputs["input_type_ids"].numpy().tolist() == [[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 0, 0]]
   assert inputs["input_mask"].numpy().sum(axis=1).tolist() == [8, 6]
-  twice = text.pack(first[1:], 8, start=2, end=3, second=second[1:], between=2)
+  twice = text.pack(first[1:], 8, start=2, end=3, second=second[1:], separators_between=2)
   assert twice["input_word_ids"].numpy()[0, :7].tolist() == [2, 5, 3, 3, 12, 13, 3]
 
 
@@ -109,32 +109,32 @@ def test_roberta_puts_two_separators_between_texts_and_counts_them():
 
   words = ["<s>", "<pad>", "</s>", "<mask>", *"abcdefg", "fg"]
   tokenizer = keras_hub.models.RobertaTokenizer({word: i for i, word in enumerate(words)}, ["f g"])
-  joined = text_pairs.Together(native.Tokens(tokenizer, 32))
+  joined = text_pairs.Together(kerashub_tokens.KerasHubTokens(tokenizer, 32))
   texts = tf.constant([["abc", "de"], ["a", "bcdea"]])
   inputs = joined(texts)
   assert inputs["input_word_ids"].numpy()[0, :9].tolist() == [0, 4, 5, 6, 2, 2, 7, 8, 2]
   assert joined.count_tokens(texts).numpy().tolist() == inputs["input_mask"].numpy().sum(axis=1).tolist() == [9, 10]
 
 
-def test_the_twin_joins_as_the_vocabulary_does(shared):
-  module, twin_module = shared("hub/bert_tiny"), shared("hub/bert_tiny_preprocess")
+def test_the_preprocessing_model_joins_as_the_vocabulary_does(shared):
+  module, preprocess_module = shared("hub/bert_tiny"), shared("hub/bert_tiny_preprocess")
   spec = BackboneSpec("tiny", "saved_model", str(module))
   texts = tf.constant([["The film is good.", "Bad film!"], ["one " * 20, "A much shorter text"], ["a", "two " * 20]])
-  own, twin = (
+  own, hub = (
     text_pairs.read_pairs(saved_model.load(str(module), spec, preprocessor=preprocessor), "cross_encoder").preprocess
-    for preprocessor in (None, str(twin_module))
+    for preprocessor in (None, str(preprocess_module))
   )
-  own.max_length = twin.max_length = 16
-  expected, found = own(texts), twin(texts)
+  own.max_length = hub.max_length = 16
+  expected, found = own(texts), hub(texts)
   assert expected["input_type_ids"].numpy().max() == 1 and expected["input_mask"].numpy().sum(axis=1).tolist()[1] == 16
   for name in text.INPUT_NAMES:
     np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
-def test_a_twin_that_packs_one_text_cannot_join_two(world):
+def test_a_preprocessing_model_that_packs_one_text_cannot_join_two(world):
   spec = BackboneSpec("tiny", "saved_model", world["bert"])
-  for twin in ("twin", "fixed twin"):
-    backbone = saved_model.load(world["bert"], spec, preprocessor=world[twin])
+  for hub in ("hub_preprocess", "fixed preprocessing"):
+    backbone = saved_model.load(world["bert"], spec, preprocessor=world[hub])
     with pytest.raises(
       UserError, match="--pair_encoding=cross_encoder: tiny cannot join two texts; use --pair_encoding=bi_encoder"
     ):

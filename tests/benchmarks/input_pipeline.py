@@ -15,7 +15,7 @@ import tensorflow as tf
 from tl_app.data import pipeline
 from tl_app.data.examples import Record, strings
 from tl_app.data.readers.folders import image_files
-from tl_app.preprocessing.image import Preprocess, decode
+from tl_app.preprocessing.image import ImagePreprocess, decode
 
 BATCH_SIZE = 32
 
@@ -63,7 +63,7 @@ def main():
   paths = strings([str(path) for path in image_files(pathlib.Path(flags.directory))[0]])
   paths = paths[: flags.max_examples or None]
   paths = paths[: len(paths) // BATCH_SIZE * BATCH_SIZE]
-  preprocess = Preprocess(flags.image_size)
+  preprocess = ImagePreprocess(flags.image_size)
   with tempfile.TemporaryDirectory() as scratch:
     datasets = {"bare": bare(paths)}
     for form, inputs in (("files", paths), ("records", records(paths, f"{scratch}/images.tfrecord"))):

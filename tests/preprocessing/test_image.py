@@ -141,7 +141,7 @@ def test_small_details_are_averaged_not_dropped():
 
 
 def test_batch_single_and_export_agree(tmp_path):
-  preprocess = image.Preprocess(32)
+  preprocess = image.ImagePreprocess(32)
   batch = tf.constant([encoded for encoded, _, _ in WHOLE.values()])
   expected = np.stack([preprocess.one(encoded) for encoded in batch])
   assert expected.min() >= 0 and expected.max() <= 1

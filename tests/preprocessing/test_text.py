@@ -108,24 +108,24 @@ def test_a_vocabulary_keeps_line_numbers_and_must_have_the_specials(tmp_path):
 
 
 @pytest.mark.parametrize("packs", [True, False])
-def test_twins_give_what_the_vocabulary_gives(tmp_path, packs):
-  directory = tiny_modules.bert_preprocess(tmp_path / "twin", packs=packs)
-  twin = text.TwinPreprocess(saved_model.read(directory), 24, identity="t")
+def test_preprocessing_models_give_what_the_vocabulary_gives(tmp_path, packs):
+  directory = tiny_modules.bert_preprocess(tmp_path / "hub_preprocess", packs=packs)
+  hub = text.HubPreprocess(saved_model.read(directory), 24, identity="t")
   own = text.WordPiece(str(directory) + "_vocab.txt", True, 24)
-  assert twin.limit == (24 if packs else 12)
+  assert hub.limit == (24 if packs else 12)
   texts = tf.constant(["the film is good", "", "the " * 9, "bad"])
-  assert twin.count_tokens(texts).numpy().tolist() == [6, 2, 11, 3]
+  assert hub.count_tokens(texts).numpy().tolist() == [6, 2, 11, 3]
   for length in (12, 5):
-    twin.max_length = own.max_length = length
-    got, wanted = tf.function(twin)(texts), own(texts)
+    hub.max_length = own.max_length = length
+    got, wanted = tf.function(hub)(texts), own(texts)
     for name in text.INPUT_NAMES:
       np.testing.assert_array_equal(got[name], wanted[name])
 
 
-def test_a_twin_that_is_none_is_refused(tmp_path):
+def test_a_module_that_preprocesses_nothing_is_refused(tmp_path):
   module = saved_model.read(tiny_modules.image_map(tmp_path / "map"))
   with pytest.raises(UserError, match="--preprocessor is no text preprocessing"):
-    text.TwinPreprocess(module, 24, identity="t")
+    text.HubPreprocess(module, 24, identity="t")
 
 
 def test_identities_tell_preprocessings_apart(vocab, tmp_path):
@@ -136,13 +136,13 @@ def test_identities_tell_preprocessings_apart(vocab, tmp_path):
   assert text.WordPiece(vocab, True, 8).identity == text.WordPiece(vocab, True, 512).identity
 
 
-def test_the_shared_twin_and_its_vocabulary_agree(shared):
+def test_the_shared_preprocessing_model_and_its_vocabulary_agree(shared):
   directory = shared("hub/bert_tiny_preprocess")
-  twin = text.TwinPreprocess(saved_model.read(directory), 64, identity="t")
+  hub = text.HubPreprocess(saved_model.read(directory), 64, identity="t")
   own = text.WordPiece(directory / "assets/vocab.txt", True, 64)
   texts = tf.constant(["Hello world, the GOOD film!", "", "na\u00efve caf\u00e9 " * 40, "\u5317 x", "a" * 300])
   for length in (64, 10):
-    twin.max_length = own.max_length = length
-    got, wanted = twin(texts), own(texts)
+    hub.max_length = own.max_length = length
+    got, wanted = hub(texts), own(texts)
     for name in text.INPUT_NAMES:
       np.testing.assert_array_equal(got[name], wanted[name])

@@ -44,7 +44,8 @@ def load(spec, assets, *, preprocessor="", pooling="auto", image_size=0, pixels=
   Args:
     spec: `BackboneSpec`.
     assets: `tl_app.assets.Assets`.
-    preprocessor: handle of the text preprocessing twin; "" takes the record's, else the module's own vocabulary.
+    preprocessor: handle of the TF Hub preprocessing model for texts; "" takes the record's, else a tokenizer is built
+      from the vocabulary of the module.
     pooling: "mean", "cls", "pooler", or "auto" for the record's.
     image_size: height and width in pixels; 0 for the record's.
     pixels: key of `RANGES`, or "auto" for the record's; of SavedModels alone.
@@ -59,11 +60,11 @@ def load(spec, assets, *, preprocessor="", pooling="auto", image_size=0, pixels=
   if spec.kind == "saved_model":
     from tl_app.backbones import saved_model
 
-    twin = preprocessor or spec.preprocessor
+    preprocessor = preprocessor or spec.preprocessor
     return saved_model.load(
       assets.hub_module(spec.handle),
       spec,
-      preprocessor=assets.hub_module(twin) if twin else None,
+      preprocessor=assets.hub_module(preprocessor) if preprocessor else None,
       pooling=pooling,
       image_size=image_size,
     )

@@ -18,7 +18,7 @@ DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8",
 # What a checkpoint may hold beside the encoder: heads of other tasks, and a constant.
 UNUSED = re.compile(r"(cls|classifier|qa_outputs|dropout|lm_head)\.|.*\.position_ids|embeddings\.position_ids")
 # MPNet's tokens for the start, the end and nothing, of which two ends stand between the texts of a pair.
-MPNET_TOKENS = {"special": ("<s>", "</s>", "<pad>"), "between": 2}
+MPNET_TOKENS = {"special": ("<s>", "</s>", "<pad>"), "separators_between": 2}
 # Its positions begin after the row of padding, here at 0.
 MPNET_POSITION = 2
 MPNET_NAMES = (
@@ -63,8 +63,8 @@ def tokenizer_rules(directory):
 
 
 def special_tokens(config):
-  """Returns {"special", "between"} of a Hugging Face `config`, see `text.WordPiece`."""
-  return MPNET_TOKENS if _is_mpnet(config) else {"special": text.SPECIAL_TOKENS, "between": 1}
+  """Returns {"special", "separators_between"} of a Hugging Face `config`, see `text.WordPiece`."""
+  return MPNET_TOKENS if _is_mpnet(config) else {"special": text.SPECIAL_TOKENS, "separators_between": 1}
 
 
 def read_config(directory):

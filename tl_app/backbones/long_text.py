@@ -26,7 +26,7 @@ def read_long(backbone, how, max_windows):
   preprocess, name = backbone.preprocess, backbone.spec.name
   if not preprocess.limit:
     raise UserError(f"--long_text={how}: {name} reads texts of any length: leave the flag out")
-  if not getattr(preprocess, "packs", False):
+  if not preprocess.can_pack:
     raise UserError(
       f"--long_text={how}: the preprocessing module of {name} makes whole sequences of {preprocess.limit} tokens: "
       "leave the flag out, or take a backbone with its own vocabulary"

@@ -2,14 +2,12 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import pathlib
 
 import keras
-import tensorflow as tf
 
-from tl_app.backbones import bert, efficientnet_lite
+from tl_app.backbones import bert, efficientnet_lite, kerashub_tokens
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.native_stages import stage_weights
 from tl_app.backbones.pooling import pool
@@ -46,72 +44,6 @@ def load(spec, assets, *, pooling="auto", image_size=0):
     "efficientnet_lite_torch": _efficientnet_lite,
   }[spec.kind]
   return loader(spec, assets, pooling, image_size or spec.image_size)
-
-
-def tokens(tokenizer, limit):
-  """Returns the preprocessing with a KerasHub tokenizer.
-
-  A WordPiece vocabulary is read by BERT's own rules, by which its network was trained: KerasHub keeps accents where it
-  lower-cases, and keeps a no-break space inside a word.
-  """
-  config = tokenizer.get_config()
-  if config.get("suffix_indicator") != "##" or tokenizer.start_token != "[CLS]" or config.get("oov_token") != "[UNK]":
-    return Tokens(tokenizer, limit)
-  vocabulary = {token: index for index, token in enumerate(tokenizer.get_vocabulary())}
-  accents = True if config["strip_accents"] else None
-  return text.WordPiece(vocabulary, config["lowercase"], limit, accents, tokenizer.split_on_cjk)
-
-
-class Tokens(tf.Module):
-  """A KerasHub tokenizer as preprocessing, with the face of `text.WordPiece`.
-
-  Attributes:
-    max_length: most tokens of an example, special ones included; settable until the first trace.
-    limit: longest input that the backbone reads, in tokens.
-    identity: what tells two preprocessings apart: two with the same give the same tokens.
-    between: separators between the texts of a pair.
-  """
-
-  joins_pairs = packs = True
-
-  def __init__(self, tokenizer, limit):
-    super().__init__(name="tokens")
-    vocabulary = hashlib.sha256("\n".join(tokenizer.get_vocabulary()).encode()).hexdigest()
-    self.identity = f"{json.dumps(tokenizer.get_config(), sort_keys=True, default=str)} {vocabulary}"
-    self.limit = self.max_length = int(limit)
-    self._tokenizer = tokenizer
-    # Called eagerly, KerasHub's tokenizers give Python lists; traced, ragged tensors.
-    self._tokenize = tf.function(tokenizer.call, [tf.TensorSpec([None], tf.string)])
-    self._start, self._end = tokenizer.start_token_id, tokenizer.end_token_id
-    self._pad = tokenizer.pad_token_id
-    # RoBERTa, whose first token is <s>, was trained with two.
-    self.between = 2 if getattr(tokenizer, "start_token", "") == "<s>" else 1
-
-  @property
-  def special_tokens(self):
-    """Ids of the tokens that stand for the start, the end, and nothing."""
-    return self._start, self._end, self._pad
-
-  def tokenize(self, texts):
-    """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
-    return tf.cast(self._tokenize(texts), tf.int32)
-
-  def __call__(self, texts):
-    """Returns {"input_word_ids", "input_mask", "input_type_ids"}, see `text.pack`, of string [batch]."""
-    return self.pack(self.tokenize(texts))
-
-  def pack(self, tokens):
-    """Returns the same of what `tokenize` gives, or parts of it."""
-    return text.pack(tokens, self.max_length, self._start, self._end, self._pad)
-
-  def join(self, first, second):
-    """Returns the same of pairs of texts, string [batch] each, with segment ids."""
-    first, second = self.tokenize(first), self.tokenize(second)
-    return text.pack(first, self.max_length, self._start, self._end, self._pad, second, self.between)
-
-  def count_tokens(self, texts):
-    """Returns int32 [batch]: tokens of string [batch], special ones included, nothing truncated."""
-    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + text.SPECIAL
 
 
 # Loaders.
@@ -185,7 +117,7 @@ def _kerashub(spec, assets, pooling, size):
     with _preset_faults(spec), fetching(spec.handle):
       tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
     limit = getattr(network, "max_sequence_length", 0) or spec.max_length or 512
-    return _kerashub_text(spec, network, tokens(tokenizer, limit), pooling)
+    return _kerashub_text(spec, network, kerashub_tokens.preprocess(tokenizer, limit), pooling)
   if isinstance(network.input, dict) or len(network.input.shape) != 4:
     raise UserError(f"{spec.handle} is a {type(network).__name__}, which takes neither one text nor one image")
   with _preset_faults(spec), fetching(spec.handle):
@@ -314,7 +246,7 @@ def _image_backbone(spec, pixels, output, pooler, pooling, size, facts):
   name = "map" if len(output.shape) == 4 else "sequence"
   network = keras.Model(pixels, {"features": pooled, name: output}, name="backbone")
   spec = dataclasses.replace(spec, modality="image", pooling=pooling, image_size=size)
-  return _backbone(spec, image.Preprocess(size), network, facts)
+  return _backbone(spec, image.ImagePreprocess(size), network, facts)
 
 
 def _backbone(spec, preprocess, network, facts):

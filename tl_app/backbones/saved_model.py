@@ -31,7 +31,7 @@ def load(directory, spec, *, preprocessor=None, pooling="auto", image_size=0):
     directory: holds saved_model.pb: a TF2 module with `__call__(inputs, training)`, a Keras 2 model, what Keras 3's
       `Model.export` wrote, or signatures alone (these run in inference mode only).
     spec: `BackboneSpec`.
-    preprocessor: directory of the text preprocessing twin, or None.
+    preprocessor: directory of the TF Hub preprocessing model, or None.
     pooling: "mean", "cls", "pooler", or "auto" for the record's.
     image_size: height and width in pixels; 0 for the record's or the module's own.
 
@@ -353,12 +353,12 @@ def _network(layer, face, size, pooling, source):
 def _preprocess(module, face, layer, spec, preprocessor, size):
   """Returns the `tf.Module` from raw strings or encoded images to the network's inputs."""
   if face.modality == "image":
-    return image.Preprocess(size)
+    return image.ImagePreprocess(size)
   if face.modality == "strings":
     return text.RawStrings()
   limit = _limit(face, layer, spec)
   if preprocessor is not None:
-    return text.TwinPreprocess(read(preprocessor), limit, identity=_digest(preprocessor))
+    return text.HubPreprocess(read(preprocessor), limit, identity=_digest(preprocessor))
   vocabulary = getattr(getattr(module, "vocab_file", None), "asset_path", None)
   if vocabulary is None:
     raise UserError(f"{spec.name} carries no vocab_file: name its preprocessing module with --preprocessor")

@@ -13,7 +13,7 @@ class BackboneSpec:
       "efficientnet_lite_torch".
     handle: what `assets` fetches, or the class name in keras.applications.
     modality: "text", "image", or "" where only the loaded module tells.
-    preprocessor: handle of the text preprocessing twin; "" if there is none.
+    preprocessor: handle of the TF Hub preprocessing model for texts; "" if there is none.
     pooling: "mean", "cls" or "pooler".
     unit_length: whether the network was trained on features of length 1, of that pooling.
     image_size: default height and width in pixels; 0 for text, or where the module tells.

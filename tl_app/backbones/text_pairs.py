@@ -8,6 +8,7 @@ from keras import ops
 
 from tl_app.errors import UserError
 from tl_app.preprocessing import text
+from tl_app.preprocessing.base import PreprocessWrapper
 
 SIDES = ("first", "second")
 
@@ -27,7 +28,7 @@ def read_pairs(backbone, encoding):
   """
   if encoding == "bi_encoder":
     return _apart(backbone)
-  if not getattr(backbone.preprocess, "joins_pairs", False):
+  if not backbone.preprocess.can_join_pairs:
     raise UserError(
       f"--pair_encoding=cross_encoder: {backbone.spec.name} cannot join two texts; use --pair_encoding=bi_encoder"
     )
@@ -61,7 +62,7 @@ def _key(side, name):
   return f"{side}_{name}" if name else side
 
 
-class _Pairs(text.Around):
+class _Pairs(PreprocessWrapper):
   """Preprocessing of string [batch, 2] by that of string [batch]."""
 
   def __init__(self, preprocess):
@@ -82,7 +83,7 @@ class Together(_Pairs):
   def count_tokens(self, texts):
     """Returns int32 [batch]: tokens of both texts of string [batch, 2], special ones included, nothing cut."""
     counts = self._preprocess.count_tokens(texts[:, 0]) + self._preprocess.count_tokens(texts[:, 1])
-    return counts - text.SPECIAL + getattr(self._preprocess, "between", 1)
+    return counts - text.SPECIAL + self._preprocess.separators_between
 
 
 class Apart(_Pairs):

@@ -22,7 +22,7 @@ def read_words(backbone):
     UserError: it gives no sequence, or its vocabulary is out of reach.
   """
   sequence = backbone.network.output.get("sequence")
-  if sequence is None or not hasattr(backbone.preprocess, "special_tokens"):
+  if sequence is None or backbone.preprocess.special_tokens is None:
     raise UserError(
       f"--task=token_classification needs an output for each token, but {backbone.spec.name} gives one for a whole "
       "text: choose a BERT with sequence_output"

@@ -11,7 +11,6 @@ from tl_app.checking.findings import SHOWN, find, named
 from tl_app.data.examples import texts_of
 from tl_app.data.splitting import fingerprints
 from tl_app.preprocessing import long_text
-from tl_app.preprocessing.text import windows_of
 from tl_app.progress import counted
 
 # The name of a class is in this share of its texts, and in at most the other share of the rest.
@@ -91,7 +90,7 @@ def tokens(subject, preprocess):
     subject: `Subject`.
     preprocess: `Backbone.preprocess`, with the length that training reads.
   """
-  if not getattr(preprocess, "limit", 0):
+  if not preprocess.limit:
     return
   examples = subject.examples
   unknown, counts, lengths = _unknown_id(preprocess, examples.inputs), [], []
@@ -127,7 +126,7 @@ def _long(examples, counts, lengths, preprocess):
 
 
 def _size(preprocess):
-  most = windows_of(preprocess)
+  most = preprocess.max_windows
   return f"{preprocess.max_length} tokens" if most == 1 else f"{most} windows of {preprocess.max_length} tokens"
 
 

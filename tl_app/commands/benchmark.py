@@ -248,7 +248,7 @@ def _from_stage(run, lowest, repeats, steps):
 
 def length_steps(run, repeats, steps):
   """Full fine-tuning of as many texts: at one fixed length, in batches of like length, of --batch_tokens if given."""
-  length = getattr(run.model.backbone.preprocess, "max_length", 0)
+  length = run.model.backbone.preprocess.max_length
   if not length:
     log.info("lengths: %s takes no tokens", run.config.backbone)
     return {}

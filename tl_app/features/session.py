@@ -319,4 +319,4 @@ def cache_directory(run):
 def preprocessing_identity(run):
   """Returns what tells two preprocessings apart, ready for JSON."""
   preprocess = run.model.backbone.preprocess
-  return [preprocess.identity, getattr(preprocess, "max_length", 0)]
+  return [preprocess.identity, preprocess.max_length]

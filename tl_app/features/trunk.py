@@ -184,7 +184,7 @@ def features(run, phase):
   directory = session.cache_directory(run)
   if directory is None or backbone.pairs or not backbone.can_split(lowest):
     return None
-  if text.windows_of(backbone.preprocess) > 1:
+  if backbone.preprocess.max_windows > 1:
     log.info("--long_text=windows: the frozen stages run in every step")
     return None
   if (phase.augment != "none" and not phase.copies) or phase.mixes:

@@ -12,7 +12,6 @@ from tl_app.backbones import long_text, text_pairs, token_features
 from tl_app.data import pipeline
 from tl_app.errors import UserError
 from tl_app.model import heads
-from tl_app.preprocessing.text import windows_of
 from tl_app.recipes.recipes import HEAD, UNIT_LENGTH
 
 # Examples per forward pass without gradients, at least: nothing is kept, so more fit than in a training batch.
@@ -155,7 +154,7 @@ def training_network(model, phase, top=None):
 
 def inference_batch(backbone):
   """Returns how many examples fit in a forward pass without gradients, at least."""
-  most = windows_of(backbone.preprocess)
+  most = backbone.preprocess.max_windows
   return INFERENCE_BATCH if most == 1 else max(1, INFERENCE_TOKENS // (most * backbone.preprocess.max_length))
 
 

@@ -4,6 +4,8 @@ import struct
 
 import tensorflow as tf
 
+from tl_app.preprocessing.base import Preprocess
+
 # Beyond this Pillow calls an image a decompression bomb: 3 bytes a pixel are half a gigabyte.
 MAX_PIXELS = 178_956_970
 FORMATS = "JPEG, PNG, GIF, BMP or WebP"
@@ -141,32 +143,30 @@ def _jpeg_size(encoded):
       position += 2 + struct.unpack(">H", encoded[position + 2 : position + 4])[0]
 
 
-class Preprocess(tf.Module):
-  """Encoded images to what an image network takes.
+class ImagePreprocess(Preprocess):
+  """Encoded images to the pixels of an image network."""
 
-  Attributes:
+  def __init__(self, size: int):
+    """Args:
     size: height and width of the result in pixels.
-    identity: what tells two preprocessings apart: two with the same give the same pixels.
-  """
-
-  def __init__(self, size):
+    """
     super().__init__(name="image")
     self.size = int(size)
     self.identity = f"central square, bilinear, antialias, {self.size}"
 
-  def one(self, encoded):
-    """Returns float32 [size, size, 3] in [0, 1] of one encoded image (string scalar), for a parallel `map`."""
+  def one(self, encoded: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [size, size, 3] in [0, 1] for one encoded image (string scalar), for a parallel `map`."""
     return self.resize(self.decode(encoded))
 
-  def decode(self, encoded):
-    """Returns uint8 [height, width, 3] of one encoded image."""
+  def decode(self, encoded: tf.Tensor) -> tf.Tensor:
+    """Returns uint8 [height, width, 3] for one encoded image."""
     return decode(encoded)
 
-  def resize(self, image):
-    """Returns float32 [size, size, 3] in [0, 1] of one decoded image."""
+  def resize(self, image: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [size, size, 3] in [0, 1] for one decoded image."""
     return resize(image, self.size)
 
-  def __call__(self, encoded):
-    """Returns float32 [batch, size, size, 3] in [0, 1] of encoded images (string [batch]); the batch may be empty."""
+  def __call__(self, encoded: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [batch, size, size, 3] in [0, 1] for encoded images, string [batch]; the batch may be empty."""
     signature = tf.TensorSpec([self.size, self.size, 3], tf.float32)
     return tf.map_fn(self.one, encoded, fn_output_signature=signature)

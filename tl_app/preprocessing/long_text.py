@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from tl_app.preprocessing import text
+from tl_app.preprocessing.base import PreprocessWrapper
 
 # Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?": the first 128 and the last 382 of 510 tokens.
 HEAD_SHARE = 128 / 510
@@ -12,7 +13,7 @@ OVERLAP = 0.25
 WINDOW_LENGTH = 128
 
 
-class HeadTail(text.Around):
+class HeadTail(PreprocessWrapper):
   """The first quarter and the last three quarters of what fits, of a text that is longer."""
 
   def __init__(self, preprocess):
@@ -23,12 +24,8 @@ class HeadTail(text.Around):
     return self.pack(head_tail(self.tokenize(texts), max(self.max_length - text.SPECIAL, 0)))
 
 
-class Windows(text.Around):
-  """Several sequences of each text; see `cut`.
-
-  Attributes:
-    max_windows: most sequences of a text.
-  """
+class Windows(PreprocessWrapper):
+  """Several sequences of each text; see `cut`."""
 
   def __init__(self, preprocess, max_windows):
     super().__init__(preprocess, f"windows of {max_windows}, overlap {OVERLAP}")
@@ -90,7 +87,7 @@ def tokens_read(preprocess, counts):
     preprocess: of texts, with its `max_length`.
     counts: int [n].
   """
-  most = text.windows_of(preprocess) * (preprocess.max_length - text.SPECIAL) + text.SPECIAL
+  most = preprocess.max_windows * (preprocess.max_length - text.SPECIAL) + text.SPECIAL
   return counts.clip(max=most)
 
 

@@ -1,21 +1,24 @@
-"""Texts to model inputs, in the graph: the same ops in training, evaluation and export."""
+"""Texts to the inputs of a text network, in TensorFlow operations."""
 
 import hashlib
+import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
 from tl_app.errors import UserError
+from tl_app.preprocessing.base import Preprocess
 
 INPUT_NAMES = ("input_word_ids", "input_mask", "input_type_ids")
-# BERT's for the start, the end and nothing.
+# BERT's start, end and padding tokens.
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[PAD]")
-# How many of them a text gets.
+# Number of special tokens of a text.
 SPECIAL = 2
 
-# Google's BERT and Hugging Face's BertTokenizer split around these blocks and leave kana and hangul whole.
+# Google's BERT and Hugging Face's BertTokenizer split around these blocks, and not within kana and hangul.
 _CJK = (
   r"[\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}"
   r"\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}\x{2B820}-\x{2CEAF}\x{2F800}-\x{2FA1F}]"
@@ -24,17 +27,19 @@ _PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
 _MAX_CHARS_PER_WORD = 100
 
 
-def bert_words(texts, lower, strip_accents=None, split_cjk=True):
-  """Splits texts into words as BERT's basic tokenizer does, by Google's and Hugging Face's rules.
+def bert_words(
+  texts: tf.Tensor, lower: bool, strip_accents: bool | None = None, split_cjk: bool = True
+) -> tf.RaggedTensor:
+  """Splits texts into words like BERT's basic tokenizer, by the rules of Google and Hugging Face.
 
-  tensorflow_text's own BasicTokenizer differs: it folds case, turns format characters into spaces and keeps U+00A0
+  The BasicTokenizer of tensorflow_text differs: it folds case, turns format characters into spaces and keeps U+00A0
   inside a word.
 
   Args:
     texts: string [batch], UTF-8; invalid bytes are dropped.
-    lower: lower-case.
-    strip_accents: whether letters lose their accents; None: as `lower`.
-    split_cjk: whether each CJK character is a word.
+    lower: whether to lower-case.
+    strip_accents: whether to remove accents; None: the same as `lower`.
+    split_cjk: whether each CJK character is a word of its own.
 
   Returns:
     Ragged string [batch, (words)].
@@ -51,40 +56,48 @@ def bert_words(texts, lower, strip_accents=None, split_cjk=True):
   return tf.strings.split(tf.strings.regex_replace(texts, _PUNCTUATION, r" \0 "))
 
 
-def multiple():
-  """Returns what lengths of batches are rounded up to a multiple of.
+def multiple() -> int:
+  """Returns the number that the lengths of batches are rounded up to a multiple of.
 
-  8 for the matrix units of a GPU, and for XLA, which compiles for each length. A CPU would only compute more: of
-  movie_reviews and banking77 8 fills 87 and 80 % of the padded tokens, 1 fills 98 and 97 %.
+  8 on a GPU, for its matrix units, and because XLA compiles for each length. 1 on a CPU, where padding only costs time:
+  on movie_reviews and banking77 a multiple of 8 leaves 87 and 80 % of the tokens real, 1 leaves 98 and 97 %.
   """
   return 8 if tf.config.list_physical_devices("GPU") else 1
 
 
-def shapes(preprocess):
-  """Returns how many lengths the batches of a preprocessing may have; 1 of images and of whole strings."""
-  return max(1, -(-getattr(preprocess, "max_length", 0) // multiple()))
+def shapes(preprocess: Preprocess) -> int:
+  """Returns how many different lengths the batches of a preprocessing can have; 1 for images and whole strings."""
+  return max(1, -(-preprocess.max_length // multiple()))
 
 
-def rounded(counts, max_length):
+def rounded(counts: np.ndarray, max_length: int) -> np.ndarray:
   """Returns the lengths, int [..], that `padded_length` gives batches whose longest texts have `counts` tokens."""
   return np.minimum(-(-counts // multiple()) * multiple(), max_length)
 
 
-def padded_length(counts, max_length):
-  """Returns a batch's length, int32: the largest of `counts`, rounded up by `multiple`, at most `max_length`."""
+def padded_length(counts: tf.Tensor, max_length: int) -> tf.Tensor:
+  """Returns the length of a batch, int32: the largest of `counts`, rounded up by `multiple`, at most `max_length`."""
   longest, step = tf.reduce_max(tf.concat([[1], tf.cast(counts, tf.int32)], axis=0)), multiple()
   return tf.minimum((longest + step - 1) // step * step, max_length)
 
 
-def pack(tokens, max_length, start, end, pad=0, second=None, between=1):
+def pack(
+  tokens: tf.RaggedTensor,
+  max_length: int,
+  start: int,
+  end: int,
+  pad: int = 0,
+  second: tf.RaggedTensor | None = None,
+  separators_between: int = 1,
+) -> dict[str, tf.Tensor]:
   """Returns BERT's inputs: [start] tokens [end], or [start] tokens [end] second [end], truncated and padded.
 
   Args:
     tokens: ragged int32 [batch, (tokens)] without special tokens.
-    second: tokens of the second text of each pair, or None. Of the two the longer one is cut, to the other's length.
-    between: times that [end] stands between the two (RoBERTa: 2).
-    max_length: most tokens of an example, special ones included; at least 2.
-    start, end, pad: ids of [CLS], [SEP] and [PAD].
+    max_length: largest number of tokens of an example, special tokens included; at least 2.
+    start, end, pad: ids of the start, end and padding tokens.
+    second: tokens of the second text of each pair, or None. The longer text of a pair is truncated first.
+    separators_between: how often [end] is repeated between the two texts (RoBERTa: 2).
 
   Returns:
     {"input_word_ids", "input_mask", "input_type_ids"}: int32 [batch, length], with the length of `padded_length`.
@@ -95,13 +108,15 @@ def pack(tokens, max_length, start, end, pad=0, second=None, between=1):
     tokens = segments = tf.concat([column * start, tokens, column * end], axis=1)
     segments = tf.zeros_like(segments)
   else:
-    trimmed = tf_text.RoundRobinTrimmer(max(max_length - 2 - between, 1)).trim([tokens, second])
-    parts = [tf.concat([column * start, trimmed[0], tf.repeat(column * end, between, axis=1)], axis=1)]
+    room = max(max_length - 2 - separators_between, 1)
+    trimmed = tf_text.RoundRobinTrimmer(room).trim([tokens, second])
+    separators = tf.repeat(column * end, separators_between, axis=1)
+    parts = [tf.concat([column * start, trimmed[0], separators], axis=1)]
     parts += [tf.concat([trimmed[1], column * end], axis=1)]
     tokens, segments = tf.concat(parts, axis=1), tf.concat([tf.zeros_like(parts[0]), tf.ones_like(parts[1])], axis=1)
   counts = tf.cast(tokens.row_lengths(), tf.int32)
   length = padded_length(counts, max_length)
-  # A tensor, not a list: with [None, length] to_tensor takes only a Python int, and -1 means what None means.
+  # A tensor, not a list: in a list [None, length], to_tensor accepts only a Python int. -1 means None.
   shape = tf.cast(tf.stack([-1, length]), tokens.row_splits.dtype)
   ids = tf.ensure_shape(tokens.to_tensor(default_value=pad, shape=shape), [None, None])
   return {
@@ -111,11 +126,11 @@ def pack(tokens, max_length, start, end, pad=0, second=None, between=1):
   }
 
 
-def read_vocabulary(path, special=SPECIAL_TOKENS):
-  """Returns {token: id} of a BERT vocab file: one token a line, UTF-8, the id is the line's number from 0.
+def read_vocabulary(path: str | os.PathLike, special: Sequence[str] = SPECIAL_TOKENS) -> dict[str, int]:
+  """Returns {token: id} of a BERT vocabulary file: one token a line, UTF-8; the id is the line number from 0.
 
   Raises:
-    UserError: the file cannot be read, or lacks [UNK] or one of `special`.
+    UserError: the file cannot be read, or has no [UNK] or lacks one of `special`.
   """
   try:
     lines = pathlib.Path(path).read_bytes().decode("utf-8").split("\n")
@@ -130,128 +145,145 @@ def read_vocabulary(path, special=SPECIAL_TOKENS):
   return vocabulary
 
 
-class WordPiece(tf.Module):
-  """BERT's preprocessing from a vocabulary.
+class TokenPreprocess(Preprocess):
+  """Texts to BERT's inputs by a tokenizer; a subclass provides `tokenize`."""
 
-  Attributes:
-    max_length: most tokens of an example, special ones included; settable until the first trace.
-    limit: longest input that the backbone reads, in tokens.
-    identity: what tells two preprocessings apart: two with the same give the same tokens.
-    between: separators between the texts of a pair.
-  """
+  can_pack = can_join_pairs = True
 
-  joins_pairs = packs = True
-
-  def __init__(self, vocabulary, lower, limit, strip_accents=None, split_cjk=True, special=SPECIAL_TOKENS, between=1):
-    """Reads the vocabulary into an in-graph table, which an export carries along.
+  def __init__(self, name: str, limit: int, special: Sequence[int], separators_between: int = 1):
+    """Sets the lengths and the special tokens.
 
     Args:
-      vocabulary: path of a BERT vocab file, or what `read_vocabulary` gives.
-      lower: lower-case (`do_lower_case`).
-      limit: longest input of the backbone, in tokens.
+      name: of the `tf.Module`.
+      limit: largest number of tokens that the backbone accepts.
+      special: ids of the start, end and padding tokens.
+      separators_between: see `pack`.
+    """
+    super().__init__(name=name)
+    self.limit = self.max_length = int(limit)
+    self.separators_between = separators_between
+    self._start, self._end, self._pad = special
+
+  @property
+  def special_tokens(self) -> tuple[int, int, int]:
+    """Ids of the start, end and padding tokens."""
+    return self._start, self._end, self._pad
+
+  def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+    """Returns ragged int32 [batch, (tokens)] without special tokens for texts, string [batch]."""
+    raise NotImplementedError
+
+  def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns BERT's inputs (see `pack`) for texts, string [batch]."""
+    return self.pack(self._tokens_read(texts))
+
+  def pack(self, tokens: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+    """Returns BERT's inputs (see the function `pack`) for the tokens of `tokenize`, or some of them."""
+    return pack(tokens, self.max_length, self._start, self._end, self._pad)
+
+  def join(self, first: tf.Tensor, second: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns BERT's inputs (see `pack`), with segment ids, for pairs of texts, string [batch] each."""
+    first, second = self._tokens_read(first), self._tokens_read(second)
+    return pack(first, self.max_length, self._start, self._end, self._pad, second, self.separators_between)
+
+  def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
+    """Returns the number of tokens of each text before truncation, special tokens included, int32 [batch]."""
+    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + SPECIAL
+
+  def _tokens_read(self, texts):
+    """Returns what `tokenize` does, at least as many tokens of each text as `max_length` leaves room for."""
+    return self.tokenize(texts)
+
+
+class WordPiece(TokenPreprocess):
+  """BERT's tokenizer from a vocabulary."""
+
+  def __init__(
+    self,
+    vocabulary: str | os.PathLike | dict[str, int],
+    lower: bool,
+    limit: int,
+    strip_accents: bool | None = None,
+    split_cjk: bool = True,
+    special: Sequence[str] = SPECIAL_TOKENS,
+    separators_between: int = 1,
+  ):
+    """Reads the vocabulary into a table of the graph, which is saved with the export.
+
+    Args:
+      vocabulary: path of a BERT vocabulary file, or the result of `read_vocabulary`.
+      lower: whether to lower-case (`do_lower_case`).
+      limit: largest number of tokens that the backbone accepts.
       strip_accents, split_cjk: see `bert_words`.
-      special: the tokens for the start, the end and nothing.
-      between: see `pack`.
+      special: the start, end and padding tokens.
+      separators_between: see `pack`.
 
     Raises:
       UserError: the vocabulary cannot be used.
     """
-    super().__init__(name="word_piece")
     vocabulary = vocabulary if isinstance(vocabulary, dict) else read_vocabulary(vocabulary, special)
-    self.limit = self.max_length = int(limit)
+    super().__init__("word_piece", limit, [vocabulary[token] for token in special], separators_between)
     self._rules = {"lower": bool(lower)}
     if strip_accents is not None and strip_accents != lower:
       self._rules["strip_accents"] = bool(strip_accents)
     if not split_cjk:
       self._rules["split_cjk"] = False
     digest = hashlib.sha256("\n".join(vocabulary).encode()).hexdigest()
-    ends = [] if (special, between) == (SPECIAL_TOKENS, 1) else [*special, str(between)]
+    usual = (special, separators_between) == (SPECIAL_TOKENS, 1)
+    ends = [] if usual else [*special, str(separators_between)]
     self.identity = " ".join(["word_piece", *(f"{rule}={on}" for rule, on in self._rules.items()), *ends, digest])
-    self._start, self._end, self._pad = (vocabulary[token] for token in special)
-    self.between = between
     keys, values = tf.constant(list(vocabulary)), tf.constant(list(vocabulary.values()), tf.int64)
     self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), vocabulary["[UNK]"])
-    self._pieces = tf_text.WordpieceTokenizer(
+    self._subwords = tf_text.WordpieceTokenizer(
       self._table, max_bytes_per_word=4 * _MAX_CHARS_PER_WORD, token_out_type=tf.int64
     )
 
-  @property
-  def special_tokens(self):
-    """Ids of the tokens that stand for the start, the end, and nothing."""
-    return self._start, self._end, self._pad
-
-  def tokenize(self, texts):
-    """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
+  def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+    """Returns ragged int32 [batch, (tokens)] without special tokens for texts, string [batch]."""
     return self._tokenize_words(bert_words(texts, **self._rules))
 
-  def __call__(self, texts):
-    """Returns BERT's inputs (see `pack`) of string [batch]."""
-    # A word is at least one token, so words beyond max_length cannot matter.
-    return self.pack(self._tokenize_words(bert_words(texts, **self._rules)[:, : self.max_length]))
-
-  def pack(self, tokens):
-    """Returns BERT's inputs (see `pack`) of what `tokenize` gives, or parts of it."""
-    return pack(tokens, self.max_length, self._start, self._end, self._pad)
-
-  def join(self, first, second):
-    """Returns BERT's inputs (see `pack`) of pairs of texts, string [batch] each."""
-    first, second = (self._tokenize_words(bert_words(t, **self._rules)[:, : self.max_length]) for t in (first, second))
-    return pack(first, self.max_length, self._start, self._end, self._pad, second, self.between)
-
-  def count_tokens(self, texts):
-    """Returns int32 [batch]: tokens of string [batch], special ones included, nothing truncated."""
-    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + SPECIAL
+  def _tokens_read(self, texts):
+    # A word has at least one token, so words beyond max_length are never read.
+    return self._tokenize_words(bert_words(texts, **self._rules)[:, : self.max_length])
 
   def _tokenize_words(self, words):
     too_long = tf.strings.length(words.flat_values, "UTF8_CHAR") > _MAX_CHARS_PER_WORD
     words = words.with_flat_values(tf.where(too_long, "[UNK]", words.flat_values))
-    return tf.cast(self._pieces.tokenize(words).merge_dims(1, 2), tf.int32)
+    return tf.cast(self._subwords.tokenize(words).merge_dims(1, 2), tf.int32)
 
 
-class TwinPreprocess(tf.Module):
-  """A TF Hub preprocessing module, its output trimmed to the longest text of the batch.
+class HubPreprocess(Preprocess):
+  """A TF Hub preprocessing model; its outputs are trimmed to the longest text of the batch.
 
-  Attributes:
-    max_length: most tokens of an example, special ones included; settable until the first trace.
-    limit: longest input that the backbone reads, in tokens, or the fixed length of a twin that has only one.
-    identity: what tells two preprocessings apart.
-    packs: whether `pack` is there: not with a fixed-length twin.
+  A model with `tokenize` and `bert_pack_inputs` serves any length. One without has a fixed length: it cannot pack
+  tokens, and its `limit` is at most that length.
   """
 
-  def __init__(self, module, limit, identity):
-    """Wraps a loaded module: `tokenize` and `bert_pack_inputs` where it has them, else its `__call__`.
+  def __init__(self, module, limit: int, identity: str):
+    """Wraps a loaded module: `tokenize` and `bert_pack_inputs` if it has them, else its `__call__`.
 
     Args:
-      module: what `tf.saved_model.load` gave; string [batch] -> {"input_word_ids", "input_mask", "input_type_ids"}.
-      limit: longest input of the backbone, in tokens; 0 where it tells none.
+      module: result of `tf.saved_model.load`; string [batch] -> {"input_word_ids", "input_mask", "input_type_ids"}.
+      limit: largest number of tokens that the backbone accepts; 0 if unknown.
       identity: sha256 of the module.
 
     Raises:
-      UserError: the module is no text preprocessing.
+      UserError: the module does not preprocess texts.
     """
-    super().__init__(name="twin")
+    super().__init__(name="hub_preprocess")
     self._module = module
-    self.identity = f"twin {identity}"
-    self.packs = callable(getattr(module, "tokenize", None)) and callable(getattr(module, "bert_pack_inputs", None))
+    self.identity = f"hub_preprocess {identity}"
+    self.can_pack = callable(getattr(module, "tokenize", None)) and callable(getattr(module, "bert_pack_inputs", None))
     fixed = self._fixed_length()
     self.limit = int(limit) or fixed
-    if not self.packs:
+    if not self.can_pack:
       self.limit = min(self.limit, fixed)
     self.max_length = self.limit
 
-  def tokenize(self, texts):
-    """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
-    if not self.packs:
-      inputs = self._module(texts)
-      ids = tf.ragged.boolean_mask(inputs["input_word_ids"], tf.cast(inputs["input_mask"], tf.bool))
-      return ids[:, 1:-1]
-    tokens = self._module.tokenize(texts)
-    return tokens.merge_dims(1, -1) if tokens.shape.rank > 2 else tokens
-
   @property
-  def joins_pairs(self):
-    """Whether `join` is there: not with a fixed-length twin, nor with one whose packing takes one text only."""
-    if not self.packs:
+  def can_join_pairs(self) -> bool:
+    """Whether `join` exists: not for a model of fixed length, nor for one that packs only one text."""
+    if not self.can_pack:
       return False
     try:
       self.join(tf.constant(["a"]), tf.constant(["a"]))
@@ -259,19 +291,35 @@ class TwinPreprocess(tf.Module):
       return False
     return True
 
-  def __call__(self, texts):
-    """Returns BERT's inputs, int32 [batch, length], of string [batch]."""
-    if self.packs:
+  def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+    """Returns ragged int32 [batch, (tokens)] without special tokens for texts, string [batch]."""
+    if not self.can_pack:
+      inputs = self._module(texts)
+      ids = tf.ragged.boolean_mask(inputs["input_word_ids"], tf.cast(inputs["input_mask"], tf.bool))
+      return ids[:, 1:-1]
+    tokens = self._module.tokenize(texts)
+    return tokens.merge_dims(1, -1) if tokens.shape.rank > 2 else tokens
+
+  def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns BERT's inputs, int32 [batch, length], for texts, string [batch]."""
+    if self.can_pack:
       return self.pack(self.tokenize(texts))
     return self._trimmed(self._truncated(self._module(texts)))
 
-  def pack(self, tokens):
-    """Returns BERT's inputs, int32 [batch, length], of what `tokenize` gives, or parts of it."""
+  def pack(self, tokens: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+    """Returns BERT's inputs, int32 [batch, length], for the tokens of `tokenize`, or some of them."""
     return self._pack([tokens])
 
-  def join(self, first, second):
-    """Returns BERT's inputs, int32 [batch, length], with segment ids, of pairs of texts, string [batch] each."""
+  def join(self, first: tf.Tensor, second: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns BERT's inputs, int32 [batch, length], with segment ids, for pairs of texts, string [batch] each."""
     return self._pack([self.tokenize(first), self.tokenize(second)])
+
+  def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
+    """Returns the number of tokens of each text, special tokens included, int32 [batch].
+
+    Only a model of fixed length counts after truncation.
+    """
+    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + SPECIAL
 
   def _pack(self, segments):
     return self._trimmed(self._module.bert_pack_inputs(segments, tf.constant(self.max_length)))
@@ -279,10 +327,6 @@ class TwinPreprocess(tf.Module):
   def _trimmed(self, inputs):
     length = padded_length(tf.reduce_sum(inputs["input_mask"], axis=1), self.max_length)
     return {name: tf.ensure_shape(inputs[name][:, :length], [None, None]) for name in INPUT_NAMES}
-
-  def count_tokens(self, texts):
-    """Returns int32 [batch]: tokens of string [batch], special ones included; truncated only by a fixed-length twin."""
-    return tf.cast(self.tokenize(texts).row_lengths(), tf.int32) + SPECIAL
 
   def _truncated(self, inputs):
     counts = tf.reduce_sum(inputs["input_mask"], axis=1, keepdims=True)
@@ -303,65 +347,18 @@ class TwinPreprocess(tf.Module):
       ) from None
 
 
-class Around(tf.Module):
-  """A preprocessing around another one, with its length and its tokens.
+class RawStrings(Preprocess):
+  """No preprocessing, for a module that takes strings itself (NNLM, Universal Sentence Encoder)."""
 
-  Attributes:
-    max_length, limit: of the sequence that the network reads.
-    identity: what tells two preprocessings apart.
-    max_windows: most sequences of a text.
-  """
-
-  def __init__(self, preprocess, does):
-    super().__init__(name="around")
-    self._preprocess = preprocess
-    self.limit = preprocess.limit
-    self.max_windows = windows_of(preprocess)
-    self.identity = f"{does} {preprocess.identity}"
-
-  @property
-  def max_length(self):
-    return self._preprocess.max_length
-
-  @max_length.setter
-  def max_length(self, value):
-    self._preprocess.max_length = value
-
-  def tokenize(self, texts):
-    """Returns ragged int32 [batch, (tokens)], without special tokens, of string [batch]."""
-    return self._preprocess.tokenize(texts)
-
-  def pack(self, tokens):
-    """Returns the network's inputs, int32 [batch, length], of ragged int32 [batch, (tokens)]."""
-    return self._preprocess.pack(tokens)
-
-  def count_tokens(self, texts):
-    """Returns int32 [batch]: tokens of string [batch], special ones included, nothing cut."""
-    return self._preprocess.count_tokens(texts)
-
-
-def windows_of(preprocess):
-  """Returns the most sequences that a preprocessing makes of a text."""
-  return getattr(preprocess, "max_windows", 1)
-
-
-class RawStrings(tf.Module):
-  """The preprocessing of a module that takes strings itself (NNLM, Universal Sentence Encoder): none.
-
-  Attributes:
-    max_length, limit: 0; the module reads texts of any length.
-    identity: what tells two preprocessings apart.
-  """
+  identity = "raw_strings"
 
   def __init__(self):
     super().__init__(name="raw_strings")
-    self.identity = "raw_strings"
-    self.limit = self.max_length = 0
 
-  def __call__(self, texts):
-    """Returns string [batch] as it is."""
+  def __call__(self, texts: tf.Tensor) -> tf.Tensor:
+    """Returns texts, string [batch], unchanged."""
     return tf.ensure_shape(texts, [None])
 
-  def count_tokens(self, texts):
-    """Returns int32 [batch]: words between white space of string [batch]."""
+  def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
+    """Returns the number of words of each text, separated by white space, int32 [batch]."""
     return tf.cast(tf.strings.split(texts).row_lengths(), tf.int32)

@@ -3,13 +3,14 @@
 import tensorflow as tf
 
 from tl_app.preprocessing import text
+from tl_app.preprocessing.base import PreprocessWrapper
 
 STARTS = "input_starts"
 # Read in place of a word that has no piece of its own, such as a lone control character.
 _FILLER = "*"
 
 
-class Words(text.Around):
+class Words(PreprocessWrapper):
   """The preprocessing of a network of tokens, word by word. Words are what white space separates."""
 
   def __init__(self, preprocess):

@@ -1,0 +1,87 @@
+"""`Preprocess`: the interface of everything that turns a raw column into the inputs of a backbone."""
+
+import tensorflow as tf
+
+
+class Preprocess(tf.Module):
+  """Raw values to backbone inputs, in TensorFlow operations alone.
+
+  Training, evaluation and the exported model run the same function. It is a `tf.Module`, so that its tables and files
+  are saved with the export. Every attribute has a default; a subclass sets those that apply to it.
+
+  Attributes:
+    identity: str that distinguishes two preprocessings: two with the same identity and the same `max_length` give the
+      same inputs. It is part of the key of the feature cache.
+    size: height and width of an image in pixels; 0 for texts.
+    limit: largest number of tokens that the backbone accepts; 0 for images, and for texts of any length.
+    max_length: largest number of tokens of an example, special tokens included; at most `limit`. It can be set until
+      the first trace. 0 for images, and for texts of any length.
+    max_windows: largest number of sequences that one text is split into.
+    can_pack: whether `tokenize` and `pack` exist, so that a caller can choose among the tokens of a text.
+    can_join_pairs: whether `join` exists, which makes one sequence of two texts.
+    separators_between: number of end tokens between the two texts of a joined pair (RoBERTa: 2).
+  """
+
+  identity: str = ""
+  size: int = 0
+  limit: int = 0
+  max_length: int = 0
+  max_windows: int = 1
+  can_pack: bool = False
+  can_join_pairs: bool = False
+  separators_between: int = 1
+
+  @property
+  def special_tokens(self) -> tuple[int, int, int] | None:
+    """Ids of the start, end and padding tokens; None if the preprocessing does not know them."""
+    return None
+
+  def __call__(self, raw: tf.Tensor):
+    """Returns the backbone's inputs, a tensor or a dict of tensors, for a batch of raw values.
+
+    Args:
+      raw: string [batch], or [batch, 2] for pairs of texts: texts, or encoded images.
+    """
+    raise NotImplementedError
+
+  def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
+    """Returns the number of tokens of each text before truncation, special tokens included, int32 [batch]."""
+    raise NotImplementedError
+
+
+class PreprocessWrapper(Preprocess):
+  """A preprocessing that changes what another one does, and shares its length and tokens."""
+
+  def __init__(self, preprocess: Preprocess, description: str):
+    """Wraps a preprocessing.
+
+    Args:
+      preprocess: the preprocessing of single texts.
+      description: what this one does with it; it begins the `identity`.
+    """
+    super().__init__(name="wrapper")
+    self._preprocess = preprocess
+    self.limit = preprocess.limit
+    self.max_windows = preprocess.max_windows
+    self.identity = f"{description} {preprocess.identity}"
+
+  @property
+  def max_length(self) -> int:
+    """The length of the wrapped preprocessing."""
+    return self._preprocess.max_length
+
+  @max_length.setter
+  def max_length(self, value: int):
+    self._preprocess.max_length = value
+
+  def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+    """Returns ragged int32 [batch, (tokens)] without special tokens for texts, string [batch]."""
+    return self._preprocess.tokenize(texts)
+
+  def pack(self, tokens: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+    """Returns the network's inputs, int32 [batch, length], for ragged int32 [batch, (tokens)]."""
+    return self._preprocess.pack(tokens)
+
+  def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
+    """Returns the number of tokens of each text before truncation, special tokens included, int32 [batch]."""
+    return self._preprocess.count_tokens(texts)

@@ -17,7 +17,8 @@ from tiny_presets import WORDS
 from tl_app import backbones
 from tl_app.assets import Assets
 from tl_app.backbones import bert, efficientnet_lite, kerashub_tokens, native, native_stages
-from tl_app.backbones.spec import SPECS, BackboneSpec
+from tl_app.backbones.spec import BackboneSpec
+from tl_app.backbones.table import SPECS
 from tl_app.errors import UserError
 from tl_app.preprocessing import text
 
@@ -597,7 +598,7 @@ def test_efficientnet_lite_stages(lite):
 def test_efficientnet_lite_lists_names_that_do_not_fit():
   network = efficientnet_lite.build()
   with pytest.raises(UserError, match=r"missing \['_blocks.0._bn1.bias', .*extra \['_odd'\]"):
-    efficientnet_lite.assign(network, {"_odd": np.zeros(1), "_fc.bias": np.zeros(1)}, "x.pth")
+    efficientnet_lite.assign_state(network, {"_odd": np.zeros(1), "_fc.bias": np.zeros(1)}, "x.pth")
 
 
 def test_minilm_knows_what_is_alike():

@@ -11,7 +11,7 @@ import pytest
 
 from tl_app import backbones
 from tl_app.assets import Assets
-from tl_app.backbones.spec import CAFFE_MEAN, SPECS
+from tl_app.backbones.table import CAFFE_MEAN, SPECS
 from tl_app.errors import UserError
 
 HANDLES = {

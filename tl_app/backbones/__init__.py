@@ -5,7 +5,8 @@ import pathlib
 import re
 
 from tl_app import config
-from tl_app.backbones.spec import SPECS, BackboneSpec
+from tl_app.backbones.spec import BackboneSpec
+from tl_app.backbones.table import SPECS
 from tl_app.errors import UserError
 
 MODULE_URL = re.compile(r"https://(tfhub\.dev|(www\.)?kaggle\.com/models)/\S+")

@@ -11,6 +11,7 @@ import numpy as np
 from keras import layers, ops
 
 from tl_app.assets import HUGGING_FACE
+from tl_app.backbones.weights import Target, assign
 from tl_app.errors import UserError
 from tl_app.preprocessing import text
 
@@ -91,7 +92,7 @@ def load(directory):
     network = build(config, pooler="pooler.dense.weight" in weights)
   except KeyError as error:
     raise UserError(f"{directory}/config.json has no usable {error.args[0]}") from None
-  assign(network, weights, directory)
+  assign(network, _targets, weights, directory, "its config.json")
   return network
 
 
@@ -114,24 +115,6 @@ def build(config, pooler=True):
   if pooler:
     outputs["pooler"] = layers.Dense(config["hidden_size"], activation="tanh", name="pooler")(x[:, 0])
   return keras.Model(inputs, outputs, name="bert")
-
-
-def assign(network, weights, source):
-  """Sets every weight of `network`; missing or extra names raise `UserError` and list them."""
-  wanted = {}
-  for layer in network.layers:
-    if layer.weights:
-      wanted.update(_torch_names(layer))
-  missing, extra = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
-  if missing or extra:
-    raise UserError(f"{source}: weights do not fit its config.json: missing {missing}, extra {extra}")
-  for name, variable in wanted.items():
-    value = weights[name].T if name.endswith("weight") and "mbeddings" not in name else weights[name]
-    if value.size != np.prod(variable.shape):
-      raise UserError(
-        f"{source}: {name} has shape {weights[name].shape}, {variable.path} needs {tuple(variable.shape)}"
-      )
-    variable.assign(value.reshape(variable.shape))
 
 
 def read_safetensors(path):
@@ -280,8 +263,19 @@ def _dropout(x, name, config):
   return layers.Dropout(config.get("hidden_dropout_prob", 0.1), name=name)(x)
 
 
+def _targets(layer: keras.Layer) -> dict[str, Target]:
+  """Returns {Hugging Face's name: `Target`} of the weights of one layer."""
+
+  def target(name, variable):
+    # PyTorch keeps dense kernels as [out, in]; those of attention are split into heads here.
+    kernel = name.endswith("weight") and "mbeddings" not in name
+    return Target(variable, axes=(1, 0) if kernel else (), reshape=True)
+
+  return {name: target(name, variable) for name, variable in _torch_names(layer).items()}
+
+
 def _torch_names(layer):
-  """Returns Hugging Face name -> variable for one layer."""
+  """Returns {Hugging Face's name: variable} of one layer."""
   if isinstance(layer, layers.Embedding):
     part = {"token": "word", "position": "position", "segment": "token_type"}[layer.name.partition("_")[0]]
     return {f"embeddings.{part}_embeddings.weight": layer.embeddings}

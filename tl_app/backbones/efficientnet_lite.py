@@ -1,12 +1,13 @@
 """EfficientNet-Lite0 as a functional Keras model, with the weights of a PyTorch checkpoint."""
 
+import os
 import re
 
 import keras
 import numpy as np
 
 from tl_app.backbones import torch_weights
-from tl_app.errors import UserError
+from tl_app.backbones.weights import Target, assign
 
 # (blocks, kernel, first stride, expansion, output channels); EfficientNet-B0 of Tan and Le 2019, table 1, without
 # squeeze-and-excitation and with the width of the last convolution fixed, as published for the Lite variants.
@@ -29,8 +30,14 @@ def load(path):
   """Returns `build()` with the weights of the checkpoint at `path`. Raises `UserError` unless every name fits."""
   state = torch_weights.read(path)
   network = build()
-  assign(network, state, path)
+  assign_state(network, state, path)
   return network
+
+
+def assign_state(network: keras.Model, state: dict[str, np.ndarray], source: str | os.PathLike) -> None:
+  """Sets every weight from a PyTorch state dict; missing or extra names raise `UserError` and list them."""
+  weights = {n: v for n, v in state.items() if not n.endswith("num_batches_tracked") and not n.startswith("_fc.")}
+  assign(network, _targets, weights, source, "EfficientNet-Lite0")
 
 
 def classifier(path, features):
@@ -70,25 +77,8 @@ def build():
   return keras.Model(image, x, name="efficientnet_lite0")
 
 
-def assign(network, state, source):
-  """Sets every weight from a PyTorch state dict; missing or extra names raise `UserError` and list them."""
-  wanted = {}
-  for layer in network.layers:
-    if layer.weights:
-      wanted.update(_torch_names(layer))
-  used = {name for name in state if not name.endswith("num_batches_tracked") and not name.startswith("_fc.")}
-  missing, extra = sorted(set(wanted) - used), sorted(used - set(wanted))
-  if missing or extra:
-    raise UserError(f"{source} does not fit EfficientNet-Lite0: missing {missing}, extra {extra}")
-  for name, (variable, axes) in wanted.items():
-    value = state[name].transpose(axes) if axes else state[name]
-    if value.shape != tuple(variable.shape):
-      raise UserError(f"{source}: {name} has shape {state[name].shape}, {variable.path} needs {tuple(variable.shape)}")
-    variable.assign(value)
-
-
-def _torch_names(layer):
-  """Returns PyTorch name -> (variable, transposition of the PyTorch axes) for one layer."""
+def _targets(layer: keras.Layer) -> dict[str, Target]:
+  """Returns {PyTorch's name: `Target`} of the weights of one layer."""
   stage, part = re.fullmatch(r"(stem|top|block_\d+)_(\w+)", layer.name).groups()
   if stage == "stem":
     module = {"conv": "_conv_stem", "bn": "_bn0"}[part]
@@ -101,10 +91,10 @@ def _torch_names(layer):
   if isinstance(layer, keras.layers.BatchNormalization):
     parts = ("weight", layer.gamma), ("bias", layer.beta)
     parts += ("running_mean", layer.moving_mean), ("running_var", layer.moving_variance)
-    return {f"{module}.{name}": (variable, None) for name, variable in parts}
+    return {f"{module}.{name}": Target(variable) for name, variable in parts}
   # PyTorch: [out, in, h, w]; Keras: [h, w, in, out], depthwise [h, w, in, 1].
   axes = (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (2, 3, 1, 0)
-  return {f"{module}.weight": (layer.kernel, axes)}
+  return {f"{module}.weight": Target(layer.kernel, axes)}
 
 
 def _block(x, name, kernel, stride, expansion, width):

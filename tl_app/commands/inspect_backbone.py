@@ -2,7 +2,7 @@
 
 from tl_app import backbones
 from tl_app.backbones.backbone import parameters
-from tl_app.backbones.spec import SPECS
+from tl_app.backbones.table import SPECS
 
 
 def listing():

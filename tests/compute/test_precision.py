@@ -10,6 +10,8 @@ import tiny_modules
 import tiny_presets
 
 from tl_app.backbones import token_features
+from tl_app.backbones.backbone import Backbone
+from tl_app.backbones.saved_model import SavedModelBackbone
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.commands import train
 from tl_app.compute import precision
@@ -51,7 +53,8 @@ def test_a_table_is_looked_up_as_it_is():
 
 
 def _backbone(kind):
-  return type("Backbone", (), {"spec": BackboneSpec("tiny", kind, "x")})
+  kind_of_backbone = SavedModelBackbone if kind == "saved_model" else Backbone
+  return kind_of_backbone(BackboneSpec("tiny", kind, "x"), None, None, {}, 1)
 
 
 def test_layers_but_the_head_compute_in_it_within_the_block():

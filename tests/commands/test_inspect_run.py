@@ -95,10 +95,12 @@ def test_the_export_names_the_stage_of_each_variable(tuned):
 # The ladder is not what is tested here: fine-tuning ships whatever it was worth.
 FORCED = """
 import sys
-from tl_app import config, ladder, training
-honest = ladder.choose
-ladder.choose = lambda rungs, *others: (rungs[-1], *honest(rungs, *others)[1:])
-training.train_and_evaluate(config.from_json(open(sys.argv[1]).read()), sys.argv[2])
+from tl_app import config
+from tl_app.commands import train
+from tl_app.training import selection
+honest = selection.choose
+selection.choose = lambda rungs, *others: (rungs[-1], *honest(rungs, *others)[1:])
+train.train_and_evaluate(config.from_json(open(sys.argv[1]).read()), sys.argv[2])
 """
 
 

@@ -168,16 +168,17 @@ def test_another_seed_trains_another_way(run):
 
 MIRRORED = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
-import test_training
-from tl_app import distribution, training
+sys.path[:0] = [sys.argv[1], sys.argv[1] + '/commands']
+import test_train
+from tl_app.commands import train
+from tl_app.compute import devices as devices_lib
 world, root = json.loads(sys.argv[2]), sys.argv[3]
-distribution.strategy("mirrored", 2)
+devices_lib.strategy("mirrored", 2)
 for recipe, batch_size in (("probe", 8), ("full", 8), ("full", 32)):
   for strategy, devices in (("single", 0), ("mirrored", 2)):
     flags = {"recipe": recipe, "batch_size": batch_size, "head_epochs": 3, "epochs": 2, "feature_cache": "off"}
-    config = test_training.configuration(world, strategy=strategy, num_devices=devices, **flags)
-    training.train_and_evaluate(config, f"{root}/{recipe}-{batch_size}-{strategy}")
+    config = test_train.configuration(world, strategy=strategy, num_devices=devices, **flags)
+    train.train_and_evaluate(config, f"{root}/{recipe}-{batch_size}-{strategy}")
 """
 
 

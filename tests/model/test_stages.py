@@ -202,14 +202,15 @@ def test_a_wrong_freeze_is_caught(model):
 
 TWO_DEVICES = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + '/model']
 import test_stages, tiny_modules
-from tl_app import distribution, stages
-from tl_app import model as model_lib
+from tl_app.compute import devices
+from tl_app.model import model as model_lib
+from tl_app.model import stages
 from tl_app.backbones import saved_model
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import RunFailed
-strategy = distribution.strategy("mirrored", 2)
+strategy = devices.strategy("mirrored", 2)
 module = tiny_modules.image(sys.argv[2], size=16)
 for opaque in (False, True):
   with strategy.scope():

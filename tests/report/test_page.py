@@ -279,7 +279,8 @@ def test_the_same_run_gives_the_same_bytes_and_changes_no_matplotlib_setting(tmp
 
 @pytest.mark.slow
 def test_pyplot_and_tensorflow_are_not_imported():
-  code = "import sys; from tl_app.report import page; print({'matplotlib.pyplot', 'tensorflow', 'keras'} & set(sys.modules))"
+  imported = "{'matplotlib.pyplot', 'tensorflow', 'keras'} & set(sys.modules)"
+  code = f"import sys; from tl_app.report import page; print({imported})"
   root = pathlib.Path(page_lib.__file__).parents[2]
   assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "set()\n"
 

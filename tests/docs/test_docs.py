@@ -53,7 +53,8 @@ print(json.dumps({"faults": faults, "flags": sorted(cli.FLAGS)}))
 def commands(text):
   """Yields (module, arguments) of each `python -m MODULE ..` in a page, in code blocks and in inline code."""
   for module, rest in re.findall(r"python -m ([\w.]+)([^`\n]*)", text.replace("\\\n", " ")):
-    yield module, shlex.split(rest.replace("\\|", "|"), comments=True)
+    if rest.strip() != "..":
+      yield module, shlex.split(rest.replace("\\|", "|"), comments=True)
 
 
 def inline_flags(text):

@@ -15,11 +15,10 @@ def main():
   workdir.open_run(flags.workdir)
   cli.start_tensorflow()
   from tl_app.commands import finished_run
-  from tl_app.report import summary
 
   with cli.progress():
-    directory, proof = finished_run.export(flags.workdir, flags.output, flags.cache_dir, flags.offline)
-  print(f"{directory}: {summary.parity(proof)}")
+    directory, parity, task = finished_run.export(flags.workdir, flags.output, flags.cache_dir, flags.offline)
+  print(f"{directory}: {task.answers.describe_parity(parity)}")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from tl_app.model import heads
 from tl_app.model import model as model_lib
 from tl_app.preprocessing import text
 from tl_app.preprocessing.word_pieces import STARTS, Words
-from tl_app.tasks.token_classification import TokenClassification
+from tl_app.tasks import TOKEN_CLASSIFICATION
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "u", ".", "s", "caf", "##e", "new", "york", "東", "京", "##s", "*"]
-TASK = TokenClassification(("O", "B-a", "I-a"), words_per_example=3.0)
+TASK = TOKEN_CLASSIFICATION.with_codec(names=("O", "B-a", "I-a"), words_per_example=3.0)
 
 
 @pytest.fixture(scope="module")

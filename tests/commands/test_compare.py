@@ -29,7 +29,7 @@ def finish(config, recipe, seed, right, rung="probe", ids=IDS, **flags):
   files.write_text(f"{root}/config.json", config_lib.to_json(of_run))
   paths = workdir_lib.Workdir(pathlib.Path(root))
   files.write_text(paths.plan, "{}")
-  files.write_json(paths.task, tasks.SingleLabel(names=("bad", "good")).record())
+  files.write_json(paths.task, tasks.SINGLE_LABEL.with_codec(names=("bad", "good")).get_config())
   files.write_text(f"{root}/checkpoints/model.weights.h5", "")
   rungs = {"majority": {"accuracy": 0.5}, "probe": {"accuracy": 0.6}}
   if recipe != "probe":
@@ -147,22 +147,22 @@ def test_a_task_without_accuracy_is_compared_by_its_own_score(config, nothing_ru
     for seed in (0, 1):
       finish(config, recipe, seed, [1] * 12)
       paths = workdir_lib.Workdir(pathlib.Path(f"{config.workdir}/{recipe}-{seed}"))
-      task = tasks.TASKS["regression"](names=("stars",), mean=(5.5,), deviation=(float(truth.std()),))
+      task = tasks.REGRESSION.with_codec(names=("stars",), mean=(5.5,), deviation=(float(truth.std()),))
       answers = truth + error * rng.choice([-1, 1], 12)
-      targets = task.targets([str(value) for value in truth])
-      figures = task.measure(((answers - 5.5) / truth.std())[:, None], targets)
-      files.write_json(paths.task, task.record())
+      targets = task.codec.targets([str(value) for value in truth])
+      figures = task.metrics.compute_metrics(((answers - 5.5) / truth.std())[:, None], targets)
+      files.write_json(paths.task, task.get_config())
       files.write_json(
         paths.metrics,
         files.read_json(paths.metrics)
-        | {"task": task.name, "score": "r2", "test": figures}
+        | {"task": task.name, "primary_metric": "r2", "test": figures}
         | {"rungs": {"probe": {"r2": 0.5}, "fine_tuned": {"r2": 0.6}} if recipe != "probe" else {"probe": {"r2": 0.5}}},
       )
-      rows = task.rows(IDS, [str(value) for value in truth], answers[:, None])
-      statistics.write_predictions(paths.predictions, task.columns, rows)
+      rows = task.answers.rows(IDS, [str(value) for value in truth], answers[:, None])
+      statistics.write_predictions(paths.predictions, task.answers.columns, rows)
   result = compare.compare(config, "probe,lp_ft", "0,1")
   probe, tuned = result["rows"]
-  assert (result["task"], result["score"]) == ("regression", "r2")
+  assert (result["task"], result["primary_metric"]) == ("regression", "r2")
   assert probe["each"] == pytest.approx([1 - 48 / 143] * 2) and tuned["mean"] == pytest.approx(1 - 12 / 143)
   assert tuned["difference"] == pytest.approx(36 / 143) and tuned["p_value"] < 0.01
   assert 0 < tuned["difference_ci95"][0] < tuned["difference"] < tuned["difference_ci95"][1]

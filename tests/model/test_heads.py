@@ -6,8 +6,7 @@ import sklearn.linear_model
 import sklearn.svm
 
 from tl_app.model import heads
-from tl_app.tasks import solvers
-from tl_app.tasks.single_label import SingleLabel
+from tl_app.tasks import SINGLE_LABEL, solvers
 
 
 def _data(num_classes, n=120):
@@ -56,7 +55,7 @@ def test_scikit_learn_is_carried_over_exactly(solver, num_classes):
   features, labels = _data(num_classes)
   head = heads.linear(6, num_classes)
   heads.standardize(head, features[:90])
-  task = SingleLabel(tuple(map(str, range(num_classes))))
+  task = SINGLE_LABEL.with_codec(names=tuple(map(str, range(num_classes))))
   tried = heads.solve(head, solver, task, features[:90], labels[:90], features[90:], labels[90:])
   assert [t["strength"] for t in tried] == list(solvers.STRENGTHS)
   key = (lambda t: -t["loss"]) if solver == "logistic" else (lambda t: t["accuracy"])

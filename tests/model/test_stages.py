@@ -18,10 +18,10 @@ from tl_app.errors import RunFailed, UserError
 from tl_app.model import model as model_lib
 from tl_app.model import stages
 from tl_app.recipes import recipes
-from tl_app.tasks.single_label import SingleLabel
+from tl_app.tasks import SINGLE_LABEL
 from tl_app.training import fit, optimizers
 
-TASK = SingleLabel(("a", "b", "c"))
+TASK = SINGLE_LABEL.with_codec(names=("a", "b", "c"))
 
 
 def _native():

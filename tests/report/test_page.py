@@ -18,8 +18,7 @@ from tl_app import files
 from tl_app.data.examples import Examples, strings
 from tl_app.errors import UserError
 from tl_app.report import page as page_lib
-from tl_app.tasks import statistics
-from tl_app.tasks.single_label import SingleLabel
+from tl_app.tasks import SINGLE_LABEL, statistics
 
 VOID = {"meta", "img", "source", "link", "br", "hr", "input"}
 
@@ -54,14 +53,14 @@ class Page(html.parser.HTMLParser):
 def write_run(workdir, class_names, num_examples=400, skill=4.0, source="movie_reviews"):
   """Fills `workdir` as a run of two phases does, and returns the metrics."""
   rng = np.random.default_rng(0)
-  task, labels = SingleLabel(tuple(class_names)), np.arange(num_examples) % len(class_names)
+  task, labels = SINGLE_LABEL.with_codec(names=tuple(class_names)), np.arange(num_examples) % len(class_names)
   logits = rng.normal(size=(num_examples, len(class_names))) + skill * np.eye(len(class_names))[labels]
   label_names = [class_names[i] for i in labels]
   counts = {name: label_names.count(name) for name in class_names}
   config = config_lib.Config(workdir=str(workdir), backbone="tiny.test", dataset=source, epochs=2)
   metrics = {
-    "test": task.measure(logits, labels),
-    "validation": task.measure(logits[:100], labels[:100]),
+    "test": task.metrics.compute_metrics(logits, labels),
+    "validation": task.metrics.compute_metrics(logits[:100], labels[:100]),
     "majority_accuracy": 1 / len(class_names),
     "seconds": {"features": 61.0, "train": 9.5, "evaluate": 0.2, "export": 3.0},
     "peak_rss_mb": 812.4,
@@ -99,8 +98,8 @@ def write_run(workdir, class_names, num_examples=400, skill=4.0, source="movie_r
   epochs = [epoch("probe", 1), epoch("probe", 2), epoch("full", 1)]
   (workdir / "log.jsonl").write_text("\n".join(map(json.dumps, epochs)) + '\n{"phase": "full", "epo')
   ids = [f"row:{i}" for i in range(num_examples)]
-  rows = task.rows(ids, label_names, task.outputs(logits))
-  statistics.write_predictions(workdir / "predictions_test.csv", task.columns, rows)
+  rows = task.answers.rows(ids, label_names, task.answers.outputs(logits))
+  statistics.write_predictions(workdir / "predictions_test.csv", task.answers.columns, rows)
   return metrics
 
 
@@ -132,9 +131,9 @@ def test_the_page_shows_the_figures_of_the_run(tmp_path):
   low, high = test["accuracy_ci95"]
   assert f"{test['accuracy']:.3f} Accuracy on 400 test examples, 95 % interval {low:.3f} to {high:.3f}" in page.text
   for expected in (
-    "Always answering the commonest class: 0.500",
+    "Baseline (the majority class): 0.500",
     "fine-tuned",
-    "0 label flips",
+    "0 labels differ",
     "123,456 parameters",
     "block1 4 100 frozen 0.0001",
     "stages from names",
@@ -207,7 +206,7 @@ def test_the_surest_errors_come_first(tmp_path):
   lines = [",".join(map(str, row)) for row in rows]
   (tmp_path / "predictions_test.csv").write_text("\n".join(["id,label,prediction,score", *lines]) + "\n")
   text = Page(page_lib.write(tmp_path)).text
-  assert "43 of 44 test examples are wrong; these are the 25" in text
+  assert "43 of 44 test examples are wrong; the table shows the 25 wrong predictions with the highest scores" in text
   assert "r3 NA yes 0.970 r4 yes NA 0.970 r2 yes NA 0.600 more0 yes NA 0.550" in text
   assert "more21 " in text and "more22 " not in text
 
@@ -261,7 +260,10 @@ def test_only_the_metrics_are_needed(tmp_path):
   for name in ("log.jsonl", "predictions_test.csv", "splits.json", "plan.json", "config.json"):
     (tmp_path / name).unlink()
     Page(page_lib.write(tmp_path))
-  files.write_json(tmp_path / "metrics.json", {"test": SingleLabel(("a", "b")).measure(np.eye(2), np.arange(2))})
+  files.write_json(
+    tmp_path / "metrics.json",
+    {"test": SINGLE_LABEL.with_codec(names=("a", "b")).metrics.compute_metrics(np.eye(2), np.arange(2))},
+  )
   page = Page(page_lib.write(tmp_path))
   assert "1.000 Accuracy on 2 test examples" in page.text
   assert "No test example was taken for another class" in page.text

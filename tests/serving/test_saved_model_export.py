@@ -20,8 +20,7 @@ from tl_app.errors import RunFailed
 from tl_app.model import heads
 from tl_app.model import model as model_lib
 from tl_app.serving import saved_model
-from tl_app.tasks import statistics
-from tl_app.tasks.single_label import SingleLabel
+from tl_app.tasks import SINGLE_LABEL, statistics
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +33,11 @@ def load(directory, class_names, inputs, **flags):
   config = Config(backbone=str(directory), **flags)
   assets = Assets(str(pathlib.Path(directory).parent / "cache"), True)
   model = model_lib.load(
-    config, backbones.resolve(config.backbone), assets, SingleLabel(tuple(class_names)), config.max_length
+    config,
+    backbones.resolve(config.backbone),
+    assets,
+    SINGLE_LABEL.with_codec(names=tuple(class_names)),
+    config.max_length,
   )
   kernel = model.head.get_layer("logits").kernel
   kernel.assign(np.random.default_rng(0).normal(size=kernel.shape, scale=0.7))
@@ -175,7 +178,7 @@ def test_labels_are_in_the_assets(images):
     "class_names": COLOURS,
     "backbone": model.backbone.spec.name,
     "pairs": False,
-    "task": {"name": "single_label", "score": "accuracy", "names": COLOURS},
+    "task": {"name": "single_label", "primary_metric": "accuracy", "names": COLOURS},
   }
   assert proof["num_examples"] == 8 and proof["label_flips"] == 0 and proof["max_probability_difference"] <= 1e-5
   assert [path.name for path in export.parent.iterdir() if path.name.startswith(".")] == []
@@ -231,7 +234,7 @@ def test_a_tie_is_no_flip_and_nan_is_a_difference():
 
   def proof(labels, probabilities=expected):
     answer = {"label": np.array(labels), "probabilities": np.array(probabilities)}
-    return SingleLabel(("no", "yes")).compare(answer, expected)
+    return SINGLE_LABEL.with_codec(names=("no", "yes")).answers.parity(answer, expected)
 
   assert proof(["yes", "no", "yes"])["label_flips"] == 0
   assert proof(["no", "yes", "no"])["label_flips"] == 2

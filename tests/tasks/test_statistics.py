@@ -12,8 +12,7 @@ import sklearn.metrics
 
 from tl_app.errors import RunFailed, UserError
 from tl_app.report import summary
-from tl_app.tasks import statistics
-from tl_app.tasks.single_label import SingleLabel
+from tl_app.tasks import SINGLE_LABEL, statistics
 
 
 def confused(num_examples, num_classes, accuracy, seed=0):
@@ -26,12 +25,12 @@ def confused(num_examples, num_classes, accuracy, seed=0):
 
 
 def measure(logits, labels, class_names):
-  return SingleLabel(tuple(class_names)).measure(logits, labels)
+  return SINGLE_LABEL.with_codec(names=tuple(class_names)).metrics.compute_metrics(logits, labels)
 
 
 def write(path, ids, labels, probabilities, class_names):
-  task = SingleLabel(tuple(class_names))
-  statistics.write_predictions(path, task.columns, task.rows(ids, labels, probabilities))
+  task = SINGLE_LABEL.with_codec(names=tuple(class_names))
+  statistics.write_predictions(path, task.answers.columns, task.answers.rows(ids, labels, probabilities))
 
 
 def names(num_classes):
@@ -193,11 +192,15 @@ def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp
   lines = summary.lines(metrics, tmp_path).splitlines()
   low, high = metrics["test"]["accuracy_ci95"]
   assert f"{metrics['test']['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}), 2,105 examples" in lines[0]
-  assert "always answering the commonest class" in lines[1] and "0.512" in lines[1]
+  assert "accuracy of the majority class" in lines[1] and "0.512" in lines[1]
   text = "\n".join(lines)
   assert "validation accuracy: majority 0.500, probe 0.600, fine_tuned 0.700" in text
   assert "fine_tuned ships: it is better" in text
-  assert "60 s" in text and "0 of 256 labels" in text and str(tmp_path / "report.html") in text
+  assert (
+    "60 s" in text
+    and "256 test examples answered by a new process, 0 labels differ" in text
+    and str(tmp_path / "report.html") in text
+  )
   assert "export/" not in text, "an export that is not there is not announced"
   assert len({len(line) - len(line[15:].lstrip()) for line in lines}) == 1, "the values are aligned"
 

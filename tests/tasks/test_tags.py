@@ -15,10 +15,10 @@ from tl_app.assets import Assets
 from tl_app.config import Config
 from tl_app.data.readers import tables
 from tl_app.errors import UserError
-from tl_app.tasks import tags
-from tl_app.tasks.token_classification import NO_WORD, TokenClassification
+from tl_app.tasks import TOKEN_CLASSIFICATION, tags
+from tl_app.tasks.token_classification import NO_WORD
 
-TASK = TokenClassification(("O", "B-a", "I-a", "B-b", "I-b"), words_per_example=4.0)
+TASK = TOKEN_CLASSIFICATION.with_codec(names=("O", "B-a", "I-a", "B-b", "I-b"), words_per_example=4.0)
 
 
 def load(path, **flags):
@@ -41,17 +41,17 @@ def load(path, **flags):
 def test_every_scheme_is_read_as_bio(given, scheme, bio):
   assert tags.scheme([given]) == scheme
   assert tags.bio(given.split()) == bio.split()
-  task = TokenClassification.read(Config(), [given, "O O"])
-  assert task.scheme == scheme and ("turned into BIO" in task.fit([given]).described()) == (scheme != "BIO")
+  task = TOKEN_CLASSIFICATION.configure(Config(), [given, "O O"])
+  assert task.codec.scheme == scheme and ("turned into BIO" in task.fit([given]).codec.describe()) == (scheme != "BIO")
 
 
 def test_an_entity_type_has_both_tags_whatever_train_holds():
-  task = TokenClassification().fit(["O S-b", "B-a O O O"])
-  assert task.names == ("O", "B-a", "I-a", "B-b", "I-b") and task.words_per_example == 3
-  np.testing.assert_array_equal(task.targets(["O I-b", "B-a"]), [[0, 3], [1, NO_WORD]])
-  assert tasks.restore(json.loads(json.dumps(task.record()))) == task
+  task = TOKEN_CLASSIFICATION.fit(["O S-b", "B-a O O O"])
+  assert task.names == ("O", "B-a", "I-a", "B-b", "I-b") and task.codec.words_per_example == 3
+  np.testing.assert_array_equal(task.codec.targets(["O I-b", "B-a"]), [[0, 3], [1, NO_WORD]])
+  assert tasks.from_config(json.loads(json.dumps(task.get_config()))) == task
   with pytest.raises(UserError, match="'B-c' is unknown; the model knows: O, B-a"):
-    task.targets(["B-c"])
+    task.codec.targets(["B-c"])
   with pytest.raises(UserError, match="no entity: every tag is O"):
     task.fit(["O O"])
 
@@ -108,7 +108,7 @@ def test_lists_of_words_and_tags_are_read_from_tables(tmp_path):
   config, examples = load(tmp_path / "a.jsonl")
   assert list(examples.inputs) == ["New\u00a0York is", "a"] and list(examples.labels) == ["B-LOC O", "I-big_place"]
   (tmp_path / "b.jsonl").write_text("\n".join(json.dumps(row | {"text": row["text"][:1]}) for row in rows))
-  with pytest.raises(UserError, match="b.jsonl:1 has 1 words, which white space separates, but 2 tags"):
+  with pytest.raises(UserError, match="b.jsonl:1 has 1 words, separated by white space, but 2 tags"):
     tasks.choose(*load(tmp_path / "b.jsonl"))
 
 
@@ -156,7 +156,7 @@ def random_answers(n=60, seed=0):
 
 def test_figures_are_those_of_seqeval():
   targets, logits = random_answers()
-  metrics = TASK.measure(logits, targets)
+  metrics = TASK.metrics.compute_metrics(logits, targets)
   truth = [[TASK.names[i] for i in row if i != NO_WORD] for row in targets]
   answer = [[TASK.names[i] for i in row] + ["O", "O"] for row in logits.argmax(axis=-1)]
   answer = [row[: len(true)] for row, true in zip(answer, truth)]
@@ -169,21 +169,21 @@ def test_figures_are_those_of_seqeval():
   low, high = metrics["f1_ci95"]
   assert low < metrics["f1"] < high and high - low < 0.25
   assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
-  assert metrics["num_words"] == sum(map(len, truth)) and TASK.score_of(logits, targets) == metrics["f1"]
+  assert metrics["num_words"] == sum(map(len, truth)) and TASK.metrics.score(logits, targets) == metrics["f1"]
 
 
 def test_the_paired_test_sees_a_better_tagger_and_no_difference_in_noise():
   targets, logits = random_answers(200)
   noise = np.random.default_rng(1).normal(size=(2, *logits.shape))
   good, fair, fair_too = logits + 0.2 * noise[0], logits + 2 * noise[0], logits + 2 * noise[1]
-  assert TASK.p_value(fair, good, targets) < 0.01 < TASK.p_value(fair, fair_too, targets)
-  assert TASK.p_value(fair, fair, targets) == 1
+  assert TASK.metrics.p_value(fair, good, targets) < 0.01 < TASK.metrics.p_value(fair, fair_too, targets)
+  assert TASK.metrics.p_value(fair, fair, targets) == 1
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_padding_changes_no_loss(label_smoothing):
   targets, logits = random_answers()
-  loss = TASK.loss(label_smoothing)
+  loss = TASK.loss.loss(label_smoothing)
   plain = loss(targets, tf.constant(logits)).numpy()
   longer = np.pad(targets, [(0, 0), (0, 5)], constant_values=NO_WORD)
   more = np.pad(logits, [(0, 0), (0, 6), (0, 0)], constant_values=7.0)
@@ -192,9 +192,9 @@ def test_padding_changes_no_loss(label_smoothing):
   known = targets != NO_WORD
   padded = np.pad(logits, [(0, 0), (0, 2), (0, 0)])
   rows = loss(targets[known], tf.constant(padded[known])).numpy()
-  assert plain.sum() * TASK.words_per_example == pytest.approx(rows.sum(), rel=1e-5)
+  assert plain.sum() * TASK.codec.words_per_example == pytest.approx(rows.sum(), rel=1e-5)
   if not label_smoothing:
-    assert rows.mean() == pytest.approx(TASK.mean_loss(logits, targets), rel=1e-5)
+    assert rows.mean() == pytest.approx(TASK.loss.mean_loss(logits, targets), rel=1e-5)
 
 
 def test_a_scikit_learn_head_never_answers_a_tag_that_train_lacks():
@@ -202,6 +202,6 @@ def test_a_scikit_learn_head_never_answers_a_tag_that_train_lacks():
   y = rng.choice([0, 1, 3], 300)
   x = np.eye(4)[y] + 0.1 * rng.normal(size=(300, 4))
   for solver in ("logistic", "svm"):
-    kernel, bias = TASK.weights(TASK.estimators(solver)[-1][1].fit(x, y))
+    kernel, bias = TASK.loss.probe_weights(TASK.loss.probe_estimators(solver)[-1][1].fit(x, y))
     assert kernel.shape == (4, 5)
     np.testing.assert_array_equal((x @ kernel + bias).argmax(axis=1), y)

@@ -14,11 +14,8 @@ from tl_app import files, tasks
 from tl_app.commands import finished_run, predict, train
 from tl_app.config import Config
 from tl_app.errors import UserError
-from tl_app.tasks import cells, statistics
-from tl_app.tasks.multi_label import MultiLabel, best_thresholds
-from tl_app.tasks.regression import Regression
-from tl_app.tasks.single_label import RareClasses, SingleLabel
-from tl_app.tasks.token_classification import TokenClassification
+from tl_app.tasks import IMBALANCED, MULTI_LABEL, REGRESSION, SINGLE_LABEL, TOKEN_CLASSIFICATION, cells, statistics
+from tl_app.tasks.multi_label import best_thresholds
 
 WORDS = {"word0": "red", "word1": "green", "word2": "blue"}
 
@@ -141,7 +138,7 @@ def test_amounts_come_back_in_their_own_units(regression, tmp_path):
 def test_finished_runs_of_every_task_are_measured_again(multi_label, regression, tmp_path):
   for metrics, workdir in (multi_label, regression):
     again = finished_run.evaluate(workdir, {}, str(tmp_path / metrics["task"]))
-    score = tasks.of(metrics).score
+    score = tasks.of_metrics(metrics).metrics.primary_metric
     assert again["test"][score] == pytest.approx(metrics["test"][score], abs=1e-5)
     assert len(rows_of(tmp_path / metrics["task"] / "predictions.csv")) == metrics["test"]["num_examples"]
 
@@ -182,7 +179,7 @@ def test_fine_tuning_ships_only_where_it_helps(backbone, tmp_path, task):
   data = table(tmp_path / "a.csv", ("text", "label"), zip(found, labels))
   flags = {"recipe": "full", "epochs": 6, "learning_rate": 1e-2, "task": task, "export": False}
   metrics = train.train_and_evaluate(config(backbone, data, **flags), tmp_path / "run")
-  rungs, score = metrics["rungs"], tasks.of(metrics).score
+  rungs, score = metrics["rungs"], tasks.of_metrics(metrics).metrics.primary_metric
   assert 0 < rungs["fine_tuned"]["p_value"] <= 1 and rungs["probe"]["p_value"] == 1
   best = max(rungs[name][score] for name in ("probe", "fine_tuned", "averaged"))
   assert metrics["validation"][score] == pytest.approx(best, abs=1e-5)
@@ -199,7 +196,7 @@ def test_scikit_learn_finds_the_head_of_every_task(backbone, tmp_path, task, sol
   metrics = train.train_and_evaluate(
     config(backbone, data, task=task, probe_solver=solver, export=False), tmp_path / "run"
   )
-  assert metrics["test"][tasks.of(metrics).score] > 0.5
+  assert metrics["test"][tasks.of_metrics(metrics).metrics.primary_metric] > 0.5
 
 
 @pytest.mark.parametrize(
@@ -213,7 +210,7 @@ def test_scikit_learn_finds_the_head_of_every_task(backbone, tmp_path, task, sol
       "40 of them are numbers, the others not, e.g. 'n/a'",
     ),
     (["0,5", "1,5", "2,5"], "single_label", "numbers with a decimal comma"),
-    ([str(i) for i in range(40)], "single_label", "--task=regression would take them as amounts"),
+    ([str(i) for i in range(40)], "single_label", "--task=regression to predict them as amounts"),
     (["0.5", "1.0", "1.5"] * 9, "single_label", "3 different"),
     (["cat", "dog", "cat,dog"], "multi_label", "1 of 3 different labels join some of 2 names by ','"),
     (["Paris, France", "Rome, Italy", "Bonn, Germany"], "single_label", "3 different"),
@@ -230,7 +227,7 @@ def test_auto_takes_columns_of_flags_for_classes_and_others_for_amounts():
   flags = Config(label_columns="a,b")
   assert tasks.guess(flags, {'["0", "1"]', '["1", "1"]'})[0] == "multi_label"
   assert tasks.guess(flags, {'["0.0", "1.0"]', '["1", "1"]'})[0] == "multi_label"
-  assert MultiLabel(columns_of_labels=("a", "b")).classes(['["0.0", "1.0"]']) == [("b",)]
+  assert MULTI_LABEL.with_codec(columns_of_labels=("a", "b")).codec.classes(['["0.0", "1.0"]']) == [("b",)]
   assert tasks.guess(flags, {'["0", "1"]', '["1", "2.5"]'})[0] == "regression"
 
 
@@ -289,16 +286,18 @@ def test_figures_of_several_labels_are_those_of_scikit_learn():
   rng = np.random.default_rng(0)
   targets = (rng.random((300, 4)) < 0.3).astype(np.float32)
   logits = rng.normal(size=(300, 4)) + 1.5 * targets - 1
-  task = MultiLabel(tuple("abcd"), thresholds=(0.3, 0.4, 0.5, 0.6))
-  metrics = task.measure(logits, targets)
-  answers = task.outputs(logits) > np.array(task.thresholds)
+  task = MULTI_LABEL.with_codec(names=tuple("abcd"), thresholds=(0.3, 0.4, 0.5, 0.6))
+  metrics = task.metrics.compute_metrics(logits, targets)
+  answers = task.answers.outputs(logits) > np.array(task.codec.thresholds)
   for average in ("macro", "micro"):
     expected = sklearn.metrics.f1_score(targets, answers, average=average)
     assert metrics[f"{average}_f1"] == pytest.approx(expected, abs=1e-6)
     low, high = metrics[f"{average}_f1_ci95"]
     assert low < expected < high and high - low < 0.15
   assert metrics["subset_accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(targets, answers))
-  assert metrics["loss"] == pytest.approx(sklearn.metrics.log_loss(targets.ravel(), task.outputs(logits).ravel()))
+  assert metrics["loss"] == pytest.approx(
+    sklearn.metrics.log_loss(targets.ravel(), task.answers.outputs(logits).ravel())
+  )
   ranked = sklearn.metrics.average_precision_score(targets[:, 1], logits[:, 1])
   assert metrics["per_class"]["b"]["average_precision"] == pytest.approx(ranked)
   assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
@@ -315,72 +314,85 @@ def test_thresholds_have_the_highest_f1():
 
 def test_figures_of_amounts_are_those_of_scipy():
   rng = np.random.default_rng(0)
-  task = Regression(("a",), (3.0,), (2.0,))
+  task = REGRESSION.with_codec(names=("a",), mean=(3.0,), deviation=(2.0,))
   targets = rng.normal(size=(200, 1))
   logits = targets + 0.5 * rng.normal(size=(200, 1))
-  metrics = task.measure(logits, targets)
-  truth, answer = (task.outputs(values)[:, 0] for values in (targets, logits))
+  metrics = task.metrics.compute_metrics(logits, targets)
+  truth, answer = (task.answers.outputs(values)[:, 0] for values in (targets, logits))
   assert metrics["r2"] == pytest.approx(sklearn.metrics.r2_score(truth, answer))
   assert metrics["pearson"] == pytest.approx(scipy.stats.pearsonr(truth, answer)[0])
   assert metrics["spearman"] == pytest.approx(scipy.stats.spearmanr(truth, answer)[0])
   assert metrics["rmse"] == pytest.approx(np.sqrt(np.mean((truth - answer) ** 2)))
   assert metrics["mae"] == pytest.approx(np.abs(truth - answer).mean())
-  for key in task.shown:
+  for key in task.metrics.metric_titles:
     low, high = metrics[f"{key}_ci95"]
     assert low < metrics[key] < high
-  assert task.measure(np.zeros((200, 1)), targets)["pearson"] == 0
+  assert task.metrics.compute_metrics(np.zeros((200, 1)), targets)["pearson"] == 0
   same = np.repeat(targets[:1], 20, axis=0)
-  assert task.measure(logits[:20], same)["r2"] == 0 and task.measure(same, same)["r2"] == 1
-  assert task.mean_loss(logits, targets) == pytest.approx(np.mean((logits - targets) ** 2))
+  assert (
+    task.metrics.compute_metrics(logits[:20], same)["r2"] == 0 and task.metrics.compute_metrics(same, same)["r2"] == 1
+  )
+  assert task.loss.mean_loss(logits, targets) == pytest.approx(np.mean((logits - targets) ** 2))
 
 
 def test_the_paired_test_sees_a_better_model_and_no_difference_in_noise():
   rng = np.random.default_rng(0)
   targets = (rng.random((400, 3)) < 0.4).astype(np.float32)
   good, fair, fair_too = (skill * targets + rng.normal(size=targets.shape) for skill in (3, 1, 1))
-  task = MultiLabel(tuple("abc"))
-  assert task.p_value(fair, good, targets) < 0.01 < task.p_value(fair, fair_too, targets)
+  task = MULTI_LABEL.with_codec(names=tuple("abc"))
+  assert task.metrics.p_value(fair, good, targets) < 0.01 < task.metrics.p_value(fair, fair_too, targets)
   amounts = rng.normal(size=(400, 1))
   good, fair, fair_too = (amounts + noise * rng.normal(size=amounts.shape) for noise in (0.2, 1, 1))
-  task = Regression(("a",), (0.0,), (1.0,))
-  assert task.p_value(fair, good, amounts) < 0.01 < task.p_value(fair, fair_too, amounts)
-  assert task.p_value(fair, fair, amounts) == 1
+  task = REGRESSION.with_codec(names=("a",), mean=(0.0,), deviation=(1.0,))
+  assert task.metrics.p_value(fair, good, amounts) < 0.01 < task.metrics.p_value(fair, fair_too, amounts)
+  assert task.metrics.p_value(fair, fair, amounts) == 1
 
 
 @pytest.mark.parametrize(
   ("task", "labels"),
   [
-    (SingleLabel(("a", "b", "c")), list("abcabcab")),
-    (RareClasses(("a", "b", "c")), list("abcabcab")),
-    (MultiLabel(("a", "b c", "d"), thresholds=(0.4, 0.5, 0.6)), ["a", "a,b c", "", "d", "b c,d", "a,d", "", "b c"]),
-    (Regression(("x",), (1.5,), (0.5,)), list("12345678")),
-    (Regression(("x", "y"), (1.5, 0.0), (0.5, 3.0)), [f"[{n}, {n**2}]" for n in range(8)]),
-    (TokenClassification(("O", "B-p", "I-p", "B-q", "I-q")), ["O B-p I-p", "B-q", "O", "B-p B-p", "B-q I-q O O"] * 2),
+    (SINGLE_LABEL.with_codec(names=("a", "b", "c")), list("abcabcab")),
+    (IMBALANCED.with_codec(names=("a", "b", "c")), list("abcabcab")),
+    (
+      MULTI_LABEL.with_codec(names=("a", "b c", "d"), thresholds=(0.4, 0.5, 0.6)),
+      ["a", "a,b c", "", "d", "b c,d", "a,d", "", "b c"],
+    ),
+    (REGRESSION.with_codec(names=("x",), mean=(1.5,), deviation=(0.5,)), list("12345678")),
+    (
+      REGRESSION.with_codec(names=("x", "y"), mean=(1.5, 0.0), deviation=(0.5, 3.0)),
+      [f"[{n}, {n**2}]" for n in range(8)],
+    ),
+    (
+      TOKEN_CLASSIFICATION.with_codec(names=("O", "B-p", "I-p", "B-q", "I-q")),
+      ["O B-p I-p", "B-q", "O", "B-p B-p", "B-q I-q O O"] * 2,
+    ),
   ],
 )
 def test_the_score_can_be_computed_from_the_predictions_file(task, labels, tmp_path):
-  targets = task.targets(labels)
-  clear = task.dense(targets) if not task.by_word else task.dense(np.maximum(targets, 0))
+  targets = task.codec.targets(labels)
+  clear = (
+    task.codec.as_probabilities(targets) if not task.per_token else task.codec.as_probabilities(np.maximum(targets, 0))
+  )
   logits = clear + np.random.default_rng(0).normal(size=clear.shape)
-  rows = task.rows([str(i) for i in range(len(labels))], labels, task.outputs(logits))
-  statistics.write_predictions(tmp_path / "predictions.csv", task.columns, rows)
+  rows = task.answers.rows([str(i) for i in range(len(labels))], labels, task.answers.outputs(logits))
+  statistics.write_predictions(tmp_path / "predictions.csv", task.answers.columns, rows)
   with open(tmp_path / "predictions.csv", encoding="utf-8", newline="") as file:
-    evidence = task.evidence(list(csv.DictReader(file)))
-  score = task.measure(logits, targets)[task.score]
+    evidence = task.metrics.sufficient_statistics(list(csv.DictReader(file)))
+  score = task.metrics.compute_metrics(logits, targets)[task.metrics.primary_metric]
   assert len(evidence) == len(labels) and 0 < score < 1
-  assert task.score_from(evidence.sum(axis=0)) == pytest.approx(score)
+  assert task.metrics.score_from_statistics(evidence.sum(axis=0)) == pytest.approx(score)
   weights = np.array([[2.0] * len(labels), [1.0] + [0.0] * (len(labels) - 1)])
-  assert task.score_from(weights @ evidence)[0] == pytest.approx(score)
+  assert task.metrics.score_from_statistics(weights @ evidence)[0] == pytest.approx(score)
 
 
 def test_a_task_comes_back_from_json():
   for task in (
-    SingleLabel(("a", "b")),
-    RareClasses(("a", "b")),
-    MultiLabel(("a", "b"), ";", ("a", "b"), (0.25, 0.5)),
-    Regression(("x",), (1.5,), (0.5,)),
+    SINGLE_LABEL.with_codec(names=("a", "b")),
+    IMBALANCED.with_codec(names=("a", "b")),
+    MULTI_LABEL.with_codec(names=("a", "b"), separator=";", columns_of_labels=("a", "b"), thresholds=(0.25, 0.5)),
+    REGRESSION.with_codec(names=("x",), mean=(1.5,), deviation=(0.5,)),
   ):
-    assert tasks.restore(json.loads(json.dumps(task.record()))) == task
+    assert tasks.from_config(json.loads(json.dumps(task.get_config()))) == task
 
 
 def test_a_separator_is_one_only_where_the_parts_recur():

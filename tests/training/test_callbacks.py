@@ -9,7 +9,7 @@ import pytest
 from tl_app.config import Config, Facts
 from tl_app.errors import RunFailed
 from tl_app.recipes import recipes
-from tl_app.tasks.single_label import SingleLabel
+from tl_app.tasks import SINGLE_LABEL
 from tl_app.training import callbacks
 
 PHASE = recipes.plan(Config(head_epochs=6, batch_size=4), Facts(8, 2, "text", 3, {}))[0]
@@ -83,7 +83,9 @@ def test_log_has_one_object_an_epoch(tmp_path):
 def test_validation_counts_every_example():
   logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], np.float32)
   logs = {}
-  callbacks.Validate(lambda: logits, np.array([0, 1, 1]), SingleLabel(("a", "b"))).on_epoch_end(0, logs)
+  callbacks.Validate(lambda: logits, np.array([0, 1, 1]), SINGLE_LABEL.with_codec(names=("a", "b"))).on_epoch_end(
+    0, logs
+  )
   expected = -np.mean([2 - np.log(np.exp(2) + 1), 1 - np.log(1 + np.e), 0 - np.log(np.exp(3) + 1)])
   assert logs["val_accuracy"] == pytest.approx(2 / 3)
   assert logs["val_loss"] == pytest.approx(expected)

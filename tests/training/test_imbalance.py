@@ -17,8 +17,7 @@ from tl_app.config import Config
 from tl_app.data import pipeline
 from tl_app.errors import UserError
 from tl_app.report import summary
-from tl_app.tasks import losses, statistics
-from tl_app.tasks.single_label import RareClasses, SingleLabel
+from tl_app.tasks import IMBALANCED, SINGLE_LABEL, losses, statistics
 from tl_app.training import selection
 
 COUNTS = np.array([900, 90, 10])
@@ -110,17 +109,20 @@ def test_macro_f1_decides_in_place_of_accuracy():
   rare = np.where(targets[:, None] == [0, 1], 2.0, -2.0)
   rare[:4] = [-2.0, 2.0]
   rungs = [selection.Rung("probe", common, []), selection.Rung("fine_tuned", rare, [])]
-  for task, best in ((SingleLabel(("a", "b")), "probe"), (RareClasses(("a", "b")), "fine_tuned")):
+  for task, best in (
+    (SINGLE_LABEL.with_codec(names=("a", "b")), "probe"),
+    (IMBALANCED.with_codec(names=("a", "b")), "fine_tuned"),
+  ):
     assert selection.choose(rungs, targets, task)[0].name == best
-  task = RareClasses(("a", "b"))
-  figures = task.figures(rare, targets)
+  task = IMBALANCED.with_codec(names=("a", "b"))
+  figures = task.metrics.monitor_metrics(rare, targets)
   assert figures["accuracy"] == pytest.approx(0.8)
-  assert figures["macro_f1"] == pytest.approx(task.measure(rare, targets)["macro_f1"], abs=1e-6)
+  assert figures["macro_f1"] == pytest.approx(task.metrics.compute_metrics(rare, targets)["macro_f1"], abs=1e-6)
   assert figures["loss"] == pytest.approx(
     (18 / 18 * np.mean(_entropies(rare[:18], 0)) + _entropies(rare[18:], 1).mean()) / 2
   )
-  assert task.measure(rare, targets)["balanced_accuracy"] == pytest.approx((14 / 18 + 1) / 2)
-  assert 0 < task.p_value(common, rare, targets) < 1
+  assert task.metrics.compute_metrics(rare, targets)["balanced_accuracy"] == pytest.approx((14 / 18 + 1) / 2)
+  assert 0 < task.metrics.p_value(common, rare, targets) < 1
 
 
 def _entropies(logits, label):
@@ -134,7 +136,7 @@ def _entropies(logits, label):
     (
       {"task": "regression", "imbalance": "focal"},
       ["1.5", "2.5", "3.25"],
-      "--imbalance=focal does not fit --task=regression: leave it out",
+      "--imbalance=focal does not fit --task=regression: remove the flag",
     ),
     ({"task": "regression", "mixup": 0.2}, ["1.5", "2.5", "3.25"], "--mixup=0.2 does nothing for --task=regression"),
   ],
@@ -162,13 +164,13 @@ def test_a_run_says_what_decided(tmp_path):
     export=False,
   )
   metrics = train.train_and_evaluate(config, tmp_path / "run")
-  assert (metrics["task"], metrics["score"]) == ("single_label", "macro_f1")
-  assert tasks.of(metrics) is RareClasses and tasks.of({"task": "single_label"}) is SingleLabel
+  assert (metrics["task"], metrics["primary_metric"]) == ("single_label", "macro_f1")
+  assert tasks.of_metrics(metrics) is IMBALANCED and tasks.of_metrics({"task": "single_label"}) is SINGLE_LABEL
   recalls = [row["recall"] for row in metrics["test"]["per_class"].values()]
   assert metrics["test"]["balanced_accuracy"] == pytest.approx(np.mean(recalls))
   assert metrics["rungs"]["probe"].keys() >= {"macro_f1", "accuracy", "loss"}
   lines = summary.lines(metrics).splitlines()
-  assert lines[0].startswith("test macro F1") and "macro F1 of always answering" in lines[1]
+  assert lines[0].startswith("test macro F1") and "macro F1 of the majority class" in lines[1]
   assert any(line.startswith("mean recall") for line in lines)
   assert "imbalance" in (tmp_path / "run" / "report.html").read_text()
   assert files.read_json(tmp_path / "run" / "plan.json")["phases"][0]["imbalance"] == "balanced"

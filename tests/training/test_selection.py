@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tl_app.tasks import statistics
-from tl_app.tasks.single_label import SingleLabel
+from tl_app.tasks import SINGLE_LABEL, statistics
 from tl_app.training import selection
 
 LABELS = np.array([0, 1] * 10)
-TASK = SingleLabel(("a", "b"))
+TASK = SINGLE_LABEL.with_codec(names=("a", "b"))
 
 
 def _rung(name, wrong):

@@ -29,7 +29,7 @@ def findings(subject):
   pool = subject.count(np.flatnonzero(np.isin(subject.examples.splits, ("", "train"))))
   if len(pool) == 1:
     yield from find("one_class", 1, examples=list(pool))
-  if subject.task.named:
+  if subject.task.has_class_names:
     yield from _unseen(subject, pool)
     counts = subject.count(range(len(subject.examples)))
     yield from _similar(sorted(counts))

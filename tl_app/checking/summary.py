@@ -48,7 +48,7 @@ def as_json(subject, found, seconds, not_checked):
     "num_examples": len(examples),
     "num_skipped": len(examples.skipped),
     "task": subject.task.name,
-    "num_classes": len(subject.count(range(len(examples)))) if subject.task.named else None,
+    "num_classes": len(subject.count(range(len(examples)))) if subject.task.has_class_names else None,
     "splits": {split: len(indices) for split, indices in subject.parts.items()},
     "seconds": {name: round(value, 2) for name, value in seconds.items()},
     **{severity: counts[severity] for severity in SEVERITIES},

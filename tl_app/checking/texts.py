@@ -42,7 +42,7 @@ def findings(subject):
   yield from named("control_characters", examples, those(_CONTROLS.search))
   yield from named("html", examples, those(_HTML.search))
   yield from named("no_words", examples, those(lambda text: not any(map(str.isalnum, text))))
-  if subject.task.named:
+  if subject.task.has_class_names:
     yield from _label_in_text(subject)
 
 

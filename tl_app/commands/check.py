@@ -47,7 +47,7 @@ def check(config):
   with clock("decode"):
     examples = data.load(config, assets)
   task, why = tasks.choose(config, examples)
-  examples = dataclasses.replace(examples, classes=strings(task.classes(examples.labels)))
+  examples = dataclasses.replace(examples, classes=strings(task.codec.classes(examples.labels)))
   with clock("compare"):
     prints = fingerprints.of(examples, Seen(assets.root))
     split, reason = _divide(examples, config, prints, task)
@@ -59,12 +59,12 @@ def check(config):
       preprocess = run.model.backbone.preprocess
       planning.settle_preprocessing(run)
   else:
-    not_checked |= dict.fromkeys(_BY_BACKBONE[examples.modality, task.exclusive], "pass --backbone")
+    not_checked |= dict.fromkeys(_BY_BACKBONE[examples.modality, task.single_label], "pass --backbone")
   with clock("look"):
     found = summary.cheap(subject, preprocess)
     if reason and not any(finding.kind in ("one_class", "unseen_labels") for finding in found):
       found += find("undrawable", 1, detail=reason)
-  if not task.exclusive:
+  if not task.single_label:
     not_checked["label_noise"] = f"--task={task.name} has no check of it"
   elif run and not importlib.util.find_spec("cleanlab"):
     not_checked["label_noise"] = "pip install 'tl_app[check]'"
@@ -78,7 +78,7 @@ def check(config):
 def _divide(examples, config, prints, task):
   """Returns (`Splits`, ""), or (None, why there are none)."""
   try:
-    return splits.make(examples, config, prints, task.named), ""
+    return splits.make(examples, config, prints, task.has_class_names), ""
   except UserError as error:
     return None, str(error)
 
@@ -88,9 +88,7 @@ def _session(config, spec, assets, subject, why):
   examples, names = subject.examples, sorted(subject.count(range(len(subject.examples))))
   strategy = devices.strategy(config.strategy, config.num_devices)
   with strategy.scope():
-    model = model_lib.load(
-      config, spec, assets, dataclasses.replace(subject.task, names=tuple(names)), config.max_length
-    )
+    model = model_lib.load(config, spec, assets, subject.task.with_codec(names=tuple(names)), config.max_length)
   model_lib.need_modality(model, config, examples.modality)
   parts = dict(subject.parts)
   # What --max_examples leaves out of train is looked at like the rest.

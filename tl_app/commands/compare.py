@@ -90,17 +90,17 @@ def markdown(result):
 
 def _titles(result):
   """Returns the titles of the table's columns."""
-  task = tasks.of(result)
+  metrics = tasks.of_metrics(result).metrics
   return [
     "recipe",
-    f"test {task.shown[task.score]}: mean (95 % interval)",
+    f"test {metrics.primary_title}: mean (95 % interval)",
     "each seed",
-    *(title for key, title in task.shown.items() if key != task.score),
+    *metrics.secondary_titles.values(),
     "ships",
     "validation: probe, fine-tuned",
     "probe, test",
     "difference (95 % interval)",
-    "right: probe alone, recipe alone (p)" if task.score == "accuracy" else f"p, {task.test_title}",
+    "right: probe alone, recipe alone (p)" if metrics.counts_right_answers else f"p, {metrics.test_title}",
     "seconds a run",
   ]
 
@@ -206,10 +206,10 @@ def _outcome(config, waiting):
     log.info("%s failed: %s", config.workdir, run.failure)
     return run, code
   paths = workdir_lib.Workdir(pathlib.Path(config.workdir))
-  run.metrics, run.task = files.read_json(paths.metrics), tasks.restore(files.read_json(paths.task))
+  run.metrics, run.task = files.read_json(paths.metrics), tasks.from_config(files.read_json(paths.task))
   rows = _predictions(paths.predictions)
-  run.ids, run.evidence = tuple(rows), run.task.evidence(list(rows.values()))
-  title = run.task.shown[run.task.score]
+  run.ids, run.statistics = tuple(rows), run.task.metrics.sufficient_statistics(list(rows.values()))
+  title = run.task.metrics.primary_title
   log.info("%s: test %s %.4f, %s ships", config.workdir, title, run.score, run.metrics["rung"])
   return run, 0
 

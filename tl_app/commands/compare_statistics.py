@@ -1,4 +1,4 @@
-"""Figures over runs of one recipe with several seeds: means, intervals, and the paired test against the probe."""
+"""Metrics over runs of one recipe with several seeds: means, intervals, and the paired test against the probe."""
 
 import dataclasses
 
@@ -21,8 +21,8 @@ class Run:
     metrics: the content of its metrics.json, or None where it failed.
     task: the `Task`, or None.
     ids: of the test examples, sorted.
-    evidence: float [len(ids), k], see `Task.evidence`.
-    failure: the last line that it said, or "".
+    statistics: float [len(ids), k], see `Metrics.sufficient_statistics`.
+    failure: the last line that the run printed, or "".
   """
 
   recipe: str
@@ -30,17 +30,17 @@ class Run:
   metrics: dict | None = None
   task: Task | None = None
   ids: tuple = ()
-  evidence: np.ndarray | None = None
+  statistics: np.ndarray | None = None
   failure: str = ""
 
   @property
   def score(self):
-    """The figure that is compared, on the test split."""
-    return self.metrics["test"][self.task.score]
+    """The primary metric on the test split."""
+    return self.metrics["test"][self.task.metrics.primary_metric]
 
   def scores(self, weights):
     """Returns the scores [rounds] of the test split with its examples weighted, float [rounds, len(ids)]."""
-    return self.task.score_from(weights @ self.evidence)
+    return self.task.metrics.score_from_statistics(weights @ self.statistics)
 
 
 def summarize(config, runs):
@@ -52,12 +52,12 @@ def summarize(config, runs):
   """
   done = [run for run in runs if run.metrics]
   probes = {run.seed: run for run in done if run.recipe == "probe"}
-  task = done[0].task if done else tasks.SingleLabel()
+  task = done[0].task if done else tasks.SINGLE_LABEL
   return {
     "dataset": config.dataset,
     "backbone": config.backbone,
     "task": task.name,
-    "score": task.score,
+    "primary_metric": task.metrics.primary_metric,
     "seeds": list(dict.fromkeys(run.seed for run in runs)),
     "test_examples": sorted({len(run.ids) for run in done}),
     "different_test_examples": len(set().union(*(run.ids for run in done))),
@@ -80,11 +80,9 @@ def _row(recipe, runs, probes):
     "ci95": score_interval(runs),
     "range": [min(scores), max(scores)],
     "each": scores,
-    "other": {
-      key: float(np.mean([run.metrics["test"][key] for run in runs])) for key in task.shown if key != task.score
-    },
+    "other": {key: float(np.mean([run.metrics["test"][key] for run in runs])) for key in task.metrics.secondary_titles},
     "rungs": [run.metrics["rung"] for run in runs],
-    "validation": _validation([run.metrics["rungs"] for run in runs], task.score),
+    "validation": _validation([run.metrics["rungs"] for run in runs], task.metrics.primary_metric),
     "seconds": float(np.mean([sum(run.metrics["seconds"].values()) for run in runs])),
   }
   return row | paired([(probes[run.seed], run) for run in runs if run.seed in probes and recipe != "probe"])
@@ -125,10 +123,10 @@ def paired(pairs):
       ]
     ),
   }
-  if pairs[0][1].task.score != "accuracy":
-    tested = [(probe.evidence, run.evidence, run.task.score_from) for probe, run in pairs]
+  if not pairs[0][1].task.metrics.counts_right_answers:
+    tested = [(probe.statistics, run.statistics, run.task.metrics.score_from_statistics) for probe, run in pairs]
     return found | {"p_value": statistics.randomisation(tested)}
-  probe, recipe = (np.concatenate([pair[i].evidence[:, 0] > 0 for pair in pairs]) for i in (0, 1))
+  probe, recipe = (np.concatenate([pair[i].statistics[:, 0] > 0 for pair in pairs]) for i in (0, 1))
   return found | {
     "only_probe_right": int(np.sum(probe & ~recipe)),
     "only_recipe_right": int(np.sum(~probe & recipe)),
@@ -143,10 +141,10 @@ def score_interval(runs):
   accuracy is then widened to that of one test split with all the different examples, which is Wilson's there.
   """
   found = interval([(run.ids, run.scores) for run in runs])
-  score = runs[0].task.score
-  if score != "accuracy":
-    return None if any(run.metrics["test"].get(f"{score}_ci95") is None for run in runs) else found
-  right, count = (sum(float(run.evidence[:, i].sum()) for run in runs) for i in (0, 1))
+  metrics = runs[0].task.metrics
+  if not metrics.counts_right_answers:
+    return None if any(run.metrics["test"].get(f"{metrics.primary_metric}_ci95") is None for run in runs) else found
+  right, count = (sum(float(run.statistics[:, i].sum()) for run in runs) for i in (0, 1))
   if min(right, count - right) >= statistics.FEW:
     return found
   different = len(set().union(*(run.ids for run in runs)))

@@ -143,7 +143,7 @@ def _losses(run, probe, phase, rates):
   """Returns the loss of each batch, fewer than `rates` where it diverges, and those before any step."""
   train = run.split.train
   heads.standardize(run.model.head, session.frozen_features(run)[train])
-  heads.reset(run.model.head, run.model.task.initial_bias(run.labels[train]))
+  heads.reset(run.model.head, run.model.task.loss.initial_bias(run.labels[train]))
   if phase.objective == recipes.LOSS and not phase.fresh_head:
     fit.fit(run, probe)
   variables = stages.changing(run.model, [phase])

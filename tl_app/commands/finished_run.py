@@ -46,7 +46,7 @@ def rebuild(paths, config, assets):
   except (ValueError, KeyError, TypeError, AttributeError):
     raise UserError(f"{paths.plan} is damaged: train again") from None
   try:
-    task = tasks.restore(files.read_json(paths.task))
+    task = tasks.from_config(files.read_json(paths.task))
   except (ValueError, KeyError, TypeError):
     raise UserError(f"{paths.task} is damaged: train again") from None
   config = dataclasses.replace(config, image_size=image_size)
@@ -82,25 +82,26 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
       f"--dataset={examples.source} holds {examples.modality}s, but the model of {workdir} reads "
       f"{model.backbone.modality}s"
     )
-  task = model.task.accept(examples)
+  task = model.task
+  task.check_inputs(examples)
   try:
-    labels = task.targets(examples.labels)
+    labels = task.codec.targets(examples.labels)
   except UserError as error:
     raise UserError(f"--dataset={examples.source} does not fit the model of {workdir}: {error}") from None
   log.info("evaluating %s examples", f"{len(examples):,}")
   moving_bar = int(callbacks.verbosity() == 1)
   logits = model_lib.predict(model.network, model.backbone, examples.inputs, _batch(paths, model), verbose=moving_bar)
   metrics = {
-    "test": task.measure(logits, labels),
-    **task.baseline(model.task.targets(splits.training_labels(paths.splits)), labels),
+    "test": task.metrics.compute_metrics(logits, labels),
+    **task.metrics.baseline(model.task.codec.targets(splits.training_labels(paths.splits)), labels),
     "task": task.name,
-    "score": task.score,
+    "primary_metric": task.metrics.primary_metric,
     "dataset": flags.get("dataset") or f"test split of {config.dataset}",
   }
   if output:
     directory = pathlib.Path(output)
-    rows = task.rows(examples.ids, examples.labels, task.outputs(logits))
-    statistics.write_predictions(directory / "predictions.csv", task.columns, rows)
+    rows = task.answers.rows(examples.ids, examples.labels, task.answers.outputs(logits))
+    statistics.write_predictions(directory / "predictions.csv", task.answers.columns, rows)
     files.write_json(directory / "metrics.json", metrics)
   return metrics
 
@@ -109,7 +110,7 @@ def export(workdir, output, cache_dir="", offline=False):
   """Exports the model of a finished run and proves it on the run's test split.
 
   Returns:
-    (directory of the SavedModel, the proof).
+    (directory of the SavedModel, the result of the export check, the `Task`).
   """
   _check_output(output)
   paths, config, assets = opened(workdir, cache_dir, offline)
@@ -121,8 +122,9 @@ def export(workdir, output, cache_dir="", offline=False):
   test = test.take(saved_model.sample(len(test)))
   model = restore(paths, config, assets)
   batch_size = _batch(paths, model)
-  outputs = model.task.outputs(model_lib.predict(model.network, model.backbone, test.inputs, batch_size))
-  return directory, saved_model.export_and_prove(model, directory, test.inputs, outputs, batch_size=batch_size)
+  outputs = model.task.answers.outputs(model_lib.predict(model.network, model.backbone, test.inputs, batch_size))
+  parity = saved_model.export_and_prove(model, directory, test.inputs, outputs, batch_size=batch_size)
+  return directory, parity, model.task
 
 
 def opened(workdir, cache_dir="", offline=False):

@@ -45,8 +45,8 @@ def predict(model, source, output="", text_column="text", image_column="image", 
   if facts["pairs"] != bool(text_pair_column):
     takes = "pairs of texts: name the column of the second by" if facts["pairs"] else "no pairs of texts: leave out"
     raise UserError(f"--model={model} takes {takes} --text_pair_column")
-  by_word = tasks.restore(facts["task"]).by_word
-  inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column, words=by_word)
+  per_token = tasks.from_config(facts["task"]).per_token
+  inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column, words=per_token)
   signature = _signature(directory, facts["modality"])
   total = failed = 0
   with _sink(output) as file:
@@ -83,7 +83,7 @@ def _sink(output):
 
 def _answers(inputs, facts, signature, batch_size):
   """Yields the answers to each batch, a list of dicts. Only one batch of `inputs` is in memory."""
-  task = tasks.restore(facts["task"])
+  task = tasks.from_config(facts["task"])
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     while batch := list(itertools.islice(inputs, batch_size)):
       reasons = list(pool.map(_reason, batch, itertools.repeat(facts["modality"])))
@@ -97,4 +97,4 @@ def _reason(row, modality):
 
 
 def _rows(outputs, task, inputs):
-  return task.answers({name: value.numpy() for name, value in outputs.items()}, inputs)
+  return task.answers.decode({name: value.numpy() for name, value in outputs.items()}, inputs)

@@ -80,8 +80,8 @@ def prepare(config, paths, spec):
   assets = Assets(config.cache_dir, config.offline)
   examples = data.load(config, assets)
   task, why = tasks.choose(config, examples)
-  examples = dataclasses.replace(examples, classes=strings(task.classes(examples.labels)))
-  split = splits.make(examples, config, named=task.named)
+  examples = dataclasses.replace(examples, classes=strings(task.codec.classes(examples.labels)))
+  split = splits.make(examples, config, named=task.has_class_names)
   task = task.fit(examples.labels[split.train])
   for note in split.notes:
     log.warning("%s", note)
@@ -91,7 +91,7 @@ def prepare(config, paths, spec):
   model_lib.need_modality(model, config, examples.modality)
   _refuse_idle_flags(config, examples.modality)
   used = np.concatenate([split.train, split.validation, split.test])
-  targets = task.targets(examples.labels[used])
+  targets = task.codec.targets(examples.labels[used])
   labels = np.zeros((len(examples), *targets.shape[1:]), targets.dtype)
   labels[used] = targets
   augment = augmentation.make(config.augment, examples.modality, examples.inputs[split.train], config.seed)
@@ -123,7 +123,7 @@ def check(run):
     log.warning("%s", line)
   seconds = {"look": time.monotonic() - start}
   not_checked = {
-    "label_noise": "python -m tl_app.check" if task.exclusive else f"--task={task.name} has no check of it"
+    "label_noise": "python -m tl_app.check" if task.single_label else f"--task={task.name} has no check of it"
   }
   files.write_json(run.paths.findings, summary.as_json(subject, found, seconds, not_checked))
 
@@ -143,10 +143,10 @@ def climb(run, phases):
     *(features[train], features.targets(run.labels, train), features[validation], labels, task),
     by_example=lambda outputs: features.by_example(outputs, validation),
   )
-  figures = {name: {task.score: score} for name, score in marks.items()}
+  figures = {name: {task.metrics.primary_metric: score} for name, score in marks.items()}
   variables = stages.changing(run.model, phases)
   heads.standardize(run.model.head, features[train])
-  heads.reset(run.model.head, task.initial_bias(run.labels[train]))
+  heads.reset(run.model.head, task.loss.initial_bias(run.labels[train]))
   rungs, tuned, averaged = [], [], None
   for index, phase in enumerate(phases):
     if phase.fresh_features and not _moved(run, phases[1:index]):
@@ -169,9 +169,11 @@ def climb(run, phases):
   best, why, of_rungs = selection.choose(rungs, labels, task)
   for variable, value in zip(variables, best.values):
     variable.assign(value)
-  run.model.task = task.settle(best.logits, labels)
-  listed = ", ".join(f"{name} {values[task.score]:.4f}" for name, values in (figures | of_rungs).items())
-  log.info("rungs on the validation split: %s %s", task.shown[task.score], listed)
+  run.model.task = task.tune_thresholds(best.logits, labels)
+  listed = ", ".join(
+    f"{name} {values[task.metrics.primary_metric]:.4f}" for name, values in (figures | of_rungs).items()
+  )
+  log.info("rungs on the validation split: %s %s", task.metrics.primary_title, listed)
   log.info("%s", why)
   return best.name, {"rungs": figures | of_rungs, "rung_reason": why, "rung_phase": best.phase}
 
@@ -200,13 +202,13 @@ def evaluate(run, rung):
       logits = (
         session.head_logits(run, indices) if rung == "probe" else session.predict(run, run.model.network, indices)
       )
-      metrics[name] = task.measure(logits, run.labels[indices])
-      outputs[name] = task.outputs(logits)
+      metrics[name] = task.metrics.compute_metrics(logits, run.labels[indices])
+      outputs[name] = task.answers.outputs(logits)
     test = run.examples.take(run.split.test)
-    rows = task.rows(test.ids, test.labels, outputs["test"])
-    statistics.write_predictions(run.paths.predictions, task.columns, rows)
-  metrics |= task.baseline(run.labels[run.split.train], run.labels[run.split.test])
-  metrics["task"], metrics["score"] = task.name, task.score
+    rows = task.answers.rows(test.ids, test.labels, outputs["test"])
+    statistics.write_predictions(run.paths.predictions, task.answers.columns, rows)
+  metrics |= task.metrics.baseline(run.labels[run.split.train], run.labels[run.split.test])
+  metrics["task"], metrics["primary_metric"] = task.name, task.metrics.primary_metric
   metrics["preprocessing"] = files.read_json(run.paths.plan)["preprocessing"]
   metrics["rung"] = "probe" if rung == "probe" else "fine_tuned"
   return metrics, outputs["test"]
@@ -223,7 +225,7 @@ def save(run):
     if shutil.disk_usage(new.parent).free < 1.1 * needed:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.paths.weights))
     run.model.network.save_weights(new)
-  files.write_json(run.paths.task, run.model.task.record())
+  files.write_json(run.paths.task, run.model.task.get_config())
 
 
 def export(run, outputs):

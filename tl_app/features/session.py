@@ -150,7 +150,7 @@ def training_parts(run, phase):
   labels = run.labels[places]
   return pipeline.training_parts(
     run.inputs[places],
-    run.model.task.dense(labels) if phase.mixes else labels,
+    run.model.task.codec.as_probabilities(labels) if phase.mixes else labels,
     run.model.backbone.preprocess,
     run.examples.modality,
     index_batches(run, phase),
@@ -211,7 +211,7 @@ def frozen_features(run):
   if run.features is None:
     used = _used(run)
     with run.clock("features"):
-      run.features = _word_features(run, used) if run.model.task.by_word else _features(run, used)
+      run.features = _word_features(run, used) if run.model.task.per_token else _features(run, used)
     _need_finite(run, used)
   return run.features
 

@@ -80,13 +80,13 @@ def solve(head, solver, task, features, targets, validation_features, validation
   scaled = keras.Model(head.input, head.get_layer("standardize").output)
   x = keras.ops.convert_to_numpy(scaled(features, training=False))
   tried, best = [], None
-  for strength, estimator in task.estimators(solver):
-    weights = [w.astype(np.float32) for w in task.weights(estimator.fit(x, targets))]
+  for strength, estimator in task.loss.probe_estimators(solver):
+    weights = [w.astype(np.float32) for w in task.loss.probe_weights(estimator.fit(x, targets))]
     head.get_layer("logits").set_weights(weights)
     logits = keras.ops.convert_to_numpy(head(validation_features, training=False))
-    figures = task.figures(by_example(logits), validation_targets)
+    figures = task.metrics.monitor_metrics(by_example(logits), validation_targets)
     tried.append({"strength": strength, **figures})
-    value = figures[task.score] if solver == "svm" else -figures["loss"]
+    value = figures[task.metrics.primary_metric] if solver == "svm" else -figures["loss"]
     if best is None or value > best[0]:
       best = value, weights
   head.get_layer("logits").set_weights(best[1])

@@ -81,7 +81,7 @@ def load(config, spec, assets, task, max_length):
   Raises:
     UserError: `max_length` is more than the backbone reads.
   """
-  if task.by_word:
+  if task.per_token:
     # A mean is made of the sequence, which is what words need; they are found in it by the module's own vocabulary.
     spec = dataclasses.replace(spec, preprocessor="", pooling="mean")
   backbone = backbones.load(
@@ -92,7 +92,7 @@ def load(config, spec, assets, task, max_length):
     image_size=config.image_size,
     pixels=config.pixels,
   )
-  if task.by_word and backbone.modality == "text":
+  if task.per_token and backbone.modality == "text":
     backbone = token_features.read_words(backbone)
   if config.long_text != "head" and backbone.modality == "text":
     backbone = long_text.read_long(backbone, config.long_text, config.max_windows)

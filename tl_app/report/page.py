@@ -65,14 +65,15 @@ def write(workdir, examples=None):
     raise UserError(f"{workdir} holds no metrics of a finished run (metrics.json): train first, or correct --workdir")
   config = _read_json(workdir / "config.json")
   plan = _read_json(workdir / "plan.json")
-  task, errors = tasks.of(metrics), _errors(workdir / "predictions_test.csv")
+  task = tasks.of_metrics(metrics)
+  errors = _errors(workdir / "predictions_test.csv", task.answers)
   if examples and errors:
     _make_legible(errors["worst"], examples, task)
   page = {
     "config": config,
     "task": task,
     "metrics": metrics,
-    "baseline": task.baseline_score(metrics),
+    "baseline": task.metrics.baseline_score(metrics),
     "plan": plan,
     "curves": _curves(_read_log(workdir / "log.jsonl"), task),
     "classes": _classes(metrics["test"]),
@@ -80,7 +81,7 @@ def write(workdir, examples=None):
     "confusions": _confusions(metrics["test"])[:_MAX_CONFUSIONS],
     "rungs": [{"name": name} | values for name, values in metrics.get("rungs", {}).items()],
     "errors": errors,
-    "scatter": _scatter(workdir / "predictions_test.csv"),
+    "scatter": None if task.has_class_names else _scatter(workdir / "predictions_test.csv"),
     "inputs": _inputs(examples, [row["id"] for row in errors["worst"]]) if examples and errors else None,
     "stages": _stages(plan),
     "data": _data(_read_json(workdir / "splits.json")),
@@ -147,13 +148,14 @@ def _curves(epochs, task):
   ]
   phases = ", ".join(dict.fromkeys(str(entry["phase"]) for entry in epochs))
   curves["alt"] = (
-    f"Loss and {task.shown[task.score]} per epoch; phases: {phases}; {len(epochs)} epochs. Last: {', '.join(figures)}."
+    f"Loss and {task.metrics.primary_title} per epoch; phases: {phases}; {len(epochs)} epochs. "
+    f"Last: {', '.join(figures)}."
   )
   return curves
 
 
 def _curved(task):
-  return {"loss": "loss", task.score: task.shown[task.score]}
+  return {"loss": "loss", task.metrics.primary_metric: task.metrics.primary_title}
 
 
 def _curves_figure(epochs, task, ink):
@@ -248,40 +250,41 @@ def _confusion_matrix(test):
   return names, confusion
 
 
-def _errors(path):
-  """Returns {"number", "of", "worst"}: the wrong predictions with the highest scores, or None without the file.
-
-  A table with a column "error" has no right or wrong rows: there the largest errors are the worst.
-  """
+def _errors(path, answers):
+  """Returns {"number", "of", "worst", "text"}: the worst of the wrong predictions, or None without the file."""
   if not path.exists():
     return None
   number, of, worst = 0, 0, []
   try:
     with open(path, newline="", encoding="utf-8") as file:
       for of, row in enumerate(csv.DictReader(file), start=1):
-        if "error" not in row and row["label"] == row["prediction"]:
+        error = answers.error(row)
+        if error is None:
           continue
         number += 1
-        entry = (float(row["error"] if "error" in row else row["score"]), -of, row)
+        entry = (error, -of, row)
         (heapq.heappush if len(worst) < _MAX_ERRORS else heapq.heappushpop)(worst, entry)
   except (KeyError, TypeError, ValueError, csv.Error):
     raise UserError(f"{path}: line {of + 1} is not a row of predictions: run the evaluation again") from None
-  return {"number": number, "of": of, "worst": [row for *_, row in sorted(worst, reverse=True, key=lambda e: e[:2])]}
+  rows = [row for *_, row in sorted(worst, reverse=True, key=lambda entry: entry[:2])]
+  return {"number": number, "of": of, "worst": rows, "text": answers.describe_errors(len(rows), number, of)}
 
 
 def _make_legible(rows, examples, task):
   """Puts the labels and predictions of `rows` as a person reads them; the inputs are those of `examples`."""
   inputs = dict(zip(examples.ids, examples.inputs))
   for row in rows:
-    row.update({key: task.legible(row[key], inputs[row["id"]]) for key in ("label", "prediction") if key in row})
+    row.update(
+      {key: task.answers.format_label(row[key], inputs[row["id"]]) for key in ("label", "prediction") if key in row}
+    )
 
 
 def _scatter(path):
-  """Returns {"light", "dark"} data URIs of predictions against labels and "alt", or None where these are no amounts."""
+  """Returns {"light", "dark"} data URIs of predictions against labels and "alt", or None with several targets."""
   if not path.exists():
     return None
   with open(path, newline="", encoding="utf-8") as file:
-    rows = [row for row in csv.DictReader(file) if "error" in row and "label" in row]
+    rows = [row for row in csv.DictReader(file) if "label" in row]
   if not rows:
     return None
   rows = rows[:: -(-len(rows) // _MAX_POINTS)]

@@ -12,17 +12,17 @@ def lines(metrics, workdir=None):
     metrics: the content of metrics.json. What it lacks is left out.
     workdir: directory of the run; adds the lines that say where the report, the metrics and the export are.
   """
-  task, test = tasks.of(metrics), metrics.get("test", {})
-  score = task.shown[task.score]
+  task, test, parity = tasks.of_metrics(metrics), metrics.get("test", {}), metrics.get("parity")
+  score = task.metrics.primary_title
   rows = [
-    (f"test {score}", _with_interval(test, task.score), f"{test.get('num_examples', 0):,} examples"),
-    ("baseline", _figure(task.baseline_score(metrics)), f"{score} of {task.baseline_title}"),
-    *((title, _with_interval(test, key), "") for key, title in task.shown.items() if key != task.score),
-    ("validation", _with_interval(metrics.get("validation") or {}, task.score), score),
+    (f"test {score}", _with_interval(test, task.metrics.primary_metric), f"{test.get('num_examples', 0):,} examples"),
+    ("baseline", _figure(task.metrics.baseline_score(metrics)), f"{score} of {task.metrics.baseline_title}"),
+    *((title, _with_interval(test, key), "") for key, title in task.metrics.secondary_titles.items()),
+    ("validation", _with_interval(metrics.get("validation") or {}, task.metrics.primary_metric), score),
     ("text", _read(metrics.get("preprocessing") or {}), ""),
     ("rungs", _rungs(metrics.get("rungs"), task), ""),
     ("model", metrics.get("rung_reason") or metrics.get("rung"), ""),
-    ("export", parity(metrics.get("parity")), ""),
+    ("export check", task.answers.describe_parity(parity) if parity else "", ""),
     ("time", *_seconds(metrics.get("seconds"))),
   ]
   if workdir is not None:
@@ -49,19 +49,10 @@ def _read(texts):
 
 
 def _rungs(rungs, task):
-  text = ", ".join(f"{name} {_figure(values.get(task.score))}" for name, values in (rungs or {}).items())
-  return text and f"validation {task.shown[task.score]}: {text}"
-
-
-def parity(proof):
-  """Returns what an export's proof says, in one line."""
-  if not proof:
-    return ""
-  number = f"{proof.get('num_examples', 0):,}"
-  if "max_value_difference" in proof:
-    return f"a fresh process changed {number} values by at most {proof['max_value_difference']:.0e} standard deviations"
-  flips, difference = proof.get("label_flips", 0), proof.get("max_probability_difference", 0.0)
-  return f"a fresh process changed {flips} of {number} labels, probabilities by at most {difference:.0e}"
+  text = ", ".join(
+    f"{name} {_figure(values.get(task.metrics.primary_metric))}" for name, values in (rungs or {}).items()
+  )
+  return text and f"validation {task.metrics.primary_title}: {text}"
 
 
 def _seconds(seconds):

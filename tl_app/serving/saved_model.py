@@ -56,7 +56,7 @@ class Served(tf.Module):
 
   def _serve(self, inputs):
     """string [batch], or [batch, 2] for pairs -> what the task answers, see `Task.serve`."""
-    return self._task.serve(self._answer(self._preprocess(inputs)), inputs)
+    return self._task.answers.signature_outputs(self._answer(self._preprocess(inputs)), inputs)
 
   def _pool(self, inputs):
     """string [batch], or [batch, 2] for pairs -> features float32 [batch, feature_size], pooled, before the head.
@@ -120,7 +120,7 @@ def write(model, directory):
     "backbone": model.backbone.spec.name,
     "stages": _positions(model),
     "pairs": model.backbone.pairs,
-    "task": model.task.record(),
+    "task": model.task.get_config(),
   }
   with tempfile.TemporaryDirectory() as scratch:
     labels = pathlib.Path(scratch) / LABELS
@@ -146,12 +146,12 @@ def export_and_prove(model, directory, inputs, outputs, client=None, batch_size=
     model: the `Model`.
     directory: where the export goes; what is there is replaced as a whole, once the new export is proven.
     inputs: object array [n] of `Examples.inputs`, the test split.
-    outputs: float [n, outputs], the evaluation's answers, see `Task.outputs`.
+    outputs: float [n, outputs], the evaluation's answers, see `Answers.outputs`.
     client: `Client` that was started before, or None for a new one.
     batch_size: inputs that fit into a forward pass; a client takes `BATCH` at a time, or fewer.
 
   Returns:
-    The proof, see `Task.compare`.
+    The proof, see `Answers.parity`.
 
   Raises:
     RunFailed: a label flipped, an answer differs by more than 1e-4, or the fresh process failed; nothing is left
@@ -180,12 +180,7 @@ def prove(directory, model, inputs, outputs, client, batch_size):
     RunFailed: it does not.
   """
   answers = client.answer(directory, list(pipeline.read_bytes(inputs, model.backbone.modality)), batch_size)
-  proof = model.task.compare(answers, outputs)
-  flips, difference = proof.get("label_flips", 0), proof.get("max_probability_difference", 0.0)
-  difference = max(difference, proof.get("max_value_difference", 0.0))
-  if flips or difference > TOLERANCE:
-    raise RunFailed(
-      f"parity: the export answers differently in a fresh process ({flips} labels flipped, largest difference "
-      f"{difference:.2g} on {len(inputs)} examples); no export is left"
-    )
+  proof = model.task.answers.parity(answers, outputs)
+  if not model.task.answers.is_equal(proof, TOLERANCE):
+    raise RunFailed(f"export check: {model.task.answers.describe_parity(proof)}; no export is left")
   return proof

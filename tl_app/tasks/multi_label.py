@@ -1,4 +1,4 @@
-"""Any number of classes an example: a sigmoid each, and a threshold each that the validation split chooses."""
+"""Any number of classes an example: a sigmoid each, and a threshold each that is tuned on the validation split."""
 
 import dataclasses
 import typing
@@ -10,7 +10,7 @@ import sklearn.multiclass
 
 from tl_app.errors import UserError
 from tl_app.tasks import cells, solvers, statistics
-from tl_app.tasks.task import Task
+from tl_app.tasks.task import Answers, LabelCodec, LossSpec, Metrics, Task, usable_logits
 
 # A class with fewer validation examples takes the threshold that is best for all classes together.
 FEW = 10
@@ -19,46 +19,37 @@ TIE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiLabel(Task):
+class MultiLabelCodec(LabelCodec):
   """Targets are float32 [n, classes] of 0 and 1.
 
   Attributes:
     separator: between the names in a cell, and in the answers.
-    columns_of_labels: names of the 0/1 columns, where the cells are lists of these; else ().
-    thresholds: of the probabilities, a class each.
+    columns_of_labels: names of the 0/1 columns, if the cells are lists of these; else ().
+    thresholds: a class is answered if its probability is above its threshold; () before `tune_thresholds`.
   """
 
   separator: str = ","
   columns_of_labels: tuple = ()
   thresholds: tuple = ()
 
-  name: typing.ClassVar = "multi_label"
-  score: typing.ClassVar = "macro_f1"
-  shown: typing.ClassVar = {"macro_f1": "macro F1", "micro_f1": "micro F1", "subset_accuracy": "subset accuracy"}
-  baseline_name: typing.ClassVar = "every class"
-  baseline_title: typing.ClassVar = "always answering every class"
-  loss_title: typing.ClassVar = "binary cross-entropy in nats, mean over the classes"
-  test_title: typing.ClassVar = "randomisation test"
-  solvers: typing.ClassVar = ("adamw", "logistic", "svm")
-  mixes: typing.ClassVar = True
-  imbalances: typing.ClassVar = ("class_weights", "focal")
-
-  @classmethod
-  def read(cls, config, labels):
+  def configure(self, config, labels):
     distinct = set(labels)
     columns = tuple(name.strip() for name in config.label_columns.split(",") if name.strip())
     mark = config.label_separator or cells.separator(distinct) or cells.commonest_separator(distinct)
-    return cls(separator=mark, columns_of_labels=columns)
+    return dataclasses.replace(self, separator=mark, columns_of_labels=columns)
 
   def classes(self, labels):
-    return [tuple(sorted(self._names(label))) for label in labels]
+    return [tuple(sorted(self._names_in(label))) for label in labels]
 
   def fit(self, labels):
     classes = self.classes(labels)
     found = {name for names in classes for name in names}
     missing = [name for name in self.columns_of_labels if name not in found]
     if missing:
-      raise UserError(f"train has no positive example of {missing[0]!r} (--label_columns): add some, or leave it out")
+      raise UserError(
+        f"train has no positive example of {missing[0]!r} (--label_columns): add some, or remove the column from the "
+        "flag"
+      )
     if len(found) < 2:
       raise UserError(f"{len(found)} class in train: --task=multi_label needs two or more")
     names = self.columns_of_labels or tuple(sorted(found))
@@ -67,21 +58,50 @@ class MultiLabel(Task):
     return dataclasses.replace(self, names=names, separator=mark)
 
   def targets(self, labels):
-    place = {name: index for index, name in enumerate(self.names)}
-    targets = np.zeros((len(labels), len(place)), np.float32)
+    position = {name: index for index, name in enumerate(self.names)}
+    targets = np.zeros((len(labels), len(position)), np.float32)
     for row, names in zip(targets, self.classes(labels)):
-      unknown = [name for name in names if name not in place]
+      unknown = [name for name in names if name not in position]
       if unknown:
         raise cells.unknown(unknown[0], self.names)
-      row[[place[name] for name in names]] = 1
+      row[[position[name] for name in names]] = 1
     return targets
 
-  def settle(self, logits, targets):
-    chosen = best_thresholds(scipy.special.expit(np.float64(logits)), targets)
+  def as_probabilities(self, targets):
+    return targets
+
+  def tune_thresholds(self, logits, targets):
+    chosen = best_thresholds(_probabilities(logits), targets)
     return dataclasses.replace(self, thresholds=tuple(float(value) for value in chosen))
 
-  def dense(self, targets):
-    return targets
+  def join(self, chosen: np.ndarray) -> str:
+    """Returns the names of the classes that are chosen, bool [classes], as a cell."""
+    return self.separator.join(name for name, yes in zip(self.names, chosen) if yes)
+
+  def chosen(self, cell: str) -> list[int]:
+    """Returns what `join` made the cell of, a list of 0 and 1."""
+    names = cell.split(self.separator)
+    return [int(name in names) for name in self.names]
+
+  def _names_in(self, label):
+    values = cells.listed(label)
+    if not self.columns_of_labels:
+      return set(cells.split(label, self.separator) if values is None else values)
+    if values is None or len(values) != len(self.columns_of_labels):
+      raise UserError(f"--label_columns names {len(self.columns_of_labels)} columns, but a label is {label!r}")
+    for name, value in zip(self.columns_of_labels, values):
+      if value.lower() not in cells.FLAGS:
+        raise UserError(
+          f"--task=multi_label, but the column {name!r} of --label_columns holds {value!r}: expected 0 or 1"
+        )
+    return {name for name, value in zip(self.columns_of_labels, values) if cells.FLAGS[value.lower()]}
+
+
+@dataclasses.dataclass(frozen=True)
+class SigmoidLoss(LossSpec):
+  """Binary cross-entropy of each class."""
+
+  title: typing.ClassVar = "binary cross-entropy in nats, mean over the classes"
 
   def initial_bias(self, targets):
     shares = (targets.sum(axis=0) + 0.5) / (len(targets) + 1)
@@ -97,23 +117,14 @@ class MultiLabel(Task):
 
     return losses.sigmoid(targets.sum(axis=0).astype(int), len(targets), label_smoothing, imbalance)
 
-  def score_of(self, outputs, targets):
-    counts = statistics.class_counts(outputs > best_thresholds(outputs, targets), targets)
-    return float(self.score_from(counts.sum(axis=0)))
-
   def mean_loss(self, logits, targets):
     logits = np.float64(logits)
     return float(np.mean(np.logaddexp(0, logits) - logits * targets))
 
-  def p_value(self, first, second, targets):
-    answers = (logits > best_thresholds(logits, targets) for logits in (first, second))
-    one, two = (statistics.class_counts(of_one, targets) for of_one in answers)
-    return statistics.randomisation([(one, two, self.score_from)])
-
-  def estimators(self, solver):
+  def probe_estimators(self, solver):
     return [(c, sklearn.multiclass.OneVsRestClassifier(model)) for c, model in solvers.classifiers(solver)]
 
-  def weights(self, estimator):
+  def probe_weights(self, estimator):
     # A class that every example has gets no model, but a constant answer.
     width = next(model.coef_.shape[1] for model in estimator.estimators_ if hasattr(model, "coef_"))
     pairs = [
@@ -122,10 +133,32 @@ class MultiLabel(Task):
     ]
     return np.stack([kernel for kernel, _ in pairs], axis=1), np.array([bias for _, bias in pairs])
 
-  def outputs(self, logits):
-    return scipy.special.expit(np.float64(logits))
 
-  def measure(self, logits, targets, seed=0):
+@dataclasses.dataclass(frozen=True)
+class MultiLabelMetrics(Metrics):
+  """Macro F1 decides. Between two models it is compared at the best thresholds of each."""
+
+  primary_metric: typing.ClassVar = "macro_f1"
+  metric_titles: typing.ClassVar = {
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "subset_accuracy": "subset accuracy",
+  }
+  baseline_name: typing.ClassVar = "every class"
+  baseline_title: typing.ClassVar = "answering every class"
+  class_titles: typing.ClassVar = {"average_precision": "average precision", "threshold": "threshold"}
+  class_note: typing.ClassVar = (
+    "A class is answered if its probability is above its threshold, which was tuned on the validation split."
+  )
+
+  def score(self, outputs, targets):
+    return float(self.score_from_statistics(self._counts(outputs, targets).sum(axis=0)))
+
+  def p_value(self, first, second, targets):
+    one, two = (self._counts(logits, targets) for logits in (first, second))
+    return statistics.randomisation([(one, two, self.score_from_statistics)])
+
+  def compute_metrics(self, logits, targets, seed=0):
     """Returns the metrics of one split as plain Python values, ready for JSON.
 
     Args:
@@ -139,25 +172,29 @@ class MultiLabel(Task):
       bootstrap interval over examples, or None with fewer than ten right or wrong answers; "per_class" {name:
       {"precision", "recall", "f1", "support", "average_precision", "threshold"}}. What is 0/0 counts 0.
     """
-    logits, targets = self._usable(logits, targets), np.asarray(targets)
-    probabilities = self.outputs(logits)
-    answers = probabilities > np.array(self.thresholds)
+    logits, targets = usable_logits(logits, targets), np.asarray(targets)
+    probabilities = _probabilities(logits)
+    answers = probabilities > np.array(self.codec.thresholds)
     counts = statistics.class_counts(answers, targets)
     exact = (answers == targets).all(axis=1)
-    hits, predicted, support = counts.sum(axis=0).reshape(3, -1)
-    metrics = {"num_examples": len(targets), "loss": self.mean_loss(logits, targets)}
+    hits = counts.sum(axis=0).reshape(3, -1)[0]
+    metrics = {"num_examples": len(targets), "loss": self.loss.mean_loss(logits, targets)}
     metrics["macro_f1"] = float(statistics.macro_f1(counts.sum(axis=0)))
-    metrics["micro_f1"] = float(_micro(counts.sum(axis=0)))
+    metrics["micro_f1"] = float(_micro_f1(counts.sum(axis=0)))
     metrics["subset_accuracy"] = float(exact.mean())
     few = min(hits.sum(), (answers != targets).sum()) < statistics.FEW
-    for key, statistic in (("macro_f1", statistics.macro_f1), ("micro_f1", _micro)):
+    for key, statistic in (("macro_f1", statistics.macro_f1), ("micro_f1", _micro_f1)):
       metrics[f"{key}_ci95"] = None if few else statistics.bootstrap(counts, statistic, seed)
     metrics["subset_accuracy_ci95"] = statistics.accuracy_interval(int(exact.sum()), len(exact), seed)
+    metrics["per_class"] = self._per_class(counts.sum(axis=0), probabilities, targets)
+    return metrics
+
+  def _per_class(self, sums, probabilities, targets):
     ranked = [
       float(sklearn.metrics.average_precision_score(truth, p)) if truth.any() else 0.0
       for truth, p in zip(targets.T, probabilities.T)
     ]
-    metrics["per_class"] = {
+    return {
       name: {
         "precision": float(hit / max(of, 1)),
         "recall": float(hit / max(have, 1)),
@@ -167,84 +204,76 @@ class MultiLabel(Task):
         "threshold": threshold,
       }
       for name, hit, of, have, average_precision, threshold in zip(
-        self.names, hits, predicted, support, ranked, self.thresholds
+        self.codec.names, *sums.reshape(3, -1), ranked, self.codec.thresholds
       )
     }
-    return metrics
 
   def baseline(self, train_targets, targets):
     counts = statistics.class_counts(np.ones_like(targets), targets).sum(axis=0)
-    return {"baseline": {"macro_f1": float(statistics.macro_f1(counts)), "micro_f1": float(_micro(counts))}}
+    return {"baseline": {"macro_f1": float(statistics.macro_f1(counts)), "micro_f1": float(_micro_f1(counts))}}
 
-  def rows(self, ids, labels, outputs):
-    for example_id, truth, answer, row in zip(ids, self.targets(labels), outputs > np.array(self.thresholds), outputs):
-      # Nine significant digits tell any two float32 apart.
-      yield example_id, self._joined(truth), self._joined(answer), f"{row.max():.9g}"
-
-  def evidence(self, rows):
-    answers, targets = (np.array([self._chosen(row[name]) for row in rows]) for name in ("prediction", "label"))
+  def sufficient_statistics(self, rows):
+    answers, targets = (np.array([self.codec.chosen(row[name]) for row in rows]) for name in ("prediction", "label"))
     return statistics.class_counts(answers, targets)
 
-  def score_from(self, sums):
+  def score_from_statistics(self, sums):
     return statistics.macro_f1(sums)
 
-  def serve(self, logits, inputs):
+  def _counts(self, outputs, targets):
+    return statistics.class_counts(outputs > best_thresholds(outputs, targets), targets)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLabelAnswers(Answers):
+  """The classes whose probabilities are above their thresholds; the score is the highest probability."""
+
+  def outputs(self, logits):
+    return _probabilities(logits)
+
+  def rows(self, ids, labels, outputs):
+    answers = outputs > np.array(self.codec.thresholds)
+    for example_id, truth, answer, row in zip(ids, self.codec.targets(labels), answers, outputs):
+      # Nine significant digits tell any two float32 apart.
+      yield example_id, self.codec.join(truth), self.codec.join(answer), f"{row.max():.9g}"
+
+  def signature_outputs(self, logits, inputs):
     import tensorflow as tf
 
     probabilities = tf.sigmoid(logits)
-    predicted = probabilities > tf.constant(self.thresholds, tf.float32)
-    names = tf.broadcast_to(tf.constant(self.names), tf.shape(probabilities))
+    predicted = probabilities > tf.constant(self.codec.thresholds, tf.float32)
+    names = tf.broadcast_to(tf.constant(self.codec.names), tf.shape(probabilities))
+    chosen = tf.ragged.boolean_mask(names, predicted)
     return {
-      "label": tf.strings.reduce_join(tf.ragged.boolean_mask(names, predicted), axis=-1, separator=self.separator),
+      "label": tf.strings.reduce_join(chosen, axis=-1, separator=self.codec.separator),
       "score": tf.reduce_max(probabilities, axis=-1),
       "predicted": predicted,
       "probabilities": probabilities,
     }
 
-  def answers(self, served, inputs):
+  def decode(self, served, inputs):
     for predicted, score, row in zip(*(served[name] for name in ("predicted", "score", "probabilities"))):
       yield {
-        "labels": [name for name, chosen in zip(self.names, predicted) if chosen],
+        "labels": [name for name, chosen in zip(self.codec.names, predicted) if chosen],
         "score": float(score),
-        "probabilities": {name: float(p) for name, p in zip(self.names, row)},
+        "probabilities": {name: float(p) for name, p in zip(self.codec.names, row)},
       }
 
-  def compare(self, served, outputs):
-    thresholds = np.array(self.thresholds)
+  def parity(self, served, outputs):
+    thresholds = np.array(self.codec.thresholds)
     decided = np.abs(outputs - thresholds) > TIE
     flips = ((served["predicted"] != (outputs > thresholds)) & decided).any(axis=1)
-    return statistics.class_proof(served["probabilities"], outputs, flips)
-
-  def _names(self, label):
-    values = cells.listed(label)
-    if not self.columns_of_labels:
-      return set(cells.split(label, self.separator) if values is None else values)
-    if values is None or len(values) != len(self.columns_of_labels):
-      raise UserError(f"--label_columns names {len(self.columns_of_labels)} columns, but a label is {label!r}")
-    for name, value in zip(self.columns_of_labels, values):
-      if value.lower() not in cells.FLAGS:
-        raise UserError(
-          f"--task=multi_label, but the column {name!r} of --label_columns holds {value!r}: 0 or 1 it takes"
-        )
-    return {name for name, value in zip(self.columns_of_labels, values) if cells.FLAGS[value.lower()]}
-
-  def _joined(self, chosen):
-    return self.separator.join(name for name, yes in zip(self.names, chosen) if yes)
-
-  def _chosen(self, joined):
-    """Returns what `_joined` made the text of, a list of 0 and 1."""
-    names = joined.split(self.separator)
-    return [int(name in names) for name in self.names]
+    return statistics.class_parity(served["probabilities"], outputs, flips)
 
 
-def best_thresholds(outputs, targets):
+def best_thresholds(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
   """Returns the thresholds, float [classes], above which a class is answered for the highest F1.
 
-  Halfway between two outputs. A class with fewer than `FEW` positive examples takes the threshold that is best for all
-  classes together (micro F1): of its own few it would learn their accidents.
+  A threshold is halfway between two outputs. A class with fewer than `FEW` positive examples takes the threshold that
+  is best for all classes together (micro F1): it would overfit to its own few.
 
   Args:
-    outputs: float [n, classes]; targets: [n, classes] of 0 and 1.
+    outputs: float [n, classes].
+    targets: [n, classes] of 0 and 1.
   """
   common = _best_threshold(outputs.reshape(-1), targets.reshape(-1))
   return np.array(
@@ -266,6 +295,25 @@ def _best_threshold(outputs, truth):
   return (ranked[last] + below) / 2
 
 
-def _micro(sums):
+def _probabilities(logits):
+  return scipy.special.expit(np.float64(logits))
+
+
+def _micro_f1(sums):
   hits, predicted, support = (part.sum(axis=-1) for part in np.split(sums, 3, axis=-1))
   return 2 * hits / np.maximum(predicted + support, 1)
+
+
+_CODEC = MultiLabelCodec()
+_LOSS = SigmoidLoss(_CODEC)
+MULTI_LABEL = Task(
+  name="multi_label",
+  codec=_CODEC,
+  loss=_LOSS,
+  metrics=MultiLabelMetrics(_CODEC, _LOSS),
+  answers=MultiLabelAnswers(_CODEC),
+  uses_separator=True,
+  supports_mixup=True,
+  probe_solvers=("adamw", "logistic", "svm"),
+  imbalances=("class_weights", "focal"),
+)

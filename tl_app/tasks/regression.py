@@ -1,4 +1,4 @@
-"""One or more amounts an example: squared error on targets that are standardised, answers in their own units."""
+"""One or more numbers an example: squared error on standardised targets, answers in their own units."""
 
 import dataclasses
 import typing
@@ -9,62 +9,44 @@ import sklearn.linear_model
 
 from tl_app.errors import UserError
 from tl_app.tasks import cells, solvers, statistics
-from tl_app.tasks.task import Task
+from tl_app.tasks.task import Answers, LabelCodec, LossSpec, Metrics, Task, usable_logits
 
-# Parts of equal size that a split is stratified by, and the fewest examples of one.
+# A split is stratified by this number of bins of equal size, with at least so many examples in each.
 BINS, FEWEST = 10, 20
 TINY = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression(Task):
-  """Targets are float32 [n, targets]: less the mean of the training labels, over their standard deviation.
+class RegressionCodec(LabelCodec):
+  """Targets are float32 [n, targets]: standardised by the mean and the standard deviation of the training labels.
 
   Attributes:
-    mean, deviation: of the training labels, a target each.
+    mean: of the training labels, one for each target.
+    deviation: their standard deviation, one for each target.
   """
 
   mean: tuple = ()
   deviation: tuple = ()
 
-  name: typing.ClassVar = "regression"
-  score: typing.ClassVar = "r2"
-  shown: typing.ClassVar = {"r2": "R2", "pearson": "Pearson", "spearman": "Spearman", "rmse": "RMSE", "mae": "MAE"}
-  baseline_name: typing.ClassVar = "mean"
-  baseline_title: typing.ClassVar = "always answering the mean of the training labels"
-  loss_title: typing.ClassVar = "squared error in standard deviations of the training labels"
-  test_title: typing.ClassVar = "randomisation test"
-  solvers: typing.ClassVar = ("adamw", "ridge")
-  smooths: typing.ClassVar = False
-  named: typing.ClassVar = False
-
-  @classmethod
-  def read(cls, config, labels):
+  def configure(self, config, labels):
     names = tuple(name.strip() for name in config.label_columns.split(",") if name.strip())
-    return cls(names=names or (config.label_column,))
-
-  @property
-  def columns(self):
-    """Of predictions_test.csv; "error" is the distance, of several targets their mean in standard deviations."""
-    if len(self.names) == 1:
-      return ("id", "label", "prediction", "error")
-    return ("id", *(f"{name} {what}" for name in self.names for what in ("label", "prediction")), "error")
+    return dataclasses.replace(self, names=names or (config.label_column,))
 
   def classes(self, labels):
-    values = self._values(labels)
+    values = self.values(labels)
     amounts = ((values - values.mean(axis=0)) / np.maximum(values.std(axis=0), TINY)).mean(axis=1)
     shown = values[:, 0] if len(self.names) == 1 else amounts
     bins = int(np.clip(len(labels) // FEWEST, 2, BINS))
     edges = np.unique(np.quantile(amounts, np.arange(1, bins) / bins))
-    places = np.searchsorted(edges, amounts, side="right")
+    bin_of = np.searchsorted(edges, amounts, side="right")
     names = {}
-    for place in np.unique(places):
-      part = shown[places == place]
-      names[place] = f"{place + 1:02}: {part.min():.4g} to {part.max():.4g}"
-    return [(names[place],) for place in places]
+    for number in np.unique(bin_of):
+      members = shown[bin_of == number]
+      names[number] = f"{number + 1:02}: {members.min():.4g} to {members.max():.4g}"
+    return [(names[number],) for number in bin_of]
 
   def fit(self, labels):
-    values = self._values(labels)
+    values = self.values(labels)
     constant = [name for name, deviation in zip(self.names, values.std(axis=0)) if not deviation > 0]
     if constant:
       raise UserError(f"all training labels of {constant[0]!r} are {values[0, self.names.index(constant[0])]:g}")
@@ -72,110 +54,17 @@ class Regression(Task):
     return dataclasses.replace(self, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
 
   def targets(self, labels):
-    return ((self._values(labels) - self.mean) / self.deviation).astype(np.float32)
+    return ((self.values(labels) - self.mean) / self.deviation).astype(np.float32)
 
-  def dense(self, targets):
+  def as_probabilities(self, targets):
+    """Returns the targets: here the outputs of a perfect model are no probabilities but the values themselves."""
     return targets
 
-  def loss(self, label_smoothing):
-    import keras
-
-    return keras.losses.MeanSquaredError()
-
-  def score_of(self, outputs, targets):
-    return float(np.mean(self._figures(outputs, targets)["r2"]))
-
-  def mean_loss(self, logits, targets):
-    return float(np.mean(np.square(np.float64(logits) - targets)))
-
-  def p_value(self, first, second, targets):
-    one, two = (np.square(np.float64(logits) - targets).mean(axis=1, keepdims=True) for logits in (first, second))
-    return statistics.randomisation([(one, two, lambda sums: sums[..., 0])])
-
-  def estimators(self, solver):
-    return [(alpha, sklearn.linear_model.Ridge(alpha=alpha)) for alpha in solvers.RIDGE_STRENGTHS]
-
-  def weights(self, estimator):
-    return np.atleast_2d(estimator.coef_).T, np.atleast_1d(estimator.intercept_)
-
-  def outputs(self, logits):
-    return np.float64(logits) * self.deviation + self.mean
-
-  def measure(self, logits, targets, seed=0):
-    """Returns the metrics of one split as plain Python values, ready for JSON.
-
-    Args:
-      logits: float [n, targets], standardised; finite; n is at least 1.
-      targets: float [n, targets], standardised.
-      seed: seed of the bootstrap.
-
-    Returns:
-      A dict: "num_examples"; "loss" (see `loss_title`); "r2", "pearson", "spearman", "rmse" and "mae" (the last two in
-      the labels' unit), each the mean over the targets and with "_ci95", the 95 % percentile bootstrap interval over
-      examples (of Spearman's over the ranks in the whole split), or None with fewer than ten examples; "per_target"
-      {name: {the same figures, without intervals}}. A correlation with a constant is 0, and so is R2 where all labels
-      are the same, but for answers that all are right.
-    """
-    logits = self._usable(logits, targets)
-    figures = self._figures(logits, targets)
-    metrics = {"num_examples": len(targets), "loss": self.mean_loss(logits, targets)}
-    metrics |= {key: float(figures[key].mean()) for key in self.shown}
-    columns = self._columns(logits, targets)
-    for key in self.shown:
-      metrics[f"{key}_ci95"] = (
-        statistics.bootstrap(columns, lambda sums, key=key: self._statistics(sums)[key].mean(axis=-1), seed)
-        if len(targets) >= 10
-        else None
-      )
-    metrics["per_target"] = {
-      name: {key: float(figures[key][index]) for key in self.shown} for index, name in enumerate(self.names)
-    }
-    return metrics
-
-  def baseline(self, train_targets, targets):
-    constant = np.repeat(train_targets.mean(axis=0, keepdims=True), len(targets), axis=0)
-    figures = self._figures(constant, targets)
-    return {"baseline": {key: float(figures[key].mean()) for key in ("r2", "rmse", "mae")}}
-
-  def rows(self, ids, labels, outputs):
-    labels = self._values(labels)
-    scale = np.ones(1) if len(self.names) == 1 else np.array(self.deviation)
-    errors = (np.abs(outputs - labels) / scale).mean(axis=1)
-    for example_id, truth, answer, error in zip(ids, labels, outputs, errors):
-      yield example_id, *(f"{value:.9g}" for pair in zip(truth, answer) for value in pair), f"{error:.9g}"
-
-  def evidence(self, rows):
-    cells_of = [self.columns[start:-1:2] for start in (1, 2)]
-    truth, answer = (np.array([[float(row[name]) for name in names] for row in rows]) for names in cells_of)
-    truth, answer = truth - self.mean, answer - self.mean
-    return np.concatenate([np.ones_like(truth), truth, truth**2, (answer - truth) ** 2], axis=1)
-
-  def score_from(self, sums):
-    n, truth, truth_squared, squared = np.split(sums, 4, axis=-1)
-    total = truth_squared - truth**2 / np.maximum(n, 1)
-    return self._r2(n, total, squared).mean(axis=-1)
-
-  def serve(self, logits, inputs):
-    import tensorflow as tf
-
-    return {"values": logits * tf.constant(self.deviation, tf.float32) + tf.constant(self.mean, tf.float32)}
-
-  def answers(self, served, inputs):
-    for row in served["values"]:
-      yield {"values": {name: float(value) for name, value in zip(self.names, row)}}
-
-  def compare(self, served, outputs):
-    difference = (np.abs(served["values"] - outputs) / self.deviation).max()
-    return {
-      "num_examples": len(outputs),
-      "max_value_difference": float(difference) if np.isfinite(difference) else 1.0,
-    }
-
-  def described(self):
+  def describe(self):
     return f"{len(self.names)} target{'s' if len(self.names) > 1 else ''}"
 
-  def _values(self, labels):
-    """Returns float64 [n, targets] of the cells."""
+  def values(self, labels) -> np.ndarray:
+    """Returns the numbers in the cells, float64 [n, targets]."""
     rows = []
     for label in labels:
       values = [cells.number(value) for value in cells.listed(label) or [label]]
@@ -187,9 +76,109 @@ class Regression(Task):
       rows.append(values)
     return np.array(rows, np.float64)
 
+  @property
+  def columns(self) -> tuple[tuple[str, str], ...]:
+    """Columns of predictions_test.csv: (label, prediction) of each target."""
+    if len(self.names) == 1:
+      return (("label", "prediction"),)
+    return tuple((f"{name} label", f"{name} prediction") for name in self.names)
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredError(LossSpec):
+  """Mean squared error of the standardised targets."""
+
+  title: typing.ClassVar = "squared error in standard deviations of the training labels"
+
+  def loss(self, label_smoothing):
+    import keras
+
+    return keras.losses.MeanSquaredError()
+
+  def mean_loss(self, logits, targets):
+    return float(np.mean(np.square(np.float64(logits) - targets)))
+
+  def probe_estimators(self, solver):
+    return [(alpha, sklearn.linear_model.Ridge(alpha=alpha)) for alpha in solvers.RIDGE_STRENGTHS]
+
+  def probe_weights(self, estimator):
+    return np.atleast_2d(estimator.coef_).T, np.atleast_1d(estimator.intercept_)
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionMetrics(Metrics):
+  """R2 decides; of several targets every metric is the mean."""
+
+  primary_metric: typing.ClassVar = "r2"
+  metric_titles: typing.ClassVar = {
+    "r2": "R2",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "rmse": "RMSE",
+    "mae": "MAE",
+  }
+  baseline_name: typing.ClassVar = "mean"
+  baseline_title: typing.ClassVar = "the mean of the training labels"
+
+  def score(self, outputs, targets):
+    return float(np.mean(self._metrics(outputs, targets)["r2"]))
+
+  def p_value(self, first, second, targets):
+    one, two = (np.square(np.float64(logits) - targets).mean(axis=1, keepdims=True) for logits in (first, second))
+    return statistics.randomisation([(one, two, lambda sums: sums[..., 0])])
+
+  def compute_metrics(self, logits, targets, seed=0):
+    """Returns the metrics of one split as plain Python values, ready for JSON.
+
+    Args:
+      logits: float [n, targets], standardised; finite; n is at least 1.
+      targets: float [n, targets], standardised.
+      seed: seed of the bootstrap.
+
+    Returns:
+      A dict: "num_examples"; "loss" (see `LossSpec.title`); "r2", "pearson", "spearman", "rmse" and "mae" (the last two
+      in the unit of the labels), each the mean over the targets and with "_ci95", the 95 % percentile bootstrap
+      interval over examples (of Spearman's over the ranks in the whole split), or None with fewer than ten examples;
+      "per_target" {name: {the same metrics, without intervals}}. A correlation with a constant is 0. If all labels are
+      the same, R2 is 0, or 1 if all answers are right.
+    """
+    logits = usable_logits(logits, targets)
+    of_targets = self._metrics(logits, targets)
+    metrics = {"num_examples": len(targets), "loss": self.loss.mean_loss(logits, targets)}
+    metrics |= {key: float(of_targets[key].mean()) for key in self.metric_titles}
+    columns = self._columns(logits, targets)
+    for key in self.metric_titles:
+      metrics[f"{key}_ci95"] = (
+        statistics.bootstrap(columns, lambda sums, key=key: self._from_sums(sums)[key].mean(axis=-1), seed)
+        if len(targets) >= 10
+        else None
+      )
+    metrics["per_target"] = {
+      name: {key: float(of_targets[key][index]) for key in self.metric_titles}
+      for index, name in enumerate(self.codec.names)
+    }
+    return metrics
+
+  def baseline(self, train_targets, targets):
+    constant = np.repeat(train_targets.mean(axis=0, keepdims=True), len(targets), axis=0)
+    of_targets = self._metrics(constant, targets)
+    return {"baseline": {key: float(of_targets[key].mean()) for key in ("r2", "rmse", "mae")}}
+
+  def sufficient_statistics(self, rows):
+    truth, answer = (
+      np.array([[float(row[name]) for name in names] for row in rows]) for names in zip(*self.codec.columns)
+    )
+    truth, answer = truth - self.codec.mean, answer - self.codec.mean
+    return np.concatenate([np.ones_like(truth), truth, truth**2, (answer - truth) ** 2], axis=1)
+
+  def score_from_statistics(self, sums):
+    n, truth, truth_squared, squared = np.split(sums, 4, axis=-1)
+    total = truth_squared - truth**2 / np.maximum(n, 1)
+    return self._r2(n, total, squared).mean(axis=-1)
+
   def _columns(self, logits, targets):
-    """Returns float64 [n, 14 targets]: what `_statistics` takes the sums of."""
-    scale = np.array(self.deviation)
+    """Returns float64 [n, 13 targets], of whose sums `_from_sums` computes the metrics."""
+    scale = np.array(self.codec.deviation)
     truth, answer = np.float64(targets) * scale, np.float64(logits) * scale
     truth, answer = truth - truth.mean(axis=0), answer - truth.mean(axis=0)
     error = answer - truth
@@ -198,8 +187,8 @@ class Regression(Task):
       parts += [one, one**2, two, two**2, one * two]
     return np.concatenate(parts, axis=1)
 
-  def _statistics(self, sums):
-    """Returns {key of a figure: float [.., targets]} from sums of `_columns`."""
+  def _from_sums(self, sums):
+    """Returns {key of a metric: float [.., targets]} of sums of `_columns`."""
     n, absolute, squared, *moments = np.split(sums, 13, axis=-1)
     total = moments[1] - moments[0] ** 2 / n
     return {
@@ -211,13 +200,65 @@ class Regression(Task):
     }
 
   def _r2(self, n, total, squared):
-    # Labels that are all the same leave rounding; scikit-learn's answer to these: 1 where all is right, else 0.
-    least = TINY * n * np.square(self.deviation)
+    # Labels that are all the same leave rounding; scikit-learn's answer to these: 1 if all is right, else 0.
+    least = TINY * n * np.square(self.codec.deviation)
     alike = (squared <= least).astype(np.float64)
     return np.where(total > least, 1 - squared / np.where(total > least, total, 1.0), alike)
 
-  def _figures(self, logits, targets):
-    return self._statistics(self._columns(logits, targets).sum(axis=0))
+  def _metrics(self, logits, targets):
+    return self._from_sums(self._columns(logits, targets).sum(axis=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionAnswers(Answers):
+  """A number for each target, in its own unit."""
+
+  @property
+  def columns(self):
+    """Of predictions_test.csv; "error" is the distance, of several targets their mean in standard deviations."""
+    return ("id", *(name for pair in self.codec.columns for name in pair), "error")
+
+  def outputs(self, logits):
+    return np.float64(logits) * self.codec.deviation + self.codec.mean
+
+  def rows(self, ids, labels, outputs):
+    labels = self.codec.values(labels)
+    scale = np.ones(1) if len(self.codec.names) == 1 else np.array(self.codec.deviation)
+    errors = (np.abs(outputs - labels) / scale).mean(axis=1)
+    for example_id, truth, answer, error in zip(ids, labels, outputs, errors):
+      yield example_id, *(f"{value:.9g}" for pair in zip(truth, answer) for value in pair), f"{error:.9g}"
+
+  def signature_outputs(self, logits, inputs):
+    import tensorflow as tf
+
+    deviation, mean = (tf.constant(values, tf.float32) for values in (self.codec.deviation, self.codec.mean))
+    return {"values": logits * deviation + mean}
+
+  def decode(self, served, inputs):
+    for row in served["values"]:
+      yield {"values": {name: float(value) for name, value in zip(self.codec.names, row)}}
+
+  def parity(self, served, outputs):
+    difference = (np.abs(served["values"] - outputs) / self.codec.deviation).max()
+    return {
+      "num_examples": len(outputs),
+      "max_value_difference": float(difference) if np.isfinite(difference) else 1.0,
+    }
+
+  def is_equal(self, parity, tolerance):
+    return parity["max_value_difference"] <= tolerance
+
+  def describe_parity(self, parity):
+    return (
+      f"{parity['num_examples']:,} test examples answered by a new process, largest difference "
+      f"{parity['max_value_difference']:.0e} standard deviations"
+    )
+
+  def error(self, row):
+    return float(row["error"])
+
+  def describe_errors(self, shown, wrong, total):
+    return f"The table shows the {shown} largest errors of {total:,} test examples."
 
 
 def _ranks(values):
@@ -230,3 +271,17 @@ def _correlation(n, one, one_squared, two, two_squared, product):
   first, second = one_squared - one**2 / n, two_squared - two**2 / n
   varies = (first > TINY * one_squared) & (second > TINY * two_squared)
   return np.where(varies, (product - one * two / n) / np.sqrt(np.where(varies, first * second, 1.0)), 0.0)
+
+
+_CODEC = RegressionCodec()
+_LOSS = SquaredError(_CODEC)
+REGRESSION = Task(
+  name="regression",
+  codec=_CODEC,
+  loss=_LOSS,
+  metrics=RegressionMetrics(_CODEC, _LOSS),
+  answers=RegressionAnswers(_CODEC),
+  has_class_names=False,
+  supports_label_smoothing=False,
+  probe_solvers=("adamw", "ridge"),
+)

@@ -150,11 +150,12 @@ def write_predictions(path, columns, rows):
     writer.writerows(rows)
 
 
-def class_proof(probabilities, expected, flips):
-  """Returns the proof that an export answers with the `expected` probabilities, [n, classes] both.
+def class_parity(probabilities, expected, flips):
+  """Returns how the probabilities of an export differ from those of the evaluation, [n, classes] both.
 
   Args:
-    probabilities, expected: of the export and of the evaluation.
+    probabilities: of the export.
+    expected: of the evaluation.
     flips: bool [n]: the label is another one, and it is no tie.
   """
   difference = np.abs(probabilities - expected).max()

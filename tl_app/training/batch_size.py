@@ -132,7 +132,7 @@ def _training(run, phase, inputs, targets):
   More parts take no more memory: each is gone before the next one comes.
   """
   stages.set_trainable(run.model, phase)
-  batch = inputs, run.model.task.dense(targets) if phase.mixes else targets
+  batch = inputs, run.model.task.codec.as_probabilities(targets) if phase.mixes else targets
   network = train_steps.in_parts(fit.online(run, phase)[0], 2)
   gpu = bool(tf.config.list_logical_devices("GPU"))
   way = precision.candidates(run.config, run.model.backbone, gpu, run.strategy.num_replicas_in_sync)[0]

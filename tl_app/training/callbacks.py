@@ -38,7 +38,7 @@ class Validate(keras.callbacks.Callback):
     self._task = task
 
   def on_epoch_end(self, epoch, logs=None):
-    figures = self._task.figures(self._logits(), self._targets)
+    figures = self._task.metrics.monitor_metrics(self._logits(), self._targets)
     logs.update({f"val_{name}": value for name, value in figures.items()})
 
 

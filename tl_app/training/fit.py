@@ -38,7 +38,7 @@ def fit(run, phase, left=1):
       features = session.fresh_features(run)
       heads.standardize(model.head, features[run.split.train])
     if phase.fresh_head:
-      heads.reset(model.head, model.task.initial_bias(run.labels[run.split.train]))
+      heads.reset(model.head, model.task.loss.initial_bias(run.labels[run.split.train]))
     stages.set_trainable(model, phase)
     before = stages.state(model, phase)
     if phase.solver != "adamw":
@@ -295,7 +295,7 @@ def compile_for(network, phase, model, way=precision.PLAIN, schedule=None, targe
   network.compile(
     optimizer=optimizer,
     loss=_loss(model.task, phase, targets),
-    metrics=None if phase.objective == recipes.CONTRAST else model.task.watched(),
+    metrics=None if phase.objective == recipes.CONTRAST else model.task.loss.keras_metrics(),
     jit_compile=way.jit,
     # A step of the head alone is far shorter than the way into Python and back. TensorFlow cannot run Keras' loop over
     # steps on several devices: a placeholder in its branches stays unfed.
@@ -307,8 +307,8 @@ def _loss(task, phase, targets):
   if phase.objective == recipes.CONTRAST:
     return contrastive.SupervisedContrast()
   if phase.mixes or phase.imbalance not in ("none", "balanced"):
-    return task.weighted_loss(phase.label_smoothing, phase.imbalance, targets)
-  return task.loss(phase.label_smoothing)
+    return task.loss.weighted_loss(phase.label_smoothing, phase.imbalance, targets)
+  return task.loss.loss(phase.label_smoothing)
 
 
 def _watchers(run, phase, validation_logits, keep):

@@ -165,7 +165,7 @@ def facts(run):
       name: tuple(v.path for v in variables if id(v) in run.model.can_train)
       for name, variables in backbone.stages.items()
     },
-    score=run.model.task.score,
+    score=run.model.task.metrics.primary_metric,
     batch_examples=session.batch_examples(run) if run.config.batch_tokens else 0.0,
   )
 
@@ -186,7 +186,7 @@ def settle_preprocessing(run):
   settled = {"max_length": int(preprocess.max_length), "long_text": how}
   if how == "windows":
     settled["max_windows"] = run.config.max_windows
-  if run.model.task.by_word:
+  if run.model.task.per_token:
     words, known = pipeline.of_texts(preprocess.count_words, run.examples.inputs).sum(axis=0)
     settled["words_not_read"] = round(float(1 - known / words), 4)
   # Rounded down: a share that is said to be whole is.
@@ -228,7 +228,7 @@ def _stage_rows(run, phase):
 
 
 def _check_contrast(run):
-  if not run.model.task.exclusive:
+  if not run.model.task.single_label:
     raise UserError(f"--recipe={run.config.recipe} needs one class an example, not --task={run.model.task.name}")
   if run.strategy.num_replicas_in_sync > 1:
     raise UserError(f"--recipe={run.config.recipe} compares the examples of one device: pass --strategy=single")
@@ -239,7 +239,7 @@ def _lines(run, written):
   split, backbone = run.split, written["backbone"]
   yield f"task: {written['task']['name']}, {written['task']['why']}"
   yield (
-    f"data: {run.config.dataset}, {run.model.task.described()}; {len(split.train)} train, "
+    f"data: {run.config.dataset}, {run.model.task.codec.describe()}; {len(split.train)} train, "
     f"{len(split.validation)} validation, {len(split.test)} test examples"
   )
   yield f"backbone: {backbone['name']}, {backbone['parameters']:,} parameters, features [{backbone['feature_size']}]"

@@ -32,7 +32,7 @@ class Rung:
 
 def better(rungs, targets, task):
   """Returns the rung of the highest score on the validation split, of equal ones the first; as `choose` compares."""
-  return max(rungs, key=lambda rung: task.figures(rung.logits, targets)[task.score])
+  return max(rungs, key=lambda rung: task.metrics.monitor_metrics(rung.logits, targets)[task.metrics.primary_metric])
 
 
 def choose(rungs, targets, task):
@@ -48,15 +48,16 @@ def choose(rungs, targets, task):
   """
   first = rungs[0]
   figures = {
-    rung.name: task.figures(rung.logits, targets) | {"p_value": task.p_value(first.logits, rung.logits, targets)}
+    rung.name: task.metrics.monitor_metrics(rung.logits, targets)
+    | {"p_value": task.metrics.p_value(first.logits, rung.logits, targets)}
     for rung in rungs
   }
-  best = max(rungs, key=lambda rung: figures[rung.name][task.score])
+  best = max(rungs, key=lambda rung: figures[rung.name][task.metrics.primary_metric])
   return best, _why(best, first, figures, task, len(targets)), figures
 
 
 def _why(best, first, figures, task, count):
-  score = {name: values[task.score] for name, values in figures.items()}
+  score = {name: values[task.metrics.primary_metric] for name, values in figures.items()}
   if best is first:
     others = [name for name in score if name != first.name]
     if not others:
@@ -70,7 +71,7 @@ def _why(best, first, figures, task, count):
   doubt = f": {count} examples do not tell them apart" if p > SIGNIFICANT else ""
   return (
     f"{best.name} ships: {score[best.name]:.4f} on the validation split against {score[first.name]:.4f} of the "
-    f"{first.name} ({task.test_title} p = {p:.2g}{doubt})"
+    f"{first.name} ({task.metrics.test_title} p = {p:.2g}{doubt})"
   )
 
 
@@ -85,7 +86,7 @@ def marks(features, targets, validation_features, validation_targets, task, by_e
     task: the `Task`.
   """
   step = -(-len(targets) // NEIGHBOUR_EXAMPLES)
-  dense = task.dense(targets)
+  dense = task.codec.as_probabilities(targets)
   neighbours = sklearn.neighbors.KNeighborsRegressor(
     min(NEIGHBOURS, len(targets[::step])), weights="distance", metric="cosine"
   ).fit(features[::step], dense[::step])
@@ -94,6 +95,6 @@ def marks(features, targets, validation_features, validation_targets, task, by_e
   with sklearn.config_context(working_memory=64):
     nearest = neighbours.predict(validation_features)
   return {
-    task.baseline_name: task.score_of(by_example(constant), validation_targets),
-    "neighbours": task.score_of(by_example(nearest), validation_targets),
+    task.metrics.baseline_name: task.metrics.score(by_example(constant), validation_targets),
+    "neighbours": task.metrics.score(by_example(nearest), validation_targets),
   }

@@ -213,18 +213,27 @@ def help_text(description, full=False):
   return "\n".join(lines)
 
 
+def own_flags() -> list[dict[str, str]]:
+  """Returns "name", "values", "default" and "help" of the flags that only this command has, as text for the docs."""
+  return [_described(FLAGS[name]) for name in _DEFINED[OWN]]
+
+
 def _is_common(name):
   return name in config_lib.FIELDS and config_lib.FIELDS[name].metadata["common"]
 
 
-def _help_lines(flag):
-  default = "" if flag.default in ("", None) else f" [{flag.default_as_str.strip(chr(39))}]"
+def _described(flag):
   choices = getattr(flag.parser, "enum_values", None)
-  kind = "|".join(choices) if choices else flag.flag_type()
-  yield f"  --[no]{flag.name}{default}" if kind == "bool" else f"  --{flag.name}={kind}{default}"
-  yield from textwrap.wrap(
-    flag.help.removeprefix(f"<{kind}>: "), 110, initial_indent=" " * 6, subsequent_indent=" " * 6
-  )
+  values = "|".join(choices) if choices else flag.flag_type()
+  default = "" if flag.default in ("", None) else flag.default_as_str.strip("'")
+  return {"name": flag.name, "values": values, "default": default, "help": flag.help.removeprefix(f"<{values}>: ")}
+
+
+def _help_lines(flag):
+  about = _described(flag)
+  usage = f"--[no]{flag.name}" if about["values"] == "bool" else f"--{flag.name}={about['values']}"
+  yield f"  {usage}" + (f" [{about['default']}]" if about["default"] else "")
+  yield from textwrap.wrap(about["help"], 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
 class _Choice(flags.EnumParser):

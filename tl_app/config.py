@@ -433,8 +433,9 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
     if not isinstance(value, TYPES[name]) or (TYPES[name] is not bool and isinstance(value, bool)):
       raise UserError(f"--{name}={value!r} is not of type {TYPES[name].__name__}")
     if meta["choices"] and value not in meta["choices"]:
-      hint = renamed_value(name, value) or f"is not one of: {', '.join(meta['choices'])}"
-      raise UserError(f"--{name}={value} {hint}")
+      if renamed_value(name, value):
+        raise UserError(f"--{name}={value} {renamed_value(name, value)}")
+      raise UserError(f"--{name}={value} is not one of: {', '.join(meta['choices'])}")
     if isinstance(value, float) and not math.isfinite(value):
       raise UserError(f"--{name}={value} is not a number")
     if meta["low"] is not None and not value >= meta["low"]:

@@ -94,7 +94,11 @@ def anchors(text):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_of_the_docs_is_valid(command):
-  lines = [arguments for module, arguments in commands(EVERYTHING) if module == f"tl_app.{command}"]
+  lines = [
+    arguments
+    for module, arguments in commands(EVERYTHING)
+    if module == f"tl_app.{command}" and arguments != ["--helpfull"]
+  ]
   assert lines
   faults, _ = parse(command, [{"arguments": line, "whole": True} for line in lines])
   assert faults == {}
@@ -202,6 +206,11 @@ def test_generated_tables_are_the_codes(page):
   rows = docs_tables.TABLES[page]()
   assert docs_tables.markdown(rows) in TEXTS[page], "run python -m tests.docs_tables"
   assert docs_tables.replaced(TEXTS[page], rows) == TEXTS[page]
+
+
+@pytest.mark.slow
+def test_the_page_of_flags_is_the_codes():
+  assert docs_tables.flags_page() == TEXTS[docs_tables.FLAGS_PAGE], "run python -m tests.docs_tables"
 
 
 @pytest.mark.parametrize(

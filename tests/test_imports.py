@@ -15,11 +15,11 @@ from tests import import_graph
 ORDER = [
   ["errors", "files", "progress"],
   ["config", "assets"],
-  ["recipes", "preprocessing"],
+  ["recipes", "preprocessing", "augmentation"],
   ["tasks", "workdir", "cli"],
   ["backbones"],
   ["data"],
-  ["augmentation", "serving", "report", "checking"],
+  ["serving", "report", "checking"],
   ["model"],
   ["compute", "features"],
   ["training"],

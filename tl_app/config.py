@@ -402,8 +402,7 @@ class Facts:
   Attributes:
     num_train: training examples.
     num_classes: logits.
-    modality: "text" or "image".
-    feature_size: width of the backbone's pooled output.
+    learning_rate: default peak learning rate of fine-tuning the whole network, see `Modality.learning_rate`.
     stages: ordered dict, stage of the backbone -> tuple of the paths of those of its variables that can train, from the
       input upwards; a stage that does not reach the features has none.
     score: key of the task's figure that fine-tuning is watched by.
@@ -412,8 +411,7 @@ class Facts:
 
   num_train: int
   num_classes: int
-  modality: str
-  feature_size: int
+  learning_rate: float
   stages: dict
   score: str = "accuracy"
   batch_examples: float = 0.0

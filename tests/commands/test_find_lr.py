@@ -75,7 +75,7 @@ def test_hard_and_easy_batches_do_not_hide_a_small_fall(seed):
   ],
 )
 def test_rates_are_those_of_the_flag(monkeypatch, flags, expected):
-  facts = Facts(320, 2, "text", 8, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
+  facts = Facts(320, 2, 1e-4, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
   monkeypatch.setattr(find_lr.planning, "facts", lambda run: facts)
   run = types.SimpleNamespace(config=Config(**flags), strategy=types.SimpleNamespace(num_replicas_in_sync=1))
   assert find_lr._rate(run, recipes.plan(run.config, facts)[1]) == pytest.approx(expected)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl_app.data import examples, pipeline
+from tl_app.data import examples, modalities, pipeline
 from tl_app.features import session
 
 
@@ -114,5 +114,10 @@ def test_features_stream_like_examples():
 def test_raw_bytes_are_what_a_client_sends(tmp_path):
   path = tmp_path / "a.png"
   path.write_bytes(b"encoded")
-  assert list(pipeline.read_bytes(["é"], "text")) == ["é".encode()]
-  assert list(pipeline.read_bytes([str(path), b"bytes"], "image")) == [b"encoded", b"bytes"]
+  assert modalities.of("text").encode("é") == ("é".encode(), "")
+  assert [modalities.of("image").encode(value) for value in (str(path), b"bytes")] == [(b"encoded", ""), (b"bytes", "")]
+
+
+def test_an_unknown_modality_is_an_error():
+  with pytest.raises(ValueError, match="unknown modality 'audio': known are text, image"):
+    pipeline.for_inference(TEXTS, Lengths(), "audio", 8)

@@ -49,7 +49,7 @@ def model(request, tmp_path):
 
 
 def _phase(model, **flags):
-  facts = Facts(32, 3, "image", 8, {name: tuple(v.path for v in vs) for name, vs in model.backbone.stages.items()})
+  facts = Facts(32, 3, 3e-4, {name: tuple(v.path for v in vs) for name, vs in model.backbone.stages.items()})
   config = Config(recipe=flags.pop("recipe", "lp_ft"), epochs=1, batch_size=16, learning_rate=1e-2, **flags)
   return recipes.plan(config, facts)[-1]
 

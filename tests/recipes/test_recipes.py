@@ -8,6 +8,7 @@ import types
 import pytest
 
 from tl_app.config import Config, Facts
+from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.recipes import recipes
 from tl_app.training import planning
@@ -17,7 +18,7 @@ STAGES = {
   "layer_0": ("layer_0/query/kernel", "layer_0/query/bias"),
   "layer_1": ("layer_1/query/kernel", "layer_1/query/bias"),
 }
-FACTS = Facts(num_train=100, num_classes=3, modality="text", feature_size=384, stages=STAGES)
+FACTS = Facts(num_train=100, num_classes=3, learning_rate=1e-4, stages=STAGES)
 
 
 def _plan(facts=FACTS, devices=1, **flags):
@@ -129,11 +130,10 @@ def test_layer_decay_falls_towards_the_input():
   assert rates.learning_rates == {"layer_0": 0.5e-4, "head": 1e-3}
 
 
-def test_rates_follow_modality_and_width():
-  narrow, wide = FACTS, dataclasses.replace(FACTS, feature_size=768)
-  image = dataclasses.replace(FACTS, modality="image")
-  rates = [_plan(facts)[-1].learning_rates["head"] for facts in (narrow, wide, image)]
-  assert rates == [1e-4, 3e-5, 3e-4]
+def test_the_default_learning_rate_is_that_of_the_modality_and_the_width():
+  text, image = modalities.of("text"), modalities.of("image")
+  assert (text.learning_rate(384), text.learning_rate(768), image.learning_rate(1280)) == (1e-4, 3e-5, 3e-4)
+  assert _plan(dataclasses.replace(FACTS, learning_rate=2e-4))[-1].learning_rates["head"] == 2e-4
   assert _plan(recipe="lora")[-1].learning_rates["layer_1"] == pytest.approx(5e-4)
 
 

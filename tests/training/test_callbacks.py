@@ -12,7 +12,7 @@ from tl_app.recipes import recipes
 from tl_app.tasks import SINGLE_LABEL
 from tl_app.training import callbacks
 
-PHASE = recipes.plan(Config(head_epochs=6, batch_size=4), Facts(8, 2, "text", 3, {}))[0]
+PHASE = recipes.plan(Config(head_epochs=6, batch_size=4), Facts(8, 2, 1e-4, {}))[0]
 
 
 def _model():

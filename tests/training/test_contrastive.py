@@ -81,7 +81,7 @@ def test_no_batch_holds_an_example_twice_where_its_class_has_enough():
   ],
 )
 def test_phases_scale_with_the_data(num_train, num_classes, batch_size, expected):
-  facts = Facts(num_train, num_classes, "text", 384, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
+  facts = Facts(num_train, num_classes, 1e-4, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
   config = Config(recipe="contrastive", batch_size=batch_size)
   probe, phase, refit = recipes.plan(config, facts)
   assert (phase.batch_classes, phase.batch_size, phase.steps_per_epoch, phase.epochs) == expected

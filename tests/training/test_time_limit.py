@@ -16,7 +16,7 @@ from tl_app.features import session
 from tl_app.recipes import recipes
 from tl_app.training import fit, image_size
 
-FACTS = Facts(3200, 2, "text", 8, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
+FACTS = Facts(3200, 2, 1e-4, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
 PHASE = recipes.plan(Config(epochs=3), FACTS)[-1]  # 3 epochs of 100 steps
 
 
@@ -42,7 +42,7 @@ def test_whole_epochs_first_then_a_part_of_one(seconds, expected):
 
 
 def test_small_phases_need_not_have_many_steps():
-  small = recipes.plan(Config(epochs=5), Facts(64, 2, "text", 8, FACTS.stages))[-1]
+  small = recipes.plan(Config(epochs=5), Facts(64, 2, 1e-4, FACTS.stages))[-1]
   assert time_budget.shorten(small, 1.0, 4.5, 0).epochs == 2
   assert time_budget.shorten(small, 1.0, 1.5, 0) is None
   # Of three batches that make one update, two make none.

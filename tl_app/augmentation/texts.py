@@ -5,7 +5,6 @@ import collections
 import numpy as np
 import tensorflow as tf
 
-from tl_app.data.examples import texts_of
 from tl_app.errors import UserError
 
 # Share of the words that the operation of a text takes, EDA's alpha. Above 0.2 the figures of its authors fall.
@@ -24,16 +23,19 @@ KNOWN = 0.5
 class Augment:
   """Strings to strings of the same shape, changed at random."""
 
-  def __init__(self, name, inputs, seed):
+  def __init__(self, name, texts, seed):
     """Args:
     name: "light" replaces a word by any of the training texts, "medium" by one of the same part of speech.
-    inputs: object array [n] of str, or of tuples of str, the training texts.
+    texts: iterable of str, the training texts.
     seed: int.
 
     Raises:
-      UserError: the texts have no words, or "medium" lacks its package or does not know their language.
+      UserError: the name is not one of texts, the texts have no words, or "medium" lacks its package or does not know
+        their language.
     """
-    texts = [text.split() for value in inputs for text in texts_of(value)]
+    if name not in SHARES:
+      raise UserError(f"--augment={name} is for images: texts take {' or '.join(SHARES)}")
+    texts = [text.split() for text in texts]
     if np.median([len(words) for words in texts]) < FEWEST_WORDS:
       raise UserError(f"--augment={name} needs texts of several words with spaces between them: leave it out")
     self._seed, self._share = seed, SHARES[name]
@@ -46,11 +48,10 @@ class Augment:
     changed = tf.numpy_function(self._change, [texts, number], tf.string, stateful=False)
     return tf.ensure_shape(changed, texts.shape)
 
-  def copy(self, value, number):
-    """Returns one of `Examples.inputs`, str or tuple of str, as a batch of it alone is in batch `number`."""
-    changed = self._change(np.array([text.encode() for text in texts_of(value)], object), number)
-    texts = tuple(text.decode() for text in changed)
-    return texts if isinstance(value, tuple) else texts[0]
+  def copy(self, texts, number):
+    """Returns the texts of one example, a tuple of str, changed as in batch `number` if they were all of it."""
+    changed = self._change(np.array([text.encode() for text in texts], object), number)
+    return tuple(text.decode() for text in changed)
 
   def _change(self, texts, number):
     rng = np.random.default_rng([self._seed, int(number)])

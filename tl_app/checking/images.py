@@ -16,8 +16,8 @@ SHORTCUT_KAPPA = 0.8
 _FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP"}
 
 
-def findings(subject):
-  """Yields the findings about the images of a `Subject`."""
+def findings(subject, preprocess=None):
+  """Yields the findings about the images of a `Subject`; none of them needs `preprocess`."""
   examples, looks = subject.examples, subject.prints.looks
 
   def those(test):

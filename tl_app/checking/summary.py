@@ -6,8 +6,11 @@ import numpy as np
 
 from tl_app.checking import contents, images, labels, texts
 from tl_app.checking.findings import SERIOUS, SEVERITIES, Subject, in_order
+from tl_app.data import modalities
 from tl_app.data.examples import SPLITS
 
+# By the name of the modality.
+CHECKS = {"text": texts, "image": images}
 # What the notes of the splits say already, at the start of a run.
 _NOTED = {"duplicates", "near_duplicates", "leak", "near_leak", "group_leak", "conflicting_labels", "small_classes"}
 
@@ -25,10 +28,7 @@ def cheap(subject, preprocess=None):
     preprocess: `Backbone.preprocess`, for what its tokens lose of texts; None leaves that out.
   """
   found = [*contents.findings(subject), *labels.findings(subject)]
-  if subject.examples.modality == "image":
-    return in_order([*found, *images.findings(subject)])
-  found += texts.findings(subject)
-  return in_order([*found, *(texts.tokens(subject, preprocess) if preprocess else ())])
+  return in_order([*found, *CHECKS[subject.examples.modality].findings(subject, preprocess)])
 
 
 def start_lines(found):
@@ -62,9 +62,10 @@ def lines(result, found):
   """Yields the lines of the report for a person, from `as_json`'s result and the findings."""
   splits = ", ".join(f"{split} {number:,}" for split, number in result["splits"].items() if number)
   named = f", {result['num_classes']} classes" if result["num_classes"] is not None else ""
+  plural = modalities.of(result["modality"]).plural
   yield (
-    f"{result['dataset']}: {result['num_examples']:,} {result['modality']}s, {result['task']}{named}; "
-    f"{splits}; {result['num_skipped']:,} left out as bad"
+    f"{result['dataset']}: {result['num_examples']:,} {plural}, {result['task']}{named}; "
+    f"{splits}; {result['num_skipped']:,} skipped as bad"
   )
   yield from (finding.line() for finding in found)
   for note in result["notes"]:

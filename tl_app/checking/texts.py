@@ -30,8 +30,19 @@ _MOJIBAKE = re.compile("[ÂÃ][^\x00-\x7f]|[âãïð][^\x00-\x7f]{2,3}|(?:[ÐÑ�
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff]")
 
 
-def findings(subject):
-  """Yields the findings about the characters in the texts of a `Subject`."""
+def findings(subject, preprocess=None):
+  """Yields the findings about the texts of a `Subject`.
+
+  Args:
+    subject: `Subject`.
+    preprocess: `Backbone.preprocess`, with the length that training reads: what it loses of the texts is a finding too.
+  """
+  yield from _characters(subject)
+  if preprocess:
+    yield from tokens(subject, preprocess)
+
+
+def _characters(subject):
   examples = subject.examples
 
   def those(test):

@@ -17,7 +17,7 @@ from tl_app import backbones, files
 from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.commands import train as train_lib
-from tl_app.data import pipeline
+from tl_app.data import modalities, pipeline
 from tl_app.errors import UserError
 from tl_app.features import inference_engine, session, trunk
 from tl_app.model import heads, stages
@@ -234,7 +234,7 @@ def _from_stage(run, lowest, repeats, steps):
     "in every step": _fit(network, alike, steps),
     "read": _fit(_compiled(run, phase, below.network), pipeline.whole(below.training_parts(phase)), steps),
   }
-  if run.examples.modality == "text":
+  if modalities.of(run.examples.modality).varies_in_length:
     length = run.model.backbone.preprocess.max_length
     candidates["fixed"] = _fit(network, fixed_lengths(run, phase, length), steps)
   seconds = _rounds(candidates, repeats)

@@ -13,6 +13,7 @@ from tl_app.assets import Assets
 from tl_app.checking import noise, summary
 from tl_app.checking.findings import find, in_order
 from tl_app.compute import devices
+from tl_app.data import modalities
 from tl_app.data.examples import strings
 from tl_app.data.splitting import fingerprints, splits
 from tl_app.data.splitting.image_index import Seen
@@ -21,14 +22,6 @@ from tl_app.features import session
 from tl_app.features.session import Session
 from tl_app.model import model as model_lib
 from tl_app.training import planning
-
-# By modality, and whether an example has one class and no other.
-_BY_BACKBONE = {
-  ("text", True): ["long_texts, unknown_tokens and label_noise"],
-  ("text", False): ["long_texts and unknown_tokens"],
-  ("image", True): ["label_noise"],
-  ("image", False): [],
-}
 
 
 def check(config):
@@ -59,7 +52,8 @@ def check(config):
       preprocess = run.model.backbone.preprocess
       planning.settle_preprocessing(run)
   else:
-    not_checked |= dict.fromkeys(_BY_BACKBONE[examples.modality, task.single_label], "pass --backbone")
+    kinds = [*modalities.of(examples.modality).token_checks, *(["label_noise"] if task.single_label else [])]
+    not_checked |= {_listed(kinds): "pass --backbone"} if kinds else {}
   with clock("look"):
     found = summary.cheap(subject, preprocess)
     if reason and not any(finding.kind in ("one_class", "unseen_labels") for finding in found):
@@ -73,6 +67,11 @@ def check(config):
       found += noise.findings(subject, session.frozen_features(run).rows)
   found = in_order(found)
   return summary.as_json(subject, found, clock.seconds, not_checked), found
+
+
+def _listed(words):
+  """Returns words as a list in a sentence: "a", "a and b", "a, b and c"."""
+  return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def _divide(examples, config, prints, task):

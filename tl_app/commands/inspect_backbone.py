@@ -9,7 +9,7 @@ def listing():
   """Returns the table of backbones as text; no TensorFlow, no network."""
   rows = [("name", "reads", "size", "parameters", "licence", "handle")]
   for spec in SPECS:
-    size = f"{spec.image_size} px" if spec.modality == "image" else f"{spec.max_length} tokens"
+    size = f"{spec.image_size} px" if spec.image_size else f"{spec.max_length} tokens"
     rows.append((spec.name, spec.modality, size, f"{spec.parameters / 1e6:.1f} M", spec.licence, spec.handle))
   widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
   return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import importlib
 import itertools
 import json
 import logging
@@ -12,9 +13,10 @@ import sys
 import tensorflow as tf
 
 from tl_app import files, tasks
+from tl_app.data import modalities
+from tl_app.data.examples import texts_of
 from tl_app.data.readers import unlabelled
 from tl_app.errors import UserError
-from tl_app.preprocessing import image
 from tl_app.serving import saved_model
 
 log = logging.getLogger(__name__)
@@ -62,8 +64,8 @@ def predict(model, source, output="", text_column="text", image_column="image", 
 
 
 def _signature(directory, modality):
-  if modality == "text":
-    import tensorflow_text  # noqa: F401, registers the tokenizer's ops
+  for module in modalities.of(modality).serving_modules:
+    importlib.import_module(module)
   try:
     return tf.saved_model.load(str(directory)).signatures["serving_default"]
   except (OSError, tf.errors.OpError) as error:
@@ -93,7 +95,7 @@ def _answers(inputs, facts, signature, batch_size):
 
 
 def _reason(row, modality):
-  return row.reason or (image.verify(row.input) if modality == "image" else None)
+  return row.reason or next(filter(None, map(modalities.of(modality).verify, texts_of(row.input))), None)
 
 
 def _rows(outputs, task, inputs):

@@ -14,15 +14,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app import augmentation, backbones, data, files, tasks
+from tl_app import backbones, data, files, tasks
 from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
-from tl_app.augmentation import copies
 from tl_app.backbones.backbone import parameters
 from tl_app.checking import summary
 from tl_app.commands import finished_run
 from tl_app.compute import devices
+from tl_app.data import copies, modalities
 from tl_app.data.examples import strings
 from tl_app.data.splitting import splits
 from tl_app.errors import RunFailed
@@ -94,17 +94,16 @@ def prepare(config, paths, spec):
   targets = task.codec.targets(examples.labels[used])
   labels = np.zeros((len(examples), *targets.shape[1:]), targets.dtype)
   labels[used] = targets
-  augment = augmentation.make(config.augment, examples.modality, examples.inputs[split.train], config.seed)
+  augment = None
+  if config.augment != "none":
+    modality = modalities.of(examples.modality)
+    augment = modality.augmentation(config.augment, examples.inputs[split.train], config.seed)
   made = copies.make(examples, split.train, augment, config.augment_copies) if config.augment_copies else None
   return Session(config, paths, assets, strategy, examples, labels, split, model, why, augment, made)
 
 
 def _refuse_idle_flags(config, modality):
-  idle = {
-    "image": ("preprocessor", "max_length", "long_text", "batch_tokens"),
-    "text": ("image_size", "pixels", "mixup", "cutmix"),
-  }[modality]
-  config_lib.refuse(config, idle, f"for {modality}s")
+  config_lib.refuse(config, modalities.flags_without_effect(modality), f"for {modalities.of(modality).plural}")
   forms = {name.partition(":")[0] for name in (config.dataset, config.validation_dataset, config.test_dataset)}
   if "tfds" not in forms:
     config_lib.refuse(config, ["data_dir"], "without a tfds: data set")

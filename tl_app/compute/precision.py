@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.preprocessing import text
 from tl_app.training import callbacks
@@ -59,7 +60,7 @@ def check(config, backbone, num_devices):
     raise UserError("--jit=on: XLA does not compile a SavedModel here; leave the flag out")
   if config.jit == "on" and num_devices > 1:
     raise UserError("--jit=on: XLA compiles no step over several devices here; pass --jit=off or --strategy=single")
-  if config.jit == "on" and backbone.modality == "text" and text.multiple() == 1:
+  if config.jit == "on" and modalities.of(backbone.modality).varies_in_length and text.multiple() == 1:
     log.warning("--jit=on: XLA compiles anew for each length of a batch, and texts have many on a CPU")
 
 

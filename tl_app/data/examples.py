@@ -42,8 +42,8 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True)
-class Changed:
-  """An image with a random change, the same each time.
+class AugmentedImage:
+  """An image with one fixed random change.
 
   Attributes:
     image: as `Examples.inputs` holds it.

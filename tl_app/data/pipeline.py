@@ -1,14 +1,13 @@
 """tf.data for training and for inference: raw examples in, what the network takes out."""
 
 import dataclasses
-import functools
 import os
 import typing
 
 import numpy as np
 import tensorflow as tf
 
-from tl_app.data.examples import Changed, Record, encoded, strings
+from tl_app.data import modalities
 
 # Batches of texts among which lengths are sorted: with 64 of 32 texts, movie_reviews and banking77 fill 88 and 81 % of
 # their padded tokens, with all batches of a pass 89 and 83 %.
@@ -69,30 +68,18 @@ def training_parts(inputs, targets, preprocess, modality, batches, augment=None,
     inputs: object array [n] of `Examples.inputs`.
     targets: [n, ..], see `Task.targets`.
     preprocess: `Backbone.preprocess`.
-    modality: "text" or "image".
+    modality: name of the `Modality` of the inputs.
     batches: dataset of int32 [batch_size] positions in `inputs`, see `index_batches`; of texts also `token_batches`.
-    augment: what `augmentation.make` gives, or None.
+    augment: what `Modality.augmentation` gives, or None.
     mix: what `augmentation.make_mix` gives, or None.
   """
   targets = tf.constant(targets)
-  changes = {"augment": lambda value, number, _: augment(value, number)} if augment else {}
-  if modality == "text":
-    raw = tf.constant(list(inputs), tf.string)
-    steps = {
-      "read": lambda i, *_: tf.gather(raw, i),
-      **changes,
-      "tokenize": lambda texts, *_: preprocess(texts),
-    }
+  modality = modalities.of(modality)
+  steps = modality.training_steps(inputs, preprocess, augment)
+  if modality.is_batched:
     return _mapped(batches, 1, steps, targets)
-  read, change = _images(inputs)
-  steps = {
-    "read": lambda i, *_: read(i),
-    "decode": lambda encoded, *_: preprocess.decode(encoded),
-    "resize": lambda image, *_: preprocess.resize(image),
-  }
-  steps |= {"copy": lambda image, _, i: change(image, i)} if change else {}
   batch_size = batches.element_spec.shape[0]
-  parts = _mapped(batches.unbatch(), batch_size, steps | changes, targets)
+  parts = _mapped(batches.unbatch(), batch_size, steps, targets)
   last = parts[-1].make
   batched = Part("batch", lambda: last().batch(batch_size, drop_remainder=True))
   mixed = Part("mix", lambda: _enumerated(batched.make(), lambda number, batch: mix(*batch, number)))
@@ -137,21 +124,15 @@ def for_inference(inputs, preprocess, modality, batch_size, lengths=None):
   Returns:
     The dataset, and int64 [n]: row k of the concatenated outputs belongs to example positions[k].
   """
+  modality = modalities.of(modality)
   if lengths is None:
-    lengths = token_counts(preprocess, inputs) if modality == "text" else np.zeros(len(inputs))
+    lengths = token_counts(preprocess, inputs) if modality.varies_in_length else np.zeros(len(inputs))
   filled, positions = inference_order(lengths, batch_size)
-  indices = tf.data.Dataset.from_tensor_slices(filled)
-  if modality == "text":
-    raw = tf.constant(list(inputs), tf.string)
-    dataset = indices.batch(batch_size).map(lambda i: preprocess(tf.gather(raw, i)), num_parallel_calls=PARALLEL)
+  indices, step = tf.data.Dataset.from_tensor_slices(filled), modality.inference_step(inputs, preprocess)
+  if modality.is_batched:
+    dataset = indices.batch(batch_size).map(step, num_parallel_calls=PARALLEL)
   else:
-    read, change = _images(inputs)
-
-    def one(i):
-      image = preprocess.one(read(i))
-      return change(image, i) if change else image
-
-    dataset = indices.map(one, num_parallel_calls=PARALLEL).batch(batch_size)
+    dataset = indices.map(step, num_parallel_calls=PARALLEL).batch(batch_size)
   return ahead(dataset), positions
 
 
@@ -308,67 +289,3 @@ def of_texts(function, texts):
   raw = tf.data.Dataset.from_tensor_slices(tf.constant(list(texts), tf.string)).batch(1024)
   found = list(untuned(raw.map(function)).as_numpy_iterator())
   return np.concatenate(found) if found else np.zeros(0, np.int32)
-
-
-def read_bytes(inputs, modality):
-  """Yields the raw bytes of each input: the UTF-8 text (of a pair a tuple of both), or the encoded image.
-
-  It is what a client of the export sends.
-  """
-  for value in inputs:
-    if isinstance(value, bytes):
-      yield value
-    elif isinstance(value, tuple):
-      yield tuple(text.encode("utf-8") for text in value)
-    elif modality == "text":
-      yield value.encode("utf-8")
-    else:
-      yield encoded(value)
-
-
-def _images(inputs):
-  """Returns two functions in the graph: index -> encoded image of `Examples.inputs` or `Changed`, and (image, index) ->
-  the image as it was changed; None where none was."""
-  changed = [value for value in inputs if isinstance(value, Changed)]
-  read = _image_reader(strings(value.image if isinstance(value, Changed) else value for value in inputs))
-  if not changed:
-    return read, None
-  numbers = tf.constant([value.number if isinstance(value, Changed) else -1 for value in inputs], tf.int64)
-  return read, lambda image, i: tf.cond(numbers[i] < 0, lambda: image, lambda: changed[0].change(image, numbers[i]))
-
-
-def _image_reader(inputs):
-  """Returns a function, index -> encoded image (string scalar), of `Examples.inputs`; in the graph, nothing is kept."""
-  places = {}
-  for place, value in enumerate(inputs):
-    places.setdefault(value.feature if isinstance(value, Record) else type(value), []).append(place)
-  if len(places) < 2:
-    return _reader(next(iter(places), bytes), inputs)
-  readers = [_reader(kind, inputs[members]) for kind, members in places.items()]
-  kinds, rows = np.zeros(len(inputs), np.int32), np.zeros(len(inputs), np.int64)
-  for number, members in enumerate(places.values()):
-    kinds[members], rows[members] = number, np.arange(len(members))
-  kinds, rows = tf.constant(kinds), tf.constant(rows)
-  return lambda i: tf.switch_case(kinds[i], [functools.partial(reader, rows[i]) for reader in readers])
-
-
-def _reader(kind, values):
-  """Returns the function of inputs of one kind: `str`, `bytes`, or the name of the feature in `Record`s."""
-  if kind in (str, bytes):
-    values = tf.constant(list(values), tf.string)
-    return lambda i: tf.io.read_file(values[i]) if kind is str else values[i]
-  numbers = {}
-  files = tf.constant([numbers.setdefault(value.path, len(numbers)) for value in values])
-  offsets = tf.constant([value.offset for value in values], tf.int64)
-  paths = tf.constant(list(numbers))
-
-  def read(i):
-    # tf.data.TFRecordDataset has no argument for the offset; the op has, and reads from there.
-    variant = tf.raw_ops.TFRecordDatasetV2(
-      filenames=paths[files[i]], compression_type="", buffer_size=0, byte_offsets=offsets[i]
-    )
-    records = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
-    features = {kind: tf.io.FixedLenFeature([], tf.string)}
-    return tf.io.parse_single_example(records.take(1).get_single_element(), features)[kind]
-
-  return read

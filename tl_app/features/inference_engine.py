@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.model import heads
 
@@ -55,7 +56,7 @@ def is_candidate(choice, modality, num_devices):
   """
   if choice == "auto":
     gpu = bool(tf.config.list_logical_devices("GPU"))
-    return modality == "image" and num_devices == 1 and not gpu and _is_installed()
+    return modalities.of(modality).prefers_openvino and num_devices == 1 and not gpu and _is_installed()
   return choice == "openvino"
 
 
@@ -75,7 +76,7 @@ def computing(network, predict, choice, modality, num_devices):
     network: frozen `keras.Model` with one output tensor, in inference mode.
     predict: function, (what has `predict` as a `keras.Model`, int [n]) -> float32 [n, ..].
     choice: of --frozen_engine.
-    modality: "text" or "image".
+    modality: name of the `Modality` of the inputs.
     num_devices: of the strategy.
 
   Raises:

@@ -13,7 +13,7 @@ from tl_app import augmentation
 from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
-from tl_app.data import pipeline
+from tl_app.data import modalities, pipeline
 from tl_app.data.examples import Examples
 from tl_app.data.splitting import splits
 from tl_app.errors import RunFailed, UserError
@@ -45,8 +45,8 @@ class Session:
     split: the `Splits`.
     model: the `Model`; its `task` tells what the targets and the logits mean.
     why: why it is that task.
-    augment: what --augment does to the examples of a training stream, see `augmentation.make`; or None.
-    copies: (inputs, hashes) of --augment_copies, see `augmentation.copies.make`; or None.
+    augment: what --augment does to the examples of a training stream, see `Modality.augmentation`; or None.
+    copies: (inputs, hashes) of --augment_copies, see `data.copies.make`; or None.
     inputs, hashes: object arrays [n + copies]: those of `examples`, then of `copies`.
     places: int [1 + copies of each, training examples], where a training example and each of its copies are in them.
     features: `FeatureRows` of the frozen backbone, once they were needed.
@@ -132,7 +132,7 @@ def _used(run):
 
 
 def _lengths(run, indices):
-  return token_counts(run)[indices] if run.examples.modality == "text" else None
+  return token_counts(run)[indices] if modalities.of(run.examples.modality).varies_in_length else None
 
 
 def inference_batch(run):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tl_app import files
 from tl_app.backbones import token_features
-from tl_app.data import pipeline
+from tl_app.data import modalities, pipeline
 from tl_app.features import disk_cache, inference_engine, session
 from tl_app.model import model as model_lib
 from tl_app.preprocessing import text
@@ -63,7 +63,7 @@ class TrunkFeatures:
     backbone = run.model.backbone
     trunk, tail = backbone.split(stage)
     self._run = run
-    self._is_text = backbone.modality == "text"
+    self._is_text = modalities.of(backbone.modality).varies_in_length
     size = None if self._is_text else backbone.preprocess.size
     # A convolutional network says nothing of height and width until it is given some.
     inputs = backbone.network.input if self._is_text else keras.Input((size, size, 3))

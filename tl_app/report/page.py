@@ -7,7 +7,6 @@ import io
 import json
 import pathlib
 import shlex
-import textwrap
 
 import jinja2
 import matplotlib
@@ -17,6 +16,7 @@ import numpy as np
 
 from tl_app import config as config_lib
 from tl_app import files, tasks
+from tl_app.data import modalities
 from tl_app.errors import UserError
 
 FILE = "report.html"
@@ -29,8 +29,6 @@ _MAX_ERRORS = 25
 _MAX_SKIPPED = 50
 # Each is a path in the page, drawn for light and dark.
 _MAX_POINTS = 2000
-_MAX_TEXT = 300
-_THUMBNAIL = 128
 _SPLIT_FACTS = (
   "source",
   "num_examples",
@@ -307,34 +305,11 @@ def _scatter_figure(label, prediction, ink):
 
 def _inputs(examples, ids):
   """Returns {"texts": {id: text}, "images": {id: data URI of a thumbnail}} of the examples at `ids`."""
-  inputs = {id: value for id, value in zip(examples.ids, examples.inputs) if id in set(ids)}
-  if examples.modality == "text":
-    return {
-      "images": {},
-      "texts": {id: _shown(text) for id, text in inputs.items()},
-    }
-  return {"images": {id: _thumbnail(value) for id, value in inputs.items()}, "texts": {}}
-
-
-def _shown(text):
-  return textwrap.shorten(text if isinstance(text, str) else " / ".join(text), _MAX_TEXT, placeholder=" …")
-
-
-def _thumbnail(value):
-  """Returns the data URI of an image, one of `Examples.inputs`, as the model sees it, at most `_THUMBNAIL` pixels wide.
-
-  TensorFlow decodes it: what it can read is what was trained on.
-  """
-  import tensorflow as tf
-
-  from tl_app.data.examples import encoded
-  from tl_app.preprocessing import image
-
-  pixels = image.decode(encoded(value))
-  if max(pixels.shape[:2]) > _THUMBNAIL:
-    pixels = tf.image.resize(pixels, (_THUMBNAIL, _THUMBNAIL), preserve_aspect_ratio=True, antialias=True)
-  thumbnail = tf.io.encode_jpeg(tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8), quality=85)
-  return f"data:image/jpeg;base64,{base64.b64encode(thumbnail.numpy()).decode()}"
+  wanted, modality = set(ids), modalities.of(examples.modality)
+  previews = {id: modality.preview(value) for id, value in zip(examples.ids, examples.inputs) if id in wanted}
+  return {
+    f"{form}s": {id: preview[form] for id, preview in previews.items() if form in preview} for form in ("text", "image")
+  }
 
 
 def _stages(plan):

@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import files
-from tl_app.data import pipeline
+from tl_app.data import modalities
+from tl_app.data.examples import texts_of
 from tl_app.errors import RunFailed
 from tl_app.serving import fresh_process
 
@@ -71,11 +72,11 @@ class Client:
 
   def __init__(self, modality):
     """Args:
-    modality: "text" or "image": tells whether tensorflow_text is imported too.
+    modality: name of the `Modality` of the inputs: tells which modules are imported besides TensorFlow.
     """
     # -P: the script must not find this package's modules (`inspect`, ..) in place of the standard library's.
     command = [sys.executable, "-P", "-c", inspect.getsource(fresh_process)]
-    command += ["tensorflow_text"] if modality == "text" else []
+    command += modalities.of(modality).serving_modules
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
     self._process = subprocess.Popen(command, **pipes, text=True, env=environment)
@@ -168,6 +169,14 @@ def export_and_prove(model, directory, inputs, outputs, client=None, batch_size=
       raise
 
 
+def _encoded(value, modality):
+  """Returns what a client sends for one of `Examples.inputs`: bytes, or of a pair a tuple of two."""
+  parts, reasons = zip(*(modalities.of(modality).encode(part, allow_empty=True) for part in texts_of(value)))
+  if any(reasons):
+    raise RunFailed(f"parity: a test example cannot be read: {next(filter(None, reasons))}")
+  return parts if isinstance(value, tuple) else parts[0]
+
+
 def sample(count):
   """Returns the positions, int [at most PARITY_EXAMPLES], of those of `count` test examples that prove an export."""
   return np.unique(np.linspace(0, count - 1, min(PARITY_EXAMPLES, count)).round().astype(int))
@@ -179,7 +188,7 @@ def prove(directory, model, inputs, outputs, client, batch_size):
   Raises:
     RunFailed: it does not.
   """
-  answers = client.answer(directory, list(pipeline.read_bytes(inputs, model.backbone.modality)), batch_size)
+  answers = client.answer(directory, [_encoded(value, model.backbone.modality) for value in inputs], batch_size)
   proof = model.task.answers.parity(answers, outputs)
   if not model.task.answers.is_equal(proof, TOLERANCE):
     raise RunFailed(f"export check: {model.task.answers.describe_parity(proof)}; no export is left")

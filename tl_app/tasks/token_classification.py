@@ -41,7 +41,8 @@ class TagCodec(LabelCodec):
 
   def input_error(self, examples):
     if examples.modality != "text":
-      return f"--task=token_classification tags the words of texts, but --dataset={examples.source} holds images"
+      holds = f"--dataset={examples.source} holds {examples.modality}s"
+      return f"--task=token_classification tags the words of texts, but {holds}"
     for id, text, label in zip(examples.ids, examples.inputs, examples.labels):
       words, found = len(tags.spans(text)), len(label.split())
       if words != found:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tl_app import config as config_lib
 from tl_app import files
 from tl_app.compute import memory, precision
-from tl_app.data import pipeline
+from tl_app.data import modalities, pipeline
 from tl_app.errors import UserError
 from tl_app.features import session
 from tl_app.model import stages
@@ -107,7 +107,7 @@ def _trained(run, phase):
 def _largest_batch(run, count):
   """Returns (inputs, targets) of `count` training examples: the longest texts, the longest last, or any images."""
   train, lengths = run.places.ravel(), None
-  if run.examples.modality == "text":
+  if modalities.of(run.examples.modality).varies_in_length:
     lengths = session.token_counts(run)[train]
     train, lengths = train[np.argsort(lengths, kind="stable")[-count:]], np.sort(lengths)[-count:]
   # A small data set is taken several times.

@@ -8,6 +8,7 @@ import numpy as np
 
 from tl_app import backbones
 from tl_app import config as config_lib
+from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.features import session
 from tl_app.model import model as model_lib
@@ -30,7 +31,8 @@ def settle(run):
   Measured is a batch through decoding and network; what is stored of earlier runs takes no time. The size comes into
   plan.json, from which a finished run takes it.
   """
-  if run.examples.modality != "image" or run.config.image_size or not run.deadline:
+  has_size = "image_size" in modalities.of(run.examples.modality).flags
+  if not has_size or run.config.image_size or not run.deadline:
     return
   missing = session.missing_features(run)
   if missing < LEAST_IMAGES:

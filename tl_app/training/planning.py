@@ -10,7 +10,7 @@ from tl_app import augmentation, files
 from tl_app import config as config_lib
 from tl_app.backbones.backbone import parameters
 from tl_app.compute import precision
-from tl_app.data import pipeline
+from tl_app.data import modalities, pipeline
 from tl_app.errors import UserError
 from tl_app.features import inference_engine, session
 from tl_app.model import stages
@@ -74,7 +74,7 @@ def plan(run, recipe):
       dataclasses.asdict(phase)
       | {
         "examples": len(run.split.train),
-        "changed_examples": augmentation.described(phase, run.examples.modality),
+        "changed_examples": augmentation.described(phase, modalities.of(run.examples.modality)),
         "stages": _stage_rows(run, phase),
       }
       for phase in phases
@@ -118,7 +118,8 @@ def idle_flags(config, phases, modes=("batch",), modality="text"):
   if not any(phase.backbone_trains for phase in phases):
     used = {"augment"} if phases[0].copies else set()
     # Images are taken smaller for it.
-    used |= {"max_minutes"} if modality == "image" and not config.image_size else set()
+    has_size = "image_size" in modalities.of(modality).flags
+    used |= {"max_minutes"} if has_size and not config.image_size else set()
     used |= {"train_stages"} if config.train_stages in HEAD_ALONE else set()
     used |= {"recipe"} if config.recipe == "probe" else set()
     idle = {name: "no phase trains the backbone" for name in FINE_TUNING if name not in used}
@@ -159,8 +160,7 @@ def facts(run):
   return config_lib.Facts(
     num_train=len(run.split.train),
     num_classes=len(run.model.task.names),
-    modality=run.examples.modality,
-    feature_size=backbone.width,
+    learning_rate=modalities.of(run.examples.modality).learning_rate(backbone.width),
     stages={
       name: tuple(v.path for v in variables if id(v) in run.model.can_train)
       for name, variables in backbone.stages.items()
@@ -173,7 +173,7 @@ def facts(run):
 def settle_preprocessing(run):
   """Chooses the text length where the user left it open; returns what was settled, for plan.json."""
   preprocess, how = run.model.backbone.preprocess, run.config.long_text
-  if run.examples.modality == "image":
+  if "image_size" in modalities.of(run.examples.modality).flags:
     return {"image_size": int(preprocess.size)}
   if not preprocess.limit:
     return {"max_length": 0}

@@ -6,6 +6,7 @@ import numpy as np
 
 from tl_app import config as configs
 from tl_app.assets import cache_root
+from tl_app.data import modalities
 from tl_app.data.examples import Examples, strings
 from tl_app.data.readers import folders, starters, tables, tfds, tfrecord
 from tl_app.data.readers import verify as verify_lib
@@ -46,7 +47,7 @@ def load(config, assets, verify=None, known=frozenset()):
 
 def _load_one(name, flag, config, assets, verify, known):
   raw = _read(name, flag, config, assets)
-  if raw.modality == "image" and verify is None:
+  if modalities.of(raw.modality).is_decoded and verify is None:
     known |= Seen(cache_root(config.cache_dir)).hashes()
   rows, hashes, bad = verify_lib.check(raw, verify, known)
   total = len(rows) + len(bad)

@@ -10,6 +10,7 @@ import re
 import zlib
 
 from tl_app import config as configs
+from tl_app.data import modalities
 from tl_app.data.readers import conll
 from tl_app.data.readers.rows import (
   SPLIT_NAMES,
@@ -47,24 +48,25 @@ def read(path, what, config):
   for split, file in found:
     names, records = READERS[suffix(file)](file)
     _need_same_columns(*first.setdefault(split, (file, names)), file, names)
-    chosen, column = _input_column(names, config, file)
+    modality, column = _input_column(names, config, file)
     keys = {flag: getattr(config, flag) for flag in ("group_column", "time_column") if getattr(config, flag)}
     for flag, name in keys.items():
       if name not in names:
         raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
     labels = _label_columns(names, config, file)
-    inputs = _with_pair(names, chosen, column, config.text_pair_column, file)
-    if raw.modality not in ("", chosen):
+    inputs = _with_pair(names, modality, column, config.text_pair_column, file)
+    if raw.modality not in ("", modality.name):
+      others = modalities.of(raw.modality).plural
       raise UserError(
-        f"{file} has a column of {chosen}s, the tables beside it {raw.modality}s: give all the same columns"
+        f"{file} has a column of {modality.plural}, the tables beside it {others}: give all the same columns"
       )
-    raw.modality = chosen
+    raw.modality = modality.name
     before = len(raw.rows)
     folder, wanted = relative_name(file.parent, root), [*inputs, *keys.values()]
     for id, cell, reason in cells(file, names, records, wanted, labels):
       value, label = cell[0], _one_label(cell[len(wanted) :])
-      if chosen == "image" and value:
-        value, reason = image_path(value, file)
+      if value:
+        value, reason = modality.locate(value, file)
       if len(inputs) == 2:
         value = tuple(cell[:2])
       kept = dict(zip(keys, cell[len(inputs) :]))
@@ -107,16 +109,6 @@ def _as_input(value, words):
   return tags.joined(value) if words and isinstance(value, (list, tuple)) else as_text(value)
 
 
-def image_path(value, file):
-  """Returns (path, reason) of an image path in a table: relative to the table, absolute, or from ~."""
-  if re.match(r"[A-Za-z][\w+.-]*://", value):
-    return None, f"{value} is an address: download the images and give their paths"
-  try:
-    return str(file.parent / pathlib.Path(value).expanduser()), ""
-  except RuntimeError:
-    return str(file.parent / value), ""
-
-
 def known(file, names, wanted):
   """Returns the end of a message about a column that `file` lacks: the columns it has, and what names them."""
   by_line = suffix(file) not in (".jsonl", ".jsonl.gz", ".parquet", ".conll", ".conll.gz")
@@ -127,8 +119,8 @@ def _with_pair(names, modality, column, pair, file):
   """Returns the names of the columns of the input: of one text or image, or of a pair of texts."""
   if not pair:
     return (column,)
-  if modality != "text":
-    raise UserError(f"--text_pair_column={pair}, but {file} is read for its images: leave it out")
+  if modality.column_flag != "text_column":
+    raise UserError(f"--text_pair_column={pair}, but {file} is read for its {modality.plural}: remove the flag")
   if pair not in names:
     raise UserError(f"{file} has no column {pair!r} (--text_pair_column); {known(file, names, pair)}")
   return (column, pair)
@@ -152,20 +144,18 @@ def _one_label(cells):
 
 
 def _input_column(names, config, file):
-  """Returns ("text" or "image", column name): the one that is there, or of two the one that the user chose by flag."""
-  text, image = config.text_column in names, config.image_column in names
-  if text and image:
-    chosen = [name for name in ("text_column", "image_column") if getattr(config, name) != configs.FIELDS[name].default]
-    if len(chosen) != 1:
+  """Returns (modality, column name): the one that is there, or of two the one that the user chose by flag."""
+  present = [m for m in modalities.MODALITIES.values() if getattr(config, m.column_flag) in names]
+  if len(present) > 1:
+    by_flag = [m for m in present if getattr(config, m.column_flag) != configs.FIELDS[m.column_flag].default]
+    if len(by_flag) != 1:
       raise UserError(
         f"{file} has both {config.text_column!r} and {config.image_column!r}: pass --image_column= (empty) to train on "
         "the texts, --text_column= to train on the images"
       )
-    text = chosen == ["text_column"]
-  if text:
-    return "text", config.text_column
-  if image:
-    return "image", config.image_column
+    present = by_flag
+  if present:
+    return present[0], getattr(config, present[0].column_flag)
   raise UserError(
     f"{file} has neither a column {config.text_column!r} (--text_column) nor {config.image_column!r} (--image_column); "
     + known(file, names, config.text_column)

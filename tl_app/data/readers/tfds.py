@@ -6,6 +6,7 @@ import re
 import urllib.parse
 
 from tl_app import config as configs
+from tl_app.data import modalities
 from tl_app.data.readers.rows import SPLIT_NAMES, Raw, Row, as_text, columns, keep_image, visible
 from tl_app.errors import UserError
 
@@ -26,21 +27,22 @@ def read(name, what, config, assets):
 
   builder = _builder(name, what, config)
   modality, key, label_key = _features(builder.info, what, config)
-  raw = Raw(modality, [])
-  decoders = {key: tfds.decode.SkipDecoding()} if modality == "image" else None
+  raw = Raw(modality.name, [])
+
+  def store(data):
+    return keep_image(data, assets.root / "tfds_images")
+
+  decoders = {key: tfds.decode.SkipDecoding()}
   # One file after the other, so that the number of an example says where it is.
   read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
   for split, part in _splits(list(builder.info.splits), what, raw.notes):
     data = builder.as_dataset(split=part, decoders=decoders, shuffle_files=False, read_config=read_config)
     for number, example in enumerate(data.as_numpy_iterator(), start=1):
       id, label = f"{part}:{number}", _label(builder.info.features[label_key], example[label_key])
-      if modality == "image":
-        raw.rows.append(Row(id, keep_image(example[key], assets.root / "tfds_images"), label, split))
-        continue
       try:
-        raw.rows.append(Row(id, example[key].decode("utf-8"), label, split))
-      except UnicodeDecodeError:
-        raw.rows.append(Row(id, reason="the text is not UTF-8"))
+        raw.rows.append(Row(id, modality.from_bytes(example[key], store), label, split))
+      except ValueError as error:
+        raw.rows.append(Row(id, reason=str(error)))
   return raw
 
 
@@ -123,7 +125,7 @@ def _splits(parts, what, notes):
 
 
 def _features(info, what, config):
-  """Returns ("text" or "image", its feature, the label's): by flag, else `supervised_keys`, else the only one."""
+  """Returns (modality, its feature, the label's): by flag, else `supervised_keys`, else the only one."""
   from tensorflow_datasets import features as kinds
 
   features = dict(info.features.items())
@@ -136,15 +138,17 @@ def _features(info, what, config):
       flagged[flag] = name
   supervised = [key for key in info.supervised_keys or () if isinstance(key, str)]
   inputs = [flagged[flag] for flag in ("text_column", "image_column") if flag in flagged]
-  inputs = inputs or _of_kind(features, supervised[:1], (kinds.Text, kinds.Image))
+  modality_of = {kinds.Text: "text", kinds.Image: "image"}
+  inputs = inputs or _of_kind(features, supervised[:1], tuple(modality_of))
   labels = [flagged["label_column"]] if "label_column" in flagged else []
   labels = labels or _of_kind(features, supervised[1:], kinds.ClassLabel)
   if (
     len(inputs) == len(labels) == 1
-    and isinstance(features[inputs[0]], (kinds.Text, kinds.Image))
+    and isinstance(features[inputs[0]], tuple(modality_of))
     and features[labels[0]].shape == ()
   ):
-    return "image" if isinstance(features[inputs[0]], kinds.Image) else "text", inputs[0], labels[0]
+    name = next(name for kind, name in modality_of.items() if isinstance(features[inputs[0]], kind))
+    return modalities.of(name), inputs[0], labels[0]
   listed = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
   raise UserError(
     f"{what}: cannot tell the input and the label among its features: {listed}; name them by --text_column or "

@@ -1,5 +1,6 @@
 """`tfrecord:PATH`: TFRecord files of tf.train.Example; a directory gives splits. Images stay where they are."""
 
+import functools
 import logging
 import pathlib
 import re
@@ -10,6 +11,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from tl_app import config as configs
+from tl_app.data import modalities
 from tl_app.data.examples import Record
 from tl_app.data.readers.rows import (
   SPLIT_NAMES,
@@ -68,10 +70,8 @@ def read(path, what, config, assets):
         features = _features(serialized, reason)
         chosen = chosen or _choose(features, file, config)
         names = _label_names(file, chosen[2]) if names is None else names
-        value = _value(features, chosen[1], chosen[0] == "image")
-        if chosen[0] == "image":
-          gz = file.suffix.lower() == ".gz"
-          value = keep_image(value, assets.root / "tfrecord_images") if gz else Record(str(file), offset, chosen[1])
+        store = functools.partial(_store, file, offset, chosen[1], assets)
+        value = chosen[0].from_bytes(_value(features, chosen[1], chosen[0].encoded_form), store)
         raw.rows.append(Row(id, value, _label(features, chosen[2], names), split))
       except ValueError as error:
         raw.rows.append(Row(id, split=split, reason=str(error)))
@@ -79,8 +79,15 @@ def read(path, what, config, assets):
       raise UserError(f"{file} has no records")
   if not chosen:
     raise UserError(f"{what}: {raw.rows[0].id}: {raw.rows[0].reason}; no record can be read")
-  raw.modality = chosen[0]
+  raw.modality = chosen[0].name
   return raw
+
+
+def _store(file, offset, feature, assets, data):
+  """Returns the `Record` that leads to the bytes `data`; of a .gz file, the path of a file in the cache."""
+  if file.suffix.lower() == ".gz":
+    return keep_image(data, assets.root / "tfrecord_images")
+  return Record(str(file), offset, feature)
 
 
 def part_of(file):
@@ -187,7 +194,7 @@ def _features(serialized, reason):
 
 
 def _choose(features, file, config):
-  """Returns ("text" or "image", its feature, the label's): by flag, else by convention."""
+  """Returns (modality, its feature, the label's): by flag, else by convention."""
   has = {flag: _named(features, config, flag) for flag in CONVENTIONS}
   if has["text_column"] and has["image_column"]:
     own = [flag for flag in ("text_column", "image_column") if getattr(config, flag) != configs.FIELDS[flag].default]
@@ -207,8 +214,8 @@ def _choose(features, file, config):
       f"{file} has no feature {config.label_column!r} (--label_column); "
       + columns(sorted(features), config.label_column, "its features are")
     )
-  modality = "image" if has["image_column"] else "text"
-  return modality, has[f"{modality}_column"], has["label_column"]
+  modality = next(modality for modality in modalities.MODALITIES.values() if has[modality.column_flag])
+  return modality, has[modality.column_flag], has["label_column"]
 
 
 def _named(features, config, flag):
@@ -223,21 +230,21 @@ def _values(feature):
   return list(getattr(feature, kind).value) if kind else []
 
 
-def _value(features, name, as_bytes):
-  """Returns the only value of an input's feature; raises ValueError, whose message is for the user."""
+def _value(features, name, form):
+  """Returns the bytes of an input; raises ValueError, whose message is for the user.
+
+  Args:
+    features: of the record.
+    name: of the input's feature.
+    form: what the bytes are, see `Modality.encoded_form`.
+  """
   if name not in features:
     raise ValueError(f"it has no feature {name!r}")
   values = _values(features[name])
   if len(values) != 1 or not isinstance(values[0], bytes):
     kind = features[name].WhichOneof("kind") or "nothing"
-    what = "the bytes of an encoded image are" if as_bytes else "one text is"
-    raise ValueError(f"the feature {name!r} holds {len(values):,} values ({kind}): {what} needed")
-  if as_bytes:
-    return values[0]
-  try:
-    return values[0].decode("utf-8")
-  except UnicodeDecodeError:
-    raise ValueError("the text is not UTF-8") from None
+    raise ValueError(f"the feature {name!r} holds {len(values):,} values ({kind}), expected {form}")
+  return values[0]
 
 
 def _label(features, name, names):

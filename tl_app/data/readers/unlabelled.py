@@ -5,17 +5,14 @@ import logging
 import pathlib
 import sys
 
-from tl_app.data.readers import folders, tables, verify
+from tl_app.data import modalities
+from tl_app.data.readers import folders, tables
 from tl_app.data.readers.rows import IMAGE_SUFFIXES, Row, relative_name
 from tl_app.errors import UserError
 
 log = logging.getLogger(__name__)
 
 _TABLES = ", ".join(tables.READERS)
-_TAKES = {
-  "text": f"give a .txt (a text a line), a table ({_TABLES}), or - for standard input",
-  "image": f"give an image, a directory of images, or a table of their paths ({_TABLES})",
-}
 
 
 def read(source, modality, text_column="text", image_column="image", text_pair_column="", words=False):
@@ -27,7 +24,7 @@ def read(source, modality, text_column="text", image_column="image", text_pair_c
   Args:
     source: for texts a .txt (the id of a line is "file.txt:3") or "-", standard input ("-:3"); for images one file, or
       a directory with its sub folders (the id is the path below it); for both a table (a row is "file.csv:17").
-    modality: "text" or "image": what the model reads.
+    modality: name of the `Modality` that the model reads.
     text_column, image_column: columns of a table; paths of images are relative to it.
     text_pair_column: column of the second text of a pair, which only a table can hold; "" for single texts.
     words: whether a cell may be the list of a text's words.
@@ -35,32 +32,33 @@ def read(source, modality, text_column="text", image_column="image", text_pair_c
   Raises:
     UserError: there is no such input, it is of the other modality, or a column is not there: at once, before any row.
   """
-  path = pathlib.Path(source).expanduser()
+  path, modality = pathlib.Path(source).expanduser(), modalities.of(modality)
   suffix = tables.suffix(path)
   if text_pair_column and suffix not in tables.READERS:
     raise UserError(f"--input={source} holds no pairs of texts: give a table ({_TABLES})")
   if source == "-":
-    _need(modality == "text", source, "is texts", modality)
+    _need("text", source, "is texts", modality)
     return _lines(sys.stdin.buffer, "-")
   if not path.exists():
     raise UserError(f"--input={source}: there is no such file or directory")
   if path.is_dir():
-    _need(modality == "image", source, "is a directory", modality)
+    _need("image", source, "is a directory", modality)
     return _images_below(path, source)
   if suffix in tables.READERS:
-    wanted = {"text_column": text_column} if modality == "text" else {"image_column": image_column}
+    wanted = {modality.column_flag: {"text_column": text_column, "image_column": image_column}[modality.column_flag]}
     wanted |= {"text_pair_column": text_pair_column} if text_pair_column else {}
     return _table_rows(path, modality, wanted, words)
   if suffix == ".txt":
-    _need(modality == "text", source, "is texts", modality)
+    _need("text", source, "is texts", modality)
     return _file_lines(path)
-  _need(modality == "image", source, "is an image" if suffix in IMAGE_SUFFIXES else "is not a .txt", modality)
+  _need("image", source, "is an image" if suffix in IMAGE_SUFFIXES else "is not a .txt", modality)
   return iter([_image(path.name, path)])
 
 
-def _need(fits, source, what, modality):
-  if not fits:
-    raise UserError(f"--input={source} {what}, but the model reads {modality}s: {_TAKES[modality]}")
+def _need(name, source, what, modality):
+  if name != modality.name:
+    takes = modality.predict_sources.format(tables=_TABLES)
+    raise UserError(f"--input={source} {what}, but the model reads {modality.plural}: give {takes}")
 
 
 def _images_below(directory, source):
@@ -73,7 +71,7 @@ def _images_below(directory, source):
 
 
 def _image(id, path):
-  encoded, reason = verify.read_image(str(path))
+  encoded, reason = modalities.of("image").encode(str(path))
   return Row(id, encoded, reason=reason)
 
 
@@ -82,7 +80,7 @@ def _table_rows(file, modality, wanted, words):
   for flag, column in wanted.items():
     if column not in names:
       raise UserError(
-        f"--input={file} has no column {column!r} (--{flag}) of {modality}s, which the model reads; "
+        f"--input={file} has no column {column!r} (--{flag}) of {modality.plural}, which the model reads; "
         f"{tables.known(file, names, column)}"
       )
   return _cell_rows(file, modality, tables.cells(file, names, records, wanted.values(), words=words))
@@ -91,13 +89,12 @@ def _table_rows(file, modality, wanted, words):
 def _cell_rows(file, modality, cells):
   for id, values, reason in cells:
     encoded = ()
-    if not reason and modality == "image":
-      path, reason = tables.image_path(values[0], file) if values[0] else (None, "")
-      image, reason = (b"", reason) if reason else verify.read_image(path)
-      encoded = (image,)
-    elif not reason:
-      encoded, reasons = zip(*(verify.encode_text(value or "") for value in values))
-      reason = next(filter(None, reasons), "")
+    for value in () if reason else values:
+      value, reason = modality.locate(value, file) if value else (None, "")
+      part, reason = (b"", reason) if reason else modality.encode(value, allow_empty=True)
+      encoded += (part,)
+      if reason:
+        break
     yield Row(id, b"" if reason else encoded[0] if len(encoded) == 1 else encoded, reason=reason)
 
 

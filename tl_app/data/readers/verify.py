@@ -5,7 +5,8 @@ import hashlib
 import logging
 import os
 
-from tl_app.data import examples
+from tl_app.data import modalities
+from tl_app.data.examples import content_hash, texts_of
 
 log = logging.getLogger(__name__)
 
@@ -13,26 +14,22 @@ _PROGRESS_EVERY = 2000
 
 
 def check(raw, verify=None, known=frozenset()):
-  """Returns the good rows, their content hashes, and the bad ones as (id, reason), each in the order of `raw.rows`.
+  """Returns the usable rows, their content hashes, and the bad ones as (id, reason), each in the order of `raw.rows`.
 
   Args:
     raw: `Raw`.
-    verify: callable, encoded image bytes -> None, or the reason why training could not decode them. Default: the
-      decoder that training uses.
-    known: content hashes of images that were decoded before: these are read and hashed, but not decoded again.
+    verify: function, encoded input -> None, or the reason why training could not decode it. Default: that of the
+      modality.
+    known: content hashes of inputs that were decoded before: these are read and hashed, but not decoded again.
   """
-  function = _check_text
-  if raw.modality == "image":
-    if verify is None:
-      from tl_app.preprocessing import image
+  modality = modalities.of(raw.modality)
+  verify = verify if verify and modality.is_decoded else modality.verify
 
-      verify = image.verify
-
-    def function(row):
-      return _check_image(row, verify, known)
+  def function(row):
+    return _check(row, modality, verify, known)
 
   rows, hashes, bad = [], [], []
-  for row, digest, reason in _map(function, raw.rows, threads=raw.modality == "image"):
+  for row, digest, reason in _map(function, raw.rows, threads=modality.is_decoded):
     if reason:
       bad.append((row.id, reason))
     else:
@@ -41,60 +38,32 @@ def check(raw, verify=None, known=frozenset()):
   return rows, hashes, bad
 
 
-def read_image(value):
-  """Returns (encoded bytes, reason) of an image; of one that cannot be read b"" and the reason why.
-
-  Args:
-    value: str (a path), bytes, `Record`, or None.
-  """
-  if not value and value != b"":
-    return b"", "it has no image"
-  try:
-    if isinstance(value, str):
-      value.encode("utf-8")
-    return examples.encoded(value), ""
-  except UnicodeEncodeError:
-    return b"", "the file name is not valid UTF-8"
-  except (OSError, ValueError) as error:
-    return b"", f"{value} cannot be read: {getattr(error, 'strerror', None) or error}"
-
-
-def encode_text(text):
-  """Returns (UTF-8 bytes, reason) of a text; of one that cannot be encoded b"" and the reason why."""
-  try:
-    return text.encode("utf-8"), ""
-  except UnicodeEncodeError:
-    return b"", "the text is not valid Unicode"
-
-
-def _check_text(row):
-  reason = row.reason or _label_fault(row)
-  texts = examples.texts_of(row.input)
-  if not reason and not all(text and text.strip() for text in texts):
-    reason = "the text is empty" if len(texts) == 1 else "one of the two texts is empty"
-  if reason:
-    return row, "", reason
-  encoded, reasons = zip(*map(encode_text, texts))
-  return row, examples.content_hash(encoded), next(filter(None, reasons), "")
-
-
-def _check_image(row, verify, known):
+def _check(row, modality, verify, known):
+  """Returns (row, content hash, reason); the reason is empty where the row is usable."""
   reason = row.reason or _label_fault(row)
   if reason:
     return row, "", reason
-  encoded, reason = read_image(row.input)
-  digest = hashlib.sha256(encoded).hexdigest()
-  return row, digest, reason or (None if digest in known else verify(encoded))
+  values = texts_of(row.input)
+  encoded, reasons = zip(*map(modality.encode, values))
+  reason = next(filter(None, reasons), "")
+  if reason:
+    return row, "", reason if len(values) == 1 else f"one of the two {modality.plural}: {reason}"
+  faults = (verify(part) for part in encoded if hashlib.sha256(part).hexdigest() not in known)
+  return row, content_hash(encoded), next(filter(None, faults), "")
 
 
 def _label_fault(row):
   if not (row.label and row.label.strip()):
     return "it has no label"
-  return "the label is not valid Unicode" if encode_text(row.label)[1] else ""
+  try:
+    row.label.encode("utf-8")
+  except UnicodeEncodeError:
+    return "the label is not valid Unicode"
+  return ""
 
 
 def _map(function, rows, threads):
-  """Yields `function(row)` in the order of `rows`; images in threads, with a log line every so many."""
+  """Yields `function(row)` in the order of `rows`; with `threads` in several, and with a log line every so many."""
   if not threads:
     yield from map(function, rows)
     return

@@ -13,8 +13,8 @@ import numpy as np
 import PIL.Image
 import scipy.fft
 
+from tl_app.data import modalities
 from tl_app.data.examples import texts_of
-from tl_app.data.readers import verify
 from tl_app.data.splitting import duplicates
 from tl_app.progress import counted
 
@@ -153,7 +153,7 @@ def _from_json(value):
 
 
 def _look_at(value):
-  encoded, reason = verify.read_image(value)
+  encoded, reason = modalities.of("image").encode(value)
   return None if reason else look(encoded)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tl_app import files
 from tl_app.assets import cache_root
+from tl_app.data import modalities
 from tl_app.data.examples import SPLITS, Examples, brief, strings
 from tl_app.data.splitting import duplicates, fingerprints, sampling
 from tl_app.data.splitting.image_index import Seen
@@ -258,7 +259,7 @@ def leaks(examples, indices, prints):
 
 
 def _leak_notes(examples, indices, prints):
-  noun = f"{examples.modality}s"
+  noun = modalities.of(examples.modality).plural
   words = {
     "exact": f"{noun} that are also in",
     "near": f"{noun} that nearly equal one of",
@@ -273,7 +274,7 @@ def _leak_notes(examples, indices, prints):
 
 def _content_notes(examples, indices, prints):
   """Returns lines about contents that repeat, nearly repeat, or have several labels."""
-  noun = f"{examples.modality}s"
+  noun = modalities.of(examples.modality).plural
   used = np.sort(np.concatenate([indices[split] for split in SPLITS]))
   members = collections.defaultdict(list)
   for index in used:

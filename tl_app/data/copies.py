@@ -1,8 +1,9 @@
-"""Changed copies of training examples that are made once, so that what a frozen network gives for them can be kept."""
+"""Augmented copies of training examples that are made once, so that their frozen features can be cached."""
 
 import hashlib
 
-from tl_app.data.examples import Changed, content_hash, strings, texts_of
+from tl_app.data import modalities
+from tl_app.data.examples import strings
 
 
 def make(examples, indices, augment, count):
@@ -13,7 +14,7 @@ def make(examples, indices, augment, count):
   Args:
     examples: `Examples`.
     indices: int [n].
-    augment: what `augmentation.make` gives.
+    augment: result of `Modality.augmentation`.
     count: copies of each.
   """
   made = [_copy(examples, i, augment, k) for k in range(count) for i in indices]
@@ -21,9 +22,6 @@ def make(examples, indices, augment, count):
 
 
 def _copy(examples, i, augment, k):
-  value, digest = examples.inputs[i], examples.hashes[i]
+  digest = examples.hashes[i]
   number = int(hashlib.sha256(f"{digest}:{k}".encode()).hexdigest()[:15], 16)
-  if examples.modality == "text":
-    value = augment.copy(value, number)
-    return value, content_hash([text.encode() for text in texts_of(value)])
-  return Changed(value, augment, number), content_hash([digest.encode(), augment.identity.encode(), b"%d" % number])
+  return modalities.of(examples.modality).augmented_copy(examples.inputs[i], digest, augment, number)

@@ -1,0 +1,144 @@
+"""`Modality`: what one kind of input needs, from reading it to showing it."""
+
+import abc
+import pathlib
+import typing
+
+import numpy as np
+
+
+class Modality(abc.ABC):
+  """How inputs of one kind are read, verified, compared, fed to a network, augmented and shown.
+
+  An instance holds no state. Code outside of `tl_app.data.modalities` asks for a capability or calls a method; it never
+  compares names. `modalities.of` looks a modality up by its name.
+
+  Attributes:
+    name: the value of `BackboneSpec.modality` and of "modality" in JSON files, e.g. "text".
+    plural: the noun in messages, e.g. "texts".
+    column_flag: the flag that names the column of these inputs in a table.
+    flags: the flags that concern this modality and no other.
+    predict_sources: what --input of `predict` takes, for messages.
+    encoded_form: the encoded form of one input, for messages, e.g. "one text".
+    is_decoded: whether the inputs are files that must be decoded. They are verified in several threads, and decoded
+      once for each content.
+    varies_in_length: whether inputs take different numbers of tokens. Batches then hold inputs of similar length.
+    is_batched: whether the steps of a stream take a batch of inputs at a time. Otherwise they take one.
+    prefers_openvino: whether --frozen_engine=auto may choose OpenVINO.
+    token_checks: the kinds of findings that need the tokens of a backbone.
+    serving_modules: the modules that a process must import, besides TensorFlow, to run an export.
+  """
+
+  name: str
+  plural: str
+  column_flag: str
+  flags: tuple[str, ...]
+  predict_sources: str
+  encoded_form: str
+  is_decoded: bool = False
+  varies_in_length: bool = False
+  is_batched: bool = False
+  prefers_openvino: bool = False
+  token_checks: tuple[str, ...] = ()
+  serving_modules: tuple[str, ...] = ()
+
+  @abc.abstractmethod
+  def learning_rate(self, feature_size: int) -> float:
+    """Returns the default peak learning rate of fine-tuning the whole network.
+
+    Args:
+      feature_size: width of the backbone's features.
+    """
+
+  @abc.abstractmethod
+  def locate(self, cell: str, table: pathlib.Path) -> tuple[typing.Any, str]:
+    """Returns (value, reason): what a cell of a table stands for, or why it stands for nothing.
+
+    Args:
+      cell: a cell of the column of these inputs, not empty.
+      table: path of the table's file.
+    """
+
+  @abc.abstractmethod
+  def from_bytes(self, data: bytes, store: typing.Callable[[bytes], typing.Any]) -> typing.Any:
+    """Returns the value of an input that a data set holds as bytes.
+
+    Args:
+      data: the bytes.
+      store: function that keeps bytes on disk, or knows where they lie, and returns the value that leads to them.
+
+    Raises:
+      ValueError: the bytes are no such input; the message is for the user.
+    """
+
+  @abc.abstractmethod
+  def encode(self, value: typing.Any, allow_empty: bool = False) -> tuple[bytes, str]:
+    """Returns (bytes, reason): what a client of the export sends for an input, or why the input cannot be read.
+
+    Args:
+      value: an input as `Examples` holds it, or None where it is absent.
+      allow_empty: whether an empty input is an input.
+    """
+
+  def verify(self, encoded: bytes) -> str | None:
+    """Returns why training could not decode an input, or None if it can."""
+    return None
+
+  @abc.abstractmethod
+  def training_steps(
+    self, values: np.ndarray, preprocess: typing.Callable, augment: typing.Callable | None = None
+  ) -> dict[str, typing.Callable]:
+    """Returns the steps from the position of an input to what the network reads, in order.
+
+    Args:
+      values: object array [n] of inputs.
+      preprocess: `Backbone.preprocess`.
+      augment: result of `augmentation`, or None.
+
+    Returns:
+      {name of the step: function (value, number, index) -> value} of in-graph functions. `value` is the result of the
+      step before. `number`, int64 scalar, counts the elements of the stream. `index` is the position in `values`: int32
+      scalar, or [batch] where `is_batched`.
+    """
+
+  @abc.abstractmethod
+  def inference_step(self, values: np.ndarray, preprocess: typing.Callable) -> typing.Callable:
+    """Returns the in-graph function from the position of an input, or of a batch of them, to what the network reads.
+
+    Args:
+      values, preprocess: as of `training_steps`.
+    """
+
+  @abc.abstractmethod
+  def augmentation(self, name: str, values: np.ndarray, seed: int) -> typing.Callable:
+    """Returns the function (input, number) -> augmented input that --augment names; see `tl_app.augmentation`.
+
+    Args:
+      name: of --augment, "none" excepted.
+      values: object array [n], the training inputs.
+      seed: seed of the run.
+
+    Raises:
+      UserError: the augmentation does not fit the modality or the inputs, or a package is absent.
+    """
+
+  @abc.abstractmethod
+  def describe_augmentation(self, name: str) -> str:
+    """Returns what --augment=`name` does to an input, in a few words."""
+
+  @abc.abstractmethod
+  def augmented_copy(
+    self, value: typing.Any, digest: str, augment: typing.Callable, number: int
+  ) -> tuple[typing.Any, str]:
+    """Returns (value, content hash) of an input with one fixed random change.
+
+    Args:
+      value: the input.
+      digest: its content hash.
+      augment: result of `augmentation`.
+      number: what tells this change from others.
+    """
+
+  @abc.abstractmethod
+  def preview(self, value: typing.Any) -> dict[str, str]:
+    """Returns what the report shows of an input: {"text": str} or {"image": data URI}."""

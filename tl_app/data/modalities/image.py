@@ -1,0 +1,100 @@
+"""`Image`: inputs are encoded images: paths of files, bytes, or records of a TFRecord file."""
+
+import base64
+import pathlib
+import re
+
+from tl_app.data.examples import AugmentedImage, content_hash, encoded
+from tl_app.data.modalities.base import Modality
+
+# Pixels of the longer side of a thumbnail in the report.
+THUMBNAIL = 128
+
+
+class Image(Modality):
+  """Encoded images, which are read and decoded one at a time and resized to the size of the network."""
+
+  name = "image"
+  plural = "images"
+  column_flag = "image_column"
+  flags = ("image_size", "pixels", "mixup", "cutmix")
+  predict_sources = "an image, a directory of images, or a table of their paths ({tables})"
+  encoded_form = "the bytes of one encoded image"
+  is_decoded = True
+  prefers_openvino = True
+
+  def learning_rate(self, feature_size):
+    return 3e-4
+
+  def locate(self, cell, table):
+    """Paths are relative to the table, absolute, or begin with ~."""
+    if re.match(r"[A-Za-z][\w+.-]*://", cell):
+      return None, f"{cell} is an address: download the images and give their paths"
+    try:
+      return str(table.parent / pathlib.Path(cell).expanduser()), ""
+    except RuntimeError:
+      return str(table.parent / cell), ""
+
+  def from_bytes(self, data, store):
+    return store(data)
+
+  def encode(self, value, allow_empty=False):
+    if not value and value != b"":
+      return b"", "it has no image"
+    try:
+      if isinstance(value, str):
+        value.encode("utf-8")
+      return encoded(value), ""
+    except UnicodeEncodeError:
+      return b"", "the file name is not valid UTF-8"
+    except (OSError, ValueError) as error:
+      return b"", f"{value} cannot be read: {getattr(error, 'strerror', None) or error}"
+
+  def verify(self, encoded):
+    from tl_app.preprocessing import image
+
+    return image.verify(encoded)
+
+  def training_steps(self, values, preprocess, augment=None):
+    from tl_app.data import image_reader
+
+    read, copy = image_reader.reader(values)
+    return {
+      "read": lambda i, *_: read(i),
+      "decode": lambda encoded, *_: preprocess.decode(encoded),
+      "resize": lambda image, *_: preprocess.resize(image),
+      **({"copy": lambda image, _, i: copy(image, i)} if copy else {}),
+      **({"augment": lambda image, number, _: augment(image, number)} if augment else {}),
+    }
+
+  def inference_step(self, values, preprocess):
+    from tl_app.data import image_reader
+
+    read, copy = image_reader.reader(values)
+    return lambda i: copy(preprocess.one(read(i)), i) if copy else preprocess.one(read(i))
+
+  def augmentation(self, name, values, seed):
+    from tl_app.augmentation import images
+
+    return images.Augment(name, seed)
+
+  def describe_augmentation(self, name):
+    from tl_app.augmentation import images
+
+    return images.described(name)
+
+  def augmented_copy(self, value, digest, augment, number):
+    copy = AugmentedImage(value, augment, number)
+    return copy, content_hash([digest.encode(), augment.identity.encode(), b"%d" % number])
+
+  def preview(self, value):
+    """The image is decoded as for training: what TensorFlow can read is what the model has seen."""
+    import tensorflow as tf
+
+    from tl_app.preprocessing import image
+
+    pixels = image.decode(encoded(value))
+    if max(pixels.shape[:2]) > THUMBNAIL:
+      pixels = tf.image.resize(pixels, (THUMBNAIL, THUMBNAIL), preserve_aspect_ratio=True, antialias=True)
+    thumbnail = tf.io.encode_jpeg(tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8), quality=85)
+    return {"image": f"data:image/jpeg;base64,{base64.b64encode(thumbnail.numpy()).decode()}"}

@@ -1,0 +1,103 @@
+"""Every kind of backbone and preprocessing keeps the promises of `tests/contracts.py`."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_modules
+import tiny_presets
+
+from tests import contracts
+from tl_app import backbones
+from tl_app.assets import Assets
+from tl_app.backbones import long_text, text_pairs, token_features
+
+TEXTS = np.array(["the film is good", "bad film, badly!", "", "cafe is the word1 " * 9], dtype=object)
+PAIRS = np.array([[first, second] for first, second in zip(TEXTS, TEXTS[::-1])], dtype=object)
+
+
+# How the files of each kind are written below an empty directory.
+WRITERS = {
+  "image_module": lambda root: tiny_modules.image(root, size=16),
+  "image_module_of_any_size": tiny_modules.image,
+  "image_module_with_a_map": tiny_modules.image_map,
+  "image_module_without_variables": tiny_modules.image_constant,
+  "image_module_with_a_signature": tiny_modules.image_signature,
+  "text_module": tiny_modules.bert,
+  "text_module_of_strings": tiny_modules.strings,
+  "preprocessing_module": tiny_modules.bert_preprocess,
+  "kerashub_bert": lambda root: tiny_presets.bert(root, list(tiny_modules.VOCABULARY), layers=2),
+  "kerashub_distilbert": lambda root: tiny_presets.bert(root, list(tiny_modules.VOCABULARY), "DistilBert", layers=2),
+  "kerashub_resnet": lambda root: tiny_presets.resnet(root, size=32),
+}
+
+
+@functools.cache
+def _written(name, root):
+  return WRITERS[name](root / name)
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+  """Returns a function, kind of `BACKBONES` -> backbone with freshly loaded weights."""
+  root = tmp_path_factory.mktemp("files")
+
+  def load_files(name, preprocessor="", **options):
+    if preprocessor:
+      options["preprocessor"] = _written(preprocessor, root)
+    return backbones.load(backbones.resolve(_written(name, root)), Assets(offline=True), **options)
+
+  return lambda kind: BACKBONES[kind](load_files)
+
+
+def _short(backbone, max_length=12):
+  """Returns a text backbone that reads fewer tokens than it can."""
+  backbone.preprocess.max_length = max_length
+  return backbone
+
+
+# How a backbone of each kind is loaded from these files.
+BACKBONES = {
+  "image_module": lambda load: load("image_module"),
+  "image_module_of_any_size": lambda load: load("image_module_of_any_size", image_size=16),
+  "image_module_with_a_map": lambda load: load("image_module_with_a_map", image_size=16),
+  "image_module_without_variables": lambda load: load("image_module_without_variables"),
+  "image_module_with_a_signature": lambda load: load("image_module_with_a_signature"),
+  "text_module": lambda load: load("text_module"),
+  "text_module_with_preprocessing": lambda load: load("text_module", preprocessor="preprocessing_module"),
+  "text_module_of_strings": lambda load: load("text_module_of_strings"),
+  "kerashub_bert": lambda load: load("kerashub_bert"),
+  "kerashub_distilbert": lambda load: load("kerashub_distilbert"),
+  "kerashub_resnet": lambda load: load("kerashub_resnet"),
+  "tokens": lambda load: _short(token_features.read_words(load("kerashub_bert"))),
+  "windows": lambda load: _short(long_text.read_long(load("kerashub_bert"), "windows", 3)),
+  "head_tail": lambda load: _short(long_text.read_long(load("kerashub_bert"), "head_tail", 1)),
+  "cross_encoder": lambda load: _short(text_pairs.read_pairs(load("kerashub_bert"), "cross_encoder")),
+  "bi_encoder": lambda load: _short(text_pairs.read_pairs(load("kerashub_bert"), "bi_encoder")),
+  "bi_encoder_of_a_module": lambda load: text_pairs.read_pairs(load("text_module_of_strings"), "bi_encoder"),
+}
+
+
+def _raw(backbone):
+  """Returns raw examples that the backbone reads, object array [4] or [4, 2]."""
+  if backbone.preprocess.size:
+    return np.array([_encoded_image(seed) for seed in range(4)], dtype=object)
+  return PAIRS if backbone.pairs else TEXTS
+
+
+def _encoded_image(seed):
+  pixels = np.random.default_rng(seed).integers(0, 256, (20 + seed, 24, 3), np.uint8)
+  return tf.io.encode_png(pixels).numpy()
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_backbone(load, kind):
+  backbone = load(kind)
+  contracts.check_backbone(backbone, _raw(backbone))
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_preprocess(load, kind, tmp_path):
+  backbone, other = load(kind), load(kind)
+  contracts.check_preprocess(backbone.preprocess, _raw(backbone), tmp_path, other.preprocess)

@@ -13,7 +13,7 @@ CONFIG = Config(workdir="w", backbone="resnet50", dataset="digits")
 
 def _finish(root, config=CONFIG):
   with workdir.claim(root, config) as paths:
-    files.write_json(paths.metrics, {"rung": "probe"})
+    files.write_json(paths.metrics, {"selected": "probe"})
   return paths
 
 
@@ -24,7 +24,7 @@ def test_a_finished_run_of_other_flags_is_kept(tmp_path):
     workdir.claim(paths.root, dataclasses.replace(CONFIG, epochs=9)),
   ):
     pass
-  assert files.read_json(paths.metrics) == {"rung": "probe"}
+  assert files.read_json(paths.metrics) == {"selected": "probe"}
 
 
 def test_the_same_flags_run_again_and_an_unfinished_run_is_replaced(tmp_path):
@@ -41,7 +41,7 @@ def test_a_finished_run_outlives_a_second_one_that_ends_early(tmp_path, error):
   with pytest.raises(error), workdir.claim(tmp_path, CONFIG):
     files.write_json(paths.plan, {"half": "written"})
     raise error
-  assert files.read_json(paths.metrics) == {"rung": "probe"} and paths.config.is_file()
+  assert files.read_json(paths.metrics) == {"selected": "probe"} and paths.config.is_file()
   assert not paths.plan.exists() and not paths.earlier.exists()
 
 
@@ -59,7 +59,7 @@ def test_a_finished_run_outlives_a_second_one_that_is_killed(tmp_path):
     pass
   with pytest.raises(OSError, match="disk"), workdir.claim(tmp_path, CONFIG):
     raise OSError("disk")
-  assert files.read_json(paths.metrics) == {"rung": "probe"}
+  assert files.read_json(paths.metrics) == {"selected": "probe"}
   assert not paths.earlier.exists()
 
 

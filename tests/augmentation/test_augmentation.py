@@ -241,8 +241,8 @@ def test_the_probe_learns_from_the_copies(run):
   metrics, plain, root, _ = run
   config = Config(**files.read_json(root / "plain" / "config.json") | {"augment": "medium", "augment_copies": 3})
   with_copies = train.train_and_evaluate(config, root / "copies")
-  assert with_copies["rungs"]["probe"]["loss"] != pytest.approx(plain["rungs"]["probe"]["loss"], rel=1e-3)
-  assert with_copies["rungs"]["neighbours"] == plain["rungs"]["neighbours"]
+  assert with_copies["candidates"]["probe"]["loss"] != pytest.approx(plain["candidates"]["probe"]["loss"], rel=1e-3)
+  assert with_copies["candidates"]["nearest_neighbours"] == plain["candidates"]["nearest_neighbours"]
   (probe,) = files.read_json(root / "copies" / "plan.json")["phases"]
   assert "3 copies of each beside it, made once" in probe["changed_examples"]
   (index,) = (root / "cache" / "features").glob("*/index.jsonl")
@@ -283,10 +283,10 @@ def run(tmp_path_factory):
 def test_what_does_not_train_never_sees_a_changed_example(run):
   metrics, plain, root, _ = run
   drop = {"p_value"}
-  probes = [{k: v for k, v in m["rungs"]["probe"].items() if k not in drop} for m in (metrics, plain)]
+  probes = [{k: v for k, v in m["candidates"]["probe"].items() if k not in drop} for m in (metrics, plain)]
   assert probes[0] == probes[1]
-  assert metrics["rungs"]["neighbours"] == plain["rungs"]["neighbours"]
-  if metrics["rung"] == "probe":
+  assert metrics["candidates"]["nearest_neighbours"] == plain["candidates"]["nearest_neighbours"]
+  if metrics["selected"] == "probe":
     assert metrics["test"] == plain["test"]
 
 

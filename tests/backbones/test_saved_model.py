@@ -194,7 +194,7 @@ def test_a_head_is_trained_on_a_module_without_variables(tmp_path):
   dataset = "images:" + tiny_data.colours(tmp_path / "colours", per_class=10)
   assert "0 stages" in inspect_backbone.describe(flags["backbone"], Assets())
   metrics = train.train_and_evaluate(Config(dataset=dataset, **flags), tmp_path / "run")
-  assert metrics["rung"] == "probe" and metrics["parity"]["label_flips"] == 0
+  assert metrics["selected"] == "probe" and metrics["parity"]["label_flips"] == 0
   plan = files.read_json(tmp_path / "run" / "plan.json")
   assert [row["name"] for row in plan["stages"]] == ["head"] and len(plan["phases"]) == 1
   assert "the module has no variables, so no stages: a head can be trained on it, nothing else" in str(plan["backbone"])

@@ -88,7 +88,7 @@ def test_the_export_takes_both_texts_and_predict_reads_both_columns(apart, tmp_p
 def test_both_encodings_of_bert_train_and_are_exported(world, tmp_path, encoding):
   flags = {"recipe": "lp_ft", "epochs": 1, "head_epochs": 3, "pair_encoding": encoding, "max_examples": 40}
   metrics = train.train_and_evaluate(config(world, "bert", **flags), tmp_path / "run")
-  assert metrics["parity"]["label_flips"] == 0 and metrics["rungs"].keys() >= {"probe", "fine_tuned"}
+  assert metrics["parity"]["label_flips"] == 0 and metrics["candidates"].keys() >= {"probe", "fine_tuned"}
   plan = files.read_json(tmp_path / "run/plan.json")
   assert plan["backbone"]["feature_size"] == tiny_modules.WIDTH * (4 if encoding == "bi_encoder" else 1)
   assert files.read_json(tmp_path / "run/export" / serving.FACTS)["pairs"] is True

@@ -31,15 +31,15 @@ def finish(config, recipe, seed, right, rung="probe", ids=IDS, **flags):
   files.write_text(paths.plan, "{}")
   files.write_json(paths.task, tasks.SINGLE_LABEL.with_codec(names=("bad", "good")).get_config())
   files.write_text(f"{root}/checkpoints/model.weights.h5", "")
-  rungs = {"majority": {"accuracy": 0.5}, "probe": {"accuracy": 0.6}}
+  rungs = {"majority_class": {"accuracy": 0.5}, "probe": {"accuracy": 0.6}}
   if recipe != "probe":
     rungs |= {"fine_tuned": {"accuracy": 0.65}, "averaged": {"accuracy": 0.75}}
   files.write_json(
     f"{root}/metrics.json",
     {
       "test": {"accuracy": float(np.mean(right)), "macro_f1": 0.5 + seed / 10, "matthews": 0.25},
-      "rung": rung,
-      "rungs": rungs,
+      "selected": rung,
+      "candidates": rungs,
       "seconds": {"features": 1.0, "train": 2.0 + seed},
     },
   )
@@ -97,7 +97,7 @@ def test_the_paired_test_is_the_count_by_hand(four, nothing_runs):
   assert low < tuned["difference"] < high
   assert tuned["range"] == tuned["each"]
   assert tuned["other"] == {"macro_f1": pytest.approx(0.55), "matthews": 0.25}
-  assert tuned["rungs"] == ["fine_tuned"] * 2 and tuned["seconds"] == 3.5
+  assert tuned["selected"] == ["fine_tuned"] * 2 and tuned["seconds"] == 3.5
   assert tuned["validation"] == {"probe": 0.6, "fine_tuned": 0.75} and probe["validation"] == {"probe": 0.6}
   assert "difference" not in probe
 
@@ -156,7 +156,11 @@ def test_a_task_without_accuracy_is_compared_by_its_own_score(config, nothing_ru
         paths.metrics,
         files.read_json(paths.metrics)
         | {"task": task.name, "primary_metric": "r2", "test": figures}
-        | {"rungs": {"probe": {"r2": 0.5}, "fine_tuned": {"r2": 0.6}} if recipe != "probe" else {"probe": {"r2": 0.5}}},
+        | {
+          "candidates": {"probe": {"r2": 0.5}, "fine_tuned": {"r2": 0.6}}
+          if recipe != "probe"
+          else {"probe": {"r2": 0.5}}
+        },
       )
       rows = task.answers.rows(IDS, [str(value) for value in truth], answers[:, None])
       statistics.write_predictions(paths.predictions, task.answers.columns, rows)

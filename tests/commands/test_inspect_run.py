@@ -57,7 +57,7 @@ def configuration(world, kind, **flags):
 def tuned(world):
   """Returns the workdir of a run on the opaque backbone in which one stage was trained, and ships."""
   config = configuration(world, "opaque", train_stages="block_1,head")
-  assert train.train_and_evaluate(config, world["root"] / "tuned")["rung"] == "fine_tuned"
+  assert train.train_and_evaluate(config, world["root"] / "tuned")["selected"] == "fine_tuned"
   return world["root"] / "tuned"
 
 
@@ -122,7 +122,7 @@ def test_one_stage_of_a_native_network_on_two_devices(world):
 def test_lora_and_batch_statistics(world):
   directory = world["root"] / "lora"
   config = configuration(world, "opaque", recipe="lora", lora_rank=2, bn="train_unfrozen", learning_rate=0.1)
-  assert train.train_and_evaluate(config, directory)["rung"] == "fine_tuned"
+  assert train.train_and_evaluate(config, directory)["selected"] == "fine_tuned"
   found = inspect_run.compare(directory)
   inspect_run.require_agreement(found)
   assert rows(found)["block_0"] == (5, 2, 1, 1, 2)
@@ -155,7 +155,7 @@ def test_another_plan_than_what_happened_is_seen(tuned, tmp_path):
 
 def test_where_the_probe_ships_nothing_may_have_changed(tuned, tmp_path):
   paths = copy_of(tuned, tmp_path)
-  files.write_json(paths.metrics, files.read_json(paths.metrics) | {"rung": "probe"})
+  files.write_json(paths.metrics, files.read_json(paths.metrics) | {"selected": "probe"})
   with pytest.raises(RunFailed, match="3 frozen variables of stage block_1 changed"):
     inspect_run.require_agreement(inspect_run.compare(paths.root))
 
@@ -194,7 +194,7 @@ def test_where_an_earlier_phase_ships_the_later_ones_have_left_nothing(world, mo
   monkeypatch.setattr(selection, "choose", lambda rungs, *rest: (rungs[-1], *honest(rungs, *rest)[1:]))
   directory = world["root"] / "gradual"
   metrics = train.train_and_evaluate(configuration(world, "opaque", recipe="gradual", epochs=2), directory)
-  assert metrics["rung_phase"] == "unfreeze_1" and metrics["rung"] == "fine_tuned"
+  assert metrics["selected_phase"] == "unfreeze_1" and metrics["selected"] == "fine_tuned"
   found = inspect_run.compare(directory)
   inspect_run.require_agreement(found)
   planned = [stage.name for stage in found.stages if stage.planned]

@@ -116,9 +116,9 @@ def test_the_workdir_holds_what_the_contract_names(run, world):
   assert names >= {"config.json", "plan.json", "splits.json", "checkpoints", "metrics.json", "predictions_test.csv"}
   assert names >= {"report.html", "log.jsonl"} and "export" not in names
   assert metrics == files.read_json(workdir / "metrics.json")
-  assert metrics.keys() >= {"test", "validation", "majority_accuracy", "seconds", "peak_rss_mb", "rung"}
+  assert metrics.keys() >= {"test", "validation", "majority_accuracy", "seconds", "peak_rss_mb", "selected"}
   assert metrics["seconds"].keys() >= {"features", "train", "evaluate", "export"}
-  assert metrics["rung"] == "probe" and metrics["peak_rss_mb"] > 0
+  assert metrics["selected"] == "probe" and metrics["peak_rss_mb"] > 0
   for split in ("test", "validation"):
     assert metrics[split].keys() >= SPLIT_KEYS
     assert metrics[split]["num_examples"] == len(ids(workdir, split))
@@ -257,10 +257,10 @@ def test_what_ships_is_the_best_epoch(run):
 )
 def test_where_fine_tuning_breaks_the_model_the_probe_ships_as_if_alone(run, flags):
   metrics, workdir = run(**flags, learning_rate=2.0, clip_norm=0.0, ema=0.0, seed=3, export=True)
-  assert metrics["rungs"]["fine_tuned"]["accuracy"] < metrics["rungs"]["probe"]["accuracy"]
-  assert metrics["rung"] == "probe"
-  assert metrics["rung_reason"].startswith(
-    "probe ships: fine-tuning did not help on the validation split (fine_tuned 0."
+  assert metrics["candidates"]["fine_tuned"]["accuracy"] < metrics["candidates"]["probe"]["accuracy"]
+  assert metrics["selected"] == "probe"
+  assert metrics["selection_reason"].startswith(
+    "probe: fine-tuning did not help on the validation split (fine-tuned 0."
   )
   found = inspect_run.compare(workdir)
   assert all(stage.identical == stage.variables and stage.moved == 0 for stage in found.stages)

@@ -179,7 +179,7 @@ def test_a_run_trains_in_it_and_answers_in_float32(config, tmp_path):
   for name in ("mixed_bfloat16", "float32"):
     flags = {"precision": name, "train_stages": "top:2", "export": name != "float32"}
     metrics = train.train_and_evaluate(Config(**config, **flags), tmp_path / name)
-    losses[name] = metrics["rungs"]["fine_tuned"]["loss"]
+    losses[name] = metrics["candidates"]["fine_tuned"]["loss"]
     if flags["export"]:
       assert metrics["parity"]["max_probability_difference"] <= 1e-4
   assert losses["mixed_bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
@@ -190,7 +190,7 @@ def test_a_run_trains_in_it_and_answers_in_float32(config, tmp_path):
 def test_half_precision_scales_its_loss_and_keeps_averages(config, tmp_path):
   flags = {"precision": "mixed_float16", "train_stages": "top:1", "export": False}
   metrics = train.train_and_evaluate(Config(**config, **flags), tmp_path / "run")
-  losses = {name: metrics["rungs"][name]["loss"] for name in ("probe", "fine_tuned", "averaged")}
+  losses = {name: metrics["candidates"][name]["loss"] for name in ("probe", "fine_tuned", "averaged")}
   assert np.isfinite(list(losses.values())).all()
   assert len(set(losses.values())) == 3
 

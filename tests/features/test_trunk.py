@@ -62,8 +62,8 @@ def test_training_from_disk_is_training_online(run, tmp_path, kind, flags):
   (store,) = _trunks(tmp_path / "cache")
   assert (store / "dtype").read_text() in ("float16", "float32")
   for rung in ("fine_tuned", "averaged"):
-    assert from_disk["rungs"][rung]["loss"] == pytest.approx(online["rungs"][rung]["loss"], abs=2e-3)
-    assert from_disk["rungs"][rung]["loss"] != pytest.approx(from_disk["rungs"]["probe"]["loss"], abs=1e-5)
+    assert from_disk["candidates"][rung]["loss"] == pytest.approx(online["candidates"][rung]["loss"], abs=2e-3)
+    assert from_disk["candidates"][rung]["loss"] != pytest.approx(from_disk["candidates"]["probe"]["loss"], abs=1e-5)
 
 
 def test_whole_numbers_from_disk_give_the_online_logits(run, tmp_path, monkeypatch):
@@ -108,7 +108,7 @@ def test_a_damaged_row_is_computed_again(run, tmp_path, caplog):
   caplog.clear()
   again = run("resnet", tmp_path / "cache")
   assert "features: computing 1 to 1 of 1" in caplog.text
-  assert again["rungs"] == first["rungs"]
+  assert again["candidates"] == first["candidates"]
 
 
 def test_what_does_not_fit_runs_in_every_step(run, tmp_path, caplog):
@@ -126,7 +126,7 @@ def test_a_killed_run_leaves_no_half_of_the_format(run, tmp_path, text):
   (store / "dtype").write_text(text, encoding="latin-1")
   again = run("resnet", tmp_path / "cache")
   assert (store / "dtype").read_text() in ("float16", "float32")
-  assert again["rungs"] == first["rungs"]
+  assert again["candidates"] == first["candidates"]
 
 
 def test_older_features_make_room(run, tmp_path, caplog):
@@ -149,7 +149,9 @@ def test_one_epoch_is_not_worth_it_but_reads_what_is_there(run, tmp_path, caplog
   from_disk = run("resnet", tmp_path / "cache", epochs=1)
   # Those of the probe, and those below the stage that trains.
   assert caplog.text.count("features read from") == 2 and "features: computing" not in caplog.text
-  assert from_disk["rungs"]["fine_tuned"]["loss"] == pytest.approx(online["rungs"]["fine_tuned"]["loss"], abs=2e-3)
+  assert from_disk["candidates"]["fine_tuned"]["loss"] == pytest.approx(
+    online["candidates"]["fine_tuned"]["loss"], abs=2e-3
+  )
 
 
 def test_what_float16_does_not_hold_is_kept_whole(run, tmp_path, caplog, monkeypatch):
@@ -185,9 +187,9 @@ def test_features_that_may_only_be_read_are_read(run, tmp_path, caplog, monkeypa
 
   monkeypatch.setattr(disk_cache, "open", read_only, raising=False)
   again = run("resnet", tmp_path / "cache", epochs=2)
-  assert again["rungs"] == first["rungs"]
+  assert again["candidates"] == first["candidates"]
   assert caplog.text.count("may not be written") == 2 and "features: computing" not in caplog.text
   # What is missing is computed, and what trains again and again runs in every step.
   other = run("resnet", tmp_path / "cache", epochs=2, image_size=48)
-  assert other["rungs"] != first["rungs"]
+  assert other["candidates"] != first["candidates"]
   assert len(list((tmp_path / "cache").glob("*/rows*"))) == 2

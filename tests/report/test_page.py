@@ -64,7 +64,7 @@ def write_run(workdir, class_names, num_examples=400, skill=4.0, source="movie_r
     "majority_accuracy": 1 / len(class_names),
     "seconds": {"features": 61.0, "train": 9.5, "evaluate": 0.2, "export": 3.0},
     "peak_rss_mb": 812.4,
-    "rung": "fine_tuned",
+    "selected": "fine_tuned",
     "parity": {"num_examples": 64, "label_flips": 0, "max_probability_difference": 3e-7},
     "environment": {"python": "3.12.1", "packages": {"keras": "3.15.1"}},
     "something_new": {"unknown": [1, 2]},
@@ -246,12 +246,15 @@ def examples(modality, ids, inputs):
 
 def test_the_rungs_say_what_ships_and_why(tmp_path):
   metrics = write_run(tmp_path, ["negative", "positive"])
-  assert "Rungs" not in Page(page_lib.write(tmp_path)).text
-  metrics["rungs"] = {"majority": {"accuracy": 0.5}, "probe": {"accuracy": 0.75, "loss": 0.61, "p_value": 3e-5}}
-  metrics["rung_reason"] = "probe is the only rung"
+  assert "Candidates" not in Page(page_lib.write(tmp_path)).text
+  metrics["candidates"] = {
+    "majority_class": {"accuracy": 0.5},
+    "probe": {"accuracy": 0.75, "loss": 0.61, "p_value": 3e-5},
+  }
+  metrics["selection_reason"] = "probe (nothing else was trained)"
   files.write_json(tmp_path / "metrics.json", metrics)
   text = Page(page_lib.write(tmp_path)).text
-  assert "probe is the only rung." in text and "majority 0.500 – – probe 0.750 0.610 3e-05" in text
+  assert "probe (nothing else was trained)." in text and "majority class 0.500 – – probe 0.750 0.610 3e-05" in text
 
 
 def test_only_the_metrics_are_needed(tmp_path):

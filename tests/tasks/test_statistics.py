@@ -184,9 +184,9 @@ def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp
     "test": measure(*confused(2105, 2, 0.6), names(2)),
     "majority_accuracy": 0.5123,
     "seconds": {"features": 41.2, "train": 9.0, "evaluate": 1.0, "export": 8.8},
-    "rung": "fine_tuned",
-    "rungs": {"majority": {"accuracy": 0.5}, "probe": {"accuracy": 0.6}, "fine_tuned": {"accuracy": 0.7}},
-    "rung_reason": "fine_tuned ships: it is better",
+    "selected": "fine_tuned",
+    "candidates": {"majority_class": {"accuracy": 0.5}, "probe": {"accuracy": 0.6}, "fine_tuned": {"accuracy": 0.7}},
+    "selection_reason": "fine-tuned: 0.7 on the validation split",
     "parity": {"num_examples": 256, "label_flips": 0, "max_probability_difference": 3e-7},
   }
   lines = summary.lines(metrics, tmp_path).splitlines()
@@ -194,15 +194,15 @@ def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp
   assert f"{metrics['test']['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}), 2,105 examples" in lines[0]
   assert "accuracy of the majority class" in lines[1] and "0.512" in lines[1]
   text = "\n".join(lines)
-  assert "validation accuracy: majority 0.500, probe 0.600, fine_tuned 0.700" in text
-  assert "fine_tuned ships: it is better" in text
+  assert "validation accuracy: majority class 0.500, probe 0.600, fine-tuned 0.700" in text
+  assert "fine-tuned: 0.7 on the validation split" in text
   assert (
     "60 s" in text
     and "256 test examples answered by a new process, 0 labels differ" in text
     and str(tmp_path / "report.html") in text
   )
   assert "export/" not in text, "an export that is not there is not announced"
-  assert len({len(line) - len(line[15:].lstrip()) for line in lines}) == 1, "the values are aligned"
+  assert len({len(line) - len(line[17:].lstrip()) for line in lines}) == 1, "the values are aligned"
 
 
 def test_summary_of_the_bare_contract():

@@ -85,7 +85,7 @@ def test_several_labels_are_learnt_and_measured(multi_label):
   metrics, workdir = multi_label
   assert metrics["task"] == "multi_label" and metrics["test"]["macro_f1"] > 0.9
   assert 0.2 < metrics["baseline"]["macro_f1"] < 0.8
-  assert metrics["rungs"].keys() == {"every class", "neighbours", "probe"}
+  assert metrics["candidates"].keys() == {"every_class", "nearest_neighbours", "probe"}
   assert list(metrics["test"]["per_class"]) == ["blue", "green", "red"]
   plan = files.read_json(workdir / "plan.json")
   assert (
@@ -179,7 +179,7 @@ def test_fine_tuning_ships_only_where_it_helps(backbone, tmp_path, task):
   data = table(tmp_path / "a.csv", ("text", "label"), zip(found, labels))
   flags = {"recipe": "full", "epochs": 6, "learning_rate": 1e-2, "task": task, "export": False}
   metrics = train.train_and_evaluate(config(backbone, data, **flags), tmp_path / "run")
-  rungs, score = metrics["rungs"], tasks.of_metrics(metrics).metrics.primary_metric
+  rungs, score = metrics["candidates"], tasks.of_metrics(metrics).metrics.primary_metric
   assert 0 < rungs["fine_tuned"]["p_value"] <= 1 and rungs["probe"]["p_value"] == 1
   best = max(rungs[name][score] for name in ("probe", "fine_tuned", "averaged"))
   assert metrics["validation"][score] == pytest.approx(best, abs=1e-5)

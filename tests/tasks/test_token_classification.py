@@ -56,8 +56,8 @@ def test_tags_are_learnt_and_measured(run):
   test = metrics["test"]
   assert metrics["task"] == "token_classification" and test["f1"] > 0.9 and test["num_examples"] == 30
   assert list(test["per_class"]) == ["person", "place"] and metrics["baseline"]["f1"] == 0
-  assert metrics["rungs"].keys() >= {"no entity", "neighbours", "probe", "fine_tuned"}
-  assert 0 < metrics["rungs"]["fine_tuned"]["p_value"] <= 1
+  assert metrics["candidates"].keys() >= {"no_entity", "nearest_neighbours", "probe", "fine_tuned"}
+  assert 0 < metrics["candidates"]["fine_tuned"]["p_value"] <= 1
   rows = rows_of(workdir / "predictions_test.csv")
   truth, answer = ([row[name].split() for row in rows] for name in ("label", "prediction"))
   assert seqeval.metrics.f1_score(truth, answer) == pytest.approx(test["f1"])

@@ -67,7 +67,7 @@ def test_a_run_in_parts_is_the_run_on_whole_batches(config, tmp_path, monkeypatc
   assert plan["batch_size"]["forward_pass"]["examples"] == 8
   assert "--batch_size=auto: a training step of 32 examples, 8 at a time: 16 take about" in caplog.text
   for rung in ("fine_tuned", "averaged"):
-    assert split["rungs"][rung]["loss"] == pytest.approx(whole["rungs"][rung]["loss"], abs=1e-5)
+    assert split["candidates"][rung]["loss"] == pytest.approx(whole["candidates"][rung]["loss"], abs=1e-5)
   logs = [_log(tmp_path / name) for name in ("whole", "split")]
   assert [sorted(line) for line in logs[0]] == [sorted(line) for line in logs[1]] and len(logs[0]) == 5
   for one, other in zip(*logs):

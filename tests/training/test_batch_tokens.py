@@ -112,7 +112,7 @@ def test_a_run_trains_on_batches_of_so_many_tokens(flags, own, tmp_path, monkeyp
   assert phase["batch_size"] * phase["steps_per_epoch"] == pytest.approx(phase["examples"], rel=0.2)
   assert phase["batch_size"] * lengths.mean() <= 128
   assert f"batches of up to 128 tokens, {phase['batch_size']} texts on average" in caplog.text
-  rungs = metrics["rungs"]
+  rungs = metrics["candidates"]
   assert rungs["fine_tuned"]["loss"] != pytest.approx(rungs["probe"]["loss"], abs=1e-5)
 
 

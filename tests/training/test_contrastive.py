@@ -106,7 +106,7 @@ def config(tmp_path_factory):
 @pytest.mark.slow
 def test_a_run_ships_what_it_proves(config, tmp_path):
   metrics = train.train_and_evaluate(config, tmp_path / "run")
-  assert set(metrics["rungs"]) == {"majority", "neighbours", "probe", "fine_tuned"}
+  assert set(metrics["candidates"]) == {"majority_class", "nearest_neighbours", "probe", "fine_tuned"}
   assert metrics["parity"]["label_flips"] == 0
   log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
   losses = [record["loss"] for record in log if record["phase"] == "contrast"]

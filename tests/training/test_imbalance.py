@@ -168,7 +168,7 @@ def test_a_run_says_what_decided(tmp_path):
   assert tasks.of_metrics(metrics) is IMBALANCED and tasks.of_metrics({"task": "single_label"}) is SINGLE_LABEL
   recalls = [row["recall"] for row in metrics["test"]["per_class"].values()]
   assert metrics["test"]["balanced_accuracy"] == pytest.approx(np.mean(recalls))
-  assert metrics["rungs"]["probe"].keys() >= {"macro_f1", "accuracy", "loss"}
+  assert metrics["candidates"]["probe"].keys() >= {"macro_f1", "accuracy", "loss"}
   lines = summary.lines(metrics).splitlines()
   assert lines[0].startswith("test macro F1") and "macro F1 of the majority class" in lines[1]
   assert any(line.startswith("mean recall") for line in lines)

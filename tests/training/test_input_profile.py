@@ -83,7 +83,7 @@ def test_a_profiled_run_gives_the_same_weights(runs):
   for one, other in zip(*logs):
     assert one | {"seconds": 0} == other | {"seconds": 0}
   metrics = [files.read_json(runs / name / "metrics.json") for name in ("False", "True")]
-  assert metrics[0]["rungs"] == metrics[1]["rungs"] and metrics[0]["test"] == metrics[1]["test"]
+  assert metrics[0]["candidates"] == metrics[1]["candidates"] and metrics[0]["test"] == metrics[1]["test"]
   one, other = (_weights(runs / name) for name in ("False", "True"))
   assert one.keys() == other.keys()
   for name, values in one.items():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from tl_app.report import formatting
 from tl_app.tasks import SINGLE_LABEL, statistics
 from tl_app.training import selection
 
@@ -26,13 +27,13 @@ def test_the_best_ships_and_ties_go_to_the_simpler(wrong, ships):
   rungs = [_rung(name, n) for name, n in zip(("probe", "fine_tuned", "averaged"), wrong)]
   best, why, figures = selection.choose(rungs, LABELS, TASK)
   assert best.name == ships
-  assert why.startswith(f"{ships} ") and "\n" not in why
+  assert why.startswith(formatting.candidate(ships)) and "\n" not in why
   assert figures["probe"]["accuracy"] == pytest.approx(1 - wrong[0] / 20)
   assert ("did not help" in why) == (ships == "probe" and len(wrong) > 1)
 
 
 @pytest.mark.parametrize(
-  ("wrong", "p", "doubt"), [(3, "0.25", ": 20 examples do not tell them apart)"), (8, "0.0078", ")")]
+  ("wrong", "p", "doubt"), [(3, "0.25", ": 20 examples do not distinguish them)"), (8, "0.0078", ")")]
 )
 def test_what_few_examples_cannot_tell_is_said(wrong, p, doubt):
   rungs = [_rung("probe", wrong), _rung("fine_tuned", 0)]
@@ -51,8 +52,8 @@ def test_marks_need_no_training():
   labels = rng.integers(0, 2, 200)
   features = rng.normal(size=(200, 4)) + 3 * labels[:, None] * np.array([1, 0, 0, 0])
   marks = selection.marks(features[:150], labels[:150], features[150:], labels[150:], TASK)
-  assert marks["majority"] == pytest.approx(np.mean(labels[150:] == np.bincount(labels[:150]).argmax()))
-  assert marks["neighbours"] > 0.8
+  assert marks["majority_class"] == pytest.approx(np.mean(labels[150:] == np.bincount(labels[:150]).argmax()))
+  assert marks["nearest_neighbours"] > 0.8
 
 
 def test_of_several_phases_the_best_is_kept():

@@ -77,7 +77,7 @@ def test_a_run_is_cut_and_says_so(config, tmp_path, caplog, monkeypatch):
   assert phase["epochs"] == 2
   log = (tmp_path / "run" / "log.jsonl").read_text()
   assert log.count('"phase": "fine_tune"') == phase["epochs"]
-  assert set(metrics["rungs"]) == {"majority", "neighbours", "probe", "fine_tuned", "averaged"}
+  assert set(metrics["candidates"]) == {"majority_class", "nearest_neighbours", "probe", "fine_tuned", "averaged"}
   assert "--max_minutes=10: phase fine_tune has" in caplog.text
 
 
@@ -119,7 +119,7 @@ def test_steps_that_take_longer_than_measured_end_in_time(config, tmp_path, monk
   assert "its steps took longer than measured; the phase ends after batch 1" in caplog.text
   log = (tmp_path / "run" / "log.jsonl").read_text()
   assert log.count('"phase": "fine_tune"') == 1
-  assert "fine_tuned" in metrics["rungs"]
+  assert "fine_tuned" in metrics["candidates"]
 
 
 def test_clocks_within_a_clock_are_counted_once(monkeypatch):
@@ -156,7 +156,7 @@ def test_measuring_fewer_stages_leaves_the_phase_as_it_was(config, tmp_path, mon
   tuned = files.read_json(tmp_path / "run" / "plan.json")["phases"][1]
   assert min(counts) < counts[0] and "planned_stages" not in tuned
   assert (tuned["epochs"], tuned["planned_epochs"]) == (1, 2) and tuned["steps_per_epoch"] < 58
-  assert "fine_tuned" in metrics["rungs"]
+  assert "fine_tuned" in metrics["candidates"]
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_where_no_epoch_of_all_stages_fits_upper_ones_train(config, tmp_path, ca
   trained = [row["name"] for row in tuned["stages"] if row["trainable"]]
   assert trained == tuned["train_stages"]
   assert f"--max_minutes=10: phase {phase} has" in caplog.text and "train, the stages below stay frozen" in caplog.text
-  assert "fine_tuned" in metrics["rungs"]
+  assert "fine_tuned" in metrics["candidates"]
   (audit,) = (line for line in caplog.messages if line.startswith(f"audit of phase {phase}: changed variables: "))
   changed = [part.split()[0] for part in audit.split(": ")[2].split(";")[0].split(", ")]
   assert changed == trained
@@ -239,9 +239,9 @@ def test_without_time_the_probe_ships(config, tmp_path, caplog, recipe):
   caplog.set_level("INFO")
   flags = {"epochs": 3, "max_minutes": 0.01, "recipe": recipe}
   metrics = train.train_and_evaluate(Config(**config, **flags), tmp_path / "run")
-  assert metrics["rung"] == "probe"
+  assert metrics["selected"] == "probe"
   # Nothing was fine-tuned: there is no rung of it.
-  assert set(metrics["rungs"]) == {"majority", "neighbours", "probe"}
+  assert set(metrics["candidates"]) == {"majority_class", "nearest_neighbours", "probe"}
   assert "nothing is left of it" in caplog.text
   assert files.read_json(tmp_path / "run" / "plan.json")["phases"][1]["epochs"] == 0
   assert not [line for line in caplog.messages if line.startswith(("refit", "audit of phase refit"))]
@@ -254,7 +254,9 @@ def test_averages_and_proof_of_the_phases_before_one_that_is_cut(config, tmp_pat
   flags = {"epochs": 4, "max_minutes": 60.0, "recipe": "gradual", "train_stages": "top:2", "export": True}
   metrics = train.train_and_evaluate(Config(**config | flags), tmp_path / "run")
   monkeypatch.setattr(time_budget, "shorten", whole)
-  assert set(metrics["rungs"]) == {"majority", "neighbours", "probe", "fine_tuned", "averaged"}
-  files.write_json(tmp_path / "run" / "metrics.json", metrics | {"rung": "fine_tuned", "rung_phase": "unfreeze_1"})
+  assert set(metrics["candidates"]) == {"majority_class", "nearest_neighbours", "probe", "fine_tuned", "averaged"}
+  files.write_json(
+    tmp_path / "run" / "metrics.json", metrics | {"selected": "fine_tuned", "selected_phase": "unfreeze_1"}
+  )
   found = {stage.name: stage for stage in inspect_run.compare(tmp_path / "run", config["cache_dir"]).stages}
   assert found["layer_1"].planned == 0 and found["layer_2"].planned > 0

@@ -96,7 +96,7 @@ def _titles(result):
     f"test {metrics.primary_title}: mean (95 % interval)",
     "each seed",
     *metrics.secondary_titles.values(),
-    "ships",
+    "selected",
     "validation: probe, fine-tuned",
     "probe, test",
     "difference (95 % interval)",
@@ -116,7 +116,7 @@ def _cells(row, seeds, columns):
     f"{row['mean']:.3f} ({span}{counted})",
     ", ".join(f"{score:.3f}" for score in row["each"]),
     *(f"{figure:.3f}" for figure in row["other"].values()),
-    ", ".join(row["rungs"]),
+    ", ".join(row["selected"]),
     ", ".join(f"{score:.3f}" for score in row["validation"].values()),
     *_paired_cells(row),
     f"{row['seconds']:.0f}",
@@ -210,7 +210,7 @@ def _outcome(config, waiting):
   rows = _predictions(paths.predictions)
   run.ids, run.statistics = tuple(rows), run.task.metrics.sufficient_statistics(list(rows.values()))
   title = run.task.metrics.primary_title
-  log.info("%s: test %s %.4f, %s ships", config.workdir, title, run.score, run.metrics["rung"])
+  log.info("%s: test %s %.4f, %s is selected", config.workdir, title, run.score, run.metrics["selected"])
   return run, 0
 
 

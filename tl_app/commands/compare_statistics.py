@@ -81,8 +81,8 @@ def _row(recipe, runs, probes):
     "range": [min(scores), max(scores)],
     "each": scores,
     "other": {key: float(np.mean([run.metrics["test"][key] for run in runs])) for key in task.metrics.secondary_titles},
-    "rungs": [run.metrics["rung"] for run in runs],
-    "validation": _validation([run.metrics["rungs"] for run in runs], task.metrics.primary_metric),
+    "selected": [run.metrics["selected"] for run in runs],
+    "validation": _validation([run.metrics["candidates"] for run in runs], task.metrics.primary_metric),
     "seconds": float(np.mean([sum(run.metrics["seconds"].values()) for run in runs])),
   }
   return row | paired([(probes[run.seed], run) for run in runs if run.seed in probes and recipe != "probe"])

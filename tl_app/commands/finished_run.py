@@ -102,7 +102,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
     directory = pathlib.Path(output)
     rows = task.answers.rows(examples.ids, examples.labels, task.answers.outputs(logits))
     statistics.write_predictions(directory / "predictions.csv", task.answers.columns, rows)
-    files.write_json(directory / "metrics.json", metrics)
+    files.write_json(directory / "metrics.json", {"format": workdir_lib.FORMAT, **metrics})
   return metrics
 
 

@@ -11,6 +11,7 @@ from tl_app.commands import finished_run
 from tl_app.errors import RunFailed, UserError
 from tl_app.model import stages
 from tl_app.recipes import recipes
+from tl_app.report import formatting
 from tl_app.serving import saved_model
 
 
@@ -47,15 +48,15 @@ class Changes:
   """Every stage of a run's backbone.
 
   Attributes:
-    title: which run, backbone and rung.
-    rung: "probe" or "fine_tuned", what ships.
+    title: run, backbone and selected model.
+    selected: the selected model, "probe" or "fine_tuned".
     stages: `StageChange`s, from the input upwards.
     head: number of variables of the head, which is new.
     miscounted: {stage: (phase, variables that plan.json says train in it, those that it chooses)}, where they differ.
   """
 
   title: str
-  rung: str
+  selected: str
   stages: list
   head: int
   miscounted: dict
@@ -79,10 +80,10 @@ def compare(workdir, cache_dir="", offline=False):
   model = finished_run.rebuild(paths, config, assets)
   try:
     metrics = files.read_json(paths.metrics)
-    rung, last = metrics["rung"], metrics.get("rung_phase")
+    selected, last = metrics["selected"], metrics.get("selected_phase")
   except (ValueError, KeyError, TypeError):
     raise UserError(f"{paths.metrics} is damaged: train again") from None
-  planned = _planned(paths.plan) if rung != "probe" else []
+  planned = _planned(paths.plan) if selected != "probe" else []
   names = [phase.name for phase, _ in planned]
   if last in names:
     # The phases after it have left nothing.
@@ -91,8 +92,8 @@ def compare(workdir, cache_dir="", offline=False):
   found = [_stage(name, members, exported, trains, moves) for name, members in model.backbone.stages.items()]
   return Changes(
     title=f"{paths.export}: {config.backbone}, --recipe={config.recipe} --train_stages={config.train_stages}, "
-    f"{rung} ships",
-    rung=rung,
+    f"selected model: {formatting.candidate(selected)}",
+    selected=selected,
     stages=found,
     head=len(model.stages[recipes.HEAD]),
     miscounted=miscounted,
@@ -140,8 +141,11 @@ def _faults(changes):
 
 def _agreement(changes):
   total = sum(stage.variables for stage in changes.stages)
-  if changes.rung == "probe":
-    return f"agrees with the plan: the probe ships, all {total} variables of the backbone are identical to the bit"
+  if changes.selected == "probe":
+    return (
+      f"agrees with the plan: the probe is the selected model, all {total} variables of the backbone are identical to "
+      "the bit"
+    )
   planned = sum(stage.planned for stage in changes.stages)
   moving = sum(stage.statistics for stage in changes.stages)
   return (

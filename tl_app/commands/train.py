@@ -131,7 +131,7 @@ def climb(run, phases):
   """Trains the phases and leaves the best rung in the model.
 
   Returns:
-    (name of the rung that ships, {"rungs", "rung_reason", "rung_phase"} for metrics.json).
+    (name of the rung that ships, {"candidates", "selection_reason", "selected_phase"} for metrics.json).
   """
   train, validation, task = run.split.train, run.split.validation, run.model.task
   labels = run.labels[validation]
@@ -172,9 +172,9 @@ def climb(run, phases):
   listed = ", ".join(
     f"{name} {values[task.metrics.primary_metric]:.4f}" for name, values in (figures | of_rungs).items()
   )
-  log.info("rungs on the validation split: %s %s", task.metrics.primary_title, listed)
+  log.info("candidates, validation %s: %s", task.metrics.primary_title, listed)
   log.info("%s", why)
-  return best.name, {"rungs": figures | of_rungs, "rung_reason": why, "rung_phase": best.phase}
+  return best.name, {"candidates": figures | of_rungs, "selection_reason": why, "selected_phase": best.phase}
 
 
 def _moved(run, phases):
@@ -209,7 +209,7 @@ def evaluate(run, rung):
   metrics |= task.metrics.baseline(run.labels[run.split.train], run.labels[run.split.test])
   metrics["task"], metrics["primary_metric"] = task.name, task.metrics.primary_metric
   metrics["preprocessing"] = files.read_json(run.paths.plan)["preprocessing"]
-  metrics["rung"] = "probe" if rung == "probe" else "fine_tuned"
+  metrics["selected"] = "probe" if rung == "probe" else "fine_tuned"
   return metrics, outputs["test"]
 
 

@@ -18,6 +18,7 @@ from tl_app import config as config_lib
 from tl_app import files, tasks
 from tl_app.data import modalities
 from tl_app.errors import UserError
+from tl_app.report import formatting
 
 FILE = "report.html"
 
@@ -77,7 +78,9 @@ def write(workdir, examples=None):
     "classes": _classes(metrics["test"]),
     "matrix": _matrix(metrics["test"]),
     "confusions": _confusions(metrics["test"])[:_MAX_CONFUSIONS],
-    "rungs": [{"name": name} | values for name, values in metrics.get("rungs", {}).items()],
+    "candidates": [
+      {"name": formatting.candidate(name)} | values for name, values in metrics.get("candidates", {}).items()
+    ],
     "errors": errors,
     "scatter": None if task.has_class_names else _scatter(workdir / "predictions_test.csv"),
     "inputs": _inputs(examples, [row["id"] for row in errors["worst"]]) if examples and errors else None,
@@ -103,6 +106,7 @@ def _environment():
     "plain": _plain,
     "sentence": lambda text: text[:1].upper() + text[1:],
     "flat": _flat,
+    "candidate": formatting.candidate,
   }
   return environment
 

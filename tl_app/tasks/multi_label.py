@@ -144,7 +144,7 @@ class MultiLabelMetrics(Metrics):
     "micro_f1": "micro F1",
     "subset_accuracy": "subset accuracy",
   }
-  baseline_name: typing.ClassVar = "every class"
+  baseline_name: typing.ClassVar = "every_class"
   baseline_title: typing.ClassVar = "answering every class"
   class_titles: typing.ClassVar = {"average_precision": "average precision", "threshold": "threshold"}
   class_note: typing.ClassVar = (

@@ -95,7 +95,7 @@ class AccuracyMetrics(Metrics):
 
   primary_metric: typing.ClassVar = "accuracy"
   metric_titles: typing.ClassVar = {"accuracy": "accuracy", "macro_f1": "macro F1", "matthews": "Matthews"}
-  baseline_name: typing.ClassVar = "majority"
+  baseline_name: typing.ClassVar = "majority_class"
   baseline_title: typing.ClassVar = "the majority class"
   test_title: typing.ClassVar = "McNemar's exact test"
   counts_right_answers: typing.ClassVar = True

@@ -142,7 +142,7 @@ class EntityMetrics(Metrics):
     "recall": "entity recall",
     "word_accuracy": "word accuracy",
   }
-  baseline_name: typing.ClassVar = "no entity"
+  baseline_name: typing.ClassVar = "no_entity"
   baseline_title: typing.ClassVar = "answering O for every word"
   support_title: typing.ClassVar = "entities"
 

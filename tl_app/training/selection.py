@@ -6,6 +6,8 @@ import numpy as np
 import sklearn
 import sklearn.neighbors
 
+from tl_app.report import formatting
+
 NEIGHBOURS = 20
 # Nearest neighbours are only a mark to compare with: a share of a large training set gives it.
 NEIGHBOUR_EXAMPLES = 20000
@@ -61,23 +63,22 @@ def _why(best, first, figures, task, count):
   if best is first:
     others = [name for name in score if name != first.name]
     if not others:
-      return f"{best.name} is the only rung"
+      return f"{best.name} (nothing else was trained)"
     beaten = max(others, key=score.get)
     return (
-      f"{best.name} ships: fine-tuning did not help on the validation split "
-      f"({beaten} {score[beaten]:.4f}, {best.name} {score[best.name]:.4f})"
+      f"{best.name}: fine-tuning did not help on the validation split "
+      f"({formatting.candidate(beaten)} {score[beaten]:.4f}, {best.name} {score[best.name]:.4f})"
     )
   p = figures[best.name]["p_value"]
-  doubt = f": {count} examples do not tell them apart" if p > SIGNIFICANT else ""
+  doubt = f": {count} examples do not distinguish them" if p > SIGNIFICANT else ""
   return (
-    f"{best.name} ships: {score[best.name]:.4f} on the validation split against {score[first.name]:.4f} of the "
-    f"{first.name} ({task.metrics.test_title} p = {p:.2g}{doubt})"
+    f"{formatting.candidate(best.name)}: {score[best.name]:.4f} on the validation split, "
+    f"{first.name} {score[first.name]:.4f} ({task.metrics.test_title} p = {p:.2g}{doubt})"
   )
 
 
 def marks(features, targets, validation_features, validation_targets, task, by_example=lambda outputs: outputs):
-  """Returns validation scores that need no training: of the best answer that does not look at the input ("majority" of
-  classes), and of the nearest "neighbours".
+  """Returns validation scores that need no training: of the constant baseline and of "nearest_neighbours".
 
   Args:
     features: float32 [n, width] of the training examples; targets: [n, ..].
@@ -96,5 +97,5 @@ def marks(features, targets, validation_features, validation_targets, task, by_e
     nearest = neighbours.predict(validation_features)
   return {
     task.metrics.baseline_name: task.metrics.score(by_example(constant), validation_targets),
-    "neighbours": task.metrics.score(by_example(nearest), validation_targets),
+    "nearest_neighbours": task.metrics.score(by_example(nearest), validation_targets),
   }

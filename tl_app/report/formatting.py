@@ -1,0 +1,84 @@
+"""Numbers, names and commands as people read them: in the terminal, in the report and in comparison.md."""
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+from tl_app import config as config_lib
+
+MISSING = "–"
+
+
+def number(value: object) -> float:
+  """Returns a number as float, NaN for anything else."""
+  return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+def decimals(value: object) -> str:
+  """Returns a metric or a loss with three decimals."""
+  return f"{value:.3f}" if math.isfinite(number(value)) else MISSING
+
+
+def count(value: object) -> str:
+  """Returns a whole number with thousands separators."""
+  return f"{value:,.0f}" if math.isfinite(number(value)) else MISSING
+
+
+def significant(value: object) -> str:
+  """Returns a number with three significant digits."""
+  return f"{value:.3g}" if math.isfinite(number(value)) else MISSING
+
+
+def interval(bounds: Sequence[float], sign: str = "") -> str:
+  """Returns an interval, like "0.760 to 0.794"; `sign` "+" shows the signs."""
+  return " to ".join(f"{bound:{sign}.3f}" for bound in bounds)
+
+
+def duration(value: object) -> str:
+  """Returns seconds, like "9.5 s", "1 min 1 s" or "2 h 5 min"."""
+  seconds = number(value)
+  if not math.isfinite(seconds):
+    return MISSING
+  if seconds < 10:
+    return f"{seconds:.1f} s"
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def plain(value: object) -> str:
+  """Returns a value as text: strings as they are, lists of strings with commas, the rest as JSON."""
+  if isinstance(value, list) and all(isinstance(item, str) for item in value):
+    return ", ".join(value)
+  return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def sentence(text: str) -> str:
+  """Returns a text with a capital letter at its beginning."""
+  return text[:1].upper() + text[1:]
+
+
+def candidate(name: str) -> str:
+  """Returns the key of a candidate in metrics.json as words, like "fine-tuned" for "fine_tuned"."""
+  return "fine-tuned" if name == "fine_tuned" else name.replace("_", " ")
+
+
+def given_flags(values: Mapping[str, object], but: Iterable[str] = ()) -> list[str]:
+  """Returns the flags of a `Config`: one for each value that is not its default and not in `but`.
+
+  Args:
+    values: {field of `Config`: value}, as in config.json. A name that is no flag is passed over.
+    but: names that are left out.
+  """
+  flags = []
+  for name, field in config_lib.FIELDS.items():
+    if name in values and name not in but and values[name] != field.default:
+      value = values[name]
+      flags.append(f"--{'' if value else 'no'}{name}" if isinstance(value, bool) else f"--{name}={value}")
+  return flags
+
+
+def command(module: str, flags: Iterable[str]) -> str:
+  """Returns a command line that can be pasted, like "python -m tl_app.train --backbone=..."."""
+  return shlex.join(["python", "-m", module, *flags])

@@ -1,5 +1,6 @@
 """The promises of the seams. Each function checks one object of a seam; every kind runs through it."""
 
+import dataclasses
 import inspect
 import json
 
@@ -8,6 +9,10 @@ import pytest
 import tensorflow as tf
 
 from tl_app.backbones.backbone import Backbone
+from tl_app.checking import findings
+from tl_app.config import Config
+from tl_app.data import modalities
+from tl_app.data.modalities import Modality
 from tl_app.preprocessing.base import Preprocess
 
 # Attributes of `Backbone` that other packages read in place of asking for the kind of network.
@@ -133,6 +138,78 @@ def check_preprocess(preprocess: Preprocess, raw: np.ndarray, directory, other: 
   if preprocess.can_join_pairs:
     joined = _numpy(preprocess.join(texts, texts))
     assert joined["input_word_ids"].shape[1] <= preprocess.max_length
+
+
+def check_modality(modality: Modality, values: np.ndarray, preprocess: Preprocess, augmentations: list[str]) -> None:
+  """Checks a modality.
+
+  Args:
+    modality: one of `modalities.MODALITIES`.
+    values: object array [n] of at least two different inputs, as `Examples.inputs` holds them.
+    preprocess: of a backbone that reads them.
+    augmentations: names of --augment that fit.
+  """
+  assert modalities.of(modality.name) is modality
+  fields = {field.name for field in dataclasses.fields(Config)}
+  assert {modality.column_flag, *modality.flags} <= fields, "a flag does not exist"
+  others = [flag for other in modalities.MODALITIES.values() if other is not modality for flag in other.flags]
+  assert not set(modality.flags) & set(others), "two modalities claim one flag"
+  assert set(modality.token_checks) <= set(findings.KINDS)
+  assert all(
+    isinstance(getattr(modality, name), str) and getattr(modality, name) for name in ("plural", "encoded_form")
+  )
+  assert 0 < modality.learning_rate(768) <= modality.learning_rate(64) < 1
+
+  encoded = [modality.encode(value) for value in values]
+  assert all(data and not reason for data, reason in encoded), "a good input is refused"
+  assert all(modality.verify(data) is None for data, _ in encoded)
+  again = [modality.from_bytes(data, store=lambda data: data) for data, _ in encoded]
+  assert [modality.encode(value) for value in again] == encoded, "bytes do not survive a round trip"
+  assert modality.encode(None)[1] and modality.encode(None)[0] == b""
+  if modality.is_decoded:
+    assert modality.verify(encoded[0][0][:20]), "a damaged input is not found"
+
+  rows = [preprocess(tf.constant([data])) for data, _ in encoded]
+  inference = modality.inference_step(values, preprocess)
+  training = modality.training_steps(values, preprocess)
+  assert next(iter(training)) == "read"
+  for index, expected in enumerate(rows):
+    position = tf.constant([index] if modality.is_batched else index)
+    value = position
+    for step in training.values():
+      value = step(value, tf.constant(0, tf.int64), position)
+    for found in (value, inference(position)):
+      found = found if modality.is_batched else found[None]
+      assert _same(_numpy(found), _numpy(expected)), "training, inference and export read an input differently"
+
+  for name in augmentations:
+    assert modality.describe_augmentation(name)
+    _check_augmentation(modality, name, values, preprocess)
+  previews = [modality.preview(value) for value in values]
+  assert all(len(preview) == 1 and set(preview) <= {"text", "image"} for preview in previews)
+  assert all(preview == json.loads(json.dumps(preview)) for preview in previews)
+
+
+def _check_augmentation(modality, name, values, preprocess):
+  """The augmentation depends on the seed and the number of the element alone, and changes what the network reads."""
+
+  def augmented(seed, number):
+    augment = modality.augmentation(name, values, seed)
+    steps = modality.training_steps(values, preprocess, augment)
+    value = position = tf.constant([0] if modality.is_batched else 0)
+    for step in steps.values():
+      value = step(value, tf.constant(number, tf.int64), position)
+    return _numpy(value)
+
+  first = [augmented(seed=0, number=number) for number in range(8)]
+  again = [augmented(seed=0, number=number) for number in range(8)]
+  other = [augmented(seed=1, number=number) for number in range(8)]
+  assert all(map(_same, first, again)), f"{name} is not repeatable"
+  assert not all(map(_same, first, other)), f"{name} ignores the seed"
+  assert not all(_same(first[0], one) for one in first), f"{name} changes nothing"
+  augment = modality.augmentation(name, values, 0)
+  copies = [modality.augmented_copy(values[0], "digest", augment, number) for number in (1, 1, 2)]
+  assert copies[0][1] == copies[1][1] and isinstance(copies[0][1], str)
 
 
 def _tensor(raw):

@@ -1,4 +1,4 @@
-"""Every kind of backbone and preprocessing keeps the promises of `tests/contracts.py`."""
+"""Every kind of backbone, preprocessing and modality keeps the promises of `tests/contracts.py`."""
 
 import functools
 
@@ -12,6 +12,7 @@ from tests import contracts
 from tl_app import backbones
 from tl_app.assets import Assets
 from tl_app.backbones import long_text, text_pairs, token_features
+from tl_app.data import modalities
 
 TEXTS = np.array(["the film is good", "bad film, badly!", "", "cafe is the word1 " * 9], dtype=object)
 PAIRS = np.array([[first, second] for first, second in zip(TEXTS, TEXTS[::-1])], dtype=object)
@@ -101,3 +102,18 @@ def test_backbone(load, kind):
 def test_preprocess(load, kind, tmp_path):
   backbone, other = load(kind), load(kind)
   contracts.check_preprocess(backbone.preprocess, _raw(backbone), tmp_path, other.preprocess)
+
+
+# A backbone that reads inputs of the modality, and values of --augment.
+MODALITIES = {"text": ("kerashub_bert", ["light"]), "image": ("image_module", ["light", "medium", "rand"])}
+
+
+def test_every_modality_is_checked():
+  assert set(MODALITIES) == set(modalities.MODALITIES)
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+def test_modality(load, name):
+  kind, augmentations = MODALITIES[name]
+  values = np.array([text for text in TEXTS if text] if name == "text" else _raw(load(kind)), dtype=object)
+  contracts.check_modality(modalities.of(name), values, load(kind).preprocess, augmentations)

@@ -77,6 +77,13 @@ def test_what_goes_one_way_is_not_in_the_list_any_more():
   assert _upwards() >= NOT_YET, f"delete from NOT_YET: {sorted(NOT_YET - _upwards())}"
 
 
+def test_contributing_shows_the_same_order():
+  page = (import_graph.ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+  shown = page.partition("```text\n")[2].partition("```")[0].splitlines()
+  assert [line.split() for line in shown[:-1]] == ORDER[:-1]
+  assert shown[-1] == "entry points"
+
+
 def test_no_modules_import_each_other_in_a_circle():
   assert import_graph.circles(GRAPH) == []
 

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tl_app import tasks
 from tl_app.backbones.backbone import Backbone
 from tl_app.checking import findings
 from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.data.modalities import Modality
+from tl_app.errors import RunFailed, UserError
 from tl_app.preprocessing.base import Preprocess
+from tl_app.tasks.task import Task
 
 # Attributes of `Backbone` that other packages read in place of asking for the kind of network.
 CAPABILITIES = (
@@ -210,6 +213,93 @@ def _check_augmentation(modality, name, values, preprocess):
   augment = modality.augmentation(name, values, 0)
   copies = [modality.augmented_copy(values[0], "digest", augment, number) for number in (1, 1, 2)]
   assert copies[0][1] == copies[1][1] and isinstance(copies[0][1], str)
+
+
+def check_task(task: Task, config: Config, labels: list[str], inputs: list[str]) -> None:
+  """Checks a task that is not fitted.
+
+  Args:
+    task: one of `tasks.TASKS`, or another one that `tasks.from_config` knows.
+    config: flags that fit the task.
+    labels: at least twelve label cells; every class has two or more.
+    inputs: the raw text of each, for the signature of the export.
+  """
+  fitted = task.configure(config, labels).fit(labels)
+  assert task.codec != fitted.codec, "fit changed the task in place"
+  targets = fitted.codec.targets(labels)
+  perfect = fitted.codec.as_probabilities(targets)
+  logits = np.random.default_rng(0).normal(size=perfect.shape).astype(np.float32)
+  outputs = fitted.answers.outputs(logits)
+  assert len(targets) == len(labels) == len(fitted.codec.classes(labels))
+  assert perfect.dtype == np.float32 and perfect.shape[-1] == len(fitted.names)
+  assert outputs.dtype == np.float64 and outputs.shape == logits.shape
+
+  tuned = fitted.tune_thresholds(logits, targets)
+  for version in (fitted, tuned):
+    fields = json.loads(json.dumps(version.get_config(), allow_nan=False))
+    assert tasks.from_config(fields) == version, "the config does not give the task again"
+  _check_metrics(tuned, targets, perfect, logits)
+  _check_loss(tuned, targets, perfect, logits)
+  _check_answers(tuned, labels, inputs, targets, logits)
+
+
+def _check_metrics(task, targets, perfect, logits):
+  metrics = task.metrics
+  computed = metrics.compute_metrics(logits, targets)
+  assert json.loads(json.dumps(computed, allow_nan=False)) == computed, "the metrics are not JSON"
+  assert next(iter(metrics.metric_titles)) == metrics.primary_metric
+  assert set(metrics.metric_titles) | {"loss", "num_examples", "per_class"} <= set(computed) | {"per_class"}
+  score = metrics.score(logits, targets)
+  assert computed[metrics.primary_metric] == pytest.approx(score)
+  monitored = metrics.monitor_metrics(logits, targets)
+  assert monitored[metrics.primary_metric] == pytest.approx(score) and np.isfinite(monitored["loss"])
+  assert metrics.score(perfect, targets) > max(score, metrics.score(-perfect, targets))
+  baseline = metrics.baseline(targets, targets)
+  assert json.loads(json.dumps(baseline, allow_nan=False)) == baseline
+  assert metrics.baseline_score(baseline) < metrics.score(perfect, targets) and metrics.baseline_score({}) is None
+  assert metrics.p_value(logits, logits, targets) > 0.5 and 0 < metrics.p_value(perfect, -perfect, targets) < 0.5
+  with pytest.raises(UserError):
+    metrics.compute_metrics(logits[:0], targets[:0])
+  with pytest.raises(RunFailed):
+    metrics.compute_metrics(logits * np.nan, targets)
+
+
+def _check_loss(task, targets, perfect, logits):
+  losses = [task.loss.loss(0.0)]
+  losses += [task.loss.loss(0.1)] if task.supports_label_smoothing else []
+  losses += [task.loss.weighted_loss(0.0, name, targets) for name in task.imbalances if name != "balanced"]
+  for loss in losses:
+    right, wrong, random = (float(np.mean(loss(targets, values))) for values in (perfect, -perfect, logits))
+    assert right < wrong and np.isfinite(random), "the loss of right answers is not lower"
+  assert task.loss.mean_loss(perfect, targets) < task.loss.mean_loss(-perfect, targets)
+  bias = task.loss.initial_bias(targets)
+  assert bias.shape == (len(task.names),) and np.isfinite(bias).all()
+  for solver in task.probe_solvers[1:]:
+    estimators = task.loss.probe_estimators(solver)
+    assert estimators and all(strength > 0 for strength, _ in estimators)
+
+
+def _check_answers(task, labels, inputs, targets, logits):
+  answers, outputs = task.answers, task.answers.outputs(logits)
+  rows = [
+    dict(zip(answers.columns, row, strict=True)) for row in answers.rows(map(str, range(len(labels))), labels, outputs)
+  ]
+  rows = [{name: str(value) for name, value in row.items()} for row in rows]
+  assert [row["id"] for row in rows] == [str(number) for number in range(len(labels))]
+  sums = task.metrics.sufficient_statistics(rows).sum(axis=0)
+  assert task.metrics.score_from_statistics(sums) == pytest.approx(task.metrics.score(logits, targets))
+  wrong = [answers.error(row) for row in rows]
+  assert all(error is None or np.isfinite(error) for error in wrong)
+
+  raw = [text.encode() for text in inputs]
+  served = {name: value.numpy() for name, value in answers.signature_outputs(logits, tf.constant(raw)).items()}
+  decoded = list(answers.decode(served, raw))
+  assert len(decoded) == len(raw) and json.loads(json.dumps(decoded, allow_nan=False)) == decoded
+  text = {name: np.char.decode(v.astype(bytes), "utf-8") if v.dtype == object else v for name, v in served.items()}
+  parity = answers.parity(text, outputs)
+  assert json.loads(json.dumps(parity, allow_nan=False)) == parity
+  assert answers.is_equal(parity, 1e-4), answers.describe_parity(parity)
+  assert not answers.is_equal(answers.parity(text, np.roll(outputs, 1, axis=0)), 1e-4), "a difference is not found"
 
 
 def _tensor(raw):

@@ -1,6 +1,7 @@
-"""Every kind of backbone, preprocessing and modality keeps the promises of `tests/contracts.py`."""
+"""Every kind of backbone, preprocessing, modality and task keeps the promises of `tests/contracts.py`."""
 
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import tiny_modules
 import tiny_presets
 
 from tests import contracts
-from tl_app import backbones
+from tl_app import backbones, tasks
 from tl_app.assets import Assets
 from tl_app.backbones import long_text, text_pairs, token_features
+from tl_app.config import Config
 from tl_app.data import modalities
 
 TEXTS = np.array(["the film is good", "bad film, badly!", "", "cafe is the word1 " * 9], dtype=object)
@@ -117,3 +119,40 @@ def test_modality(load, name):
   kind, augmentations = MODALITIES[name]
   values = np.array([text for text in TEXTS if text] if name == "text" else _raw(load(kind)), dtype=object)
   contracts.check_modality(modalities.of(name), values, load(kind).preprocess, augmentations)
+
+
+WORDS = ("red", "green", "blue")
+NUMBERS = range(12)
+# The task, flags, and label cells.
+TASKS = {
+  "single_label": (tasks.SINGLE_LABEL, {}, [WORDS[number % 3] for number in NUMBERS]),
+  "single_label_with_imbalance": (
+    tasks.IMBALANCED,
+    {"imbalance": "class_weights"},
+    [WORDS[number % 3] for number in NUMBERS],
+  ),
+  "multi_label": (tasks.MULTI_LABEL, {}, [json.dumps(WORDS[: number % 4]) for number in NUMBERS]),
+  "multi_label_of_columns": (
+    tasks.MULTI_LABEL,
+    {"label_columns": "red,green"},
+    [json.dumps([str(number % 2), str(number // 2 % 2)]) for number in NUMBERS],
+  ),
+  "regression": (tasks.REGRESSION, {}, [f"{10 + number * 0.5}" for number in NUMBERS]),
+  "regression_of_two_targets": (
+    tasks.REGRESSION,
+    {"label_columns": "price,weight"},
+    [json.dumps([str(number / 2), str(-3.5 * number)]) for number in NUMBERS],
+  ),
+  "token_classification": (
+    tasks.TOKEN_CLASSIFICATION,
+    {},
+    ["O B-place I-place", "B-person O O", "O O B-place"] * 4,
+  ),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_task(name):
+  task, flags, labels = TASKS[name]
+  inputs = [f"number {index} here" for index in NUMBERS]
+  contracts.check_task(task, Config(**flags), labels, inputs)

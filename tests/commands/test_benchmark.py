@@ -62,5 +62,5 @@ def test_an_unknown_part_is_refused(config):
 
 
 def test_features_of_earlier_runs_mean_nothing(config):
-  with pytest.raises(UserError, match="--feature_cache=features does nothing in a benchmark"):
+  with pytest.raises(UserError, match="--feature_cache=features does nothing in benchmark"):
     benchmark.measure(dataclasses.replace(config, feature_cache="features"), "trunk", repeats=2, steps=2)

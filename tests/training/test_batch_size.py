@@ -144,7 +144,7 @@ def test_where_it_means_nothing_it_is_refused(tmp_path):
     config_lib.validate(dataclasses.replace(config, recipe="contrastive"))
   with pytest.raises(UserError, match="--batch_size='automatic' is not of type int"):
     config_lib.validate(dataclasses.replace(config, batch_size="automatic"))
-  with pytest.raises(UserError, match="--batch_size=auto does nothing in a benchmark"):
+  with pytest.raises(UserError, match="--batch_size=auto does nothing in benchmark"):
     benchmark.measure(config, "stages", 1, 1)
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import backbones, files
-from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.commands import train as train_lib
+from tl_app.config import rules
 from tl_app.data import modalities, pipeline
 from tl_app.errors import UserError
 from tl_app.features import inference_engine, session, trunk
@@ -47,8 +47,7 @@ def measure(config, parts, repeats, steps):
   Raises:
     UserError: no such part.
   """
-  config_lib.refuse(config, ["precision", "jit", "max_minutes", "profile_input", "feature_cache"], "in a benchmark")
-  config_lib.refuse_auto(config, "in a benchmark")
+  rules.refuse_unused(config, "benchmark")
   names = [name.strip() for name in parts.split(",") if name.strip()]
   for name in names or [parts]:
     if name not in PARTS:

@@ -13,6 +13,7 @@ from tl_app.assets import Assets
 from tl_app.checking import noise, summary
 from tl_app.checking.findings import find, in_order
 from tl_app.compute import devices
+from tl_app.config import rules
 from tl_app.data import modalities
 from tl_app.data.examples import strings
 from tl_app.data.splitting import fingerprints, splits
@@ -88,7 +89,8 @@ def _session(config, spec, assets, subject, why):
   strategy = devices.strategy(config.strategy, config.num_devices)
   with strategy.scope():
     model = model_lib.load(config, spec, assets, subject.task.with_codec(names=tuple(names)), config.max_length)
-  model_lib.need_modality(model, config, examples.modality)
+  modality = modalities.of(examples.modality)
+  rules.check(rules.BACKBONE, config, modality, modalities.other_flags(modality.name), model.backbone)
   parts = dict(subject.parts)
   # What --max_examples leaves out of train is looked at like the rest.
   others = np.setdiff1d(np.arange(len(examples)), np.concatenate([*parts.values()]))

@@ -10,9 +10,9 @@ import matplotlib.figure
 import numpy as np
 
 from tl_app import backbones, files
-from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.commands import train as train_lib
+from tl_app.config import rules
 from tl_app.errors import RunFailed, UserError
 from tl_app.features import session
 from tl_app.model import heads, stages
@@ -53,8 +53,7 @@ def measure(config, steps):
     UserError: nothing of the backbone trains, --learning_rate is not its rate, or the loss neither falls nor rises.
     RunFailed: the loss is not finite before the first step, or at it.
   """
-  idle = ["backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"]
-  config_lib.refuse(config, idle, "in find_lr")
+  rules.refuse_unused(config, "find_lr")
   with tempfile.TemporaryDirectory() as scratch:
     own = dataclasses.replace(config, workdir=f"{scratch}/run", export=False)
     with workdir_lib.claim(own.workdir, own) as paths:

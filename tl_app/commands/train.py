@@ -22,6 +22,7 @@ from tl_app.backbones.backbone import parameters
 from tl_app.checking import summary
 from tl_app.commands import finished_run
 from tl_app.compute import devices
+from tl_app.config import rules
 from tl_app.data import copies, modalities
 from tl_app.data.examples import strings
 from tl_app.data.splitting import splits
@@ -88,28 +89,17 @@ def prepare(config, paths, spec):
   files.write_json(paths.splits, split.manifest())
   with strategy.scope():
     model = model_lib.load(config, spec, assets, task, config.max_length)
-  model_lib.need_modality(model, config, examples.modality)
-  _refuse_idle_flags(config, examples.modality)
+  modality = modalities.of(examples.modality)
+  rules.check(rules.BACKBONE, config, modality, modalities.other_flags(modality.name), model.backbone)
   used = np.concatenate([split.train, split.validation, split.test])
   targets = task.codec.targets(examples.labels[used])
   labels = np.zeros((len(examples), *targets.shape[1:]), targets.dtype)
   labels[used] = targets
   augment = None
   if config.augment != "none":
-    modality = modalities.of(examples.modality)
     augment = modality.augmentation(config.augment, examples.inputs[split.train], config.seed)
   made = copies.make(examples, split.train, augment, config.augment_copies) if config.augment_copies else None
   return Session(config, paths, assets, strategy, examples, labels, split, model, why, augment, made)
-
-
-def _refuse_idle_flags(config, modality):
-  config_lib.refuse(config, modalities.flags_without_effect(modality), f"for {modalities.of(modality).plural}")
-  forms = {name.partition(":")[0] for name in (config.dataset, config.validation_dataset, config.test_dataset)}
-  if "tfds" not in forms:
-    config_lib.refuse(config, ["data_dir"], "without a tfds: data set")
-  if not forms & {"table", "tfrecord", "tfds"}:
-    columns = ["text_column", "image_column", "label_column"]
-    config_lib.refuse(config, columns, f"for --dataset={config.dataset}, which has no columns")
 
 
 def check(run):

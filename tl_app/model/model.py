@@ -105,15 +105,6 @@ def load(config, spec, assets, task, max_length):
   return build(backbone, task, config.recipe in UNIT_LENGTH)
 
 
-def need_modality(model, config, modality):
-  """Raises `UserError` if the model does not read what --dataset holds, "text" or "image"."""
-  if model.backbone.modality != modality:
-    raise UserError(
-      f"--backbone={config.backbone} reads {model.backbone.modality}s, but --dataset={config.dataset} "
-      f"holds {modality}s: choose a backbone for {modality}s"
-    )
-
-
 class Trunk(keras.layers.Layer):
   """A network that runs in inference mode whatever the model around it does.
 

@@ -1,7 +1,6 @@
 """What the labels mean, and everything that follows from it: one `Task` for each --task."""
 
-from tl_app.config import refuse
-from tl_app.errors import UserError
+from tl_app.config import rules
 from tl_app.tasks import cells, tags
 from tl_app.tasks.multi_label import MULTI_LABEL
 from tl_app.tasks.regression import REGRESSION
@@ -23,18 +22,8 @@ def choose(config, examples) -> tuple[Task, str]:
   """
   name, why = (config.task, "by --task") if config.task != "auto" else guess(config, set(examples.labels))
   task = TASKS[name] if config.imbalance == "none" else _WITH_IMBALANCE.get(name, TASKS[name])
+  rules.check(rules.DATA, config, task)
   task = task.configure(config, examples.labels)
-  if config.probe_solver not in task.probe_solvers:
-    fitting = ", ".join(task.probe_solvers)
-    raise UserError(f"--probe_solver={config.probe_solver} does not fit --task={name}: use {fitting}")
-  without_effect = [] if task.supports_label_smoothing else ["label_smoothing"]
-  without_effect += [] if task.supports_mixup else ["mixup", "cutmix"]
-  without_effect += ["augment", "long_text"] if task.per_token else []
-  without_effect += [] if task.uses_separator else ["label_separator"]
-  refuse(config, without_effect, f"for --task={name}")
-  if config.imbalance not in ("none", *task.imbalances):
-    fitting = f"it takes {', '.join(task.imbalances)}" if task.imbalances else "remove the flag"
-    raise UserError(f"--imbalance={config.imbalance} does not fit --task={name}: {fitting}")
   task.check_inputs(examples)
   return task, why
 

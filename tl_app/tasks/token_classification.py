@@ -6,7 +6,6 @@ import typing
 
 import numpy as np
 
-from tl_app.config import refuse
 from tl_app.errors import UserError
 from tl_app.tasks import cells, solvers, statistics, tags
 from tl_app.tasks.single_label import TIE
@@ -32,11 +31,6 @@ class TagCodec(LabelCodec):
   words_per_example: float = 1.0
 
   def configure(self, config, labels):
-    refuse(config, ["text_pair_column", "label_columns", "preprocessor"], "for --task=token_classification")
-    if config.pooling != "auto":
-      raise UserError(
-        f"--pooling={config.pooling} does nothing for --task=token_classification: the first subword of a word counts"
-      )
     return dataclasses.replace(self, scheme=tags.scheme(labels))
 
   def input_error(self, examples):

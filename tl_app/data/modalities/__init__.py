@@ -18,7 +18,7 @@ def of(name: str) -> Modality:
   return MODALITIES[name]
 
 
-def flags_without_effect(name: str) -> list[str]:
-  """Returns the flags that concern other modalities alone than the one with this name."""
+def other_flags(name: str) -> list[str]:
+  """Returns the flags that concern only other modalities than the one with this name."""
   own = of(name)
   return [flag for modality in MODALITIES.values() if modality is not own for flag in modality.flags]

@@ -6,6 +6,7 @@ import numpy as np
 
 from tl_app import config as configs
 from tl_app.assets import cache_root
+from tl_app.config import rules
 from tl_app.data import modalities
 from tl_app.data.examples import Examples, strings
 from tl_app.data.readers import folders, starters, tables, tfds, tfrecord
@@ -36,6 +37,7 @@ def load(config, assets, verify=None, known=frozenset()):
   Raises:
     UserError: what is named does not exist or cannot be read; or an example is bad under --on_bad_example=fail.
   """
+  rules.require(rules.columns_need_a_table(config))
   examples = _load_one(config.dataset, "dataset", config, assets, verify, known)
   for split in ("validation", "test"):
     flag = f"{split}_dataset"
@@ -113,11 +115,6 @@ def _with_split(examples, extra, split, flag):
 
 def _read(name, flag, config, assets):
   """Returns the `Raw` of one data set name."""
-  for key in ("group_column", "time_column"):
-    if getattr(config, key) and not name.startswith("table:"):
-      raise UserError(f"--{key}={getattr(config, key)} names a column of a table, but --{flag}={name} is none")
-  if config.text_pair_column and not name.startswith("table:"):
-    raise UserError(f"--text_pair_column={config.text_pair_column} needs --{flag}=table:PATH, not {name}")
   if name == "movie_reviews":
     return Raw("text", [Row(*row) for row in starters.movie_reviews(assets)])
   if name == "digits":

@@ -62,8 +62,6 @@ def make(examples, config, prints=None, named=True):
   leaks = _leak_notes(examples, indices, prints)
   if leaks and config.on_leak == "fail":
     raise UserError(f"--on_leak=fail: {leaks[0]}: remove them, or pass --on_leak=report")
-  if config.max_examples_per_class and not named:
-    raise UserError(f"--max_examples_per_class={config.max_examples_per_class}: this task has no classes; leave it out")
   if config.max_examples or config.max_examples_per_class:
     indices["train"] = _at_most(examples, indices["train"], config)
   return Splits(

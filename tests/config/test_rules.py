@@ -1,0 +1,109 @@
+"""Rules about which flags go together: an example of each, and that the defaults break none."""
+
+import dataclasses
+import types
+
+import pytest
+
+from tl_app import tasks
+from tl_app.config import Config, rules
+from tl_app.data import modalities
+from tl_app.errors import UserError
+
+GOOD = Config(workdir="w", backbone="b", dataset="table:a.csv")
+TEXT, IMAGE = modalities.of("text"), modalities.of("image")
+BERT, RESNET = types.SimpleNamespace(modality="text"), types.SimpleNamespace(modality="image")
+NUMBERS, TAGS = tasks.TASKS["regression"], tasks.TASKS["token_classification"]
+CLASSES, SETS = tasks.TASKS["single_label"], tasks.TASKS["multi_label"]
+
+
+def about_images(backbone):
+  return IMAGE, modalities.other_flags("image"), backbone
+
+
+# (rule, flags that break it, facts of its moment, part of its line).
+EXAMPLES = [
+  (rules.head_has_a_learning_rate, {"head_learning_rate": 0.0}, (), "--head_learning_rate=0 trains no head"),
+  (rules.length_holds_a_token, {"max_length": 2}, (), "--max_length=2 leaves no token"),
+  (rules.splits_leave_training_examples, {"validation_fraction": 0.5, "test_fraction": 0.5}, (), "nothing to train on"),
+  (rules.pair_encoding_needs_pairs, {"pair_encoding": "cross_encoder"}, (), "does nothing without --text_pair_column"),
+  (rules.copies_need_augmentation, {"augment_copies": 2}, (), "--augment_copies=2 does nothing without --augment"),
+  (rules.windows_need_long_text, {"max_windows": 3}, (), "--max_windows=3 does nothing without --long_text=windows"),
+  (rules.batches_by_examples_or_tokens, {"batch_tokens": 512, "batch_size": 8}, (), "does nothing with --batch_tokens"),
+  (rules.xla_needs_few_shapes, {"batch_tokens": 512, "jit": "on"}, (), "--jit=on does not go with --batch_tokens"),
+  (rules.windows_have_no_token_batches, {"batch_tokens": 512, "long_text": "windows"}, (), "use --batch_size=auto"),
+  (
+    rules.long_pairs_are_encoded_separately,
+    {"long_text": "windows", "pair_encoding": "cross_encoder", "text_pair_column": "b"},
+    (),
+    "use --pair_encoding=bi_encoder",
+  ),
+  (rules.imbalance_needs_gradients, {"imbalance": "focal", "probe_solver": "svm"}, (), "needs --probe_solver=adamw"),
+  (rules.contrastive_has_its_own_loss, {"recipe": "contrastive", "mixup": 0.2}, (), "--mixup=0.2 does nothing with"),
+  (
+    rules.contrastive_has_its_own_loss,
+    {"recipe": "contrastive", "batch_size": "auto"},
+    (),
+    "examples of a whole batch",
+  ),
+  (rules.one_way_to_name_labels, {"label_column": "a", "label_columns": "b,c"}, (), "use one of them"),
+  (rules.devices_need_a_strategy, {"num_devices": 2, "strategy": "single"}, (), "needs --strategy=mirrored"),
+  (rules.devices_share_a_batch, {"num_devices": 3, "batch_size": 32}, (), "multiple of --num_devices=3"),
+  (rules.cache_size_needs_a_cache, {"feature_cache": "off", "feature_cache_gb": 2.0}, (), "with --feature_cache=off"),
+  (rules.cache_is_a_directory, {"feature_cache": ""}, (), "--feature_cache is empty"),
+  (rules.cache_is_a_directory, {"feature_cache": __file__}, (), "is a file: use auto, off or a directory"),
+  (rules.columns_need_a_table, {"dataset": "images:x", "group_column": "who"}, (), "--dataset=images:x is none"),
+  (rules.columns_need_a_table, {"test_dataset": "digits", "time_column": "t"}, (), "--test_dataset=digits is none"),
+  (rules.columns_need_a_table, {"dataset": "digits", "text_pair_column": "b"}, (), "needs --dataset=table:PATH"),
+  (rules.data_dir_needs_tfds, {"data_dir": "d"}, (), "--data_dir=d does nothing without a tfds: data set"),
+  (rules.column_names_need_columns, {"dataset": "images:x", "label_column": "y"}, (), "which has no columns"),
+  (rules.solver_fits_the_task, {"probe_solver": "ridge"}, (CLASSES,), "does not fit --task=single_label: use adamw, "),
+  (rules.flags_fit_the_task, {"label_smoothing": 0.1}, (NUMBERS,), "does nothing for --task=regression"),
+  (rules.flags_fit_the_task, {"mixup": 0.1}, (NUMBERS,), "does nothing for --task=regression"),
+  (rules.flags_fit_the_task, {"text_pair_column": "b"}, (TAGS,), "does nothing for --task=token_classification"),
+  (rules.flags_fit_the_task, {"label_separator": ";"}, (CLASSES,), "does nothing for --task=single_label"),
+  (rules.pooling_fits_the_task, {"pooling": "cls"}, (TAGS,), "the first subword of a word counts"),
+  (rules.imbalance_fits_the_task, {"imbalance": "focal"}, (NUMBERS,), "--task=regression: remove the flag"),
+  (rules.examples_per_class_need_classes, {"max_examples_per_class": 5}, (NUMBERS,), "has no classes"),
+  (rules.contrastive_needs_one_class, {"recipe": "contrastive"}, (SETS,), "needs one class per example"),
+  (
+    rules.backbone_reads_the_data,
+    {},
+    about_images(BERT),
+    "--backbone=b reads texts, but --dataset=table:a.csv holds images",
+  ),
+  (rules.flags_fit_the_modality, {"max_length": 64}, about_images(RESNET), "--max_length=64 does nothing for images"),
+]
+MOMENT = {rule: moment for moment, table in rules.RULES.items() for rule in table}
+
+
+@pytest.mark.parametrize(("rule", "flags", "facts", "line"), EXAMPLES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_rule_speaks_at_its_moment(rule, flags, facts, line):
+  config = dataclasses.replace(GOOD, **flags)
+  assert line in rule(config, *facts)
+  with pytest.raises(UserError) as error:
+    rules.check(MOMENT[rule], config, *facts)
+  assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def test_every_rule_has_a_docstring_and_an_example():
+  assert {rule for rule, *_ in EXAMPLES} == set(MOMENT)
+  assert [rule.__name__ for rule in MOMENT if not rule.__doc__] == []
+
+
+@pytest.mark.parametrize("dataset", ["table:a.csv", "images:x", "digits", "tfds:mnist"])
+def test_the_defaults_break_no_rule(dataset):
+  config = dataclasses.replace(GOOD, dataset=dataset)
+  rules.validate(config)
+  for task in tasks.TASKS.values():
+    rules.check(rules.DATA, config, task)
+  for modality, backbone in ((TEXT, BERT), (IMAGE, RESNET)):
+    rules.check(rules.BACKBONE, config, modality, modalities.other_flags(modality.name), backbone)
+
+
+def test_flags_that_a_command_does_not_use_are_refused():
+  with pytest.raises(UserError, match="--jit=on does nothing in find_lr: remove the flag"):
+    rules.refuse_unused(Config(jit="on"), "find_lr")
+  with pytest.raises(UserError, match="--batch_size=auto does nothing in benchmark: remove the flag"):
+    rules.refuse_unused(Config(batch_size="auto"), "benchmark")
+  rules.refuse_unused(Config(batch_size="auto"), "find_lr")

@@ -1,0 +1,25 @@
+"""`Facts`: what recipes know about data and backbone."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """What `Config` does not know before data and backbone are loaded; recipes are functions of both.
+
+  Attributes:
+    num_train: training examples.
+    num_classes: logits.
+    learning_rate: default peak learning rate of fine-tuning the whole network, see `Modality.learning_rate`.
+    stages: ordered dict, stage of the backbone -> tuple of the paths of those of its variables that can train, from the
+      input upwards; a stage that does not reach the features has none.
+    score: key of the task's figure that fine-tuning is watched by.
+    batch_examples: of a batch of --batch_tokens on average, where it is given.
+  """
+
+  num_train: int
+  num_classes: int
+  learning_rate: float
+  stages: dict
+  score: str = "accuracy"
+  batch_examples: float = 0.0

@@ -1,0 +1,73 @@
+"""Names of flags and values, the old ones too, and config.json."""
+
+import dataclasses
+import difflib
+import json
+
+from tl_app.config.groups import FIELDS, TYPES, Config
+from tl_app.errors import UserError
+
+# Flags and values that had another name: {old: new}. On the command line the old name is an error that gives the new
+# one; a config.json with the old name is read.
+RENAMED_FLAGS = {"head": "probe_solver"}
+RENAMED_VALUES = {
+  "probe_solver": {"linear": "adamw"},
+  "pair_encoding": {"apart": "bi_encoder", "together": "cross_encoder"},
+}
+
+
+def to_json(config):
+  """Returns the JSON text of `config`: every field, in the order of the class."""
+  return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text, source="config"):
+  """Returns the `Config` written by `to_json`. Missing fields have their defaults, renamed ones are read.
+
+  Raises:
+    UserError: the text is not a JSON object, or has an unknown field.
+  """
+  try:
+    values = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise UserError(f"{source} is not JSON: {error}") from None
+  if not isinstance(values, dict):
+    raise UserError(f"{source} does not hold a JSON object of flags and values")
+  fields = {}
+  for written, value in values.items():
+    name = RENAMED_FLAGS.get(written, written)
+    if name not in FIELDS:
+      raise UserError(f"{source} has an unknown field {name!r}{suggestion(name, FIELDS)}")
+    if isinstance(value, str):
+      value = RENAMED_VALUES.get(name, {}).get(value, value)
+    if TYPES[name] is float and isinstance(value, int) and not isinstance(value, bool):
+      value = float(value)
+    fields[name] = value
+  return Config(**fields)
+
+
+def renamed_flag(name, value=""):
+  """Returns what to say about a flag that is now named differently, or an empty string."""
+  if name not in RENAMED_FLAGS:
+    return ""
+  new = RENAMED_FLAGS[name]
+  value = RENAMED_VALUES.get(new, {}).get(value, value)
+  return f"--{name} is now named --{new}: use --{new}{f'={value}' if value else ''}"
+
+
+def renamed_value(name, value):
+  """Returns what to say about a value that is now named differently, or an empty string."""
+  new = RENAMED_VALUES.get(name, {}).get(value)
+  return f"is now named {new}: use --{name}={new}" if new else ""
+
+
+def suggestion(name, known):
+  """Returns `"; did you mean X?"` for the nearest known name, or an empty string."""
+  near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+  return f"; did you mean {near[0]}?" if near else ""
+
+
+def differing(config, other):
+  """Returns the names of the fields in which two configs differ and that change the result of a run."""
+  where = {"workdir", "cache_dir", "offline", "frozen_engine", "feature_cache", "feature_cache_gb", "profile_input"}
+  return [name for name in FIELDS if name not in where and getattr(config, name) != getattr(other, name)]

@@ -1,0 +1,359 @@
+"""Which flags go together: one table of small functions, each with the moment at which it can speak.
+
+A rule returns one line about flags that cannot work, or "". It reads plain facts that it is given, so that nothing is
+imported from the packages that know them:
+
+| moment | arguments | when |
+|---|---|---|
+| `FLAGS` | config | before anything is read |
+| `DATA` | config, task | when the labels are read |
+| `BACKBONE` | config, modality, flags of other modalities, backbone | when the network is loaded |
+
+To add a rule, write its function and put it into `RULES`; `tests/config/test_rules.py` requires an example of each.
+"""
+
+import math
+import os
+
+from tl_app.config.groups import AUTO, FIELDS, TYPES
+from tl_app.config.names import renamed_value
+from tl_app.errors import UserError
+
+FLAGS, DATA, BACKBONE = "flags", "data", "backbone"
+# Flags that the commands beside `train` do not use.
+UNUSED_BY_COMMAND = {
+  "find_lr": ("backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"),
+  "benchmark": ("precision", "jit", "max_minutes", "profile_input", "feature_cache"),
+}
+
+
+def validate(config, needed=("workdir", "backbone", "dataset")):
+  """Checks the values of `config`, and the rules that need nothing but flags.
+
+  Raises:
+    UserError: a value cannot work, or one of the fields `needed` is empty.
+  """
+  for name in FIELDS:
+    require(_fault(name, getattr(config, name)))
+  for name in needed:
+    if not getattr(config, name):
+      raise UserError(f"--{name} is needed: {FIELDS[name].metadata['help']}")
+  check(FLAGS, config)
+
+
+def check(moment, config, *facts):
+  """Raises `UserError` with the line of the first rule of `moment` that `config` breaks."""
+  for rule in RULES[moment]:
+    require(rule(config, *facts))
+
+
+def require(problem):
+  """Raises `UserError` if there is a problem."""
+  if problem:
+    raise UserError(problem)
+
+
+def refuse_unused(config, command):
+  """Raises `UserError` at the first flag that `command` does not use."""
+  auto = auto_batch_size(config) if command == "benchmark" else []
+  require(unused(config, [*UNUSED_BY_COMMAND[command], *auto], f"in {command}"))
+
+
+def is_given(config, name):
+  """Whether a field differs from its default."""
+  return getattr(config, name) != FIELDS[name].default
+
+
+def unused(config, names, where):
+  """Returns "--name=value does nothing {where}: remove the flag" for the first of `names` that is given, or ""."""
+  given = [name for name in names if is_given(config, name)]
+  return f"--{given[0]}={getattr(config, given[0])} does nothing {where}: remove the flag" if given else ""
+
+
+def auto_batch_size(config):
+  """Returns the names of --batch_size=auto, for `unused`: empty if it is a number."""
+  return ["batch_size"] if config.batch_size == AUTO else []
+
+
+def _fault(name, value):
+  """Returns what is wrong with the value of one field, or ""."""
+  meta, kind = FIELDS[name].metadata, TYPES[name]
+  if meta["word"] and value == meta["word"]:
+    return ""
+  if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+    return f"--{name}={value!r} is not of type {kind.__name__}"
+  if meta["choices"] and value not in meta["choices"]:
+    if renamed_value(name, value):
+      return f"--{name}={value} {renamed_value(name, value)}"
+    return f"--{name}={value} is not one of: {', '.join(meta['choices'])}"
+  if isinstance(value, float) and not math.isfinite(value):
+    return f"--{name}={value} is not a number"
+  if meta["low"] is not None and not value >= meta["low"]:
+    return f"--{name}={value} is below {meta['low']}"
+  if meta["high"] is not None and not value <= meta["high"]:
+    return f"--{name}={value} is above {meta['high']}"
+  return ""
+
+
+# FLAGS: (config)
+
+
+def head_has_a_learning_rate(config):
+  """A head with learning rate 0 does not train."""
+  if config.head_learning_rate == 0:
+    return "--head_learning_rate=0 trains no head: use a learning rate above 0"
+  return ""
+
+
+def length_holds_a_token(config):
+  """The first and the last token of a text are special."""
+  if 0 < config.max_length < 3:
+    return f"--max_length={config.max_length} leaves no token between the first and the last: use 3 or more"
+  return ""
+
+
+def splits_leave_training_examples(config):
+  """The fractions of validation and test stay below 1 together."""
+  if config.validation_fraction + config.test_fraction >= 1:
+    return "--validation_fraction and --test_fraction leave nothing to train on: lower one"
+  return ""
+
+
+def pair_encoding_needs_pairs(config):
+  """--pair_encoding is about --text_pair_column."""
+  return "" if config.text_pair_column else unused(config, ["pair_encoding"], "without --text_pair_column")
+
+
+def copies_need_augmentation(config):
+  """--augment_copies counts what --augment makes."""
+  return "" if config.augment != "none" else unused(config, ["augment_copies"], "without --augment")
+
+
+def windows_need_long_text(config):
+  """--max_windows is about --long_text=windows."""
+  return "" if config.long_text == "windows" else unused(config, ["max_windows"], "without --long_text=windows")
+
+
+def batches_by_examples_or_tokens(config):
+  """--batch_tokens replaces --batch_size."""
+  return unused(config, ["batch_size"], f"with --batch_tokens={config.batch_tokens}") if config.batch_tokens else ""
+
+
+def xla_needs_few_shapes(config):
+  """XLA compiles once for each shape of a batch."""
+  if config.batch_tokens and config.jit == "on":
+    return "--jit=on does not go with --batch_tokens: XLA would compile nearly every batch anew"
+  return ""
+
+
+def windows_have_no_token_batches(config):
+  """A text of many windows has no one length."""
+  if config.batch_tokens and config.long_text == "windows":
+    return "--batch_tokens does not go with --long_text=windows: use --batch_size=auto"
+  return ""
+
+
+def long_pairs_are_encoded_separately(config):
+  """The long-text methods read one text, not a joined pair."""
+  if config.long_text != "head" and config.pair_encoding == "cross_encoder":
+    return (
+      f"--long_text={config.long_text} does not go with --pair_encoding=cross_encoder: use --pair_encoding=bi_encoder"
+    )
+  return ""
+
+
+def imbalance_needs_gradients(config):
+  """scikit-learn's solvers have none of these losses and samplers."""
+  if config.imbalance != "none" and config.probe_solver != "adamw":
+    return f"--imbalance={config.imbalance} needs --probe_solver=adamw, not {config.probe_solver}"
+  return ""
+
+
+def contrastive_has_its_own_loss(config):
+  """The supervised contrastive loss takes neither mixed nor smoothed targets, and whole batches."""
+  if config.recipe != "contrastive":
+    return ""
+  names = ["mixup", "cutmix", "label_smoothing", "batch_tokens"]
+  where = "with --recipe=contrastive, which compares the examples of a whole batch"
+  return unused(config, names, "with --recipe=contrastive") or unused(config, auto_batch_size(config), where)
+
+
+def one_way_to_name_labels(config):
+  """--label_columns replaces --label_column."""
+  if config.label_columns and is_given(config, "label_column"):
+    return "--label_column and --label_columns: use one of them"
+  return ""
+
+
+def devices_need_a_strategy(config):
+  """Several devices need --strategy=mirrored."""
+  if config.num_devices > 1 and config.strategy == "single":
+    return f"--num_devices={config.num_devices} needs --strategy=mirrored, not single"
+  return ""
+
+
+def devices_share_a_batch(config):
+  """Every device gets the same number of examples."""
+  by_examples = config.batch_size != AUTO and not config.batch_tokens
+  if by_examples and config.strategy != "single" and config.num_devices and config.batch_size % config.num_devices:
+    return (
+      f"--batch_size={config.batch_size} is the global batch: make it a multiple of --num_devices={config.num_devices}"
+    )
+  return ""
+
+
+def cache_size_needs_a_cache(config):
+  """--feature_cache_gb limits the cache of --feature_cache."""
+  return unused(config, ["feature_cache_gb"], "with --feature_cache=off") if config.feature_cache == "off" else ""
+
+
+def cache_is_a_directory(config):
+  """--feature_cache is auto, off or a directory."""
+  if not config.feature_cache:
+    return "--feature_cache is empty: use auto, off or a directory"
+  if config.feature_cache not in ("auto", "off") and os.path.isfile(os.path.expanduser(config.feature_cache)):
+    return f"--feature_cache={config.feature_cache} is a file: use auto, off or a directory"
+  return ""
+
+
+def columns_need_a_table(config):
+  """Groups, times and pairs of texts are read from tables only."""
+  for flag, name in _datasets(config).items():
+    if not name.startswith("table:"):
+      for key in ("group_column", "time_column"):
+        if getattr(config, key):
+          return f"--{key}={getattr(config, key)} names a column of a table, but --{flag}={name} is none"
+      if config.text_pair_column:
+        return f"--text_pair_column={config.text_pair_column} needs --{flag}=table:PATH, not {name}"
+  return ""
+
+
+def data_dir_needs_tfds(config):
+  """--data_dir is about TFDS data sets."""
+  return "" if "tfds" in _forms(config) else unused(config, ["data_dir"], "without a tfds: data set")
+
+
+def column_names_need_columns(config):
+  """Image folders and starter sets have no columns."""
+  if _forms(config) & {"table", "tfrecord", "tfds"}:
+    return ""
+  columns = ["text_column", "image_column", "label_column"]
+  return unused(config, columns, f"for --dataset={config.dataset}, which has no columns")
+
+
+def _datasets(config):
+  """Returns {flag: name} of the data sets that are given."""
+  names = {flag: getattr(config, flag) for flag in ("dataset", "validation_dataset", "test_dataset")}
+  return {flag: name for flag, name in names.items() if name}
+
+
+def _forms(config):
+  """Returns the forms of the data sets: "images", "table", .., or the name of a starter set."""
+  return {name.partition(":")[0] for name in _datasets(config).values()}
+
+
+# DATA: (config, task)
+
+
+def solver_fits_the_task(config, task):
+  """Each task has its own solvers of the probe."""
+  if config.probe_solver in task.probe_solvers:
+    return ""
+  return f"--probe_solver={config.probe_solver} does not fit --task={task.name}: use {', '.join(task.probe_solvers)}"
+
+
+def flags_fit_the_task(config, task):
+  """Some flags need classes, one class per example, or whole texts."""
+  names = [] if task.supports_label_smoothing else ["label_smoothing"]
+  names += [] if task.supports_mixup else ["mixup", "cutmix"]
+  names += ["text_pair_column", "label_columns", "preprocessor", "augment", "long_text"] if task.per_token else []
+  names += [] if task.uses_separator else ["label_separator"]
+  return unused(config, names, f"for --task={task.name}")
+
+
+def pooling_fits_the_task(config, task):
+  """Answers per token read the output of each token; nothing is pooled."""
+  if task.per_token and config.pooling != "auto":
+    return f"--pooling={config.pooling} does nothing for --task={task.name}: the first subword of a word counts"
+  return ""
+
+
+def imbalance_fits_the_task(config, task):
+  """Each task supports its own treatments of rare classes."""
+  if config.imbalance in ("none", *task.imbalances):
+    return ""
+  advice = f"use {', '.join(task.imbalances)}" if task.imbalances else "remove the flag"
+  return f"--imbalance={config.imbalance} does not fit --task={task.name}: {advice}"
+
+
+def examples_per_class_need_classes(config, task):
+  """--max_examples_per_class counts the examples of a class."""
+  if config.max_examples_per_class and not task.has_class_names:
+    return (
+      f"--max_examples_per_class={config.max_examples_per_class}: --task={task.name} has no classes; remove the flag"
+    )
+  return ""
+
+
+def contrastive_needs_one_class(config, task):
+  """The supervised contrastive loss needs exactly one class per example."""
+  if config.recipe == "contrastive" and not task.single_label:
+    return f"--recipe=contrastive needs one class per example, not --task={task.name}"
+  return ""
+
+
+# BACKBONE: (config, modality, other_flags, backbone)
+
+
+def backbone_reads_the_data(config, modality, other_flags, backbone):
+  """A network reads texts or images."""
+  if backbone.modality == modality.name:
+    return ""
+  return (
+    f"--backbone={config.backbone} reads {backbone.modality}s, but --dataset={config.dataset} "
+    f"holds {modality.plural}: choose a backbone for {modality.plural}"
+  )
+
+
+def flags_fit_the_modality(config, modality, other_flags, backbone):
+  """Images have no tokens, texts no pixels."""
+  return unused(config, other_flags, f"for {modality.plural}")
+
+
+# {moment: rules in the order in which they are checked}.
+RULES = {
+  FLAGS: (
+    head_has_a_learning_rate,
+    length_holds_a_token,
+    splits_leave_training_examples,
+    pair_encoding_needs_pairs,
+    copies_need_augmentation,
+    windows_need_long_text,
+    batches_by_examples_or_tokens,
+    xla_needs_few_shapes,
+    windows_have_no_token_batches,
+    long_pairs_are_encoded_separately,
+    imbalance_needs_gradients,
+    contrastive_has_its_own_loss,
+    one_way_to_name_labels,
+    devices_need_a_strategy,
+    devices_share_a_batch,
+    cache_size_needs_a_cache,
+    cache_is_a_directory,
+    columns_need_a_table,
+    data_dir_needs_tfds,
+    column_names_need_columns,
+  ),
+  DATA: (
+    solver_fits_the_task,
+    flags_fit_the_task,
+    pooling_fits_the_task,
+    imbalance_fits_the_task,
+    examples_per_class_need_classes,
+    contrastive_needs_one_class,
+  ),
+  BACKBONE: (
+    backbone_reads_the_data,
+    flags_fit_the_modality,
+  ),
+}

@@ -17,7 +17,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.commands import compare, compare_statistics
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
-from tl_app.tasks import statistics
+from tl_app.report import predictions
 
 IDS = [f"reviews.csv:{i}" for i in range(12)]
 
@@ -163,7 +163,7 @@ def test_a_task_without_accuracy_is_compared_by_its_own_score(config, nothing_ru
         },
       )
       rows = task.answers.rows(IDS, [str(value) for value in truth], answers[:, None])
-      statistics.write_predictions(paths.predictions, task.answers.columns, rows)
+      predictions.write(paths.predictions, task.answers.columns, rows)
   result = compare.compare(config, "probe,lp_ft", "0,1")
   probe, tuned = result["rows"]
   assert (result["task"], result["primary_metric"]) == ("regression", "r2")

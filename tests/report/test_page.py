@@ -18,7 +18,8 @@ from tl_app import files
 from tl_app.data.examples import Examples, strings
 from tl_app.errors import UserError
 from tl_app.report import page as page_lib
-from tl_app.tasks import SINGLE_LABEL, statistics
+from tl_app.report import predictions
+from tl_app.tasks import SINGLE_LABEL
 
 VOID = {"meta", "img", "source", "link", "br", "hr", "input"}
 
@@ -99,7 +100,7 @@ def write_run(workdir, class_names, num_examples=400, skill=4.0, source="movie_r
   (workdir / "log.jsonl").write_text("\n".join(map(json.dumps, epochs)) + '\n{"phase": "full", "epo')
   ids = [f"row:{i}" for i in range(num_examples)]
   rows = task.answers.rows(ids, label_names, task.answers.outputs(logits))
-  statistics.write_predictions(workdir / "predictions_test.csv", task.answers.columns, rows)
+  predictions.write(workdir / "predictions_test.csv", task.answers.columns, rows)
   return metrics
 
 
@@ -269,7 +270,7 @@ def test_only_the_metrics_are_needed(tmp_path):
   )
   page = Page(page_lib.write(tmp_path))
   assert "1.000 Accuracy on 2 test examples" in page.text
-  assert "No test example was taken for another class" in page.text
+  assert "No test example was confused with another class" in page.text
   assert len(page.source) < len(whole)
 
 
@@ -294,8 +295,8 @@ def test_pyplot_and_tensorflow_are_not_imported():
   "name, content, message",
   [
     ("metrics.json", "{}", "no metrics of a finished run"),
-    ("metrics.json", '{"test": ', "metrics.json is not JSON"),
-    ("plan.json", "[]", "plan.json does not hold a JSON object"),
+    ("metrics.json", '{"test": ', "metrics.json is damaged"),
+    ("plan.json", "[]", "plan.json is damaged"),
     ("predictions_test.csv", "id,label,prediction,score\nx,a,b,high\n", "predictions_test.csv: line 2"),
     ("predictions_test.csv", "id,label\nx,a\n", "predictions_test.csv: line 2"),
   ],

@@ -11,7 +11,7 @@ import scipy.stats
 import sklearn.metrics
 
 from tl_app.errors import RunFailed, UserError
-from tl_app.report import summary
+from tl_app.report import predictions, summary
 from tl_app.tasks import SINGLE_LABEL, statistics
 
 
@@ -30,7 +30,7 @@ def measure(logits, labels, class_names):
 
 def write(path, ids, labels, probabilities, class_names):
   task = SINGLE_LABEL.with_codec(names=tuple(class_names))
-  statistics.write_predictions(path, task.answers.columns, task.answers.rows(ids, labels, probabilities))
+  predictions.write(path, task.answers.columns, task.answers.rows(ids, labels, probabilities))
 
 
 def names(num_classes):

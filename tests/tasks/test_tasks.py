@@ -14,7 +14,8 @@ from tl_app import files, tasks
 from tl_app.commands import finished_run, predict, train
 from tl_app.config import Config
 from tl_app.errors import UserError
-from tl_app.tasks import IMBALANCED, MULTI_LABEL, REGRESSION, SINGLE_LABEL, TOKEN_CLASSIFICATION, cells, statistics
+from tl_app.report import predictions
+from tl_app.tasks import IMBALANCED, MULTI_LABEL, REGRESSION, SINGLE_LABEL, TOKEN_CLASSIFICATION, cells
 from tl_app.tasks.multi_label import best_thresholds
 
 WORDS = {"word0": "red", "word1": "green", "word2": "blue"}
@@ -375,7 +376,7 @@ def test_the_score_can_be_computed_from_the_predictions_file(task, labels, tmp_p
   )
   logits = clear + np.random.default_rng(0).normal(size=clear.shape)
   rows = task.answers.rows([str(i) for i in range(len(labels))], labels, task.answers.outputs(logits))
-  statistics.write_predictions(tmp_path / "predictions.csv", task.answers.columns, rows)
+  predictions.write(tmp_path / "predictions.csv", task.answers.columns, rows)
   with open(tmp_path / "predictions.csv", encoding="utf-8", newline="") as file:
     evidence = task.metrics.sufficient_statistics(list(csv.DictReader(file)))
   score = task.metrics.compute_metrics(logits, targets)[task.metrics.primary_metric]

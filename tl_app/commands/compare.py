@@ -1,10 +1,8 @@
 """A table of recipes on one data set: a run a seed in a fresh process each, intervals over seeds and test examples."""
 
-import csv
 import dataclasses
 import logging
 import pathlib
-import shlex
 import subprocess
 import sys
 
@@ -14,6 +12,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.commands import compare_statistics
 from tl_app.commands.compare_statistics import Run
 from tl_app.errors import RunFailed, UserError
+from tl_app.report import formatting, predictions
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ def _cells(row, seeds, columns):
   if not row["seeds"]:
     return [name, "failed", *[""] * (columns - 2)]
   counted = f"; {len(row['seeds'])} of {seeds} seeds" if len(row["seeds"]) < seeds else ""
-  span = _span(row["ci95"]) if row["ci95"] else "too few right or wrong"
+  span = formatting.interval(row["ci95"]) if row["ci95"] else "too few right or wrong"
   return [
     name,
     f"{row['mean']:.3f} ({span}{counted})",
@@ -129,13 +128,9 @@ def _paired_cells(row):
   p = f"{row['p_value']:.2g}"
   return [
     f"{row['probe_mean']:.3f}",
-    f"{row['difference']:+.3f} ({_span(row['difference_ci95'], '+')})",
+    f"{row['difference']:+.3f} ({formatting.interval(row['difference_ci95'], '+')})",
     f"{row['only_probe_right']}, {row['only_recipe_right']} ({p})" if "only_probe_right" in row else p,
   ]
-
-
-def _span(bounds, sign=""):
-  return " to ".join(f"{bound:{sign}.3f}" for bound in bounds)
 
 
 def require_all(result):
@@ -207,7 +202,7 @@ def _outcome(config, waiting):
     return run, code
   paths = workdir_lib.Workdir(pathlib.Path(config.workdir))
   run.metrics, run.task = files.read_json(paths.metrics), tasks.from_config(files.read_json(paths.task))
-  rows = _predictions(paths.predictions)
+  rows = dict(sorted((row["id"], row) for row in predictions.read(paths.predictions)))
   run.ids, run.statistics = tuple(rows), run.task.metrics.sufficient_statistics(list(rows.values()))
   title = run.task.metrics.primary_title
   log.info("%s: test %s %.4f, %s is selected", config.workdir, title, run.score, run.metrics["selected"])
@@ -218,7 +213,7 @@ def _train(config):
   """Trains in a fresh process, which frees its memory and may choose its devices; returns (exit code, last line)."""
   said = pathlib.Path(f"{config.workdir}.log")
   with open(said, "w", encoding="utf-8") as file:
-    command = [sys.executable, "-m", "tl_app.train", *flags(config)]
+    command = [sys.executable, "-m", "tl_app.train", *formatting.given_flags(_values(config))]
     code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
   lines = said.read_text(encoding="utf-8", errors="replace").split("\n")
   last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
@@ -233,22 +228,10 @@ def _forget(config, new):
     said.parent.rmdir()
 
 
-def _predictions(path):
-  """Returns {id: row} of a predictions_test.csv, sorted by id; a row is a dict."""
-  with open(path, encoding="utf-8", newline="") as file:
-    return dict(sorted((row["id"], row) for row in csv.DictReader(file)))
-
-
-def flags(config, but=()):
-  """Returns the command line of `config`: a flag for each field that is not its default and not in `but`."""
-  given = []
-  for name, field in config_lib.FIELDS.items():
-    value = getattr(config, name)
-    if value != field.default and name not in but:
-      given.append(f"--{'' if value else 'no'}{name}" if isinstance(value, bool) else f"--{name}={value}")
-  return given
-
-
 def _command(config, names, numbers):
   lists = [f"--recipes={','.join(names)}", f"--seeds={','.join(map(str, numbers))}", f"--workdir={config.workdir}"]
-  return shlex.join(["python", "-m", "tl_app.compare", *flags(config, OWN), *lists])
+  return formatting.command("tl_app.compare", [*formatting.given_flags(_values(config), OWN), *lists])
+
+
+def _values(config):
+  return {name: getattr(config, name) for name in config_lib.FIELDS}

@@ -10,8 +10,8 @@ from tl_app.assets import Assets
 from tl_app.data.splitting import splits
 from tl_app.errors import UserError
 from tl_app.model import model as model_lib
+from tl_app.report import predictions
 from tl_app.serving import saved_model
-from tl_app.tasks import statistics
 from tl_app.training import callbacks
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
   if output:
     directory = pathlib.Path(output)
     rows = task.answers.rows(examples.ids, examples.labels, task.answers.outputs(logits))
-    statistics.write_predictions(directory / "predictions.csv", task.answers.columns, rows)
+    predictions.write(directory / "predictions.csv", task.answers.columns, rows)
     files.write_json(directory / "metrics.json", {"format": workdir_lib.FORMAT, **metrics})
   return metrics
 

@@ -2,17 +2,13 @@
 
 import dataclasses
 import errno
-import importlib.metadata
 import logging
 import os
-import platform
-import resource
 import shutil
 import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tl_app import backbones, data, files, tasks
 from tl_app import config as config_lib
@@ -32,9 +28,8 @@ from tl_app.features.session import Session
 from tl_app.model import heads, stages
 from tl_app.model import model as model_lib
 from tl_app.recipes import recipes
-from tl_app.report import page
+from tl_app.report import machine, page, predictions
 from tl_app.serving import saved_model
-from tl_app.tasks import statistics
 from tl_app.training import batch_size, callbacks, fit, image_size, input_profile, planning, selection
 
 log = logging.getLogger(__name__)
@@ -69,7 +64,7 @@ def train_and_evaluate(config, workdir, recipe=None):
     save(run)
     if config.export:
       metrics["parity"] = export(run, outputs)
-    files.write_json(paths.metrics, metrics | machine(run))
+    files.write_json(paths.metrics, metrics | machine.describe(run.seconds, run.strategy.num_replicas_in_sync))
     page.write(paths.root, run.examples)
     return files.read_json(paths.metrics)
 
@@ -195,7 +190,7 @@ def evaluate(run, rung):
       outputs[name] = task.answers.outputs(logits)
     test = run.examples.take(run.split.test)
     rows = task.answers.rows(test.ids, test.labels, outputs["test"])
-    statistics.write_predictions(run.paths.predictions, task.answers.columns, rows)
+    predictions.write(run.paths.predictions, task.answers.columns, rows)
   metrics |= task.metrics.baseline(run.labels[run.split.train], run.labels[run.split.test])
   metrics["task"], metrics["primary_metric"] = task.name, task.metrics.primary_metric
   metrics["preprocessing"] = files.read_json(run.paths.plan)["preprocessing"]
@@ -228,28 +223,3 @@ def export(run, outputs):
       client,
       session.inference_batch(run),
     )
-
-
-def machine(run):
-  """Returns what the run cost and what it ran on, for metrics.json."""
-  packages = (
-    "tl_app",
-    "tensorflow",
-    "keras",
-    "keras-hub",
-    "tensorflow-hub",
-    "tensorflow-text",
-    "scikit-learn",
-    "numpy",
-  )
-  return {
-    "seconds": {name: round(value, 2) for name, value in run.seconds.items()},
-    "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-    "environment": {
-      "python": platform.python_version(),
-      "platform": platform.platform(),
-      "devices": [device.name for device in tf.config.list_logical_devices()],
-      "replicas": run.strategy.num_replicas_in_sync,
-      "packages": {name: importlib.metadata.version(name) for name in packages},
-    },
-  }

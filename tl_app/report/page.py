@@ -1,35 +1,24 @@
-"""One offline HTML page about a run, from the files of its workdir."""
+"""The report of a run: one HTML page that needs no network, made from the files of the workdir."""
 
-import base64
-import csv
-import heapq
-import io
 import json
 import pathlib
-import shlex
 
 import jinja2
-import matplotlib
-import matplotlib.figure
-import matplotlib.ticker
 import numpy as np
 
 from tl_app import config as config_lib
 from tl_app import files, tasks
+from tl_app import workdir as workdir_lib
 from tl_app.data import modalities
 from tl_app.errors import UserError
-from tl_app.report import formatting
+from tl_app.report import figures, formatting, predictions
 
-FILE = "report.html"
-
-_TEMPLATE = pathlib.Path(__file__).parent / "templates" / FILE
+_TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
 # A larger matrix has no readable cells.
 _MAX_MATRIX_CLASSES = 40
 _MAX_CONFUSIONS = 25
 _MAX_ERRORS = 25
 _MAX_SKIPPED = 50
-# Each is a path in the page, drawn for light and dark.
-_MAX_POINTS = 2000
 _SPLIT_FACTS = (
   "source",
   "num_examples",
@@ -40,58 +29,46 @@ _SPLIT_FACTS = (
   "max_examples",
   "max_examples_per_class",
 )
-_INKS = {"light": "#1c2430", "dark": "#e6e9ed"}
-_LINES = {"train": "#8a94a0", "validation": "#2f81d0"}
 
 
-def write(workdir, examples=None):
-  """Writes `page.html` into `workdir` and returns its path.
+def write(root: str | pathlib.Path, examples=None) -> pathlib.Path:
+  """Writes report.html into a workdir and returns its path.
 
-  Reads metrics.json (needed), and config.json, plan.json, splits.json, findings.json, log.jsonl and
-  predictions_test.csv (a section is left out where its file is absent). The page loads nothing: styles and figures are
-  inside, there is no script.
+  Reads metrics.json, which is needed, and config.json, plan.json, splits.json, findings.json, log.jsonl and
+  predictions_test.csv; the page has no section for a file that is absent. The page loads nothing: styles and figures
+  are inside, and there is no script.
 
   Args:
-    workdir: directory of the run.
+    root: directory of the run.
     examples: `Examples` with the test split; the worst errors then show their text or image.
 
   Raises:
     UserError: metrics.json is absent, or one of the files cannot be read.
   """
-  workdir = pathlib.Path(workdir)
-  metrics = _read_json(workdir / "metrics.json")
+  paths = workdir_lib.Workdir(pathlib.Path(root))
+  metrics = _read_json(paths.metrics)
   if "test" not in metrics:
-    raise UserError(f"{workdir} holds no metrics of a finished run (metrics.json): train first, or correct --workdir")
-  config = _read_json(workdir / "config.json")
-  plan = _read_json(workdir / "plan.json")
+    raise UserError(f"{root} holds no metrics of a finished run (metrics.json): train first, or correct --workdir")
   task = tasks.of_metrics(metrics)
-  errors = _errors(workdir / "predictions_test.csv", task.answers)
-  if examples and errors:
-    _make_legible(errors["worst"], examples, task)
+  config, plan = _read_json(paths.config), _read_json(paths.plan)
+  candidates = metrics.get("candidates", {})
   page = {
     "config": config,
     "task": task,
     "metrics": metrics,
     "baseline": task.metrics.baseline_score(metrics),
     "plan": plan,
-    "curves": _curves(_read_log(workdir / "log.jsonl"), task),
-    "classes": _classes(metrics["test"]),
-    "matrix": _matrix(metrics["test"]),
-    "confusions": _confusions(metrics["test"])[:_MAX_CONFUSIONS],
-    "candidates": [
-      {"name": formatting.candidate(name)} | values for name, values in metrics.get("candidates", {}).items()
-    ],
-    "errors": errors,
-    "scatter": None if task.has_class_names else _scatter(workdir / "predictions_test.csv"),
-    "inputs": _inputs(examples, [row["id"] for row in errors["worst"]]) if examples and errors else None,
+    "curves": figures.curves(_read_log(paths.log), task.metrics),
+    "candidates": [{"name": formatting.candidate(name)} | values for name, values in candidates.items()],
     "stages": _stages(plan),
-    "data": _data(_read_json(workdir / "splits.json")),
-    "findings": _read_json(workdir / "findings.json"),
+    "data": _data(_read_json(paths.splits)),
+    "findings": _read_json(paths.findings),
     "flags": _flags(config),
-    "command": _command(config),
+    "command": formatting.command("tl_app.train", formatting.given_flags(config)),
   }
-  files.write_text(workdir / FILE, _environment().get_template(_TEMPLATE.name).render(page))
-  return workdir / FILE
+  page |= _test_results(metrics["test"]) | _test_predictions(paths.predictions, task, examples)
+  files.write_text(paths.report, _environment().get_template(_TEMPLATE.name).render(page))
+  return paths.report
 
 
 def _environment():
@@ -99,14 +76,14 @@ def _environment():
     loader=jinja2.FileSystemLoader(_TEMPLATE.parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
   )
   environment.filters |= {
-    "figure": _figure,
-    "count": _count,
-    "rate": _rate,
-    "duration": _duration,
-    "plain": _plain,
-    "sentence": lambda text: text[:1].upper() + text[1:],
-    "flat": _flat,
+    "decimals": formatting.decimals,
+    "count": formatting.count,
+    "significant": formatting.significant,
+    "duration": formatting.duration,
+    "plain": formatting.plain,
+    "sentence": formatting.sentence,
     "candidate": formatting.candidate,
+    "flat": _flat,
   }
   return environment
 
@@ -115,16 +92,13 @@ def _read_json(path):
   if not path.exists():
     return {}
   try:
-    value = files.read_json(path)
+    return workdir_lib.read(path)
   except ValueError as error:
-    raise UserError(f"{path} is not JSON ({error}): run the training again") from None
-  if not isinstance(value, dict):
-    raise UserError(f"{path} does not hold a JSON object: run the training again")
-  return value
+    raise UserError(f"{path} is damaged ({error}): run the training again") from None
 
 
 def _read_log(path):
-  """Returns the epochs of log.jsonl in order. Other lines are passed over, also the torn last line of a killed run."""
+  """Returns the epochs of log.jsonl in order, without other lines or the incomplete last line of a killed run."""
   epochs = []
   for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
     try:
@@ -136,84 +110,22 @@ def _read_log(path):
   return epochs
 
 
-def _curves(epochs, task):
-  """Returns {"light", "dark"} data URIs of the loss and score curves and "alt", or None without epochs."""
-  if not epochs:
-    return None
-  curves = {theme: _data_uri(_curves_figure(epochs, task, ink), ink) for theme, ink in _INKS.items()}
-  last = epochs[-1]
-  names = {f"{prefix}{key}": title for key, title in _curved(task).items() for prefix in ("", "val_")}
-  figures = [
-    f"{'validation ' if name.startswith('val_') else ''}{title} {_figure(last[name])}"
-    for name, title in names.items()
-    if name in last
-  ]
-  phases = ", ".join(dict.fromkeys(str(entry["phase"]) for entry in epochs))
-  curves["alt"] = (
-    f"Loss and {task.metrics.primary_title} per epoch; phases: {phases}; {len(epochs)} epochs. "
-    f"Last: {', '.join(figures)}."
-  )
-  return curves
-
-
-def _curved(task):
-  return {"loss": "loss", task.metrics.primary_metric: task.metrics.primary_title}
-
-
-def _curves_figure(epochs, task, ink):
-  """Returns a figure with a row per phase: loss, score. A phase of few epochs is not squeezed by a long one."""
-  phases = {}
-  for entry in epochs:
-    phases.setdefault(str(entry["phase"]), []).append(entry)
-  with matplotlib.rc_context(_style(ink)):
-    figure = matplotlib.figure.Figure(figsize=(9.6, 0.5 + 2.6 * len(phases)), layout="constrained")
-    grid = figure.subplots(len(phases), 2, squeeze=False, sharey="col")
-    for row, (phase, entries) in zip(grid, phases.items()):
-      for axes, (key, title) in zip(row, _curved(task).items()):
-        _plot_curves(axes, entries, key)
-        axes.set_title(f"{phase}: {title}", loc="left", fontsize=10)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
-  return figure
-
-
-def _plot_curves(axes, epochs, name):
-  x = np.arange(1, len(epochs) + 1)
-  # A line through few points hides where they are, and a single one is no line.
-  marker = "o" if len(epochs) <= 12 else None
-  for (split, colour), key in zip(_LINES.items(), (name, f"val_{name}")):
-    values = [_number(entry.get(key)) for entry in epochs]
-    axes.plot(x, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=split)
-  axes.set_xlabel("epoch")
-  axes.set_xlim(0.5, len(epochs) + 0.5)
-  axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-  axes.grid(axis="y", color="#8a94a0", alpha=0.25, linewidth=0.8)
-
-
-def _style(ink):
-  inked = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
-  # The hash salt and the missing date make the same run give the same bytes.
-  return dict.fromkeys(inked, ink) | {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "tl_app",
+def _test_results(test):
+  """Returns the sections "classes", "matrix" and "confusions" of the metrics of the test split."""
+  return {
+    "classes": _classes(test),
+    "matrix": _matrix(test),
+    "confusions": _confusions(test)[:_MAX_CONFUSIONS],
   }
 
 
-def _data_uri(figure, ink):
-  buffer = io.BytesIO()
-  with matplotlib.rc_context(_style(ink)):
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-  return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def _classes(test):
-  """Returns the rows of the per-class table, lowest F1 first, each with the class it is most often taken for."""
+  """Returns the rows of the table of classes, lowest F1 first, each with its most frequent confusion."""
   per_class = test.get("per_class", {})
-  taken_for = {}
+  confused_with = {}
   for confusion in reversed(_confusions(test)):
-    taken_for[confusion["label"]] = confusion
-  rows = [{"name": name, "taken_for": taken_for.get(name)} | values for name, values in per_class.items()]
+    confused_with[confusion["label"]] = confusion
+  rows = [{"name": name, "confused_with": confused_with.get(name)} | values for name, values in per_class.items()]
   return sorted(rows, key=lambda row: row.get("f1", 0))
 
 
@@ -252,65 +164,34 @@ def _confusion_matrix(test):
   return names, confusion
 
 
-def _errors(path, answers):
-  """Returns {"number", "of", "worst", "text"}: the worst of the wrong predictions, or None without the file."""
-  if not path.exists():
-    return None
-  number, of, worst = 0, 0, []
-  try:
-    with open(path, newline="", encoding="utf-8") as file:
-      for of, row in enumerate(csv.DictReader(file), start=1):
-        error = answers.error(row)
-        if error is None:
-          continue
-        number += 1
-        entry = (error, -of, row)
-        (heapq.heappush if len(worst) < _MAX_ERRORS else heapq.heappushpop)(worst, entry)
-  except (KeyError, TypeError, ValueError, csv.Error):
-    raise UserError(f"{path}: line {of + 1} is not a row of predictions: run the evaluation again") from None
-  rows = [row for *_, row in sorted(worst, reverse=True, key=lambda entry: entry[:2])]
-  return {"number": number, "of": of, "worst": rows, "text": answers.describe_errors(len(rows), number, of)}
+def _test_predictions(path, task, examples):
+  """Returns the sections "errors", "errors_text", "inputs" and "scatter" of the predictions file."""
+  errors = predictions.worst(path, task.answers, _MAX_ERRORS)
+  if errors is None:
+    return {"errors": None, "inputs": None, "scatter": None}
+  if examples:
+    _format_labels(errors.worst, examples, task.answers)
+  return {
+    "errors": errors,
+    "errors_text": task.answers.describe_errors(len(errors.worst), errors.wrong, errors.total),
+    "inputs": _previews(examples, {row["id"] for row in errors.worst}) if examples else None,
+    "scatter": None if task.has_class_names else figures.scatter(predictions.read(path)),
+  }
 
 
-def _make_legible(rows, examples, task):
-  """Puts the labels and predictions of `rows` as a person reads them; the inputs are those of `examples`."""
+def _format_labels(rows, examples, answers):
+  """Formats the labels and predictions of `rows` for people; `examples` have the inputs."""
   inputs = dict(zip(examples.ids, examples.inputs))
   for row in rows:
     row.update(
-      {key: task.answers.format_label(row[key], inputs[row["id"]]) for key in ("label", "prediction") if key in row}
+      {key: answers.format_label(row[key], inputs[row["id"]]) for key in ("label", "prediction") if key in row}
     )
 
 
-def _scatter(path):
-  """Returns {"light", "dark"} data URIs of predictions against labels and "alt", or None with several targets."""
-  if not path.exists():
-    return None
-  with open(path, newline="", encoding="utf-8") as file:
-    rows = [row for row in csv.DictReader(file) if "label" in row]
-  if not rows:
-    return None
-  rows = rows[:: -(-len(rows) // _MAX_POINTS)]
-  label, prediction = (np.array([float(row[name]) for row in rows]) for name in ("label", "prediction"))
-  drawn = {theme: _data_uri(_scatter_figure(label, prediction, ink), ink) for theme, ink in _INKS.items()}
-  return drawn | {"alt": f"Predictions against labels of {len(rows):,} test examples"}
-
-
-def _scatter_figure(label, prediction, ink):
-  with matplotlib.rc_context(_style(ink)):
-    figure = matplotlib.figure.Figure(figsize=(9.6, 4.4), layout="constrained")
-    axes = figure.subplots()
-    axes.scatter(label, prediction, s=9, color=_LINES["validation"], alpha=0.45, linewidths=0)
-    ends = [min(label.min(), prediction.min()), max(label.max(), prediction.max())]
-    axes.plot(ends, ends, color=_LINES["train"], linewidth=1)
-    axes.set_xlabel("label")
-    axes.set_ylabel("prediction")
-  return figure
-
-
-def _inputs(examples, ids):
-  """Returns {"texts": {id: text}, "images": {id: data URI of a thumbnail}} of the examples at `ids`."""
-  wanted, modality = set(ids), modalities.of(examples.modality)
-  previews = {id: modality.preview(value) for id, value in zip(examples.ids, examples.inputs) if id in wanted}
+def _previews(examples, ids):
+  """Returns {"texts": {id: text}, "images": {id: data URI of a thumbnail}} of the examples with these ids."""
+  modality = modalities.of(examples.modality)
+  previews = {id: modality.preview(value) for id, value in zip(examples.ids, examples.inputs) if id in ids}
   return {
     f"{form}s": {id: preview[form] for id, preview in previews.items() if form in preview} for form in ("text", "image")
   }
@@ -323,11 +204,13 @@ def _stages(plan):
   for phase in phases:
     for name in phase.get("train_stages", []):
       stages.setdefault(name, {"name": name})
-  return [stage | {"rates": [_stage_rate(phase, name) for phase in phases]} for name, stage in stages.items()]
+  return [
+    stage | {"learning_rates": [_learning_rate(phase, name) for phase in phases]} for name, stage in stages.items()
+  ]
 
 
-def _stage_rate(phase, name):
-  return phase.get("learning_rates", {}).get(name) if name in phase.get("train_stages", []) else None
+def _learning_rate(phase, stage):
+  return phase.get("learning_rates", {}).get(stage) if stage in phase.get("train_stages", []) else None
 
 
 def _data(manifest):
@@ -356,46 +239,6 @@ def _flags(config):
       row |= {"default": field.default, "help": field.metadata["help"], "is_default": value == field.default}
     rows.append(row)
   return sorted(rows, key=lambda row: row["is_default"])
-
-
-def _command(config):
-  given = [row for row in _flags(config) if not row["is_default"]]
-  flags = [shlex.quote(f"--{row['name']}={_plain(row['value'])}") for row in given]
-  return " ".join(["python -m tl_app.train", *flags])
-
-
-def _number(value):
-  return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
-
-
-def _figure(value):
-  return f"{value:.3f}" if np.isfinite(_number(value)) else "–"
-
-
-def _count(value):
-  return f"{value:,.0f}" if np.isfinite(_number(value)) else "–"
-
-
-def _rate(value):
-  return f"{value:.3g}" if np.isfinite(_number(value)) else "–"
-
-
-def _duration(value):
-  seconds = _number(value)
-  if not np.isfinite(seconds):
-    return "–"
-  if seconds < 10:
-    return f"{seconds:.1f} s"
-  minutes, rest = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _plain(value):
-  """Returns a value as text: strings as they are, lists of strings with commas, the rest as JSON."""
-  if isinstance(value, list) and all(isinstance(item, str) for item in value):
-    return ", ".join(value)
-  return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _flat(values):

@@ -1,12 +1,9 @@
-"""The statistics behind the figures: losses, intervals, tests between two models; and the predictions file."""
+"""The statistics behind the metrics: losses, intervals and paired tests of two models."""
 
-import csv
 import math
 
 import numpy as np
 import scipy.stats
-
-from tl_app import files
 
 RESAMPLES = 2000
 
@@ -139,15 +136,6 @@ def mcnemar(right, other_right):
   if only_first + only_second == 0:
     return 1.0
   return float(scipy.stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
-
-
-def write_predictions(path, columns, rows):
-  """Writes a header and rows as UTF-8 CSV, in the given order; atomically."""
-  # A file name that is not UTF-8 comes as lone surrogates, which only backslashreplace can write.
-  with files.atomic_path(path) as new, open(new, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
 
 
 def class_parity(probabilities, expected, flips):

@@ -1,0 +1,74 @@
+"""The predictions file, predictions_test.csv: written by a run, read by the report and by compare."""
+
+import csv
+import dataclasses
+import heapq
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from tl_app import files
+from tl_app.errors import UserError
+from tl_app.tasks.task import Answers
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors:
+  """The worst predictions of a run.
+
+  Attributes:
+    wrong: number of wrong predictions.
+    total: number of predictions.
+    worst: rows of the predictions file, {column: cell}, the worst first.
+  """
+
+  wrong: int
+  total: int
+  worst: list[dict[str, str]]
+
+
+def write(path: str | pathlib.Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
+  """Writes a header and rows as UTF-8 CSV, in the given order; atomically.
+
+  Args:
+    path: the file.
+    columns: see `Answers.columns`.
+    rows: see `Answers.rows`.
+  """
+  # A file name that is not UTF-8 comes as lone surrogates, which only backslashreplace can write.
+  with files.atomic_path(path) as new, open(new, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+
+
+def read(path: str | pathlib.Path) -> list[dict[str, str]]:
+  """Returns the rows of a predictions file, {column: cell}."""
+  with open(path, newline="", encoding="utf-8") as file:
+    return list(csv.DictReader(file))
+
+
+def worst(path: pathlib.Path, answers: Answers, most: int) -> Errors | None:
+  """Returns the worst errors in a predictions file, or None if there is no file.
+
+  Args:
+    path: the file.
+    answers: says how bad an error is; it need not be fitted.
+    most: number of rows to keep.
+
+  Raises:
+    UserError: a row is damaged.
+  """
+  if not path.exists():
+    return None
+  wrong, total, kept = 0, 0, []
+  try:
+    with open(path, newline="", encoding="utf-8") as file:
+      for total, row in enumerate(csv.DictReader(file), start=1):
+        error = answers.error(row)
+        if error is None:
+          continue
+        wrong += 1
+        (heapq.heappush if len(kept) < most else heapq.heappushpop)(kept, (error, -total, row))
+  except (KeyError, TypeError, ValueError, csv.Error):
+    raise UserError(f"{path}: line {total + 1} is not a row of predictions: run the evaluation again") from None
+  return Errors(wrong, total, [row for *_, row in sorted(kept, reverse=True, key=lambda entry: entry[:2])])

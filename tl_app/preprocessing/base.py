@@ -48,6 +48,18 @@ class Preprocess(tf.Module):
     """Returns the number of tokens of each text before truncation, special tokens included, int32 [batch]."""
     raise NotImplementedError
 
+  def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+    """Returns ragged int32 [batch, (tokens)] without special tokens for texts, string [batch], if `can_pack`."""
+    raise NotImplementedError
+
+  def pack(self, tokens: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+    """Returns the network's inputs, int32 [batch, length], for ragged int32 [batch, (tokens)], if `can_pack`."""
+    raise NotImplementedError
+
+  def join(self, first: tf.Tensor, second: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns one sequence for each pair of texts, string [batch] each, if `can_join_pairs`."""
+    raise NotImplementedError
+
 
 class PreprocessWrapper(Preprocess):
   """A preprocessing that changes what another one does, and shares its length and tokens."""

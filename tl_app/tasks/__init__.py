@@ -1,5 +1,8 @@
 """What the labels mean, and everything that follows from it: one `Task` for each --task."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from tl_app.config import rules
 from tl_app.tasks import cells, tags
 from tl_app.tasks.multi_label import MULTI_LABEL
@@ -67,17 +70,18 @@ def _note_on_numbers(labels):
   return ""
 
 
-def from_config(config: dict) -> Task:
+def from_config(config: Mapping[str, Any]) -> Task:
   """Returns the `Task` of what `Task.get_config` returned, after JSON.
 
   Raises:
     KeyError, TypeError: the config is damaged.
   """
   fields = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
-  return _BY_METRIC[fields.pop("name"), fields.pop("primary_metric")].with_codec(**fields)
+  del fields["name"], fields["primary_metric"]
+  return _BY_METRIC[config["name"], config["primary_metric"]].with_codec(**fields)
 
 
-def of_metrics(metrics: dict) -> Task:
+def of_metrics(metrics: Mapping[str, Any]) -> Task:
   """Returns the `Task`, not fitted, that metrics.json is about, by its name and its primary metric."""
   name = metrics.get("task", SINGLE_LABEL.name)
-  return _BY_METRIC.get((name, metrics.get("primary_metric")), TASKS[name])
+  return _BY_METRIC.get((name, metrics.get("primary_metric", "")), TASKS[name])

@@ -150,14 +150,14 @@ def test_pooling_counts_real_tokens_only(presets):
 
 
 def test_features_have_length_1_where_the_network_was_trained_on_such(presets):
-  spec = dataclasses.replace(backbones.resolve(str(presets / "bert")), unit_length=True)
+  spec = dataclasses.replace(backbones.resolve(str(presets / "bert")), l2_normalized=True)
   backbone, plain = native.load(spec, Assets()), _load(presets / "bert", pooling="mean")
   inputs = backbone.preprocess(TEXTS)
   features, expected = backbone.network(inputs)["features"], np.array(plain.network(inputs)["features"])
   np.testing.assert_allclose(features, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
-  assert backbone.spec.unit_length and backbone.identity != plain.identity
+  assert backbone.spec.l2_normalized and backbone.identity != plain.identity
   # Of another pooling nothing is known.
-  assert not native.load(spec, Assets(), pooling="cls").spec.unit_length
+  assert not native.load(spec, Assets(), pooling="cls").spec.l2_normalized
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def sentence_directory(presets, tmp_path):
 def test_a_sentence_transformers_directory_says_what_its_features_are(sentence_directory, types, mode, expected):
   modes = {"pooling_mode_mean_tokens": False, "word_embedding_dimension": 8} | {mode: True}
   spec = _load(sentence_directory(types, **modes)).spec
-  assert (spec.pooling, spec.unit_length) == expected
+  assert (spec.pooling, spec.l2_normalized) == expected
 
 
 @pytest.mark.parametrize("damage", ["modules.json", "1_Pooling/config.json"])
@@ -206,7 +206,7 @@ def test_a_sentence_transformers_model_of_an_address_says_it_too(sentence_direct
   directory, asked = sentence_directory(["Transformer", "Pooling", "Normalize"], **modes), []
   monkeypatch.setattr(Assets, "preset", lambda self, handle: asked.append(handle) or str(directory))
   spec = _load("hf://me/tiny", pooling=pooling).spec
-  assert (spec.handle, spec.pooling, spec.unit_length) == ("hf://me/tiny", *expected)
+  assert (spec.handle, spec.pooling, spec.l2_normalized) == ("hf://me/tiny", *expected)
   assert asked == ["hf://me/tiny"]
 
 

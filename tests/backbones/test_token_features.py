@@ -13,7 +13,7 @@ from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.features import disk_cache
 from tl_app.features.rows import FeatureRows
-from tl_app.model import heads
+from tl_app.model import heads, inference
 from tl_app.model import model as model_lib
 from tl_app.preprocessing import text
 from tl_app.preprocessing.word_pieces import STARTS, Words
@@ -98,24 +98,24 @@ def model(tmp_path_factory):
 
 def test_a_text_has_the_same_logits_whatever_stands_beside_it(model):
   texts = np.array(["the film", "word1 goodly word2 , word3 .", "bad " * 30, "café"], object)
-  together = model_lib.predict(model.network, model.backbone, texts, 4)
+  together = inference.predict(model.network, model.backbone, texts, 4)
   assert together.shape == (4, 12, 3)
   read = [2, 6, 10, 1]
   for row, one, count in zip(together, texts, read):
-    alone = model_lib.predict(model.network, model.backbone, np.array([one], object), 1)[0]
+    alone = inference.predict(model.network, model.backbone, np.array([one], object), 1)[0]
     np.testing.assert_allclose(row, alone, atol=1e-5)
     assert np.all(np.abs(row[:count]).sum(axis=1) > 0) and not np.any(row[count:])
 
 
 def test_rows_of_words_give_the_logits_of_the_network(model):
   texts = np.array(["word1 goodly word2 , word3 .", "the film"], object)
-  outputs = model_lib.predict(model.features, model.backbone, texts, 2)
+  outputs = inference.predict(model.features, model.backbone, texts, 2)
   features = FeatureRows(
     np.concatenate([outputs[0, :6], outputs[1, :2]]), starts=np.array([0, 6]), counts=np.array([6, 2]), positions=12
   )
   order = np.array([1, 0])
   logits = features.by_example(keras.ops.convert_to_numpy(model.head(features[order])), order)
-  expected = model_lib.predict(model.network, model.backbone, texts[order], 2)
+  expected = inference.predict(model.network, model.backbone, texts[order], 2)
   np.testing.assert_allclose(logits, expected, atol=1e-5)
   targets = np.array([[1, 2, 0, 0, 0, 1], [0, 1, -1, -1, -1, -1]])
   assert features.targets(targets, order).tolist() == [0, 1, 1, 2, 0, 0, 0, 1]

@@ -9,7 +9,6 @@ import tensorflow as tf
 import tiny_modules
 import tiny_presets
 
-from tl_app.backbones import token_features
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.saved_model import SavedModelBackbone
 from tl_app.backbones.spec import BackboneSpec
@@ -18,6 +17,7 @@ from tl_app.compute import precision
 from tl_app.compute.precision import Way
 from tl_app.config import Config
 from tl_app.errors import UserError
+from tl_app.model import graphs
 
 
 def _network():
@@ -30,9 +30,9 @@ def _network():
 
 def test_what_stands_on_the_head_or_in_its_place_stays_exact():
   rows, present = keras.Input((4,)), keras.Input((2,))
-  tagged = keras.Model([rows, present], token_features.ByWord(name="by_word")(rows, present))
-  unit = keras.Model(rows, keras.layers.UnitNormalization(name="unit_length")(rows))
-  tail = keras.Model(rows, keras.layers.UnitNormalization(name="unit_features")(rows), name="tail")
+  tagged = keras.Model([rows, present], graphs.PerToken(name="per_token")(rows, present))
+  unit = keras.Model(rows, keras.layers.UnitNormalization(name="l2_normalized")(rows))
+  tail = keras.Model(rows, keras.layers.UnitNormalization(name="l2_normalized_features")(rows), name="tail")
   below = keras.Input((4,))
   cut = keras.Model(below, tail(below))
   x = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)

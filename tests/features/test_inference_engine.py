@@ -19,8 +19,7 @@ from tl_app.commands import train
 from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.features import inference_engine, session
-from tl_app.model import heads
-from tl_app.model import model as model_lib
+from tl_app.model import heads, inference
 
 needs_openvino = pytest.mark.skipif(
   importlib.util.find_spec("openvino") is None, reason="openvino, an extra, is not installed"
@@ -144,8 +143,8 @@ def test_features_are_tensorflows_in_the_order_of_the_examples(tmp_path, form):
   backbone = backbones.load(backbones.resolve(write(tmp_path / "backbone")), Assets(str(tmp_path), offline=True))
   network = keras.Model(backbone.network.input, backbone.network.output["features"])
   inputs = examples()
-  exact = model_lib.predict(network, backbone, inputs, 8)
-  found = model_lib.predict(inference_engine.convert(network), backbone, inputs, 8)
+  exact = inference.predict(network, backbone, inputs, 8)
+  found = inference.predict(inference_engine.convert(network), backbone, inputs, 8)
   assert exact.std(axis=0).max() > 1e-4
   np.testing.assert_allclose(found, exact, atol=1e-5 * heads.deviation(exact), rtol=1e-5)
 
@@ -157,9 +156,9 @@ def test_constant_weights_give_the_same_features(tmp_path, form):
   network = keras.Model(backbone.network.input, backbone.network.output["features"])
   folded = inference_engine.fold(network)
   assert (folded is not network) == (form == "resnet")
-  exact = model_lib.predict(network, backbone, examples(), 8)
+  exact = inference.predict(network, backbone, examples(), 8)
   np.testing.assert_allclose(
-    model_lib.predict(folded, backbone, examples(), 8), exact, atol=1e-5 * heads.deviation(exact), rtol=1e-5
+    inference.predict(folded, backbone, examples(), 8), exact, atol=1e-5 * heads.deviation(exact), rtol=1e-5
   )
 
 

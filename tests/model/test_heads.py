@@ -56,7 +56,13 @@ def test_scikit_learn_is_carried_over_exactly(solver, num_classes):
   head = heads.linear(6, num_classes)
   heads.standardize(head, features[:90])
   task = SINGLE_LABEL.with_codec(names=tuple(map(str, range(num_classes))))
-  tried = heads.solve(head, solver, task, features[:90], labels[:90], features[90:], labels[90:])
+  tried = heads.solve(
+    head,
+    solver,
+    task,
+    heads.LabelledFeatures(features[:90], labels[:90]),
+    heads.LabelledFeatures(features[90:], labels[90:]),
+  )
   assert [t["strength"] for t in tried] == list(solvers.STRENGTHS)
   key = (lambda t: -t["loss"]) if solver == "logistic" else (lambda t: t["accuracy"])
   strength = max(tried, key=key)["strength"]

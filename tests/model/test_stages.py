@@ -15,11 +15,12 @@ from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.config import Config, Facts
 from tl_app.errors import RunFailed, UserError
+from tl_app.model import audit, graphs, stages
 from tl_app.model import model as model_lib
-from tl_app.model import stages
+from tl_app.model.variables import matrix_shape
 from tl_app.recipes import recipes
 from tl_app.tasks import SINGLE_LABEL
-from tl_app.training import fit, optimizers
+from tl_app.training import fit
 
 TASK = SINGLE_LABEL.with_codec(names=("a", "b", "c"))
 
@@ -59,11 +60,11 @@ def _fit(model, phase):
   x, y = rng.uniform(size=(32, 16, 16, 3)).astype("f"), rng.integers(0, 3, 32).astype("int32")
   model.head.get_layer("logits").kernel.assign(rng.normal(size=(8, 3)))
   stages.set_trainable(model, phase)
-  before = stages.state(model, phase)
-  network = model_lib.training_network(model, phase)
+  before = audit.state(model, phase)
+  network = graphs.training_network(model, phase)
   fit.compile_for(network, phase, model)
   network.fit(x, y, batch_size=16, verbose=0)
-  return before, stages.audit(model, before)
+  return before, audit.audit(model, before)
 
 
 def _names(model, *positions):
@@ -106,7 +107,7 @@ def test_lora_moves_kernels_by_its_rank(model):
   _fit(model, phase)
   assert kernels
   for variable, old in zip(kernels, before):
-    change = (variable.numpy() - old).reshape(optimizers.matrix_shape(old.shape))
+    change = (variable.numpy() - old).reshape(matrix_shape(old.shape))
     singular = np.linalg.svd(change, compute_uv=False)
     assert singular[0] > 1e-5
     assert singular[2] < 1e-2 * singular[0]
@@ -156,7 +157,7 @@ def test_the_trunk_is_deterministic():
   x = np.random.default_rng(0).uniform(size=(4, 16, 16, 3)).astype("f")
   phase = _phase(model, train_stages="top:1")
   stages.set_trainable(model, phase)
-  network = model_lib.training_network(model, phase)
+  network = graphs.training_network(model, phase)
   quiet = np.asarray(network(x, training=False))
   assert (np.asarray(network(x, training=True)) != quiet).any()
   # Without the dropout of the tail nothing random is left: that of the two frozen stages is off.
@@ -168,28 +169,28 @@ def test_the_trunk_is_deterministic():
 def test_the_audit_catches_a_frozen_variable_that_moved(model):
   phase = _phase(model, train_stages="top:1")
   stages.set_trainable(model, phase)
-  before = stages.state(model, phase)
+  before = audit.state(model, phase)
   (lowest,) = _names(model, 0)
   variable = model.stages[lowest][0]
   value = variable.numpy()
   value.flat[0] = np.nextafter(value.flat[0], np.float32(np.inf))
   variable.assign(value)
   with pytest.raises(RunFailed, match=f"audit: 1 frozen variables of stage {lowest} changed"):
-    stages.audit(model, before)
+    audit.audit(model, before)
 
 
 def test_the_audit_catches_a_stage_that_did_not_train(model):
   phase = _phase(model, train_stages="top:1")
   stages.set_trainable(model, phase)
   with pytest.raises(RunFailed, match="should have trained, but none of its"):
-    stages.audit(model, stages.state(model, phase))
+    audit.audit(model, audit.state(model, phase))
 
 
 def test_a_wrong_freeze_is_caught(model):
   """What Keras does not warn about: `trainable` changed behind the plan."""
   phase = _phase(model, train_stages="top:1")
   stages.set_trainable(model, phase)
-  before = stages.state(model, phase)
+  before = audit.state(model, phase)
   everything = _phase(model, train_stages="all")
   model.head.get_layer("logits").kernel.assign(np.ones((8, 3)) * np.arange(3))
   stages.set_trainable(model, everything)
@@ -197,7 +198,7 @@ def test_a_wrong_freeze_is_caught(model):
   rng = np.random.default_rng(0)
   model.network.fit(rng.uniform(size=(32, 16, 16, 3)), rng.integers(0, 3, 32), batch_size=16, verbose=0)
   with pytest.raises(RunFailed, match="frozen variables of stage"):
-    stages.audit(model, before)
+    audit.audit(model, before)
 
 
 TWO_DEVICES = """
@@ -205,8 +206,8 @@ import sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + '/model']
 import test_stages, tiny_modules
 from tl_app.compute import devices
+from tl_app.model import audit
 from tl_app.model import model as model_lib
-from tl_app.model import stages
 from tl_app.backbones import saved_model
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import RunFailed
@@ -224,7 +225,7 @@ for opaque in (False, True):
       kept = second.numpy()
       second.assign(kept + 1)
       try:
-        stages.audit(model, before)
+        audit.audit(model, before)
       except RunFailed as failure:
         print(failure)
       second.assign(kept)
@@ -302,11 +303,11 @@ def test_what_is_a_bias_and_what_a_kernel(variable, small, kernel, decays):
 def test_what_has_moved_is_asked_of_every_stage_that_trains(model):
   phase = _phase(model, train_stages="top:1")
   stages.set_trainable(model, phase)
-  before = stages.state(model, phase)
-  assert not stages.has_moved(model, before)
+  before = audit.state(model, phase)
+  assert not audit.has_moved(model, before)
   (top,) = _names(model, -1)
   for name in (top, "head"):
-    assert not stages.has_moved(model, before)
+    assert not audit.has_moved(model, before)
     variable = next(v for v in model.stages[name] if v.trainable)
     variable.assign(variable + 1.0)
-  assert stages.has_moved(model, before)
+  assert audit.has_moved(model, before)

@@ -17,7 +17,7 @@ from tl_app.assets import Assets
 from tl_app.config import Config
 from tl_app.data.examples import strings
 from tl_app.errors import RunFailed
-from tl_app.model import heads
+from tl_app.model import heads, inference
 from tl_app.model import model as model_lib
 from tl_app.serving import saved_model
 from tl_app.tasks import SINGLE_LABEL, statistics
@@ -41,12 +41,12 @@ def load(directory, class_names, inputs, **flags):
   )
   kernel = model.head.get_layer("logits").kernel
   kernel.assign(np.random.default_rng(0).normal(size=kernel.shape, scale=0.7))
-  heads.standardize(model.head, model_lib.predict(model.features, model.backbone, inputs, batch_size=3))
+  heads.standardize(model.head, inference.predict(model.features, model.backbone, inputs, batch_size=3))
   return model
 
 
 def probabilities(model, inputs):
-  return statistics.softmax(model_lib.predict(model.network, model.backbone, inputs, batch_size=3))
+  return statistics.softmax(inference.predict(model.network, model.backbone, inputs, batch_size=3))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_a_client_gets_the_answers_of_the_evaluation(modality, answers, request)
   np.testing.assert_allclose(given["one"], expected[:1], atol=1e-5)
   assert given["label"] == [model.task.names[i] for i in expected.argmax(axis=1)]
   np.testing.assert_allclose(given["score"], expected.max(axis=1), atol=1e-5)
-  wanted = model_lib.predict(model.features, model.backbone, inputs, batch_size=3)
+  wanted = inference.predict(model.features, model.backbone, inputs, batch_size=3)
   np.testing.assert_allclose(given["features"], wanted, atol=1e-5)
   assert len(set(given["label"])) > 1
 

@@ -75,9 +75,9 @@ def test_a_run_in_parts_is_the_run_on_whole_batches(config, tmp_path, monkeypatc
       {name: value for name, value in one.items() if name != "seconds"}, abs=1e-5
     )
   assert files.read_json(tmp_path / "split" / "config.json")["batch_size"] == "auto"
-  taken, predict = [], finished_run.model_lib.predict
+  taken, predict = [], finished_run.inference.predict
   monkeypatch.setattr(
-    finished_run.model_lib, "predict", lambda *args, **kw: taken.append(args[3]) or predict(*args, **kw)
+    finished_run.inference, "predict", lambda *args, **kw: taken.append(args[3]) or predict(*args, **kw)
   )
   for workdir, metrics in ((tmp_path / "split", split), (tmp_path / "whole", whole)):
     assert finished_run.evaluate(workdir, {}, "")["test"]["accuracy"] == metrics["test"]["accuracy"]

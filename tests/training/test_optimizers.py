@@ -147,7 +147,7 @@ def test_clipping_bounds_the_global_norm():
   variable = keras.Variable(np.zeros(4, "f"))
   schedule = optimizers.WarmupCosine(steps=10, warmup_steps=0)
   optimizer = optimizers.StagedAdamW(schedule, lambda v: 1.0, lambda v: False, clip_norm=0.5)
-  reduced = optimizer._all_reduce_sum_gradients([(tf.constant([3.0, 0, 4.0, 0]), variable.value)])
+  reduced = optimizer.sum_over_devices([(tf.constant([3.0, 0, 4.0, 0]), variable.value)])
   assert np.linalg.norm(reduced[0][0]) == pytest.approx(0.5)
 
 
@@ -176,7 +176,7 @@ def test_averages_start_with_the_first_step_and_take_every_fourth():
   weights = 0.9 ** np.array([[8], [4], [0]])
   expected = np.sum(weights / weights.sum() * np.stack([values[0], values[3], values[7]]), axis=0)
   assert np.abs(expected - values[-1]).min() > 0.01
-  np.testing.assert_allclose(optimizer._model_variables_moving_average[0].numpy(), expected, rtol=1e-5)
+  np.testing.assert_allclose(optimizer.averaged_variables[0].numpy(), expected, rtol=1e-5)
 
 
 def test_averages_count_optimizer_steps_and_not_batches():

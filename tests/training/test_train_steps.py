@@ -141,5 +141,5 @@ def test_a_batch_counts_by_its_size_where_gradients_are_clipped(size):
   optimizer = optimizers.StagedAdamW(schedule, lambda v: 1e-2, lambda v: False, clip_norm=1e-3, beta_1=0.0)
   network.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
   network.fit(x, y, batch_size=size, verbose=0)
-  moments = [np.array(moment) for moment in optimizer._momentums]
+  moments = [np.array(moment) for moment in optimizer.first_moments]
   assert np.sqrt(sum(np.square(moment).sum() for moment in moments)) == pytest.approx(1e-3 * size / 24, rel=1e-4)

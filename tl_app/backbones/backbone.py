@@ -71,6 +71,17 @@ class Backbone:
     """Whether the network has a training mode at all."""
     return True
 
+  @property
+  def moving_statistics(self) -> "list[keras.Variable]":
+    """The moving means and variances of the network's BatchNormalization."""
+    import keras
+
+    from tl_app.backbones import keras_internals
+
+    layers = keras_internals.flat_layers(self.network, include_self=False)
+    found = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    return [variable for layer in found for variable in (layer.moving_mean, layer.moving_variance)]
+
   def can_split(self, stage: str) -> bool:
     """Returns whether the network can be split below `stage`, with at least one stage in the trunk."""
     from tl_app.backbones import native_stages

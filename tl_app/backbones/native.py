@@ -10,7 +10,7 @@ import keras
 from tl_app.backbones import bert, efficientnet_lite, kerashub_tokens
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.native_stages import stage_weights
-from tl_app.backbones.pooling import pool
+from tl_app.backbones.pooling import L2_NORMALIZED_FEATURES, pool
 from tl_app.errors import UserError
 from tl_app.preprocessing import image, text
 
@@ -129,7 +129,7 @@ def _kerashub(spec, assets, pooling, size):
 
 
 def _sentence_features(directory):
-  """Returns {"pooling", "unit_length"} as a sentence-transformers directory says them, {} of any other.
+  """Returns {"pooling", "l2_normalized"} as a sentence-transformers directory says them, {} of any other.
 
   Its modules.json lists what runs one after the other; of more than a network, its pooling and a normalisation the
   features are another network's.
@@ -149,7 +149,7 @@ def _sentence_features(directory):
     chosen = [name for name, key in POOLING_MODES.items() if modes.get(key)]
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(f"{path} is damaged ({error}): fetch the model again, or remove {directory}/modules.json") from None
-  return {"pooling": chosen[0], "unit_length": "Normalize" in folders} if len(chosen) == 1 else {}
+  return {"pooling": chosen[0], "l2_normalized": "Normalize" in folders} if len(chosen) == 1 else {}
 
 
 def _kerashub_text(spec, network, preprocess, pooling):
@@ -225,9 +225,9 @@ def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
     raise UserError(f"--pooling=pooler, but {spec.name} has no pooler: take mean or cls")
   sequence = outputs["sequence"]
   pooled = outputs["pooler"] if pooling == "pooler" else pool(sequence, inputs["input_mask"], pooling)
-  spec = dataclasses.replace(spec, unit_length=spec.unit_length and pooling == spec.pooling)
-  if spec.unit_length:
-    pooled = keras.layers.UnitNormalization(name="unit_features")(pooled)
+  spec = dataclasses.replace(spec, l2_normalized=spec.l2_normalized and pooling == spec.pooling)
+  if spec.l2_normalized:
+    pooled = keras.layers.UnitNormalization(name=L2_NORMALIZED_FEATURES)(pooled)
   network = keras.Model(inputs, {"features": pooled, "sequence": sequence}, name="backbone")
   spec = dataclasses.replace(spec, modality="text", pooling=pooling, max_length=preprocess.limit)
   return _backbone(spec, preprocess, network, facts)
@@ -252,7 +252,7 @@ def _image_backbone(spec, pixels, output, pooler, pooling, size, facts):
 def _backbone(spec, preprocess, network, facts):
   """Returns the `Backbone`; `facts`, ready for JSON or for `str`, are what its loader knows beside the record."""
   stages, notes = stage_weights(network, spec)
-  record = {name: getattr(spec, name) for name in ("value_range", "mean", "channels", "unit_length")}
+  record = {name: getattr(spec, name) for name in ("value_range", "mean", "channels", "l2_normalized")}
   identity = json.dumps([record, facts], sort_keys=True, default=str)
   feature_size = int(network.output["features"].shape[-1])
   return Backbone(spec, preprocess, network, stages, feature_size, notes, identity=identity)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
+from tl_app.backbones import keras_internals
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import UserError
 
@@ -122,7 +123,7 @@ def split(network: keras.Model, stages: Stages, stage: str, name: str) -> tuple[
 def _forward_weights(network):
   """Returns the weights in forward order, each once."""
   weights = {}
-  for node in _nodes(network):
+  for node in keras_internals.nodes(network):
     for weight in getattr(node.operation, "weights", ()):
       weights.setdefault(id(weight), weight)
   return list(weights.values())
@@ -162,18 +163,12 @@ def _walk(network, stages) -> Iterator[tuple]:
   """
   index = {id(weight): i for i, members in enumerate(stages.values()) for weight in members}
   highest = {}
-  for node in _nodes(network):
+  for node in keras_internals.nodes(network):
     indices = [index[id(weight)] for weight in getattr(node.operation, "weights", ())]
     span = (min(indices), max(indices)) if indices else None
     below = max((highest[id(tensor)] for tensor in node.input_tensors), default=-1)
     highest.update({id(tensor): max(below, span[1] if span else -1) for tensor in node.outputs})
     yield node, span, below
-
-
-def _nodes(network):
-  """Returns the nodes of a functional model in forward order."""
-  depths = network._nodes_by_depth
-  return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
 
 
 def _follows(tensor, candidates, makers):
@@ -188,6 +183,6 @@ def _keys(tensors):
   """Returns a distinct name for each tensor: the layer or input that it comes from."""
   keys = []
   for tensor in tensors:
-    name = tensor._keras_history.operation.name
+    name = keras_internals.producer(tensor).name
     keys.append(name if name not in keys else f"{name}_{len(keys)}")
   return keys

@@ -10,7 +10,7 @@ import typing
 import keras
 import tensorflow as tf
 
-from tl_app.backbones import stages_by_name, variable_usage
+from tl_app.backbones import keras_internals, stages_by_name, variable_usage
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.pooling import pool
 from tl_app.backbones.saved_model_signature import Face
@@ -103,6 +103,11 @@ class SavedModelBackbone(Backbone):
   def has_training_mode(self) -> bool:
     """Whether the module has a training graph."""
     return self.layer.has_training_mode
+
+  @property
+  def moving_statistics(self) -> list[keras.Variable]:
+    """The variables that the module's training graph changes."""
+    return self.layer.statistics
 
   def can_split(self, stage: str) -> bool:
     """Returns False: a SavedModel is one layer."""
@@ -239,7 +244,7 @@ def _module_variables(module, face):
   found = {}
   for variable in [*_listed(module, "variables"), *face.inference.trace.variables]:
     if variable.dtype.is_floating or variable.dtype.is_integer or variable.dtype.is_bool:
-      found.setdefault(variable._unique_id, variable)
+      found.setdefault(keras_internals.variable_id(variable), variable)
   names = {}
   for variable in found.values():
     parts = variable.name.partition(":")[0].split("/")
@@ -264,11 +269,11 @@ def _listed(module, attribute):
 def _trainable(module, variables):
   """Returns the names of the variables that the module says can train."""
   listed = _listed(module, "trainable_variables")
-  ids = {variable._unique_id for variable in listed}
+  ids = {keras_internals.variable_id(variable) for variable in listed}
   return {
     name
     for name, variable in variables.items()
-    if variable.dtype.is_floating and (variable._unique_id in ids if listed else variable.trainable)
+    if variable.dtype.is_floating and (keras_internals.variable_id(variable) in ids if listed else variable.trainable)
   }
 
 
@@ -277,8 +282,8 @@ def _losses(module, variables):
   losses = []
   for loss in getattr(module, "regularization_losses", None) or ():
     traces = getattr(loss, "concrete_functions", ())
-    read = {variable._unique_id for trace in traces for variable in trace.variables}
-    losses.append((loss, [i for i, v in enumerate(variables) if v._unique_id in read or not traces]))
+    read = {keras_internals.variable_id(variable) for trace in traces for variable in trace.variables}
+    losses.append((loss, [i for i, v in enumerate(variables) if keras_internals.variable_id(v) in read or not traces]))
   return losses
 
 

@@ -15,7 +15,7 @@ class BackboneSpec:
     modality: "text", "image", or "" where only the loaded module tells.
     preprocessor: handle of the TF Hub preprocessing model for texts; "" if there is none.
     pooling: "mean", "cls" or "pooler".
-    unit_length: whether the network was trained on features of length 1, of that pooling.
+    l2_normalized: whether the network was trained on features of L2 norm 1, of that pooling.
     image_size: default height and width in pixels; 0 for text, or where the module tells.
     value_range: (low, high) of the pixels that the pretrained network takes; ours are brought there from [0, 1].
     mean: per R, G, B, in units of `value_range`, subtracted after that. () where there is nothing to subtract, the
@@ -37,7 +37,7 @@ class BackboneSpec:
   modality: str = ""
   preprocessor: str = ""
   pooling: str = "pooler"
-  unit_length: bool = False
+  l2_normalized: bool = False
   image_size: int = 0
   value_range: tuple = (0.0, 1.0)
   mean: tuple = ()

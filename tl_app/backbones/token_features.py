@@ -4,7 +4,6 @@ import dataclasses
 
 import keras
 import tensorflow as tf
-from keras import ops
 
 from tl_app.errors import UserError
 from tl_app.preprocessing import word_pieces
@@ -68,28 +67,3 @@ class FirstPieces(keras.layers.Layer):
       keras.KerasTensor((batch, None, sequence.shape[-1]), sequence.dtype),
       keras.KerasTensor((batch, None), sequence.dtype),
     )
-
-
-class ByWord(keras.layers.Layer):
-  """(rows [batch positions, outputs], words [batch, positions]) to [batch, positions, outputs], zeros at no word."""
-
-  def call(self, rows, present):
-    """Returns float32 [batch, positions, outputs]."""
-    shape = tf.concat([tf.shape(present), [rows.shape[-1]]], axis=0)
-    return tf.reshape(rows, shape) * tf.cast(present, rows.dtype)[..., None]
-
-  def compute_output_spec(self, rows, present):
-    """Returns the shape and dtype of `call`'s result."""
-    return keras.KerasTensor((*present.shape, rows.shape[-1]), rows.dtype)
-
-
-def head_on(head, outputs):
-  """Returns the logits of a head, [batch, feature_size] -> [batch, outputs], on the outputs of a `Backbone.network`.
-
-  They are [batch, positions, outputs] where the backbone gives features for each word.
-  """
-  if "mask" not in outputs:
-    return head(outputs["features"])
-  pooled = outputs["features"]
-  rows = head(ops.reshape(pooled, (-1, pooled.shape[-1])))
-  return ByWord(name="by_word")(rows, outputs["mask"])

@@ -16,8 +16,9 @@ from tl_app.config import rules
 from tl_app.errors import RunFailed, UserError
 from tl_app.features import session
 from tl_app.model import heads, stages
+from tl_app.model.variables import values
 from tl_app.recipes import recipes
-from tl_app.training import batch_size, callbacks, fit, planning
+from tl_app.training import batch_size, fit, planning
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def _losses(run, probe, phase, rates):
   if phase.objective == recipes.LOSS and not phase.fresh_head:
     fit.fit(run, probe)
   variables = stages.changing(run.model, [phase])
-  before = callbacks.values(variables)
+  before = values(variables)
   start = _Watch()
   watch = _Watch(start.losses)
   log.info("rate test: %d batches of phase %s", len(rates), phase.name)

@@ -9,6 +9,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.data.splitting import splits
 from tl_app.errors import UserError
+from tl_app.model import inference
 from tl_app.model import model as model_lib
 from tl_app.report import predictions
 from tl_app.serving import saved_model
@@ -90,7 +91,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
     raise UserError(f"--dataset={examples.source} does not fit the model of {workdir}: {error}") from None
   log.info("evaluating %s examples", f"{len(examples):,}")
   moving_bar = int(callbacks.verbosity() == 1)
-  logits = model_lib.predict(model.network, model.backbone, examples.inputs, _batch(paths, model), verbose=moving_bar)
+  logits = inference.predict(model.network, model.backbone, examples.inputs, _batch(paths, model), verbose=moving_bar)
   metrics = {
     "test": task.metrics.compute_metrics(logits, labels),
     **task.metrics.baseline(model.task.codec.targets(splits.training_labels(paths.splits)), labels),
@@ -122,7 +123,7 @@ def export(workdir, output, cache_dir="", offline=False):
   test = test.take(saved_model.sample(len(test)))
   model = restore(paths, config, assets)
   batch_size = _batch(paths, model)
-  outputs = model.task.answers.outputs(model_lib.predict(model.network, model.backbone, test.inputs, batch_size))
+  outputs = model.task.answers.outputs(inference.predict(model.network, model.backbone, test.inputs, batch_size))
   parity = saved_model.export_and_prove(model, directory, test.inputs, outputs, batch_size=batch_size)
   return directory, parity, model.task
 
@@ -141,7 +142,7 @@ def opened(workdir, cache_dir="", offline=False):
 def _batch(paths, model):
   """Returns the examples of a forward pass: what --batch_size=auto has found to fit, if the run had it."""
   found = files.read_json(paths.plan).get("batch_size", {})
-  return found["forward_pass"]["examples"] if found else model_lib.inference_batch(model.backbone)
+  return found["forward_pass"]["examples"] if found else inference.inference_batch(model.backbone)
 
 
 def _check_output(output):

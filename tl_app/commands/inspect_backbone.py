@@ -37,7 +37,7 @@ def describe(name, assets, preprocessor="", pooling="auto", image_size=0, pixels
     f"  inputs      {', '.join(f'{x.name} {x.dtype} {list(x.shape)}' for x in inputs)}",
     f"  outputs     {', '.join(f'{key} {list(x.shape)}' for key, x in backbone.network.output.items())}",
     f"  {_size(backbone)}",
-    f"  features    {backbone.feature_size}, pooling {spec.pooling}{', of length 1' if spec.unit_length else ''}",
+    f"  features    {backbone.feature_size}, pooling {spec.pooling}{', of L2 norm 1' if spec.l2_normalized else ''}",
     f"  parameters  {parameters(sum(backbone.stages.values(), [])):,}",
   ]
   lines += [f"  note        {note}" for note in [spec.note, *backbone.notes] if note]

@@ -27,10 +27,11 @@ from tl_app.features import session
 from tl_app.features.session import Session
 from tl_app.model import heads, stages
 from tl_app.model import model as model_lib
+from tl_app.model.variables import values
 from tl_app.recipes import recipes
 from tl_app.report import machine, page, predictions
 from tl_app.serving import saved_model
-from tl_app.training import batch_size, callbacks, fit, image_size, input_profile, planning, selection
+from tl_app.training import batch_size, fit, image_size, input_profile, planning, selection
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def climb(run, phases):
     made = fit.fit(run, phase, left=sum(later.backbone_trains for later in phases[index:]))
     if phase is phases[0]:
       logits = session.head_logits(run, validation)
-      rungs.append(selection.Rung("probe", logits, callbacks.values(variables), phase.name))
+      rungs.append(selection.Rung("probe", logits, values(variables), phase.name))
     elif run.cut.get(phase.name, phase):
       averaged = made and (made, phase)
       # Contrast leaves a head that knows nothing of what has become of the features.
@@ -171,7 +172,7 @@ def _fine_tuned(run, name, variables, phase):
   logits = session.predict(run, run.model.network, run.split.validation)
   if not np.isfinite(logits).all():
     raise RunFailed(f"{name}: the answers on the validation split are not finite: lower --learning_rate")
-  return selection.Rung(name, logits, callbacks.values(variables), phase.name)
+  return selection.Rung(name, logits, values(variables), phase.name)
 
 
 def evaluate(run, rung):

@@ -10,16 +10,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_app.backbones import keras_internals
+from tl_app.backbones.pooling import L2_NORMALIZED_FEATURES
 from tl_app.data import modalities
 from tl_app.errors import UserError
+from tl_app.model import graphs, heads
+from tl_app.model.variables import values as values_of
 from tl_app.preprocessing import text
-from tl_app.training import callbacks
 
 log = logging.getLogger(__name__)
 
 FLOAT32 = "float32"
-# What stands on the head, or in its place, and what the features end with compute in float32 like the head itself.
-EXACT = ("by_word", "unit_length", "unit_features")
+# Layers kept in float32, like the head: the one that puts its outputs per token together, and L2 normalisation.
+EXACT = (graphs.PER_TOKEN, heads.L2_NORMALIZED, L2_NORMALIZED_FEATURES)
 # Fewer steps do not repay the tracing and compiling of candidates.
 LEAST_STEPS = 500
 # Nor does less time than this of --max_minutes.
@@ -103,7 +106,8 @@ def _layers(network):
       continue
     # Before a look-up in another format an embedding casts its whole table.
     other = (keras.Model, keras.layers.Embedding)
-    inner = [each for each in layer._flatten_layers() if not isinstance(each, other) and each.name not in EXACT]
+    layers = keras_internals.flat_layers(layer)
+    inner = [each for each in layers if not isinstance(each, other) and each.name not in EXACT]
     yield from (each for each in inner if each.dtype_policy.name in (FLOAT32, "mixed_bfloat16", "mixed_float16"))
 
 
@@ -153,7 +157,7 @@ def fastest(measured, plain):
 @contextlib.contextmanager
 def trial(way, network, compile_way):
   """Compiles `network` for steps within the block; its variables then have the values they had. Arguments: `choose`."""
-  values = callbacks.values(network.variables)
+  values = values_of(network.variables)
   try:
     with computing(network, way.precision):
       compile_way(way)

@@ -19,8 +19,9 @@ from tl_app.data.splitting import splits
 from tl_app.errors import RunFailed, UserError
 from tl_app.features import disk_cache, inference_engine
 from tl_app.features.rows import FeatureRows
-from tl_app.model import heads
+from tl_app.model import heads, inference
 from tl_app.model import model as model_lib
+from tl_app.model.variables import fingerprint
 from tl_app.preprocessing import text
 from tl_app.recipes import recipes
 from tl_app.training import callbacks, contrastive
@@ -104,7 +105,7 @@ class Session:
 def predict(run, network, indices, verbose=0):
   """Returns `network`'s output for the examples at `indices`, float32 [len, ..]."""
   inputs, lengths = run.inputs[indices], _lengths(run, indices)
-  return model_lib.predict(network, run.model.backbone, inputs, inference_batch(run), verbose, lengths)
+  return inference.predict(network, run.model.backbone, inputs, inference_batch(run), verbose, lengths)
 
 
 def frozen(run, network, verbose=0):
@@ -139,7 +140,7 @@ def inference_batch(run):
   """Returns the global number of examples per forward pass without gradients; the devices share it evenly."""
   if run.forward_batch:
     return run.forward_batch
-  batch_size = max(run.config.examples_per_step, model_lib.inference_batch(run.model.backbone))
+  batch_size = max(run.config.examples_per_step, inference.inference_batch(run.model.backbone))
   devices = run.strategy.num_replicas_in_sync
   return max(1, batch_size // devices) * devices
 
@@ -284,7 +285,7 @@ def _feature_store(run):
   if root is None:
     return None
   key = disk_cache.key(
-    weights=model_lib.fingerprint(backbone.stages),
+    weights=fingerprint(backbone.stages),
     **backbone.cache_facts(),
     pooling=backbone.spec.pooling,
     preprocessing=preprocessing_identity(run),

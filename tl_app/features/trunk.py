@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import files
-from tl_app.backbones import token_features
 from tl_app.data import modalities, pipeline
 from tl_app.features import disk_cache, inference_engine, session
-from tl_app.model import model as model_lib
+from tl_app.model import graphs
+from tl_app.model.variables import fingerprint
 from tl_app.preprocessing import text
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class TrunkFeatures:
     size = None if self._is_text else backbone.preprocess.size
     # A convolutional network says nothing of height and width until it is given some.
     inputs = backbone.network.input if self._is_text else keras.Input((size, size, 3))
-    self._outputs = model_lib.Trunk(trunk)(inputs)
+    self._outputs = graphs.Trunk(trunk)(inputs)
     self._positions = backbone.preprocess.max_length if self._is_text else 1
     self._skip = 2 if self._is_text else 1
     shapes = [x.shape for x in self._outputs.values()]
@@ -75,7 +75,7 @@ class TrunkFeatures:
       raise ValueError(f"the outputs below {stage} are not one vector a position: {shapes}")
     self.width = sum(math.prod(shape[self._skip :]) for shape in shapes)
     self._features = tail
-    self.network = keras.Model(tail.input, token_features.head_on(run.model.head, tail.output), name="tail_head")
+    self.network = keras.Model(tail.input, graphs.head_on(run.model.head, tail.output), name="tail_head")
     self._trunk = keras.Model(inputs, Pack(self._positions)(list(self._outputs.values())), name="packed_trunk")
     self._lengths = self._count()
     self._starts = np.zeros(len(run.inputs), np.int64)
@@ -180,7 +180,7 @@ class TrunkFeatures:
 
 def features(run, phase):
   """Returns the `TrunkFeatures` of a phase, filled, or None where its frozen stages are better run in every step."""
-  lowest, backbone = model_lib.lowest_active(run.model, phase), run.model.backbone
+  lowest, backbone = graphs.lowest_active(run.model, phase), run.model.backbone
   directory = session.cache_directory(run)
   if directory is None or backbone.pairs or not backbone.can_split(lowest):
     return None
@@ -198,7 +198,7 @@ def features(run, phase):
   used = np.concatenate([*run.places, run.split.validation])
   below = list(backbone.stages)[: list(backbone.stages).index(lowest)]
   key = disk_cache.key(
-    weights=model_lib.fingerprint({name: backbone.stages[name] for name in below}),
+    weights=fingerprint({name: backbone.stages[name] for name in below}),
     **backbone.cache_facts(),
     stage=lowest,
     preprocessing=session.preprocessing_identity(run),

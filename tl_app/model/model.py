@@ -1,23 +1,17 @@
 """Backbone and head as one network."""
 
 import dataclasses
-import hashlib
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from tl_app import backbones
 from tl_app.backbones import long_text, text_pairs, token_features
-from tl_app.data import pipeline
+from tl_app.backbones.backbone import Backbone
 from tl_app.errors import UserError
 from tl_app.model import heads
+from tl_app.model.graphs import head_on
 from tl_app.recipes.recipes import HEAD, UNIT_LENGTH
-
-# Examples per forward pass without gradients, at least: nothing is kept, so more fit than in a training batch.
-INFERENCE_BATCH = 64
-# Of texts in windows so many tokens: those of 64 texts of 512.
-INFERENCE_TOKENS = 64 * 512
+from tl_app.tasks.task import Task
 
 
 @dataclasses.dataclass
@@ -26,45 +20,43 @@ class Model:
 
   Attributes:
     backbone: the `Backbone`.
-    head: `keras.Model`, pooled features [batch, feature_size] -> logits [batch, num_classes].
-    features: `keras.Model`, backbone inputs -> pooled features [batch, feature_size], or [batch, positions,
-      feature_size] where the task asks for each word.
+    head: `keras.Model`, features [batch, feature_size] -> logits [batch, outputs].
+    features: `keras.Model`, backbone inputs -> features [batch, feature_size]; [batch, positions, feature_size] for a
+      task that answers per token.
     network: `keras.Model`, backbone inputs -> logits; shares every variable with the others.
     task: the `Task`: what the logits mean.
     can_train: ids of the variables that a gradient may change; moving statistics and the head's scale are not.
     statistics: ids of the moving statistics of the backbone's BatchNormalization.
   """
 
-  backbone: object
+  backbone: Backbone
   head: keras.Model
   features: keras.Model
   network: keras.Model
-  task: object
-  can_train: frozenset
-  statistics: frozenset
+  task: Task
+  can_train: frozenset[int]
+  statistics: frozenset[int]
 
   @property
-  def stages(self):
-    """Ordered dict, stage name -> variables: the backbone's stages, then the head."""
+  def stages(self) -> dict[str, list[keras.Variable]]:
+    """Ordered dict, stage name -> variables: the stages of the backbone, then the head."""
     return {**self.backbone.stages, HEAD: list(self.head.variables)}
 
 
-def build(backbone, task, unit_length=False):
-  """Returns the `Model` of a backbone and a fresh head for a fitted `Task`; `unit_length` as in `heads.linear`."""
-  head = heads.linear(backbone.feature_size, len(task.names), unit_length)
+def build(backbone: Backbone, task: Task, l2_normalized: bool = False) -> Model:
+  """Builds the `Model` of a backbone and a fresh head.
+
+  Args:
+    backbone: the `Backbone`.
+    task: the fitted `Task`.
+    l2_normalized: as in `heads.linear`.
+  """
+  head = heads.linear(backbone.feature_size, len(task.names), l2_normalized)
   features = keras.Model(backbone.network.input, backbone.network.output["features"], name="features")
-  network = keras.Model(backbone.network.input, token_features.head_on(head, backbone.network.output), name="network")
+  network = keras.Model(backbone.network.input, head_on(head, backbone.network.output), name="network")
   can_train = frozenset(id(variable) for variable in network.trainable_variables)
-  statistics = frozenset(id(variable) for variable in _statistics(backbone.network))
+  statistics = frozenset(id(variable) for variable in backbone.moving_statistics)
   return Model(backbone, head, features, network, task, can_train, statistics)
-
-
-def _statistics(network):
-  for layer in network._flatten_layers(include_self=False):
-    if isinstance(layer, keras.layers.BatchNormalization):
-      yield from (layer.moving_mean, layer.moving_variance)
-    else:
-      yield from getattr(layer, "statistics", ())
 
 
 def load(config, spec, assets, task, max_length):
@@ -103,83 +95,3 @@ def load(config, spec, assets, task, max_length):
       raise UserError(f"--max_length={max_length}, but {spec.name} reads at most {backbone.preprocess.limit} tokens")
     backbone.preprocess.max_length = max_length
   return build(backbone, task, config.recipe in UNIT_LENGTH)
-
-
-class Trunk(keras.layers.Layer):
-  """A network that runs in inference mode whatever the model around it does.
-
-  A functional model hands its own `training` to every layer, over the value that was given when it was built.
-  """
-
-  def __init__(self, network):
-    super().__init__(name="trunk")
-    self.network = network
-
-  def call(self, inputs):
-    """Returns the network's outputs, without dropout, with moving statistics."""
-    return self.network(inputs, training=False)
-
-
-def lowest_active(model, phase):
-  """Returns the name of the lowest stage that runs in training mode in a phase."""
-  if phase.bn == "train" and model.statistics:
-    return next(iter(model.stages))
-  return next(stage for stage in model.stages if stage in phase.train_stages)
-
-
-def training_network(model, phase, top=None):
-  """Returns the `keras.Model` to fit: backbone inputs -> logits, with the stages below `lowest_active` as a trunk that
-  always runs in inference mode. `top`, features to what is fitted, may stand in place of the head.
-
-  A SavedModel is one layer and cannot be cut; it runs in inference mode as a whole while none of it trains. Nor can a
-  native network where one of its layers holds stages from both sides: then all of it runs in training mode.
-  """
-  lowest, backbone = lowest_active(model, phase), model.backbone
-  if not backbone.can_split(lowest):
-    return keras.Model(backbone.network.input, top(model.features.output)) if top else model.network
-  trunk, tail = backbone.split(lowest)
-  outputs = tail(Trunk(trunk)(backbone.network.input))
-  above = top(outputs["features"]) if top else token_features.head_on(model.head, outputs)
-  return keras.Model(backbone.network.input, above, name="trunk_tail_head")
-
-
-def inference_batch(backbone):
-  """Returns how many examples fit in a forward pass without gradients, at least."""
-  most = backbone.preprocess.max_windows
-  return INFERENCE_BATCH if most == 1 else max(1, INFERENCE_TOKENS // (most * backbone.preprocess.max_length))
-
-
-def predict(network, backbone, inputs, batch_size, verbose=0, lengths=None):
-  """Returns `network`'s output for raw inputs, float32 [n, ..], in the order of the inputs, each counted once.
-
-  Args:
-    network: `keras.Model` on the backbone's inputs with one output tensor.
-    backbone: gives the preprocessing.
-    inputs: object array [n] of `Examples.inputs`.
-    batch_size: global batch; divisible by the number of devices.
-    verbose: Keras progress bar, 0 or 1.
-    lengths: `pipeline.token_counts` of the inputs, where they are known.
-  """
-  dataset, positions = pipeline.for_inference(inputs, backbone.preprocess, backbone.modality, batch_size, lengths)
-  return pipeline.restore(network.predict(dataset, verbose=verbose), positions)
-
-
-def checksums(stages):
-  """Returns {stage: [sha256 hex of each variable's bytes]}."""
-  return {name: [_checksum(variable) for variable in variables] for name, variables in stages.items()}
-
-
-def fingerprint(stages):
-  """Returns one sha256 hex over the variables of `stages`, in order: the identity of a trunk's weights."""
-  return hashlib.sha256("".join(sum(checksums(stages).values(), [])).encode()).hexdigest()
-
-
-def replicas_agree(variable):
-  """Whether a variable is the same, to the bit, on every device of this process."""
-  value = variable.value if isinstance(variable, keras.Variable) else variable
-  copies = value.values if isinstance(value, tf.distribute.DistributedValues) else ()
-  return len({_checksum(copy) for copy in copies}) <= 1
-
-
-def _checksum(variable):
-  return hashlib.sha256(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes()).hexdigest()

@@ -1,19 +1,19 @@
-"""Which variables train: set by name, total, and proven afterwards."""
+"""Which variables train in a phase, by stage."""
 
-import dataclasses
 import re
 
 import keras
 
-from tl_app.errors import RunFailed, UserError
-from tl_app.model import model as model_lib
+from tl_app.backbones import keras_internals
+from tl_app.errors import UserError
+from tl_app.model.model import Model
+from tl_app.model.variables import matrix_shape
 from tl_app.recipes import recipes
-from tl_app.training import optimizers
 
 _SMALL = re.compile(r"(^|[_/])(bias|beta|gamma)(_\d+)?$")
 
 
-def set_trainable(model, phase):
+def set_trainable(model: Model, phase) -> None:
   """Makes exactly what `phase` trains trainable, and sets the mode of BatchNormalization; compile again afterwards.
 
   Raises:
@@ -26,7 +26,7 @@ def set_trainable(model, phase):
     variable.trainable = id(variable) in chosen
 
 
-def selected(model, phase):
+def selected(model: Model, phase) -> dict[str, list[keras.Variable]]:
   """Returns {stage: variables that `phase` trains}, stages from the input upwards.
 
   Raises:
@@ -52,13 +52,13 @@ def selected(model, phase):
   return result
 
 
-def that_can_train(model):
+def that_can_train(model: Model) -> list[str]:
   """Returns the names of the backbone's stages that hold a variable that can train, from the input upwards."""
   return [name for name, vs in model.backbone.stages.items() if any(id(v) in model.can_train for v in vs)]
 
 
-def trains(variable, stage, phase):
-  """Whether `phase` trains a variable of a backbone stage that it has chosen."""
+def trains(variable: keras.Variable, stage: str, phase) -> bool:
+  """Returns whether `phase` trains a variable of a backbone stage that it has chosen."""
   if phase.only == recipes.ALL:
     return True
   if phase.only == recipes.BIAS_NORM:
@@ -68,34 +68,36 @@ def trains(variable, stage, phase):
   return re.search(phase.only, variable.path) is not None
 
 
-def is_bias_or_norm(variable):
-  """Whether a variable is a bias, or shift or scale of a normalisation; biases of attention are [heads, size]."""
+def is_bias_or_norm(variable: keras.Variable) -> bool:
+  """Returns whether a variable is a bias, or the shift or scale of a normalisation (attention has biases
+  [heads, size])."""
   return len(variable.shape) <= 1 or _SMALL.search(variable.path) is not None
 
 
-def is_kernel(variable, stage, rank):
-  """Whether a low-rank update of a variable is smaller than a whole one: a dense or convolution kernel.
+def is_kernel(variable: keras.Variable, stage: str, rank: int) -> bool:
+  """Returns whether a variable is a dense or convolution kernel that is larger than its update of rank `rank`.
 
-  Tables of embeddings are no kernels, depthwise convolutions (one channel a filter) have nothing to factor.
+  Embedding tables are not kernels, and depthwise convolutions (one channel per filter) have nothing to factor.
   """
-  # Not the whole path: what is called embedder has kernels.
+  # Not the whole path: a model named "..embedder" has kernels.
   names = "/".join([stage, *variable.path.split("/")[-2:]]).lower()
   if is_bias_or_norm(variable) or "embed" in names or variable.shape[-1] == 1:
     return False
-  rows, columns = optimizers.matrix_shape(variable.shape)
+  rows, columns = matrix_shape(variable.shape)
   return rank * (rows + columns) < rows * columns
 
 
-def decays(variable):
-  """Whether weight decay applies: matrices and kernels, not biases and normalisation (Devlin et al. 2019)."""
+def decays(variable: keras.Variable) -> bool:
+  """Returns whether weight decay applies: to matrices and kernels, not to biases and normalisation (Devlin et al.
+  2019)."""
   return not is_bias_or_norm(variable) and "norm" not in variable.path.lower()
 
 
-def batch_norm_modes(model, phase):
+def batch_norm_modes(model: Model, phase) -> dict[str, str]:
   """Returns {stage: "frozen", "batch" or "-"}: how the stage's BatchNormalization runs while `phase` trains.
 
-  A SavedModel is opaque: it has one mode for all its stages. `train_unfrozen` takes the training mode only where every
-  stage trains, since otherwise frozen stages would run on batch statistics and move their own.
+  A backbone with a single mode (a SavedModel) uses batch statistics under `train_unfrozen` only if every stage trains:
+  otherwise frozen stages would run on batch statistics and move their own.
   """
   on_batch, backbone = set(), model.backbone
   if not backbone.has_training_mode:
@@ -110,8 +112,8 @@ def batch_norm_modes(model, phase):
   }
 
 
-def changing(model, phases):
-  """Returns the variables that `phases` may change: those of the stages that train, and the statistics that move."""
+def changing(model: Model, phases) -> list[keras.Variable]:
+  """Returns the variables that `phases` can change: those of the stages that train, and the statistics they move."""
   chosen = {id(v) for phase in phases for name in phase.train_stages for v in model.stages[name]}
   for phase in phases:
     modes = batch_norm_modes(model, phase)
@@ -127,71 +129,6 @@ def _set_batch_norm(model, phase):
       model.backbone.set_training_mode("batch" in modes.values())
     return
   stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
-  for layer in model.network._flatten_layers(include_self=False):
+  for layer in keras_internals.flat_layers(model.network, include_self=False):
     if isinstance(layer, keras.layers.BatchNormalization):
       layer.trainable = modes.get(stage_of.get(id(layer.moving_mean))) == "batch"
-
-
-@dataclasses.dataclass(frozen=True)
-class State:
-  """What the audit compares: checksums, what was to train, and which statistics were to move.
-
-  Attributes:
-    sums: {stage: [sha256 hex of each variable]}.
-    trains: {stage: [bool]}, in the same order.
-    moves: {stage: [bool]}: moving statistics of BatchNormalization on batch statistics.
-  """
-
-  sums: dict
-  trains: dict
-  moves: dict
-
-
-def state(model, phase):
-  """Returns the `State` before a phase, after `set_trainable`."""
-  modes = batch_norm_modes(model, phase)
-  return State(
-    sums=model_lib.checksums(model.stages),
-    trains={name: [bool(v.trainable) for v in variables] for name, variables in model.stages.items()},
-    moves={
-      name: [modes[name] == "batch" and id(v) in model.statistics for v in variables]
-      for name, variables in model.stages.items()
-    },
-  )
-
-
-def has_moved(model, before):
-  """Whether every stage that trains has changed since its `State` `before`."""
-  training = {name: model.stages[name] for name, trains in before.trains.items() if any(trains)}
-  return all(sums != before.sums[name] for name, sums in model_lib.checksums(training).items())
-
-
-def audit(model, before):
-  """Compares every variable with its checksum before the phase.
-
-  Args:
-    model: the `Model` after the phase.
-    before: its `State` before.
-
-  Returns:
-    {stage: {"variables", "trainable", "changed"}}.
-
-  Raises:
-    RunFailed: a frozen variable changed, nothing of a stage that should train did, or the devices no longer agree.
-  """
-  after = model_lib.checksums(model.stages)
-  result = {}
-  for name, sums in after.items():
-    changed = [a != b for a, b in zip(sums, before.sums[name])]
-    wrong = [i for i, c in enumerate(changed) if c and not before.trains[name][i] and not before.moves[name][i]]
-    if wrong:
-      paths = ", ".join(model.stages[name][i].path for i in wrong[:3])
-      raise RunFailed(f"audit: {len(wrong)} frozen variables of stage {name} changed ({paths})")
-    apart = [variable.path for variable in model.stages[name] if not model_lib.replicas_agree(variable)]
-    if apart:
-      raise RunFailed(f"audit: devices disagree on {len(apart)} variables of stage {name} ({', '.join(apart[:3])})")
-    trained = [c for c, trains in zip(changed, before.trains[name]) if trains]
-    if trained and not any(trained):
-      raise RunFailed(f"audit: stage {name} should have trained, but none of its {len(trained)} variables changed")
-    result[name] = {"variables": len(sums), "trainable": len(trained), "changed": sum(changed)}
-  return result

@@ -9,6 +9,7 @@ import time
 import keras
 
 from tl_app.errors import RunFailed
+from tl_app.model.variables import values
 
 log = logging.getLogger(__name__)
 
@@ -16,11 +17,6 @@ log = logging.getLogger(__name__)
 def verbosity():
   """Returns Keras' `verbose`: a moving bar for a person who watches, a line an epoch for a file."""
   return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
-
-
-def values(variables):
-  """Returns a copy of the variables' values, NumPy arrays."""
-  return [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
 
 
 class Validate(keras.callbacks.Callback):

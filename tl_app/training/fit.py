@@ -11,8 +11,7 @@ import tensorflow as tf
 from tl_app.compute import precision, time_budget
 from tl_app.data import pipeline
 from tl_app.features import session, trunk
-from tl_app.model import heads, stages
-from tl_app.model import model as model_lib
+from tl_app.model import audit, graphs, heads, stages
 from tl_app.preprocessing import text
 from tl_app.recipes import recipes
 from tl_app.training import callbacks, contrastive, input_profile, optimizers, train_steps
@@ -40,14 +39,14 @@ def fit(run, phase, left=1):
     if phase.fresh_head:
       heads.reset(model.head, model.task.loss.initial_bias(run.labels[run.split.train]))
     stages.set_trainable(model, phase)
-    before = stages.state(model, phase)
+    before = audit.state(model, phase)
     if phase.solver != "adamw":
       keep = _solve(run, phase, features)
     else:
       keep, narrowed = _descend(run, phase, features, left, before)
     if phase.name in run.cut and run.cut[phase.name] is None:
       return None
-    changes = {} if narrowed else stages.audit(model, before)
+    changes = {} if narrowed else audit.audit(model, before)
   if narrowed:
     return fit(run, narrowed, left)
   moved = ", ".join(f"{name} {c['changed']}/{c['variables']}" for name, c in changes.items() if c["changed"])
@@ -63,17 +62,16 @@ def _solve(run, phase, features):
     run.model.head,
     phase.solver,
     run.model.task,
-    features[train],
-    features.targets(run.labels, train),
-    features[validation],
-    run.labels[validation],
-    lambda logits: features.by_example(logits, validation),
+    heads.LabelledFeatures(features[train], features.targets(run.labels, train)),
+    heads.LabelledFeatures(
+      features[validation], run.labels[validation], lambda logits: features.by_example(logits, validation)
+    ),
   )
   log.info("%s: %s", phase.solver, "; ".join(", ".join(f"{k} {v:.4g}" for k, v in t.items()) for t in tried))
 
 
 def _descend(run, phase, features, left, before):
-  """Fits by gradient descent and puts the best epoch back; `features` as in `_solve`, `before` the `stages.State`.
+  """Fits by gradient descent and puts the best epoch back; `features` as in `_solve`, `before` the `audit.State`.
 
   Returns:
     (what `fit` returns, None); or (None, the `Phase` to take instead), and nothing has been fitted.
@@ -94,7 +92,7 @@ def _descend(run, phase, features, left, before):
     phase = cut
   compiler(run, phase, network)(way)
   changing = stages.changing(run.model, [phase])
-  keep = callbacks.KeepBest(changing, phase.monitor, phase.patience, lambda: stages.has_moved(run.model, before))
+  keep = callbacks.KeepBest(changing, phase.monitor, phase.patience, lambda: audit.has_moved(run.model, before))
   with precision.computing(network, way.precision):
     network.fit(
       dataset,
@@ -239,7 +237,7 @@ def _feed(run, phase, features, left):
 
 def _below(run, phase, left):
   """Returns what `trunk.features` gives for the epochs that --max_minutes leaves: a single one repays nothing new."""
-  splits = run.model.backbone.can_split(model_lib.lowest_active(run.model, phase))
+  splits = run.model.backbone.can_split(graphs.lowest_active(run.model, phase))
   if run.deadline and splits and phase.epochs > 1 and not phase.mixes:
     _, cut = _shortened(run, phase, _seconds_online(run, phase), left)
     if cut is None or cut.epochs < 2:
@@ -259,8 +257,8 @@ def online(run, phase):
 
 
 def _online(run, phase):
-  top = keras.layers.UnitNormalization(name="unit_length") if phase.objective == recipes.CONTRAST else None
-  return model_lib.training_network(run.model, phase, top), session.training_parts(run, phase)
+  top = keras.layers.UnitNormalization(name=heads.L2_NORMALIZED) if phase.objective == recipes.CONTRAST else None
+  return graphs.training_network(run.model, phase, top), session.training_parts(run, phase)
 
 
 def compile_for(network, phase, model, way=precision.PLAIN, schedule=None, targets=None):

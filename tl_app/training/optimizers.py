@@ -6,12 +6,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_app.backbones import keras_internals
+from tl_app.model.variables import matrix_shape
+
 # Optimizer steps between two updates of the averaged weights: each is a pass over all weights, and took a thirteenth of
 # MiniLM's step on 32 short questions.
 AVERAGE_EVERY = 4
 
 
-class StagedAdamW(keras.optimizers.Adam):
+class StagedAdamW(keras_internals.Adam):
   """AdamW (Loshchilov & Hutter 2019) in which each variable has its own peak learning rate.
 
   Scaling gradients would not do: Adam divides the scale away. `learning_rate` is a schedule between 0 and 1; a variable
@@ -71,10 +74,10 @@ class StagedAdamW(keras.optimizers.Adam):
     base = self.add_variable(value.shape, initializer=lambda shape, dtype: tf.cast(value, dtype), name="lora_base")
     return down, up, base
 
-  def _all_reduce_sum_gradients(self, grads_and_vars):
+  def sum_over_devices(self, grads_and_vars):
     # Here, and not through `global_clipnorm`, which would clip each device's part by itself.
     limit = self._clip_norm * self.clip_share
-    reduced = super()._all_reduce_sum_gradients(grads_and_vars)
+    reduced = super().sum_over_devices(grads_and_vars)
     if not self._clip_norm:
       return reduced
     known = [gradient for gradient, _ in reduced if gradient is not None]
@@ -82,7 +85,7 @@ class StagedAdamW(keras.optimizers.Adam):
     return [(gradient if gradient is None else next(clipped), variable) for gradient, variable in reduced]
 
   def update_step(self, gradient, variable, learning_rate):
-    index = self._get_variable_index(variable)
+    index = self.index_of(variable)
     rate = learning_rate * self._rates[index]
     if self._low_rank[index]:
       self._update_low_rank(gradient, variable, rate, *self._low_rank[index])
@@ -92,20 +95,20 @@ class StagedAdamW(keras.optimizers.Adam):
       self.assign(variable, variable * (1 - step))
     # Dense before anything is squared: of an embedding's gradient Keras squares the parts of a row, not their sum.
     gradient = tf.convert_to_tensor(gradient)
-    if self._distribution_strategy.num_replicas_in_sync > 1:
+    if self.num_replicas > 1:
       super().update_step(gradient, variable, rate)
     else:
       self._update_at_once(gradient, variable, rate)
 
   def _update_at_once(self, gradient, variable, rate):
     """Adam's step in one pass over memory; Keras' own, of the same formula, makes about ten."""
-    index, dtype = self._get_variable_index(variable), variable.dtype
+    index, dtype = self.index_of(variable), variable.dtype
     step = tf.cast(self.iterations + 1, dtype)
     beta_1, beta_2 = tf.cast(self.beta_1, dtype), tf.cast(self.beta_2, dtype)
     tf.raw_ops.ResourceApplyAdam(
       var=variable.handle,
-      m=self._momentums[index].value.handle,
-      v=self._velocities[index].value.handle,
+      m=self.first_moments[index].value.handle,
+      v=self.second_moments[index].value.handle,
       beta1_power=tf.pow(beta_1, step),
       beta2_power=tf.pow(beta_2, step),
       lr=tf.cast(rate, dtype),
@@ -115,9 +118,9 @@ class StagedAdamW(keras.optimizers.Adam):
       grad=tf.cast(gradient, dtype),
     )
 
-  def _update_model_variables_moving_average(self, trainable_variables):
+  def update_averages(self, trainable_variables):
     # Keras averages after every batch, also after those whose gradients are only kept: the momentum would be another.
-    moved = keras.ops.equal((self._iterations + 1) % (self.gradient_accumulation_steps or 1), 0)
+    moved = keras.ops.equal((self.batches + 1) % (self.gradient_accumulation_steps or 1), 0)
     number = self.iterations + 1
     due = moved & (keras.ops.equal(number, 1) | keras.ops.equal(number % AVERAGE_EVERY, 0))
     # Weights of momentum ** age that add up to 1 from the start (as Adam corrects its moments, Kingma & Ba 2015): of
@@ -126,11 +129,11 @@ class StagedAdamW(keras.optimizers.Adam):
     momentum = decay * (1 - decay**before) / (1 - decay ** (before + 1))
 
     def average(share):
-      for variable, mean in zip(trainable_variables, self._model_variables_moving_average):
+      for variable, mean in zip(trainable_variables, self.averaged_variables):
         own = keras.ops.cast(share, variable.dtype)
         mean.assign(own * mean + (1 - own) * variable)
 
-    if self._distribution_strategy.num_replicas_in_sync > 1:
+    if self.num_replicas > 1:
       # Variables of several devices cannot be assigned in a branch.
       average(keras.ops.where(due, momentum, 1.0))
     else:
@@ -143,16 +146,6 @@ class StagedAdamW(keras.optimizers.Adam):
     super().update_step(tf.matmul(a, gradient, transpose_a=True), up.value, rate)
     product = tf.matmul(tf.convert_to_tensor(down.value), tf.convert_to_tensor(up.value))
     self.assign(variable, tf.convert_to_tensor(base.value) + tf.reshape(product, variable.shape))
-
-
-def matrix_shape(shape):
-  """Returns (rows, columns) of a kernel seen as a matrix: the cut between its axes that is nearest to square.
-
-  [in, out] of Dense; [in, heads, size] of EinsumDense is in x (heads size); [h, w, in, out] of a convolution is
-  (h w in) x out, or nearer to square.
-  """
-  cuts = [(math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape))]
-  return max(cuts, key=min)
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):

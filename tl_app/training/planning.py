@@ -14,9 +14,9 @@ from tl_app.data import modalities, pipeline
 from tl_app.errors import UserError
 from tl_app.features import inference_engine, session
 from tl_app.model import stages
+from tl_app.model.variables import matrix_shape
 from tl_app.preprocessing import long_text
 from tl_app.recipes import recipes
-from tl_app.training import optimizers
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def _stage_rows(run, phase):
   for name, variables in model.stages.items():
     chosen = selected.get(name, [])
     rank = phase.lora_rank if name != recipes.HEAD else 0
-    count = sum(rank * sum(optimizers.matrix_shape(v.shape)) for v in chosen) if rank else parameters(chosen)
+    count = sum(rank * sum(matrix_shape(v.shape)) for v in chosen) if rank else parameters(chosen)
     rate = phase.learning_rates.get(name, 0.0) if chosen else 0.0
     rows.append(
       {

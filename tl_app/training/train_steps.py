@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_app.backbones import keras_internals
+
 
 def in_parts(network, parts, longest=1):
   """Returns a `keras.Model` over the layers of `network` whose step runs a batch in `parts`, or `network` itself for 1.
@@ -48,9 +50,7 @@ class _OwnStep(keras.Model):
   def _step(self, inputs, targets, outputs, loss, gradients):
     """Ends a `train_step`: counts the loss, applies the gradients and returns the metrics."""
     # Keras divides the loss by the number of devices, whose gradients are summed.
-    self._loss_tracker.update_state(
-      loss * self.distribute_strategy.num_replicas_in_sync, sample_weight=tf.shape(outputs)[0]
-    )
+    keras_internals.count_loss(self, loss * self.distribute_strategy.num_replicas_in_sync, tf.shape(outputs)[0])
     self.optimizer.apply_gradients(zip(gradients, self.trainable_weights))
     return self.compute_metrics(inputs, targets, outputs)
 

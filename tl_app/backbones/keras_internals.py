@@ -1,0 +1,84 @@
+"""Private names of Keras and TensorFlow. No other module of the package uses one.
+
+An upgrade of Keras can change them; `tests/backbones/test_keras_internals.py` has a test for each. The module stands in
+`backbones`, the lowest package that works on Keras networks; models, precision, the inference engine and the optimizer
+import it from here.
+"""
+
+from collections.abc import Iterable
+
+import keras
+import tensorflow as tf
+
+
+def flat_layers(layer: keras.Layer, include_self: bool = True) -> list[keras.Layer]:
+  """Returns the layers within a layer or model at any depth, and itself unless `include_self` is False."""
+  return list(layer._flatten_layers(include_self=include_self))
+
+
+def nodes(network: keras.Model) -> list:
+  """Returns the nodes of a functional model in forward order; a node has `operation`, `input_tensors`, `outputs`."""
+  depths = network._nodes_by_depth
+  return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
+
+
+def producer(tensor: keras.KerasTensor) -> keras.Operation:
+  """Returns the layer, operation or input that a symbolic tensor comes from."""
+  return tensor._keras_history.operation
+
+
+def variable_id(variable: tf.Variable) -> str:
+  """Returns the identity of a variable, the same for each Python object that refers to it."""
+  return variable._unique_id
+
+
+def count_loss(model: keras.Model, loss: tf.Tensor, examples: tf.Tensor) -> None:
+  """Adds the mean loss of a batch of `examples` to the epoch's mean, in a `train_step`."""
+  model._loss_tracker.update_state(loss, sample_weight=examples)
+
+
+class Adam(keras.optimizers.Adam):
+  """`keras.optimizers.Adam` with its state and two steps of an update under public names."""
+
+  @property
+  def first_moments(self) -> list:
+    """One variable for each trainable variable, in the order of `index_of`."""
+    return self._momentums
+
+  @property
+  def second_moments(self) -> list:
+    """One variable for each trainable variable, in the order of `index_of`."""
+    return self._velocities
+
+  @property
+  def averaged_variables(self) -> list:
+    """The moving averages of `use_ema`, one for each trainable variable."""
+    return self._model_variables_moving_average
+
+  @property
+  def batches(self) -> keras.Variable:
+    """Number of batches so far. `iterations` counts updates: one for `gradient_accumulation_steps` batches."""
+    return self._iterations
+
+  @property
+  def num_replicas(self) -> int:
+    """Number of devices that train together."""
+    return self._distribution_strategy.num_replicas_in_sync
+
+  def index_of(self, variable) -> int:
+    """Returns the position of a trainable variable."""
+    return self._get_variable_index(variable)
+
+  def sum_over_devices(self, grads_and_vars: Iterable[tuple]) -> list[tuple]:
+    """Returns (gradient, variable) pairs, each gradient summed over the devices. A subclass may change the sums."""
+    return super()._all_reduce_sum_gradients(grads_and_vars)
+
+  def update_averages(self, trainable_variables: list) -> None:
+    """Updates `averaged_variables` after a batch."""
+    super()._update_model_variables_moving_average(trainable_variables)
+
+  def _all_reduce_sum_gradients(self, grads_and_vars):
+    return self.sum_over_devices(grads_and_vars)
+
+  def _update_model_variables_moving_average(self, trainable_variables):
+    self.update_averages(trainable_variables)

@@ -439,8 +439,8 @@ def test_a_bert_of_hugging_face_is_the_same_directory_with_and_without_a_network
   monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda **asks: asked.append(asks) or str(tmp_path))
   # KerasHub reads the others itself, from the handle and from the directory alike.
   read_here = model_type != "roberta"
-  assert Assets().preset("hf://me/tiny") == (str(tmp_path) if read_here else "hf://me/tiny")
-  assert Assets(offline=True).preset("hf://me/tiny") == str(tmp_path)
+  assert Assets().preset("hf://me/tiny", ("bert", "mpnet")) == (str(tmp_path) if read_here else "hf://me/tiny")
+  assert Assets(offline=True).preset("hf://me/tiny", ("bert", "mpnet")) == str(tmp_path)
   assert [asks.get("local_files_only", False) for asks in asked] == [False] * read_here + [True]
 
 

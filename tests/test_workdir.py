@@ -48,9 +48,9 @@ def test_a_finished_run_outlives_a_second_one_that_ends_early(tmp_path, error):
 def test_a_finished_run_outlives_a_second_one_that_is_killed(tmp_path):
   paths = _finish(tmp_path)
   # What a killed process leaves.
-  workdir._set_aside(paths)
+  workdir._move_aside(paths)
   files.write_text(paths.config, "{}")
-  with pytest.raises(UserError, match="a second run is going on there, or was killed"):
+  with pytest.raises(UserError, match="a second run is in progress there, or was killed"):
     workdir.open_run(tmp_path)
   with (
     pytest.raises(UserError, match=f"--workdir={tmp_path} holds another run"),

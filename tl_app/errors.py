@@ -1,4 +1,4 @@
-"""The two ways a run ends early. Both are printed as one line, without a traceback."""
+"""The two errors that end a run early. Both are printed as one line, without a traceback."""
 
 
 class UserError(Exception):
@@ -6,4 +6,4 @@ class UserError(Exception):
 
 
 class RunFailed(Exception):
-  """The run itself failed (exit code 1): NaN, parity broken, audit failed. The message is one line."""
+  """The run itself failed (exit code 1): NaN, failed export check, failed audit. The message is one line."""

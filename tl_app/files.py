@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writing of files: a reader sees the old file or the new one, never a part."""
 
 import contextlib
 import json
@@ -14,8 +14,7 @@ from typing import Any
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Yields a temporary path beside `path`; renames it onto `path` when the block ends, removes it when the block fails.
 
-  Works for a file and for a directory: the block creates whichever it wants. A directory that stands at `path` is
-  replaced as a whole.
+  The block creates a file or a directory. A directory at `path` is replaced as a whole.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,13 +30,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Writes UTF-8 text so that a reader sees the old file or the new one, never a part."""
+  """Writes UTF-8 text atomically."""
   with atomic_path(path) as new:
     new.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-  """Writes `value` as indented JSON, atomically. NaN is refused: a metrics file with NaN is not JSON."""
+  """Writes `value` as indented JSON, atomically. NaN is an error, since it is not JSON."""
   write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 

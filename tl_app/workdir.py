@@ -1,4 +1,4 @@
-"""The directory of one run: what lies where, and who may write there."""
+"""The directory of one run: paths, locking, and the writer of its files."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ class Workdir:
 
   @property
   def config(self):
-    """The final flags, re-runnable with `--config`."""
+    """The settings of the run; `--config` reads them."""
     return self.root / "config.json"
 
   @property
@@ -41,32 +41,32 @@ class Workdir:
 
   @property
   def findings(self):
-    """What is wrong with the data."""
+    """Faults in the data."""
     return self.root / "findings.json"
 
   @property
   def weights(self):
-    """The weights that ship: every variable of the network."""
+    """Weights of the selected model: every variable of the network."""
     return self.root / "checkpoints" / "model.weights.h5"
 
   @property
   def task(self):
-    """How the logits of these weights are read."""
+    """The fitted task: how the logits of these weights are read."""
     return self.root / "checkpoints" / "task.json"
 
   @property
   def metrics(self):
-    """Every figure of the run; written when all but the report is: a run with it is complete."""
+    """All metrics of the run. Only the report is written later: a run that has this file is finished."""
     return self.root / "metrics.json"
 
   @property
   def predictions(self):
-    """id,label,prediction,score of each test example."""
+    """Label, prediction and score of each test example."""
     return self.root / "predictions_test.csv"
 
   @property
   def report(self):
-    """One offline page."""
+    """The report, one HTML page."""
     return self.root / "report.html"
 
   @property
@@ -76,27 +76,27 @@ class Workdir:
 
   @property
   def log(self):
-    """One JSON object an epoch."""
+    """One JSON object per epoch."""
     return self.root / "log.jsonl"
 
   @property
   def tensorboard(self):
-    """Event files."""
+    """Event files of TensorBoard."""
     return self.root / "tensorboard"
 
   @property
   def earlier(self):
-    """What lay here before the run in progress."""
+    """Files of the previous run, while a new run is in progress."""
     return self.root / ".earlier"
 
-  def conclusions(self):
-    """Returns the paths that a reader takes for the results of a complete run."""
+  def results(self):
+    """Returns the paths of the results of a finished run."""
     return self.metrics, self.predictions, self.report, self.export
 
-  def everything(self):
-    """Returns the paths of all that a run writes."""
+  def all_paths(self):
+    """Returns all paths that a run writes."""
     before = (self.config, self.plan, self.splits, self.findings, self.log, self.weights.parent, self.tensorboard)
-    return before + self.conclusions()
+    return before + self.results()
 
 
 class Clock:
@@ -201,14 +201,14 @@ def read(path: pathlib.Path) -> dict:
 
 @contextlib.contextmanager
 def claim(root, config):
-  """Makes `root` the workdir of `config` and holds it while the block runs.
+  """Makes `root` the workdir of `config` and locks it while the block runs; yields its `Workdir`.
 
-  A finished run of the same flags is run again, an unfinished one is replaced. When the block raises `UserError` or
-  `OSError`, what lay in `root` before lies there again, and a finished run does however the block ends early, after a
-  killed process at the next call; else nothing in `root` then looks like the results of a complete run.
+  A finished run with the same flags is repeated, an unfinished one is replaced. If the block fails, a finished run that
+  was in `root` is restored; after a killed process that happens at the next call. `UserError` and `OSError` restore an
+  unfinished run too. After any other failure the results of an unfinished run are removed.
 
   Raises:
-    UserError: the directory holds a finished run of other flags, files that are no run, or a run in progress.
+    UserError: the directory holds a finished run with other flags, files of something else, or a run in progress.
   """
   run = Workdir(pathlib.Path(root))
   try:
@@ -217,23 +217,23 @@ def claim(root, config):
   except FileExistsError:
     raise UserError(f"--workdir={root} is a file: give a directory") from None
   except OSError as error:
-    raise UserError(f"--workdir={root} cannot be made: {error.strerror}") from None
-  _refuse_foreign(run, config)
+    raise UserError(f"--workdir={root} cannot be created: {error.strerror}") from None
+  _check_contents(run, config)
   with _locked(run):
-    if _killed_again(run):
-      _put_back(run)
-    _set_aside(run)
+    if _was_killed(run):
+      _restore(run)
+    _move_aside(run)
     try:
       files.write_text(run.config, config_lib.to_json(dataclasses.replace(config, workdir=str(root))))
       yield run
     except (UserError, OSError):
-      _put_back(run)
+      _restore(run)
       raise
     except BaseException:
       if Workdir(run.earlier).metrics.is_file():
-        _put_back(run)
+        _restore(run)
       else:
-        _remove(run.conclusions())
+        _remove(run.results())
       raise
     finally:
       _remove([run.earlier])
@@ -245,13 +245,13 @@ def open_run(root):
   """Returns (Workdir, Config) of a finished run.
 
   Raises:
-    UserError: no finished run lies there.
+    UserError: there is no finished run.
   """
   run = Workdir(pathlib.Path(root))
-  if _killed_again(run):
+  if _was_killed(run):
     raise UserError(
-      f"--workdir={root}: a second run is going on there, or was killed: wait for it, or start it again; the finished "
-      "one is kept until it ends"
+      f"--workdir={root}: a second run is in progress there, or was killed: wait for it, or start it again; the "
+      "finished run is kept until it ends"
     )
   for path in (run.config, run.plan, run.weights, run.task, run.metrics):
     if not path.is_file():
@@ -259,13 +259,13 @@ def open_run(root):
   return run, config_lib.from_json(run.config.read_text(encoding="utf-8"), str(run.config))
 
 
-def _killed_again(run):
-  """Whether a process that repeated a finished run was killed: what was finished lies aside."""
+def _was_killed(run):
+  """Whether a process that repeated a finished run was killed. The finished run is then in `earlier`."""
   return Workdir(run.earlier).metrics.is_file() and not run.metrics.is_file()
 
 
-def _refuse_foreign(run, config):
-  finished = Workdir(run.earlier) if _killed_again(run) else run
+def _check_contents(run, config):
+  finished = Workdir(run.earlier) if _was_killed(run) else run
   if finished.config.is_file():
     if finished.metrics.is_file():
       earlier = config_lib.from_json(finished.config.read_text(encoding="utf-8"), str(finished.config))
@@ -287,16 +287,16 @@ def _locked(run):
     yield
 
 
-def _set_aside(run):
+def _move_aside(run):
   _remove([run.earlier])
   run.earlier.mkdir()
-  for path in run.everything():
+  for path in run.all_paths():
     if path.exists():
       path.rename(run.earlier / path.name)
 
 
-def _put_back(run):
-  _remove(run.everything())
+def _restore(run):
+  _remove(run.all_paths())
   for path in run.earlier.iterdir():
     path.rename(run.root / path.name)
 

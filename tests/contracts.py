@@ -13,6 +13,7 @@ from tl_app.backbones.backbone import Backbone
 from tl_app.checking import findings
 from tl_app.config import Config
 from tl_app.data import modalities
+from tl_app.data.examples import Inputs
 from tl_app.data.modalities import Modality
 from tl_app.errors import RunFailed, UserError
 from tl_app.preprocessing.base import Preprocess
@@ -34,7 +35,7 @@ def check_backbone(backbone: Backbone, raw: np.ndarray) -> None:
 
   Args:
     backbone: with freshly loaded weights.
-    raw: object array [n, ..] of at least two raw examples, as `Examples.inputs` holds them.
+    raw: object array [n, ..] of at least two raw examples, as a `Column` holds them.
   """
   network, stages = backbone.network, backbone.stages
   members = [id(variable) for variables in stages.values() for variable in variables]
@@ -148,7 +149,7 @@ def check_modality(modality: Modality, values: np.ndarray, preprocess: Preproces
 
   Args:
     modality: one of `modalities.MODALITIES`.
-    values: object array [n] of at least two different inputs, as `Examples.inputs` holds them.
+    values: object array [n] of at least two different inputs, as a `Column` holds them.
     preprocess: of a backbone that reads them.
     augmentations: names of --augment that fit.
   """
@@ -173,8 +174,10 @@ def check_modality(modality: Modality, values: np.ndarray, preprocess: Preproces
     assert modality.verify(encoded[0][0][:20]), "a damaged input is not found"
 
   rows = [preprocess(tf.constant([data])) for data, _ in encoded]
-  inference = modality.inference_step(values, preprocess)
-  training = modality.training_steps(values, preprocess)
+  inputs = Inputs.of(modality.name, values)
+  assert inputs.modality == modality.name and list(inputs.array()) == list(values)
+  inference = modality.inference_step(inputs, preprocess)
+  training = modality.training_steps(inputs, preprocess)
   assert next(iter(training)) == "read"
   for index, expected in enumerate(rows):
     position = tf.constant([index] if modality.is_batched else index)
@@ -187,18 +190,18 @@ def check_modality(modality: Modality, values: np.ndarray, preprocess: Preproces
 
   for name in augmentations:
     assert modality.describe_augmentation(name)
-    _check_augmentation(modality, name, values, preprocess)
-  previews = [modality.preview(value) for value in values]
+    _check_augmentation(modality, name, inputs, preprocess)
+  previews = [modality.preview(row) for row in inputs.rows()]
   assert all(len(preview) == 1 and set(preview) <= {"text", "image"} for preview in previews)
   assert all(preview == json.loads(json.dumps(preview)) for preview in previews)
 
 
-def _check_augmentation(modality, name, values, preprocess):
+def _check_augmentation(modality, name, inputs, preprocess):
   """The augmentation depends on the seed and the number of the element alone, and changes what the network reads."""
 
   def augmented(seed, number):
-    augment = modality.augmentation(name, values, seed)
-    steps = modality.training_steps(values, preprocess, augment)
+    augment = modality.augmentation(name, inputs, seed)
+    steps = modality.training_steps(inputs, preprocess, augment)
     value = position = tf.constant([0] if modality.is_batched else 0)
     for step in steps.values():
       value = step(value, tf.constant(number, tf.int64), position)
@@ -210,8 +213,8 @@ def _check_augmentation(modality, name, values, preprocess):
   assert all(map(_same, first, again)), f"{name} is not repeatable"
   assert not all(map(_same, first, other)), f"{name} ignores the seed"
   assert not all(_same(first[0], one) for one in first), f"{name} changes nothing"
-  augment = modality.augmentation(name, values, 0)
-  copies = [modality.augmented_copy(values[0], "digest", augment, number) for number in (1, 1, 2)]
+  augment = modality.augmentation(name, inputs, 0)
+  copies = [modality.augmented_copy(inputs.rows()[0], "digest", augment, number) for number in (1, 1, 2)]
   assert copies[0][1] == copies[1][1] and isinstance(copies[0][1], str)
 
 

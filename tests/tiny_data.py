@@ -6,6 +6,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from tl_app.data.examples import Inputs
+
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 
@@ -66,3 +68,17 @@ def tagged(directory, scheme="BIO", seed=0):
       sentences.append("".join(f"{word}\t{tag}\n" for word, tag in parts))
     (directory / f"{split}.conll").write_text("\n".join(sentences))
   return str(directory)
+
+
+class Lengths(tf.Module):
+  """Stands for a text preprocessing: the length of each text, and the longest of the batch beside it."""
+
+  def __call__(self, texts):
+    lengths = tf.strings.length(texts)
+    return tf.stack([lengths, tf.broadcast_to(tf.reduce_max(lengths), tf.shape(lengths))], axis=1)
+
+  def count_tokens(self, texts):
+    return tf.strings.length(texts)
+
+
+TEXTS = Inputs.of("text", ["x" * n for n in np.random.default_rng(0).permutation(np.arange(1, 38))])

@@ -11,14 +11,14 @@ import pytest
 import tensorflow as tf
 import tiny_data
 import tiny_presets
-from test_pipeline import TEXTS, Lengths
+from tiny_data import TEXTS, Lengths
 
 from tl_app import augmentation, files
 from tl_app.augmentation import images, mixing, texts
 from tl_app.commands import train
 from tl_app.config import Config, validate
 from tl_app.data import copies, modalities, pipeline
-from tl_app.data.examples import Examples, strings
+from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.errors import UserError
 from tl_app.preprocessing.image import ImagePreprocess
 from tl_app.recipes import recipes
@@ -80,13 +80,13 @@ def test_images_keep_their_shape_and_range_and_each_is_another(bar, name):
 @pytest.fixture(scope="module")
 def squares():
   rng = np.random.default_rng(0)
-  return strings([tf.io.encode_png(rng.integers(0, 256, (16, 16, 3), np.uint8)).numpy() for _ in range(6)])
+  return Inputs.of("image", [tf.io.encode_png(rng.integers(0, 256, (16, 16, 3), np.uint8)).numpy() for _ in range(6)])
 
 
 def _batches(inputs, seed=1, augment=None, mix=None, batches=6, targets=None):
   targets = np.eye(len(inputs), dtype=np.float32) if targets is None else targets
   order = pipeline.index_batches(len(inputs), 3, seed)
-  dataset = pipeline.for_training(inputs, targets, ImagePreprocess(16), "image", order, augment, mix)
+  dataset = pipeline.for_training(inputs, targets, ImagePreprocess(16), order, augment, mix)
   return [[x.numpy() for x in batch] for batch in itertools.islice(dataset, batches)]
 
 
@@ -167,15 +167,17 @@ def test_text_batches_repeat_and_keep_their_targets_and_pairs_stay_pairs():
   one, same, other = (augment(pairs, tf.constant(k, tf.int64)).numpy() for k in (0, 0, 1))
   assert one.shape == (6, 2) and (one == same).all() and (one != other).any()
   assert all(any(w in b"the old film quick dog bread wine" for w in text.split()) for text in one.reshape(-1))
-  long = strings([f"{text} " * 3 for text in TEXTS])
+  long = Inputs.of("text", [f"{text} " * 3 for text in TEXTS.array()])
   targets = np.arange(len(long), dtype=np.int32)
   order = pipeline.index_batches(len(long), 8, 3, pipeline.token_counts(Lengths(), long))
 
   def stream(augment):
-    dataset = pipeline.for_training(long, targets, Lengths(), "text", order, augment)
+    dataset = pipeline.for_training(long, targets, Lengths(), order, augment)
     return [[x.numpy() for x in batch] for batch in itertools.islice(dataset, 8)]
 
-  plain, changed, again = (stream(texts.Augment("light", long, 3) if on else None) for on in (False, True, True))
+  plain, changed, again = (
+    stream(texts.Augment("light", long.array(), 3) if on else None) for on in (False, True, True)
+  )
   np.testing.assert_array_equal([y for _, y in plain], [y for _, y in changed])
   for (lengths, _), (repeated, _) in zip(changed, again):
     np.testing.assert_array_equal(lengths, repeated)
@@ -194,32 +196,33 @@ def test_what_does_not_fit_is_refused(name, inputs, message):
   if name == "medium":
     pytest.importorskip("textblob", reason="textblob is absent: pip install -e '.[augment]'")
   with pytest.raises(UserError, match=message):
-    modalities.of("text").augmentation(name, inputs, 0)
+    modalities.of("text").augmentation(name, Inputs.of("text", inputs), 0)
 
 
 def test_an_absent_tagger_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "textblob", None)
   with pytest.raises(UserError, match=r"needs TextBlob: pip install 'tl_app\[augment\]'"):
-    modalities.of("text").augmentation("medium", SENTENCES, 0)
+    modalities.of("text").augmentation("medium", Inputs.of("text", SENTENCES), 0)
 
 
 @pytest.mark.parametrize("modality", ["text", "image"])
 def test_copies_depend_on_their_example_alone_and_are_the_same_each_time(squares, modality):
-  inputs = squares if modality == "image" else strings(SENTENCES[:3])
+  inputs = squares if modality == "image" else Inputs.of("text", SENTENCES[:3])
   augment = modalities.of(modality).augmentation("light", inputs, 1)
-  whole = Examples(modality, inputs, inputs, inputs, strings(f"{i:x}" for i in range(len(inputs))), inputs, [], "some")
+  names = strings(f"{i:x}" for i in range(len(inputs)))
+  whole = Examples(names, inputs, names, names, names, [], "some")
   made, hashes = copies.make(whole, np.arange(len(whole)), augment, 4)
   some, of_some = copies.make(whole, np.array([2]), augment, 4)
   assert of_some.tolist() == hashes[2 :: len(whole)].tolist() and len({*hashes, *whole.hashes}) > 4 * len(whole) - 2
   if modality == "text":
-    assert some.tolist() == made[2 :: len(whole)].tolist()
-    assert copies.make(whole, [0], texts.Augment("light", inputs, 2), 4)[0].tolist() != made[:: len(whole)].tolist()
+    assert some.rows() == made[2 :: len(whole)].rows()
+    augment = texts.Augment("light", inputs.array(), 2)
+    assert copies.make(whole, np.array([0]), augment, 4)[0].rows() != made[:: len(whole)].rows()
     return
-  pixels = strings([*inputs, *made])
-  dataset, positions = pipeline.for_inference(pixels, ImagePreprocess(16), modality, 6)
+  dataset, positions = pipeline.for_inference(inputs.joined(made), ImagePreprocess(16), 6)
   first, again = (pipeline.restore(np.concatenate(list(dataset)), positions) for _ in range(2))
   np.testing.assert_array_equal(first, again)
-  np.testing.assert_array_equal(first[:6], [ImagePreprocess(16).one(image) for image in inputs])
+  np.testing.assert_array_equal(first[:6], [ImagePreprocess(16).one(image) for image in inputs.array()])
   assert len({image.tobytes() for image in first}) == len(first)
   other = copies.make(whole, np.arange(len(whole)), images.Augment("medium", 1), 4)[1]
   assert not set(other) & set(hashes)

@@ -10,6 +10,7 @@ from tl_app import backbones
 from tl_app.assets import Assets
 from tl_app.backbones import token_features
 from tl_app.config import Config
+from tl_app.data.examples import Inputs
 from tl_app.errors import UserError
 from tl_app.features import disk_cache
 from tl_app.features.rows import FeatureRows
@@ -97,18 +98,18 @@ def model(tmp_path_factory):
 
 
 def test_a_text_has_the_same_logits_whatever_stands_beside_it(model):
-  texts = np.array(["the film", "word1 goodly word2 , word3 .", "bad " * 30, "café"], object)
+  texts = Inputs.of("text", ["the film", "word1 goodly word2 , word3 .", "bad " * 30, "café"])
   together = inference.predict(model.network, model.backbone, texts, 4)
   assert together.shape == (4, 12, 3)
   read = [2, 6, 10, 1]
-  for row, one, count in zip(together, texts, read):
-    alone = inference.predict(model.network, model.backbone, np.array([one], object), 1)[0]
+  for i, (row, count) in enumerate(zip(together, read)):
+    alone = inference.predict(model.network, model.backbone, texts[[i]], 1)[0]
     np.testing.assert_allclose(row, alone, atol=1e-5)
     assert np.all(np.abs(row[:count]).sum(axis=1) > 0) and not np.any(row[count:])
 
 
 def test_rows_of_words_give_the_logits_of_the_network(model):
-  texts = np.array(["word1 goodly word2 , word3 .", "the film"], object)
+  texts = Inputs.of("text", ["word1 goodly word2 , word3 .", "the film"])
   outputs = inference.predict(model.features, model.backbone, texts, 2)
   features = FeatureRows(
     np.concatenate([outputs[0, :6], outputs[1, :2]]), starts=np.array([0, 6]), counts=np.array([6, 2]), positions=12

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app.data import pipeline
-from tl_app.data.examples import Record, strings
+from tl_app.data.examples import Inputs, Record, strings
 from tl_app.data.readers.folders import image_files
 from tl_app.preprocessing.image import ImagePreprocess, decode
 
@@ -66,10 +66,11 @@ def main():
   preprocess = ImagePreprocess(flags.image_size)
   with tempfile.TemporaryDirectory() as scratch:
     datasets = {"bare": bare(paths)}
-    for form, inputs in (("files", paths), ("records", records(paths, f"{scratch}/images.tfrecord"))):
-      datasets[f"inference, {form}"] = pipeline.for_inference(inputs, preprocess, "image", BATCH_SIZE)[0]
+    for form, values in (("files", paths), ("records", records(paths, f"{scratch}/images.tfrecord"))):
+      inputs = Inputs.of("image", values)
+      datasets[f"inference, {form}"] = pipeline.for_inference(inputs, preprocess, BATCH_SIZE)[0]
       order = pipeline.index_batches(len(paths), BATCH_SIZE, seed=0)
-      training = pipeline.for_training(inputs, np.zeros(len(paths), np.int32), preprocess, "image", order)
+      training = pipeline.for_training(inputs, np.zeros(len(paths), np.int32), preprocess, order)
       datasets[f"training, {form}"] = training.take(len(paths) // BATCH_SIZE)
     # The first round fills the page cache and traces.
     rounds = [{name: seconds(dataset) for name, dataset in datasets.items()} for _ in range(flags.rounds + 1)][1:]

@@ -102,7 +102,7 @@ def kerashub(run, model_directory, rate):
     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     metrics=["accuracy"],
   )
-  texts, labels = list(run.examples.inputs[run.split.train]), run.labels[run.split.train]
+  texts, labels = list(run.examples.inputs[run.split.train].array()), run.labels[run.split.train]
   raw = tf.data.Dataset.from_tensor_slices((texts, labels)).shuffle(len(texts), seed=0).repeat()
   return classifier, raw.batch(run.config.batch_size)
 
@@ -114,8 +114,8 @@ def hugging_face(run, model_directory, flags, rate, scratch):
     yield None
     return
   train, test = run.split.train, run.split.test
-  data = {"texts": list(run.examples.inputs[train]), "labels": run.labels[train].tolist()}
-  data |= {"test_texts": list(run.examples.inputs[test]), "test_labels": run.labels[test].tolist()}
+  data = {"texts": list(run.examples.inputs[train].array()), "labels": run.labels[train].tolist()}
+  data |= {"test_texts": list(run.examples.inputs[test].array()), "test_labels": run.labels[test].tolist()}
   path = pathlib.Path(scratch) / "texts.json"
   path.write_text(json.dumps(data))
   script = pathlib.Path(__file__).with_name("rivals_hf.py")
@@ -197,7 +197,10 @@ def accuracies(run, phase, model_directory, ask, rate, flags):
   if flags.kerashub_steps:
     classifier, batches = kerashub(run, model_directory, rate)
     classifier.fit(batches, steps_per_epoch=phase.steps, epochs=1, verbose=0)
-    note("kerashub", classifier.predict(list(run.examples.inputs[test]), verbose=0).argmax(axis=-1) == run.labels[test])
+    note(
+      "kerashub",
+      classifier.predict(list(run.examples.inputs[test].array()), verbose=0).argmax(axis=-1) == run.labels[test],
+    )
   return found
 
 

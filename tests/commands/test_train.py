@@ -379,7 +379,7 @@ def test_a_damaged_run_is_refused(run):
 def test_a_run_reads_its_images_from_tfrecord(run, world, tmp_path):
   examples = data.load(configuration(world), assets=None)
   with tf.io.TFRecordWriter(str(tmp_path / "colours.tfrecord")) as writer:
-    for path, label in zip(examples.inputs, examples.labels):
+    for path, label in zip(examples.inputs.array(), examples.labels):
       example = tf.train.Example()
       example.features.feature["image/encoded"].bytes_list.value.append(pathlib.Path(path).read_bytes())
       example.features.feature["image/class/text"].bytes_list.value.append(label.encode())

@@ -14,7 +14,7 @@ def test_images_takes_the_class_from_the_folder(tmp_path):
   found = dict(zip(examples.ids, examples.labels))
   assert found == {"a/3.bmp": "a", "b/1.JPG": "b", "b/deep/2.png": "b", "Käse 日本/4.gif": "Käse 日本"}
   place = list(examples.ids).index("a/3.bmp")
-  assert pathlib.Path(examples.inputs[place]).read_bytes() == b"gooda/3.bmp"
+  assert pathlib.Path(examples.inputs.array()[place]).read_bytes() == b"gooda/3.bmp"
   assert examples.hashes[place] == hashlib.sha256(b"gooda/3.bmp").hexdigest()
   assert set(examples.splits) == {""}
   assert examples.modality == "image"

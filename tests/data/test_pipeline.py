@@ -5,48 +5,34 @@ import types
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from tiny_data import TEXTS, Lengths
 
 from tl_app.data import examples, modalities, pipeline
 from tl_app.features import session
 
 
-class Lengths(tf.Module):
-  """Stands for a text preprocessing: the length of each text, and the longest of the batch beside it."""
-
-  def __call__(self, texts):
-    lengths = tf.strings.length(texts)
-    return tf.stack([lengths, tf.broadcast_to(tf.reduce_max(lengths), tf.shape(lengths))], axis=1)
-
-  def count_tokens(self, texts):
-    return tf.strings.length(texts)
-
-
-TEXTS = examples.strings(["x" * n for n in np.random.default_rng(0).permutation(np.arange(1, 38))])
-
-
 @pytest.mark.parametrize("batch_size", [1, 4, 8, 37, 64])
 def test_inference_counts_every_example_once_in_order(batch_size):
-  dataset, positions = pipeline.for_inference(TEXTS, Lengths(), "text", batch_size)
+  dataset, positions = pipeline.for_inference(TEXTS, Lengths(), batch_size)
   batches = [batch.numpy() for batch in dataset]
   assert {len(batch) for batch in batches} == {batch_size}
   outputs = pipeline.restore(np.concatenate(batches), positions)
-  assert outputs[:, 0].tolist() == [len(text) for text in TEXTS]
+  assert outputs[:, 0].tolist() == [len(text) for text in TEXTS.array()]
 
 
 def test_inference_puts_texts_of_one_length_together():
-  dataset, _ = pipeline.for_inference(TEXTS, Lengths(), "text", 8)
+  dataset, _ = pipeline.for_inference(TEXTS, Lengths(), 8)
   assert [int(batch[0, 1]) for batch in dataset] == [8, 16, 24, 32, 37]
 
 
 def test_a_run_counts_the_tokens_of_its_texts_once(monkeypatch):
   count, counted = pipeline.token_counts, []
   monkeypatch.setattr(
-    pipeline, "token_counts", lambda preprocess, texts: counted.extend(texts) or count(preprocess, texts)
+    pipeline, "token_counts", lambda preprocess, texts: counted.extend(texts.array()) or count(preprocess, texts)
   )
   parts = {"train": np.arange(20), "validation": np.arange(20, 28), "test": np.arange(28, 36)}
   run = types.SimpleNamespace(
-    examples=examples.Examples("text", *[TEXTS] * 5, [], "texts"),
+    examples=examples.Examples(TEXTS.array(), TEXTS, *[TEXTS.array()] * 3, [], "texts"),
     split=types.SimpleNamespace(**parts),
     inputs=TEXTS,
     places=parts["train"][None],
@@ -54,17 +40,15 @@ def test_a_run_counts_the_tokens_of_its_texts_once(monkeypatch):
     tokens=None,
   )
   lengths = session.token_counts(run)
-  assert session.token_counts(run) is lengths and counted == list(TEXTS[:36])
-  assert lengths.tolist() == [*map(len, TEXTS[:36]), 0]
-  order = [
-    pipeline.for_inference(TEXTS[:36], Lengths(), "text", 8, known)[1].tolist() for known in (None, lengths[:36])
-  ]
+  assert session.token_counts(run) is lengths and counted == list(TEXTS[:36].array())
+  assert lengths.tolist() == [*map(len, TEXTS[:36].array()), 0]
+  order = [pipeline.for_inference(TEXTS[:36], Lengths(), 8, known)[1].tolist() for known in (None, lengths[:36])]
   assert order[0] == order[1]
 
 
 def _training(targets, seed):
   batches = pipeline.index_batches(37, 8, seed, pipeline.token_counts(Lengths(), TEXTS))
-  return pipeline.for_training(TEXTS, np.asarray(targets, np.int32), Lengths(), "text", batches)
+  return pipeline.for_training(TEXTS, np.asarray(targets, np.int32), Lengths(), batches)
 
 
 def _seen(seed, batches):
@@ -99,7 +83,7 @@ def test_training_order_depends_on_the_seed_alone():
 
 
 def test_training_targets_stay_with_their_text():
-  for inputs, labels in itertools.islice(_training([len(text) for text in TEXTS], 0), 10):
+  for inputs, labels in itertools.islice(_training([len(text) for text in TEXTS.array()], 0), 10):
     np.testing.assert_array_equal(inputs[:, 0], labels)
 
 
@@ -120,4 +104,4 @@ def test_raw_bytes_are_what_a_client_sends(tmp_path):
 
 def test_an_unknown_modality_is_an_error():
   with pytest.raises(ValueError, match="unknown modality 'audio': known are text, image"):
-    pipeline.for_inference(TEXTS, Lengths(), "audio", 8)
+    pipeline.for_inference(examples.Inputs.of("audio", TEXTS.array()), Lengths(), 8)

@@ -12,7 +12,9 @@ from test_splits import examples_of, ids, plain
 
 from tl_app.config import Config
 from tl_app.data.examples import SPLITS, strings
-from tl_app.data.splitting import duplicates, fingerprints, sampling, splits
+from tl_app.data.splitting import duplicates, image_fingerprints, sampling, splits
+from tl_app.data.splitting.fingerprints import Fingerprints
+from tl_app.data.splitting.text_fingerprints import TextFingerprints, normalized
 from tl_app.errors import UserError
 
 
@@ -86,14 +88,14 @@ def test_texts_that_differ_in_writing_stay_together():
   rows = plain(30) + [("A 1.", "a"), ("«a  1»", "b"), ("B 2!", "b")]
   for seed in range(20):
     made = splits.make(examples_of(rows), Config(split_seed=seed))
-    assert_apart(made, [fingerprints.normalized(text) for text, *_ in rows])
+    assert_apart(made, [normalized(text) for text, *_ in rows])
   assert any("nearly repeat an earlier one: 3;" in note for note in made.notes)
 
 
 def test_without_near_duplicates_the_draw_is_by_content_alone():
   rows = plain(20) + [("a 1", "a"), ("b 2", "c")]
   examples = examples_of(rows)
-  apart = fingerprints.Fingerprints(duplicates.numbered(examples.hashes), texts=list(examples.hashes))
+  apart = Fingerprints(duplicates.numbered(examples.hashes), {"text": TextFingerprints(list(examples.hashes))})
   for seed in range(5):
     config = Config(split_seed=seed)
     by_content, by_all = splits.make(examples, config, apart), splits.make(examples, config)
@@ -104,7 +106,7 @@ def test_what_nearly_equals_a_given_test_text_is_not_drawn():
   rows = plain(20, split="train") + [("A 0!", "a", "test"), ("B 0!", "b", "test")]
   for seed in range(20):
     made = splits.make(examples_of(rows), Config(split_seed=seed))
-    validation = {fingerprints.normalized(made.examples.inputs[i]) for i in made.validation}
+    validation = {normalized(made.examples.inputs.array()[i]) for i in made.validation}
     assert not validation & {"a 0", "b 0"}
     assert any(
       note.startswith("test texts that nearly equal one of train: 2, e.g. row:60 = row:0") for note in made.notes
@@ -112,32 +114,30 @@ def test_what_nearly_equals_a_given_test_text_is_not_drawn():
 
 
 def test_normalised_texts():
-  assert fingerprints.normalized("Don’t  PANIC — it's 5 o'clock!") == "dont panic its 5 oclock"
-  assert fingerprints.normalized("ｆｕｌｌ Ｗｉｄｔｈ") == "full width"
-  assert fingerprints.normalized(":-)") == ":-)" and fingerprints.normalized("ok 👍") != fingerprints.normalized(
-    "ok 👎"
-  )
-  assert fingerprints.normalized("किताब") != fingerprints.normalized("कताब")
+  assert normalized("Don’t  PANIC — it's 5 o'clock!") == "dont panic its 5 oclock"
+  assert normalized("ｆｕｌｌ Ｗｉｄｔｈ") == "full width"
+  assert normalized(":-)") == ":-)" and normalized("ok 👍") != normalized("ok 👎")
+  assert normalized("किताब") != normalized("कताब")
 
 
 def test_images_of_one_scene_and_others():
   rng = np.random.default_rng(0)
 
-  def look(image, **options):
+  def facts(image, **options):
     buffer = io.BytesIO()
     image.save(buffer, **({"format": "PNG"} | options))
-    return fingerprints.look(buffer.getvalue())
+    return image_fingerprints.image_facts(buffer.getvalue())
 
   image, other = picture(rng), picture(rng)
-  small = look(image.resize((48, 40)), format="JPEG", quality=70)
-  grey, deep = look(image.convert("L")), look(PIL.Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257))
+  small = facts(image.resize((48, 40)), format="JPEG", quality=70)
+  grey, deep = facts(image.convert("L")), facts(PIL.Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257))
   for near in (small, grey, deep):
-    assert (near.hash ^ look(image).hash).bit_count() <= fingerprints.MAX_DISTANCE
-  assert (look(other).hash ^ look(image).hash).bit_count() > fingerprints.MAX_DISTANCE
+    assert (near.hash ^ facts(image).hash).bit_count() <= image_fingerprints.MAX_DISTANCE
+  assert (facts(other).hash ^ facts(image).hash).bit_count() > image_fingerprints.MAX_DISTANCE
   assert (deep.mode, grey.mode, small.format) == ("I;16", "L", "JPEG")
-  assert look(image.resize((31, 40))).hash is None
-  assert look(PIL.Image.new("RGB", (64, 64), "red")).hash is None
-  assert fingerprints.look(b"no image") is None
+  assert facts(image.resize((31, 40))).hash is None
+  assert facts(PIL.Image.new("RGB", (64, 64), "red")).hash is None
+  assert image_fingerprints.image_facts(b"no image") is None
 
 
 def test_close_pairs_are_those_of_a_comparison_of_all():
@@ -207,8 +207,8 @@ def test_random_groups_with_copies_never_leak(trial):
     groups.append(rng.choice(groups))
   made = grouped(rows, groups, split_seed=trial)
   assert_apart(made, groups)
-  assert_apart(made, [fingerprints.normalized(text) for text, _ in rows])
-  units = duplicates.joined(made.prints.near, duplicates.numbered(groups))
+  assert_apart(made, [normalized(text) for text, _ in rows])
+  units = duplicates.joined(made.fingerprints.near, duplicates.numbered(groups))
   holders = {label: len(set(units[made.examples.labels == label])) for label in labels}
   for split in SPLITS:
     assert set(made.examples.labels[getattr(made, split)]) >= {label for label in labels if holders[label] >= 3}

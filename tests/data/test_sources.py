@@ -37,7 +37,7 @@ def test_movie_reviews_sign_of_the_rating_is_the_label(tmp_path):
   examples = load("movie_reviews", assets=LocalAssets(tmp_path))
   assert list(examples.labels) == ["positive", "negative", "negative"]
   assert list(examples.ids) == ["movie_reviews:1", "movie_reviews:2", "movie_reviews:3"]
-  assert examples.inputs[2] == "Neither \u2019good\u2019 nor bad"
+  assert examples.inputs.array()[2] == "Neither \u2019good\u2019 nor bad"
   assert examples.hashes[0] == hashlib.sha256(b"A fine film").hexdigest()
   assert examples.modality == "text"
 
@@ -49,7 +49,7 @@ def test_digits_are_png_of_eight_by_eight():
   examples = load("digits", verify=None)
   assert len(examples) == 1797
   assert sorted(set(examples.labels)) == [str(digit) for digit in range(10)]
-  image = tf.io.decode_png(examples.inputs[5]).numpy()
+  image = tf.io.decode_png(examples.inputs.array()[5]).numpy()
   assert image.shape == (8, 8, 1)
   assert (image[..., 0] / 255 * 16).round().tolist() == load_digits().images[5].tolist()
 
@@ -59,12 +59,12 @@ def test_extra_data_sets_take_the_place_of_splits(tmp_path):
   write(tmp_path / "d" / "test.tsv", "text\tlabel\nold\ta\n")
   new = write(tmp_path / "new" / "train.tsv", "text\tlabel\nnew\ta\n")
   examples = load(f"table:{tmp_path / 'd'}", test_dataset=f"table:{new}", validation_dataset=f"table:{new}")
-  assert list(examples.inputs) == ["x", "y", "new", "new"]
+  assert list(examples.inputs.array()) == ["x", "y", "new", "new"]
   assert list(examples.splits) == ["train", "train", "validation", "test"]
   assert len(set(examples.ids)) == 4
   assert "takes the place of the 1 test examples" in examples.notes[0]
   part = load(f"table:{new}", test_dataset=f"table:{tmp_path / 'd'}")
-  assert list(part.inputs) == ["new", "old"]
+  assert list(part.inputs.array()) == ["new", "old"]
   message = refusal(f"table:{new}", validation_dataset=f"table:{tmp_path / 'd'}")
   assert "none for validation" in message
 

@@ -27,7 +27,7 @@ def test_table_of_one_file_has_no_splits(tmp_path):
 def test_tsv_has_no_quoting_and_no_missing_value_words(tmp_path):
   file = write(tmp_path / "t.tsv", '\ufefftext\tlabel\r\n"NA, he said\tNone\r\n\r\nnull\t1\r\nNaN\t1.0\r\n')
   examples = load(f"table:{file}")
-  assert list(examples.inputs) == ['"NA, he said', "null", "NaN"]
+  assert list(examples.inputs.array()) == ['"NA, he said', "null", "NaN"]
   assert list(examples.labels) == ["None", "1", "1.0"]
   assert examples.ids[1] == "t.tsv:2"
 
@@ -37,7 +37,7 @@ def test_csv_has_quoting(tmp_path):
   with open(tmp_path / "t.csv", "w", newline="", encoding="utf-8") as file:
     csv.writer(file).writerows([("label", "text"), ("a", 'one, "two"\nthree'), ("NA", "null"), ("b", long)])
   examples = load(f"table:{tmp_path / 't.csv'}")
-  assert list(examples.inputs) == ['one, "two"\nthree', "null", long]
+  assert list(examples.inputs.array()) == ['one, "two"\nthree', "null", long]
   assert list(examples.labels) == ["a", "NA", "b"]
 
 
@@ -50,7 +50,7 @@ def test_jsonl_and_parquet_keep_whole_labels_whole(tmp_path):
   write(tmp_path / "t.jsonl", "\n".join(json.dumps(row) for row in frame.to_dict("records")) + "\n\n")
   for name in ("t.parquet", "f.parquet", "t.jsonl"):
     examples = load(f"table:{tmp_path / name}")
-    assert list(examples.inputs) == ["NA", "ü", "z"]
+    assert list(examples.inputs.array()) == ["NA", "ü", "z"]
     assert list(examples.labels) == ["1", "0", "12"]
   write(tmp_path / "b.jsonl", '{"text": "x", "label": true}\n{"label": false, "text": "y"}')
   assert list(load(f"table:{tmp_path / 'b.jsonl'}").labels) == ["true", "false"]
@@ -88,7 +88,7 @@ def test_table_of_image_paths(tmp_path):
   assert f"t.csv:3: {tmp_path}/pictures/3.jpg cannot be read: No such file" in refusal(f"table:{file}")
   examples = load(f"table:{file}", on_bad_example="skip")
   assert examples.modality == "image"
-  assert examples.inputs[1] == str(tmp_path / "pictures/2.jpg")
+  assert examples.inputs.array()[1] == str(tmp_path / "pictures/2.jpg")
   assert list(examples.ids) == ["t.csv:1", "t.csv:2"]
 
 
@@ -100,7 +100,7 @@ def test_table_with_text_and_image_columns_wants_a_choice(tmp_path):
   assert "--text_column=" in message
   assert load(f"table:{file}", image_column="").modality == "text"
   assert load(f"table:{file}", text_column="").modality == "image"
-  assert list(load(f"table:{file}", text_column="caption").inputs) == ["xx", "yy"]
+  assert list(load(f"table:{file}", text_column="caption").inputs.array()) == ["xx", "yy"]
 
 
 def test_missing_column_names_those_there_are(tmp_path):
@@ -162,7 +162,7 @@ def test_a_glob_joins_parts_with_the_same_columns(tmp_path):
   write(tmp_path / "more" / "part-1.csv", "text,label\nthree,a\n")
   examples = load(f"table:{tmp_path}/**/part-*.csv")
   assert list(examples.ids) == ["more/part-1.csv:1", "part-1.csv:1", "part-2.csv:1"]
-  assert list(zip(examples.inputs, examples.labels)) == [("three", "a"), ("one", "a"), ("two", "b")]
+  assert list(zip(examples.inputs.array(), examples.labels)) == [("three", "a"), ("one", "a"), ("two", "b")]
   assert set(examples.splits) == {""}
   write(tmp_path / "part-3.csv", "text,class\nthree,a\n")
   message = refusal(f"table:{tmp_path}/part-*.csv")
@@ -190,7 +190,7 @@ def test_shards_of_a_split_are_one(tmp_path):
     write(tmp_path / f"train-0000{number}-of-00002.tsv", f"text\tlabel\nx{number}\ta\n")
   write(tmp_path / "test-00000-of-00001.tsv", "text\tlabel\ny\ta\n")
   examples = load(f"table:{tmp_path}")
-  assert list(examples.inputs) == ["x0", "x1", "y"]
+  assert list(examples.inputs.array()) == ["x0", "x1", "y"]
   assert list(examples.splits) == ["train", "train", "test"]
   (tmp_path / "train-00000-of-00002.tsv").unlink()
   assert "of the 2 shards of train.tsv 1 are missing, e.g. number 0" in refusal(f"table:{tmp_path}")
@@ -199,7 +199,7 @@ def test_shards_of_a_split_are_one(tmp_path):
 def test_compressed_tables(tmp_path):
   for name, content in {"t.csv.gz": 'text,label\n"a, b",x\n', "t.jsonl.gz": '{"text": "a, b", "label": "x"}\n'}.items():
     (tmp_path / name).write_bytes(gzip.compress(content.encode()))
-    assert list(load(f"table:{tmp_path / name}").inputs) == ["a, b"]
+    assert list(load(f"table:{tmp_path / name}").inputs.array()) == ["a, b"]
   (tmp_path / "torn.tsv.gz").write_bytes(gzip.compress(b"text\tlabel\nx\ta\n")[:-9])
   assert "torn.tsv.gz is damaged, or not compressed by gzip" in refusal(f"table:{tmp_path / 'torn.tsv.gz'}")
   assert "not compressed by gzip" in refusal(f"table:{write(tmp_path / 'plain.csv.gz', 'text,label')}")
@@ -210,4 +210,7 @@ def test_image_paths_may_be_absolute_or_from_home_but_no_address(tmp_path, monke
   other = write_images(tmp_path / "elsewhere", "2.jpg") / "2.jpg"
   file = write(tmp_path / "d" / "t.csv", f"image,label\n~/1.jpg,a\n{other},b\nhttps://host/3.jpg,b\n")
   assert "t.csv:3: https://host/3.jpg is an address: download the images" in refusal(f"table:{file}")
-  assert list(load(f"table:{file}", on_bad_example="skip").inputs) == [str(tmp_path / "home" / "1.jpg"), str(other)]
+  assert list(load(f"table:{file}", on_bad_example="skip").inputs.array()) == [
+    str(tmp_path / "home" / "1.jpg"),
+    str(other),
+  ]

@@ -75,30 +75,30 @@ def test_tfds_images_stay_encoded_in_files(tfds_dir, tmp_path):
   assert sorted(examples.labels[:4]) == ["ant", "ant", "cat", "cat"]
   assert list(examples.ids[:2]) == ["train:1", "train:2"]
   assert "extra" in examples.notes[0]
-  for path, digest in zip(examples.inputs, examples.hashes):
+  for path, digest in zip(examples.inputs.array(), examples.hashes):
     encoded = pathlib.Path(path).read_bytes()
     assert hashlib.sha256(encoded).hexdigest() == digest
     assert tf.io.decode_png(encoded).shape == (5, 4, 3)
   again = load("tfds:small_images:1.0.0", **flags)
-  assert list(again.inputs) == list(examples.inputs)
+  assert list(again.inputs.array()) == list(examples.inputs.array())
 
 
 def test_tfds_texts(tfds_dir):
   flags = {"data_dir": str(tfds_dir), "on_bad_example": "skip"}
   examples = load("tfds:small_texts", **flags)
-  assert sorted(zip(examples.inputs, examples.labels)) == [
+  assert sorted(zip(examples.inputs.array(), examples.labels)) == [
     (f"größe {number}", "yes" if number % 2 else "no") for number in range(5)
   ]
   assert set(examples.splits) == {""}
   assert [bad["reason"] for bad in examples.skipped] == ["it has no label"]
   names = load("tfds:small_images", text_column="file", label_column="kind", **flags)
-  assert sorted(names.inputs[:4]) == ["0.png", "1.png", "2.png", "3.png"]
+  assert sorted(names.inputs.array()[:4]) == ["0.png", "1.png", "2.png", "3.png"]
 
 
 def test_tfds_by_config_and_version(tfds_dir):
   flags = {"data_dir": str(tfds_dir), "offline": True}
   for name in ("two_configs/b:1.2.0", "two_configs/b"):
-    assert sorted(load(f"tfds:{name}", **flags).inputs) == [f"b {number}" for number in range(4)]
+    assert sorted(load(f"tfds:{name}", **flags).inputs.array()) == [f"b {number}" for number in range(4)]
   assert "of two_configs there is: a, b" in refusal("tfds:two_configs/c", **flags)
   assert "is not prepared" in refusal("tfds:two_configs/b:9.9.9", **flags)
 

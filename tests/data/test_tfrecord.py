@@ -51,15 +51,15 @@ def test_images_stay_in_their_file(tmp_path):
   assert found.modality == "image"
   assert list(found.ids) == [f"all.tfrecord:{number}" for number in range(1, 6)]
   assert list(found.labels) == ["0", "1", "0", "1", "0"]
-  assert {type(value) for value in found.inputs} == {examples.Record}
-  assert [examples.encoded(value) for value in found.inputs] == [b"good %d" % i for i in range(5)]
-  assert [modalities.of("image").encode(found.inputs[i])[0] for i in (3, 0)] == [b"good 3", b"good 0"]
+  assert {type(value) for value in found.inputs.array()} == {examples.Record}
+  assert [examples.encoded(value) for value in found.inputs.array()] == [b"good %d" % i for i in range(5)]
+  assert [modalities.of("image").encode(found.inputs.array()[i])[0] for i in (3, 0)] == [b"good 3", b"good 0"]
 
 
 def test_texts(tmp_path):
   file = write_records(tmp_path / "t.tfrecord", texts("größe", "two"))
   found = load(f"tfrecord:{file}")
-  assert (list(found.inputs), list(found.labels), found.modality) == (["größe", "two"], ["b", "a"], "text")
+  assert (list(found.inputs.array()), list(found.labels), found.modality) == (["größe", "two"], ["b", "a"], "text")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_directory_gives_splits(tmp_path, names):
   write(tmp_path / "features.json", "{}")
   found = load(f"tfrecord:{tmp_path}")
   assert list(found.splits) == ["train"] * 4 + ["test"] * 2
-  assert [text[0] for text in found.inputs] == ["0", "0", "1", "1", "2", "2"]
+  assert [text[0] for text in found.inputs.array()] == ["0", "0", "1", "1", "2", "2"]
   assert len(set(found.ids)) == 6
 
 
@@ -117,7 +117,7 @@ def test_numbers_become_the_names_beside_the_file(tmp_path, name, lines):
 def test_compressed_images_are_kept_as_files(tmp_path):
   file = write_records(tmp_path / "i.tfrecord.gz", images(2))
   found = load(f"tfrecord:{file}", assets=LocalAssets(tmp_path / "cache"))
-  assert [pathlib.Path(path).read_bytes() for path in found.inputs] == [b"good 0", b"good 1"]
+  assert [pathlib.Path(path).read_bytes() for path in found.inputs.array()] == [b"good 0", b"good 1"]
   shutil.move(file, tmp_path / "i.tfrecord")
   assert "it is compressed, name it .gz" in refusal(f"tfrecord:{tmp_path / 'i.tfrecord'}")
 
@@ -155,7 +155,7 @@ def test_a_damaged_record_is_one_bad_example(tmp_path):
   file.write_bytes(data)
   assert "t.tfrecord:2: the record is damaged or truncated (1 of 4" in refusal(f"tfrecord:{file}")
   found = load(f"tfrecord:{file}", on_bad_example="skip")
-  assert list(found.inputs) == ["first", "third", "fourth"]
+  assert list(found.inputs.array()) == ["first", "third", "fourth"]
   assert list(found.ids)[1:] == ["t.tfrecord:3", "t.tfrecord:4"]
 
 
@@ -164,7 +164,7 @@ def test_a_truncated_file_keeps_what_is_whole(tmp_path, missing):
   file = write_records(tmp_path / "t.tfrecord", texts("first", "second", "third"))
   file.write_bytes(file.read_bytes()[:-missing])
   found = load(f"tfrecord:{file}", on_bad_example="skip")
-  assert list(found.inputs) == (["first", "second"] if missing < 60 else ["first"])
+  assert list(found.inputs.array()) == (["first", "second"] if missing < 60 else ["first"])
   assert "truncated; what follows it cannot be found" in found.skipped[0]["reason"]
 
 
@@ -187,7 +187,7 @@ def test_a_file_that_changed_is_not_read_as_before(tmp_path):
   found = load(f"tfrecord:{file}")
   file.write_bytes(file.read_bytes()[:70])
   with pytest.raises(ValueError, match="has changed"):
-    examples.encoded(found.inputs[2])
+    examples.encoded(found.inputs.array()[2])
 
 
 def _png(shade):
@@ -213,12 +213,13 @@ def test_pipeline_reads_paths_records_and_bytes_together(tmp_path):
   rows = [{"image_raw": _png(20 + i), "label": 0} for i in range(4)]
   other = load(f"tfrecord:{write_records(tmp_path / 'b.tfrecord', rows)}", verify=None)
   (tmp_path / "c.png").write_bytes(_png(30))
-  inputs = examples.strings([*one.inputs, _png(40), *other.inputs, str(tmp_path / "c.png")])[[9, 0, 5, 4, 3, 6, 1]]
+  values = [*one.inputs.array(), _png(40), *other.inputs.array(), str(tmp_path / "c.png")]
+  inputs = examples.Inputs.of("image", [values[i] for i in (9, 0, 5, 4, 3, 6, 1)])
   shades = [30, 10, 20, 40, 13, 21, 11]
-  dataset, positions = pipeline.for_inference(inputs, Shade(), "image", 4)
+  dataset, positions = pipeline.for_inference(inputs, Shade(), 4)
   assert pipeline.restore(np.concatenate(list(dataset)), positions).tolist() == shades
   targets = np.array(shades, np.int32)
-  for read, wanted in pipeline.for_training(inputs, targets, Shade(), "image", pipeline.index_batches(7, 7, 0)).take(3):
+  for read, wanted in pipeline.for_training(inputs, targets, Shade(), pipeline.index_batches(7, 7, 0)).take(3):
     assert read.numpy().tolist() == wanted.numpy().tolist()
     assert sorted(wanted.numpy()) == sorted(shades)
 
@@ -227,6 +228,6 @@ def test_records_feed_several_devices(tmp_path):
   rows = [{"image": _png(i), "label": 0} for i in range(8)]
   inputs = load(f"tfrecord:{write_records(tmp_path / 'a.tfrecord', rows)}", verify=None).inputs
   strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-  dataset, _ = pipeline.for_inference(inputs, Shade(), "image", 4)
+  dataset, _ = pipeline.for_inference(inputs, Shade(), 4)
   batches = [strategy.experimental_local_results(batch) for batch in strategy.experimental_distribute_dataset(dataset)]
   assert [part.numpy().tolist() for parts in batches for part in parts] == [[0, 1], [2, 3], [4, 5], [6, 7]]

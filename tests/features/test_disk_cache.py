@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tl_app.config import Config
-from tl_app.data.examples import Examples
+from tl_app.data.examples import Examples, Inputs
 from tl_app.errors import RunFailed
 from tl_app.features import disk_cache, session
 from tl_app.features.disk_cache import FeatureCache
@@ -320,9 +320,12 @@ def test_what_a_killed_run_left_goes_with_the_rows(tmp_path, hashes):
   assert [path.name for path in own.iterdir()] == ["lock"]
 
 
+IDS = np.array(["a", "b"], object)
+
+
 def test_only_what_an_example_uses_must_be_finite():
   rows = np.array([[np.nan, 1.0], [1.0, 2.0]], np.float32)
-  run = types.SimpleNamespace(examples=Examples("text", *[np.array(["a", "b"], object)] * 5, [], "texts"))
+  run = types.SimpleNamespace(examples=Examples(IDS, Inputs.of("text", IDS), *[IDS] * 3, [], "texts"))
   run.features = FeatureRows(rows, np.array([1, 1]), np.array([1, 1]), 4)
   session._need_finite(run, np.array([0, 1]))
   run.features = FeatureRows(rows, np.array([1, 0]), np.array([1, 1]), 4)

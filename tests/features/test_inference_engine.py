@@ -17,6 +17,7 @@ from tl_app import backbones, files
 from tl_app.assets import Assets
 from tl_app.commands import train
 from tl_app.config import Config
+from tl_app.data.examples import Inputs
 from tl_app.errors import UserError
 from tl_app.features import inference_engine, session
 from tl_app.model import heads, inference
@@ -119,13 +120,13 @@ def test_openvino_is_refused_on_several_devices():
 
 
 def _texts():
-  return np.array([" ".join(["the", *["film", "is", "good"] * (i % 5)]) for i in range(20)], dtype=object)
+  return Inputs.of("text", [" ".join(["the", *["film", "is", "good"] * (i % 5)]) for i in range(20)])
 
 
 def _images(size):
   rng = np.random.default_rng(0)
   pixels = [rng.integers(0, 256, (size, size, 3)).astype("uint8") for _ in range(20)]
-  return np.array([tf.io.encode_png(each).numpy() for each in pixels], dtype=object)
+  return Inputs.of("image", [tf.io.encode_png(each).numpy() for each in pixels])
 
 
 FORMS = {

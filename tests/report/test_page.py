@@ -15,7 +15,7 @@ import pytest
 
 from tl_app import config as config_lib
 from tl_app import files
-from tl_app.data.examples import Examples, strings
+from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.errors import UserError
 from tl_app.report import page as page_lib
 from tl_app.report import predictions
@@ -241,8 +241,8 @@ def test_the_worst_errors_show_their_image_as_the_model_sees_it(tmp_path):
 
 def examples(modality, ids, inputs):
   n = len(ids)
-  columns = [strings(values) for values in (ids, inputs, ["a"] * n, ["h"] * n, ["test"] * n)]
-  return Examples(modality, *columns, skipped=[], source="s")
+  columns = [strings(values) for values in (["a"] * n, ["h"] * n, ["test"] * n)]
+  return Examples(strings(ids), Inputs.of(modality, inputs), *columns, skipped=[], source="s")
 
 
 def test_the_rungs_say_what_ships_and_why(tmp_path):

@@ -15,7 +15,7 @@ import tiny_modules
 from tl_app import backbones, files
 from tl_app.assets import Assets
 from tl_app.config import Config
-from tl_app.data.examples import strings
+from tl_app.data.examples import Inputs
 from tl_app.errors import RunFailed
 from tl_app.model import heads, inference
 from tl_app.model import model as model_lib
@@ -25,7 +25,9 @@ from tl_app.tasks import SINGLE_LABEL, statistics
 pytestmark = pytest.mark.slow
 
 COLOURS = ["blue", "green", "réd"]
-TEXTS = strings(["the film is good", "bad, bad film!", "word3", "CAFE is the good word1 and an unknown one " * 5])
+TEXTS = Inputs.of(
+  "text", ["the film is good", "bad, bad film!", "word3", "CAFE is the good word1 and an unknown one " * 5]
+)
 
 
 def load(directory, class_names, inputs, **flags):
@@ -56,7 +58,7 @@ def images(tmp_path_factory):
   tiny_data.colours(root / "colours", per_class=2)
   (root / "wide.jpg").write_bytes(tf.io.encode_jpeg(np.full([20, 31, 3], 90, np.uint8)).numpy())
   (root / "grey.png").write_bytes(tf.io.encode_png(np.full([9, 9, 1], 60, np.uint8)).numpy())
-  inputs = strings([str(path) for path in sorted(root.rglob("*.*g"))])
+  inputs = Inputs.of("image", [str(path) for path in sorted(root.rglob("*.*g"))])
   model = load(tiny_modules.image(root / "module"), COLOURS, inputs, image_size=16)
   return (
     model,
@@ -90,13 +92,16 @@ def test_the_fresh_process_takes_as_many_at_a_time_as_memory_holds(tmp_path, ima
   module = _Counts()
   tf.saved_model.save(module, str(tmp_path / "counts"), signatures=module.serve)
   with saved_model.Client("image") as client:
-    assert client.answer(tmp_path / "counts", [b"x"] * 5, 2)["batch"].tolist() == [2, 2, 2, 2, 1]
+    assert client.answer(tmp_path / "counts", [(b"x",)] * 5, 2)["batch"].tolist() == [2, 2, 2, 2, 1]
   model, inputs, _, _ = images
   monkeypatch.setattr(saved_model, "write", lambda model, directory: directory.mkdir())
   monkeypatch.setattr(saved_model, "prove", lambda *args: args[-1])
   for fits, taken in ((2, 2), (64, saved_model.BATCH)):
     client = contextlib.nullcontext()
-    assert saved_model.export_and_prove(model, tmp_path / "export", inputs, inputs, client, fits) == taken
+    assert (
+      saved_model.export_and_prove(model, tmp_path / "export", inputs, np.zeros([len(inputs), 3]), client, fits)
+      == taken
+    )
 
 
 CLIENT = """
@@ -132,9 +137,9 @@ def answers(images, texts, tmp_path_factory):
   path = tmp_path_factory.mktemp("client") / "asked.json"
   asked = {
     "image_export": str(images[2]),
-    "images": list(images[1]),
+    "images": list(images[1].array()),
     "text_export": str(texts[2]),
-    "texts": list(texts[1]),
+    "texts": list(texts[1].array()),
   }
   path.write_text(json.dumps(asked))
   # -P: nothing of this package's directory is on the path.

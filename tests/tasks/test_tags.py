@@ -71,7 +71,7 @@ def test_conll_files_are_read_with_their_splits_columns_and_comments(tmp_path):
   with gzip.open(tmp_path / "test.conll.gz", "wt") as file:
     file.write("New York\tx\ty\tB-LOC\n#\tx\ty\tO")
   config, examples = load(tmp_path)
-  assert list(examples.inputs) == ["EU #", "Bonn is", "New\u00a0York #"]
+  assert list(examples.inputs.array()) == ["EU #", "Bonn is", "New\u00a0York #"]
   assert list(examples.labels) == ["I-ORG O", "B-LOC O", "B-LOC O"]
   assert list(examples.splits) == ["train", "train", "test"] and examples.ids[1] == "train.conll:2"
   assert tasks.choose(config, examples)[0].name == "token_classification"
@@ -99,14 +99,17 @@ def test_faults_of_conll_files_are_told_by_line(tmp_path, text, message):
 def test_bad_sentences_can_be_skipped(tmp_path):
   (tmp_path / "train.conll").write_text("a O\n\nBonn LOC\n\nBonn B-LOC\n")
   _, examples = load(tmp_path, on_bad_example="skip")
-  assert list(examples.inputs) == ["a", "Bonn"] and "line 3" in examples.skipped[0]["reason"]
+  assert list(examples.inputs.array()) == ["a", "Bonn"] and "line 3" in examples.skipped[0]["reason"]
 
 
 def test_lists_of_words_and_tags_are_read_from_tables(tmp_path):
   rows = [{"text": ["New York", "is"], "label": ["B-LOC", "O"]}, {"text": ["a"], "label": ["I-big place"]}]
   (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
   config, examples = load(tmp_path / "a.jsonl")
-  assert list(examples.inputs) == ["New\u00a0York is", "a"] and list(examples.labels) == ["B-LOC O", "I-big_place"]
+  assert list(examples.inputs.array()) == ["New\u00a0York is", "a"] and list(examples.labels) == [
+    "B-LOC O",
+    "I-big_place",
+  ]
   (tmp_path / "b.jsonl").write_text("\n".join(json.dumps(row | {"text": row["text"][:1]}) for row in rows))
   with pytest.raises(UserError, match="b.jsonl:1 has 1 words, separated by white space, but 2 tags"):
     tasks.choose(*load(tmp_path / "b.jsonl"))
@@ -120,7 +123,7 @@ def test_hugging_faces_numbers_of_tags_have_names(tmp_path):
   parquet.write_table(table, tmp_path / "train.parquet")
   flags = {"text_column": "tokens", "label_column": "ner_tags"}
   _, examples = load(tmp_path / "train.parquet", **flags)
-  assert list(examples.inputs) == ["Bonn is", "a"] and list(examples.labels) == ["B-LOC O", "O"]
+  assert list(examples.inputs.array()) == ["Bonn is", "a"] and list(examples.labels) == ["B-LOC O", "O"]
   _, rows = tables.READERS[".parquet"](tmp_path / "train.parquet")
   assert [row[2] for row in rows] == ["B-LOC", None]
 

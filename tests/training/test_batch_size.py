@@ -111,11 +111,12 @@ def test_where_not_even_one_fits_the_user_is_told(monkeypatch):
 
 def test_the_largest_batch_is_the_longest_texts():
   texts = examples.strings(["x" * n for n in (3, 9, 1, 5, 7)])
+  inputs = examples.Inputs.of("text", texts)
   run = types.SimpleNamespace(
-    examples=examples.Examples("text", *[texts] * 5, [], "texts"),
+    examples=examples.Examples(texts, inputs, *[texts] * 3, [], "texts"),
     labels=np.array([3, 9, 1, 5, 7]),
     split=types.SimpleNamespace(train=np.arange(5), validation=np.arange(0), test=np.arange(0)),
-    inputs=texts,
+    inputs=inputs,
     places=np.arange(5)[None],
     model=types.SimpleNamespace(backbone=types.SimpleNamespace(preprocess=Lengths())),
     tokens=None,

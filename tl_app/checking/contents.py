@@ -39,13 +39,15 @@ def skipped(examples):
 
 def repeats(subject):
   """Yields exact duplicates, near duplicates, and texts that differ in numbers only."""
-  examples, prints = subject.examples, subject.prints
-  yield from _repeating("duplicates", examples, np.arange(len(examples)), prints.contents)
-  distinct = np.unique(prints.contents, return_index=True)[1]
-  yield from _repeating("near_duplicates", examples, distinct, prints.near)
-  if prints.texts is not None:
-    folded = duplicates.numbered([re.sub(r"\d+", "0", text) if _has_letter(text) else text for text in prints.texts])
-    distinct = np.unique(prints.near, return_index=True)[1]
+  examples, fingerprints = subject.examples, subject.fingerprints
+  yield from _repeating("duplicates", examples, np.arange(len(examples)), fingerprints.contents)
+  distinct = np.unique(fingerprints.contents, return_index=True)[1]
+  yield from _repeating("near_duplicates", examples, distinct, fingerprints.near)
+  if fingerprints.texts is not None:
+    folded = duplicates.numbered(
+      [re.sub(r"\d+", "0", text) if _has_letter(text) else text for text in fingerprints.texts]
+    )
+    distinct = np.unique(fingerprints.near, return_index=True)[1]
     yield from _repeating("same_but_numbers", examples, distinct, folded)
 
 
@@ -64,21 +66,25 @@ def _repeating(kind, examples, indices, groups):
 
 def conflicts(subject):
   """Yields equal and nearly equal contents under several labels."""
-  examples, prints = subject.examples, subject.prints
-  exact = _torn(examples.classes, prints.contents)
-  told = {prints.near[group[0]] for group in exact}
-  # A group of near duplicates that an exact conflict has torn already says nothing new.
-  near = [group for group in _torn(examples.classes, prints.near) if prints.near[group[0]] not in told]
-  for kind, torn, groups in (
-    ("conflicting_labels", exact, prints.contents),
-    ("near_conflicting_labels", near, prints.near),
+  examples, fingerprints = subject.examples, subject.fingerprints
+  exact = _conflicting(examples.classes, fingerprints.contents)
+  told = {fingerprints.near[group[0]] for group in exact}
+  # A group of near duplicates that holds an exact conflict says nothing new.
+  near = [
+    group for group in _conflicting(examples.classes, fingerprints.near) if fingerprints.near[group[0]] not in told
+  ]
+  for kind, conflicting, groups in (
+    ("conflicting_labels", exact, fingerprints.contents),
+    ("near_conflicting_labels", near, fingerprints.near),
   ):
-    others = [next(i for i in group if examples.classes[i] != examples.classes[group[0]]) for group in torn[:SHOWN]]
-    shown = [_pair(examples, group[0], other, labels=True) for group, other in zip(torn, others)]
-    yield from find(kind, len(torn), len(np.unique(groups)), examples=shown)
+    others = [
+      next(i for i in group if examples.classes[i] != examples.classes[group[0]]) for group in conflicting[:SHOWN]
+    ]
+    shown = [_pair(examples, group[0], other, labels=True) for group, other in zip(conflicting, others)]
+    yield from find(kind, len(conflicting), len(np.unique(groups)), examples=shown)
 
 
-def _torn(classes, groups):
+def _conflicting(classes, groups):
   """Returns the groups whose `classes` differ, as lists of indices, in order of their first."""
   members = collections.defaultdict(list)
   for index, group in enumerate(groups):
@@ -90,7 +96,7 @@ def leaks(subject):
   """Yields what given splits share."""
   kinds = {"exact": "leak", "near": "near_leak", "group": "group_leak"}
   given = {split: subject.given.get(split, np.zeros(0, np.int64)) for split in ("train", "validation", "test")}
-  for split, other, kind, pairs in splits.leaks(subject.examples, given, subject.prints):
+  for split, other, kind, pairs in splits.leaks(subject.examples, given, subject.fingerprints):
     shown = [_pair(subject.examples, *pair) for pair in pairs[:SHOWN]]
     yield from find(kinds[kind], len(pairs), len(given[split]), f"{split} in {other}", shown)
 

@@ -132,13 +132,13 @@ class Subject:
 
   Attributes:
     examples: the usable `Examples`.
-    prints: their `Fingerprints`.
+    fingerprints: their `Fingerprints`.
     parts: {split: int indices} of the splits, given and drawn; train holds what could not be divided.
     task: the `Task` that gave their `classes`.
   """
 
   examples: Examples
-  prints: Fingerprints
+  fingerprints: Fingerprints
   parts: dict
   task: Task
 

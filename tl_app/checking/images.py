@@ -7,7 +7,7 @@ import numpy as np
 
 from tl_app.checking.findings import find, named
 from tl_app.data.readers.rows import IMAGE_SUFFIXES
-from tl_app.data.splitting.fingerprints import MIN_SIDE, MIN_SPREAD
+from tl_app.data.splitting.image_fingerprints import MIN_SIDE, MIN_SPREAD
 
 ASPECT = 3.0
 # Format and size give a class away when they predict it this much better than chance (Cohen's kappa), each example
@@ -18,47 +18,49 @@ _FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".g
 
 def findings(subject, preprocess=None):
   """Yields the findings about the images of a `Subject`; none of them needs `preprocess`."""
-  examples, looks = subject.examples, subject.prints.looks
+  examples, facts = subject.examples, subject.fingerprints.facts
 
   def those(test):
-    return np.array([look is not None and bool(test(look)) for look in looks])
+    return np.array([image is not None and bool(test(image)) for image in facts])
 
-  yield from _wrong_suffix(examples, looks)
-  yield from named("tiny_image", examples, those(lambda look: min(look.width, look.height) < MIN_SIDE))
-  yield from named(
-    "extreme_aspect", examples, those(lambda k: max(k.width, k.height) > ASPECT * min(k.width, k.height))
-  )
-  yield from named("blank_image", examples, those(lambda look: look.spread < MIN_SPREAD))
-  yield from named("rotated_image", examples, those(lambda look: look.orientation not in (0, 1)))
+  yield from _wrong_suffix(examples, facts)
+  yield from named("tiny_image", examples, those(lambda image: min(image.width, image.height) < MIN_SIDE))
+  yield from named("extreme_aspect", examples, those(_is_extreme))
+  yield from named("blank_image", examples, those(lambda image: image.spread < MIN_SPREAD))
+  yield from named("rotated_image", examples, those(lambda image: image.orientation not in (0, 1)))
   for kind, test in (
-    ("grey_images", lambda look: look.mode in ("1", "L", "LA") or look.mode.startswith("I")),
-    ("cmyk_images", lambda look: look.mode == "CMYK"),
-    ("deep_images", lambda look: look.mode.startswith("I")),
-    ("alpha_images", lambda look: look.alpha),
-    ("animated_images", lambda look: look.frames > 1),
+    ("grey_images", lambda image: image.mode in ("1", "L", "LA") or image.mode.startswith("I")),
+    ("cmyk_images", lambda image: image.mode == "CMYK"),
+    ("deep_images", lambda image: image.mode.startswith("I")),
+    ("alpha_images", lambda image: image.alpha),
+    ("animated_images", lambda image: image.frames > 1),
   ):
     bad = those(test)
     if not bad.all():
       yield from named(kind, examples, bad)
-  yield from _shortcut(examples, looks)
+  yield from _shortcut(examples, facts)
 
 
-def _wrong_suffix(examples, looks):
+def _is_extreme(image):
+  return max(image.width, image.height) > ASPECT * min(image.width, image.height)
+
+
+def _wrong_suffix(examples, facts):
   bad, shown = 0, []
-  for id, value, look in zip(examples.ids, examples.inputs, looks):
+  for id, value, image in zip(examples.ids, examples.inputs.array(), facts):
     suffix = pathlib.PurePath(value).suffix.lower() if isinstance(value, str) else ""
     # A phone's MPO is a JPEG with a second picture behind it.
-    format = "JPEG" if look and look.format == "MPO" else look and look.format
-    if look and suffix in IMAGE_SUFFIXES and _FORMAT_OF[suffix] != format:
+    format = "JPEG" if image and image.format == "MPO" else image and image.format
+    if image and suffix in IMAGE_SUFFIXES and _FORMAT_OF[suffix] != format:
       bad += 1
       shown.append(f"{id} ({format})")
   yield from find("wrong_suffix", bad, len(examples), examples=shown)
 
 
-def _shortcut(examples, looks):
+def _shortcut(examples, facts):
   """Yields classes that (format, mode, width, height) predict, each image by the majority of the others like it."""
   labels = examples.classes
-  keys = [look and (look.format, look.mode, look.width, look.height) for look in looks]
+  keys = [image and (image.format, image.mode, image.width, image.height) for image in facts]
   table = collections.defaultdict(collections.Counter)
   for key, label in zip(keys, labels):
     table[key][label] += 1

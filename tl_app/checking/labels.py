@@ -77,7 +77,7 @@ def _sizes(subject, pool):
   if {"validation", "test"} <= subject.given.keys():
     return
   contents = collections.defaultdict(set)
-  for names, unit, split in zip(subject.examples.classes, subject.prints.near, subject.examples.splits):
+  for names, unit, split in zip(subject.examples.classes, subject.fingerprints.near, subject.examples.splits):
     for label in names if split in ("", "train") else ():
       contents[label].add(unit)
   small = {label: len(units) for label, units in contents.items() if len(units) < MIN_CONTENTS}

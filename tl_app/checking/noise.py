@@ -31,12 +31,12 @@ def findings(subject, features):
 
   examples = subject.examples
   names, labels = np.unique(examples.labels.astype(str), return_inverse=True)
-  number = np.array([len(set(subject.prints.near[labels == label])) for label in range(len(names))])
+  number = np.array([len(set(subject.fingerprints.near[labels == label])) for label in range(len(names))])
   used = np.flatnonzero(np.isin(labels, np.flatnonzero(number >= FOLDS)))
   if len(np.unique(labels[used])) < 2:
     return
   kept, targets = np.unique(labels[used], return_inverse=True)
-  probabilities = out_of_fold(features[used], targets, subject.prints.near[used])
+  probabilities = out_of_fold(features[used], targets, subject.fingerprints.near[used])
   ranked = cleanlab.filter.find_label_issues(
     targets, probabilities, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1
   )

@@ -17,7 +17,7 @@ _NOTED = {"duplicates", "near_duplicates", "leak", "near_leak", "group_leak", "c
 
 def subject(examples, split, task):
   """Returns the `Subject` of `Examples`, their `Splits` and the `Task` that gave their classes."""
-  return Subject(examples, split.prints, {name: getattr(split, name) for name in SPLITS}, task)
+  return Subject(examples, split.fingerprints, {name: getattr(split, name) for name in SPLITS}, task)
 
 
 def cheap(subject, preprocess=None):
@@ -82,8 +82,8 @@ def is_serious(found):
   return any(finding.severity == SERIOUS for finding in found)
 
 
-def undivided(examples, prints, task):
+def undivided(examples, fingerprints, task):
   """Returns the `Subject` of examples that could not be divided: what no given split holds counts as train."""
   splits = examples.splits
   parts = {split: np.flatnonzero(splits == split) for split in ("validation", "test")}
-  return Subject(examples, prints, {"train": np.flatnonzero((splits == "") | (splits == "train")), **parts}, task)
+  return Subject(examples, fingerprints, {"train": np.flatnonzero((splits == "") | (splits == "train")), **parts}, task)

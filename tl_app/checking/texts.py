@@ -8,8 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app.checking.findings import SHOWN, find, named
-from tl_app.data.examples import texts_of
-from tl_app.data.splitting import fingerprints
+from tl_app.data.splitting.text_fingerprints import normalized
 from tl_app.preprocessing import long_text
 from tl_app.progress import counted
 
@@ -46,7 +45,7 @@ def _characters(subject):
   examples = subject.examples
 
   def those(test):
-    return np.array([any(test(text) for text in texts_of(value)) for value in examples.inputs])
+    return np.array([any(test(text) for text in row) for row in examples.inputs.rows()])
 
   yield from named("replacement_characters", examples, those(lambda text: "\ufffd" in text))
   yield from named("mojibake", examples, those(_has_mojibake))
@@ -75,10 +74,10 @@ def _decodes(run):
 def _label_in_text(subject):
   classes = subject.examples.classes
   names = sorted({name for of_one in classes for name in of_one})
-  texts = subject.prints.texts
+  texts = subject.fingerprints.texts
   told = []
   for label in names:
-    name = fingerprints.normalized(label.replace("_", " "))
+    name = normalized(label.replace("_", " "))
     own = np.array([label in of_one for of_one in classes])
     if own.sum() < MIN_TEXTS or own.all() or not any(map(str.isalpha, name)):
       continue
@@ -108,7 +107,7 @@ def tokens(subject, preprocess):
   unknowns = np.zeros(len(examples), np.int64)
   starts = range(0, len(examples), _BATCH)
   for start in counted(starts, len(starts), "reading batches of texts"):
-    batch = tf.constant(list(examples.inputs[start : start + _BATCH]))
+    batch = tf.constant(examples.inputs[start : start + _BATCH].array(), tf.string)
     ids = preprocess.tokenize(batch)
     lengths.append(preprocess.count_tokens(batch).numpy())
     counts.append(ids.row_lengths().numpy())
@@ -123,8 +122,8 @@ def tokens(subject, preprocess):
 def _unknown_id(preprocess, inputs):
   """Returns the id of the unknown token: WordPiece's of a word of 1,000 letters; None where every text has tokens."""
   word = "q" * 1000
-  alike = (word, *[""] * (len(inputs[0]) - 1)) if isinstance(inputs[0], tuple) else word
-  ids = preprocess.tokenize(tf.constant([alike])).flat_values.numpy()
+  row = [word, *[""] * (len(inputs.columns) - 1)]
+  ids = preprocess.tokenize(tf.constant([row if len(row) > 1 else word])).flat_values.numpy()
   return int(ids[0]) if len(ids) == 1 else None
 
 
@@ -145,8 +144,8 @@ def _unknown(examples, counts, unknowns):
   share = unknowns.sum() / max(counts.sum(), 1)
   if share < UNKNOWN_TOLD:
     return
-  affected = np.flatnonzero(unknowns)
-  scripts = collections.Counter(script for i in affected for script in _scripts("".join(texts_of(examples.inputs[i]))))
+  affected, rows = np.flatnonzero(unknowns), examples.inputs.rows()
+  scripts = collections.Counter(script for i in affected for script in _scripts("".join(rows[i])))
   common = ", ".join(f"{script} in {count:,}" for script, count in scripts.most_common(3))
   detail = f"{share:.1%} of all tokens; letters: {common or 'none'}"
   worst = affected[np.argsort(-unknowns[affected], kind="stable")]

@@ -268,7 +268,7 @@ def length_steps(run, repeats, steps):
 def fixed_lengths(run, phase, length):
   """Returns the endless dataset of the training split's texts in no order of length, all filled up to `length`."""
   train, preprocess = run.split.train, run.model.backbone.preprocess
-  raw, targets = tf.constant(list(run.examples.inputs[train])), tf.constant(run.labels[train])
+  raw, targets = tf.constant(run.examples.inputs[train].array(), tf.string), tf.constant(run.labels[train])
   order = pipeline.index_batches(len(train), phase.batch_size, run.config.seed)
   batches = order.map(lambda i: (_padded(preprocess(tf.gather(raw, i)), length), tf.gather(targets, i)))
   return pipeline.ahead(batches)

@@ -16,8 +16,9 @@ from tl_app.compute import devices
 from tl_app.config import rules
 from tl_app.data import modalities
 from tl_app.data.examples import strings
-from tl_app.data.splitting import fingerprints, splits
-from tl_app.data.splitting.image_index import Seen
+from tl_app.data.splitting import splits
+from tl_app.data.splitting.fingerprints import fingerprint
+from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
 from tl_app.features import session
 from tl_app.features.session import Session
@@ -43,9 +44,9 @@ def check(config):
   task, why = tasks.choose(config, examples)
   examples = dataclasses.replace(examples, classes=strings(task.codec.classes(examples.labels)))
   with clock("compare"):
-    prints = fingerprints.of(examples, Seen(assets.root))
-    split, reason = _divide(examples, config, prints, task)
-    subject = summary.subject(examples, split, task) if split else summary.undivided(examples, prints, task)
+    fingerprints = fingerprint(examples, DecodedImageIndex(assets.root))
+    split, reason = _divide(examples, config, fingerprints, task)
+    subject = summary.subject(examples, split, task) if split else summary.undivided(examples, fingerprints, task)
   run, preprocess, not_checked = None, None, {}
   if spec:
     with clock("backbone"):
@@ -75,10 +76,10 @@ def _listed(words):
   return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
-def _divide(examples, config, prints, task):
+def _divide(examples, config, fingerprints, task):
   """Returns (`Splits`, ""), or (None, why there are none)."""
   try:
-    return splits.make(examples, config, prints, task.has_class_names), ""
+    return splits.make(examples, config, fingerprints, task.has_class_names), ""
   except UserError as error:
     return None, str(error)
 

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from tl_app import files, tasks
 from tl_app.data import modalities
-from tl_app.data.examples import texts_of
 from tl_app.data.readers import unlabelled
 from tl_app.errors import UserError
 from tl_app.serving import saved_model
@@ -89,13 +88,13 @@ def _answers(inputs, facts, signature, batch_size):
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     while batch := list(itertools.islice(inputs, batch_size)):
       reasons = list(pool.map(_reason, batch, itertools.repeat(facts["modality"])))
-      good = [row.input for row, reason in zip(batch, reasons) if not reason]
+      good = [row.values if facts["pairs"] else row.values[0] for row, reason in zip(batch, reasons) if not reason]
       answers = iter(_rows(signature(inputs=tf.constant(good, tf.string)), task, good) if good else ())
       yield [{"id": row.id} | ({"error": reason} if reason else next(answers)) for row, reason in zip(batch, reasons)]
 
 
 def _reason(row, modality):
-  return row.reason or next(filter(None, map(modalities.of(modality).verify, texts_of(row.input))), None)
+  return row.reason or next(filter(None, map(modalities.of(modality).verify, row.values)), None)
 
 
 def _rows(outputs, task, inputs):

@@ -3,11 +3,11 @@
 import hashlib
 
 from tl_app.data import modalities
-from tl_app.data.examples import strings
+from tl_app.data.examples import Inputs, strings
 
 
 def make(examples, indices, augment, count):
-  """Returns (inputs, hashes), object arrays [count * len(indices)], as `Examples` has them: all first copies, ..
+  """Returns (inputs, hashes) of count * len(indices) copies, as `Examples` has them: all first copies, ..
 
   A copy depends on the content of its example, on which copy it is and on `augment`, not on the other examples.
 
@@ -17,11 +17,15 @@ def make(examples, indices, augment, count):
     augment: result of `Modality.augmentation`.
     count: copies of each.
   """
-  made = [_copy(examples, i, augment, k) for k in range(count) for i in indices]
-  return strings(value for value, _ in made), strings(digest for _, digest in made)
+  modality, inputs = modalities.of(examples.modality), examples.inputs[indices]
+  copies = [
+    modality.augmented_copy(row, digest, augment, _number(digest, k))
+    for k in range(count)
+    for row, digest in zip(inputs.rows(), examples.hashes[indices])
+  ]
+  return Inputs.from_rows(inputs.modalities, (row for row, _ in copies)), strings(digest for _, digest in copies)
 
 
-def _copy(examples, i, augment, k):
-  digest = examples.hashes[i]
-  number = int(hashlib.sha256(f"{digest}:{k}".encode()).hexdigest()[:15], 16)
-  return modalities.of(examples.modality).augmented_copy(examples.inputs[i], digest, augment, number)
+def _number(digest, k):
+  """Returns what tells copy `k` of a content from others."""
+  return int(hashlib.sha256(f"{digest}:{k}".encode()).hexdigest()[:15], 16)

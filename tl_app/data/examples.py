@@ -5,6 +5,7 @@ import hashlib
 import pathlib
 import struct
 import textwrap
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class AugmentedImage:
   """An image with one fixed random change.
 
   Attributes:
-    image: as `Examples.inputs` holds it.
+    image: as a `Column` holds it.
     change: function of float32 [height, width, 3] and `number`, int64 scalar, in the graph.
     number: tells this change from others.
   """
@@ -57,16 +58,91 @@ class AugmentedImage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples:
-  """Raw examples of one data set, in a fixed order. Images are places or encoded bytes: pixels are never held.
+class Column:
+  """One input of every example.
 
   Attributes:
-    modality: "text" or "image".
+    values: object array [n]. A text is a str; an image is a str (the path of a file), a `Record`, bytes (encoded), or
+      an `AugmentedImage`. Pixels are never held.
+    modality: name of the `Modality`.
+  """
+
+  values: np.ndarray
+  modality: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """The inputs of n examples: named columns of equal length. A pair of texts is two columns.
+
+  `inputs[indices]` are the inputs at an int array, a bool mask, or a slice.
+
+  Attributes:
+    columns: {name: `Column`}. A name is that of the flag that names the column in a table, without "_column": "text",
+      "text_pair", "image".
+  """
+
+  columns: dict[str, Column]
+
+  @classmethod
+  def of(cls, modality: str, values: Iterable) -> "Inputs":
+    """Returns the inputs of examples with one input each."""
+    return cls({modality: Column(strings(values), modality)})
+
+  @classmethod
+  def from_rows(cls, modalities: dict[str, str], rows: Iterable[tuple]) -> "Inputs":
+    """Returns the inputs of rows, each a tuple with a value for each of the columns {name: modality}."""
+    rows = list(rows)
+    names = enumerate(modalities.items())
+    return cls({name: Column(strings(row[place] for row in rows), modality) for place, (name, modality) in names})
+
+  def __len__(self):
+    return len(next(iter(self.columns.values())).values)
+
+  def __getitem__(self, indices) -> "Inputs":
+    return Inputs({name: Column(column.values[indices], column.modality) for name, column in self.columns.items()})
+
+  @property
+  def modalities(self) -> dict[str, str]:
+    """{name of the column: name of its modality}."""
+    return {name: column.modality for name, column in self.columns.items()}
+
+  @property
+  def modality(self) -> str:
+    """The name of the modality that all columns have.
+
+    Raises:
+      ValueError: they have several.
+    """
+    (name,) = set(self.modalities.values())
+    return name
+
+  def array(self) -> np.ndarray:
+    """Returns the values as object array [n], or [n, columns] if there are several columns."""
+    values = [column.values for column in self.columns.values()]
+    return values[0] if len(values) == 1 else np.stack(values, axis=1)
+
+  def rows(self) -> list[tuple]:
+    """Returns a tuple for each example, with a value for each column."""
+    return list(zip(*(column.values for column in self.columns.values())))
+
+  def joined(self, other: "Inputs") -> "Inputs":
+    """Returns these inputs and then those of `other`, which has the same columns."""
+    pairs = {name: (column, other.columns[name]) for name, column in self.columns.items()}
+    return Inputs(
+      {name: Column(np.concatenate([one.values, two.values]), one.modality) for name, (one, two) in pairs.items()}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """Raw examples of one data set, in a fixed order.
+
+  Attributes:
     ids: object array [n] of str; unique; says where the example came from ("train.tsv:17", "daisy/1.jpg").
-    inputs: object array [n]: str (the text), or a tuple of two (a pair of texts), or for images str (a file path),
-      `Record`, or bytes (encoded JPEG/PNG).
+    inputs: `Inputs` of the n examples.
     labels: object array [n] of str, the class name.
-    hashes: object array [n] of str, sha256 hex of the content (UTF-8 text, or encoded image bytes).
+    hashes: object array [n] of str, sha256 hex of the content of all columns (UTF-8 text, or encoded image bytes).
     splits: object array [n] of "train", "validation", "test" where the data set gives a split, else "".
     skipped: list of {"id", "reason"} of the examples left out by --on_bad_example=skip.
     source: how the user named the data set.
@@ -77,9 +153,8 @@ class Examples:
       otherwise.
   """
 
-  modality: str
   ids: np.ndarray
-  inputs: np.ndarray
+  inputs: Inputs
   labels: np.ndarray
   hashes: np.ndarray
   splits: np.ndarray
@@ -97,16 +172,21 @@ class Examples:
   def __len__(self):
     return len(self.ids)
 
+  @property
+  def modality(self) -> str:
+    """The name of the modality of the inputs, see `Inputs.modality`."""
+    return self.inputs.modality
+
   def take(self, indices):
     """Returns the examples at `indices` (int array or bool mask [n]), in that order."""
     names = ("ids", "inputs", "labels", "hashes", "splits", "classes")
-    columns = {name: getattr(self, name)[indices] for name in names}
-    columns |= {name: getattr(self, name)[indices] for name in ("groups", "times") if getattr(self, name) is not None}
-    return dataclasses.replace(self, **columns)
+    taken = {name: getattr(self, name)[indices] for name in names}
+    taken |= {name: getattr(self, name)[indices] for name in ("groups", "times") if getattr(self, name) is not None}
+    return dataclasses.replace(self, **taken)
 
 
 def encoded(image):
-  """Returns the bytes of an image as `Examples.inputs` holds it.
+  """Returns the bytes of an image as a `Column` holds it.
 
   Raises:
     OSError, ValueError: it cannot be read.
@@ -117,14 +197,9 @@ def encoded(image):
 
 
 def content_hash(parts):
-  """Returns the sha256 hex of what an example holds, a sequence of bytes: of a pair both texts."""
-  # No text holds this byte, so no two pairs have the same content.
+  """Returns the sha256 hex of the content of an example: the bytes of each column."""
+  # No UTF-8 text holds this byte, so no two pairs have the same content.
   return hashlib.sha256(b"\xff".join(parts)).hexdigest()
-
-
-def texts_of(value):
-  """Returns the texts of one of `Examples.inputs`, a tuple of str: the text, or both of a pair."""
-  return value if isinstance(value, tuple) else (value,)
 
 
 def brief(label):

@@ -61,20 +61,19 @@ def untuned(dataset):
   return dataset.with_options(options)
 
 
-def training_parts(inputs, targets, preprocess, modality, batches, augment=None, mix=None):
+def training_parts(inputs, targets, preprocess, batches, augment=None, mix=None):
   """Returns the `Part`s of the stream (network inputs, targets) of `batches`.
 
   Args:
-    inputs: object array [n] of `Examples.inputs`.
+    inputs: `Inputs`.
     targets: [n, ..], see `Task.targets`.
     preprocess: `Backbone.preprocess`.
-    modality: name of the `Modality` of the inputs.
     batches: dataset of int32 [batch_size] positions in `inputs`, see `index_batches`; of texts also `token_batches`.
     augment: what `Modality.augmentation` gives, or None.
     mix: what `augmentation.make_mix` gives, or None.
   """
   targets = tf.constant(targets)
-  modality = modalities.of(modality)
+  modality = modalities.of(inputs.modality)
   steps = modality.training_steps(inputs, preprocess, augment)
   if modality.is_batched:
     return _mapped(batches, 1, steps, targets)
@@ -115,7 +114,7 @@ def _enumerated(dataset, function):
   return dataset.enumerate().map(function, num_parallel_calls=PARALLEL)
 
 
-def for_inference(inputs, preprocess, modality, batch_size, lengths=None):
+def for_inference(inputs, preprocess, batch_size, lengths=None):
   """Returns (dataset of network inputs, positions): every example once, in full batches.
 
   Texts come in order of length, so that short ones are not padded to long ones. The last batch is filled up with
@@ -124,7 +123,7 @@ def for_inference(inputs, preprocess, modality, batch_size, lengths=None):
   Returns:
     The dataset, and int64 [n]: row k of the concatenated outputs belongs to example positions[k].
   """
-  modality = modalities.of(modality)
+  modality = modalities.of(inputs.modality)
   if lengths is None:
     lengths = token_counts(preprocess, inputs) if modality.varies_in_length else np.zeros(len(inputs))
   filled, positions = inference_order(lengths, batch_size)
@@ -280,12 +279,12 @@ def draw_copies(batches, n, count, seed):
 
 
 def token_counts(preprocess, texts):
-  """Returns int32 [n]: the tokens of each of `texts`, object array [n], special ones included, nothing truncated."""
+  """Returns int32 [n]: the tokens of each of `texts`, `Inputs`, special ones included, nothing truncated."""
   return of_texts(preprocess.count_tokens, texts)
 
 
 def of_texts(function, texts):
-  """Returns [n, ..]: what an in-graph function of string [batch] gives for each of `texts`, object array [n]."""
-  raw = tf.data.Dataset.from_tensor_slices(tf.constant(list(texts), tf.string)).batch(1024)
+  """Returns [n, ..]: what an in-graph function of string [batch] gives for each of `texts`, `Inputs`."""
+  raw = tf.data.Dataset.from_tensor_slices(tf.constant(texts.array(), tf.string)).batch(1024)
   found = list(untuned(raw.map(function)).as_numpy_iterator())
   return np.concatenate(found) if found else np.zeros(0, np.int32)

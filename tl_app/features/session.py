@@ -48,7 +48,7 @@ class Session:
     why: why it is that task.
     augment: what --augment does to the examples of a training stream, see `Modality.augmentation`; or None.
     copies: (inputs, hashes) of --augment_copies, see `data.copies.make`; or None.
-    inputs, hashes: object arrays [n + copies]: those of `examples`, then of `copies`.
+    inputs, hashes: `Inputs` and object array [n + copies]: those of `examples`, then of `copies`.
     places: int [1 + copies of each, training examples], where a training example and each of its copies are in them.
     features: `FeatureRows` of the frozen backbone, once they were needed.
     tokens: what `token_counts` gives, once it was needed.
@@ -83,8 +83,8 @@ class Session:
   )
 
   def __post_init__(self):
-    train, inputs, hashes = self.split.train, *(self.copies or (np.zeros(0, object),) * 2)
-    self.inputs = np.concatenate([self.examples.inputs, inputs])
+    train, (inputs, hashes) = self.split.train, self.copies or (self.examples.inputs[:0], self.examples.hashes[:0])
+    self.inputs = self.examples.inputs.joined(inputs)
     self.hashes = np.concatenate([self.examples.hashes, hashes])
     own = len(self.examples) + np.arange(len(inputs)).reshape(-1, len(train))
     self.places = np.concatenate([train[None], own])
@@ -153,7 +153,6 @@ def training_parts(run, phase):
     run.inputs[places],
     run.model.task.codec.as_probabilities(labels) if phase.mixes else labels,
     run.model.backbone.preprocess,
-    run.examples.modality,
     index_batches(run, phase),
     augment=run.augment if phase.augment != "none" and not phase.copies else None,
     mix=augmentation.make_mix(phase, run.config.seed),

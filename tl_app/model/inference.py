@@ -32,7 +32,7 @@ def predict(
   Args:
     network: `keras.Model` on the backbone's inputs with one output tensor.
     backbone: provides the preprocessing.
-    inputs: object array [n] of `Examples.inputs`.
+    inputs: `Inputs`.
     batch_size: global batch; divisible by the number of devices.
     verbose: Keras progress bar, 0 or 1.
     lengths: `pipeline.token_counts` of the inputs, if they are known.
@@ -40,5 +40,5 @@ def predict(
   Returns:
     float32 [n, ..], in the order of the inputs.
   """
-  dataset, positions = pipeline.for_inference(inputs, backbone.preprocess, backbone.modality, batch_size, lengths)
+  dataset, positions = pipeline.for_inference(inputs, backbone.preprocess, batch_size, lengths)
   return pipeline.restore(network.predict(dataset, verbose=verbose), positions)

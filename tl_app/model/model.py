@@ -7,6 +7,7 @@ import keras
 from tl_app import backbones
 from tl_app.backbones import long_text, text_pairs, token_features
 from tl_app.backbones.backbone import Backbone
+from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.model import heads
 from tl_app.model.graphs import head_on
@@ -84,13 +85,14 @@ def load(config, spec, assets, task, max_length):
     image_size=config.image_size,
     pixels=config.pixels,
   )
-  if task.per_token and backbone.modality == "text":
+  has_tokens = modalities.of(backbone.modality).varies_in_length
+  if task.per_token and has_tokens:
     backbone = token_features.read_words(backbone)
-  if config.long_text != "head" and backbone.modality == "text":
+  if config.long_text != "head" and has_tokens:
     backbone = long_text.read_long(backbone, config.long_text, config.max_windows)
-  if config.text_pair_column and backbone.modality == "text":
+  if config.text_pair_column and has_tokens:
     backbone = text_pairs.read_pairs(backbone, config.pair_encoding)
-  if max_length and backbone.modality == "text" and backbone.preprocess.limit:
+  if max_length and has_tokens and backbone.preprocess.limit:
     if max_length > backbone.preprocess.limit:
       raise UserError(f"--max_length={max_length}, but {spec.name} reads at most {backbone.preprocess.limit} tokens")
     backbone.preprocess.max_length = max_length

@@ -181,7 +181,7 @@ def _test_predictions(path, task, examples):
 
 def _format_labels(rows, examples, answers):
   """Formats the labels and predictions of `rows` for people; `examples` have the inputs."""
-  inputs = dict(zip(examples.ids, examples.inputs))
+  inputs = dict(zip(examples.ids, examples.inputs.array()))
   for row in rows:
     row.update(
       {key: answers.format_label(row[key], inputs[row["id"]]) for key in ("label", "prediction") if key in row}
@@ -191,7 +191,7 @@ def _format_labels(rows, examples, answers):
 def _previews(examples, ids):
   """Returns {"texts": {id: text}, "images": {id: data URI of a thumbnail}} of the examples with these ids."""
   modality = modalities.of(examples.modality)
-  previews = {id: modality.preview(value) for id, value in zip(examples.ids, examples.inputs) if id in ids}
+  previews = {id: modality.preview(row) for id, row in zip(examples.ids, examples.inputs.rows()) if id in ids}
   return {
     f"{form}s": {id: preview[form] for id, preview in previews.items() if form in preview} for form in ("text", "image")
   }

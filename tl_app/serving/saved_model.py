@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import json
 import logging
 import os
@@ -16,7 +17,6 @@ import tensorflow as tf
 
 from tl_app import files
 from tl_app.data import modalities
-from tl_app.data.examples import texts_of
 from tl_app.errors import RunFailed
 from tl_app.serving import fresh_process
 
@@ -89,12 +89,12 @@ class Client:
       self._process.kill()
       self._process.communicate()
 
-  def answer(self, directory, values, batch_size):
+  def answer(self, directory, rows, batch_size):
     """Returns the answers of `serving_default` of the SavedModel at `directory`; the process ends with them.
 
     Args:
       directory: the SavedModel.
-      values: list of bytes, or of tuples of two.
+      rows: list of tuples of bytes, one for each column.
       batch_size: of them a call.
 
     Raises:
@@ -103,7 +103,7 @@ class Client:
     with tempfile.TemporaryDirectory() as scratch:
       asked, answered = os.path.join(scratch, "inputs.tfrecord"), os.path.join(scratch, "answers.npz")
       with tf.io.TFRecordWriter(asked) as writer:
-        for part in (part for value in values for part in (value if isinstance(value, tuple) else (value,))):
+        for part in itertools.chain.from_iterable(rows):
           writer.write(part)
       _, said = self._process.communicate(json.dumps([str(directory), asked, answered, batch_size]) + "\n")
       if self._process.returncode:
@@ -146,7 +146,7 @@ def export_and_prove(model, directory, inputs, outputs, client=None, batch_size=
   Args:
     model: the `Model`.
     directory: where the export goes; what is there is replaced as a whole, once the new export is proven.
-    inputs: object array [n] of `Examples.inputs`, the test split.
+    inputs: `Inputs` of the test split.
     outputs: float [n, outputs], the evaluation's answers, see `Answers.outputs`.
     client: `Client` that was started before, or None for a new one.
     batch_size: inputs that fit into a forward pass; a client takes `BATCH` at a time, or fewer.
@@ -169,12 +169,12 @@ def export_and_prove(model, directory, inputs, outputs, client=None, batch_size=
       raise
 
 
-def _encoded(value, modality):
-  """Returns what a client sends for one of `Examples.inputs`: bytes, or of a pair a tuple of two."""
-  parts, reasons = zip(*(modalities.of(modality).encode(part, allow_empty=True) for part in texts_of(value)))
+def _encoded(row, modality):
+  """Returns what a client sends for an example: a tuple of bytes, one for each column."""
+  parts, reasons = zip(*(modalities.of(modality).encode(value, allow_empty=True) for value in row))
   if any(reasons):
     raise RunFailed(f"parity: a test example cannot be read: {next(filter(None, reasons))}")
-  return parts if isinstance(value, tuple) else parts[0]
+  return parts
 
 
 def sample(count):
@@ -188,7 +188,7 @@ def prove(directory, model, inputs, outputs, client, batch_size):
   Raises:
     RunFailed: it does not.
   """
-  answers = client.answer(directory, [_encoded(value, model.backbone.modality) for value in inputs], batch_size)
+  answers = client.answer(directory, [_encoded(row, model.backbone.modality) for row in inputs.rows()], batch_size)
   proof = model.task.answers.parity(answers, outputs)
   if not model.task.answers.is_equal(proof, TOLERANCE):
     raise RunFailed(f"export check: {model.task.answers.describe_parity(proof)}; no export is left")

@@ -37,7 +37,7 @@ class TagCodec(LabelCodec):
     if examples.modality != "text":
       holds = f"--dataset={examples.source} holds {examples.modality}s"
       return f"--task=token_classification tags the words of texts, but {holds}"
-    for id, text, label in zip(examples.ids, examples.inputs, examples.labels):
+    for id, text, label in zip(examples.ids, examples.inputs.array(), examples.labels):
       words, found = len(tags.spans(text)), len(label.split())
       if words != found:
         return f"{id} has {words} words, separated by white space, but {found} tags: give one tag per word"

@@ -113,7 +113,7 @@ def _largest_batch(run, count):
   # A small data set is taken several times.
   chosen = np.resize(np.arange(len(train))[::-1], count)
   dataset, positions = pipeline.for_inference(
-    *(run.inputs[train[chosen]], run.model.backbone.preprocess, run.examples.modality, count),
+    *(run.inputs[train[chosen]], run.model.backbone.preprocess, count),
     None if lengths is None else lengths[chosen],
   )
   return next(iter(dataset)), run.labels[train[chosen]][positions]

@@ -6,6 +6,8 @@ import typing
 
 import numpy as np
 
+from tl_app.data.examples import Inputs
+
 
 class Modality(abc.ABC):
   """How inputs of one kind are read, verified, compared, fed to a network, augmented and shown.
@@ -76,7 +78,7 @@ class Modality(abc.ABC):
     """Returns (bytes, reason): what a client of the export sends for an input, or why the input cannot be read.
 
     Args:
-      value: an input as `Examples` holds it, or None where it is absent.
+      value: an input as a `Column` holds it, or None where it is absent.
       allow_empty: whether an empty input is an input.
     """
 
@@ -85,37 +87,47 @@ class Modality(abc.ABC):
     return None
 
   @abc.abstractmethod
+  def fingerprint(self, values: np.ndarray, hashes: np.ndarray, index: typing.Any) -> typing.Any:
+    """Returns what tells nearly equal inputs: an object whose `near` is int64 [n], the same for those.
+
+    Args:
+      values: object array [n], the values of a column.
+      hashes: object array [n] of str, the content hashes of the examples.
+      index: `DecodedImageIndex`, which remembers what was found out about images.
+    """
+
+  @abc.abstractmethod
   def training_steps(
-    self, values: np.ndarray, preprocess: typing.Callable, augment: typing.Callable | None = None
+    self, inputs: Inputs, preprocess: typing.Callable, augment: typing.Callable | None = None
   ) -> dict[str, typing.Callable]:
     """Returns the steps from the position of an input to what the network reads, in order.
 
     Args:
-      values: object array [n] of inputs.
+      inputs: `Inputs` of this modality.
       preprocess: `Backbone.preprocess`.
       augment: result of `augmentation`, or None.
 
     Returns:
       {name of the step: function (value, number, index) -> value} of in-graph functions. `value` is the result of the
-      step before. `number`, int64 scalar, counts the elements of the stream. `index` is the position in `values`: int32
+      step before. `number`, int64 scalar, counts the elements of the stream. `index` is the position in `inputs`: int32
       scalar, or [batch] where `is_batched`.
     """
 
   @abc.abstractmethod
-  def inference_step(self, values: np.ndarray, preprocess: typing.Callable) -> typing.Callable:
+  def inference_step(self, inputs: Inputs, preprocess: typing.Callable) -> typing.Callable:
     """Returns the in-graph function from the position of an input, or of a batch of them, to what the network reads.
 
     Args:
-      values, preprocess: as of `training_steps`.
+      inputs, preprocess: as of `training_steps`.
     """
 
   @abc.abstractmethod
-  def augmentation(self, name: str, values: np.ndarray, seed: int) -> typing.Callable:
+  def augmentation(self, name: str, inputs: Inputs, seed: int) -> typing.Callable:
     """Returns the function (input, number) -> augmented input that --augment names; see `tl_app.augmentation`.
 
     Args:
       name: of --augment, "none" excepted.
-      values: object array [n], the training inputs.
+      inputs: those of the training split.
       seed: seed of the run.
 
     Raises:
@@ -127,18 +139,16 @@ class Modality(abc.ABC):
     """Returns what --augment=`name` does to an input, in a few words."""
 
   @abc.abstractmethod
-  def augmented_copy(
-    self, value: typing.Any, digest: str, augment: typing.Callable, number: int
-  ) -> tuple[typing.Any, str]:
-    """Returns (value, content hash) of an input with one fixed random change.
+  def augmented_copy(self, row: tuple, digest: str, augment: typing.Callable, number: int) -> tuple[tuple, str]:
+    """Returns (row, content hash) of an example with one fixed random change.
 
     Args:
-      value: the input.
-      digest: its content hash.
+      row: a value for each column.
+      digest: the content hash of the example.
       augment: result of `augmentation`.
       number: what tells this change from others.
     """
 
   @abc.abstractmethod
-  def preview(self, value: typing.Any) -> dict[str, str]:
-    """Returns what the report shows of an input: {"text": str} or {"image": data URI}."""
+  def preview(self, row: tuple) -> dict[str, str]:
+    """Returns what the report shows of an example, a value for each column: {"text": str} or {"image": data URI}."""

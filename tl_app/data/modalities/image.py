@@ -55,10 +55,15 @@ class Image(Modality):
 
     return image.verify(encoded)
 
-  def training_steps(self, values, preprocess, augment=None):
+  def fingerprint(self, values, hashes, index):
+    from tl_app.data.splitting import image_fingerprints
+
+    return image_fingerprints.fingerprint(values, hashes, self.encode, index)
+
+  def training_steps(self, inputs, preprocess, augment=None):
     from tl_app.data import image_reader
 
-    read, copy = image_reader.reader(values)
+    read, copy = image_reader.reader(inputs.array())
     return {
       "read": lambda i, *_: read(i),
       "decode": lambda encoded, *_: preprocess.decode(encoded),
@@ -67,13 +72,13 @@ class Image(Modality):
       **({"augment": lambda image, number, _: augment(image, number)} if augment else {}),
     }
 
-  def inference_step(self, values, preprocess):
+  def inference_step(self, inputs, preprocess):
     from tl_app.data import image_reader
 
-    read, copy = image_reader.reader(values)
+    read, copy = image_reader.reader(inputs.array())
     return lambda i: copy(preprocess.one(read(i)), i) if copy else preprocess.one(read(i))
 
-  def augmentation(self, name, values, seed):
+  def augmentation(self, name, inputs, seed):
     from tl_app.augmentation import images
 
     return images.Augment(name, seed)
@@ -83,17 +88,19 @@ class Image(Modality):
 
     return images.described(name)
 
-  def augmented_copy(self, value, digest, augment, number):
-    copy = AugmentedImage(value, augment, number)
-    return copy, content_hash([digest.encode(), augment.identity.encode(), b"%d" % number])
+  def augmented_copy(self, row, digest, augment, number):
+    (image,) = row
+    return (AugmentedImage(image, augment, number),), content_hash(
+      [digest.encode(), augment.identity.encode(), b"%d" % number]
+    )
 
-  def preview(self, value):
+  def preview(self, row):
     """The image is decoded as for training: what TensorFlow can read is what the model has seen."""
     import tensorflow as tf
 
     from tl_app.preprocessing import image
 
-    pixels = image.decode(encoded(value))
+    pixels = image.decode(encoded(*row))
     if max(pixels.shape[:2]) > THUMBNAIL:
       pixels = tf.image.resize(pixels, (THUMBNAIL, THUMBNAIL), preserve_aspect_ratio=True, antialias=True)
     thumbnail = tf.io.encode_jpeg(tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8), quality=85)

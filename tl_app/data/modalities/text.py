@@ -1,6 +1,8 @@
 """`Text`: inputs are strings."""
 
-from tl_app.data.examples import content_hash, texts_of
+import textwrap
+
+from tl_app.data.examples import content_hash
 from tl_app.data.modalities.base import Modality
 
 # A network this wide takes the learning rates of BERT-base (5e-5 to 2e-5, Devlin et al. 2019); narrower ones more.
@@ -47,37 +49,40 @@ class Text(Modality):
     except UnicodeEncodeError:
       return b"", "the text is not valid Unicode"
 
-  def training_steps(self, values, preprocess, augment=None):
+  def fingerprint(self, values, hashes, index):
+    from tl_app.data.splitting import text_fingerprints
+
+    return text_fingerprints.fingerprint(values)
+
+  def training_steps(self, inputs, preprocess, augment=None):
     import tensorflow as tf
 
-    raw = tf.constant(list(values), tf.string)
+    raw = tf.constant(inputs.array(), tf.string)
     return {
       "read": lambda i, *_: tf.gather(raw, i),
       **({"augment": lambda texts, number, _: augment(texts, number)} if augment else {}),
       "tokenize": lambda texts, *_: preprocess(texts),
     }
 
-  def inference_step(self, values, preprocess):
+  def inference_step(self, inputs, preprocess):
     import tensorflow as tf
 
-    raw = tf.constant(list(values), tf.string)
+    raw = tf.constant(inputs.array(), tf.string)
     return lambda i: preprocess(tf.gather(raw, i))
 
-  def augmentation(self, name, values, seed):
+  def augmentation(self, name, inputs, seed):
     from tl_app.augmentation import texts
 
-    return texts.Augment(name, [text for value in values for text in texts_of(value)], seed)
+    return texts.Augment(name, [text for row in inputs.rows() for text in row], seed)
 
   def describe_augmentation(self, name):
     from tl_app.augmentation import texts
 
     return texts.described(name)
 
-  def augmented_copy(self, value, digest, augment, number):
-    texts = augment.copy(texts_of(value), number)
-    return texts if isinstance(value, tuple) else texts[0], content_hash([text.encode() for text in texts])
+  def augmented_copy(self, row, digest, augment, number):
+    texts = augment.copy(row, number)
+    return texts, content_hash([text.encode() for text in texts])
 
-  def preview(self, value):
-    import textwrap
-
-    return {"text": textwrap.shorten(" / ".join(texts_of(value)), MAX_PREVIEW, placeholder=" …")}
+  def preview(self, row):
+    return {"text": textwrap.shorten(" / ".join(row), MAX_PREVIEW, placeholder=" …")}

@@ -37,7 +37,7 @@ def read(path, what):
     raise UserError(f"{what}: there is no directory {directory}")
   if not directory.is_dir():
     raise UserError(f"{what}: {directory} is a file; images: takes a directory with one folder for each class")
-  raw = Raw("image", [])
+  raw = Raw({"image": "image"}, [])
   ignored = []
   for split, folder in _split_folders(directory, what):
     classes, strays = visible(folder)
@@ -71,10 +71,10 @@ def _part_of(path):
 
 def _read_glob(root, paths):
   """Returns the `Raw` of class folders, and of images whose folder is their class; equal names are one class."""
-  raw, ignored = Raw("image", []), []
+  raw, ignored = Raw({"image": "image"}, []), []
   for path in paths:
     if not path.is_dir():
-      raw.rows.append(Row(relative_name(path, root), str(path), _class_name(path.parent)))
+      raw.rows.append(Row(relative_name(path, root), (str(path),), _class_name(path.parent)))
       continue
     rows, others = _class_rows(path, root, "")
     raw.rows += rows
@@ -105,7 +105,7 @@ def image_files(folder):
 def _class_rows(folder, directory, split):
   images, others = image_files(folder)
   label = _class_name(folder)
-  rows = [Row(relative_name(path, directory), str(path), label, split) for path in images]
+  rows = [Row(relative_name(path, directory), (str(path),), label, split) for path in images]
   if not images:
     rows.append(Row(relative_name(folder, directory) + "/", label=label, reason=EMPTY_CLASS))
   return rows, others

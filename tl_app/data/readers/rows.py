@@ -26,14 +26,19 @@ SPLIT_NAMES = {
 
 
 class Row(typing.NamedTuple):
-  """One example before it is checked: `input` and `label` may be None (absent); `reason`: why it could not be read.
+  """One example before it is checked.
 
-  Of a pair of texts the input is the tuple of both, of which either may be None. `group` and `time` are the cells of
-  --group_column and --time_column.
+  Attributes:
+    id: where the example came from.
+    values: a value for each column, in the order of `Raw.columns`; None where it is absent.
+    label: the label; None where it is absent.
+    split: "train", "validation", "test", or "".
+    reason: why the example could not be read, or "".
+    group, time: the cells of --group_column and --time_column.
   """
 
   id: str
-  input: str | bytes | tuple | None = None
+  values: tuple = ()
   label: str | None = None
   split: str = ""
   reason: str = ""
@@ -43,9 +48,15 @@ class Row(typing.NamedTuple):
 
 @dataclasses.dataclass
 class Raw:
-  """What a source read: the modality, the `Row`s in order, and lines worth telling the user."""
+  """What a reader found in a source.
 
-  modality: str
+  Attributes:
+    columns: {name of the column: name of its modality}, see `Inputs`.
+    rows: `Row`s in order.
+    notes: lines worth telling the user.
+  """
+
+  columns: dict
   rows: list
   notes: list = dataclasses.field(default_factory=list)
 

@@ -8,11 +8,11 @@ from tl_app import config as configs
 from tl_app.assets import cache_root
 from tl_app.config import rules
 from tl_app.data import modalities
-from tl_app.data.examples import Examples, strings
+from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.data.readers import folders, starters, tables, tfds, tfrecord
 from tl_app.data.readers import verify as verify_lib
 from tl_app.data.readers.rows import Raw, Row
-from tl_app.data.splitting.image_index import Seen
+from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
 
 FORMS = f"{', '.join(starters.STARTERS)}, images:DIR, table:PATH, tfrecord:PATH, tfds:NAME[/CONFIG][:VERSION]"
@@ -32,7 +32,7 @@ def load(config, assets, verify=None, known=frozenset()):
     verify: callable, encoded image bytes -> None, or the reason why training could not decode them. Default: the
       decoder that training uses.
     known: content hashes of images that an earlier run has decoded: these are read and hashed only, like those that
-      the cache has `Seen`.
+      the cache has `DecodedImageIndex`.
 
   Raises:
     UserError: what is named does not exist or cannot be read; or an example is bad under --on_bad_example=fail.
@@ -49,8 +49,8 @@ def load(config, assets, verify=None, known=frozenset()):
 
 def _load_one(name, flag, config, assets, verify, known):
   raw = _read(name, flag, config, assets)
-  if modalities.of(raw.modality).is_decoded and verify is None:
-    known |= Seen(cache_root(config.cache_dir)).hashes()
+  if any(modalities.of(name).is_decoded for name in raw.columns.values()) and verify is None:
+    known |= DecodedImageIndex(cache_root(config.cache_dir)).hashes()
   rows, hashes, bad = verify_lib.check(raw, verify, known)
   total = len(rows) + len(bad)
   if bad and config.on_bad_example == "fail":
@@ -67,9 +67,8 @@ def _load_one(name, flag, config, assets, verify, known):
     listed = ", ".join(map(repr, lost[:10]))
     raw.notes.append(f"classes left out, since all their examples are bad: {len(lost):,}, e.g. {listed}")
   return Examples(
-    modality=raw.modality,
     ids=strings([row.id for row in rows]),
-    inputs=strings([row.input for row in rows]),
+    inputs=Inputs.from_rows(raw.columns, (row.values for row in rows)),
     labels=strings(labels),
     hashes=strings(hashes),
     splits=strings([row.split for row in rows]),
@@ -83,8 +82,9 @@ def _load_one(name, flag, config, assets, verify, known):
 
 def _with_split(examples, extra, split, flag):
   """Returns `examples` with its `split` replaced by that of `extra` (all of it, where `extra` has no splits)."""
-  if extra.modality != examples.modality:
-    raise UserError(f"--{flag}={extra.source} holds {extra.modality}s, --dataset holds {examples.modality}s")
+  if extra.inputs.modalities != examples.inputs.modalities:
+    holds, wanted = (modalities.of(data.modality).plural for data in (extra, examples))
+    raise UserError(f"--{flag}={extra.source} holds {holds}, --dataset holds {wanted}")
   if any(extra.splits):
     present = sorted(set(extra.splits))
     extra = extra.take(extra.splits == split)
@@ -100,12 +100,12 @@ def _with_split(examples, extra, split, flag):
     "splits": [*examples.splits, *([split] * len(extra))],
     **{
       name: [*getattr(examples, name), *getattr(extra, name)]
-      for name in ("inputs", "labels", "hashes", "groups", "times")
+      for name in ("labels", "hashes", "groups", "times")
       if getattr(examples, name) is not None
     },
   }
   return Examples(
-    modality=examples.modality,
+    inputs=examples.inputs.joined(extra.inputs),
     skipped=examples.skipped + [{**bad, "id": f"{flag}:{bad['id']}"} for bad in extra.skipped],
     source=f"{examples.source} {flag}={extra.source}",
     notes=notes,
@@ -113,12 +113,16 @@ def _with_split(examples, extra, split, flag):
   )
 
 
+def _starter(modality, rows):
+  return Raw({modality: modality}, [Row(id, (value,), label) for id, value, label in rows])
+
+
 def _read(name, flag, config, assets):
   """Returns the `Raw` of one data set name."""
   if name == "movie_reviews":
-    return Raw("text", [Row(*row) for row in starters.movie_reviews(assets)])
+    return _starter("text", starters.movie_reviews(assets))
   if name == "digits":
-    return Raw("image", [Row(*row) for row in starters.digits()])
+    return _starter("image", starters.digits())
   form, colon, rest = name.partition(":")
   if colon and rest and form == "images":
     return folders.read(os.path.expanduser(rest), f"--{flag}={name}")

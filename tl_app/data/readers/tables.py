@@ -43,7 +43,7 @@ def read(path, what, config):
   Raises:
     UserError: no such table, one that cannot be read, or a column that is not there.
   """
-  raw, first = Raw("", []), {}
+  raw, first = Raw({}, []), {}
   root, found = _files(path, what, raw.notes)
   for split, file in found:
     names, records = READERS[suffix(file)](file)
@@ -55,25 +55,25 @@ def read(path, what, config):
         raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
     labels = _label_columns(names, config, file)
     inputs = _with_pair(names, modality, column, config.text_pair_column, file)
-    if raw.modality not in ("", modality.name):
-      others = modalities.of(raw.modality).plural
+    columns = {flag.removesuffix("_column"): modality.name for flag in inputs}
+    if raw.columns not in ({}, columns):
+      others = modalities.of(next(iter(raw.columns.values()))).plural
       raise UserError(
         f"{file} has a column of {modality.plural}, the tables beside it {others}: give all the same columns"
       )
-    raw.modality = modality.name
+    raw.columns = columns
     before = len(raw.rows)
-    folder, wanted = relative_name(file.parent, root), [*inputs, *keys.values()]
+    folder, wanted = relative_name(file.parent, root), [*inputs.values(), *keys.values()]
     for id, cell, reason in cells(file, names, records, wanted, labels):
-      value, label = cell[0], _one_label(cell[len(wanted) :])
-      if value:
-        value, reason = modality.locate(value, file)
-      if len(inputs) == 2:
-        value = tuple(cell[:2])
+      label = _one_label(cell[len(wanted) :])
+      located = [modality.locate(value, file) if value else (value, "") for value in cell[: len(inputs)]]
+      reason = reason or next((fault for _, fault in located if fault), "")
       kept = dict(zip(keys, cell[len(inputs) :]))
       empty = [f"it has no {name} (--{flag})" for flag, name in keys.items() if not kept[flag]]
       id = id if folder == "." else f"{folder}/{id}"
       reason = reason or "".join(empty[:1])
-      raw.rows.append(Row(id, value, label, split, reason, kept.get("group_column"), kept.get("time_column")))
+      values = tuple(value for value, _ in located)
+      raw.rows.append(Row(id, values, label, split, reason, kept.get("group_column"), kept.get("time_column")))
     if len(raw.rows) == before:
       raise UserError(f"{file} has a header but no rows")
   return raw
@@ -116,14 +116,15 @@ def known(file, names, wanted):
 
 
 def _with_pair(names, modality, column, pair, file):
-  """Returns the names of the columns of the input: of one text or image, or of a pair of texts."""
+  """Returns {flag: column} of the inputs: of one text or image, or of a pair of texts."""
+  inputs = {modality.column_flag: column}
   if not pair:
-    return (column,)
+    return inputs
   if modality.column_flag != "text_column":
     raise UserError(f"--text_pair_column={pair}, but {file} is read for its {modality.plural}: remove the flag")
   if pair not in names:
     raise UserError(f"{file} has no column {pair!r} (--text_pair_column); {known(file, names, pair)}")
-  return (column, pair)
+  return inputs | {"text_pair_column": pair}
 
 
 def _label_columns(names, config, file):

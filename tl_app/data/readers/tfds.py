@@ -27,7 +27,7 @@ def read(name, what, config, assets):
 
   builder = _builder(name, what, config)
   modality, key, label_key = _features(builder.info, what, config)
-  raw = Raw(modality.name, [])
+  raw = Raw({modality.name: modality.name}, [])
 
   def store(data):
     return keep_image(data, assets.root / "tfds_images")
@@ -40,7 +40,7 @@ def read(name, what, config, assets):
     for number, example in enumerate(data.as_numpy_iterator(), start=1):
       id, label = f"{part}:{number}", _label(builder.info.features[label_key], example[label_key])
       try:
-        raw.rows.append(Row(id, modality.from_bytes(example[key], store), label, split))
+        raw.rows.append(Row(id, (modality.from_bytes(example[key], store),), label, split))
       except ValueError as error:
         raw.rows.append(Row(id, reason=str(error)))
   return raw

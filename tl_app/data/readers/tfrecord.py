@@ -60,7 +60,7 @@ def read(path, what, config, assets):
   Raises:
     UserError: no such file, it holds no tf.train.Example, or a feature is not there.
   """
-  raw, chosen = Raw("", []), None
+  raw, chosen = Raw({}, []), None
   root, found = _files(path, what, raw.notes)
   for split, file in found:
     names, before = None, len(raw.rows)
@@ -72,14 +72,14 @@ def read(path, what, config, assets):
         names = _label_names(file, chosen[2]) if names is None else names
         store = functools.partial(_store, file, offset, chosen[1], assets)
         value = chosen[0].from_bytes(_value(features, chosen[1], chosen[0].encoded_form), store)
-        raw.rows.append(Row(id, value, _label(features, chosen[2], names), split))
+        raw.rows.append(Row(id, (value,), _label(features, chosen[2], names), split))
       except ValueError as error:
         raw.rows.append(Row(id, split=split, reason=str(error)))
     if len(raw.rows) == before:
       raise UserError(f"{file} has no records")
   if not chosen:
     raise UserError(f"{what}: {raw.rows[0].id}: {raw.rows[0].reason}; no record can be read")
-  raw.modality = chosen[0].name
+  raw.columns = {chosen[0].name: chosen[0].name}
   return raw
 
 

@@ -16,7 +16,7 @@ _TABLES = ", ".join(tables.READERS)
 
 
 def read(source, modality, text_column="text", image_column="image", text_pair_column="", words=False):
-  """Returns an iterator of `Row`s whose `input` is bytes: a UTF-8 text, or an encoded image; of a pair a tuple of two.
+  """Returns an iterator of `Row`s whose `values` are bytes: a UTF-8 text, or an encoded image; of a pair there are two.
 
   A row that could not be read has a `reason` instead; whether an image can be decoded is not looked at. An empty text
   is a text.
@@ -72,7 +72,7 @@ def _images_below(directory, source):
 
 def _image(id, path):
   encoded, reason = modalities.of("image").encode(str(path))
-  return Row(id, encoded, reason=reason)
+  return Row(id, (encoded,), reason=reason)
 
 
 def _table_rows(file, modality, wanted, words):
@@ -95,7 +95,7 @@ def _cell_rows(file, modality, cells):
       encoded += (part,)
       if reason:
         break
-    yield Row(id, b"" if reason else encoded[0] if len(encoded) == 1 else encoded, reason=reason)
+    yield Row(id, encoded, reason=reason)
 
 
 def _file_lines(path):
@@ -114,6 +114,6 @@ def _lines(file, name):
     try:
       text.decode("utf-8")
     except UnicodeDecodeError:
-      yield Row(f"{name}:{number}", b"", reason="the text is not UTF-8")
+      yield Row(f"{name}:{number}", reason="the text is not UTF-8")
     else:
-      yield Row(f"{name}:{number}", text)
+      yield Row(f"{name}:{number}", (text,))

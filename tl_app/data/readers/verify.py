@@ -6,7 +6,7 @@ import logging
 import os
 
 from tl_app.data import modalities
-from tl_app.data.examples import content_hash, texts_of
+from tl_app.data.examples import content_hash
 
 log = logging.getLogger(__name__)
 
@@ -18,18 +18,17 @@ def check(raw, verify=None, known=frozenset()):
 
   Args:
     raw: `Raw`.
-    verify: function, encoded input -> None, or the reason why training could not decode it. Default: that of the
-      modality.
+    verify: function, encoded input -> None, or the reason why training could not decode it, of the modalities that
+      are decoded. Default: that of the modality.
     known: content hashes of inputs that were decoded before: these are read and hashed, but not decoded again.
   """
-  modality = modalities.of(raw.modality)
-  verify = verify if verify and modality.is_decoded else modality.verify
+  columns = {name: modalities.of(modality) for name, modality in raw.columns.items()}
 
   def function(row):
-    return _check(row, modality, verify, known)
+    return _check(row, columns, verify, known)
 
   rows, hashes, bad = [], [], []
-  for row, digest, reason in _map(function, raw.rows, threads=modality.is_decoded):
+  for row, digest, reason in _map(function, raw.rows, threads=any(m.is_decoded for m in columns.values())):
     if reason:
       bad.append((row.id, reason))
     else:
@@ -38,18 +37,20 @@ def check(raw, verify=None, known=frozenset()):
   return rows, hashes, bad
 
 
-def _check(row, modality, verify, known):
+def _check(row, columns, verify, known):
   """Returns (row, content hash, reason); the reason is empty where the row is usable."""
   reason = row.reason or _label_fault(row)
   if reason:
     return row, "", reason
-  values = texts_of(row.input)
-  encoded, reasons = zip(*map(modality.encode, values))
-  reason = next(filter(None, reasons), "")
-  if reason:
-    return row, "", reason if len(values) == 1 else f"one of the two {modality.plural}: {reason}"
-  faults = (verify(part) for part in encoded if hashlib.sha256(part).hexdigest() not in known)
-  return row, content_hash(encoded), next(filter(None, faults), "")
+  content = []
+  for (name, modality), value in zip(columns.items(), row.values, strict=True):
+    encoded, reason = modality.encode(value)
+    if not reason and hashlib.sha256(encoded).hexdigest() not in known:
+      reason = (verify if verify and modality.is_decoded else modality.verify)(encoded)
+    if reason:
+      return row, "", reason if len(columns) == 1 else f"--{name}_column: {reason}"
+    content.append(encoded)
+  return row, content_hash(content), ""
 
 
 def _label_fault(row):

@@ -1,4 +1,4 @@
-"""`Seen`: what was found out about images, kept by their content, so that a second start decodes none of them."""
+"""`DecodedImageIndex`: what was found out about images, by content, so that a second run decodes none of them."""
 
 import contextlib
 import importlib.metadata
@@ -16,7 +16,7 @@ _told = set()
 _TABLE = "CREATE TABLE IF NOT EXISTS seen (hash TEXT, by TEXT, found TEXT, crc INTEGER, PRIMARY KEY (hash, by))"
 
 
-class Seen:
+class DecodedImageIndex:
   """JSON values by content hash, in one SQLite file. Where it can be neither read nor written, nothing is known.
 
   An image is in it once training's decoder could read it. Another version of the libraries that decode looks anew.

@@ -10,8 +10,9 @@ from tl_app import files
 from tl_app.assets import cache_root
 from tl_app.data import modalities
 from tl_app.data.examples import SPLITS, Examples, brief, strings
-from tl_app.data.splitting import duplicates, fingerprints, sampling
-from tl_app.data.splitting.image_index import Seen
+from tl_app.data.splitting import duplicates, sampling
+from tl_app.data.splitting.fingerprints import Fingerprints, fingerprint
+from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
 
 _SETTINGS = (
@@ -26,7 +27,7 @@ _SETTINGS = (
 _SHOWN = 5
 
 
-def make(examples, config, prints=None, named=True):
+def make(examples, config, fingerprints=None, named=True):
   """Returns the `Splits` of `examples`: those that the data set gives, and the rest drawn by content hash.
 
   A split that is not given is drawn from the training examples, test before validation. Within a class the contents are
@@ -38,7 +39,7 @@ def make(examples, config, prints=None, named=True):
   Args:
     examples: `Examples`.
     config: `Config`.
-    prints: the `Fingerprints` of `examples`, where they are there already.
+    fingerprints: the `Fingerprints` of `examples`, where they are there already.
     named: whether the classes are names, of which train must have each; those of amounts are ranges.
 
   Raises:
@@ -53,23 +54,22 @@ def make(examples, config, prints=None, named=True):
   _need_two_classes(examples, pool, named)
   drawn = [split for split in ("test", "validation") if not np.any(examples.splits == split)]
   assigned = strings([split or "train" for split in examples.splits])
-  prints = prints or fingerprints.of(examples, Seen(cache_root(config.cache_dir)))
-  units = _units(examples, prints, pool, config)
+  fingerprints = fingerprints or fingerprint(examples, DecodedImageIndex(cache_root(config.cache_dir)))
+  units = _units(examples, fingerprints, pool, config)
   notes = _draw(examples, pool, units, drawn, config, assigned) if drawn else []
   indices = {split: np.flatnonzero(assigned == split) for split in SPLITS}
   _need_examples(examples, indices)
   _need_classes(examples, indices, config, named)
-  leaks = _leak_notes(examples, indices, prints)
+  leaks = _leak_notes(examples, indices, fingerprints)
   if leaks and config.on_leak == "fail":
     raise UserError(f"--on_leak=fail: {leaks[0]}: remove them, or pass --on_leak=report")
   if config.max_examples or config.max_examples_per_class:
     indices["train"] = _at_most(examples, indices["train"], config)
   return Splits(
     examples=examples,
-    class_names=sorted(_classes(examples, indices["train"])),
-    notes=[*examples.notes, *_skipped_note(examples), *notes, *leaks, *_content_notes(examples, indices, prints)],
+    notes=[*examples.notes, *_skipped_note(examples), *notes, *leaks, *_content_notes(examples, indices, fingerprints)],
     settings={name: getattr(config, name) for name in _SETTINGS} | {"drawn": sorted(drawn)},
-    prints=prints,
+    fingerprints=fingerprints,
     **indices,
   )
 
@@ -84,7 +84,7 @@ def read(path, examples):
     manifest = files.read_json(path)
     listed = {split: manifest["splits"][split] for split in SPLITS}
     columns = {split: list(zip(*(listed[split][name] for name in ("ids", "hashes", "labels")))) for split in SPLITS}
-    class_names, notes = list(manifest["class_names"]), list(manifest["notes"])
+    notes = list(manifest["notes"])
     settings = {name: manifest[name] for name in (*_SETTINGS, "drawn") if name in manifest}
     num_examples = manifest["num_examples"]
   except OSError as error:
@@ -102,7 +102,7 @@ def read(path, examples):
     indices[split] = np.sort(np.array([place[id] for id, _, _ in rows], dtype=np.int64))
   if len(examples) > num_examples:
     notes.append(f"{len(examples) - num_examples:,} examples are newer than {path} and are left out")
-  return Splits(examples=examples, class_names=class_names, notes=notes, settings=settings, **indices)
+  return Splits(examples=examples, notes=notes, settings=settings, **indices)
 
 
 def hashes(path):
@@ -164,15 +164,15 @@ def _classes(examples, indices):
   return collections.Counter(name for classes in examples.classes[indices] for name in classes)
 
 
-def _units(examples, prints, pool, config):
+def _units(examples, fingerprints, pool, config):
   """Returns int [n]: what stays together: equal and nearly equal contents, and the groups of --group_column.
 
   Raises:
     UserError: so much hangs together that nothing is left to draw.
   """
   if examples.groups is None:
-    return prints.near
-  units = duplicates.joined(prints.near, duplicates.numbered(examples.groups))
+    return fingerprints.near
+  units = duplicates.joined(fingerprints.near, duplicates.numbered(examples.groups))
   largest = np.unique(units[pool], return_counts=True)[1].max()
   if largest > len(pool) / 2:
     raise UserError(
@@ -241,22 +241,22 @@ def _skipped_note(examples):
   return [f"bad examples that are left out: {len(examples.skipped):,}, e.g. {first['id']}: {first['reason']}"]
 
 
-def leaks(examples, indices, prints):
+def leaks(examples, indices, fingerprints):
   """Yields (split, other split, kind, [(index, index of what it equals in the other split)]) of what two splits share.
 
   Kinds: "exact", "near" (nearly equal only), and "group".
   """
   for split, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
-    exact = duplicates.shared(prints.contents, indices[split], indices[other])
+    exact = duplicates.shared(fingerprints.contents, indices[split], indices[other])
     equal = {index for index, _ in exact}
-    near = duplicates.shared(prints.near, indices[split], indices[other])
+    near = duplicates.shared(fingerprints.near, indices[split], indices[other])
     found = {"exact": exact, "near": [pair for pair in near if pair[0] not in equal]}
     if examples.groups is not None:
       found["group"] = duplicates.shared(examples.groups, indices[split], indices[other])
     yield from ((split, other, kind, pairs) for kind, pairs in found.items() if pairs)
 
 
-def _leak_notes(examples, indices, prints):
+def _leak_notes(examples, indices, fingerprints):
   noun = modalities.of(examples.modality).plural
   words = {
     "exact": f"{noun} that are also in",
@@ -264,24 +264,24 @@ def _leak_notes(examples, indices, prints):
     "group": "examples whose group is also in",
   }
   notes = []
-  for split, other, kind, pairs in leaks(examples, indices, prints):
+  for split, other, kind, pairs in leaks(examples, indices, fingerprints):
     shown = ", ".join(f"{examples.ids[i]} = {examples.ids[j]}" for i, j in pairs[:_SHOWN])
     notes.append(f"{split} {words[kind]} {other}: {len(pairs):,}, e.g. {shown}; given splits stay as they are")
   return notes
 
 
-def _content_notes(examples, indices, prints):
+def _content_notes(examples, indices, fingerprints):
   """Returns lines about contents that repeat, nearly repeat, or have several labels."""
   noun = modalities.of(examples.modality).plural
   used = np.sort(np.concatenate([indices[split] for split in SPLITS]))
   members = collections.defaultdict(list)
   for index in used:
-    members[prints.contents[index]].append(index)
+    members[fingerprints.contents[index]].append(index)
   notes = []
   repeats = len(used) - len(members)
   if repeats:
     notes.append(f"{noun} that repeat an earlier one: {repeats:,}; a drawn split never separates them")
-  nearly = len(members) - len(np.unique(prints.near[used]))
+  nearly = len(members) - len(np.unique(fingerprints.near[used]))
   if nearly:
     notes.append(f"{noun} that nearly repeat an earlier one: {nearly:,}; a drawn split never separates them")
   torn = [group for group in members.values() if len(set(examples.classes[group])) > 1]
@@ -300,20 +300,18 @@ class Splits:
   Attributes:
     examples: the `Examples` that the indices point into.
     train, validation, test: int arrays, ascending, disjoint; never empty.
-    class_names: list of str, the labels of train in the order of the logits: plain sorted ("10" before "2").
     notes: lines worth telling the user.
     settings: the flags that decide the draw, and the names of the drawn splits.
-    prints: the `Fingerprints` of `examples`, or None where the manifest was read.
+    fingerprints: the `Fingerprints` of `examples`, or None where the manifest was read.
   """
 
   examples: Examples
   train: np.ndarray
   validation: np.ndarray
   test: np.ndarray
-  class_names: list
   notes: list
   settings: dict
-  prints: fingerprints.Fingerprints | None = None
+  fingerprints: Fingerprints | None = None
 
   def manifest(self):
     """Returns what splits.json holds: the settings, and id, content hash and label of every example of each split."""
@@ -322,7 +320,6 @@ class Splits:
       "source": self.examples.source,
       **self.settings,
       "num_examples": len(self.examples),
-      "class_names": self.class_names,
       "counts": {split: dict(sorted(_classes(p, slice(None)).items())) for split, p in parts.items()},
       "notes": self.notes,
       "skipped": self.examples.skipped,

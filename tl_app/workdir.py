@@ -25,75 +25,75 @@ class Workdir:
   root: pathlib.Path
 
   @property
-  def config(self):
+  def config(self) -> pathlib.Path:
     """The settings of the run; `--config` reads them."""
     return self.root / "config.json"
 
   @property
-  def plan(self):
+  def plan(self) -> pathlib.Path:
     """Backbone, stages, phases, preprocessing, class names."""
     return self.root / "plan.json"
 
   @property
-  def splits(self):
+  def splits(self) -> pathlib.Path:
     """Which example is in which split."""
     return self.root / "splits.json"
 
   @property
-  def findings(self):
+  def findings(self) -> pathlib.Path:
     """Faults in the data."""
     return self.root / "findings.json"
 
   @property
-  def weights(self):
+  def weights(self) -> pathlib.Path:
     """Weights of the selected model: every variable of the network."""
     return self.root / "checkpoints" / "model.weights.h5"
 
   @property
-  def task(self):
+  def task(self) -> pathlib.Path:
     """The fitted task: how the logits of these weights are read."""
     return self.root / "checkpoints" / "task.json"
 
   @property
-  def metrics(self):
+  def metrics(self) -> pathlib.Path:
     """All metrics of the run. Only the report is written later: a run that has this file is finished."""
     return self.root / "metrics.json"
 
   @property
-  def predictions(self):
+  def predictions(self) -> pathlib.Path:
     """Label, prediction and score of each test example."""
     return self.root / "predictions_test.csv"
 
   @property
-  def report(self):
+  def report(self) -> pathlib.Path:
     """The report, one HTML page."""
     return self.root / "report.html"
 
   @property
-  def export(self):
+  def export(self) -> pathlib.Path:
     """The SavedModel."""
     return self.root / "export"
 
   @property
-  def log(self):
+  def log(self) -> pathlib.Path:
     """One JSON object per epoch."""
     return self.root / "log.jsonl"
 
   @property
-  def tensorboard(self):
+  def tensorboard(self) -> pathlib.Path:
     """Event files of TensorBoard."""
     return self.root / "tensorboard"
 
   @property
-  def earlier(self):
+  def earlier(self) -> pathlib.Path:
     """Files of the previous run, while a new run is in progress."""
     return self.root / ".earlier"
 
-  def results(self):
+  def results(self) -> tuple[pathlib.Path, ...]:
     """Returns the paths of the results of a finished run."""
     return self.metrics, self.predictions, self.report, self.export
 
-  def all_paths(self):
+  def all_paths(self) -> tuple[pathlib.Path, ...]:
     """Returns all paths that a run writes."""
     before = (self.config, self.plan, self.splits, self.findings, self.log, self.weights.parent, self.tensorboard)
     return before + self.results()
@@ -200,7 +200,7 @@ def read(path: pathlib.Path) -> dict:
 
 
 @contextlib.contextmanager
-def claim(root, config):
+def claim(root: str | pathlib.Path, config: config_lib.Config) -> Iterator[Workdir]:
   """Makes `root` the workdir of `config` and locks it while the block runs; yields its `Workdir`.
 
   A finished run with the same flags is repeated, an unfinished one is replaced. If the block fails, a finished run that
@@ -241,7 +241,7 @@ def claim(root, config):
         shutil.rmtree(run.root)
 
 
-def open_run(root):
+def open_run(root: str | pathlib.Path) -> tuple[Workdir, config_lib.Config]:
   """Returns (Workdir, Config) of a finished run.
 
   Raises:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+from collections.abc import Iterable
 
 from tl_app.config.groups import FIELDS, TYPES, Config
 from tl_app.errors import UserError
@@ -16,12 +17,12 @@ RENAMED_VALUES = {
 }
 
 
-def to_json(config):
+def to_json(config: Config) -> str:
   """Returns the JSON text of `config`: every field, in the order of the class."""
   return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
 
 
-def from_json(text, source="config"):
+def from_json(text: str, source: str = "config") -> Config:
   """Returns the `Config` written by `to_json`. Missing fields have their defaults, renamed ones are read.
 
   Raises:
@@ -35,7 +36,7 @@ def from_json(text, source="config"):
     raise UserError(f"{source} does not hold a JSON object of flags and values")
   fields = {}
   for written, value in values.items():
-    name = RENAMED_FLAGS.get(written, written)
+    name = str(RENAMED_FLAGS.get(written, written))
     if name not in FIELDS:
       raise UserError(f"{source} has an unknown field {name!r}{suggestion(name, FIELDS)}")
     if isinstance(value, str):
@@ -46,7 +47,7 @@ def from_json(text, source="config"):
   return Config(**fields)
 
 
-def renamed_flag(name, value=""):
+def renamed_flag(name: str, value: str = "") -> str:
   """Returns what to say about a flag that is now named differently, or an empty string."""
   if name not in RENAMED_FLAGS:
     return ""
@@ -55,19 +56,19 @@ def renamed_flag(name, value=""):
   return f"--{name} is now named --{new}: use --{new}{f'={value}' if value else ''}"
 
 
-def renamed_value(name, value):
+def renamed_value(name: str, value: str) -> str:
   """Returns what to say about a value that is now named differently, or an empty string."""
   new = RENAMED_VALUES.get(name, {}).get(value)
   return f"is now named {new}: use --{name}={new}" if new else ""
 
 
-def suggestion(name, known):
+def suggestion(name: str, known: Iterable[str]) -> str:
   """Returns `"; did you mean X?"` for the nearest known name, or an empty string."""
   near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
   return f"; did you mean {near[0]}?" if near else ""
 
 
-def differing(config, other):
+def differing(config: Config, other: Config) -> list[str]:
   """Returns the names of the fields in which two configs differ and that change the result of a run."""
   where = {"workdir", "cache_dir", "offline", "frozen_engine", "feature_cache", "feature_cache_gb", "profile_input"}
   return [name for name in FIELDS if name not in where and getattr(config, name) != getattr(other, name)]

@@ -14,8 +14,9 @@ To add a rule, write its function and put it into `RULES`; `tests/config/test_ru
 
 import math
 import os
+from collections.abc import Iterable
 
-from tl_app.config.groups import AUTO, FIELDS, TYPES
+from tl_app.config.groups import AUTO, FIELDS, TYPES, Config
 from tl_app.config.names import renamed_value
 from tl_app.errors import UserError
 
@@ -27,7 +28,7 @@ UNUSED_BY_COMMAND = {
 }
 
 
-def validate(config, needed=("workdir", "backbone", "dataset")):
+def validate(config: Config, needed: Iterable[str] = ("workdir", "backbone", "dataset")) -> None:
   """Checks the values of `config`, and the rules that need nothing but flags.
 
   Raises:
@@ -41,36 +42,36 @@ def validate(config, needed=("workdir", "backbone", "dataset")):
   check(FLAGS, config)
 
 
-def check(moment, config, *facts):
+def check(moment: str, config: Config, *facts) -> None:
   """Raises `UserError` with the line of the first rule of `moment` that `config` breaks."""
   for rule in RULES[moment]:
     require(rule(config, *facts))
 
 
-def require(problem):
+def require(problem: str) -> None:
   """Raises `UserError` if there is a problem."""
   if problem:
     raise UserError(problem)
 
 
-def refuse_unused(config, command):
+def refuse_unused(config: Config, command: str) -> None:
   """Raises `UserError` at the first flag that `command` does not use."""
   auto = auto_batch_size(config) if command == "benchmark" else []
   require(unused(config, [*UNUSED_BY_COMMAND[command], *auto], f"in {command}"))
 
 
-def is_given(config, name):
+def is_given(config: Config, name: str) -> bool:
   """Whether a field differs from its default."""
   return getattr(config, name) != FIELDS[name].default
 
 
-def unused(config, names, where):
+def unused(config: Config, names: Iterable[str], where: str) -> str:
   """Returns "--name=value does nothing {where}: remove the flag" for the first of `names` that is given, or ""."""
   given = [name for name in names if is_given(config, name)]
   return f"--{given[0]}={getattr(config, given[0])} does nothing {where}: remove the flag" if given else ""
 
 
-def auto_batch_size(config):
+def auto_batch_size(config: Config) -> list[str]:
   """Returns the names of --batch_size=auto, for `unused`: empty if it is a number."""
   return ["batch_size"] if config.batch_size == AUTO else []
 

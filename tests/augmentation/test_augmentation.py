@@ -86,7 +86,7 @@ def squares():
 def _batches(inputs, seed=1, augment=None, mix=None, batches=6, targets=None):
   targets = np.eye(len(inputs), dtype=np.float32) if targets is None else targets
   order = pipeline.index_batches(len(inputs), 3, seed)
-  dataset = pipeline.for_training(inputs, targets, ImagePreprocess(16), order, augment, mix)
+  dataset = pipeline.whole(pipeline.training_steps(inputs, targets, ImagePreprocess(16), order, augment, mix))
   return [[x.numpy() for x in batch] for batch in itertools.islice(dataset, batches)]
 
 
@@ -172,7 +172,7 @@ def test_text_batches_repeat_and_keep_their_targets_and_pairs_stay_pairs():
   order = pipeline.index_batches(len(long), 8, 3, pipeline.token_counts(Lengths(), long))
 
   def stream(augment):
-    dataset = pipeline.for_training(long, targets, Lengths(), order, augment)
+    dataset = pipeline.whole(pipeline.training_steps(long, targets, Lengths(), order, augment))
     return [[x.numpy() for x in batch] for batch in itertools.islice(dataset, 8)]
 
   plain, changed, again = (

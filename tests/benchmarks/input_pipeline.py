@@ -70,7 +70,8 @@ def main():
       inputs = Inputs.of("image", values)
       datasets[f"inference, {form}"] = pipeline.for_inference(inputs, preprocess, BATCH_SIZE)[0]
       order = pipeline.index_batches(len(paths), BATCH_SIZE, seed=0)
-      training = pipeline.for_training(inputs, np.zeros(len(paths), np.int32), preprocess, order)
+      steps = pipeline.training_steps(inputs, np.zeros(len(paths), np.int32), preprocess, order)
+      training = pipeline.whole(steps)
       datasets[f"training, {form}"] = training.take(len(paths) // BATCH_SIZE)
     # The first round fills the page cache and traces.
     rounds = [{name: seconds(dataset) for name, dataset in datasets.items()} for _ in range(flags.rounds + 1)][1:]

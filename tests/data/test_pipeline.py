@@ -48,7 +48,7 @@ def test_a_run_counts_the_tokens_of_its_texts_once(monkeypatch):
 
 def _training(targets, seed):
   batches = pipeline.index_batches(37, 8, seed, pipeline.token_counts(Lengths(), TEXTS))
-  return pipeline.for_training(TEXTS, np.asarray(targets, np.int32), Lengths(), batches)
+  return pipeline.whole(pipeline.training_steps(TEXTS, np.asarray(targets, np.int32), Lengths(), batches))
 
 
 def _seen(seed, batches):
@@ -89,7 +89,7 @@ def test_training_targets_stay_with_their_text():
 
 def test_features_stream_like_examples():
   features = np.arange(37, dtype=np.float32)[:, None]
-  stream = pipeline.for_features(features, np.arange(37, dtype=np.int32), 8, seed=3)
+  stream = pipeline.whole(pipeline.feature_steps(features, np.arange(37, dtype=np.int32), 8, seed=3))
   batches = [(x.numpy()[:, 0].tolist(), y.numpy().tolist()) for x, y in itertools.islice(stream, 6)]
   assert all(x == y for x, y in batches)
   assert len(set(sum((y for _, y in batches[:4]), []))) == 32

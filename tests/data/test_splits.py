@@ -183,7 +183,7 @@ def test_given_splits_are_kept():
   rows = plain(9, split="train") + plain(3, split="validation", prefix="v") + plain(4, split="test", prefix="t")
   made = make(rows)
   assert (len(made.train), len(made.validation), len(made.test)) == (27, 9, 12)
-  assert made.settings["drawn"] == []
+  assert made.settings["sampled"] == []
 
 
 @pytest.mark.parametrize("given, drawn", [("test", "validation"), ("validation", "test")])
@@ -192,7 +192,7 @@ def test_what_is_not_given_is_drawn_from_train_and_leaks_into_nothing(given, dra
   rows += [("a 0", "a", given), ("b 1", "b", given), ("c 2", "c", given)]
   for seed in range(20):
     made = make(rows, split_seed=seed)
-    assert made.settings["drawn"] == [drawn]
+    assert made.settings["sampled"] == [drawn]
     assert len(getattr(made, given)) == 18
     assert not hashes(made, drawn) & (hashes(made, given) | hashes(made, "train"))
     assert any(note.startswith(f"{given} texts that are also in train: 3") for note in made.notes)

@@ -219,7 +219,8 @@ def test_pipeline_reads_paths_records_and_bytes_together(tmp_path):
   dataset, positions = pipeline.for_inference(inputs, Shade(), 4)
   assert pipeline.restore(np.concatenate(list(dataset)), positions).tolist() == shades
   targets = np.array(shades, np.int32)
-  for read, wanted in pipeline.for_training(inputs, targets, Shade(), pipeline.index_batches(7, 7, 0)).take(3):
+  steps = pipeline.training_steps(inputs, targets, Shade(), pipeline.index_batches(7, 7, 0))
+  for read, wanted in pipeline.whole(steps).take(3):
     assert read.numpy().tolist() == wanted.numpy().tolist()
     assert sorted(wanted.numpy()) == sorted(shades)
 

@@ -88,7 +88,7 @@ def write_run(workdir, class_names, num_examples=400, skill=4.0, source="movie_r
   manifest = {
     "source": source,
     "split_seed": 0,
-    "drawn": ["test", "validation"],
+    "sampled": ["test", "validation"],
     "counts": {"train": counts, "validation": {}, "test": counts},
     "skipped": [{"id": "rotten.jpg", "reason": "truncated JPEG"}],
     "notes": ["3 duplicates"],

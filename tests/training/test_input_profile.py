@@ -14,7 +14,7 @@ from tl_app import files
 from tl_app.commands import train
 from tl_app.config import Config
 from tl_app.data import pipeline
-from tl_app.data.pipeline import Part
+from tl_app.data.pipeline import Step
 from tl_app.features import inference_engine
 from tl_app.training import input_profile
 
@@ -30,10 +30,10 @@ def _slow(dataset, seconds):
 def _parts():
   order = tf.data.Dataset.range(10**6)
   return [
-    Part("order", lambda: order, 4),
-    Part("read", lambda: _slow(order, 0.001), 4),
-    Part("decode", lambda: _slow(_slow(order, 0.001), 0.004), 4),
-    Part("batch", lambda: _slow(_slow(order, 0.001), 0.004).batch(4)),
+    Step("order", lambda _: order, 4),
+    Step("read", lambda elements: _slow(elements, 0.001), 4),
+    Step("decode", lambda elements: _slow(elements, 0.004), 4),
+    Step("batch", lambda elements: elements.batch(4)),
   ]
 
 

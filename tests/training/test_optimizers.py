@@ -20,7 +20,7 @@ def _fit(optimizer, strategy=None):
     built = optimizer()
     built.build(model.trainable_variables)
     model.compile(built, loss, jit_compile=False)
-  data = pipeline.for_features(x, y, batch_size=16, seed=1)
+  data = pipeline.whole(pipeline.feature_steps(x, y, batch_size=16, seed=1))
   before = model.get_weights()
   history = model.fit(data, epochs=3, steps_per_epoch=4, verbose=0, shuffle=False)
   return history.history["loss"], before, model.get_weights()

@@ -192,10 +192,10 @@ def head_epochs(run, repeats, steps):
     head = keras.Model(run.model.head.input, run.model.head.output)
     fit.compile_for(head, phase, run.model, targets=run.labels[run.split.train])
   train = run.split.train
-  stored = pipeline.for_features(
+  stored = pipeline.feature_steps(
     features[train], features.targets(run.labels, train), features.rows_of(phase.batch_size, train), run.config.seed
   )
-  cached = _fit(head, stored, phase.steps_per_epoch, PROBE_EPOCHS)
+  cached = _fit(head, pipeline.whole(stored), phase.steps_per_epoch, PROBE_EPOCHS)
   validation = run.split.validation
   validate = {
     "validation online": lambda: session.predict(run, run.model.network, validation),

@@ -1,6 +1,6 @@
 """tf.data for training and for inference: raw examples in, what the network takes out."""
 
-import dataclasses
+import itertools
 import os
 import typing
 
@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app.data import modalities
+from tl_app.data.examples import Inputs
 
 # Batches of texts among which lengths are sorted: with 64 of 32 texts, movie_reviews and banking77 fill 88 and 81 % of
 # their padded tokens, with all batches of a pass 89 and 83 %.
@@ -20,37 +21,74 @@ _CLASS_SEEDS = 1_000_003
 _COPY_SEEDS = 2_000_003
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """One thing that a stream does, and all before it.
+class Step(typing.NamedTuple):
+  """One step of an input stream.
 
   Attributes:
-    name: "read", "decode", ..
-    make: function of no arguments -> the dataset of the stream up to here.
-    elements: of that dataset for a batch.
+    name: "order", "batch", ..
+    apply: function, the dataset of the steps before (None for the first step) -> dataset.
+    elements: elements of its dataset that make a batch.
   """
 
   name: str
-  make: typing.Callable
+  apply: typing.Callable
   elements: int = 1
 
 
-def for_training(*args, **kwargs):
-  """Returns the dataset of (network inputs, targets) of `training_parts`, same arguments."""
-  return whole(training_parts(*args, **kwargs))
+class MapStep(typing.NamedTuple):
+  """A step of an input stream that maps the elements of an "order" step, in the graph.
+
+  Attributes:
+    name: "read", "decode", ..
+    function: function (value, number, index) -> value, see `Modality.training_steps`.
+    targets: tensor [n, ..]; an element of the dataset is (value, the targets at its index).
+    elements: elements of its dataset that make a batch.
+  """
+
+  name: str
+  function: typing.Callable
+  targets: tf.Tensor
+  elements: int = 1
 
 
-def whole(parts):
-  """Returns the dataset of a stream, given as its `Part`s, that prepares its next batches meanwhile."""
-  return ahead(parts[-1].make())
+def dataset(steps: list[Step | MapStep]) -> tf.data.Dataset:
+  """Returns the dataset of the first steps of a stream, or of all.
+
+  Consecutive `MapStep`s run in one function, which costs one hop between threads for all of them.
+  """
+  made = None
+  for is_map, group in itertools.groupby(steps, lambda step: isinstance(step, MapStep)):
+    if is_map:
+      made = _enumerated(made, _in_one(list(group)))
+    else:
+      for step in group:
+        made = step.apply(made)
+  return made
 
 
-def ahead(dataset):
+def _in_one(steps):
+  """Returns the function (number, index) -> (value, targets) of `MapStep`s."""
+
+  def run(number, index):
+    value = index
+    for step in steps:
+      value = step.function(value, number, index)
+    return value, tf.gather(steps[0].targets, index)
+
+  return run
+
+
+def whole(steps: list[Step | MapStep]) -> tf.data.Dataset:
+  """Returns the dataset of all steps of a stream, which prepares its next batches meanwhile."""
+  return ahead(dataset(steps))
+
+
+def ahead(elements):
   """Returns a dataset that prepares its next `AHEAD` elements meanwhile."""
-  return untuned(dataset.prefetch(AHEAD))
+  return untuned(elements.prefetch(AHEAD))
 
 
-def untuned(dataset):
+def untuned(elements):
   """Returns a dataset in which tf.data tunes nothing.
 
   At the end of a pass an iterator waits for the thread that tunes, which sleeps ever longer: a pass over 750
@@ -58,63 +96,51 @@ def untuned(dataset):
   """
   options = tf.data.Options()
   options.autotune.enabled = False
-  return dataset.with_options(options)
+  return elements.with_options(options)
 
 
-def training_parts(inputs, targets, preprocess, batches, augment=None, mix=None):
-  """Returns the `Part`s of the stream (network inputs, targets) of `batches`.
+def training_steps(
+  inputs: Inputs,
+  targets: np.ndarray,
+  preprocess: typing.Callable,
+  batches: tf.data.Dataset,
+  augment: typing.Callable | None = None,
+  mix: typing.Callable | None = None,
+) -> list[Step | MapStep]:
+  """Returns the steps of the stream (network inputs, targets) of `batches`.
 
   Args:
-    inputs: `Inputs`.
-    targets: [n, ..], see `Task.targets`.
+    inputs: the inputs of the n training examples and their copies.
+    targets: [n, ..], see `LabelCodec.targets`.
     preprocess: `Backbone.preprocess`.
-    batches: dataset of int32 [batch_size] positions in `inputs`, see `index_batches`; of texts also `token_batches`.
-    augment: what `Modality.augmentation` gives, or None.
-    mix: what `augmentation.make_mix` gives, or None.
+    batches: dataset of int32 [batch_size] positions in `inputs`, see `index_batches` and `token_batches`.
+    augment: result of `Modality.augmentation`, or None.
+    mix: result of `augmentation.make_mix`, or None.
   """
-  targets = tf.constant(targets)
-  modality = modalities.of(inputs.modality)
-  steps = modality.training_steps(inputs, preprocess, augment)
-  if modality.is_batched:
-    return _mapped(batches, 1, steps, targets)
-  batch_size = batches.element_spec.shape[0]
-  parts = _mapped(batches.unbatch(), batch_size, steps, targets)
-  last = parts[-1].make
-  batched = Part("batch", lambda: last().batch(batch_size, drop_remainder=True))
-  mixed = Part("mix", lambda: _enumerated(batched.make(), lambda number, batch: mix(*batch, number)))
-  return [*parts, batched, *([mixed] if mix else [])]
+  modality, targets, batch_size = modalities.of(inputs.modality), tf.constant(targets), batches.element_spec.shape[0]
+  order = Step("order", lambda _: batches) if modality.is_batched else _one_by_one(batches, batch_size)
+  batch = Step("batch", lambda examples: examples.batch(batch_size, drop_remainder=True))
+  functions = modality.training_steps(inputs, preprocess, augment)
+  return [
+    order,
+    *(MapStep(name, function, targets, order.elements) for name, function in functions.items()),
+    *([] if modality.is_batched else [batch]),
+    *([Step("mix", lambda stream: _enumerated(stream, lambda number, both: mix(*both, number)))] if mix else []),
+  ]
 
 
-def _mapped(order, elements, steps, targets):
-  """Returns the `Part`s of a dataset of indices and of what is made of each, in one function for all steps together.
-
-  Args:
-    order: dataset of indices, int32 [] or [batch_size].
-    elements: of it for a batch.
-    steps: {name: function, (what the step before gave, number of the element, its index) -> what it gives}; the first
-      is given the index.
-    targets: tensor [n, ..].
-  """
-
-  def upto(count):
-    def run(number, i):
-      value = i
-      for step in list(steps.values())[:count]:
-        value = step(value, number, i)
-      return value, tf.gather(targets, i)
-
-    return lambda: _enumerated(order, run)
-
-  made = [Part(name, upto(count), elements) for count, name in enumerate(steps, start=1)]
-  return [Part("order", lambda: order, elements), *made]
+def _one_by_one(batches, batch_size):
+  return Step("order", lambda _: batches.unbatch(), batch_size)
 
 
-def _enumerated(dataset, function):
+def _enumerated(elements, function):
   """Returns the dataset mapped by a function of an element's number and the element."""
-  return dataset.enumerate().map(function, num_parallel_calls=PARALLEL)
+  return elements.enumerate().map(function, num_parallel_calls=PARALLEL)
 
 
-def for_inference(inputs, preprocess, batch_size, lengths=None):
+def for_inference(
+  inputs: Inputs, preprocess: typing.Callable, batch_size: int, lengths: np.ndarray | None = None
+) -> tuple[tf.data.Dataset, np.ndarray]:
   """Returns (dataset of network inputs, positions): every example once, in full batches.
 
   Texts come in order of length, so that short ones are not padded to long ones. The last batch is filled up with
@@ -129,10 +155,10 @@ def for_inference(inputs, preprocess, batch_size, lengths=None):
   filled, positions = inference_order(lengths, batch_size)
   indices, step = tf.data.Dataset.from_tensor_slices(filled), modality.inference_step(inputs, preprocess)
   if modality.is_batched:
-    dataset = indices.batch(batch_size).map(step, num_parallel_calls=PARALLEL)
+    batches = indices.batch(batch_size).map(step, num_parallel_calls=PARALLEL)
   else:
-    dataset = indices.map(step, num_parallel_calls=PARALLEL).batch(batch_size)
-  return ahead(dataset), positions
+    batches = indices.map(step, num_parallel_calls=PARALLEL).batch(batch_size)
+  return ahead(batches), positions
 
 
 def inference_order(lengths, batch_size):
@@ -148,18 +174,19 @@ def restore(outputs, positions):
   return ordered
 
 
-def feature_parts(features, targets, batch_size, seed, classes=None):
-  """Returns the `Part`s of an endless stream of full batches (features [batch, width], targets [batch, ..]), in the
-  order of `training_parts`."""
+def feature_steps(
+  features: np.ndarray, targets: np.ndarray, batch_size: int, seed: int, classes: np.ndarray | None = None
+) -> list[Step]:
+  """Returns the steps of an endless stream of full batches (features [batch, width], targets [batch, ..]).
+
+  The order is that of `training_steps`.
+  """
   features, targets = tf.constant(features), tf.constant(targets)
   batches = index_batches(len(targets), batch_size, seed, classes=classes)
-  read = Part("read", lambda: batches.map(lambda i: (tf.gather(features, i), tf.gather(targets, i))))
-  return [Part("order", lambda: batches), read]
-
-
-def for_features(*args, **kwargs):
-  """Returns the endless dataset of full batches of `feature_parts`, same arguments."""
-  return whole(feature_parts(*args, **kwargs))
+  return [
+    Step("order", lambda _: batches),
+    Step("read", lambda indices: indices.map(lambda i: (tf.gather(features, i), tf.gather(targets, i)))),
+  ]
 
 
 def _order(n, seed, classes=None):

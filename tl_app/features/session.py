@@ -146,10 +146,10 @@ def inference_batch(run):
 
 
 def training_parts(run, phase):
-  """Returns the `pipeline.Part`s of the endless stream (what the network reads, targets) of the training split."""
+  """Returns the steps of the endless stream (what the network reads, targets) of the training split."""
   places = run.places.ravel()
   labels = run.labels[places]
-  return pipeline.training_parts(
+  return pipeline.training_steps(
     run.inputs[places],
     run.model.task.codec.as_probabilities(labels) if phase.mixes else labels,
     run.model.backbone.preprocess,

@@ -111,7 +111,7 @@ class TrunkFeatures:
       raise
 
   def training_parts(self, phase):
-    """Returns the `pipeline.Part`s of the endless stream (outputs of the trunk, targets), in the order of
+    """Returns the steps of the endless stream (outputs of the trunk, targets), in the order of
     `session.training_parts`."""
     places = self._run.places.ravel()
     targets, places = tf.constant(self._run.labels[places]), tf.constant(places)
@@ -121,8 +121,8 @@ class TrunkFeatures:
       return self._read(tf.gather(places, i)), tf.gather(targets, i)
 
     return [
-      pipeline.Part("order", lambda: batches),
-      pipeline.Part("read", lambda: batches.map(read, num_parallel_calls=pipeline.PARALLEL)),
+      pipeline.Step("order", lambda _: batches),
+      pipeline.Step("read", lambda indices: indices.map(read, num_parallel_calls=pipeline.PARALLEL)),
     ]
 
   def logits(self, indices):

@@ -22,7 +22,7 @@ _MAX_SKIPPED = 50
 _SPLIT_FACTS = (
   "source",
   "num_examples",
-  "drawn",
+  "sampled",
   "split_seed",
   "validation_fraction",
   "test_fraction",

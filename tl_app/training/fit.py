@@ -218,7 +218,7 @@ def _exact(network, logits):
 
 
 def _feed(run, phase, features, left):
-  """Returns (network to fit, the `pipeline.Part`s of its endless stream, function giving the validation logits or None
+  """Returns (network to fit, the steps of its endless stream, function giving the validation logits or None
   where there are none)."""
   validation = run.split.validation
   if phase.objective == recipes.CONTRAST:
@@ -231,7 +231,7 @@ def _feed(run, phase, features, left):
   features, train = _examples_of(run, features)
   rows, classes = features.rows_of(phase.batch_size, train), session.drawn_classes(run, phase, train)
   targets = features.targets(run.labels, train)
-  parts = pipeline.feature_parts(features[train], targets, rows, run.config.seed, classes)
+  parts = pipeline.feature_steps(features[train], targets, rows, run.config.seed, classes)
   return run.model.head, parts, lambda: session.head_logits(run, validation, features)
 
 

@@ -29,7 +29,7 @@ def of_steps(run, name, parts, way, network, compile_way):
   Args:
     run: the `Session`.
     name: of the phase.
-    parts: `pipeline.Part`s of its stream.
+    parts: the steps of its stream, see `pipeline.training_steps`.
     way, network, compile_way: as of `precision.trial`.
   """
   if run.config.profile_input and not run.profiled:
@@ -68,7 +68,7 @@ def measure(parts, step):
   """Returns what a stream and the steps on it take.
 
   Args:
-    parts: `pipeline.Part`s of an endless stream.
+    parts: the steps of an endless stream.
     step: function of a batch, that ends when its step is done.
 
   Returns:
@@ -116,7 +116,7 @@ def lines(found):
 
 def _pipeline(parts):
   """Returns (batches, [seconds a batch of the stream up to each part])."""
-  datasets = [(part.make(), part.elements) for part in parts]
+  datasets = [(pipeline.dataset(parts[:k]), part.elements) for k, part in enumerate(parts, start=1)]
   # The first time traces, and reads from disk what then is in memory.
   batches = _number(_seconds(*datasets[-1], LEAST) / LEAST)
   for dataset, elements in datasets[:-1]:

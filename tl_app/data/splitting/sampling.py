@@ -51,9 +51,14 @@ def order(seed, digest):
   return hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()
 
 
-def by_class(pool, assigned):
-  """Writes the drawn splits into `assigned` (object [n] of split names), each class by its own share; returns notes."""
+def by_class(pool: Pool) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Samples each class by its own share.
+
+  Returns:
+    ({split: its positions}, notes for the user).
+  """
   strata, rare = _strata(pool)
+  assigned = _all_in_train(pool)
   for groups in strata.values():
     free = [group for group in groups if pool.units[group[0]] not in pool.given]
     may_leave = min(len(free), len(groups) - 1)
@@ -67,8 +72,17 @@ def by_class(pool, assigned):
       free = [group for group in free if group[0] not in gone]
       may_leave -= len(chosen)
       rest -= sum(map(len, chosen))
-  _keep_every_class_in_train(pool, strata, assigned)
-  return _rare_note(rare)
+  return _by_split(pool, _with_every_class_in_train(pool, strata, assigned)), _rare_note(rare)
+
+
+def _all_in_train(pool):
+  """Returns object [n] of split names: "train" for every example."""
+  return np.full(len(pool.units), "train", object)
+
+
+def _by_split(pool, assigned):
+  """Returns {split: positions of its examples} of object [n] of split names."""
+  return {split: np.flatnonzero(assigned == split) for split in pool.fractions}
 
 
 def _rare_note(rare):
@@ -106,33 +120,34 @@ def _first_fitting(groups, share, at_most):
   return chosen
 
 
-def _keep_every_class_in_train(pool, strata, assigned):
-  """Brings back a unit of each label that has none in train: its contents were drawn under another label."""
+def _with_every_class_in_train(pool, strata, assigned):
+  """Returns `assigned` with a unit in train of each label that has none there: it was sampled under another label."""
+  assigned = assigned.copy()
   kept = pool.indices[assigned[pool.indices] == "train"]
   missing = pool.classes_of(pool.indices) - pool.classes_of(kept)
   for label in sorted(missing):
     group = next(g for groups in strata.values() for g in groups if label in pool.classes_of(g))
     assigned[group] = "train"
+  return assigned
 
 
-def by_group(pool, assigned):
-  """Writes the drawn splits into `assigned`, whole units, the classes as even as these allow; returns notes.
+def by_group(pool: Pool) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Samples whole units, with the classes as even as these allow.
 
   Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the class with the fewest units left goes first,
   each of its units to the split that still wants most of this class. Larger units go first, so that small ones fill up;
   then single units move where that makes the splits more even.
 
-  Args:
-    pool: `Pool`.
-    assigned: object [n] of split names.
+  Returns:
+    ({split: its positions}, notes for the user).
   """
-  counts = _counts(pool)
+  counts, assigned = _counts(pool), _all_in_train(pool)
   members = pool.members()
   rank = {unit: place for place, unit in enumerate(members)}
   free = [unit for unit in members if unit not in pool.given]
   free.sort(key=lambda unit: (-len(members[unit]).bit_length(), rank[unit]))
   if not free:
-    return []
+    return _by_split(pool, assigned), []
   # The last column counts examples, for those of no class.
   sums = np.array([[*counts[members[unit]].sum(axis=0), len(members[unit])] for unit in free], float)
   total = np.array([*counts[pool.indices].sum(axis=0), len(pool.indices)], float)
@@ -142,7 +157,7 @@ def by_group(pool, assigned):
   _every_class_everywhere(sums, place, len(splits), total - sums.sum(axis=0))
   for unit, where in zip(free, place):
     assigned[members[unit]] = splits[where]
-  return []
+  return _by_split(pool, assigned), []
 
 
 def _counts(pool):
@@ -228,17 +243,19 @@ def _every_class_everywhere(sums, place, num_splits, fixed):
         place[min(movable, key=lambda unit: sums[unit, -1])] = split
 
 
-def by_time(pool, times, written, flag, assigned):
-  """Writes the drawn splits into `assigned`: the latest units, cut where the time changes; returns notes.
+def by_time(pool: Pool, times: np.ndarray, written: np.ndarray, flag: str) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Samples the latest units, cut where the time changes.
 
-  A unit is as late as its latest example, so that nothing in train is later than what is drawn.
+  A unit is as late as its latest example, so that no example in train is later than a sampled one.
 
   Args:
     pool: `Pool`.
     times: float [n].
     written: object [n] of str, the times as the user wrote them.
     flag: "--time_column=NAME", for messages.
-    assigned: object [n] of split names.
+
+  Returns:
+    ({split: its positions}, notes for the user).
 
   Raises:
     UserError: too few different times.
@@ -253,17 +270,17 @@ def by_time(pool, times, written, flag, assigned):
       f"{flag} has {len(moments)} different times among the examples to draw from: {len(pool.fractions) + 1} or more "
       f"are needed to draw {' and '.join(pool.fractions)}"
     )
-  rest, notes = len(pool.indices), []
+  rest, notes, sampled = len(pool.indices), [], {}
   for position, (split, fraction) in enumerate(pool.fractions.items()):
     most = len(moments) - (len(pool.fractions) - position)
     sizes = np.cumsum([len(at_time[moment]) for moment in moments[:most]])
     number = int(np.abs(sizes - fraction * rest).argmin()) + 1
     chosen = [index for moment in moments[:number] for index in at_time[moment]]
-    assigned[chosen] = split
+    sampled[split] = np.sort(chosen)
     first = min((i for i in chosen if times[i] >= moments[number - 1]), key=lambda i: (times[i], written[i]))
     notes.append(f"{split}: the latest {len(chosen):,} of {rest:,} examples by {flag}, from {written[first]} on")
     moments, rest = moments[number:], rest - len(chosen)
-  return notes
+  return sampled, notes
 
 
 def instants(written, ids, flag):

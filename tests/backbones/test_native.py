@@ -83,6 +83,7 @@ STAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_preset_loads_with_its_stages(presets, name):
   backbone = _load(presets / name)
@@ -93,6 +94,7 @@ def test_preset_loads_with_its_stages(presets, name):
   assert backbone.modality == ("text" if "bert" in name else "image")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "distil_bert", "resnet"])
 def test_split_is_exact_at_every_stage(presets, name):
   backbone = _load(presets / name)
@@ -245,6 +247,7 @@ def test_tokens_truncate_count_and_pad(presets):
   np.testing.assert_array_equal(preprocess(TEXTS[:1])["input_word_ids"], [[2, 5, 6, 3]])
 
 
+@pytest.mark.slow
 def test_preset_survives_an_export(presets, tmp_path):
   backbone = _load(presets / "bert")
   module = tf.Module()
@@ -267,6 +270,7 @@ def test_wrong_presets_are_told_in_one_line(presets, tmp_path):
     _load(presets / "vit", image_size=48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.kind == "applications"], ids=lambda spec: spec.name)
 def test_applications_have_the_stages_and_the_input_of_the_record(spec):
   backbone = native.load(spec, NoWeights())
@@ -467,6 +471,7 @@ def _same_weights(one, other):
   return all((keras.ops.convert_to_numpy(a) == keras.ops.convert_to_numpy(b)).all() for a, b in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"layer_norm_eps": 1e-5}, {"hidden_act": "relu"}], ids=str)
 def test_what_of_hugging_faces_config_is_no_weight_is_of_the_identity(tmp_path, change):
   _hugging_face(tmp_path)
@@ -477,6 +482,7 @@ def test_what_of_hugging_faces_config_is_no_weight_is_of_the_identity(tmp_path, 
   assert first.identity == again.identity != other.identity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["offset", "scale"])
 def test_the_image_converter_of_a_preset_is_of_the_identity(presets, tmp_path, name):
   path = tmp_path / "resnet"
@@ -522,6 +528,7 @@ def test_gelu_is_the_exact_one_whatever_format_it_gets():
   np.testing.assert_array_equal(half, gelu(tf.cast(tf.cast(x, tf.bfloat16), tf.float32)))
 
 
+@pytest.mark.slow
 def test_bert_agrees_with_kerashub(presets):
   import keras_hub
 
@@ -578,6 +585,7 @@ def test_efficientnet_lite_gives_the_published_answer(lite):
   assert abs(probabilities[0, 285] - 0.773) < 0.0005
 
 
+@pytest.mark.slow
 def test_efficientnet_lite_is_the_hub_module(lite, shared):
   module = tf.saved_model.load(str(shared("hub/efficientnet_lite0")))
   backbone, _ = lite

@@ -123,6 +123,7 @@ def test_regularization_losses_count_for_what_trains(tmp_path):
   assert not backbone.network.losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 def test_bert_modules_old_and_new(tmp_path, old):
   directory = tiny_modules.bert(tmp_path / "bert", old=old)
@@ -161,6 +162,7 @@ def test_fixed_length_modules_are_padded(tmp_path):
   assert got["sequence"].shape == wanted["sequence"].shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_dropout_free_fit_moves_every_reached_variable(tmp_path, optimizer):
   backbone = load(tiny_modules.bert(tmp_path / "bert"), "mean")
@@ -209,6 +211,7 @@ def test_keras_3_exports(tmp_path):
   assert len(backbone.network.trainable_variables) == 4 and len(backbone.network.variables) == 6
 
 
+@pytest.mark.slow
 def test_what_cannot_be_a_backbone_is_refused_in_one_line(tmp_path):
   with pytest.raises(UserError, match="holds no readable SavedModel"):
     load(tmp_path)
@@ -239,6 +242,7 @@ def _words(module, texts):
   return words.with_flat_values(tf.gather(module.stem, tf.strings.to_hash_bucket_fast(words.flat_values, 3)))
 
 
+@pytest.mark.slow
 def test_ragged_and_missing_outputs_stand_aside(tmp_path):
   def forward(module, texts):
     words = _words(module, texts)
@@ -332,6 +336,7 @@ def test_reference_variables_are_refused(tmp_path):
     load(tmp_path / "False")
 
 
+@pytest.mark.slow
 def test_weights_survive_a_round_trip_into_a_fresh_module(tmp_path):
   directory = tiny_modules.image(tmp_path / "module", names=tiny_modules.NAMELESS)
   trained, fresh = load(directory, image_size=16), load(directory, image_size=16)
@@ -405,6 +410,7 @@ def test_two_devices_train_as_one(tmp_path, request):
   assert len(differences) == 4 and max(differences) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_shared_efficientnet_lite0(shared):
   backbone = load(shared("hub/efficientnet_lite0"))
   assert list(backbone.stages) == ["stem", *(f"block_{i}" for i in range(16)), "top"]
@@ -415,6 +421,7 @@ def test_the_shared_efficientnet_lite0(shared):
   np.testing.assert_array_equal(backbone.network(images)["features"], module(images, training=False))
 
 
+@pytest.mark.slow
 def test_the_shared_bert_tiny(shared):
   directory = shared("hub/bert_tiny")
   own, hub = load(directory, "mean"), load(directory, "mean", preprocessor=shared("hub/bert_tiny_preprocess"))

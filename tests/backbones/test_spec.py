@@ -105,6 +105,7 @@ def test_kerashub_presets_are_registered(spec):
   assert preset["metadata"]["params"] == spec.parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", records("applications"))
 def test_applications_match_their_record(spec, monkeypatch):
   import keras

@@ -104,6 +104,7 @@ def test_joined_texts_carry_segments_and_the_longer_is_cut():
   assert twice["input_word_ids"].numpy()[0, :7].tolist() == [2, 5, 3, 3, 12, 13, 3]
 
 
+@pytest.mark.slow
 def test_roberta_puts_two_separators_between_texts_and_counts_them():
   import keras_hub
 
@@ -116,6 +117,7 @@ def test_roberta_puts_two_separators_between_texts_and_counts_them():
   assert joined.count_tokens(texts).numpy().tolist() == inputs["input_mask"].numpy().sum(axis=1).tolist() == [9, 10]
 
 
+@pytest.mark.slow
 def test_the_preprocessing_model_joins_as_the_vocabulary_does(shared):
   module, preprocess_module = shared("hub/bert_tiny"), shared("hub/bert_tiny_preprocess")
   spec = BackboneSpec("tiny", "saved_model", str(module))
@@ -131,6 +133,7 @@ def test_the_preprocessing_model_joins_as_the_vocabulary_does(shared):
     np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_preprocessing_model_that_packs_one_text_cannot_join_two(world):
   spec = BackboneSpec("tiny", "saved_model", world["bert"])
   for hub in ("hub_preprocess", "fixed preprocessing"):

@@ -97,6 +97,7 @@ def model(tmp_path_factory):
   return made
 
 
+@pytest.mark.slow
 def test_a_text_has_the_same_logits_whatever_stands_beside_it(model):
   texts = Inputs.of("text", ["the film", "word1 goodly word2 , word3 .", "bad " * 30, "café"])
   together = inference.predict(model.network, model.backbone, texts, 4)
@@ -108,6 +109,7 @@ def test_a_text_has_the_same_logits_whatever_stands_beside_it(model):
     assert np.all(np.abs(row[:count]).sum(axis=1) > 0) and not np.any(row[count:])
 
 
+@pytest.mark.slow
 def test_rows_of_words_give_the_logits_of_the_network(model):
   texts = Inputs.of("text", ["word1 goodly word2 , word3 .", "the film"])
   outputs = inference.predict(model.features, model.backbone, texts, 2)

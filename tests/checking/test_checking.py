@@ -217,6 +217,7 @@ def test_amounts_are_not_judged_as_classes(tmp_path):
   assert "unseen_labels" not in check_rows(make_parent(tmp_path / "given"), given)
 
 
+@pytest.mark.slow
 def test_faults_in_both_texts_of_a_pair_are_found(tmp_path, modules):
   texts = [text for text, _, _ in text_rows(60)]
   pairs = [(one, two, ("no", "yes")[i % 2]) for i, (one, two) in enumerate(zip(texts[:60], texts[60:]))]
@@ -314,6 +315,7 @@ def modules(tmp_path_factory):
   return root
 
 
+@pytest.mark.slow
 def test_what_a_vocabulary_loses_is_found(tmp_path, modules):
   flags = {"backbone": f"{modules}/bert", "max_length": 16, "feature_cache": "off"}
   tiny_data.reviews(tmp_path / "plain.csv")
@@ -329,6 +331,7 @@ def test_what_a_vocabulary_loses_is_found(tmp_path, modules):
   assert found["long_texts"].examples == ["more.csv:82 (80 tokens)"] and "at 16 tokens" in found["long_texts"].detail
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_found_by_frozen_features(tmp_path, modules):
   root = tmp_path / "colours"
   tiny_data.colours(root, per_class=40)
@@ -385,6 +388,7 @@ def test_every_kind_is_planted_somewhere():
   assert set(BAD_TEXTS) | set(BAD_IMAGES) | elsewhere | with_backbone == set(KINDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("relative", "form", "expected"),
   [

@@ -27,6 +27,7 @@ def config(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_every_part_is_measured_and_written(config, tmp_path):
   result = benchmark.measure(config, ",".join(benchmark.PARTS), repeats=2, steps=2)
   assert files.read_json(tmp_path / "out/benchmark.json") == result
@@ -49,6 +50,7 @@ def test_every_part_is_measured_and_written(config, tmp_path):
   assert [path.name for path in (tmp_path / "out").iterdir()] == ["benchmark.json"]
 
 
+@pytest.mark.slow
 def test_a_module_that_reads_strings_has_no_lengths_and_no_trunk(config, tmp_path, caplog):
   caplog.set_level("INFO")
   own = dataclasses.replace(config, backbone=tiny_modules.strings(tmp_path / "strings"))

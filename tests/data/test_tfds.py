@@ -66,6 +66,7 @@ def tfds_dir(tmp_path_factory):
   return root
 
 
+@pytest.mark.slow
 def test_tfds_images_stay_encoded_in_files(tfds_dir, tmp_path):
   import tensorflow as tf
 

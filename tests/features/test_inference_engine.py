@@ -137,6 +137,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @needs_openvino
 @pytest.mark.parametrize("form", FORMS)
 def test_features_are_tensorflows_in_the_order_of_the_examples(tmp_path, form):
@@ -150,6 +151,7 @@ def test_features_are_tensorflows_in_the_order_of_the_examples(tmp_path, form):
   np.testing.assert_allclose(found, exact, atol=1e-5 * heads.deviation(exact), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_constant_weights_give_the_same_features(tmp_path, form):
   write, examples = FORMS[form]

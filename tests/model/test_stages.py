@@ -72,6 +72,7 @@ def _names(model, *positions):
   return [names[i] for i in positions]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["none", "top:1", "all"])
 def test_frozen_stages_stay_to_the_bit_and_the_rest_moves(model, choice):
   phase = _phase(model, train_stages=choice)
@@ -84,6 +85,7 @@ def test_frozen_stages_stay_to_the_bit_and_the_rest_moves(model, choice):
     assert changes[name]["changed"] == changes[name]["trainable"] < changes[name]["variables"]
 
 
+@pytest.mark.slow
 def test_a_regular_expression_chooses_variables(model):
   phase = _phase(model, train_stages="kernel")
   chosen = stages.selected(model, phase)
@@ -92,6 +94,7 @@ def test_a_regular_expression_chooses_variables(model):
   assert all(change["changed"] == 1 for name, change in changes.items() if name != "head")
 
 
+@pytest.mark.slow
 def test_bias_norm_trains_no_kernel(model):
   phase = _phase(model, recipe="bias_norm")
   chosen = [v for name, vs in stages.selected(model, phase).items() if name != "head" for v in vs]
@@ -100,6 +103,7 @@ def test_bias_norm_trains_no_kernel(model):
   assert all(c["changed"] == c["trainable"] for c in changes.values())
 
 
+@pytest.mark.slow
 def test_lora_moves_kernels_by_its_rank(model):
   phase = _phase(model, recipe="lora", lora_rank=2)
   kernels = [v for name, vs in stages.selected(model, phase).items() if name != "head" for v in vs]
@@ -126,6 +130,7 @@ def _statistics(model):
   return {name: [v.numpy() for v in vs if id(v) in model.statistics] for name, vs in model.backbone.stages.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("bn", "choice", "moving"),
   [
@@ -186,6 +191,7 @@ def test_the_audit_catches_a_stage_that_did_not_train(model):
     audit.audit(model, audit.state(model, phase))
 
 
+@pytest.mark.slow
 def test_a_wrong_freeze_is_caught(model):
   """What Keras does not warn about: `trainable` changed behind the plan."""
   phase = _phase(model, train_stages="top:1")

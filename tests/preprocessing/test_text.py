@@ -107,6 +107,7 @@ def test_a_vocabulary_keeps_line_numbers_and_must_have_the_specials(tmp_path):
     text.WordPiece(tmp_path / "none.txt", True, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packs", [True, False])
 def test_preprocessing_models_give_what_the_vocabulary_gives(tmp_path, packs):
   directory = tiny_modules.bert_preprocess(tmp_path / "hub_preprocess", packs=packs)
@@ -136,6 +137,7 @@ def test_identities_tell_preprocessings_apart(vocab, tmp_path):
   assert text.WordPiece(vocab, True, 8).identity == text.WordPiece(vocab, True, 512).identity
 
 
+@pytest.mark.slow
 def test_the_shared_preprocessing_model_and_its_vocabulary_agree(shared):
   directory = shared("hub/bert_tiny_preprocess")
   hub = text.HubPreprocess(saved_model.read(directory), 64, identity="t")

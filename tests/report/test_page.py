@@ -172,6 +172,7 @@ def test_everything_that_users_name_is_escaped(tmp_path):
   assert evil in page.text and "体育 & co" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes, has_matrix", [(2, True), (10, True), (40, True), (41, False), (77, False)])
 def test_many_classes_get_a_list_of_confusions_instead_of_a_matrix(tmp_path, num_classes, has_matrix):
   class_names = [f"class {i:02}" for i in range(num_classes)]
@@ -222,6 +223,7 @@ def test_the_worst_errors_show_their_text(tmp_path):
   assert "far … r2" in text and text.count("far ") < 100
 
 
+@pytest.mark.slow
 def test_the_worst_errors_show_their_image_as_the_model_sees_it(tmp_path):
   import tensorflow as tf
 
@@ -245,6 +247,7 @@ def examples(modality, ids, inputs):
   return Examples(strings(ids), Inputs.of(modality, inputs), *columns, skipped=[], source="s")
 
 
+@pytest.mark.slow
 def test_the_rungs_say_what_ships_and_why(tmp_path):
   metrics = write_run(tmp_path, ["negative", "positive"])
   assert "Candidates" not in Page(page_lib.write(tmp_path)).text
@@ -274,6 +277,7 @@ def test_only_the_metrics_are_needed(tmp_path):
   assert len(page.source) < len(whole)
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes_and_changes_no_matplotlib_setting(tmp_path):
   import matplotlib
 

@@ -304,6 +304,7 @@ def test_figures_of_several_labels_are_those_of_scikit_learn():
   assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
 
+@pytest.mark.slow
 def test_thresholds_have_the_highest_f1():
   rng = np.random.default_rng(1)
   targets = (rng.random((200, 2)) < 0.3).astype(float)

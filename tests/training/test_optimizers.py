@@ -31,6 +31,7 @@ def _staged(rate_of=lambda v: 1e-2, **more):
   return lambda: optimizers.StagedAdamW(schedule, rate_of, lambda v: len(v.shape) > 1, weight_decay=0.1, **more)
 
 
+@pytest.mark.slow
 def test_one_rate_equals_keras_adamw():
   class Scaled(optimizers.WarmupCosine):
     def __call__(self, step):
@@ -151,6 +152,7 @@ def test_clipping_bounds_the_global_norm():
   assert np.linalg.norm(reduced[0][0]) == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "more", [{}, {"clip_norm": 0.1}, {"rank_of": _rank}, {"use_ema": True, "ema_momentum": 0.9}], ids=" ".join
 )

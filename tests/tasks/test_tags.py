@@ -1,4 +1,4 @@
-"""Tags of words: their schemes, the files that hold them, and the figures of the entities that they mark."""
+"""Tags of words: their schemes, the files that hold them, and the metrics of the entities that they mark."""
 
 import gzip
 import json
@@ -157,7 +157,7 @@ def random_answers(n=60, seed=0):
   return targets, logits
 
 
-def test_figures_are_those_of_seqeval():
+def test_metrics_are_those_of_seqeval():
   targets, logits = random_answers()
   metrics = TASK.metrics.compute_metrics(logits, targets)
   truth = [[TASK.names[i] for i in row if i != NO_WORD] for row in targets]

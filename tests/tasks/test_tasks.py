@@ -174,15 +174,15 @@ def test_the_forms_of_several_labels_are_one(backbone, tmp_path, form):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["multi_label", "regression"])
-def test_fine_tuning_ships_only_where_it_helps(backbone, tmp_path, task):
+def test_fine_tuning_is_selected_only_if_it_helps(backbone, tmp_path, task):
   found, has = texts(90)
   labels = [joined(h) or "[]" for h in has] if task == "multi_label" else [f"{h @ [1, 2.5, 4]:.1f}" for h in has]
   data = table(tmp_path / "a.csv", ("text", "label"), zip(found, labels))
   flags = {"recipe": "full", "epochs": 6, "learning_rate": 1e-2, "task": task, "export": False}
   metrics = train.train_and_evaluate(config(backbone, data, **flags), tmp_path / "run")
-  rungs, score = metrics["candidates"], tasks.of_metrics(metrics).metrics.primary_metric
-  assert 0 < rungs["fine_tuned"]["p_value"] <= 1 and rungs["probe"]["p_value"] == 1
-  best = max(rungs[name][score] for name in ("probe", "fine_tuned", "averaged"))
+  candidates, score = metrics["candidates"], tasks.of_metrics(metrics).metrics.primary_metric
+  assert 0 < candidates["fine_tuned"]["p_value"] <= 1 and candidates["probe"]["p_value"] == 1
+  best = max(candidates[name][score] for name in ("probe", "fine_tuned", "averaged"))
   assert metrics["validation"][score] == pytest.approx(best, abs=1e-5)
 
 
@@ -219,9 +219,9 @@ def test_scikit_learn_finds_the_head_of_every_task(backbone, tmp_path, task, sol
     (['["a", "b"]', "[]"], "multi_label", "lists"),
   ],
 )
-def test_auto_says_what_it_took_the_labels_for(labels, name, why):
-  found, said = tasks.guess(Config(), set(labels))
-  assert found == name and why in said
+def test_auto_gives_the_reason_for_the_task(labels, name, why):
+  found, reason = tasks.guess(Config(), set(labels))
+  assert found == name and why in reason
 
 
 def test_auto_takes_columns_of_flags_for_classes_and_others_for_amounts():
@@ -233,7 +233,7 @@ def test_auto_takes_columns_of_flags_for_classes_and_others_for_amounts():
 
 
 @pytest.mark.slow
-def test_the_task_is_said_and_kept(backbone, tmp_path, caplog):
+def test_the_task_is_logged_and_written(backbone, tmp_path, caplog):
   caplog.set_level(logging.INFO, "tl_app")
   found, has = texts(90)
   data = table(tmp_path / "a.csv", ("text", "label"), zip(found, np.arange(90) / 7))
@@ -283,7 +283,7 @@ def test_drawn_splits_hold_every_class_in_its_share(backbone, tmp_path):
     assert abs(counts["test"][name] - 0.2 * total) <= 1 + 0.04 * total, (name, counts)
 
 
-def test_figures_of_several_labels_are_those_of_scikit_learn():
+def test_metrics_of_several_labels_are_those_of_scikit_learn():
   rng = np.random.default_rng(0)
   targets = (rng.random((300, 4)) < 0.3).astype(np.float32)
   logits = rng.normal(size=(300, 4)) + 1.5 * targets - 1
@@ -314,7 +314,7 @@ def test_thresholds_have_the_highest_f1():
     assert sklearn.metrics.f1_score(truth, column > chosen) == pytest.approx(max(scores))
 
 
-def test_figures_of_amounts_are_those_of_scipy():
+def test_metrics_of_amounts_are_those_of_scipy():
   rng = np.random.default_rng(0)
   task = REGRESSION.with_codec(names=("a",), mean=(3.0,), deviation=(2.0,))
   targets = rng.normal(size=(200, 1))

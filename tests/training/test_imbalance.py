@@ -115,10 +115,10 @@ def test_macro_f1_decides_in_place_of_accuracy():
   ):
     assert selection.choose(rungs, targets, task)[0].name == best
   task = IMBALANCED.with_codec(names=("a", "b"))
-  figures = task.metrics.monitor_metrics(rare, targets)
-  assert figures["accuracy"] == pytest.approx(0.8)
-  assert figures["macro_f1"] == pytest.approx(task.metrics.compute_metrics(rare, targets)["macro_f1"], abs=1e-6)
-  assert figures["loss"] == pytest.approx(
+  monitored = task.metrics.monitor_metrics(rare, targets)
+  assert monitored["accuracy"] == pytest.approx(0.8)
+  assert monitored["macro_f1"] == pytest.approx(task.metrics.compute_metrics(rare, targets)["macro_f1"], abs=1e-6)
+  assert monitored["loss"] == pytest.approx(
     (18 / 18 * np.mean(_entropies(rare[:18], 0)) + _entropies(rare[18:], 1).mean()) / 2
   )
   assert task.metrics.compute_metrics(rare, targets)["balanced_accuracy"] == pytest.approx((14 / 18 + 1) / 2)

@@ -1,4 +1,4 @@
-"""A table of recipes on one data set: a run a seed in a fresh process each, intervals over seeds and test examples."""
+"""A table of recipes on one data set: a run for each seed in a new process, intervals over seeds and test examples."""
 
 import dataclasses
 import logging
@@ -11,6 +11,7 @@ from tl_app import files, tasks
 from tl_app import workdir as workdir_lib
 from tl_app.commands import compare_statistics
 from tl_app.commands.compare_statistics import Run
+from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
 from tl_app.report import formatting, predictions
 
@@ -18,13 +19,13 @@ log = logging.getLogger(__name__)
 
 # What a comparison decides in place of the flags of a run.
 OWN = ("workdir", "recipe", "seed", "split_seed")
-TABLE, FIGURES = "comparison.md", "comparison.json"
+TABLE, RESULT = "comparison.md", "comparison.json"
 
 
-def compare(config, recipes, seeds):
+def compare(config: Config, recipes: str, seeds: str) -> dict:
   """Runs every recipe with every seed, one after the other, and writes comparison.json and comparison.md.
 
-  A run lies in RECIPE-SEED below `config.workdir`, what it said in RECIPE-SEED.log. A finished one is not run again.
+  The workdir of a run is RECIPE-SEED below `config.workdir`, its output RECIPE-SEED.log. Finished runs are kept.
 
   Args:
     config: `Config`; its recipe and seeds are replaced.
@@ -60,19 +61,19 @@ def compare(config, recipes, seeds):
       raise UserError(run.failure)
     runs.append(run)
   result = {"command": _command(config, names, numbers), **compare_statistics.summarize(config, runs)}
-  files.write_json(root / FIGURES, result)
+  files.write_json(root / RESULT, result)
   files.write_text(root / TABLE, markdown(result))
   return result
 
 
-def markdown(result):
+def markdown(result: dict) -> str:
   """Returns comparison.md: what was compared and by which command, the table, and what failed."""
   sizes = " or ".join(f"{size:,}" for size in result["test_examples"])
-  different = f"{result['different_test_examples']:,} different ones over the seeds"
+  different = f"{result['different_test_examples']:,} different ones over all seeds"
   titles = _titles(result)
   lines = [
-    f"`{result['dataset']}`, `{result['backbone']}`; seeds {', '.join(map(str, result['seeds']))}, each of split and "
-    f"training; {sizes or 'no'} test examples a seed, {different}:",
+    f"`{result['dataset']}`, `{result['backbone']}`; seeds {', '.join(map(str, result['seeds']))} for splitting and "
+    f"training; {sizes or 'no'} test examples per seed, {different}:",
     "",
     "```bash",
     result["command"],
@@ -99,8 +100,8 @@ def _titles(result):
     "validation: probe, fine-tuned",
     "probe, test",
     "difference (95 % interval)",
-    "right: probe alone, recipe alone (p)" if metrics.counts_right_answers else f"p, {metrics.test_title}",
-    "seconds a run",
+    "only the probe right, only the recipe right (p)" if metrics.counts_right_answers else f"p, {metrics.test_title}",
+    "seconds per run",
   ]
 
 
@@ -114,8 +115,8 @@ def _cells(row, seeds, columns):
     name,
     f"{row['mean']:.3f} ({span}{counted})",
     ", ".join(f"{score:.3f}" for score in row["each"]),
-    *(f"{figure:.3f}" for figure in row["other"].values()),
-    ", ".join(row["selected"]),
+    *(f"{value:.3f}" for value in row["other"].values()),
+    ", ".join(formatting.candidate(name) for name in row["selected"]),
     ", ".join(f"{score:.3f}" for score in row["validation"].values()),
     *_paired_cells(row),
     f"{row['seconds']:.0f}",
@@ -133,7 +134,7 @@ def _paired_cells(row):
   ]
 
 
-def require_all(result):
+def require_all(result: dict) -> None:
   """Raises `RunFailed` where a run of the comparison failed."""
   failed = result["failed"]
   if failed:
@@ -201,7 +202,7 @@ def _outcome(config, waiting):
     log.info("%s failed: %s", config.workdir, run.failure)
     return run, code
   paths = workdir_lib.Workdir(pathlib.Path(config.workdir))
-  run.metrics, run.task = files.read_json(paths.metrics), tasks.from_config(files.read_json(paths.task))
+  run.metrics, run.task = workdir_lib.read(paths.metrics), tasks.from_config(workdir_lib.read(paths.task))
   rows = dict(sorted((row["id"], row) for row in predictions.read(paths.predictions)))
   run.ids, run.statistics = tuple(rows), run.task.metrics.sufficient_statistics(list(rows.values()))
   title = run.task.metrics.primary_title
@@ -210,22 +211,26 @@ def _outcome(config, waiting):
 
 
 def _train(config):
-  """Trains in a fresh process, which frees its memory and may choose its devices; returns (exit code, last line)."""
-  said = pathlib.Path(f"{config.workdir}.log")
-  with open(said, "w", encoding="utf-8") as file:
+  """Trains in a new process, which frees its memory and may choose its devices; returns (exit code, last line)."""
+  output = _output(config)
+  with open(output, "w", encoding="utf-8") as file:
     command = [sys.executable, "-m", "tl_app.train", *formatting.given_flags(_values(config))]
     code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-  lines = said.read_text(encoding="utf-8", errors="replace").split("\n")
+  lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
   last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
   return code, last.strip().removeprefix("tl_app: ") if code else ""
 
 
 def _forget(config, new):
-  """Removes what a refused first run left: its log, and the directory where it is `new`."""
-  said = pathlib.Path(f"{config.workdir}.log")
-  said.unlink(missing_ok=True)
-  if new and not any(said.parent.iterdir()):
-    said.parent.rmdir()
+  """Removes the files of a refused first run: its log, and the directory where it is `new`."""
+  output = _output(config)
+  output.unlink(missing_ok=True)
+  if new and not any(output.parent.iterdir()):
+    output.parent.rmdir()
+
+
+def _output(config):
+  return pathlib.Path(f"{config.workdir}.log")
 
 
 def _command(config, names, numbers):

@@ -1,10 +1,12 @@
 """Metrics over runs of one recipe with several seeds: means, intervals, and the paired test against the probe."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tl_app import tasks
+from tl_app.config import Config
 from tl_app.tasks import statistics
 from tl_app.tasks.task import Task
 
@@ -34,17 +36,17 @@ class Run:
   failure: str = ""
 
   @property
-  def score(self):
+  def score(self) -> float:
     """The primary metric on the test split."""
     return self.metrics["test"][self.task.metrics.primary_metric]
 
-  def scores(self, weights):
+  def scores(self, weights: np.ndarray) -> np.ndarray:
     """Returns the scores [rounds] of the test split with its examples weighted, float [rounds, len(ids)]."""
     return self.task.metrics.score_from_statistics(weights @ self.statistics)
 
 
-def summarize(config, runs):
-  """Returns the figures of comparison.json, all but the command.
+def summarize(config: Config, runs: Sequence[Run]) -> dict:
+  """Returns the content of comparison.json without the command.
 
   Args:
     config: gives data set and backbone.
@@ -70,7 +72,7 @@ def summarize(config, runs):
 
 
 def _row(recipe, runs, probes):
-  """Returns the figures of one recipe; {"recipe", "seeds": []} where no run of it finished."""
+  """Returns the results of one recipe; {"recipe", "seeds": []} if no run of it finished."""
   row = {"recipe": recipe, "seeds": [run.seed for run in runs]}
   if not runs:
     return row
@@ -88,15 +90,20 @@ def _row(recipe, runs, probes):
   return row | paired([(probes[run.seed], run) for run in runs if run.seed in probes and recipe != "probe"])
 
 
-def _validation(rungs, score):
-  """Returns {"probe", "fine_tuned"}: mean validation scores, of the better of final and averaged weights."""
-  tuned = [max(r[name][score] for name in ("fine_tuned", "averaged") if name in r) for r in rungs if "fine_tuned" in r]
-  return {"probe": float(np.mean([r["probe"][score] for r in rungs]))} | (
-    {"fine_tuned": float(np.mean(tuned))} if tuned else {}
-  )
+def _validation(candidates, score):
+  """Returns {"probe", "fine_tuned"}: mean validation scores over runs, of the better of final and averaged weights.
+
+  Args:
+    candidates: the "candidates" of metrics.json of each run.
+    score: the primary metric.
+  """
+  scores = [{name: values[score] for name, values in of_run.items()} for of_run in candidates]
+  tuned = [max(s["fine_tuned"], s.get("averaged", s["fine_tuned"])) for s in scores if "fine_tuned" in s]
+  means = {"probe": float(np.mean([s["probe"] for s in scores]))}
+  return means | ({"fine_tuned": float(np.mean(tuned))} if tuned else {})
 
 
-def paired(pairs):
+def paired(pairs: Sequence[tuple[Run, Run]]) -> dict:
   """Compares a recipe with the probe on the same test examples, seed by seed.
 
   Args:
@@ -104,12 +111,12 @@ def paired(pairs):
 
   Returns:
     {"probe_mean", "difference", "difference_ci95", "p_value"}: means over the seeds. The test is McNemar's exact one
-    where the score is accuracy, with "only_probe_right" and "only_recipe_right", the examples that only one of the two
-    got right, counted over all seeds; else the randomisation test. An example in the test split of several seeds
-    counts in each, as if it were another: the p-value is then too small, the interval is not. Of 150 simulated
-    comparisons without a difference, three seeds on one test split, 10 to 41 had p < 0.05, the more the more an
-    example's answers agree over the seeds; 2 to 6 intervals left 0 out. {} without a pair, or where the two were
-    measured on different examples.
+    if the primary metric is accuracy, with "only_probe_right" and "only_recipe_right", the examples that only one of
+    the two got right, counted over all seeds; else the randomisation test. An example in the test split of several
+    seeds counts once for each: the p-value is then too small, the interval is not. Of 150 simulated comparisons
+    without a difference, three seeds on one test split, 10 to 41 had p < 0.05, the more the more the answers to an
+    example agree over the seeds; 2 to 6 intervals did not contain 0. {} without a pair, or if the two were measured on
+    different examples.
   """
   if not pairs or any(probe.ids != run.ids for probe, run in pairs):
     return {}
@@ -134,11 +141,11 @@ def paired(pairs):
   }
 
 
-def score_interval(runs):
+def score_interval(runs: Sequence[Run]) -> list[float] | None:
   """Returns the 95 % interval [low, high] of the mean score over `Run`s of several seeds: `interval`.
 
-  Where one of them has no interval of its own, since too few answers are right or wrong, it is None; but that of an
-  accuracy is then widened to that of one test split with all the different examples, which is Wilson's there.
+  It is None if one of them has no interval because too few answers are right or wrong. The interval of an accuracy is
+  widened instead, to Wilson's interval of one test split with all the different examples.
   """
   found = interval([(run.ids, run.scores) for run in runs])
   metrics = runs[0].task.metrics
@@ -152,28 +159,29 @@ def score_interval(runs):
   return [min(found[0], least), max(found[1], most)]
 
 
-def interval(measured, seed=0):
-  """Returns the 95 % interval [low, high] of the mean over seeds of a figure of each seed's test split.
+def interval(measured: Sequence[tuple[Sequence, Callable]], seed: int = 0) -> list[float]:
+  """Returns the 95 % interval [low, high] of the mean over seeds of a metric of the test splits.
 
-  The pigeonhole bootstrap (Owen 2007, Annals of Applied Statistics 1(2)), for two crossed causes of chance: seeds are
-  drawn with replacement, and test examples get Poisson(1) weights, one weight an example in whichever seeds' splits it
-  is. So it holds where every seed has the same test split, whose chance does not average out over seeds, and where
-  splits differ or overlap; there it is up to the square root of two too wide, since the chance of the examples shows
-  between the seeds once more. Of the seeds it knows only what the few that ran show: with one seed it is the bootstrap
-  of that test split. A t interval over three seeds would reach 2.5 of their standard deviations to each side and would
-  not see that a test split is shared.
+  The pigeonhole bootstrap (Owen 2007, Annals of Applied Statistics 1(2)), for two crossed sources of variance: seeds
+  are sampled with replacement, and test examples get Poisson(1) weights, the same in the splits of all seeds. The
+  interval is valid if every seed has the same test split, whose variance does not average out over seeds, and if the
+  splits differ or overlap. If they differ, it is up to the square root of two too wide, because the variance of the
+  examples also shows between the seeds. With one seed it is the bootstrap of that test split. A t interval over three
+  seeds would be 2.5 of their standard deviations wide on each side and would not account for a shared test split.
 
   Args:
-    measured: [(ids, function)], one a seed: of its test examples, and weights of them, float [rounds, examples], ->
-      figures [rounds].
+    measured: [(ids, function)], one for each seed: the ids of its test examples, and a function from weights of them,
+      float [rounds, examples], to metrics [rounds].
     seed: seed of the resamples.
   """
-  place = {example: position for position, example in enumerate(dict.fromkeys(i for ids, _ in measured for i in ids))}
-  columns = [np.array([place[example] for example in ids]) for ids, _ in measured]
+  position_of = {
+    example: position for position, example in enumerate(dict.fromkeys(i for ids, _ in measured for i in ids))
+  }
+  columns = [np.array([position_of[example] for example in ids]) for ids, _ in measured]
   rng, means = np.random.default_rng(seed), []
   for _ in range(statistics.RESAMPLES // _CHUNK):
-    weights = rng.poisson(1.0, size=(_CHUNK, len(place))).astype(np.float64)
+    weights = rng.poisson(1.0, size=(_CHUNK, len(position_of))).astype(np.float64)
     draws = rng.multinomial(len(measured), [1 / len(measured)] * len(measured), size=_CHUNK)
-    each = np.stack([figure(weights[:, own]) for own, (_, figure) in zip(columns, measured)], axis=1)
+    each = np.stack([metric(weights[:, own]) for own, (_, metric) in zip(columns, measured)], axis=1)
     means.append((draws * each).sum(axis=1) / len(measured))
   return statistics.percentiles(np.concatenate(means))

@@ -47,7 +47,7 @@ def rebuild(paths, config, assets):
   except (ValueError, KeyError, TypeError, AttributeError):
     raise UserError(f"{paths.plan} is damaged: train again") from None
   try:
-    task = tasks.from_config(files.read_json(paths.task))
+    task = tasks.from_config(workdir_lib.read(paths.task))
   except (ValueError, KeyError, TypeError):
     raise UserError(f"{paths.task} is damaged: train again") from None
   config = dataclasses.replace(config, image_size=image_size)

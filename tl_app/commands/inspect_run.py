@@ -23,9 +23,9 @@ class StageChange:
     name: the stage.
     variables: how many it has.
     identical: how many of them are the same to the bit.
-    planned: how many the phases trained, where their weights ship.
+    planned: how many the phases trained, if their weights are selected.
     trained: how many of the planned ones changed.
-    statistics: how many moving statistics ran on batch statistics, where those weights ship.
+    statistics: how many moving statistics ran on batch statistics, if those weights are selected.
     parameters: weights of the stage; `moved`: those that differ in a bit.
     largest: largest norm of a variable's change over the norm of the variable.
     wrong: names of the variables that changed although neither the phases nor BatchNormalization were to change them.
@@ -101,7 +101,7 @@ def compare(workdir, cache_dir="", offline=False):
 
 
 def table(changes):
-  """Returns the comparison as text: a line a stage, then whether it is what the plan said."""
+  """Returns the comparison as text: one line for each stage, then whether it agrees with the plan."""
   lines = [
     changes.title,
     f"  {'stage':12} {'variables':>9} {'identical':>9} {'changed':>8} {'planned':>8} {'statistics':>10} "
@@ -118,7 +118,7 @@ def table(changes):
 
 
 def require_agreement(changes):
-  """Raises `RunFailed` where the export is not what the plan said."""
+  """Raises `RunFailed` if the export does not agree with the plan."""
   faults = _faults(changes)
   if faults:
     raise RunFailed(f"the export does not agree with the plan: {faults[0]}")
@@ -132,9 +132,9 @@ def _faults(changes):
     if stage.planned and not stage.trained:
       faults.append(f"stage {stage.name} should have trained, but none of its {stage.planned} variables changed")
     if stage.name in changes.miscounted:
-      phase, said, chosen = changes.miscounted[stage.name]
+      phase, planned, chosen = changes.miscounted[stage.name]
       faults.append(
-        f"plan.json says that {said} variables of stage {stage.name} train in phase {phase}, which chooses {chosen}"
+        f"plan.json says that {planned} variables of stage {stage.name} train in phase {phase}, which chooses {chosen}"
       )
   return faults
 

@@ -69,7 +69,7 @@ def given_flags(values: Mapping[str, object], but: Iterable[str] = ()) -> list[s
 
   Args:
     values: {field of `Config`: value}, as in config.json. A name that is no flag is passed over.
-    but: names that are left out.
+    but: names of flags that are not wanted.
   """
   flags = []
   for name, field in config_lib.FIELDS.items():

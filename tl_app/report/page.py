@@ -11,7 +11,7 @@ from tl_app import files, tasks
 from tl_app import workdir as workdir_lib
 from tl_app.data import modalities
 from tl_app.errors import UserError
-from tl_app.report import figures, formatting, predictions
+from tl_app.report import formatting, plots, predictions
 
 _TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
 # A larger matrix has no readable cells.
@@ -35,7 +35,7 @@ def write(root: str | pathlib.Path, examples=None) -> pathlib.Path:
   """Writes report.html into a workdir and returns its path.
 
   Reads metrics.json, which is needed, and config.json, plan.json, splits.json, findings.json, log.jsonl and
-  predictions_test.csv; the page has no section for a file that is absent. The page loads nothing: styles and figures
+  predictions_test.csv; the page has no section for a file that is absent. The page loads nothing: styles and plots
   are inside, and there is no script.
 
   Args:
@@ -58,7 +58,7 @@ def write(root: str | pathlib.Path, examples=None) -> pathlib.Path:
     "metrics": metrics,
     "baseline": task.metrics.baseline_score(metrics),
     "plan": plan,
-    "curves": figures.curves(_read_log(paths.log), task.metrics),
+    "curves": plots.curves(_read_log(paths.log), task.metrics),
     "candidates": [{"name": formatting.candidate(name)} | values for name, values in candidates.items()],
     "stages": _stages(plan),
     "data": _data(_read_json(paths.splits)),
@@ -175,7 +175,7 @@ def _test_predictions(path, task, examples):
     "errors": errors,
     "errors_text": task.answers.describe_errors(len(errors.worst), errors.wrong, errors.total),
     "inputs": _previews(examples, {row["id"] for row in errors.worst}) if examples else None,
-    "scatter": None if task.has_class_names else figures.scatter(predictions.read(path)),
+    "scatter": None if task.has_class_names else plots.scatter(predictions.read(path)),
   }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from tl_app import files
 from tl_app.errors import UserError
-from tl_app.tasks.task import Answers
+from tl_app.tasks.answers import Answers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ def lines(metrics: Mapping, workdir: str | pathlib.Path | None = None) -> str:
   """Returns the few aligned lines that end a training or an evaluation.
 
   Args:
-    metrics: the content of metrics.json. A line is left out if its values are missing.
+    metrics: the content of metrics.json. A value that is missing gives no line.
     workdir: directory of the run; adds the paths of the report, the metrics and the export.
   """
   task, test, parity = tasks.of_metrics(metrics), metrics.get("test", {}), metrics.get("parity")
@@ -64,6 +64,6 @@ def _selected(metrics):
 
 
 def _seconds(seconds):
-  parts = {name: value for name, value in seconds.items() if isinstance(value, (int, float)) and value}
-  text = ", ".join(f"{name} {value:.0f}" for name, value in parts.items())
-  return (f"{sum(parts.values()):.0f} s", text) if parts else ("", "")
+  known = {name: value for name, value in seconds.items() if isinstance(value, (int, float)) and value}
+  text = ", ".join(f"{name} {value:.0f}" for name, value in known.items())
+  return (f"{sum(known.values()):.0f} s", text) if known else ("", "")

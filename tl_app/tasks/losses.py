@@ -1,4 +1,6 @@
-"""Losses of one-hot, mixed and several-class targets that weigh rare classes more."""
+"""Losses that give rare classes more weight, for one-hot, mixed and multi-label targets."""
+
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -12,7 +14,7 @@ GAMMA = 2.0
 TAU = 1.0
 
 
-def effective_weights(counts):
+def effective_weights(counts: np.ndarray) -> np.ndarray:
   """Returns weights, float32, by the inverse of the effective number of examples of each class (Cui et al. 2019).
 
   Args:
@@ -22,8 +24,8 @@ def effective_weights(counts):
   return (weights * np.sum(counts) / np.sum(weights * counts)).astype(np.float32)
 
 
-def softmax(counts, label_smoothing, imbalance):
-  """Returns the cross-entropy of --imbalance: targets int [batch] or shares float [batch, classes], and logits.
+def softmax(counts: np.ndarray, label_smoothing: float, imbalance: str) -> Callable:
+  """Returns the cross-entropy of --imbalance, a function of targets, int [batch] or float [batch, classes], and logits.
 
   Args:
     counts: int [classes] of training examples.
@@ -47,8 +49,8 @@ def softmax(counts, label_smoothing, imbalance):
   return loss
 
 
-def sigmoid(positives, total, label_smoothing, imbalance):
-  """Returns the binary cross-entropy of --imbalance: targets float [batch, classes] and logits; a problem a class.
+def sigmoid(positives: np.ndarray, total: int, label_smoothing: float, imbalance: str) -> Callable:
+  """Returns the binary cross-entropy of --imbalance, a function of targets, float [batch, classes], and logits.
 
   Args:
     positives: int [classes] of training examples that have the class.

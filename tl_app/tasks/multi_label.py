@@ -10,7 +10,11 @@ import sklearn.multiclass
 
 from tl_app.errors import UserError
 from tl_app.tasks import cells, solvers, statistics
-from tl_app.tasks.task import Answers, LabelCodec, LossSpec, Metrics, Task, usable_logits
+from tl_app.tasks.answers import Answers
+from tl_app.tasks.label_codec import LabelCodec
+from tl_app.tasks.loss_spec import LossSpec
+from tl_app.tasks.metrics import Metrics, usable_logits
+from tl_app.tasks.task import Task
 
 # A class with fewer validation examples takes the threshold that is best for all classes together.
 FEW = 10
@@ -35,7 +39,7 @@ class MultiLabelCodec(LabelCodec):
   def configure(self, config, labels):
     distinct = set(labels)
     columns = tuple(name.strip() for name in config.label_columns.split(",") if name.strip())
-    mark = config.label_separator or cells.separator(distinct) or cells.commonest_separator(distinct)
+    mark = config.label_separator or cells.separator(distinct) or cells.most_frequent_separator(distinct)
     return dataclasses.replace(self, separator=mark, columns_of_labels=columns)
 
   def classes(self, labels):
@@ -53,9 +57,9 @@ class MultiLabelCodec(LabelCodec):
     if len(found) < 2:
       raise UserError(f"{len(found)} class in train: --task=multi_label needs two or more")
     names = self.columns_of_labels or tuple(sorted(found))
-    marks = (self.separator, *cells.SEPARATORS, "\t")
-    mark = next(mark for mark in marks if mark == "\t" or not any(mark in name for name in names))
-    return dataclasses.replace(self, names=names, separator=mark)
+    separators = (self.separator, *cells.SEPARATORS, "\t")
+    unused = next(mark for mark in separators if mark == "\t" or not any(mark in name for name in names))
+    return dataclasses.replace(self, names=names, separator=unused)
 
   def targets(self, labels):
     position = {name: index for index, name in enumerate(self.names)}

@@ -9,7 +9,11 @@ import sklearn.linear_model
 
 from tl_app.errors import UserError
 from tl_app.tasks import cells, solvers, statistics
-from tl_app.tasks.task import Answers, LabelCodec, LossSpec, Metrics, Task, usable_logits
+from tl_app.tasks.answers import Answers
+from tl_app.tasks.label_codec import LabelCodec
+from tl_app.tasks.loss_spec import LossSpec
+from tl_app.tasks.metrics import Metrics, usable_logits
+from tl_app.tasks.task import Task
 
 # A split is stratified by this number of bins of equal size, with at least so many examples in each.
 BINS, FEWEST = 10, 20
@@ -182,10 +186,10 @@ class RegressionMetrics(Metrics):
     truth, answer = np.float64(targets) * scale, np.float64(logits) * scale
     truth, answer = truth - truth.mean(axis=0), answer - truth.mean(axis=0)
     error = answer - truth
-    parts = [np.ones_like(error), np.abs(error), error**2]
+    columns = [np.ones_like(error), np.abs(error), error**2]
     for one, two in ((truth, answer), (_ranks(truth), _ranks(answer))):
-      parts += [one, one**2, two, two**2, one * two]
-    return np.concatenate(parts, axis=1)
+      columns += [one, one**2, two, two**2, one * two]
+    return np.concatenate(columns, axis=1)
 
   def _from_sums(self, sums):
     """Returns {key of a metric: float [.., targets]} of sums of `_columns`."""

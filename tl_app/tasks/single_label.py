@@ -8,7 +8,11 @@ import sklearn.metrics
 
 from tl_app.errors import UserError
 from tl_app.tasks import cells, solvers, statistics
-from tl_app.tasks.task import Answers, LabelCodec, LossSpec, Metrics, Task, usable_logits
+from tl_app.tasks.answers import Answers
+from tl_app.tasks.label_codec import LabelCodec
+from tl_app.tasks.loss_spec import LossSpec
+from tl_app.tasks.metrics import Metrics, usable_logits
+from tl_app.tasks.task import Task
 
 # Two classes nearer than float32 rounding are a tie: which of them comes first does not matter.
 TIE = 1e-6

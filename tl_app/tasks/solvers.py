@@ -1,4 +1,6 @@
-"""scikit-learn's linear models as heads, in the strengths that are tried on the validation split."""
+"""scikit-learn's linear models as solvers of a probe, with the strengths that are tried on the validation split."""
+
+import typing
 
 import numpy as np
 import sklearn.linear_model
@@ -11,7 +13,7 @@ RIDGE_STRENGTHS = (1e4, 1e3, 1e2, 1e1, 1.0)
 MAX_ITERATIONS = 1000
 
 
-def classifiers(solver):
+def classifiers(solver: str) -> list[tuple[float, typing.Any]]:
   """Returns [(C, classifier)] of "logistic" or "svm" (one against the rest), from the most regularised."""
   if solver == "logistic":
     return [(c, sklearn.linear_model.LogisticRegression(C=c, max_iter=MAX_ITERATIONS)) for c in STRENGTHS]
@@ -20,7 +22,7 @@ def classifiers(solver):
   ]
 
 
-def softmax_weights(classifier):
+def softmax_weights(classifier) -> tuple[np.ndarray, np.ndarray]:
   """Returns (kernel [features, classes], bias [classes]) of a fitted classifier, in the order of its `classes_`."""
   kernel, bias = classifier.coef_.T, classifier.intercept_
   if kernel.shape[1] == 1:

@@ -1,41 +1,42 @@
 """The statistics behind the metrics: losses, intervals and paired tests of two models."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.stats
 
 RESAMPLES = 2000
 
-# Fewer right or wrong answers than this, and the resamples are too coarse for an interval.
+# With fewer right or wrong answers than this the resamples are too coarse for an interval.
 FEW = 10
 _Z95 = 1.959963984540054
 
 
-def log_softmax(logits):
+def log_softmax(logits: np.ndarray) -> np.ndarray:
   """Returns the float64 log-probabilities [n, classes] of finite `logits` [n, classes]; no overflow, no log of zero."""
   shifted = np.asarray(logits, dtype=np.float64)
   shifted = shifted - shifted.max(axis=1, keepdims=True)
   return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def softmax(logits):
+def softmax(logits: np.ndarray) -> np.ndarray:
   """Returns the float64 probabilities [n, classes] of finite `logits` [n, classes]; every row sums to 1."""
   return np.exp(log_softmax(logits))
 
 
-def cross_entropy(logits, label_indices):
+def cross_entropy(logits: np.ndarray, label_indices: np.ndarray) -> float:
   """Returns the mean cross-entropy, in nats, of `logits` [n, classes] with the true classes, int [n]."""
   # + 0.0 turns the -0.0 of a perfect model into 0.0.
   return float(-log_softmax(logits)[np.arange(len(label_indices)), label_indices].mean() + 0.0)
 
 
-def accuracy_interval(num_correct, num_examples, seed=0):
+def accuracy_interval(num_correct: int, num_examples: int, seed: int = 0) -> list[float]:
   """Returns the 95 % interval [low, high] of an accuracy.
 
   The percentile bootstrap with `RESAMPLES` resamples. The number of right answers in a resample of n examples is
-  binomial(n, accuracy), so it is drawn directly. With fewer than ten right or ten wrong answers the percentiles
-  say too little (a model without an error would get [1, 1]): there it is Wilson's score interval
+  binomial(n, accuracy), so it is sampled directly. With fewer than ten right or ten wrong answers the percentiles
+  say too little (a model without an error would get [1, 1]), and Wilson's score interval is returned
   (Wilson 1927; scipy.stats.binomtest(..).proportion_ci(method="wilson") gives the same).
   """
   accuracy = num_correct / num_examples
@@ -45,11 +46,11 @@ def accuracy_interval(num_correct, num_examples, seed=0):
   return percentiles(resamples / num_examples)
 
 
-def macro_f1_interval(confusion, seed=0):
+def macro_f1_interval(confusion: np.ndarray, seed: int = 0) -> list[float] | None:
   """Returns the 95 % percentile bootstrap interval [low, high] of the macro F1 of a confusion matrix, or None.
 
-  Resampled within each true class, as a stratified split is drawn, so that a rare class keeps its support in every
-  resample; a row of the matrix is then multinomial. With fewer than ten right or ten wrong answers the resamples
+  Examples are resampled within each true class, as for a stratified split: a rare class keeps its support in every
+  resample. A row of the matrix is then multinomial. With fewer than ten right or ten wrong answers the resamples
   hardly differ, and no interval is given.
   """
   confusion = np.asarray(confusion)
@@ -69,7 +70,7 @@ def macro_f1_interval(confusion, seed=0):
   return percentiles((2 * hits / np.maximum(predicted + support, 1)).mean(axis=1))
 
 
-def majority_accuracy(train_labels, test_labels):
+def majority_accuracy(train_labels: Sequence, test_labels: Sequence) -> float:
   """Returns the accuracy on `test_labels` [m] of always answering the most frequent of `train_labels` [n].
 
   Of several equally frequent classes the first in sorted order answers.
@@ -78,12 +79,12 @@ def majority_accuracy(train_labels, test_labels):
   return float((np.asarray(test_labels) == names[counts.argmax()]).mean())
 
 
-def bootstrap(columns, statistic, seed=0):
-  """Returns the 95 % percentile interval [low, high] of a figure, over `RESAMPLES` resamples of the examples.
+def bootstrap(columns: np.ndarray, statistic: Callable, seed: int = 0) -> list[float]:
+  """Returns the 95 % percentile bootstrap interval [low, high] of a metric, over `RESAMPLES` resamples of the examples.
 
   Args:
-    columns: float [n, k]; the figure depends on the examples through their sums alone.
-    statistic: function, sums [.., k] -> figure [..].
+    columns: float [n, k]; the metric depends on the examples through their sums only.
+    statistic: function, sums [.., k] -> metric [..].
     seed: seed of the resamples.
   """
   n, rng, found = len(columns), np.random.default_rng(seed), []
@@ -94,16 +95,16 @@ def bootstrap(columns, statistic, seed=0):
   return percentiles(np.concatenate(found))
 
 
-def randomisation(pairs, seed=0):
+def randomisation(pairs: Sequence[tuple[np.ndarray, np.ndarray, Callable]], seed: int = 0) -> float:
   """Returns the two-sided p-value of the paired randomisation test (Noreen 1989) of two models on the same examples.
 
-  In each of `RESAMPLES` rounds every example swaps its two answers by the toss of a coin. What is compared is the mean
-  of the figures over the pairs.
+  In each of `RESAMPLES` rounds the answers of the two models to an example are swapped with probability one half. The
+  mean of the metric over the pairs is compared.
 
   Args:
-    pairs: [(first, second, statistic)], one a set of examples: float [n, k] of the two models, and a function, sums
-      [.., k] -> figure [..], since a figure depends on the examples through their sums alone.
-    seed: seed of the tosses.
+    pairs: [(first, second, statistic)], one for each set of examples: float [n, k] of the two models, and a function,
+      sums [.., k] -> metric [..]; the metric depends on the examples through their sums only.
+    seed: seed of the swaps.
   """
   rng = np.random.default_rng(seed)
   difference, rounds = 0.0, np.zeros(RESAMPLES)
@@ -119,18 +120,18 @@ def randomisation(pairs, seed=0):
   return (as_large + 1) / (RESAMPLES + 1)
 
 
-def class_counts(answers, targets):
+def class_counts(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
   """Returns float32 [n, 3 classes]: of each example its hits, its answers, and its truth, [n, classes] of 0 and 1."""
   return np.concatenate([answers * targets, answers, targets], axis=1).astype(np.float32)
 
 
-def macro_f1(sums):
+def macro_f1(sums: np.ndarray) -> np.ndarray:
   """Returns the macro F1 [..] of sums of `class_counts` [.., 3 classes]; 0/0 counts 0."""
   hits, predicted, support = np.split(sums, 3, axis=-1)
   return (2 * hits / np.maximum(predicted + support, 1)).mean(axis=-1)
 
 
-def mcnemar(right, other_right):
+def mcnemar(right: np.ndarray, other_right: np.ndarray) -> float:
   """Returns the p-value of McNemar's exact two-sided test; bool [n] each: which examples the two models get right."""
   only_first, only_second = int(np.sum(right & ~other_right)), int(np.sum(~right & other_right))
   if only_first + only_second == 0:
@@ -138,7 +139,7 @@ def mcnemar(right, other_right):
   return float(scipy.stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
-def class_parity(probabilities, expected, flips):
+def class_parity(probabilities: np.ndarray, expected: np.ndarray, flips: np.ndarray) -> dict:
   """Returns how the probabilities of an export differ from those of the evaluation, [n, classes] both.
 
   Args:
@@ -154,7 +155,7 @@ def class_parity(probabilities, expected, flips):
   }
 
 
-def percentiles(values):
+def percentiles(values: np.ndarray) -> list[float]:
   """Returns [2.5 %, 97.5 %] of `values`, as floats."""
   return [float(value) for value in np.percentile(values, [2.5, 97.5])]
 

@@ -1,6 +1,7 @@
-"""Tags of words, "B-person I-person O": the schemes that they come in, all read as BIO, and the entities they mark."""
+"""Tags of words, like "B-person I-person O": their schemes, all read as BIO, and the entities that they mark."""
 
 import re
+from collections.abc import Iterable
 
 from seqeval.metrics import sequence_labeling
 
@@ -10,12 +11,12 @@ OUT = "O"
 # Beginning, inside; the end and the single word of IOBES (E, S) and of BILOU (L, U); the middle of BMES.
 _TAG = re.compile(r"O|([BIESLUM])-(.+)", re.DOTALL)
 _BEGIN = "BSU"
-# What tf.strings.split takes for white space: a no-break space is part of its word.
+# The white space of tf.strings.split: a no-break space is part of its word.
 _WORD = re.compile(r"[^ \t\n\v\f\r]+")
 
 
-def joined(texts):
-  """Returns one text of a list of words, str: single spaces between them, spaces within a word as no-break spaces.
+def joined(texts: Iterable[str]) -> str:
+  """Returns one text of a list of words, str: single spaces between them, no-break spaces within a word.
 
   Raises:
     ValueError: a word is no str, or holds nothing; the message is for the user.
@@ -26,17 +27,17 @@ def joined(texts):
   return " ".join("\u00a0".join(words(word)) for word in texts)
 
 
-def words(text):
+def words(text: str) -> list[str]:
   """Returns the words of a text, a list of str: what white space separates."""
   return _WORD.findall(text)
 
 
-def spans(text):
+def spans(text: str) -> list[tuple[int, int]]:
   """Returns [(start, end)] of the `words` of a text, in characters."""
   return [match.span() for match in _WORD.finditer(text)]
 
 
-def as_cell(values):
+def as_cell(values) -> str | None:
   """Returns the label cell of a list of tags, str: spaces between them; None of anything else."""
   if not (values and isinstance(values, (list, tuple)) and all(isinstance(v, str) and is_tag(v) for v in values)):
     return None
@@ -44,7 +45,7 @@ def as_cell(values):
   return " ".join("_".join(value.split()) for value in values)
 
 
-def are_tags(labels):
+def are_tags(labels: set[str]) -> bool:
   """Whether the label cells, a set of str, are tags, one a word."""
   found = [label.split() for label in labels]
   return (
@@ -54,12 +55,12 @@ def are_tags(labels):
   )
 
 
-def is_tag(text):
+def is_tag(text: str) -> bool:
   """Whether a text is a tag of one of the schemes."""
   return bool(_TAG.fullmatch(text))
 
 
-def split(tag):
+def split(tag: str) -> tuple[str, str]:
   """Returns (prefix, entity type) of a tag, ("", "") of O.
 
   Raises:
@@ -74,7 +75,7 @@ def split(tag):
   return match[1] or "", match[2] or ""
 
 
-def bio(tags):
+def bio(tags: Iterable[str]) -> list[str]:
   """Returns tags of any scheme as BIO: B- at the first word of every entity, I- at its others.
 
   An I- that follows no word of its type begins an entity, as in IOB1, and as seqeval and conlleval count it.
@@ -87,7 +88,7 @@ def bio(tags):
   return found
 
 
-def scheme(labels):
+def scheme(labels: Iterable[str]) -> str:
   """Returns the name of the scheme of label cells, str [n]: "IOBES", "BILOU", "IOB1" or "BIO".
 
   In IOB1 an entity begins with I-, and with B- only directly after another one of its type.
@@ -107,6 +108,6 @@ def scheme(labels):
   return "IOB1" if loose and not marked else "BIO"
 
 
-def entities(tags):
+def entities(tags: Iterable[str]) -> list[tuple[str, int, int]]:
   """Returns [(type, first word, last word)] that BIO tags mark, by seqeval."""
   return sequence_labeling.get_entities(list(tags))

@@ -8,8 +8,12 @@ import numpy as np
 
 from tl_app.errors import UserError
 from tl_app.tasks import cells, solvers, statistics, tags
+from tl_app.tasks.answers import Answers
+from tl_app.tasks.label_codec import LabelCodec
+from tl_app.tasks.loss_spec import LossSpec
+from tl_app.tasks.metrics import Metrics, usable_logits
 from tl_app.tasks.single_label import TIE
-from tl_app.tasks.task import Answers, LabelCodec, LossSpec, Metrics, Task, usable_logits
+from tl_app.tasks.task import Task
 
 # Target of the padding.
 NO_WORD = -1

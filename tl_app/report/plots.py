@@ -1,4 +1,4 @@
-"""Figures of the report: SVG images in data URIs, one for light and one for dark pages."""
+"""Plots of the report: SVG images in data URIs, one for light and one for dark pages."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ import matplotlib.ticker
 import numpy as np
 
 from tl_app.report import formatting
-from tl_app.tasks.task import Metrics
+from tl_app.tasks.metrics import Metrics
 
 # Each point is a path in the page, once for light and once for dark.
 MAX_POINTS = 2000

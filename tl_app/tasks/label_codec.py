@@ -1,0 +1,73 @@
+"""`LabelCodec`: label cells to targets."""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelCodec(abc.ABC):
+  """Reads label cells, the text that a reader gives for the label of an example.
+
+  Its fields are all that a task learns; each is a JSON value or a tuple.
+
+  Attributes:
+    names: names of the outputs, in the order of the logits. Empty before `fit`.
+  """
+
+  names: tuple = ()
+
+  def configure(self, config, labels: Sequence[str]) -> "LabelCodec":
+    """Returns the codec for the form of the cells.
+
+    Args:
+      config: the `Config` of the run.
+      labels: all label cells, str [n].
+
+    Raises:
+      UserError: a flag does not fit the task.
+    """
+    return self
+
+  def input_error(self, examples) -> str:
+    """Returns why the inputs of `Examples` do not fit their labels, or ""."""
+    return ""
+
+  @abc.abstractmethod
+  def classes(self, labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns the classes of each label cell, by which splits are stratified; () is a class too.
+
+    Raises:
+      UserError: the task cannot read a cell.
+    """
+
+  @abc.abstractmethod
+  def fit(self, labels: Sequence[str]) -> "LabelCodec":
+    """Returns the codec that has learned `names` and its other fields from the training labels, str [n]."""
+
+  @abc.abstractmethod
+  def targets(self, labels: Sequence[str]) -> np.ndarray:
+    """Returns the targets of label cells, str [n]: an array whose first axis is n.
+
+    Raises:
+      UserError: a label is unknown.
+    """
+
+  @abc.abstractmethod
+  def as_probabilities(self, targets: np.ndarray) -> np.ndarray:
+    """Returns the targets as the outputs of a perfect model, float32 [n, outputs]."""
+
+  def tune_thresholds(self, logits: np.ndarray, targets: np.ndarray) -> "LabelCodec":
+    """Returns the codec with the decision thresholds that are best on the validation split.
+
+    Args:
+      logits: of the selected model, float [n, outputs].
+      targets: of the validation split.
+    """
+    return self
+
+  def describe(self) -> str:
+    """Returns the beginning of a line about the data, like "3 classes"."""
+    return f"{len(self.names)} classes"

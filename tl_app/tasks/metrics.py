@@ -1,0 +1,116 @@
+"""`Metrics`: how good a model is."""
+
+import abc
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tl_app.errors import RunFailed, UserError
+from tl_app.tasks.label_codec import LabelCodec
+from tl_app.tasks.loss_spec import LossSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics(abc.ABC):
+  """How good a model is.
+
+  Attributes:
+    codec: the `LabelCodec` of the task.
+    loss: the `LossSpec` of the task.
+    primary_metric: key of the metric, higher is better, by which models are selected and compared.
+    metric_titles: {key of a metric: its title}, the primary metric first.
+    baseline_name: key of the constant baseline among the candidates.
+    baseline_title: the constant baseline in words, to be read after "accuracy of ".
+    test_title: name of the paired test of two models.
+    counts_right_answers: whether the primary metric is the share of the examples that are answered right.
+    class_titles: {key: title} of what "per_class" holds beside precision, recall, F1 and support.
+    class_note: a sentence about the table of classes, or "".
+    support_title: what "support" counts.
+  """
+
+  codec: LabelCodec
+  loss: LossSpec
+
+  primary_metric: typing.ClassVar[str] = ""
+  metric_titles: typing.ClassVar[Mapping[str, str]] = {}
+  baseline_name: typing.ClassVar[str] = ""
+  baseline_title: typing.ClassVar[str] = ""
+  test_title: typing.ClassVar[str] = "randomisation test"
+  counts_right_answers: typing.ClassVar[bool] = False
+  class_titles: typing.ClassVar[Mapping[str, str]] = {}
+  class_note: typing.ClassVar[str] = ""
+  support_title: typing.ClassVar[str] = "examples"
+
+  @property
+  def primary_title(self) -> str:
+    """Title of the primary metric."""
+    return self.metric_titles[self.primary_metric]
+
+  @property
+  def secondary_titles(self) -> dict[str, str]:
+    """{key: title} of the other metrics."""
+    return {key: title for key, title in self.metric_titles.items() if key != self.primary_metric}
+
+  @abc.abstractmethod
+  def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+    """Returns the primary metric.
+
+    Args:
+      outputs: float [n, outputs]: logits, or what `LabelCodec.as_probabilities` returns.
+      targets: [n, ..].
+    """
+
+  def monitor_metrics(self, logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Returns {"loss", the primary metric}: what is monitored on the validation split during training."""
+    return {"loss": self.loss.mean_loss(logits, targets), self.primary_metric: self.score(logits, targets)}
+
+  @abc.abstractmethod
+  def p_value(self, first: np.ndarray, second: np.ndarray, targets: np.ndarray) -> float:
+    """Returns the p-value of the paired test that two models, given by their logits, are equally good."""
+
+  @abc.abstractmethod
+  def compute_metrics(self, logits: np.ndarray, targets: np.ndarray, seed: int = 0) -> dict:
+    """Returns all metrics of one split as plain Python values, ready for JSON.
+
+    Args:
+      logits: float [n, outputs], finite; n is at least 1.
+      targets: [n, ..].
+      seed: seed of the bootstrap.
+
+    Raises:
+      UserError: the split is empty.
+      RunFailed: a logit is NaN or infinite.
+    """
+
+  @abc.abstractmethod
+  def baseline(self, train_targets: np.ndarray, targets: np.ndarray) -> dict:
+    """Returns what metrics.json holds about the constant baseline: learned on train, measured on `targets`."""
+
+  def baseline_score(self, metrics: Mapping) -> float | None:
+    """Returns the primary metric of the constant baseline in the content of metrics.json, or None."""
+    return metrics.get("baseline", {}).get(self.primary_metric)
+
+  @abc.abstractmethod
+  def sufficient_statistics(self, rows: Sequence[Mapping[str, str]]) -> np.ndarray:
+    """Returns float [n, k] of rows of predictions_test.csv; the primary metric depends on their sum only."""
+
+  @abc.abstractmethod
+  def score_from_statistics(self, sums: np.ndarray) -> np.ndarray:
+    """Returns the primary metric [..] of sums, float [.., k], of `sufficient_statistics`."""
+
+
+def usable_logits(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+  """Returns the logits as an array.
+
+  Raises:
+    UserError: there are no targets.
+    RunFailed: a logit is NaN or infinite.
+  """
+  logits = np.asarray(logits)
+  if not len(targets):
+    raise UserError("there are no examples to evaluate: give a test split that is not empty")
+  if not np.isfinite(logits).all():
+    raise RunFailed("the model's logits hold NaN or infinity: lower --learning_rate")
+  return logits

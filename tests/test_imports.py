@@ -19,9 +19,9 @@ ORDER = [
   ["tasks", "workdir", "cli"],
   ["backbones"],
   ["data"],
-  ["serving", "report", "checking"],
+  ["report", "checking"],
   ["model"],
-  ["compute", "features"],
+  ["compute", "features", "serving"],
   ["training"],
   ["commands"],
   # Entry points. `tl_app` is the package's own `__init__.py`.

@@ -19,7 +19,7 @@ from tl_app.data.examples import Inputs
 from tl_app.errors import RunFailed
 from tl_app.model import heads, inference
 from tl_app.model import model as model_lib
-from tl_app.serving import saved_model
+from tl_app.serving import parity, saved_model
 from tl_app.tasks import SINGLE_LABEL, statistics
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def images(tmp_path_factory):
     model,
     inputs,
     root / "export",
-    saved_model.export_and_prove(model, root / "export", inputs, probabilities(model, inputs)),
+    parity.export_and_prove(model, root / "export", inputs, probabilities(model, inputs)),
   )
 
 
@@ -76,7 +76,7 @@ def texts(tmp_path_factory):
     model,
     TEXTS,
     root / "export",
-    saved_model.export_and_prove(model, root / "export", TEXTS, probabilities(model, TEXTS)),
+    parity.export_and_prove(model, root / "export", TEXTS, probabilities(model, TEXTS)),
   )
 
 
@@ -91,16 +91,15 @@ class _Counts(tf.Module):
 def test_the_fresh_process_takes_as_many_at_a_time_as_memory_holds(tmp_path, images, monkeypatch):
   module = _Counts()
   tf.saved_model.save(module, str(tmp_path / "counts"), signatures=module.serve)
-  with saved_model.Client("image") as client:
+  with parity.Client("image") as client:
     assert client.answer(tmp_path / "counts", [(b"x",)] * 5, 2)["batch"].tolist() == [2, 2, 2, 2, 1]
   model, inputs, _, _ = images
   monkeypatch.setattr(saved_model, "write", lambda model, directory: directory.mkdir())
-  monkeypatch.setattr(saved_model, "prove", lambda *args: args[-1])
-  for fits, taken in ((2, 2), (64, saved_model.BATCH)):
+  monkeypatch.setattr(parity, "prove", lambda *args: args[-1])
+  for fits, taken in ((2, 2), (64, parity.BATCH)):
     client = contextlib.nullcontext()
     assert (
-      saved_model.export_and_prove(model, tmp_path / "export", inputs, np.zeros([len(inputs), 3]), client, fits)
-      == taken
+      parity.export_and_prove(model, tmp_path / "export", inputs, np.zeros([len(inputs), 3]), client, fits) == taken
     )
 
 
@@ -133,7 +132,7 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="module")
 def answers(images, texts, tmp_path_factory):
-  """What a client in a fresh process gets from both exports."""
+  """What a client in a new process gets from both exports."""
   path = tmp_path_factory.mktemp("client") / "asked.json"
   asked = {
     "image_export": str(images[2]),
@@ -202,8 +201,8 @@ def test_an_export_that_answers_otherwise_is_removed(texts, tmp_path, monkeypatc
     bias.assign_add([-0.005, 0.0])
 
   monkeypatch.setattr(saved_model, "write", perturbed)
-  with pytest.raises(RunFailed, match="0 labels flipped, largest difference 0.00[01].* on 4 examples"):
-    saved_model.export_and_prove(model, directory, inputs, expected)
+  with pytest.raises(RunFailed, match="4 test examples .* 0 labels differ, largest probability difference 1e-03"):
+    parity.export_and_prove(model, directory, inputs, expected)
   assert list(tmp_path.iterdir()) == []
 
 
@@ -215,8 +214,8 @@ def test_an_export_that_does_not_run_is_removed(images, tmp_path, monkeypatch):
     (path / "saved_model.pb").write_bytes(b"no protocol buffer")
 
   monkeypatch.setattr(saved_model, "write", damaged)
-  with pytest.raises(RunFailed, match="parity: the export does not run in a fresh process .*; no export is left"):
-    saved_model.export_and_prove(model, tmp_path / "export", inputs, np.full([len(inputs), 3], 1 / 3))
+  with pytest.raises(RunFailed, match="export check: the export does not run in a new process .*; no export is left"):
+    parity.export_and_prove(model, tmp_path / "export", inputs, np.full([len(inputs), 3], 1 / 3))
   assert list(tmp_path.iterdir()) == []
 
 
@@ -230,7 +229,7 @@ def test_the_earlier_export_stays_until_the_new_one_is_proven(images, tmp_path, 
 
   monkeypatch.setattr(saved_model, "write", interrupted)
   with pytest.raises(KeyboardInterrupt):
-    saved_model.export_and_prove(model, tmp_path / "export", inputs, np.full([len(inputs), 3], 1 / 3))
+    parity.export_and_prove(model, tmp_path / "export", inputs, np.full([len(inputs), 3], 1 / 3))
   assert (tmp_path / "export" / "saved_model.pb").read_text() == "an earlier export"
 
 

@@ -82,7 +82,7 @@ def test_a_run_in_parts_is_the_run_on_whole_batches(config, tmp_path, monkeypatc
   for workdir, metrics in ((tmp_path / "split", split), (tmp_path / "whole", whole)):
     assert finished_run.evaluate(workdir, {}, "")["test"]["accuracy"] == metrics["test"]["accuracy"]
   assert taken[0] == 8 < taken[1]
-  monkeypatch.setattr(finished_run.serving, "export_and_prove", lambda *_, batch_size: batch_size)
+  monkeypatch.setattr(finished_run.parity, "export_and_prove", lambda *_, batch_size: batch_size)
   assert finished_run.export(tmp_path / "split", "")[1] == 8
 
 

@@ -12,7 +12,7 @@ from tl_app.errors import UserError
 from tl_app.model import inference
 from tl_app.model import model as model_lib
 from tl_app.report import predictions
-from tl_app.serving import saved_model
+from tl_app.serving import parity
 from tl_app.training import callbacks
 
 log = logging.getLogger(__name__)
@@ -120,12 +120,12 @@ def export(workdir, output, cache_dir="", offline=False):
     raise UserError(f"--output={output} is not empty and holds no SavedModel: choose another directory")
   examples = data.load(config, assets, known=splits.hashes(paths.splits))
   test = examples.take(splits.read(paths.splits, examples).test)
-  test = test.take(saved_model.sample(len(test)))
+  test = test.take(parity.sample(len(test)))
   model = restore(paths, config, assets)
   batch_size = _batch(paths, model)
   outputs = model.task.answers.outputs(inference.predict(model.network, model.backbone, test.inputs, batch_size))
-  parity = saved_model.export_and_prove(model, directory, test.inputs, outputs, batch_size=batch_size)
-  return directory, parity, model.task
+  proof = parity.export_and_prove(model, directory, test.inputs, outputs, batch_size=batch_size)
+  return directory, proof, model.task
 
 
 def opened(workdir, cache_dir="", offline=False):

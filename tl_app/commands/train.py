@@ -30,7 +30,7 @@ from tl_app.model import model as model_lib
 from tl_app.model.variables import values
 from tl_app.recipes import recipes
 from tl_app.report import machine, page, predictions
-from tl_app.serving import saved_model
+from tl_app.serving import parity
 from tl_app.training import batch_size, fit, image_size, input_profile, planning, selection
 
 log = logging.getLogger(__name__)
@@ -215,8 +215,8 @@ def save(run):
 
 def export(run, outputs):
   """Exports what was saved and compares it with the test split's `outputs`; returns the proof."""
-  with run.clock("export"), saved_model.Client(run.examples.modality) as client:
-    return saved_model.export_and_prove(
+  with run.clock("export"), parity.Client(run.examples.modality) as client:
+    return parity.export_and_prove(
       finished_run.restore(run.paths, run.config, run.assets),
       run.paths.export,
       run.examples.inputs[run.split.test],

@@ -1,6 +1,6 @@
-"""What the parity gate runs in a fresh process: a client of the SavedModel that knows TensorFlow and nothing of tl_app.
+"""The script of the export check: a client of the SavedModel that imports TensorFlow and nothing of tl_app.
 
-python -c SOURCE [tensorflow_text] <<<'["SAVED_MODEL", "INPUTS.tfrecord", "ANSWERS.npz", 32]'
+python -P fresh_process.py [tensorflow_text] <<<'["SAVED_MODEL", "INPUTS.tfrecord", "ANSWERS.npz", 32]'
 """
 
 import importlib
@@ -8,27 +8,31 @@ import json
 import sys
 
 
-def main(modules, told):
-  """Imports TensorFlow and `modules`, then reads from `told`, a file, what to answer; at its end there is nothing."""
+def main(modules, requests):
+  """Imports TensorFlow and `modules`, then answers the request on the first line of the file `requests`, if any."""
   for module in ("tensorflow", *modules):
     importlib.import_module(module)
-  line = told.readline()
+  line = requests.readline()
   if line:
     answer(*json.loads(line))
 
 
 def answer(directory, asked, answered, batch_size):
-  """Answers the records of `asked` by `serving_default`, so many a call, and writes its outputs to `answered`, by name.
+  """Answers inputs with a SavedModel and writes the outputs, by name, to an .npz file.
 
-  Where the signature takes pairs, two records are one input.
+  Args:
+    directory: directory of the SavedModel.
+    asked: path of a TFRecord file. Where the signature takes pairs, two records are one input.
+    answered: path of the .npz file.
+    batch_size: inputs in a call.
   """
   import numpy as np
   import tensorflow as tf
 
   signature = tf.saved_model.load(directory).signatures["serving_default"]
   records = tf.data.TFRecordDataset(asked)
-  parts = signature.structured_input_signature[1]["inputs"].shape.as_list()[1:]
-  outputs = [signature(inputs=batch) for batch in (records.batch(*parts) if parts else records).batch(batch_size)]
+  columns = signature.structured_input_signature[1]["inputs"].shape.as_list()[1:]
+  outputs = [signature(inputs=batch) for batch in (records.batch(*columns) if columns else records).batch(batch_size)]
   joined = {name: _joined([output[name].numpy() for output in outputs]) for name in outputs[0]}
   strings = {name: values for name, values in joined.items() if values.dtype == object}
   for name, values in strings.items():
@@ -37,7 +41,7 @@ def answer(directory, asked, answered, batch_size):
 
 
 def _joined(batches):
-  """Returns the batches as one array; what is longer in another batch is filled up with zeros, or b""."""
+  """Returns the batches as one array. Shorter ones are filled with zeros, or b""."""
   import numpy as np
 
   shape = [sum(map(len, batches)), *np.max([batch.shape[1:] for batch in batches], axis=0).astype(int)]

@@ -165,7 +165,7 @@ def test_the_flag_takes_a_number_or_the_word():
   "error", [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[9]"), MemoryError()]
 )
 def test_a_run_that_dies_of_memory_says_what_to_do(error):
-  assert cli._about_the_machine(error) == "out of memory: take --batch_size=auto, or lower --max_length or --image_size"
+  assert cli._machine_error(error) == "out of memory: use --batch_size=auto, or lower --max_length or --image_size"
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ Prints the number of such words by file, and with --list each line. A word count
 """
 
 import argparse
+import ast
 import io
 import pathlib
 import re
@@ -45,14 +46,8 @@ NAMES = {
   "ways": "step_policies",
   "Way": "StepPolicy",
 }
-# The same, in tl_app/ only.
-PACKAGE_NAMES = {
-  "keep": "what is kept",
-  "put": "set_.. or write_..",
-  "made": "what is made",
-  "left": "remaining_..",
-  "places": "rows, positions",
-  "parts": "steps",
+# Names of the old seams -> the name to use.
+OLD_NAMES = {
   "in_parts": "microbatched",
   "InParts": "MicrobatchModel",
   "of_size": "size_weighted",
@@ -67,8 +62,6 @@ PACKAGE_NAMES = {
   "Seen": "DecodedImageIndex",
   "Changed": "AugmentedImage",
   "FirstPieces": "FirstSubword",
-  "piece": "subword",
-  "pieces": "subwords",
   "rivals": "alternatives",
   "unreached": "disconnected",
   "torn": "conflicting",
@@ -77,19 +70,23 @@ PACKAGE_NAMES = {
   "fresh_features": "recompute_features",
   "make_room": "evict",
   "score_from": "score_from_statistics",
-  "smooths": "supports_label_smoothing",
-  "mixes": "supports_mixup",
   "idle_flags": "flags_without_effect",
   "over_seeds": "compare_statistics",
   "rate_test": "lr_range_test",
 }
-# Attributes of other libraries: `path.parts`, `queue.put`.
-OTHERS_ATTRIBUTES = {"parts", "put"}
-# {(file, word): why it may stand there}
-ORDINARY = {
-  ("tl_app/data/splitting/duplicates.py", "left"): "left and right of a pair",
-  ("tl_app/preprocessing/image.py", "left"): "the side of an image",
+# Names of functions, classes and fields that say too little -> what to say. As local variables they may stand.
+DEFINITIONS = {
+  "keep": "what is kept",
+  "put": "set_.. or write_..",
+  "made": "what is made",
+  "left": "remaining_..",
+  "places": "rows, positions",
+  "parts": "steps",
+  "piece": "subword",
+  "pieces": "subwords",
 }
+# {(file, word): why it may stand there}
+ORDINARY = {("tests/data/test_tables.py", "said"): "a text of an example"}
 PATTERNS = {re.compile(rf"(?<![A-Za-z])({word})(?![A-Za-z])", re.IGNORECASE): better for word, better in WORDS.items()}
 
 
@@ -115,18 +112,25 @@ def findings(name):
     for match in pattern.finditer(line)
   ]
   if name.endswith(".py"):
-    refused = NAMES | (PACKAGE_NAMES if name.startswith("tl_app/") else {})
-    found += [(number, word, refused[word]) for number, word in _names(text) if word in refused]
+    found += [(number, word, (NAMES | OLD_NAMES)[word]) for number, word in _names(text) if word in NAMES | OLD_NAMES]
+    found += [(number, word, DEFINITIONS[word]) for number, word in _definitions(text) if word in DEFINITIONS]
   return sorted(finding for finding in found if (name, finding[1]) not in ORDINARY)
 
 
 def _names(text):
   """Yields (line number, name) of what the code defines or uses."""
-  before = ""
   for token in tokenize.generate_tokens(io.StringIO(text).readline):
-    if token.type == tokenize.NAME and not (before == "." and token.string in OTHERS_ATTRIBUTES):
+    if token.type == tokenize.NAME:
       yield token.start[0], token.string
-    before = token.string
+
+
+def _definitions(text):
+  """Yields (line number, name) of the functions, classes and annotated fields."""
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+      yield node.lineno, node.name
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+      yield node.lineno, node.target.id
 
 
 def main() -> int:

@@ -7,8 +7,29 @@ from tests import language
 # Directories and files that still have such words; this list only gets shorter.
 NOT_YET = (
   "docs/data_checks.md",
-  "tests/",
-  "tl_app/",
+  "tests/augmentation/",
+  "tests/backbones/",
+  "tests/benchmarks/",
+  "tests/checking/",
+  "tests/commands/",
+  "tests/compute/",
+  "tests/data/",
+  "tests/features/",
+  "tests/model/",
+  "tests/recipes/",
+  "tests/test_cli.py",
+  "tests/training/",
+  "tl_app/augmentation/",
+  "tl_app/backbones/",
+  "tl_app/checking/",
+  "tl_app/commands/",
+  "tl_app/compute/",
+  "tl_app/data/",
+  "tl_app/features/",
+  "tl_app/model/",
+  "tl_app/preprocessing/",
+  "tl_app/recipes/",
+  "tl_app/training/",
 )
 
 
@@ -34,11 +55,11 @@ def test_what_is_clean_is_not_in_the_list_any_more(entry):
 @pytest.mark.parametrize(
   ("text", "words"),
   [
-    ("Always on the highway, amended, as usual.", []),
+    ("# Always on the highway, amended, as usual.", []),
     ("def _rung_reason(ladder_of): pass", ["ladder", "rung"]),
     ("# It is left out, and said.", ["left out", "said"]),
-    ("x = path.parts", []),
-    ("way = parts = None", ["way"]),
+    ("parts = made = None", []),
+    ("way = None\n\n\ndef parts(): pass", ["way", "parts"]),
   ],
 )
 def test_a_word_counts_in_text_and_names_but_not_inside_a_word(tmp_path, monkeypatch, text, words):

@@ -3,6 +3,7 @@
 import pytest
 
 from tl_app import data
+from tl_app.assets import Assets
 from tl_app.config import Config
 from tl_app.errors import UserError
 
@@ -10,10 +11,12 @@ from tl_app.errors import UserError
 class LocalAssets:
   """Stands for `Assets` where nothing is fetched: `wheel` gives a directory that the test has filled."""
 
+  offline = False
+
   def __init__(self, root):
     self.root = root
 
-  def wheel(self, requirement, sha256, keep):
+  def wheel(self, requirement, sha256, members):
     assert requirement == "vaderSentiment==0.5"
     assert len(sha256) == 64
     return self.root
@@ -25,7 +28,8 @@ def looks_good(encoded):
 
 
 def load(name, verify=looks_good, assets=None, known=frozenset(), **flags):
-  return data.load(Config(dataset=str(name), **flags), assets, verify, known)
+  config = Config(dataset=str(name), **flags)
+  return data.load(config, assets or Assets(config.cache_dir, config.offline), verify, known)
 
 
 def refusal(name, verify=looks_good, **flags):

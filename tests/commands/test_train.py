@@ -17,6 +17,7 @@ import tiny_modules
 
 from tl_app import config as config_lib
 from tl_app import data, files
+from tl_app.assets import Assets
 from tl_app.commands import finished_run, inspect_run
 from tl_app.commands import train as train_lib
 from tl_app.config import Config
@@ -377,7 +378,7 @@ def test_a_damaged_run_is_refused(run):
 
 
 def test_a_run_reads_its_images_from_tfrecord(run, world, tmp_path):
-  examples = data.load(configuration(world), assets=None)
+  examples = data.load(configuration(world), Assets(configuration(world).cache_dir))
   with tf.io.TFRecordWriter(str(tmp_path / "colours.tfrecord")) as writer:
     for path, label in zip(examples.inputs.array(), examples.labels):
       example = tf.train.Example()

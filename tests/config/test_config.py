@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tl_app import config as config_lib
-from tl_app.config import Config, names
+from tl_app.config import Config, groups, names
 from tl_app.errors import UserError
 
 GOOD = Config(workdir="w", backbone="resnet50", dataset="digits")
@@ -34,6 +34,13 @@ def test_every_renamed_flag_and_value_exists():
 def test_a_field_belongs_to_one_group():
   leaves = [field.name for group in config_lib.GROUPS.values() for field in dataclasses.fields(group)]
   assert leaves == list(config_lib.FIELDS) and len(leaves) == len(set(leaves))
+
+
+def test_a_group_has_the_values_of_the_config():
+  config = dataclasses.replace(GOOD, split_seed=7, text_column="t", precision="float32")
+  assert config.splits == groups.SplitConfig(split_seed=7)
+  assert config.data == groups.DataConfig(dataset="digits", text_column="t")
+  assert config.machine == groups.MachineConfig(precision="float32")
 
 
 def test_unknown_field_is_refused_with_the_nearest():

@@ -1,13 +1,16 @@
 """`Config`: one frozen dataclass, one field per flag, the only home of defaults. Standard library only.
 
-The fields are defined by group; `Config` has them all, so that flags, config.json and keywords stay flat.
+The fields are defined by group. `Config` inherits them all, so that flags, config.json and keywords stay flat, while a
+function takes the group that it needs.
 """
 
 import dataclasses
 import typing
+from collections.abc import Callable
 
 # What --batch_size may be besides a number.
 AUTO = "auto"
+Group = typing.TypeVar("Group")
 
 
 def _field(default, help, choices=None, low=None, high=None, word=None, common=False):
@@ -374,7 +377,28 @@ class Config(
   BackboneConfig,
   RunConfig,
 ):
-  """All settings of a run. A field is a flag of the same name; `validate` refuses values that cannot work."""
+  """All settings of a run. A field is a flag of the same name; `validate` refuses values that cannot work.
+
+  The properties are the groups that code takes: `splits.make(examples, config.splits)`.
+  """
+
+  @property
+  def data(self) -> DataConfig:
+    """The labelled examples."""
+    return self._group(DataConfig)
+
+  @property
+  def splits(self) -> SplitConfig:
+    """How the examples are divided."""
+    return self._group(SplitConfig)
+
+  @property
+  def machine(self) -> MachineConfig:
+    """Devices, number formats and the feature cache."""
+    return self._group(MachineConfig)
+
+  def _group(self, group: Callable[..., Group]) -> Group:
+    return group(**{field.name: getattr(self, field.name) for field in dataclasses.fields(typing.cast(type, group))})
 
   @property
   def examples_per_step(self):

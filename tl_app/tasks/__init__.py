@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tl_app.config import rules
+from tl_app.config import Config, rules
+from tl_app.config.groups import DataConfig
 from tl_app.tasks import cells, tags
 from tl_app.tasks.multi_label import MULTI_LABEL
 from tl_app.tasks.regression import REGRESSION
@@ -17,21 +18,21 @@ _WITH_IMBALANCE = {IMBALANCED.name: IMBALANCED}
 _BY_METRIC = {(task.name, task.metrics.primary_metric): task for task in (*TASKS.values(), IMBALANCED)}
 
 
-def choose(config, examples) -> tuple[Task, str]:
+def choose(config: Config, examples) -> tuple[Task, str]:
   """Returns (the `Task` of `examples`, not yet fitted; why it is that one).
 
   Raises:
     UserError: the labels, or another flag, do not fit --task.
   """
-  name, why = (config.task, "by --task") if config.task != "auto" else guess(config, set(examples.labels))
+  name, why = (config.task, "by --task") if config.task != "auto" else guess(config.data, set(examples.labels))
   task = TASKS[name] if config.imbalance == "none" else _WITH_IMBALANCE.get(name, TASKS[name])
   rules.check(rules.DATA, config, task)
-  task = task.configure(config, examples.labels)
+  task = task.configure(config.data, examples.labels)
   task.check_inputs(examples)
   return task, why
 
 
-def guess(config, labels: set[str]) -> tuple[str, str]:
+def guess(config: DataConfig, labels: set[str]) -> tuple[str, str]:
   """Returns (name of the task, why) for the different label cells."""
   if config.label_columns:
     values = {value for label in labels for value in cells.listed(label) or [label]}

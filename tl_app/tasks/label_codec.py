@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tl_app.config.groups import DataConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelCodec(abc.ABC):
@@ -19,11 +21,11 @@ class LabelCodec(abc.ABC):
 
   names: tuple = ()
 
-  def configure(self, config, labels: Sequence[str]) -> "LabelCodec":
+  def configure(self, config: DataConfig, labels: Sequence[str]) -> "LabelCodec":
     """Returns the codec for the form of the cells.
 
     Args:
-      config: the `Config` of the run.
+      config: the `DataConfig` of the run.
       labels: all label cells, str [n].
 
     Raises:

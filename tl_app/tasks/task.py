@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tl_app.config.groups import DataConfig
 from tl_app.errors import UserError
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
@@ -73,7 +74,7 @@ class Task:
     """Returns the task with the decision thresholds that are best on the validation split."""
     return self._with(self.codec.tune_thresholds(logits, targets))
 
-  def configure(self, config, labels: Sequence[str]) -> "Task":
+  def configure(self, config: DataConfig, labels: Sequence[str]) -> "Task":
     """Returns the task for the form of the label cells, see `LabelCodec.configure`."""
     return self._with(self.codec.configure(config, labels))
 

@@ -5,8 +5,8 @@ import os
 import numpy as np
 
 from tl_app import config as configs
-from tl_app.assets import cache_root
-from tl_app.config import rules
+from tl_app.assets import Assets
+from tl_app.config import Config, rules
 from tl_app.data import modalities
 from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.data.readers import folders, starters, tables, tfds, tfrecord
@@ -19,7 +19,7 @@ FORMS = f"{', '.join(starters.STARTERS)}, images:DIR, table:PATH, tfrecord:PATH,
 _NEED_REST = ("images", "table", "tfrecord", "tfds")
 
 
-def load(config, assets, verify=None, known=frozenset()):
+def load(config: Config, assets: Assets, verify=None, known=frozenset()) -> Examples:
   """Returns the `Examples` of --dataset, with those of --validation_dataset and --test_dataset after them.
 
   An extra data set that has splits itself gives its part of that name; it takes the place of the part that --dataset
@@ -50,7 +50,7 @@ def load(config, assets, verify=None, known=frozenset()):
 def _load_one(name, flag, config, assets, verify, known):
   raw = _read(name, flag, config, assets)
   if any(modalities.of(name).is_decoded for name in raw.columns.values()) and verify is None:
-    known |= DecodedImageIndex(cache_root(config.cache_dir)).hashes()
+    known |= DecodedImageIndex(assets.root).hashes()
   rows, hashes, bad = verify_lib.check(raw, verify, known)
   total = len(rows) + len(bad)
   if bad and config.on_bad_example == "fail":
@@ -117,6 +117,11 @@ def _starter(modality, rows):
   return Raw({modality: modality}, [Row(id, (value,), label) for id, value, label in rows])
 
 
+def _split_columns(config):
+  """Returns {flag: column} of the columns that only the splits use."""
+  return {flag: getattr(config, flag) for flag in ("group_column", "time_column") if getattr(config, flag)}
+
+
 def _read(name, flag, config, assets):
   """Returns the `Raw` of one data set name."""
   if name == "movie_reviews":
@@ -127,11 +132,11 @@ def _read(name, flag, config, assets):
   if colon and rest and form == "images":
     return folders.read(os.path.expanduser(rest), f"--{flag}={name}")
   if colon and rest and form == "table":
-    return tables.read(os.path.expanduser(rest), f"--{flag}={name}", config)
+    return tables.read(os.path.expanduser(rest), f"--{flag}={name}", config.data, _split_columns(config))
   if colon and rest and form == "tfrecord":
-    return tfrecord.read(os.path.expanduser(rest), f"--{flag}={name}", config, assets)
+    return tfrecord.read(os.path.expanduser(rest), f"--{flag}={name}", config.data, assets)
   if colon and rest and form == "tfds":
-    return tfds.read(rest, f"--{flag}={name}", config, assets)
+    return tfds.read(rest, f"--{flag}={name}", config.data, assets)
   if colon and not rest and form in _NEED_REST:
     raise UserError(f"--{flag}={name} names nothing after the colon; --{flag} takes: {FORMS}")
   hint = configs.suggestion(form, [*starters.STARTERS, *_NEED_REST])

@@ -10,6 +10,7 @@ import re
 import zlib
 
 from tl_app import config as configs
+from tl_app.config.groups import DataConfig
 from tl_app.data import modalities
 from tl_app.data.readers import conll
 from tl_app.data.readers.rows import (
@@ -32,13 +33,14 @@ from tl_app.tasks import tags
 csv.field_size_limit(2**31 - 1)
 
 
-def read(path, what, config):
+def read(path: str, what: str, config: DataConfig, split_columns: dict[str, str]) -> Raw:
   """Returns the `Raw` of tables. Paths of images are relative to their table.
 
   Args:
-    path: str: a file, a glob of parts with the same columns, or a directory with train, validation and test files.
+    path: a file, a glob of parts with the same columns, or a directory with train, validation and test files.
     what: the flag with its value, the beginning of a message.
-    config: `Config`, for the names of the columns.
+    config: names of the columns.
+    split_columns: {flag: column} of --group_column and --time_column, if they are given.
 
   Raises:
     UserError: no such table, one that cannot be read, or a column that is not there.
@@ -49,8 +51,7 @@ def read(path, what, config):
     names, records = READERS[suffix(file)](file)
     _need_same_columns(*first.setdefault(split, (file, names)), file, names)
     modality, column = _input_column(names, config, file)
-    keys = {flag: getattr(config, flag) for flag in ("group_column", "time_column") if getattr(config, flag)}
-    for flag, name in keys.items():
+    for flag, name in split_columns.items():
       if name not in names:
         raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
     labels = _label_columns(names, config, file)
@@ -63,17 +64,17 @@ def read(path, what, config):
       )
     raw.columns = columns
     before = len(raw.rows)
-    folder, wanted = relative_name(file.parent, root), [*inputs.values(), *keys.values()]
+    folder, wanted = relative_name(file.parent, root), [*inputs.values(), *split_columns.values()]
     for id, cell, reason in cells(file, names, records, wanted, labels):
       label = _one_label(cell[len(wanted) :])
       located = [modality.locate(value, file) if value else (value, "") for value in cell[: len(inputs)]]
       reason = reason or next((fault for _, fault in located if fault), "")
-      kept = dict(zip(keys, cell[len(inputs) :]))
-      empty = [f"it has no {name} (--{flag})" for flag, name in keys.items() if not kept[flag]]
+      extra = dict(zip(split_columns, cell[len(inputs) :]))
+      empty = [f"it has no {name} (--{flag})" for flag, name in split_columns.items() if not extra[flag]]
       id = id if folder == "." else f"{folder}/{id}"
       reason = reason or "".join(empty[:1])
       values = tuple(value for value, _ in located)
-      raw.rows.append(Row(id, values, label, split, reason, kept.get("group_column"), kept.get("time_column")))
+      raw.rows.append(Row(id, values, label, split, reason, extra.get("group_column"), extra.get("time_column")))
     if len(raw.rows) == before:
       raise UserError(f"{file} has a header but no rows")
   return raw

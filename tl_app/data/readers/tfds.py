@@ -6,18 +6,20 @@ import re
 import urllib.parse
 
 from tl_app import config as configs
+from tl_app.assets import Assets
+from tl_app.config.groups import DataConfig
 from tl_app.data import modalities
 from tl_app.data.readers.rows import SPLIT_NAMES, Raw, Row, as_text, columns, keep_image, visible
 from tl_app.errors import UserError
 
 
-def read(name, what, config, assets):
+def read(name: str, what: str, config: DataConfig, assets: Assets) -> Raw:
   """Returns the `Raw` of a TFDS data set. An id is "SPLIT:NUMBER", counted from 1 in the order of its records.
 
   Args:
     name: what follows "tfds:".
     what: the flag with its value, the beginning of a message.
-    config: `Config`: data_dir, offline, the names of the columns (features).
+    config: data_dir and the names of the columns (features).
     assets: `Assets`: images are kept in its `root`, as files named by content.
 
   Raises:
@@ -25,7 +27,7 @@ def read(name, what, config, assets):
   """
   import tensorflow_datasets as tfds
 
-  builder = _builder(name, what, config)
+  builder = _builder(name, what, config, assets.offline)
   modality, key, label_key = _features(builder.info, what, config)
   raw = Raw({modality.name: modality.name}, [])
 
@@ -46,7 +48,7 @@ def read(name, what, config, assets):
   return raw
 
 
-def _builder(name, what, config):
+def _builder(name, what, config, offline):
   """Returns a builder whose records are on disk: the prepared ones first (no network), else downloaded."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import read_only_builder
@@ -68,10 +70,10 @@ def _builder(name, what, config):
   if dataset not in known and dataset not in prepared:
     hint = configs.suggestion(dataset, [*known, *prepared])
     raise UserError(f"{what}: TFDS has no {dataset}, and none is prepared in {where} (--data_dir){hint}")
-  if config.offline or dataset not in known:
+  if offline or dataset not in known:
     inside = visible(pathlib.Path(where, dataset))[0] if dataset in prepared else []
     have = f"; of {dataset} there is: {', '.join(path.name for path in inside)}" if inside else ""
-    why = ", and --offline forbids to download it" if config.offline else ""
+    why = ", and --offline forbids to download it" if offline else ""
     raise UserError(f"{what} is not prepared in {where} (--data_dir){why}{have}")
   return _download(name, what, directory, where)
 

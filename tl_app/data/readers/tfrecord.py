@@ -11,6 +11,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from tl_app import config as configs
+from tl_app.assets import Assets
+from tl_app.config.groups import DataConfig
 from tl_app.data import modalities
 from tl_app.data.examples import Record
 from tl_app.data.readers.rows import (
@@ -44,7 +46,7 @@ _NAME = re.compile(rf"(?P<base>.+?)(?:(?:{_SHARD})?{_SUFFIX}|(?:{_SUFFIX})?{_SHA
 _FRAME = 16  # bytes of a record beside its data: its length in 8 bytes, and two checksums of 4
 
 
-def read(path, what, config, assets):
+def read(path: str, what: str, config: DataConfig, assets: Assets) -> Raw:
   """Returns the `Raw` of TFRecord files. An id is the file's name and the number of the record, from 1.
 
   An image of an uncompressed file is a `Record`, read from there when it is needed; one of a .gz, which cannot be read
@@ -52,9 +54,9 @@ def read(path, what, config, assets):
   labels.txt or LABEL_COLUMN.labels.txt beside the file, where there is one.
 
   Args:
-    path: str: a file, a glob, or a directory with train, validation and test files.
+    path: a file, a glob, or a directory with train, validation and test files.
     what: the flag with its value, the beginning of a message.
-    config: `Config`, for the names of the columns (features).
+    config: names of the columns (features).
     assets: `Assets`: the images of .gz files are kept in its `root`.
 
   Raises:

@@ -1,6 +1,5 @@
-"""The metrics against scikit-learn, SciPy and explicit resampling; the predictions file; the summary."""
+"""The metrics against scikit-learn, SciPy and explicit resampling."""
 
-import csv
 import json
 import math
 import time
@@ -11,7 +10,6 @@ import scipy.stats
 import sklearn.metrics
 
 from tl_app.errors import RunFailed, UserError
-from tl_app.report import predictions, summary
 from tl_app.tasks import SINGLE_LABEL, statistics
 
 
@@ -26,11 +24,6 @@ def confused(num_examples, num_classes, accuracy, seed=0):
 
 def measure(logits, labels, class_names):
   return SINGLE_LABEL.with_codec(names=tuple(class_names)).metrics.compute_metrics(logits, labels)
-
-
-def write(path, ids, labels, probabilities, class_names):
-  task = SINGLE_LABEL.with_codec(names=tuple(class_names))
-  predictions.write(path, task.answers.columns, task.answers.rows(ids, labels, probabilities))
 
 
 def names(num_classes):
@@ -147,65 +140,3 @@ def test_majority_is_chosen_on_train_and_counted_on_test():
   assert statistics.majority_accuracy(train, np.array(["no", "no", "no", "yes"], dtype=object)) == 0.25
   assert statistics.majority_accuracy(np.array([0, 0, 1]), np.array([1, 1])) == 0.0
   assert statistics.majority_accuracy(["b", "a"], ["a", "a", "b"]) == pytest.approx(2 / 3)
-
-
-def test_predictions_come_back_as_they_were_written(tmp_path):
-  path = tmp_path / "predictions_test.csv"
-  ids = ["t.tsv:2", 'with,comma "and" quote', "zwei\nZeilen", "bad\udcff.jpg"]
-  class_names = ["NA", "ja, doch", "体育"]
-  probabilities = statistics.softmax(np.random.default_rng(0).normal(size=(4, 3))).astype(np.float32)
-  write(path, ids, ["NA", "体育", "ja, doch", "NA"], probabilities, class_names)
-  with open(path, newline="", encoding="utf-8") as file:
-    header, *rows = csv.reader(file)
-  assert header == ["id", "label", "prediction", "score"]
-  assert [row[0] for row in rows] == [*ids[:3], "bad\\udcff.jpg"]
-  assert [row[1] for row in rows] == ["NA", "体育", "ja, doch", "NA"]
-  assert [row[2] for row in rows] == [class_names[i] for i in probabilities.argmax(axis=1)]
-  np.testing.assert_array_equal(np.array([row[3] for row in rows], np.float32), probabilities.max(axis=1))
-
-
-def test_a_failing_write_leaves_the_old_predictions(tmp_path):
-  path = tmp_path / "predictions_test.csv"
-  path.write_text("old")
-
-  def failing():
-    yield "first"
-    raise KeyboardInterrupt
-
-  with pytest.raises(KeyboardInterrupt):
-    write(path, failing(), ["a", "b"], np.eye(2), ["a", "b"])
-  assert path.read_text() == "old"
-  assert [item.name for item in tmp_path.iterdir()] == [path.name]
-
-
-def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp_path):
-  (tmp_path / "report.html").write_text("")
-  metrics = {
-    "test": measure(*confused(2105, 2, 0.6), names(2)),
-    "majority_accuracy": 0.5123,
-    "seconds": {"features": 41.2, "train": 9.0, "evaluate": 1.0, "export": 8.8},
-    "selected": "fine_tuned",
-    "candidates": {"majority_class": {"accuracy": 0.5}, "probe": {"accuracy": 0.6}, "fine_tuned": {"accuracy": 0.7}},
-    "selection_reason": "fine-tuned: 0.7 on the validation split",
-    "parity": {"num_examples": 256, "label_flips": 0, "max_probability_difference": 3e-7},
-  }
-  lines = summary.lines(metrics, tmp_path).splitlines()
-  low, high = metrics["test"]["accuracy_ci95"]
-  assert f"{metrics['test']['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}), 2,105 examples" in lines[0]
-  assert "accuracy of the majority class" in lines[1] and "0.512" in lines[1]
-  text = "\n".join(lines)
-  assert "validation accuracy: majority class 0.500, probe 0.600, fine-tuned 0.700" in text
-  assert "fine-tuned: 0.7 on the validation split" in text
-  assert (
-    "60 s" in text
-    and "256 test examples answered by a new process, 0 labels differ" in text
-    and str(tmp_path / "report.html") in text
-  )
-  assert "export/" not in text, "an export that is not there is not announced"
-  assert len({len(line) - len(line[17:].lstrip()) for line in lines}) == 1, "the values are aligned"
-
-
-def test_summary_of_the_bare_contract():
-  metrics = {"test": measure(*confused(50, 2, 1.0), names(2))}
-  assert summary.lines(metrics).startswith("test accuracy")
-  assert "None" not in summary.lines(metrics)

@@ -1,0 +1,32 @@
+"""Numbers and command lines as people read them."""
+
+import math
+import shlex
+
+import pytest
+
+from tl_app.report import formatting
+
+
+@pytest.mark.parametrize(
+  ("seconds", "text"), [(0.04, "0.0 s"), (9.5, "9.5 s"), (59.6, "1 min 0 s"), (7265, "2 h 1 min"), (None, "–")]
+)
+def test_durations(seconds, text):
+  assert formatting.duration(seconds) == text
+
+
+def test_what_is_no_number_is_a_dash():
+  for value in (None, True, "0.5", math.nan, math.inf):
+    assert formatting.decimals(value) == formatting.count(value) == formatting.significant(value) == formatting.MISSING
+  assert (formatting.decimals(0.12345), formatting.count(1234.0), formatting.significant(3e-7)) == (
+    "0.123",
+    "1,234",
+    "3e-07",
+  )
+
+
+def test_a_command_has_the_flags_that_are_no_defaults_and_can_be_pasted():
+  values = {"backbone": "a b", "export": False, "seed": 0, "epochs": 2, "no_such_flag": 1}
+  flags = formatting.given_flags(values, but=["epochs"])
+  assert sorted(flags) == ["--backbone=a b", "--noexport"]
+  assert shlex.split(formatting.command("tl_app.train", flags)) == ["python", "-m", "tl_app.train", *flags]

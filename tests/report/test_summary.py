@@ -1,0 +1,56 @@
+"""What the terminal shows at the end of a run."""
+
+import numpy as np
+
+from tl_app.report import summary
+from tl_app.tasks import SINGLE_LABEL
+
+
+def confused(num_examples, num_classes, accuracy, seed=0):
+  """Returns float32 logits and labels: about `accuracy` of the rows are right."""
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, num_classes, num_examples)
+  answers = np.where(rng.random(num_examples) < accuracy, labels, rng.integers(0, num_classes, num_examples))
+  logits = rng.normal(size=(num_examples, num_classes)) + 8 * np.eye(num_classes)[answers]
+  return logits.astype(np.float32), labels
+
+
+def measure(logits, labels, class_names):
+  return SINGLE_LABEL.with_codec(names=tuple(class_names)).metrics.compute_metrics(logits, labels)
+
+
+def names(num_classes):
+  return [f"class {i}" for i in range(num_classes)]
+
+
+def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp_path):
+  (tmp_path / "report.html").write_text("")
+  metrics = {
+    "test": measure(*confused(2105, 2, 0.6), names(2)),
+    "majority_accuracy": 0.5123,
+    "seconds": {"features": 41.2, "train": 9.0, "evaluate": 1.0, "export": 8.8},
+    "selected": "fine_tuned",
+    "candidates": {"majority_class": {"accuracy": 0.5}, "probe": {"accuracy": 0.6}, "fine_tuned": {"accuracy": 0.7}},
+    "selection_reason": "fine-tuned: 0.7 on the validation split",
+    "parity": {"num_examples": 256, "label_flips": 0, "max_probability_difference": 3e-7},
+  }
+  lines = summary.lines(metrics, tmp_path).splitlines()
+  low, high = metrics["test"]["accuracy_ci95"]
+  assert f"{metrics['test']['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}), 2,105 examples" in lines[0]
+  assert "accuracy of the majority class" in lines[1] and "0.512" in lines[1]
+  text = "\n".join(lines)
+  assert "validation accuracy: majority class 0.500, probe 0.600, fine-tuned 0.700" in text
+  assert "fine-tuned: 0.7 on the validation split" in text
+  assert (
+    "60 s" in text
+    and "256 test examples answered by a new process, 0 labels differ" in text
+    and str(tmp_path / "report.html") in text
+  )
+  assert "export/" not in text, "an export that is not there is not announced"
+  assert len({len(line) - len(line[17:].lstrip()) for line in lines}) == 1, "the values are aligned"
+
+
+def test_summary_of_the_bare_contract():
+  metrics = {"test": measure(*confused(50, 2, 1.0), names(2))}
+  assert summary.lines(metrics).startswith("test accuracy")
+  assert "None" not in summary.lines(metrics)

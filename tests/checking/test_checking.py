@@ -189,7 +189,7 @@ def test_one_class_is_a_fault_and_no_refusal(tmp_path):
 
 def test_splits_that_cannot_be_drawn_are_a_fault(tmp_path):
   found = check_rows(tmp_path, text_rows(2))
-  assert set(found) == {"undrawable", "small_classes"} and "three different examples" in found["undrawable"].detail
+  assert set(found) == {"unsplittable", "small_classes"} and "three different examples" in found["unsplittable"].detail
 
 
 # Other tasks than one class an example
@@ -383,7 +383,7 @@ def test_what_is_not_checked_is_said(pictures):
 
 
 def test_every_kind_is_planted_somewhere():
-  elsewhere = {"leak", "near_leak", "group_leak", "unseen_labels", "split_imbalance", "one_class", "undrawable"}
+  elsewhere = {"leak", "near_leak", "group_leak", "unseen_labels", "split_imbalance", "one_class", "unsplittable"}
   with_backbone = {"unknown_tokens", "long_texts", "label_noise"}
   assert set(BAD_TEXTS) | set(BAD_IMAGES) | elsewhere | with_backbone == set(KINDS)
 

@@ -89,11 +89,11 @@ def test_a_damaged_file_costs_time_and_no_more(read_fingerprints, decoded, tmp_p
     _assert_same(first, read_fingerprints())
   assert decoded["verify"] == len(first[0])
   # Once, however often it is asked.
-  assert caplog.text.count("images.sqlite: file is not a database") == 1 and "remove it" in caplog.text
+  assert caplog.text.count("images.sqlite: file is not a database") == 1 and "remove the file" in caplog.text
 
 
 def test_a_cache_that_cannot_be_written_costs_time_and_no_more(read_fingerprints, decoded, tmp_path, caplog):
   (tmp_path / "cache/images.sqlite").mkdir(parents=True)
   with caplog.at_level(logging.WARNING):
     read_fingerprints()
-  assert decoded["image_facts"] and "images are looked at again" in caplog.text and "remove it" not in caplog.text
+  assert decoded["image_facts"] and "images are decoded again" in caplog.text and "remove the file" not in caplog.text

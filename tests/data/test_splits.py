@@ -262,7 +262,7 @@ def test_manifest_tells_everything_and_is_read_back_in_any_order(tmp_path):
   assert (manifest["split_seed"], manifest["test_fraction"], manifest["source"]) == (3, 0.2, "the rows")
   assert manifest["skipped"] == [{"id": "row:99", "reason": "the text is empty"}]
   assert len(manifest["splits"]["train"]["ids"]) == len(made.train) == 30
-  assert any("left out: 1, e.g. row:99" in note for note in manifest["notes"])
+  assert any("removed: 1, e.g. row:99" in note for note in manifest["notes"])
 
   order = np.array(random.Random(0).sample(range(len(rows)), len(rows)))
   again = splits.read(tmp_path / "splits.json", examples.take(order))

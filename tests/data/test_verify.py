@@ -50,7 +50,7 @@ def test_a_class_that_skipping_empties_is_named(tmp_path):
   write_images(tmp_path, "c/4.jpg", "b/5.jpg", content=b"bad")
   (tmp_path / "d").mkdir()
   notes = load(f"images:{tmp_path}", on_bad_example="skip").notes
-  assert notes == ["classes left out, since all their examples are bad: 2, e.g. 'c', 'd'"]
+  assert notes == ["classes without a usable example: 2, e.g. 'c', 'd'"]
   assert "all 2 are bad, e.g. c/4.jpg: it is damaged" in refusal(
     f"images:{write_images(tmp_path / 'all', 'c/4.jpg', 'd/4.jpg', content=b'bad')}", on_bad_example="skip"
   )

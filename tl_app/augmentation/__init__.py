@@ -18,12 +18,12 @@ def described(phase, modality):
     phase: `Phase`.
     modality: `Modality` of the inputs.
   """
-  parts = []
+  descriptions = []
   if phase.augment != "none":
-    parts.append(f"{phase.augment} ({modality.describe_augmentation(phase.augment)})")
+    descriptions.append(f"{phase.augment} ({modality.describe_augmentation(phase.augment)})")
   if phase.copies:
-    parts.append(f"{phase.copies} copies of each beside it, made once")
-  parts += [f"{name} {getattr(phase, name):g}" for name in ("mixup", "cutmix") if getattr(phase, name)]
+    descriptions.append(f"{phase.copies} copies of each beside it, made once")
+  descriptions += [f"{name} {getattr(phase, name):g}" for name in ("mixup", "cutmix") if getattr(phase, name)]
   if phase.mixes:
-    parts.append(f"unmixed from step {phase.clean_from + 1} of {phase.steps}")
-  return ", ".join(parts)
+    descriptions.append(f"unmixed from step {phase.clean_from + 1} of {phase.steps}")
+  return ", ".join(descriptions)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tl_app.errors import UserError
 
-# Share of the words that the operation of a text takes, EDA's alpha. Above 0.2 the figures of its authors fall.
+# Share of the words that the operation of a text takes, EDA's alpha. Above 0.2 the accuracies of its authors fall.
 SHARES = {"light": 0.1, "medium": 0.2}
 # Texts without spaces (Chinese, Japanese) are one word each.
 FEWEST_WORDS = 3
@@ -37,7 +37,7 @@ class Augment:
       raise UserError(f"--augment={name} is for images: texts take {' or '.join(SHARES)}")
     texts = [text.split() for text in texts]
     if np.median([len(words) for words in texts]) < FEWEST_WORDS:
-      raise UserError(f"--augment={name} needs texts of several words with spaces between them: leave it out")
+      raise UserError(f"--augment={name} needs texts of several words with spaces between them: remove the flag")
     self._seed, self._share = seed, SHARES[name]
     words = [word for text in texts for word in text]
     self._tags = _tags(texts) if name == "medium" else dict.fromkeys(words, "")
@@ -103,8 +103,8 @@ def _pools(words, tags, seed):
 def _tags(texts):
   """Returns {word: part of speech that it has most often in `texts`}, of the words of `OPEN` ones.
 
-  By TextBlob, whose wheel ships the lexicon and rules (MIT licence; Brill 1992). Words that touch punctuation get none:
-  the punctuation would move with them.
+  By TextBlob, whose wheel contains the lexicon and rules (MIT licence; Brill 1992). Words that touch punctuation get
+  none: the punctuation would move with them.
   """
   try:
     from textblob import en
@@ -116,7 +116,7 @@ def _tags(texts):
     plain = [word for word in words if word.replace("-", "").replace("'", "").isalnum()]
     total += len(plain)
     known += sum(word.lower() in en.lexicon or word.isdigit() for word in plain)
-    # It marks its own fields with slashes, of which the words have none.
+    # TextBlob separates its fields by slashes; the words have none.
     for word, tag in en.tag(" ".join(plain), tokenize=False):
       counts[word][tag.split("-")[0].replace("NNPS", "NNP")] += 1
   if known < KNOWN * total:

@@ -27,7 +27,7 @@ def findings(subject):
 
 
 def skipped(examples):
-  """Yields the findings about the examples that were left out as bad."""
+  """Yields the findings about the examples that were removed as bad."""
   by_kind = collections.defaultdict(list)
   for bad in examples.skipped:
     by_kind[_OF_REASON.get(bad["reason"], "unreadable")].append(bad)

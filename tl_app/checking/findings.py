@@ -13,7 +13,7 @@ from tl_app.tasks.task import Task
 
 SERIOUS, WARNING, INFO = "serious", "warning", "info"
 SEVERITIES = (SERIOUS, WARNING, INFO)
-# From this share of what was looked at, a `grows` kind is serious: the figures of the run are no longer to be believed.
+# From this share of what was looked at, a `grows` kind is serious: the metrics of the run are not reliable.
 SERIOUS_SHARE = 0.01
 SHOWN = 5
 
@@ -28,62 +28,72 @@ class Kind(typing.NamedTuple):
 
 
 KINDS = {
-  "unreadable": Kind(SERIOUS, "cannot be read or decoded", "mend or remove them"),
+  "unreadable": Kind(SERIOUS, "cannot be read or decoded", "fix or remove them"),
   "empty_file": Kind(SERIOUS, "image files of 0 bytes", "fetch them again or remove them"),
-  "empty_text": Kind(SERIOUS, "texts without a character", "fill in or remove them"),
+  "empty_text": Kind(SERIOUS, "empty texts", "fill in or remove them"),
   "no_label": Kind(SERIOUS, "examples without a label", "label or remove them"),
   "empty_class": Kind(SERIOUS, f"class folders without images ({', '.join(IMAGE_SUFFIXES)})", "fill or remove them"),
   "one_class": Kind(SERIOUS, "classes in train, where two or more are needed", "add another class"),
-  "unseen_labels": Kind(SERIOUS, "labels of validation or test that train lacks", "add some to train, or remove them"),
-  "undrawable": Kind(SERIOUS, "the splits cannot be drawn", "see the reason"),
-  "leak": Kind(WARNING, "examples of a given split that another one has as well", "remove them", True),
-  "near_leak": Kind(WARNING, "examples that nearly equal one of another given split", "remove them", True),
-  "group_leak": Kind(WARNING, "examples whose group another given split has as well", "divide by group", True),
-  "conflicting_labels": Kind(WARNING, "contents with several labels", "keep one label of each", True),
-  "near_conflicting_labels": Kind(
-    WARNING, "contents that nearly equal one under another label", "look at them and keep one label of each", True
+  "unseen_labels": Kind(
+    SERIOUS, "labels of validation or test that train does not have", "add examples of them to train, or remove them"
   ),
-  "label_noise": Kind(WARNING, "labels that are probably wrong", "look at them, worst first"),
+  "unsplittable": Kind(SERIOUS, "the splits cannot be sampled", "see the reason"),
+  "leak": Kind(WARNING, "examples of a given split that another split has too", "remove them", True),
+  "near_leak": Kind(WARNING, "examples that nearly equal an example of another given split", "remove them", True),
+  "group_leak": Kind(WARNING, "examples whose group another given split has too", "split by group", True),
+  "conflicting_labels": Kind(WARNING, "contents with several labels", "keep one label for each", True),
+  "near_conflicting_labels": Kind(
+    WARNING, "contents that nearly equal a content with another label", "check them and keep one label for each", True
+  ),
+  "label_noise": Kind(WARNING, "labels that are probably wrong", "check them, the most certain first"),
   "similar_labels": Kind(
-    WARNING, "labels that differ only in case or separators, or in how a number is written", "give them one spelling"
+    WARNING, "labels that differ only in case, in separators or in the spelling of a number", "use one spelling"
   ),
   "placeholder_labels": Kind(
-    WARNING, "labels that tables write for a missing value", "label these examples or remove them"
+    WARNING, "labels that stand for a missing value in tables", "label these examples or remove them"
   ),
   "small_classes": Kind(WARNING, "classes with fewer than three different examples", "add examples or merge classes"),
   "class_imbalance": Kind(
-    WARNING, "examples of the largest class for one of the smallest", "judge by macro F1, not by accuracy"
+    WARNING, "examples of the largest class for each example of the smallest", "judge by macro F1, not by accuracy"
   ),
   "split_imbalance": Kind(
-    WARNING, "given splits whose classes are distributed unlike those of train", "expect other figures in use"
+    WARNING, "given splits whose class distribution differs from that of train", "expect other metrics in use"
   ),
   "blank_image": Kind(WARNING, "images of one colour", "remove them"),
-  "tiny_image": Kind(WARNING, "images with a side below 32 pixels", "look for larger ones"),
-  "extreme_aspect": Kind(WARNING, "images over three times as long as wide, cut to the central square", "crop them"),
-  "rotated_image": Kind(WARNING, "images that EXIF turns, which training does not", "save them upright"),
-  "shortcut": Kind(WARNING, "classes that file format and size give away", "save all images alike"),
-  "replacement_characters": Kind(WARNING, "texts with U+FFFD in place of lost characters", "decode the source anew"),
+  "tiny_image": Kind(WARNING, "images with a side below 32 pixels", "use larger images"),
+  "extreme_aspect": Kind(
+    WARNING, "images more than three times as long as wide, cropped to the central square", "crop them"
+  ),
+  "rotated_image": Kind(WARNING, "images with an EXIF rotation, which training ignores", "save them upright"),
+  "shortcut": Kind(WARNING, "classes that file format and size reveal", "save all images in one format and size"),
+  "replacement_characters": Kind(WARNING, "texts with U+FFFD in place of lost characters", "decode the source again"),
   "mojibake": Kind(WARNING, "texts decoded with the wrong encoding", "decode the source as UTF-8"),
   "control_characters": Kind(WARNING, "texts with control or invisible characters", "remove these characters"),
   "html": Kind(WARNING, "texts with HTML tags or entities", "extract the plain text"),
   "no_words": Kind(WARNING, "texts without a letter or digit", "remove them"),
-  "label_in_text": Kind(INFO, "classes whose name is in nearly every text of theirs", "make sure it is there in use"),
-  "unknown_tokens": Kind(WARNING, "texts with tokens that the vocabulary lacks", "choose a backbone of their language"),
-  "long_texts": Kind(
-    WARNING, "texts longer than what is read of them", "take --long_text=windows, raise --max_windows, or shorten them"
+  "label_in_text": Kind(
+    INFO, "classes whose name is in nearly all of their texts", "make sure that texts in use have it too"
   ),
-  "duplicates": Kind(INFO, "examples that repeat an earlier one", "nothing: a drawn split never separates them"),
+  "unknown_tokens": Kind(
+    WARNING, "texts with tokens that are not in the vocabulary", "choose a backbone for their language"
+  ),
+  "long_texts": Kind(
+    WARNING,
+    "texts that are longer than the model reads",
+    "use --long_text=windows, raise --max_windows, or shorten them",
+  ),
+  "duplicates": Kind(INFO, "examples that repeat an earlier one", "nothing: a sampled split never separates them"),
   "near_duplicates": Kind(
-    INFO, "contents that nearly repeat an earlier one", "nothing: a drawn split never separates them"
+    INFO, "contents that nearly repeat an earlier one", "nothing: a sampled split never separates them"
   ),
   "same_but_numbers": Kind(
-    INFO, "texts that equal an earlier one but for their numbers", "group templates by --group_column"
+    INFO, "texts that differ from an earlier one only in numbers", "group templates by --group_column"
   ),
-  "wrong_suffix": Kind(INFO, "image files of another format than their suffix says", "nothing: the content decides"),
-  "grey_images": Kind(INFO, "grey images among colour ones", "nothing: they become grey RGB"),
-  "cmyk_images": Kind(INFO, "CMYK images among others", "make sure that colours look right"),
+  "wrong_suffix": Kind(INFO, "image files whose format is not that of their suffix", "nothing: the content decides"),
+  "grey_images": Kind(INFO, "grey images among colour images", "nothing: they are converted to RGB"),
+  "cmyk_images": Kind(INFO, "CMYK images among others", "make sure that the colours are right"),
   "deep_images": Kind(INFO, "images of 16 bits a channel among others", "nothing: they are read in 8 bits"),
-  "alpha_images": Kind(INFO, "images with transparency among others", "lay them on a background: it is dropped"),
+  "alpha_images": Kind(INFO, "images with transparency among others", "add a background: transparency is dropped"),
   "animated_images": Kind(INFO, "animations among others", "nothing: the first frame is read"),
 }
 
@@ -97,7 +107,7 @@ class Finding:
     severity: "serious", "warning" or "info".
     count: how many `what` there are; what they are is in `KINDS`.
     total: among how many, or 0 where that says nothing.
-    detail: the figures in words, or "".
+    detail: the numbers in words, or "".
     examples: up to five, by id.
   """
 
@@ -133,13 +143,13 @@ class Subject:
   Attributes:
     examples: the usable `Examples`.
     fingerprints: their `Fingerprints`.
-    parts: {split: int indices} of the splits, given and drawn; train holds what could not be divided.
+    splits: {split: int indices}, given and sampled; train holds what could not be divided.
     task: the `Task` that gave their `classes`.
   """
 
   examples: Examples
   fingerprints: Fingerprints
-  parts: dict
+  splits: dict
   task: Task
 
   def count(self, indices):
@@ -150,8 +160,8 @@ class Subject:
   @property
   def given(self):
     """{split: indices} of the splits that the data give."""
-    splits = self.examples.splits
-    return {split: np.flatnonzero(splits == split) for split in SPLITS if np.any(splits == split)}
+    given = self.examples.splits
+    return {split: np.flatnonzero(given == split) for split in SPLITS if np.any(given == split)}
 
 
 def find(kind, count, total=0, detail="", examples=()):

@@ -69,9 +69,11 @@ def _shortcut(examples, facts):
   chance = max(overall.values()) / len(labels)
   if len(overall) < 2 or chance == 1 or (right - chance) / (1 - chance) < SHORTCUT_KAPPA:
     return
-  commonest = {label: max(table, key=lambda key: table[key][label]) for label in sorted(overall)}
-  shown = [f"{', '.join(label)!r}: {key[0]} {key[1]} {key[2]} x {key[3]}" for label, key in commonest.items() if key]
-  detail = f"they alone tell {right:.1%} of the labels, always the commonest class {chance:.1%}"
+  most_frequent = {label: max(table, key=lambda key: table[key][label]) for label in sorted(overall)}
+  shown = [
+    f"{', '.join(label)!r}: {key[0]} {key[1]} {key[2]} x {key[3]}" for label, key in most_frequent.items() if key
+  ]
+  detail = f"they alone tell {right:.1%} of the labels, always the majority class {chance:.1%}"
   yield from find("shortcut", len(overall), len(overall), detail, shown)
 
 

@@ -25,7 +25,7 @@ CRAMERS_V = 0.1
 
 def findings(subject):
   """Yields the findings about the labels of a `Subject`."""
-  given, train = subject.given, subject.count(subject.parts["train"])
+  given, train = subject.given, subject.count(subject.splits["train"])
   pool = subject.count(np.flatnonzero(np.isin(subject.examples.splits, ("", "train"))))
   if len(pool) == 1:
     yield from find("one_class", 1, examples=list(pool))

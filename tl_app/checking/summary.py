@@ -32,7 +32,7 @@ def cheap(subject, preprocess=None):
 
 
 def start_lines(found):
-  """Yields what a run says of its data at its start: what the notes of its splits have not said."""
+  """Yields the lines about the data at the start of a run; the notes of the splits are not repeated."""
   for finding in found:
     if finding.severity != "info" and finding.kind not in _NOTED:
       yield finding.line()
@@ -49,7 +49,7 @@ def as_json(subject, found, seconds, not_checked):
     "num_skipped": len(examples.skipped),
     "task": subject.task.name,
     "num_classes": len(subject.count(range(len(examples)))) if subject.task.has_class_names else None,
-    "splits": {split: len(indices) for split, indices in subject.parts.items()},
+    "splits": {split: len(indices) for split, indices in subject.splits.items()},
     "seconds": {name: round(value, 2) for name, value in seconds.items()},
     **{severity: counts[severity] for severity in SEVERITIES},
     "notes": list(examples.notes),
@@ -84,6 +84,6 @@ def is_serious(found):
 
 def undivided(examples, fingerprints, task):
   """Returns the `Subject` of examples that could not be divided: what no given split holds counts as train."""
-  splits = examples.splits
-  parts = {split: np.flatnonzero(splits == split) for split in ("validation", "test")}
-  return Subject(examples, fingerprints, {"train": np.flatnonzero((splits == "") | (splits == "train")), **parts}, task)
+  given = examples.splits
+  splits = {split: np.flatnonzero(given == split) for split in ("validation", "test")}
+  return Subject(examples, fingerprints, {"train": np.flatnonzero((given == "") | (given == "train")), **splits}, task)

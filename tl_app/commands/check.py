@@ -59,7 +59,7 @@ def check(config):
   with clock("look"):
     found = summary.cheap(subject, preprocess)
     if reason and not any(finding.kind in ("one_class", "unseen_labels") for finding in found):
-      found += find("undrawable", 1, detail=reason)
+      found += find("unsplittable", 1, detail=reason)
   if not task.single_label:
     not_checked["label_noise"] = f"--task={task.name} has no check of it"
   elif run and not importlib.util.find_spec("cleanlab"):
@@ -92,7 +92,7 @@ def _session(config, spec, assets, subject, why):
     model = model_lib.load(config, spec, assets, subject.task.with_codec(names=tuple(names)), config.max_length)
   modality = modalities.of(examples.modality)
   rules.check(rules.BACKBONE, config, modality, modalities.other_flags(modality.name), model.backbone)
-  parts = dict(subject.parts)
+  parts = dict(subject.splits)
   # What --max_examples leaves out of train is looked at like the rest.
   others = np.setdiff1d(np.arange(len(examples)), np.concatenate([*parts.values()]))
   split = splits.Splits(examples, parts["train"], parts["validation"], np.union1d(parts["test"], others), names, [], {})

@@ -144,7 +144,7 @@ class Examples:
     labels: object array [n] of str, the class name.
     hashes: object array [n] of str, sha256 hex of the content of all columns (UTF-8 text, or encoded image bytes).
     splits: object array [n] of "train", "validation", "test" where the data set gives a split, else "".
-    skipped: list of {"id", "reason"} of the examples left out by --on_bad_example=skip.
+    skipped: list of {"id", "reason"} of the examples that --on_bad_example=skip has removed.
     source: how the user named the data set.
     notes: lines worth telling the user (files that were ignored, splits that were replaced).
     groups: object array [n] of str, the cells of --group_column, or None.
@@ -185,7 +185,7 @@ class Examples:
     return dataclasses.replace(self, **taken)
 
 
-def encoded(image):
+def encoded(image) -> bytes:
   """Returns the bytes of an image as a `Column` holds it.
 
   Raises:
@@ -196,18 +196,18 @@ def encoded(image):
   return image.read() if isinstance(image, Record) else pathlib.Path(image).read_bytes()
 
 
-def content_hash(parts):
+def content_hash(contents: Iterable[bytes]) -> str:
   """Returns the sha256 hex of the content of an example: the bytes of each column."""
   # No UTF-8 text holds this byte, so no two pairs have the same content.
-  return hashlib.sha256(b"\xff".join(parts)).hexdigest()
+  return hashlib.sha256(b"\xff".join(contents)).hexdigest()
 
 
-def brief(label):
-  """Returns a label cell as messages show it: of the tags of a long text the first ones."""
+def brief(label: str) -> str:
+  """Returns a label as messages show it, shortened to `LONGEST_LABEL` characters."""
   return textwrap.shorten(label, LONGEST_LABEL, placeholder=" ..") if len(label) > LONGEST_LABEL else label
 
 
-def strings(values):
-  """Returns an object array [n] of the values of an iterable, whatever their number: str, bytes, or tuples."""
+def strings(values: Iterable) -> np.ndarray:
+  """Returns an object array [n] of values, which may be tuples."""
   values = list(values)
   return np.fromiter(values, dtype=object, count=len(values))

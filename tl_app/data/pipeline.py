@@ -56,14 +56,14 @@ def dataset(steps: list[Step | MapStep]) -> tf.data.Dataset:
 
   Consecutive `MapStep`s run in one function, which costs one hop between threads for all of them.
   """
-  made = None
+  stream = None
   for is_map, group in itertools.groupby(steps, lambda step: isinstance(step, MapStep)):
     if is_map:
-      made = _enumerated(made, _in_one(list(group)))
+      stream = _enumerated(stream, _in_one(list(group)))
     else:
       for step in group:
-        made = step.apply(made)
-  return made
+        stream = step.apply(stream)
+  return stream
 
 
 def _in_one(steps):

@@ -119,10 +119,10 @@ def export_and_prove(
 
 def _encoded(row, modality):
   """Returns what a client sends for an example: a tuple of bytes, one for each column."""
-  parts, reasons = zip(*(modalities.of(modality).encode(value, allow_empty=True) for value in row))
+  values, reasons = zip(*(modalities.of(modality).encode(value, allow_empty=True) for value in row))
   if any(reasons):
     raise RunFailed(f"export check: a test example cannot be read: {next(filter(None, reasons))}")
-  return parts
+  return values
 
 
 def sample(count: int) -> np.ndarray:

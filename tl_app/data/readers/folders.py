@@ -8,9 +8,9 @@ from tl_app.data.readers.rows import (
   EMPTY_CLASS,
   IMAGE_SUFFIXES,
   SPLIT_NAMES,
-  Part,
   Raw,
   Row,
+  SplitFile,
   matching,
   one_for_each_split,
   relative_name,
@@ -29,7 +29,7 @@ def read(path, what):
   Raises:
     UserError: no such directory, or its folders cannot be told for classes or splits.
   """
-  globbed = matching(path, what, _part_of, _is_class_or_image)
+  globbed = matching(path, what, _split_file, _is_class_or_image)
   if globbed:
     return _read_glob(*globbed)
   directory = pathlib.Path(path)
@@ -63,10 +63,10 @@ def _is_class_or_image(path):
   return os.path.isdir(path) or _any_image([pathlib.Path(path)])
 
 
-def _part_of(path):
-  """Returns the `Part` of a matched folder or image: a folder named after a split on its way tells."""
+def _split_file(path):
+  """Returns the `SplitFile` of a matched folder or image: a folder named after a split on its way tells."""
   names = [name for name in path.parts if name.lower() in SPLIT_NAMES]
-  return Part(path, SPLIT_NAMES[names[-1].lower()], "") if names else None
+  return SplitFile(path, SPLIT_NAMES[names[-1].lower()], "") if names else None
 
 
 def _read_glob(root, paths):
@@ -87,7 +87,7 @@ def _read_glob(root, paths):
 def image_files(folder):
   """Returns (images, other files) below `folder`, sub folders included, as sorted paths; a loop of links ends.
 
-  The suffix tells an image, whatever its content; hidden files and folders are left out.
+  The suffix tells an image, whatever its content; hidden files and folders are ignored.
   """
   images, others, seen, waiting = [], [], set(), [folder]
   while waiting:

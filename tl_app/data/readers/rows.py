@@ -61,8 +61,16 @@ class Raw:
   notes: list = dataclasses.field(default_factory=list)
 
 
-class Part(typing.NamedTuple):
-  """A file that its name puts into a split: shard `number` of the `of` shards of `whole`; `of` is 0 where not told."""
+class SplitFile(typing.NamedTuple):
+  """A file whose name puts it into a split.
+
+  Attributes:
+    path: the file.
+    split: "train", "validation" or "test".
+    whole: name that all shards of one set share.
+    number: number of the shard, from 0.
+    of: number of shards; 0 if the name does not tell.
+  """
 
   path: pathlib.Path
   split: str
@@ -71,38 +79,38 @@ class Part(typing.NamedTuple):
   of: int = 0
 
 
-def parts_of_splits(parts, what):
-  """Returns [(split, path)] of `Part`s, in the order train, validation, test, the shards of each in theirs.
+def files_by_split(files, what):
+  """Returns [(split, path)] of `SplitFile`s, in the order train, validation, test, the shards of each in theirs.
 
   Raises:
     UserError: two are for one split and no shards of one set, or a shard is missing.
   """
   found = []
   for split in ("train", "validation", "test"):
-    members = sorted((part for part in parts if part.split == split), key=lambda part: part.path)
+    members = sorted((file for file in files if file.split == split), key=lambda file: file.path)
     if not members:
       continue
     first = members[0]
-    other = next((part for part in members if (part.whole, part.of) != (first.whole, first.of)), None)
+    other = next((file for file in members if (file.whole, file.of) != (first.whole, first.of)), None)
     if other:
       raise UserError(f"{what}: {first.path.name} and {other.path.name} are both the {split} split: keep one")
-    missing = sorted(set(range(first.of)) - {part.number for part in members})
+    missing = sorted(set(range(first.of)) - {file.number for file in members})
     if missing:
       raise UserError(
         f"{what}: of the {first.of} shards of {first.whole} {len(missing)} are missing, e.g. number {missing[0]}: "
         "complete them, or name those there are by a glob"
       )
-    found += [(split, part.path) for part in members]
+    found += [(split, file.path) for file in members]
   return found
 
 
-def matching(pattern, what, part_of, wanted=os.path.isfile):
+def matching(pattern, what, split_file, wanted=os.path.isfile):
   """Returns (the fixed directory before the first *, ? or [, sorted paths) of a glob; None where `pattern` is none.
 
   Args:
     pattern: str; ** stands for any directories. A path that exists is no glob.
     what: the flag with its value, the beginning of a message.
-    part_of: function, path -> `Part`, or None where its name puts it into no split.
+    split_file: function, path -> `SplitFile`, or None if its name puts it into no split.
     wanted: function, path -> whether it is taken.
 
   Raises:
@@ -115,7 +123,7 @@ def matching(pattern, what, part_of, wanted=os.path.isfile):
     raise UserError(f"{what}: nothing that it takes matches {pattern}")
   fixed = pathlib.Path(pattern).parts
   root = pathlib.Path(*fixed[: next(place for place, name in enumerate(fixed) if glob.escape(name) != name)])
-  splits = {part.split: part.path for part in map(part_of, found) if part}
+  splits = {file.split: file.path for file in map(split_file, found) if file}
   if len(splits) > 1:
     one, other = (relative_name(path, root) for path in list(splits.values())[:2])
     raise UserError(

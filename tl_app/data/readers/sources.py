@@ -32,7 +32,7 @@ def load(config: Config, assets: Assets, verify=None, known=frozenset()) -> Exam
     verify: callable, encoded image bytes -> None, or the reason why training could not decode them. Default: the
       decoder that training uses.
     known: content hashes of images that an earlier run has decoded: these are read and hashed only, like those that
-      the cache has `DecodedImageIndex`.
+      the `DecodedImageIndex` has.
 
   Raises:
     UserError: what is named does not exist or cannot be read; or an example is bad under --on_bad_example=fail.
@@ -55,7 +55,7 @@ def _load_one(name, flag, config, assets, verify, known):
   total = len(rows) + len(bad)
   if bad and config.on_bad_example == "fail":
     raise UserError(
-      f"--{flag}={name}: {bad[0][0]}: {bad[0][1]} ({len(bad):,} of {total:,} examples are bad): mend or remove "
+      f"--{flag}={name}: {bad[0][0]}: {bad[0][1]} ({len(bad):,} of {total:,} examples are bad): fix or remove "
       f"{'it' if len(bad) == 1 else 'them'}, or pass --on_bad_example=skip"
     )
   if not rows:
@@ -65,7 +65,7 @@ def _load_one(name, flag, config, assets, verify, known):
   lost = sorted({row.label.strip() for row in raw.rows if row.label} - set(labels) - {""})
   if lost:
     listed = ", ".join(map(repr, lost[:10]))
-    raw.notes.append(f"classes left out, since all their examples are bad: {len(lost):,}, e.g. {listed}")
+    raw.notes.append(f"classes without a usable example: {len(lost):,}, e.g. {listed}")
   return Examples(
     ids=strings([row.id for row in rows]),
     inputs=Inputs.from_rows(raw.columns, (row.values for row in rows)),

@@ -15,14 +15,14 @@ from tl_app.data import modalities
 from tl_app.data.readers import conll
 from tl_app.data.readers.rows import (
   SPLIT_NAMES,
-  Part,
   Raw,
   Row,
+  SplitFile,
   as_label,
   as_text,
   columns,
+  files_by_split,
   matching,
-  parts_of_splits,
   relative_name,
   visible,
 )
@@ -92,18 +92,22 @@ def cells(file, names, records, wanted, labels=(), words=False):
     labels: names of columns after these whose cells may be lists.
     words: whether cells of `wanted` may be lists of words; beside a label that is a list they always may.
   """
-  places = [names.index(name) for name in wanted]
-  label_places = [names.index(name) for name in labels]
+  positions = [names.index(name) for name in wanted]
+  label_positions = [names.index(name) for name in labels]
   for number, record in enumerate(records, start=1):
     id = f"{file.name}:{number}"
     try:
       if isinstance(record, str):
         raise ValueError(record)
-      tagged = words or any(isinstance(record[place], (list, tuple)) for place in label_places)
-      found = [_as_input(record[place], tagged) for place in places]
-      yield id, found + [tags.as_cell(record[place]) or as_label(record[place]) for place in label_places], ""
+      tagged = words or any(isinstance(record[position], (list, tuple)) for position in label_positions)
+      found = [_as_input(record[position], tagged) for position in positions]
+      yield (
+        id,
+        found + [tags.as_cell(record[position]) or as_label(record[position]) for position in label_positions],
+        "",
+      )
     except ValueError as error:
-      yield id, [None] * (len(places) + len(label_places)), str(error)
+      yield id, [None] * (len(positions) + len(label_positions)), str(error)
 
 
 def _as_input(value, words):
@@ -170,22 +174,22 @@ def suffix(file):
   return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
-def part_of(file):
-  """Returns the `Part` of a table named after a split, "train.csv" or "train-00000-of-00004.parquet", else None."""
+def split_file(file):
+  """Returns the `SplitFile` of a table named after a split, "train.csv" or "train-00000-of-00004.parquet"; or None."""
   kind = suffix(file)
   stem = file.name[: len(file.name) - len(kind)].lower()
   match = re.fullmatch(r"(?P<split>[a-z]+)(?:-(?P<number>\d+)-of-(?P<of>\d+))?", stem)
   if kind not in READERS or not match or match["split"] not in SPLIT_NAMES:
     return None
   split = SPLIT_NAMES[match["split"]]
-  return Part(file, split, match["split"] + kind, int(match["number"] or 0), int(match["of"] or 0))
+  return SplitFile(file, split, match["split"] + kind, int(match["number"] or 0), int(match["of"] or 0))
 
 
 def _files(path, what, notes):
   """Returns (the directory that ids are relative to, [(split, file)]); a file, or a directory's only table, has split
   ""."""
   suffixes = ", ".join(READERS)
-  globbed = matching(path, what, part_of)
+  globbed = matching(path, what, split_file)
   if globbed:
     root, found = globbed
     tables = [file for file in found if suffix(file) in READERS]
@@ -193,7 +197,7 @@ def _files(path, what, notes):
       raise UserError(f"{what} matches no table by its suffix, e.g. {found[0].name}; known are {suffixes}")
     if len(tables) < len(found):
       other = next(file for file in found if file not in tables)
-      notes.append(f"{what}: files that are not tables, which are left out: {len(found) - len(tables):,}, e.g. {other}")
+      notes.append(f"{what}: files that are not tables, which are ignored: {len(found) - len(tables):,}, e.g. {other}")
     return root, [("", file) for file in tables]
   path = pathlib.Path(path)
   if not path.exists():
@@ -203,9 +207,9 @@ def _files(path, what, notes):
       raise UserError(f"{what}: {path.name} is not a table by its suffix; known are {suffixes}")
     return path.parent, [("", path)]
   tables = [file for file in visible(path)[1] if suffix(file) in READERS]
-  parts = [part for part in map(part_of, tables) if part]
-  if parts:
-    return path, parts_of_splits(parts, what)
+  split_files = [file for file in map(split_file, tables) if file]
+  if split_files:
+    return path, files_by_split(split_files, what)
   if len(tables) == 1:
     return path, [("", tables[0])]
   found = f"has {len(tables)} tables, none of them named train" if tables else f"has no table ({suffixes})"

@@ -111,15 +111,15 @@ def _need_network(builder, what, where):
     ) from None
 
 
-def _splits(parts, what, notes):
-  """Returns [(split, name in TFDS)]; a data set's only part has split "", parts of other names are left out."""
-  named = [part for part in parts if part.lower() in SPLIT_NAMES]
-  if not named and len(parts) == 1:
-    return [("", parts[0])]
+def _splits(names, what, notes):
+  """Returns [(split, name in TFDS)]. The only split of a data set is "". Splits of other names are ignored."""
+  named = [name for name in names if name.lower() in SPLIT_NAMES]
+  if not named and len(names) == 1:
+    return [("", names[0])]
   if not named:
-    raise UserError(f"{what} has the splits {', '.join(parts)}, none of them train, validation or test")
-  if len(named) < len(parts):
-    notes.append(f"{what}: these splits are left out: {', '.join(part for part in parts if part not in named)}")
+    raise UserError(f"{what} has the splits {', '.join(names)}, none of them train, validation or test")
+  if len(named) < len(names):
+    notes.append(f"{what}: these splits are ignored: {', '.join(name for name in names if name not in named)}")
   found = {}
   for part in named:
     found.setdefault(SPLIT_NAMES[part.lower()], part)

@@ -17,14 +17,14 @@ from tl_app.data import modalities
 from tl_app.data.examples import Record
 from tl_app.data.readers.rows import (
   SPLIT_NAMES,
-  Part,
   Raw,
   Row,
+  SplitFile,
   as_text,
   columns,
+  files_by_split,
   keep_image,
   matching,
-  parts_of_splits,
   relative_name,
   visible,
 )
@@ -92,20 +92,20 @@ def _store(file, offset, feature, assets, data):
   return Record(str(file), offset, feature)
 
 
-def part_of(file):
-  """Returns the `Part` of a TFRecord file whose name puts it into one split, else None."""
+def split_file(file):
+  """Returns the `SplitFile` of a TFRecord file whose name puts it into one split, else None."""
   match = _NAME.fullmatch(file.name)
   words = re.findall(r"[^\W\d_]+", match["base"].lower()) if match else []
   splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
   if len(splits) != 1:
     return None
   number, of = match["number"] or match["_number"], match["of"] or match["_of"]
-  return Part(file, splits.pop(), " ".join(words), int(number or 0), int(of or 0))
+  return SplitFile(file, splits.pop(), " ".join(words), int(number or 0), int(of or 0))
 
 
 def _files(path, what, notes):
   """Returns (the directory that ids are relative to, [(split, file)])."""
-  globbed = matching(path, what, part_of)
+  globbed = matching(path, what, split_file)
   if globbed:
     return globbed[0], [("", file) for file in globbed[1]]
   path = pathlib.Path(path)
@@ -116,13 +116,13 @@ def _files(path, what, notes):
   records = [file for file in visible(path)[1] if _NAME.fullmatch(file.name)]
   if not records:
     raise UserError(f"{what}: {path} has no TFRecord files (.tfrecord, .tfrec, -00000-of-00004): name them by a glob")
-  parts = [part for part in map(part_of, records) if part]
-  if not parts:
+  split_files = [file for file in map(split_file, records) if file]
+  if not split_files:
     return path, [("", file) for file in records]
-  if len(parts) < len(records):
-    others = [file.name for file in records if file not in {part.path for part in parts}]
-    notes.append(f"{what}: files that name no split, which are left out: {len(others):,}, e.g. {others[0]}")
-  return path, parts_of_splits(parts, what)
+  if len(split_files) < len(records):
+    others = [file.name for file in records if file not in {file.path for file in split_files}]
+    notes.append(f"{what}: files that name no split, which are ignored: {len(others):,}, e.g. {others[0]}")
+  return path, files_by_split(split_files, what)
 
 
 def _records(file):

@@ -71,6 +71,6 @@ def _candidates(keys, flips):
       left = np.repeat(np.arange(at, to), count[at:to])
       within = np.arange(len(left)) - np.repeat(ends[at:to] - count[at:to] - before, count[at:to])
       right = order[np.repeat(start[at:to], count[at:to]) + within]
-      keep = left < right
-      yield np.stack([left[keep], right[keep]], axis=1)
+      ordered_pair = left < right
+      yield np.stack([left[ordered_pair], right[ordered_pair]], axis=1)
       at = to

@@ -4,40 +4,45 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import pathlib
 import sqlite3
 import zlib
+from collections.abc import Iterable
 
 log = logging.getLogger(__name__)
 
 # Seconds to wait for another process that writes.
 TIMEOUT = 30.0
-# Paths of files that cannot be used, each of which is said once.
+# Paths of files that cannot be used; each gives one warning.
 _told = set()
 _TABLE = "CREATE TABLE IF NOT EXISTS seen (hash TEXT, by TEXT, found TEXT, crc INTEGER, PRIMARY KEY (hash, by))"
 
 
 class DecodedImageIndex:
-  """JSON values by content hash, in one SQLite file. Where it can be neither read nor written, nothing is known.
+  """JSON values by content hash, in one SQLite file.
 
-  An image is in it once training's decoder could read it. Another version of the libraries that decode looks anew.
+  An image is in it once the decoder of training could read it. Entries of other versions of the libraries that decode
+  do not count. If the file can be neither read nor written, the index is empty.
+
+  Args:
+    root: the root of the cache.
   """
 
-  def __init__(self, root):
-    """Takes the cache's root, a `pathlib.Path`."""
+  def __init__(self, root: pathlib.Path):
     self._path = root / "images.sqlite"
     self._by = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "pillow"))
 
-  def hashes(self):
-    """Returns the frozenset of the content hashes that are known."""
+  def hashes(self) -> frozenset[str]:
+    """Returns the content hashes in the index."""
     return frozenset(key for (key,) in self._run("SELECT hash FROM seen WHERE by = ?", [(self._by,)]))
 
-  def find(self, hashes):
-    """Returns {hash: value} of those of `hashes` that are known."""
+  def find(self, hashes: Iterable[str]) -> dict[str, object]:
+    """Returns {hash: value} of those of `hashes` that are in the index."""
     rows = self._run("SELECT hash, found, crc FROM seen WHERE by = ? AND hash = ?", [(self._by, key) for key in hashes])
     return {key: json.loads(found) for key, found, crc in rows if zlib.crc32(found.encode()) == crc}
 
-  def add(self, values):
-    """Keeps {hash: value}, ready for JSON."""
+  def add(self, values: dict[str, object]) -> None:
+    """Adds {hash: value}; a value is ready for JSON."""
     texts = {key: json.dumps(value) for key, value in values.items()}
     rows = [(key, self._by, text, zlib.crc32(text.encode())) for key, text in texts.items()]
     if rows:
@@ -53,7 +58,7 @@ class DecodedImageIndex:
     except (sqlite3.Error, OSError) as error:
       if str(self._path) not in _told:
         _told.add(str(self._path))
-        # The file itself; that it is locked, or cannot be written, is an `OperationalError`.
-        mend = "; remove it to begin anew" if type(error) is sqlite3.DatabaseError else ""
-        log.warning("%s: %s: images are looked at again in every run%s", self._path, error, mend)
+        # A damaged file; that it is locked, or cannot be written, is an `OperationalError`.
+        advice = "; remove the file to begin anew" if type(error) is sqlite3.DatabaseError else ""
+        log.warning("%s: %s: images are decoded again in every run%s", self._path, error, advice)
       return []

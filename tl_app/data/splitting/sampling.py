@@ -1,4 +1,4 @@
-"""Draws test and validation examples from those of train: by class, by class and group, or by time."""
+"""Samples test and validation examples from those of train: by class, by class and group, or by time."""
 
 import collections
 import dataclasses
@@ -13,15 +13,15 @@ from tl_app.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-  """What a draw sees of n examples.
+  """What sampling needs to know of n examples.
 
   Attributes:
-    indices: int [p], the examples that may be drawn.
+    indices: int [p], the examples that may be sampled.
     units: int [n]; examples of one unit stay together.
-    hashes: object [n] of str, the contents' hashes, which decide the order of the draw.
+    hashes: object [n] of str, the contents' hashes, which decide the order of sampling.
     classes: object [n] of tuples of str: one class, several, or none.
     given: frozenset of the units that a given split has as well: they stay in train.
-    fractions: {split: share of what is left}, in the order in which they are drawn.
+    fractions: {split: share of what is left}, in the order in which they are sampled.
     seed: int.
   """
 
@@ -38,7 +38,7 @@ class Pool:
     return {name for index in indices for name in self.classes[index]}
 
   def members(self):
-    """Returns {unit: its examples in the pool}, in drawing order: by the first of its contents."""
+    """Returns {unit: its examples in the pool}, in sampling order: by the first of its contents."""
     members = collections.defaultdict(list)
     for index in self.indices:
       members[self.units[index]].append(index)
@@ -46,8 +46,8 @@ class Pool:
     return {unit: members[unit] for unit in sorted(members, key=first.get)}
 
 
-def order(seed, digest):
-  """Returns the position of a content in the draw: as good as random, and the same wherever the content is."""
+def order(seed: int, digest: str) -> str:
+  """Returns the sort key of a content: pseudo-random, and the same wherever the content is."""
   return hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()
 
 
@@ -93,7 +93,7 @@ def _rare_note(rare):
 
 
 def _strata(pool):
-  """Returns ({label: units in drawing order}, {label: units} of the labels with fewer than three units).
+  """Returns ({label: units in sampling order}, {label: units} of the labels with fewer than three units).
 
   A unit is the list of its examples. With several labels it belongs to the rarest of them.
   """
@@ -182,11 +182,11 @@ def _stratified(sums, wanted):
   """Returns int [units], the row of `wanted` (float [splits, classes + 1]) that each unit goes to; uses `wanted` up."""
   place = np.full(len(sums), -1)
   while np.any(place < 0):
-    left = np.flatnonzero(place < 0)
-    units = (sums[left] > 0).sum(axis=0)
+    remaining = np.flatnonzero(place < 0)
+    units = (sums[remaining] > 0).sum(axis=0)
     of_class = np.where(units[:-1] > 0, units[:-1], len(sums) + 1)
     column = int(of_class.argmin()) if len(of_class) and of_class.min() <= len(sums) else -1
-    for unit in left[sums[left, column] > 0]:
+    for unit in remaining[sums[remaining, column] > 0]:
       want = wanted[:, column]
       best = np.flatnonzero(want == want.max())
       place[unit] = best[wanted[best, -1].argmax()]
@@ -233,11 +233,11 @@ def _every_class_everywhere(sums, place, num_splits, fixed):
     for column in range(sums.shape[1]):
       if have(split)[column]:
         continue
-      left = have(train)
+      in_train = have(train)
       movable = [
         unit
         for unit in np.flatnonzero((place == train) & (sums[:, column] > 0))
-        if np.all(left[sums[unit] > 0] > sums[unit][sums[unit] > 0]) and sums[unit, -1] <= left[-1] / 2
+        if np.all(in_train[sums[unit] > 0] > sums[unit][sums[unit] > 0]) and sums[unit, -1] <= in_train[-1] / 2
       ]
       if movable:
         place[min(movable, key=lambda unit: sums[unit, -1])] = split
@@ -267,8 +267,8 @@ def by_time(pool: Pool, times: np.ndarray, written: np.ndarray, flag: str) -> tu
   moments = sorted(at_time, reverse=True)
   if len(moments) < len(pool.fractions) + 1:
     raise UserError(
-      f"{flag} has {len(moments)} different times among the examples to draw from: {len(pool.fractions) + 1} or more "
-      f"are needed to draw {' and '.join(pool.fractions)}"
+      f"{flag} has {len(moments)} different times among the examples to sample from: {len(pool.fractions) + 1} or more "
+      f"are needed to sample {' and '.join(pool.fractions)}"
     )
   rest, notes, sampled = len(pool.indices), [], {}
   for position, (split, fraction) in enumerate(pool.fractions.items()):
@@ -283,7 +283,7 @@ def by_time(pool: Pool, times: np.ndarray, written: np.ndarray, flag: str) -> tu
   return sampled, notes
 
 
-def instants(written, ids, flag):
+def instants(written: np.ndarray, ids: np.ndarray, flag: str) -> np.ndarray:
   """Returns float [n]: numbers as they are, ISO dates as seconds since 1970; without a zone they count as UTC.
 
   Args:

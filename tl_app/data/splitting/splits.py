@@ -3,11 +3,13 @@
 import collections
 import dataclasses
 import math
+import pathlib
 
 import numpy as np
 
 from tl_app import files
 from tl_app.assets import cache_root
+from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.data.examples import SPLITS, Examples, brief, strings
 from tl_app.data.splitting import duplicates, sampling
@@ -27,14 +29,14 @@ _SETTINGS = (
 _SHOWN = 5
 
 
-def make(examples, config, fingerprints=None, named=True):
-  """Returns the `Splits` of `examples`: those that the data set gives, and the rest drawn by content hash.
+def make(examples: Examples, config: Config, fingerprints: Fingerprints | None = None, named: bool = True) -> "Splits":
+  """Returns the `Splits` of `examples`: those that the data set gives, and the rest sampled by content hash.
 
-  A split that is not given is drawn from the training examples, test before validation. Within a class the contents are
-  ordered by sha256(split seed, content hash) and the first ones are taken, so that the order of the files does not
-  matter and more examples move few of the old ones. Equal and nearly equal contents stay together, whatever their
-  labels, and so do the groups of --group_column; what a given split has as well is never drawn. A class with three
-  distinct contents is in every split, with groups where these allow it. With --time_column the latest are drawn.
+  A split that is not given is sampled from the training examples, test before validation. Within a class the contents
+  are ordered by sha256(split seed, content hash) and the first ones are sampled. So the order of the files does not
+  matter, and additional examples move few others. Equal and nearly equal contents stay together, whatever their
+  labels, and so do the groups of --group_column. A content that a given split has too is never sampled. A class with
+  three distinct contents is in every split, if the groups allow it. With --time_column the latest examples are sampled.
 
   Args:
     examples: `Examples`.
@@ -44,7 +46,7 @@ def make(examples, config, fingerprints=None, named=True):
 
   Raises:
     UserError: fewer than two classes, an empty split, a named class that only validation or test has, --max_examples
-      below the number of classes, groups or times that cannot be drawn from, or a leak under --on_leak=fail.
+      below the number of classes, groups or times that do not allow sampling, or a leak under --on_leak=fail.
   """
   pool = np.flatnonzero((examples.splits == "") | (examples.splits == "train"))
   if not len(pool):
@@ -76,7 +78,7 @@ def make(examples, config, fingerprints=None, named=True):
   )
 
 
-def read(path, examples):
+def read(path: pathlib.Path, examples: Examples) -> "Splits":
   """Returns the `Splits` that the manifest at `path` (splits.json) holds, over `examples` in whatever order.
 
   Raises:
@@ -103,11 +105,11 @@ def read(path, examples):
         raise UserError(f"{path} no longer fits {examples.source}: {id} {change}; use a new --workdir")
     indices[split] = np.sort(np.array([place[id] for id, _, _ in rows], dtype=np.int64))
   if len(examples) > num_examples:
-    notes.append(f"{len(examples) - num_examples:,} examples are newer than {path} and are left out")
+    notes.append(f"{len(examples) - num_examples:,} examples are newer than {path} and are ignored")
   return Splits(examples=examples, notes=notes, settings=settings, **indices)
 
 
-def hashes(path):
+def hashes(path: pathlib.Path) -> frozenset[str]:
   """Returns the content hashes (frozenset of str) in the manifest at `path`; none where `read` would refuse it."""
   try:
     listed = files.read_json(path)["splits"]
@@ -116,7 +118,7 @@ def hashes(path):
     return frozenset()
 
 
-def training_labels(path):
+def training_labels(path: pathlib.Path) -> np.ndarray:
   """Returns the label cells (str [n]) of the training examples in the manifest at `path`.
 
   Raises:
@@ -170,7 +172,7 @@ def _units(examples, fingerprints, pool, config):
   """Returns int [n]: what stays together: equal and nearly equal contents, and the groups of --group_column.
 
   Raises:
-    UserError: so much hangs together that nothing is left to draw.
+    UserError: so many examples belong together that none can be sampled.
   """
   if examples.groups is None:
     return fingerprints.near
@@ -201,7 +203,7 @@ def _sample(examples, pool, units, missing, config):
 
 
 def _at_most(examples, train, config):
-  """Returns --max_examples of the indices `train`, and --max_examples_per_class: the first in drawing order.
+  """Returns --max_examples of the indices `train`, and --max_examples_per_class: the first in sampling order.
 
   --max_examples alone is stratified, each class at least once. An example of several classes counts for its rarest.
   """
@@ -240,7 +242,7 @@ def _skipped_note(examples):
   if not examples.skipped:
     return []
   first = examples.skipped[0]
-  return [f"bad examples that are left out: {len(examples.skipped):,}, e.g. {first['id']}: {first['reason']}"]
+  return [f"bad examples that were removed: {len(examples.skipped):,}, e.g. {first['id']}: {first['reason']}"]
 
 
 def leaks(examples, indices, fingerprints):
@@ -282,16 +284,16 @@ def _content_notes(examples, indices, fingerprints):
   notes = []
   repeats = len(used) - len(members)
   if repeats:
-    notes.append(f"{noun} that repeat an earlier one: {repeats:,}; a drawn split never separates them")
+    notes.append(f"{noun} that repeat an earlier one: {repeats:,}; a sampled split never separates them")
   nearly = len(members) - len(np.unique(fingerprints.near[used]))
   if nearly:
-    notes.append(f"{noun} that nearly repeat an earlier one: {nearly:,}; a drawn split never separates them")
-  torn = [group for group in members.values() if len(set(examples.classes[group])) > 1]
-  if torn:
-    first = torn[0][0]
-    other = next(index for index in torn[0] if examples.classes[index] != examples.classes[first])
+    notes.append(f"{noun} that nearly repeat an earlier one: {nearly:,}; a sampled split never separates them")
+  conflicting = [group for group in members.values() if len(set(examples.classes[group])) > 1]
+  if conflicting:
+    first = conflicting[0][0]
+    other = next(index for index in conflicting[0] if examples.classes[index] != examples.classes[first])
     names = " and ".join(f"{examples.ids[index]} ({brief(examples.labels[index])})" for index in (first, other))
-    notes.append(f"{noun} with more than one label: {len(torn):,}, e.g. {names}")
+    notes.append(f"{noun} with more than one label: {len(conflicting):,}, e.g. {names}")
   return notes
 
 
@@ -303,7 +305,7 @@ class Splits:
     examples: the `Examples` that the indices point into.
     train, validation, test: int arrays, ascending, disjoint; never empty.
     notes: lines worth telling the user.
-    settings: the flags that decide the draw, and the names of the drawn splits.
+    settings: the flags that decide sampling, and the names of the sampled splits.
     fingerprints: the `Fingerprints` of `examples`, or None where the manifest was read.
   """
 
@@ -317,15 +319,16 @@ class Splits:
 
   def manifest(self):
     """Returns what splits.json holds: the settings, and id, content hash and label of every example of each split."""
-    parts = {split: self.examples.take(getattr(self, split)) for split in SPLITS}
+    examples = {split: self.examples.take(getattr(self, split)) for split in SPLITS}
     return {
       "source": self.examples.source,
       **self.settings,
       "num_examples": len(self.examples),
-      "counts": {split: dict(sorted(_classes(p, slice(None)).items())) for split, p in parts.items()},
+      "counts": {split: dict(sorted(_classes(part, slice(None)).items())) for split, part in examples.items()},
       "notes": self.notes,
       "skipped": self.examples.skipped,
       "splits": {
-        split: {"ids": list(p.ids), "hashes": list(p.hashes), "labels": list(p.labels)} for split, p in parts.items()
+        split: {"ids": list(part.ids), "hashes": list(part.hashes), "labels": list(part.labels)}
+        for split, part in examples.items()
       },
     }

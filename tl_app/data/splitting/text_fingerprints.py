@@ -36,7 +36,7 @@ def fingerprint(texts: Iterable[str]) -> TextFingerprints:
 def normalized(text: str) -> str:
   """Returns a text in NFKC without case, punctuation and runs of white space; the text itself if nothing is left.
 
-  Letters with their marks, numbers and symbols (emoji) stay.
+  Letters with their diacritics, numbers and symbols (emoji) stay.
   """
   return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_KEPT).split()) or text
 

@@ -49,7 +49,7 @@ def describe(name, assets, preprocessor="", pooling="auto", image_size=0, pixels
 
 
 def _size(backbone):
-  if backbone.modality == "image":
+  if backbone.preprocess.size:
     return f"image size  {backbone.preprocess.size} x {backbone.preprocess.size} pixels"
   limit = backbone.preprocess.limit
   return f"max length  {f'{limit} tokens' if limit else 'any'}"

@@ -45,7 +45,7 @@ def bar():
 
 
 @pytest.mark.parametrize(("name", "degrees"), [("light", 10), ("medium", 25)])
-def test_images_turn_as_many_degrees_as_is_said(bar, name, degrees):
+def test_images_turn_by_the_degrees_of_the_description(bar, name, degrees):
   assert f"rotation {degrees} degrees" in images.described(name)
   augment = images.Augment(name, seed=0)
   stream = tf.data.Dataset.range(150).map(lambda k: augment(bar, k))
@@ -306,7 +306,7 @@ def test_the_plan_says_what_is_changed_and_the_frozen_stages_run(run):
 
 
 @pytest.mark.slow
-def test_figures_of_mixed_batches_are_figures(run):
+def test_metrics_of_mixed_batches_are_finite(run):
   lines = [json.loads(line) for line in (run[2] / "changed" / "log.jsonl").read_text().splitlines()]
   tuned = [line for line in lines if line["phase"] == "fine_tune"]
   assert len(tuned) == 3 and all(0 <= line["accuracy"] <= 1 and np.isfinite(line["loss"]) for line in tuned)

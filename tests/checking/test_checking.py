@@ -72,7 +72,7 @@ def encoded(image, format="PNG", **options):
 def write_pictures(root, per_class=8):
   for label in ("cups", "forks"):
     for number in range(per_class):
-      put(root, f"{label}/{number}.png", encoded(picture(hash_of(label, number))))
+      write_file(root, f"{label}/{number}.png", encoded(picture(hash_of(label, number))))
   return root
 
 
@@ -80,7 +80,7 @@ def hash_of(label, number):
   return {"cups": 1000, "forks": 2000}[label] + number
 
 
-def put(root, name, content):
+def write_file(root, name, content):
   (root / name).parent.mkdir(parents=True, exist_ok=True)
   (root / name).write_bytes(content)
 
@@ -241,27 +241,27 @@ def test_faults_in_both_texts_of_a_pair_are_found(tmp_path, modules):
 # Images
 
 BAD_IMAGES = {
-  "unreadable": lambda root: put(root, "cups/bad.png", first(root)[:-40]),
-  "empty_file": lambda root: put(root, "cups/bad.png", b""),
+  "unreadable": lambda root: write_file(root, "cups/bad.png", first(root)[:-40]),
+  "empty_file": lambda root: write_file(root, "cups/bad.png", b""),
   "empty_class": lambda root: (root / "spoons").mkdir(),
-  "wrong_suffix": lambda root: put(root, "cups/bad.jpg", encoded(picture(1), "BMP")),
-  "tiny_image": lambda root: put(root, "cups/bad.png", encoded(picture(1, (96, 20)).resize((40, 20)))),
-  "extreme_aspect": lambda root: put(root, "cups/bad.png", encoded(picture(1, (400, 80)))),
-  "blank_image": lambda root: put(root, "cups/bad.png", encoded(PIL.Image.new("RGB", (96, 80), "white"))),
-  "rotated_image": lambda root: put(root, "cups/bad.jpg", encoded(picture(1), "JPEG", exif=_turned())),
-  "grey_images": lambda root: put(root, "cups/bad.png", encoded(picture(1, mode="L"))),
-  "cmyk_images": lambda root: put(root, "cups/bad.jpg", encoded(picture(1, mode="CMYK"), "JPEG")),
-  "deep_images": lambda root: put(root, "cups/bad.png", encoded(_deep())),
-  "alpha_images": lambda root: put(root, "cups/bad.png", encoded(picture(1, mode="RGBA"))),
-  "animated_images": lambda root: put(
+  "wrong_suffix": lambda root: write_file(root, "cups/bad.jpg", encoded(picture(1), "BMP")),
+  "tiny_image": lambda root: write_file(root, "cups/bad.png", encoded(picture(1, (96, 20)).resize((40, 20)))),
+  "extreme_aspect": lambda root: write_file(root, "cups/bad.png", encoded(picture(1, (400, 80)))),
+  "blank_image": lambda root: write_file(root, "cups/bad.png", encoded(PIL.Image.new("RGB", (96, 80), "white"))),
+  "rotated_image": lambda root: write_file(root, "cups/bad.jpg", encoded(picture(1), "JPEG", exif=_turned())),
+  "grey_images": lambda root: write_file(root, "cups/bad.png", encoded(picture(1, mode="L"))),
+  "cmyk_images": lambda root: write_file(root, "cups/bad.jpg", encoded(picture(1, mode="CMYK"), "JPEG")),
+  "deep_images": lambda root: write_file(root, "cups/bad.png", encoded(_deep())),
+  "alpha_images": lambda root: write_file(root, "cups/bad.png", encoded(picture(1, mode="RGBA"))),
+  "animated_images": lambda root: write_file(
     root, "cups/bad.gif", encoded(picture(1), "GIF", save_all=True, append_images=[picture(2)])
   ),
-  "duplicates": lambda root: put(root, "cups/bad.png", first(root)),
-  "near_duplicates": lambda root: put(root, "cups/bad.jpg", encoded(_again(root), "JPEG", quality=60)),
-  "conflicting_labels": lambda root: put(root, "forks/bad.png", first(root)),
-  "near_conflicting_labels": lambda root: put(root, "forks/bad.jpg", encoded(_again(root), "JPEG", quality=60)),
+  "duplicates": lambda root: write_file(root, "cups/bad.png", first(root)),
+  "near_duplicates": lambda root: write_file(root, "cups/bad.jpg", encoded(_again(root), "JPEG", quality=60)),
+  "conflicting_labels": lambda root: write_file(root, "forks/bad.png", first(root)),
+  "near_conflicting_labels": lambda root: write_file(root, "forks/bad.jpg", encoded(_again(root), "JPEG", quality=60)),
   "shortcut": lambda root: [
-    put(root, f"forks/{i}.png", encoded(picture(hash_of("forks", i), (90, 90)))) for i in range(8)
+    write_file(root, f"forks/{i}.png", encoded(picture(hash_of("forks", i), (90, 90)))) for i in range(8)
   ],
 }
 BESIDE = {
@@ -375,7 +375,7 @@ def test_severity_grows_with_the_share():
   assert [finding.severity for finding in in_order(found)] == list(SEVERITIES)
 
 
-def test_what_is_not_checked_is_said(pictures):
+def test_checks_that_did_not_run_are_listed(pictures):
   result, found = check.check(Config(dataset=f"images:{pictures}"))
   assert result["not_checked"] == {"label_noise": "pass --backbone"}
   assert list(summary.lines(result, found))[1] == "not checked: label_noise: pass --backbone"

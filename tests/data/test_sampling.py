@@ -301,12 +301,12 @@ def test_times_are_numbers_or_iso_dates():
     86400,
     3600,
   ]
-  for bad, said in [
+  for bad, message in [
     (["3", "2024-01-01"], "--time_column=t: r:2 has '2024-01-01', which is not a number, as the first one is"),
     (["2024-01-01", "May"], "r:2 has 'May', which is not an ISO date such as 2024-05-31"),
     (["nan", "1"], "r:1 has 'nan', which is not an ISO date"),
   ]:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
       sampling.instants(strings(bad), ids_, "--time_column=t")
 
 

@@ -144,14 +144,14 @@ def test_a_preprocessing_model_that_packs_reads_windows_as_the_vocabulary_does(w
 
 
 def test_what_gives_no_tokens_is_refused_in_one_line(world):
-  with pytest.raises(UserError, match="--long_text=windows: tiny reads texts of any length: leave the flag out"):
+  with pytest.raises(UserError, match="--long_text=windows: tiny reads texts of any length: remove the flag"):
     backbone_long_text.read_long(saved_model.load(world["strings"], SPEC), "windows", 4)
   fixed = saved_model.load(world["bert"], SPEC, preprocessor=world["fixed preprocessing"])
   with pytest.raises(UserError, match="the preprocessing module of tiny makes whole sequences of 12 tokens"):
     backbone_long_text.read_long(fixed, "head_tail", 4)
 
 
-def test_pairs_kept_apart_have_windows_each(world):
+def test_both_texts_of_a_bi_encoder_have_windows(world):
   backbone = saved_model.load(world["bert"], SPEC, pooling="mean")
   read = backbone_long_text.read_long(backbone, "windows", 4)
   both = text_pairs.read_pairs(read, "bi_encoder")

@@ -90,7 +90,7 @@ def test_moving_statistics_that_a_module_calls_trainable_are_not(tmp_path):
   backbone = load(tiny_modules.image(tmp_path / "module", moving_trainable=True), image_size=16)
   assert len(backbone.network.trainable_variables) == 12
   assert not any("moving" in variable.path for variable in backbone.network.trainable_variables)
-  assert len(layer_of(backbone).statistics) == 8 and not layer_of(backbone).unreached
+  assert len(layer_of(backbone).statistics) == 8 and not layer_of(backbone).disconnected
 
 
 def test_training_mode_runs_the_training_graph(tmp_path):
@@ -148,7 +148,7 @@ def test_pooling_is_over_real_tokens_and_refused_where_it_cannot_be(tmp_path):
   np.testing.assert_allclose(cls.network(inputs)["features"], sequence[:, 0], atol=1e-6)
   assert not mean.stages["pooler"][0].trainable
   assert any("do not reach the features" in note for note in mean.notes)
-  with pytest.raises(UserError, match="--pooling=cls: module cannot give it; possible: mean"):
+  with pytest.raises(UserError, match="--pooling=cls: module does not have it; possible: mean"):
     load(tiny_modules.image_map(tmp_path / "map"), "cls")
 
 
@@ -199,7 +199,7 @@ def test_a_head_is_trained_on_a_module_without_variables(tmp_path):
   assert metrics["selected"] == "probe" and metrics["parity"]["label_flips"] == 0
   plan = files.read_json(tmp_path / "run" / "plan.json")
   assert [row["name"] for row in plan["stages"]] == ["head"] and len(plan["phases"]) == 1
-  assert "the module has no variables, so no stages: a head can be trained on it, nothing else" in str(plan["backbone"])
+  assert "the module has no variables, so it has no stages: only a head can be trained on it" in str(plan["backbone"])
 
 
 def test_keras_3_exports(tmp_path):
@@ -269,7 +269,7 @@ def test_the_output_that_a_name_tells_is_taken_and_a_guess_is_said(tmp_path):
   assert named.feature_size == 8 and not any("widest" in note for note in named.notes)
   guessed = load(tiny_modules.custom(tmp_path / "guessed", lambda m, x: wide(m, x, "other"), PIXELS))
   assert (
-    guessed.feature_size == 72 and "the features are its output 'logits', the widest beside 'other'" in guessed.notes
+    guessed.feature_size == 72 and "the features are its output 'logits', the widest; others: 'other'" in guessed.notes
   )
 
 
@@ -281,13 +281,13 @@ def test_pixels_go_in_as_the_user_says(tmp_path, pixels):
   kernel = values(backbone)["stem/kernel"]
   expected = (IMAGES.mean(axis=(1, 2)) * (high - low) + low) @ kernel
   np.testing.assert_allclose(backbone.network(IMAGES)["features"], expected, rtol=1e-4, atol=1e-4)
-  assert f"pixels go in from {low} to {high}; --pixels for another range" in backbone.notes
+  assert f"pixels are scaled to {low} to {high}; --pixels sets another range" in backbone.notes
   # Features of other pixels are other features.
   assert (backbone.identity == load(path).identity) == (pixels == "unit")
 
 
 def test_pixels_that_cannot_be_chosen_are_refused(tmp_path):
-  with pytest.raises(UserError, match="takes pixels as integers from 0 to 255: leave --pixels out"):
+  with pytest.raises(UserError, match="takes pixels as integers from 0 to 255: remove --pixels"):
     path = tiny_modules.image(tmp_path / "bytes", dtype=tf.uint8)
     backbones.load(backbones.resolve(path), Assets(), pixels="signed")
   with pytest.raises(UserError, match="--pixels=byte is for SavedModels; efficientnet_lite0.pypi brings its own"):

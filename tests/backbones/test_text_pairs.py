@@ -1,4 +1,4 @@
-"""Pairs of texts: read, joined or kept apart, trained, exported and answered."""
+"""Pairs of texts: read, in one sequence or two, trained, exported and answered."""
 
 import csv
 import json
@@ -50,14 +50,14 @@ def config(world, backbone="strings", **flags):
 
 
 @pytest.fixture(scope="module")
-def apart(world, tmp_path_factory):
+def bi_encoder(world, tmp_path_factory):
   root = tmp_path_factory.mktemp("bi_encoder")
   return train.train_and_evaluate(config(world), root / "run"), root / "run"
 
 
 @pytest.mark.slow
-def test_texts_kept_apart_are_compared_by_the_head(apart):
-  metrics, workdir = apart
+def test_a_head_compares_the_texts_of_a_bi_encoder(bi_encoder):
+  metrics, workdir = bi_encoder
   assert metrics["test"]["accuracy"] > 0.85 > metrics["majority_accuracy"] + 0.2
   assert metrics["parity"]["label_flips"] == 0
   assert " / " in (workdir / "report.html").read_text()
@@ -66,8 +66,8 @@ def test_texts_kept_apart_are_compared_by_the_head(apart):
 
 
 @pytest.mark.slow
-def test_the_export_takes_both_texts_and_predict_reads_both_columns(apart, tmp_path):
-  _, workdir = apart
+def test_the_export_takes_both_texts_and_predict_reads_both_columns(bi_encoder, tmp_path):
+  _, workdir = bi_encoder
   served = tf.saved_model.load(str(workdir / "export")).signatures["serving_default"]
   assert served.structured_input_signature[1]["inputs"].shape.as_list() == [None, 2]
   asked, answered = tmp_path / "asked.csv", tmp_path / "answered.jsonl"
@@ -110,7 +110,7 @@ def test_roberta_puts_two_separators_between_texts_and_counts_them():
 
   words = ["<s>", "<pad>", "</s>", "<mask>", *"abcdefg", "fg"]
   tokenizer = keras_hub.models.RobertaTokenizer({word: i for i, word in enumerate(words)}, ["f g"])
-  joined = text_pairs.Together(kerashub_tokens.KerasHubTokens(tokenizer, 32))
+  joined = text_pairs.CrossEncoder(kerashub_tokens.KerasHubTokens(tokenizer, 32))
   texts = tf.constant([["abc", "de"], ["a", "bcdea"]])
   inputs = joined(texts)
   assert inputs["input_word_ids"].numpy()[0, :9].tolist() == [0, 4, 5, 6, 2, 2, 7, 8, 2]
@@ -144,7 +144,7 @@ def test_a_preprocessing_model_that_packs_one_text_cannot_join_two(world):
       text_pairs.read_pairs(backbone, "cross_encoder")
 
 
-def test_features_apart_are_made_of_both(world):
+def test_features_of_a_bi_encoder_are_made_of_both(world):
   backbone = saved_model.load(world["strings"], BackboneSpec("tiny", "saved_model", world["strings"]))
   both = text_pairs.read_pairs(backbone, "bi_encoder")
   texts = tf.constant([["word1 word2", "word3"], ["word3", "word3"]])

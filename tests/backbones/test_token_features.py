@@ -17,7 +17,7 @@ from tl_app.features.rows import FeatureRows
 from tl_app.model import heads, inference
 from tl_app.model import model as model_lib
 from tl_app.preprocessing import text
-from tl_app.preprocessing.word_pieces import STARTS, Words
+from tl_app.preprocessing.word_pieces import STARTS, SplitWords
 from tl_app.tasks import TOKEN_CLASSIFICATION
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "u", ".", "s", "caf", "##e", "new", "york", "東", "京", "##s", "*"]
@@ -28,7 +28,7 @@ TASK = TOKEN_CLASSIFICATION.with_codec(names=("O", "B-a", "I-a"), words_per_exam
 def preprocess(tmp_path_factory):
   path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
   path.write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
-  return Words(text.WordPiece(path, lower=True, limit=16))
+  return SplitWords(text.WordPiece(path, lower=True, limit=16))
 
 
 def pieces_of(preprocess, sentence):
@@ -77,7 +77,7 @@ def test_words_beyond_the_length_are_not_read(preprocess):
 
 
 def test_features_are_those_of_first_pieces_words_first():
-  layer = token_features.FirstPieces(lambda: 6)
+  layer = token_features.FirstSubword(lambda: 6)
   sequence = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
   pooled, present = layer(sequence, np.array([[0, 1, 0, 1, 0], [0, 1, 0, 0, 0]], "int32"))
   np.testing.assert_array_equal(present, [[1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]])

@@ -216,8 +216,8 @@ class RelativeAttention(layers.Layer):
     """Returns [batch, length, width] of the same; int [batch, 1, length] is 0 where nothing is to be seen."""
     query, key, value = (layer(x) for layer in self._read)
     scores = ops.einsum("bqhd,bkhd->bhqk", query * self._scale, key)
-    places = ops.arange(ops.shape(x)[1])
-    distance = ops.clip(places[None] - places[:, None], -FAR, FAR)
+    positions = ops.arange(ops.shape(x)[1])
+    distance = ops.clip(positions[None] - positions[:, None], -FAR, FAR)
     terms = ops.take(self.relative_bias, ops.take(self._bucket_of, distance + FAR), axis=0)
     scores = scores + ops.cast(ops.transpose(terms, (2, 0, 1)), scores.dtype)
     weights = self._softmax(scores, ops.cast(attention_mask[:, None], "bool"))

@@ -1,4 +1,4 @@
-"""How a loaded SavedModel is called: which function, with which arguments, giving which tensors."""
+"""How a loaded SavedModel is called: which function, with which arguments, and which tensors it returns."""
 
 import dataclasses
 import re
@@ -16,36 +16,36 @@ _ROLES = dict(zip(INPUT_NAMES, (r"word_id|input_ids|token_ids|^tokens?$", r"mask
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-  """Where a tensor goes in a call: its role, or "training" for a boolean tensor."""
+  """Stands for a tensor in the arguments of a call: its role, or "training" for a boolean tensor."""
 
   role: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-  """One tensor among a module's outputs.
+  """One tensor among the outputs of a module.
 
   Attributes:
-    index: its place in the flat structure of outputs.
-    place: its place among the tensors of the graph, of which a ragged output has several and None has none.
-    shape: batch first, None where it varies.
-    rivals: names of the others that would have done, where no name told which is meant; its own first.
+    index: position in the flat structure of outputs.
+    position: position among the tensors of the graph; a ragged output has several of these, None has none.
+    shape: with the batch first; None for a dimension that varies.
+    alternatives: if the names did not decide, the names of all outputs that were possible, that of this one first.
   """
 
   index: int
-  place: int
+  position: int
   shape: tuple
-  rivals: tuple = ()
+  alternatives: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-  """One traced way of calling a function.
+  """One traced signature of a function.
 
   Attributes:
     trace: the concrete function.
-    args, kwargs: what to call it with; a `Slot` stands wherever a tensor goes.
-    roles: dict, role -> TensorSpec: "image", "text", or some of `INPUT_NAMES`; empty where the inputs mean nothing.
+    args, kwargs: its arguments, with a `Slot` for each tensor.
+    roles: dict, role -> TensorSpec: "image", "text", or some of `INPUT_NAMES`; empty if the inputs are not understood.
     training: True, False or None as traced, or "tensor".
   """
 
@@ -57,11 +57,17 @@ class Call:
 
   @classmethod
   def of(cls, trace, names, defaults):
-    """Reads a concrete function; `names` are those of its positional arguments, `defaults` a dict of values by name."""
+    """Reads a concrete function.
+
+    Args:
+      trace: the concrete function.
+      names: of its positional arguments.
+      defaults: dict, name of an argument -> default value.
+    """
     args, kwargs = trace.structured_input_signature
     named = [(names[i] if i < len(names) else "", value) for i, value in enumerate(args)] + list(kwargs.items())
     leaves = [leaf for name, value in named for leaf in _data(name, value)]
-    # What must be given, and nobody knows what.
+    # Required scalars whose value is unknown.
     unknown = [name for name, value in named if _is_scalar(name, value) and name not in defaults]
     roles = [] if unknown else _roles(leaves)
     slots = {id(spec): Slot(role) for role, (_, spec) in zip(roles, leaves)}
@@ -85,13 +91,13 @@ class Call:
     return [(role, str(spec.shape)) for role, spec in self.roles.items()]
 
   def fixed_dimensions(self):
-    """Returns the number of dimensions that the call does not leave open."""
+    """Returns the number of dimensions that have a fixed size."""
     return sum(
       size is not None for spec in self.roles.values() for size in (spec.shape.as_list() if spec.shape else [])
     )
 
   def fill(self, tensors, training):
-    """Returns (args, kwargs) with {role: tensor} in the slots, cast to what was traced."""
+    """Returns (args, kwargs) with {role: tensor} in the slots, cast to the traced dtypes and shapes."""
 
     def value(leaf):
       if not isinstance(leaf, Slot):
@@ -102,14 +108,14 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True)
-class Face:
+class ModuleInterface:
   """How a module is used as a backbone.
 
   Attributes:
-    function: what is called.
+    function: the function to call.
     inference: the `Call` of inference.
-    training: the `Call` of training, or None where there is none.
-    notes: lines worth telling the user.
+    training: the `Call` of training, or None.
+    notes: lines for the user.
   """
 
   function: object
@@ -119,10 +125,14 @@ class Face:
 
   @classmethod
   def of(cls, module, spec):
-    """Returns the `Face` of a loaded module for a `BackboneSpec`.
+    """Finds how a loaded module is called.
+
+    Args:
+      module: result of `tf.saved_model.load`.
+      spec: the `BackboneSpec`.
 
     Raises:
-      UserError: no way of calling it takes images, texts or BERT's inputs, a batch at a time.
+      UserError: no function of the module takes a batch of images, of texts, or of BERT's inputs.
     """
     allowed = {"image": ("image",), "text": ("tokens", "strings")}.get(spec.modality, ("image", "tokens", "strings"))
     entries = [(function, notes, _calls(function)) for function, notes in _entries(module, spec)]
@@ -152,17 +162,17 @@ class Face:
     return self.inference.roles
 
   def __call__(self, tensors, training):
-    """Returns the module's flat outputs for {role: tensor}; where it has no training mode, those of inference."""
+    """Returns the module's flat outputs for {role: tensor}; those of inference if it has no training mode."""
     call = self.training if training and self.training else self.inference
     args, kwargs = call.fill(tensors, bool(training))
     return tf.nest.flatten(self.function(*args, **kwargs))
 
   def takes_bytes(self):
-    """Returns whether pixels go in as integers of 0 to 255."""
+    """Returns whether the module takes pixels as integers in [0, 255]."""
     return self.modality == "image" and self.roles["image"].dtype.is_integer
 
   def described(self):
-    """Returns what the module takes and gives, for messages."""
+    """Returns a description of inputs and outputs, for messages."""
     return _described([self.inference])
 
   def outputs(self, image_size):
@@ -172,17 +182,17 @@ class Face:
       image_size: height and width in pixels of a module for images.
 
     Raises:
-      UserError: no output is a vector, a sequence or a map per example; of strings a vector, since nothing tells how
-        long a sequence is.
+      UserError: no output is a vector, a sequence or a map per example. A module that takes strings must return a
+        vector, since the length of its sequences is unknown.
     """
-    leaves, place = [], 0
+    leaves, position = [], 0
     for index, (name, spec) in enumerate(_named(self.inference.trace.structured_outputs)):
       if isinstance(spec, tf.TensorSpec | tf.Tensor) and spec.dtype.is_floating:
-        leaves.append((name, index, place, spec.shape))
-      place += 0 if spec is None else len(tf.nest.flatten(spec, expand_composites=True))
+        leaves.append((name, index, position, spec.shape))
+      position += 0 if spec is None else len(tf.nest.flatten(spec, expand_composites=True))
     if any(shape.rank is None or (shape.rank > 1 and shape[-1] is None) for *_, shape in leaves):
       tensors = self(self._blank(image_size), False)
-      leaves = [(name, index, place, tensors[index].shape) for name, index, place, _ in leaves]
+      leaves = [(name, index, position, tensors[index].shape) for name, index, position, _ in leaves]
     floats = leaves if self.modality != "strings" else [leaf for leaf in leaves if leaf[-1].rank == 2]
     found = {
       "pooler": _first(floats, 2, POOLED),
@@ -206,7 +216,7 @@ class Face:
 
 
 def _entries(module, spec):
-  """Yields (function, notes): the module's `__call__`, Keras 3's endpoint, a signature, as far as they are there."""
+  """Yields (function, notes) for those that exist of the module's `__call__`, Keras 3's endpoint, and a signature."""
   functions = [getattr(module, name, None) for name in ("__call__", "serve")]
   traced = [function for function in functions if getattr(function, "concrete_functions", None)]
   yield from ((function, []) for function in traced)
@@ -265,7 +275,7 @@ def _filled(name, value, slots, defaults):
 
 
 def _roles(leaves):
-  """Returns the role of each (name, TensorSpec), or [] where they are not understood."""
+  """Returns the role of each (name, TensorSpec), or [] if they are not understood."""
   specs = [spec for _, spec in leaves]
   if len(specs) == 1 and specs[0].dtype == tf.string and specs[0].shape.rank in (1, None):
     return ["text"]
@@ -291,15 +301,17 @@ def _fitted(tensor, spec):
 
 
 def _first(outputs, rank, names):
-  """Returns the `Output` of that rank: by its name, else the widest; inner layers only where there is nothing else."""
+  """Returns the `Output` of a rank: by name, else the widest; outputs of inner layers only if there is no other."""
   fitting = [output for output in outputs if output[-1].rank == rank]
   outer = [output for output in fitting if output[0] != "encoder_outputs"] or fitting
   if not outer:
     return None
   known = [output for name in names for output in outer if output[0] == name]
-  name, index, place, shape = known[0] if known else max(outer, key=lambda output: output[-1][-1] or 0)
-  rivals = () if known or len(outer) == 1 else (name, *(output[0] for output in outer if output[1] != index))
-  return Output(index, place, (None, *([None] * (rank - 2) if rank == 3 else shape.as_list()[1:-1]), shape[-1]), rivals)
+  name, index, position, shape = known[0] if known else max(outer, key=lambda output: output[-1][-1] or 0)
+  others = [output[0] for output in outer if output[1] != index]
+  alternatives = () if known or not others else (name, *others)
+  sizes = [None] * (rank - 2) if rank == 3 else shape.as_list()[1:-1]
+  return Output(index, position, (None, *sizes, shape[-1]), alternatives)
 
 
 def _described(calls):

@@ -1,4 +1,4 @@
-"""Backbones that read pairs of texts: one sequence of both, or each by itself."""
+"""Backbones that read pairs of texts: both in one sequence, or each by itself."""
 
 import dataclasses
 
@@ -6,15 +6,16 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tl_app.backbones.backbone import Backbone
 from tl_app.errors import UserError
 from tl_app.preprocessing import text
-from tl_app.preprocessing.base import PreprocessWrapper
+from tl_app.preprocessing.base import Preprocess, PreprocessWrapper
 
 SIDES = ("first", "second")
 
 
-def read_pairs(backbone, encoding):
-  """Returns the `Backbone` that reads string [batch, 2] in place of string [batch]; weights and stages are shared.
+def read_pairs(backbone: Backbone, encoding: str) -> Backbone:
+  """Returns the backbone that reads string [batch, 2] in place of string [batch]; weights and stages are shared.
 
   Args:
     backbone: a text `Backbone`.
@@ -24,29 +25,29 @@ def read_pairs(backbone, encoding):
       the square root of the width, since it would otherwise vary far less than the other parts.
 
   Raises:
-    UserError: its preprocessing cannot join two texts.
+    UserError: "cross_encoder", and its preprocessing cannot join two texts.
   """
   if encoding == "bi_encoder":
-    return _apart(backbone)
+    return _bi_encoder(backbone)
   if not backbone.preprocess.can_join_pairs:
     raise UserError(
       f"--pair_encoding=cross_encoder: {backbone.spec.name} cannot join two texts; use --pair_encoding=bi_encoder"
     )
-  return dataclasses.replace(backbone, preprocess=Together(backbone.preprocess), pairs=True)
+  return dataclasses.replace(backbone, preprocess=CrossEncoder(backbone.preprocess), pairs=True)
 
 
-def _apart(backbone):
-  inputs, pooled = {}, []
+def _bi_encoder(backbone):
+  network, inputs, outputs = backbone.network, {}, []
   for side in SIDES:
-    own = {name: keras.Input(t.shape[1:], dtype=t.dtype, name=_key(side, name)) for name, t in _named(backbone.network)}
-    pooled.append(backbone.network.call(own if isinstance(backbone.network.input, dict) else own[""])["features"])
-    inputs |= {_key(side, name): tensor for name, tensor in own.items()}
-  first, second = (ops.normalize(x, axis=-1) for x in pooled)
+    of_side = {name: keras.Input(t.shape[1:], dtype=t.dtype, name=_key(side, name)) for name, t in _named(network)}
+    outputs.append(network.call(of_side if isinstance(network.input, dict) else of_side[""])["features"])
+    inputs |= {_key(side, name): tensor for name, tensor in of_side.items()}
+  first, second = (ops.normalize(x, axis=-1) for x in outputs)
   product = backbone.feature_size**0.5 * first * second
   features = ops.concatenate([first, second, ops.abs(first - second), product], axis=-1)
   return dataclasses.replace(
     backbone,
-    preprocess=Apart(backbone.preprocess),
+    preprocess=BiEncoder(backbone.preprocess),
     network=keras.Model(inputs, {"features": features}, name="backbone"),
     feature_size=4 * backbone.feature_size,
     width=backbone.feature_size,
@@ -65,38 +66,39 @@ def _key(side, name):
 class _Pairs(PreprocessWrapper):
   """Preprocessing of string [batch, 2] by that of string [batch]."""
 
-  def __init__(self, preprocess):
+  def __init__(self, preprocess: Preprocess):
     super().__init__(preprocess, type(self).__name__)
 
-  def tokenize(self, texts):
-    """Returns ragged int32 [batch, (tokens)], those of both texts of string [batch, 2], without special tokens."""
+  def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+    """Returns the tokens of both texts without special tokens, ragged int32 [batch, (tokens)], of string [batch, 2]."""
     return tf.concat([self._preprocess.tokenize(texts[:, index]) for index in range(len(SIDES))], axis=1)
 
 
-class Together(_Pairs):
-  """One sequence of both texts; the longer one is cut first."""
+class CrossEncoder(_Pairs):
+  """One sequence of both texts; the longer text is truncated first."""
 
-  def __call__(self, texts):
-    """Returns the network's inputs, one sequence for each row of string [batch, 2]."""
+  def __call__(self, texts: tf.Tensor):
+    """Returns the network's inputs, one sequence for each pair, of string [batch, 2]."""
     return self._preprocess.join(texts[:, 0], texts[:, 1])
 
-  def count_tokens(self, texts):
-    """Returns int32 [batch]: tokens of both texts of string [batch, 2], special ones included, nothing cut."""
+  def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
+    """Returns the number of tokens of each pair before truncation, special tokens included, int32 [batch]."""
     counts = self._preprocess.count_tokens(texts[:, 0]) + self._preprocess.count_tokens(texts[:, 1])
     return counts - text.SPECIAL + self._preprocess.separators_between
 
 
-class Apart(_Pairs):
+class BiEncoder(_Pairs):
   """Two sequences, one for each text."""
 
-  def __call__(self, texts):
-    """Returns {"first_..", "second_.."}: the network's inputs of both columns of string [batch, 2]."""
+  def __call__(self, texts: tf.Tensor):
+    """Returns {"first_..", "second_.."}: the network's inputs for both columns of string [batch, 2]."""
     inputs = {}
     for index, side in enumerate(SIDES):
-      own = self._preprocess(texts[:, index])
-      inputs |= {_key(side, name): tensor for name, tensor in (own if isinstance(own, dict) else {"": own}).items()}
+      of_side = self._preprocess(texts[:, index])
+      named = of_side if isinstance(of_side, dict) else {"": of_side}
+      inputs |= {_key(side, name): tensor for name, tensor in named.items()}
     return inputs
 
-  def count_tokens(self, texts):
-    """Returns int32 [batch]: tokens of the longer text of each row of string [batch, 2]."""
+  def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
+    """Returns the number of tokens of the longer text of each pair, special tokens included, int32 [batch]."""
     return tf.maximum(self._preprocess.count_tokens(texts[:, 0]), self._preprocess.count_tokens(texts[:, 1]))

@@ -1,12 +1,13 @@
-"""What a function's graph tells of its variables: when each is first used, what it reaches, whether it changes."""
+"""How the graph of a function uses its variables: first use, outputs they reach, assignments."""
 
 import collections
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-# No gradient goes through them; nor through a cast to whole numbers.
+# Operations without a gradient; a cast to integers has none either.
 _BARRIERS = re.compile(
   "StopGradient|(Greater|Less)(Equal)?|(Not)?Equal|Logical(And|Or|Not)|Arg(Max|Min)|Round|Rint|Floor|Ceil|Sign|Shape|"
   "Size|Rank|(Zeros|Ones)Like|Where"
@@ -15,27 +16,27 @@ _CALLS = ("f", "body", "then_branch", "else_branch", "branches")
 
 
 @dataclasses.dataclass
-class Uses:
-  """What `walk` found.
+class VariableUsage:
+  """How the graph of a function uses its variables.
 
   Attributes:
-    first: dict, variable index -> number of operations between the input and its first use.
-    reach: list, for each flat output the set of variable indices that it depends on through differentiable ops.
+    first_use: dict, variable index -> number of operations between the input and the first use.
+    reaching: list, for each flat output the set of indices of the variables that reach it through differentiable ops.
     assigned: set of the indices of variables that the function changes.
   """
 
-  first: dict
-  reach: list
-  assigned: set
+  first_use: dict[int, int]
+  reaching: list[set[int]]
+  assigned: set[int]
 
 
-# depth: operations since the input, None where the value does not depend on it; bits: variables it depends on.
+# depth: operations since the input, None if the value does not depend on it; bits: the variables it depends on.
 Value = collections.namedtuple("Value", ("depth", "bits"))
 _NOTHING = Value(None, 0)
 
 
-def walk(function, variables):
-  """Returns the `Uses` of a ConcreteFunction.
+def walk(function, variables: Sequence[tf.Variable]) -> VariableUsage:
+  """Returns the `VariableUsage` of a ConcreteFunction.
 
   Args:
     function: `tf.types.experimental.ConcreteFunction`, loaded or traced.
@@ -43,12 +44,12 @@ def walk(function, variables):
   """
   walker = _Walker(function.graph.as_graph_def().library.function)
   captured = list(function.captured_inputs)
-  places = {_identity(variable): index for index, variable in enumerate(variables)}
+  index_of = {_identity(variable): index for index, variable in enumerate(variables)}
   inputs = list(function.inputs)
   given = {}
   for position, tensor in enumerate(inputs):
     capture = position - (len(inputs) - len(captured))
-    index = places.get(id(captured[capture])) if capture >= 0 else None
+    index = index_of.get(id(captured[capture])) if capture >= 0 else None
     if capture < 0:
       given[tensor.op.name] = [Value(0, 0)]
     else:
@@ -56,17 +57,17 @@ def walk(function, variables):
   nodes = function.graph.as_graph_def().node
   values = walker.run(nodes, given)
   outputs = [_output(values, f"{tensor.op.name}:{tensor.value_index}") for tensor in function.outputs]
-  return Uses(walker.first, [_indices(value.bits) for value in outputs], _indices(walker.assigned))
+  return VariableUsage(walker.first, [_indices(value.bits) for value in outputs], _indices(walker.assigned))
 
 
-def operations(function):
-  """Returns the set of the types of all operations of a ConcreteFunction, those of the functions it calls too."""
+def operations(function) -> set[str]:
+  """Returns the types of all operations of a ConcreteFunction and of the functions that it calls."""
   graph = function.graph.as_graph_def()
   return {node.op for nodes in (graph.node, *(body.node_def for body in graph.library.function)) for node in nodes}
 
 
 class _Walker:
-  """Evaluates graphs over `Value`s instead of tensors, functions inlined at each call."""
+  """Evaluates graphs over `Value`s instead of tensors; functions are inlined at each call."""
 
   def __init__(self, library):
     self.functions = {function.signature.name: function for function in library}

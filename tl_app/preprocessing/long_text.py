@@ -1,40 +1,41 @@
-"""Texts longer than the backbone reads: which of their tokens it is given, in one sequence or in several."""
+"""Texts longer than the limit of the backbone: which of their tokens it reads, in one sequence or in several."""
 
+import numpy as np
 import tensorflow as tf
 
 from tl_app.preprocessing import text
-from tl_app.preprocessing.base import PreprocessWrapper
+from tl_app.preprocessing.base import Preprocess, PreprocessWrapper
 
 # Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?": the first 128 and the last 382 of 510 tokens.
 HEAD_SHARE = 128 / 510
-# Share of a window that the next one repeats at least, so that what one cuts in two stands whole in the other.
+# Smallest share of a window that the next window repeats, so that a phrase cut by one is whole in the other.
 OVERLAP = 0.25
-# Tokens of a window where --max_length says nothing: a backbone's cost grows with the square of its length.
+# Tokens of a window without --max_length: the cost of a backbone grows with the square of the length.
 WINDOW_LENGTH = 128
 
 
 class HeadTail(PreprocessWrapper):
-  """The first quarter and the last three quarters of what fits, of a text that is longer."""
+  """Of a text that is too long, the beginning and the end: a quarter and three quarters of the limit."""
 
-  def __init__(self, preprocess):
+  def __init__(self, preprocess: Preprocess):
     super().__init__(preprocess, "head_tail")
 
-  def __call__(self, texts):
-    """Returns the network's inputs, int32 [batch, length], of string [batch]."""
+  def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns the network's inputs, int32 [batch, length], for texts, string [batch]."""
     return self.pack(head_tail(self.tokenize(texts), max(self.max_length - text.SPECIAL, 0)))
 
 
 class Windows(PreprocessWrapper):
   """Several sequences of each text; see `cut`."""
 
-  def __init__(self, preprocess, max_windows):
+  def __init__(self, preprocess: Preprocess, max_windows: int):
     super().__init__(preprocess, f"windows of {max_windows}, overlap {OVERLAP}")
     self.max_windows = max_windows
 
-  def __call__(self, texts):
-    """Returns the network's inputs, int32 [batch, windows, length], of string [batch].
+  def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns the network's inputs, int32 [batch, windows, length], for texts, string [batch].
 
-    `windows` is that of the text with the most of them; those that a text lacks are 0, their mask too.
+    `windows` is the largest number of windows of a text in the batch. Missing windows are 0, and so is their mask.
     """
     windows, counts = cut(self.tokenize(texts), max(self.max_length - text.SPECIAL, 1), self.max_windows)
     inputs = self.pack(windows)
@@ -44,55 +45,55 @@ class Windows(PreprocessWrapper):
     }
 
 
-def head_tail(tokens, length):
-  """Returns ragged [batch, (at most length)]: the first and the last of ragged [batch, (tokens)]."""
+def head_tail(tokens: tf.RaggedTensor, length: int) -> tf.RaggedTensor:
+  """Returns ragged [batch, (at most length)]: the first and the last tokens of ragged [batch, (tokens)]."""
   first = round(length * HEAD_SHARE)
   counts = tokens.row_lengths()
   head = tf.minimum(counts, first)
   tail = tf.minimum(counts - head, length - first)
   starts = tokens.row_starts()
-  # Where nothing is left out, the tail begins where the head ends.
+  # If the text fits, the tail begins where the head ends.
   return _slices(tokens, tf.stack([starts, starts + counts - tail], 1), tf.stack([head, tail], 1)).merge_dims(1, 2)
 
 
-def cut(tokens, length, max_windows):
+def cut(tokens: tf.RaggedTensor, length: int, max_windows: int) -> tuple[tf.RaggedTensor, tf.Tensor]:
   """Cuts texts into windows that are evenly spaced from the first token to the last.
 
-  Neighbours share at least `OVERLAP` of their tokens, except in a text that is too long for that: its `max_windows`
-  windows lie further apart, and what is between them is not read.
+  Neighbours share at least `OVERLAP` of their tokens. The exception is a text too long for `max_windows` such windows:
+  they lie further apart, and the tokens between them are not read.
 
   Args:
     tokens: ragged int32 [batch, (tokens)].
-    length: tokens of a window; all windows of a text are of this length, or its only one is shorter.
-    max_windows: most windows of a text.
+    length: tokens of a window. All windows of a text have this length, unless its only one is shorter.
+    max_windows: largest number of windows of a text.
 
   Returns:
-    (ragged int32 [windows of all texts, (tokens)], int64 [batch]: how many of them each text has, at least 1).
+    (ragged int32 [windows of all texts, (tokens)]; int64 [batch], the number of windows of each text, at least 1).
   """
   counts = tokens.row_lengths()
-  left = tf.maximum(counts - length, 0)
+  rest = tf.maximum(counts - length, 0)
   step = max(round(length * (1 - OVERLAP)), 1)
-  windows = tf.minimum(1 + (left + step - 1) // step, max_windows)
+  windows = tf.minimum(1 + (rest + step - 1) // step, max_windows)
   number = tf.ragged.range(windows)
   gaps = tf.maximum(windows - 1, 1)
-  starts = tokens.row_starts()[:, None] + number * left[:, None] // gaps[:, None]
+  starts = tokens.row_starts()[:, None] + number * rest[:, None] // gaps[:, None]
   lengths = tf.repeat(tf.minimum(counts, length), windows)
   return _slices(tokens, starts.flat_values, lengths), windows
 
 
-def tokens_read(preprocess, counts):
-  """Returns int [n]: tokens that the network is given, of `count_tokens`, special ones included.
+def tokens_read(preprocess: Preprocess, counts: np.ndarray) -> np.ndarray:
+  """Returns the number of tokens of each text that the network reads, special tokens included, int [n].
 
   Args:
     preprocess: of texts, with its `max_length`.
-    counts: int [n].
+    counts: int [n], from `count_tokens`.
   """
-  most = preprocess.max_windows * (preprocess.max_length - text.SPECIAL) + text.SPECIAL
-  return counts.clip(max=most)
+  limit = preprocess.max_windows * (preprocess.max_length - text.SPECIAL) + text.SPECIAL
+  return counts.clip(max=limit)
 
 
 def _slices(tokens, starts, lengths):
-  """Returns ragged [.., (lengths)] of the values of `tokens` from `starts` on."""
+  """Returns ragged [.., (lengths)]: the values of `tokens` from `starts` on."""
   ranges = tf.ragged.range(tf.reshape(starts, [-1]), tf.reshape(starts + lengths, [-1]))
   slices = ranges.with_flat_values(tf.gather(tokens.flat_values, ranges.flat_values))
   return slices if starts.shape.rank == 1 else tf.RaggedTensor.from_uniform_row_length(slices, starts.shape[1])

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def backbone_rows():
   """Returns the rows of the table of backbones, the header first."""
-  rows = backbones.table()
+  rows = [{name: cell for name, cell in row.items() if name != "handle"} for row in backbones.table()]
   return [list(rows[0]), *([f"`{row['name']}`", *list(row.values())[1:]] for row in rows)]
 
 

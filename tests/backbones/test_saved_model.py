@@ -290,7 +290,7 @@ def test_pixels_that_cannot_be_chosen_are_refused(tmp_path):
   with pytest.raises(UserError, match="takes pixels as integers from 0 to 255: remove --pixels"):
     path = tiny_modules.image(tmp_path / "bytes", dtype=tf.uint8)
     backbones.load(backbones.resolve(path), Assets(), pixels="signed")
-  with pytest.raises(UserError, match="--pixels=byte is for SavedModels; efficientnet_lite0.pypi brings its own"):
+  with pytest.raises(UserError, match="--pixels=byte is for SavedModels; efficientnet_lite0.pypi has its own"):
     backbones.load(backbones.resolve("efficientnet_lite0"), Assets(), pixels="byte")
 
 

@@ -1,16 +1,21 @@
-"""Names and handles to `BackboneSpec` records, and records to loaded backbones. Resolving needs no TensorFlow."""
+"""Names and handles to `BackboneSpec` records, and records to loaded backbones. `resolve` needs no TensorFlow."""
 
 import dataclasses
 import pathlib
 import re
+import typing
 
 from tl_app import config
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.backbones.table import SPECS
 from tl_app.errors import UserError
 
+if typing.TYPE_CHECKING:
+  from tl_app.assets import Assets
+  from tl_app.backbones.backbone import Backbone
+
 MODULE_URL = re.compile(r"https://(tfhub\.dev|(www\.)?kaggle\.com/models)/\S+")
-# By --pixels.
+# {value of --pixels: (low, high)}.
 RANGES = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "byte": (0.0, 255.0)}
 FORMS = (
   "a tfhub.dev or kaggle.com/models URL, kaggle://OWNER/MODEL/FRAMEWORK/VARIATION, hf://OWNER/MODEL, "
@@ -18,11 +23,11 @@ FORMS = (
 )
 
 
-def resolve(name):
-  """Returns the `BackboneSpec` of a table name, a family (its first record) or a handle. Touches no network.
+def resolve(name: str) -> BackboneSpec:
+  """Returns the record of a table name, a family (its first record) or a handle. It does not use the network.
 
   Raises:
-    UserError: neither; the message gives the nearest name, all names and the forms of a handle.
+    UserError: the name is none of these; the message gives the nearest name, all names and the forms of a handle.
   """
   for spec in SPECS:
     if name in (spec.name, spec.name.partition(".")[0]):
@@ -34,12 +39,20 @@ def resolve(name):
   if kind == "saved_model":
     return BackboneSpec(name=name, kind=kind, handle=name)
   if kind == "kerashub":
-    # Every KerasHub backbone has a sequence or a map, few a pooler; their converters take pixels of [0, 255].
+    # Every KerasHub backbone has a sequence or a map, few have a pooler; their converters expect pixels in [0, 255].
     return BackboneSpec(name=name, kind=kind, handle=name, pooling="mean", value_range=(0.0, 255.0))
   raise UserError(_unknown(name))
 
 
-def load(spec, assets, *, preprocessor="", pooling="auto", image_size=0, pixels="auto"):
+def load(
+  spec: BackboneSpec,
+  assets: "Assets",
+  *,
+  preprocessor: str = "",
+  pooling: str = "auto",
+  image_size: int = 0,
+  pixels: str = "auto",
+) -> "Backbone":
   """Loads the network of a record.
 
   Args:
@@ -49,14 +62,17 @@ def load(spec, assets, *, preprocessor="", pooling="auto", image_size=0, pixels=
       from the vocabulary of the module.
     pooling: "mean", "cls", "pooler", or "auto" for the record's.
     image_size: height and width in pixels; 0 for the record's.
-    pixels: key of `RANGES`, or "auto" for the record's; of SavedModels alone.
+    pixels: key of `RANGES`, or "auto" for the record's; only for SavedModels.
 
   Returns:
-    A `tl_app.backbones.backbone.Backbone`.
+    The `Backbone`.
+
+  Raises:
+    UserError: the network cannot be loaded with these choices.
   """
   if pixels != "auto":
     if spec.kind != "saved_model":
-      raise UserError(f"--pixels={pixels} is for SavedModels; {spec.name} brings its own normalisation")
+      raise UserError(f"--pixels={pixels} is for SavedModels; {spec.name} has its own normalisation")
     spec = dataclasses.replace(spec, value_range=RANGES[pixels])
   if spec.kind == "saved_model":
     from tl_app.backbones import saved_model
@@ -70,14 +86,14 @@ def load(spec, assets, *, preprocessor="", pooling="auto", image_size=0, pixels=
       image_size=image_size,
     )
   if preprocessor:
-    raise UserError(f"--preprocessor={preprocessor} is for SavedModels; {spec.name} brings its own tokenizer")
+    raise UserError(f"--preprocessor={preprocessor} is for SavedModels; {spec.name} has its own tokenizer")
   from tl_app.backbones import native
 
   return native.load(spec, assets, pooling=pooling, image_size=image_size)
 
 
-def table():
-  """Returns the records as a list of dicts of strings, one a row, for docs/backbones.md."""
+def table() -> list[dict[str, str]]:
+  """Returns the records as a list of dicts of strings, one for each row."""
   return [
     {
       "name": spec.name,
@@ -86,13 +102,14 @@ def table():
       "parameters": f"{spec.parameters / 1e6:.1f} M",
       "licence": spec.licence,
       "note": spec.note,
+      "handle": spec.handle,
     }
     for spec in SPECS
   ]
 
 
 def _handle_kind(name):
-  """Returns the loader of a handle by its form, or by what the directory holds; "" for what is no handle."""
+  """Returns the kind of a handle by its form, or by the files of a directory; "" if it is not a handle."""
   if MODULE_URL.fullmatch(name):
     return "saved_model"
   if re.fullmatch(r"(kaggle|hf)://[^/\s]+(/[^/\s]+)+", name):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import re
 import struct
@@ -17,11 +18,11 @@ from tl_app.preprocessing import text
 # Values of model_type in the config.json of a Hugging Face directory that this module reads.
 MODEL_TYPES = ("bert", "mpnet")
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
-# What a checkpoint may hold beside the encoder: heads of other tasks, and a constant.
+# Names in a checkpoint that do not belong to the encoder: heads of other tasks, and a constant.
 UNUSED = re.compile(r"(cls|classifier|qa_outputs|dropout|lm_head)\.|.*\.position_ids|embeddings\.position_ids")
-# MPNet's tokens for the start, the end and nothing, of which two ends stand between the texts of a pair.
+# MPNet's start, end and padding tokens; two end tokens separate the texts of a pair.
 MPNET_TOKENS = {"special": ("<s>", "</s>", "<pad>"), "separators_between": 2}
-# Its positions begin after the row of padding, here at 0.
+# MPNet's first row of positions that is used; it follows that of padding. Here positions begin at 0.
 MPNET_POSITION = 2
 MPNET_NAMES = (
   (r"attention\.attn\.q\.", "attention.self.query."),
@@ -30,31 +31,31 @@ MPNET_NAMES = (
   (r"attention\.attn\.o\.", "attention.output.dense."),
   (r"attention\.LayerNorm\.", "attention.output.LayerNorm."),
 )
-# From here on all distances count alike (`_distances`).
+# Distances from here on share a bucket (`_distances`).
 FAR = 128
 
 
 def _gelu(x):
-  # By the error function, and in float32 whatever the layers around it compute in: on a CPU that takes four fifths of
-  # TensorFlow's own, and less than half of it in bfloat16.
+  # By the error function, and in float32 whatever the precision of the layers around it: on a CPU this takes four
+  # fifths of the time of TensorFlow's own gelu, and less than half of its time in bfloat16.
   x = ops.cast(x, "float32")
   return x * (0.5 + 0.5 * ops.erf(x * math.sqrt(0.5)))
 
 
-# Hugging Face's names: "gelu" is the exact one, where KerasHub's BERT takes the tanh approximation.
+# Hugging Face's names. "gelu" is the exact function, not the tanh approximation of KerasHub's BERT.
 ACTIVATIONS = {"gelu": _gelu, "relu": ops.relu, "gelu_new": ops.gelu, "gelu_pytorch_tanh": ops.gelu}
 
 
-def is_directory(directory):
-  """Whether `directory` is one of Hugging Face: config.json with a model_type of these, weights and vocabulary."""
+def is_directory(directory: str | os.PathLike) -> bool:
+  """Returns whether a directory is Hugging Face's, with weights and vocabulary of a model of `MODEL_TYPES`."""
   directory = pathlib.Path(directory)
   if not all((directory / name).is_file() for name in ("config.json", "model.safetensors", "vocab.txt")):
     return False
   return read_config(directory).get("model_type") in MODEL_TYPES
 
 
-def tokenizer_rules(directory):
-  """Returns {"lower", "strip_accents", "split_cjk"} of a Hugging Face directory, see `text.bert_words`."""
+def tokenizer_rules(directory: str | os.PathLike) -> dict[str, bool | None]:
+  """Returns {"lower", "strip_accents", "split_cjk"} of a Hugging Face directory; see `text.bert_words`."""
   path = pathlib.Path(directory) / "tokenizer_config.json"
   config = _json(path) if path.is_file() else {}
   return {
@@ -64,24 +65,28 @@ def tokenizer_rules(directory):
   }
 
 
-def special_tokens(config):
-  """Returns {"special", "separators_between"} of a Hugging Face `config`, see `text.WordPiece`."""
+def special_tokens(config: dict) -> dict:
+  """Returns {"special", "separators_between"} for a Hugging Face configuration; see `text.WordPiece`."""
   return MPNET_TOKENS if _is_mpnet(config) else {"special": text.SPECIAL_TOKENS, "separators_between": 1}
 
 
-def read_config(directory):
-  """Returns the dict that config.json of a Hugging Face directory holds. Raises `UserError` where it is damaged."""
+def read_config(directory: str | os.PathLike) -> dict:
+  """Returns the contents of config.json of a Hugging Face directory. Raises `UserError` if it is damaged."""
   return _json(pathlib.Path(directory) / "config.json")
 
 
-def load(directory):
-  """Returns the encoder of a Hugging Face directory, with its weights.
+def load(directory: str | os.PathLike) -> keras.Model:
+  """Loads the encoder of a Hugging Face directory with its weights.
 
-  Inputs: dict of int32 [batch, length] "input_word_ids", "input_mask", "input_type_ids".
-  Outputs: dict of float32 "sequence" [batch, length, width], "pooler" [batch, width] where the checkpoint has one.
+  Args:
+    directory: with config.json and model.safetensors.
+
+  Returns:
+    `keras.Model` from a dict of int32 [batch, length] "input_word_ids", "input_mask" and "input_type_ids" to a dict of
+    float32 "sequence" [batch, length, width] and, if the checkpoint has it, "pooler" [batch, width].
 
   Raises:
-    UserError: no BERT, an option that is not supported, or weights that do not fit by name and shape.
+    UserError: the model is not a BERT, has an unsupported option, or its weights do not fit by name and shape.
   """
   directory = pathlib.Path(directory)
   config = read_config(directory)
@@ -97,8 +102,12 @@ def load(directory):
   return network
 
 
-def build(config, pooler=True):
-  """Returns the encoder with fresh weights, of a Hugging Face `config`. Raises `KeyError` with what is missing."""
+def build(config: dict, pooler: bool = True) -> keras.Model:
+  """Returns the encoder of a Hugging Face configuration with fresh weights; see `load`.
+
+  Raises:
+    KeyError: an entry of `config` is missing or not supported.
+  """
   if _is_mpnet(config):
     positions = config["max_position_embeddings"] - MPNET_POSITION
     defaults = {"layer_norm_eps": 1e-5, "relative_attention_num_buckets": 32}
@@ -118,16 +127,19 @@ def build(config, pooler=True):
   return keras.Model(inputs, outputs, name="bert")
 
 
-def read_safetensors(path):
-  """Returns the tensors of a safetensors file.
+def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Reads the tensors of a safetensors file.
 
   The format: uint64 length of the header, the header as JSON {name: {dtype, shape, data_offsets}}, the bytes.
 
+  Args:
+    path: of the file.
+
   Returns:
-    dict, name -> numpy array; floating types become float32.
+    dict, name -> array; floating types become float32.
 
   Raises:
-    UserError: damaged, or another format.
+    UserError: the file is damaged or has another format.
   """
   try:
     with open(path, "rb") as file:
@@ -188,10 +200,10 @@ def _layer(x, mask, name, config):
 
 
 class RelativeAttention(layers.Layer):
-  """Self-attention with a term for the distance of two positions in each score (Song et al. 2020, MPNet).
+  """Self-attention whose scores have a term for the distance of two positions (Song et al. 2020, MPNet).
 
-  MPNet has one table of these terms for all its layers. Here each layer has one of its own, which starts as a copy, so
-  that stages can be cut between layers.
+  MPNet has one table of these terms for all layers. Here each layer has its own copy, so that the network can be split
+  between layers.
   """
 
   def __init__(self, heads, size, buckets, dropout, **kwargs):
@@ -213,7 +225,7 @@ class RelativeAttention(layers.Layer):
     self.relative_bias = self.add_weight(self._table_shape, initializer="zeros", name="relative_bias")
 
   def call(self, x, attention_mask):
-    """Returns [batch, length, width] of the same; int [batch, 1, length] is 0 where nothing is to be seen."""
+    """Returns [batch, length, width] for x of the same shape; the mask, int [batch, 1, length], is 0 at padding."""
     query, key, value = (layer(x) for layer in self._read)
     scores = ops.einsum("bqhd,bkhd->bhqk", query * self._scale, key)
     positions = ops.arange(ops.shape(x)[1])
@@ -227,8 +239,8 @@ class RelativeAttention(layers.Layer):
 def _distances(buckets):
   """Returns the bucket of each distance -`FAR` .. `FAR` of key from query, int32 [2 FAR + 1] (Raffel et al. 2020, T5).
 
-  Half of the buckets are for keys behind the query; half of each half for one distance each, the rest for ranges that
-  grow.
+  Half of the buckets are for keys after the query. Half of each half serve one distance each, the rest serve ranges
+  of growing size.
   """
   distance = np.arange(-FAR, FAR + 1)
   half = buckets // 2
@@ -243,7 +255,7 @@ def _is_mpnet(config):
 
 
 def _from_mpnet(weights, config):
-  """Returns MPNet's weights under BERT's names, its table of distances once for each layer."""
+  """Returns MPNet's weights under BERT's names, with a copy of its table of distances for each layer."""
   for old, new in MPNET_NAMES:
     weights = {re.sub(old, new, name): value for name, value in weights.items()}
   table = weights.pop("encoder.relative_attention_bias.weight", None)
@@ -308,7 +320,7 @@ def _torch_names(layer):
 
 
 def _name(key):
-  # A prefix in checkpoints with the head of a task; in older ones LayerNorm's gamma and beta.
+  # Checkpoints with the head of a task have a prefix; old ones call LayerNorm's weights gamma and beta.
   name = key.removeprefix("bert.").removeprefix("mpnet.")
   return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{'weight' if m[1] == 'gamma' else 'bias'}", name)
 

@@ -26,7 +26,7 @@ SCALE, OFFSET = 2.0, -1.0
 EPSILON = 1e-3
 
 
-def load(path):
+def load(path: str | os.PathLike) -> keras.Model:
   """Returns `build()` with the weights of the checkpoint at `path`. Raises `UserError` unless every name fits."""
   state = torch_weights.read(path)
   network = build()
@@ -40,7 +40,7 @@ def assign_state(network: keras.Model, state: dict[str, np.ndarray], source: str
   assign(network, _targets, weights, source, "EfficientNet-Lite0")
 
 
-def classifier(path, features):
+def classifier(path: str | os.PathLike, features: np.ndarray) -> np.ndarray:
   """Returns the original ImageNet probabilities.
 
   Args:
@@ -48,7 +48,7 @@ def classifier(path, features):
     features: float array [batch, 1280], the mean over the output's positions.
 
   Returns:
-    float32 array [batch, 1000], in the class order of ILSVRC 2012.
+    float32 [batch, 1000], in the class order of ILSVRC 2012.
   """
   state = torch_weights.read(path)
   logits = np.asarray(features) @ state["_fc.weight"].T + state["_fc.bias"]
@@ -56,7 +56,7 @@ def classifier(path, features):
   return exp / exp.sum(axis=-1, keepdims=True)
 
 
-def build():
+def build() -> keras.Model:
   """Returns the network with fresh weights.
 
   Input: float32 [batch, height, width, 3], pixels in [0, 1]; normalised inside.

@@ -7,35 +7,37 @@ import pathlib
 
 import keras
 
+from tl_app.assets import Assets
 from tl_app.backbones import bert, efficientnet_lite, kerashub_tokens
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.native_stages import stage_weights
 from tl_app.backbones.pooling import L2_NORMALIZED_FEATURES, pool
+from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import UserError
 from tl_app.preprocessing import image, text
 
-# KerasHub's names of what `text.INPUT_NAMES` call otherwise.
+# {KerasHub's name of an input: that of `text.INPUT_NAMES`}.
 KERASHUB_INPUTS = {"token_ids": "input_word_ids", "padding_mask": "input_mask", "segment_ids": "input_type_ids"}
 
-# What a sentence-transformers directory calls them.
+# {pooling: its flag in a sentence-transformers directory}.
 POOLING_MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
 DEFAULT_SIZE = 224
 
 
-def load(spec, assets, *, pooling="auto", image_size=0):
+def load(spec: BackboneSpec, assets: Assets, *, pooling: str = "auto", image_size: int = 0) -> Backbone:
   """Loads a network of kind "kerashub", "applications", "bert_safetensors" or "efficientnet_lite_torch".
 
   Args:
     spec: `BackboneSpec`.
     assets: `tl_app.assets.Assets`.
-    pooling: "mean", "cls", "pooler", or "auto" for the record's, of a sentence-transformers directory its own.
+    pooling: "mean", "cls", "pooler", or "auto": that of the sentence-transformers directory, else the record's.
     image_size: height and width in pixels; 0 for the record's, else the network's.
 
   Returns:
     A `Backbone`; its network is one flat functional model, which can be split between stages.
 
   Raises:
-    UserError: it cannot be fetched, is damaged, or has no such pooling or image size.
+    UserError: the network cannot be fetched, is damaged, or does not have this pooling or image size.
   """
   loader = {
     "kerashub": _kerashub,
@@ -55,7 +57,8 @@ def _efficientnet_lite(spec, assets, pooling, size):
   if len(checkpoints) != 1:
     raise UserError(f"{spec.handle} in {directory} holds {len(checkpoints)} checkpoints *.pth instead of one")
   network = efficientnet_lite.load(checkpoints[0])
-  return _image_backbone(spec, network.input, network.output, None, pooling, size, {})
+  spec = dataclasses.replace(spec, image_size=size)
+  return _image_backbone(spec, network.input, {"map": network.output}, pooling, {})
 
 
 def _bert_wheel(spec, assets, pooling, size):
@@ -94,11 +97,12 @@ def _applications(spec, assets, pooling, size):
       raise
     raise UserError(
       f"keras.applications {spec.handle} could not be fetched ({str(error).rpartition(' -- ')[2]}): check the network "
-      "and the proxy, or take a .pypi backbone"
+      "and the proxy, or choose a .pypi backbone"
     ) from error
   pixels = keras.Input((size, size, 3), name="image")
-  facts = {"class": spec.handle}
-  return _image_backbone(spec, pixels, network.call(normalize(pixels, spec)), None, pooling, size, facts)
+  output = network.call(normalize(pixels, spec))
+  spec = dataclasses.replace(spec, image_size=size)
+  return _image_backbone(spec, pixels, {_kind(output): output}, pooling, {"class": spec.handle})
 
 
 def _kerashub(spec, assets, pooling, size):
@@ -109,7 +113,7 @@ def _kerashub(spec, assets, pooling, size):
     return _hugging_face_bert(spec, pathlib.Path(preset), pooling)
   import keras_hub
 
-  # A local directory has no network to blame.
+  # Errors of a local directory are not caused by the network.
   fetching = assets.fetching if "://" in preset else contextlib.nullcontext
   with _preset_faults(spec), fetching(spec.handle):
     network = keras_hub.models.Backbone.from_preset(preset)
@@ -129,13 +133,13 @@ def _kerashub(spec, assets, pooling, size):
 
 
 def _sentence_features(directory):
-  """Returns {"pooling", "l2_normalized"} as a sentence-transformers directory says them, {} of any other.
+  """Returns {"pooling", "l2_normalized"} of a sentence-transformers directory; {} for any other directory.
 
-  Its modules.json lists what runs one after the other; of more than a network, its pooling and a normalisation the
-  features are another network's.
+  Its modules.json lists the modules of a pipeline. {} too if these are more than a network, its pooling and a
+  normalisation: then the features are not those of the network.
 
   Raises:
-    UserError: modules.json, or what it says of the pooling, is damaged.
+    UserError: modules.json, or the configuration of the pooling, is damaged.
   """
   path = directory / "modules.json"
   if not path.is_file():
@@ -155,13 +159,13 @@ def _sentence_features(directory):
 def _kerashub_text(spec, network, preprocess, pooling):
   unknown = sorted(set(network.input) - set(KERASHUB_INPUTS))
   if unknown:
-    raise UserError(f"{spec.handle} takes {', '.join(unknown)} besides tokens: it is no text encoder")
+    raise UserError(f"{spec.handle} takes {', '.join(unknown)} besides tokens: it is not a text encoder")
   inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in text.INPUT_NAMES}
   output = network.call({name: inputs[KERASHUB_INPUTS[name]] for name in network.input})
   if not isinstance(output, dict):
     output = {"sequence_output": output}
   if "sequence_output" not in output:
-    raise UserError(f"{spec.handle} is a {type(network).__name__}, which gives no sequence: it is no text encoder")
+    raise UserError(f"{spec.handle} is a {type(network).__name__}, without a sequence output: it is not a text encoder")
   renamed = {"sequence": output["sequence_output"]}
   if "pooled_output" in output:
     renamed["pooler"] = output["pooled_output"]
@@ -175,23 +179,26 @@ def _kerashub_image(spec, network, converter, pooling, size):
   size = fixed or size or (converter and converter.image_size or (DEFAULT_SIZE,))[0]
   pixels = keras.Input((size, size, 3), name="image")
   output = network.call(_convert(pixels, converter) if converter else normalize(pixels, spec))
-  pooler = None
+  outputs = {}
   if isinstance(output, dict):
-    output, pooler = output.get("sequence_output"), output.get("pooled_output")
+    if "pooled_output" in output:
+      outputs["pooler"] = output["pooled_output"]
+    output = output.get("sequence_output")
   if not keras.utils.is_keras_tensor(output) or len(output.shape) not in (3, 4):
-    raise UserError(f"{spec.handle} is a {type(network).__name__}, which gives no feature map: it is no image encoder")
+    raise UserError(f"{spec.handle} is a {type(network).__name__}, without a feature map: it is not an image encoder")
   facts = _config(network) | ({"scale": converter.scale, "offset": converter.offset} if converter else {})
-  return _image_backbone(spec, pixels, output, pooler, pooling, size, facts)
+  outputs[_kind(output)] = output
+  return _image_backbone(dataclasses.replace(spec, image_size=size), pixels, outputs, pooling, facts)
 
 
 def _config(network):
-  """Returns what a KerasHub network is made of, without the name, which Keras may number."""
+  """Returns the configuration of a KerasHub network, without its name, to which Keras may add a number."""
   return network.get_config() | {"class": type(network).__name__, "name": ""}
 
 
 @contextlib.contextmanager
 def _preset_faults(spec):
-  """Turns what KerasHub and Keras raise on a wrong preset, class or file into a `UserError` of one line."""
+  """Turns the exceptions of KerasHub and Keras for a wrong preset, class or file into a `UserError` of one line."""
   try:
     yield
   except (AttributeError, ImportError, LookupError, OSError, TypeError, ValueError) as error:
@@ -202,8 +209,11 @@ def _preset_faults(spec):
 # From loaded networks to backbones.
 
 
-def normalize(pixels, spec):
-  """Returns what the network takes, by `value_range`, `mean` and `channels`, of [batch, h, w, 3] in [0, 1]."""
+def normalize(pixels: keras.KerasTensor, spec: BackboneSpec) -> keras.KerasTensor:
+  """Returns the input of the pretrained network for pixels [batch, height, width, 3] in [0, 1].
+
+  `value_range`, `mean` and `channels` of the record say what the network expects.
+  """
   low, high = spec.value_range
   mean = spec.mean or (0.0, 0.0, 0.0)
   if (low, high, *mean) != (0.0, 1.0, 0.0, 0.0, 0.0):
@@ -212,45 +222,77 @@ def normalize(pixels, spec):
 
 
 def _convert(pixels, converter):
-  """Returns what a KerasHub network takes; its image converter is meant for pixels of [0, 255]."""
+  """Returns the input of a KerasHub network for pixels in [0, 1]; its image converter expects [0, 255]."""
   scale = 1.0 if converter.scale is None else converter.scale
   offset = 0.0 if converter.offset is None else converter.offset
   scale = [255.0 * value for value in scale] if isinstance(scale, (list, tuple)) else 255.0 * scale
   return keras.layers.Rescaling(scale, offset, name="normalize")(pixels)
 
 
+def _kind(output):
+  """Returns the name of an output by its rank: a feature map, or a sequence of patches."""
+  return "map" if len(output.shape) == 4 else "sequence"
+
+
 def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
+  """Returns the `Backbone` of a text network.
+
+  Args:
+    spec: `BackboneSpec`.
+    preprocess: `TokenPreprocess`.
+    inputs: {name of `text.INPUT_NAMES`: symbolic input}.
+    outputs: {"sequence", "pooler" if the network has one: symbolic output}.
+    pooling: as in `load`.
+    facts: as in `_backbone`.
+  """
   pooling = spec.pooling_for(pooling)
   if pooling == "pooler" and "pooler" not in outputs:
-    raise UserError(f"--pooling=pooler, but {spec.name} has no pooler: take mean or cls")
+    raise UserError(f"--pooling=pooler, but {spec.name} has no pooler: choose mean or cls")
   sequence = outputs["sequence"]
-  pooled = outputs["pooler"] if pooling == "pooler" else pool(sequence, inputs["input_mask"], pooling)
+  features = outputs["pooler"] if pooling == "pooler" else pool(sequence, inputs["input_mask"], pooling)
   spec = dataclasses.replace(spec, l2_normalized=spec.l2_normalized and pooling == spec.pooling)
   if spec.l2_normalized:
-    pooled = keras.layers.UnitNormalization(name=L2_NORMALIZED_FEATURES)(pooled)
-  network = keras.Model(inputs, {"features": pooled, "sequence": sequence}, name="backbone")
+    features = keras.layers.UnitNormalization(name=L2_NORMALIZED_FEATURES)(features)
+  network = keras.Model(inputs, {"features": features, "sequence": sequence}, name="backbone")
   spec = dataclasses.replace(spec, modality="text", pooling=pooling, max_length=preprocess.limit)
   return _backbone(spec, preprocess, network, facts)
 
 
-def _image_backbone(spec, pixels, output, pooler, pooling, size, facts):
+def _image_backbone(spec, pixels, outputs, pooling, facts):
+  """Returns the `Backbone` of an image network.
+
+  Args:
+    spec: `BackboneSpec`, with the image size.
+    pixels: symbolic input, [batch, height, width, 3] in [0, 1].
+    outputs: {"map" or "sequence", "pooler" if the network has one: symbolic output}.
+    pooling: as in `load`.
+    facts: as in `_backbone`.
+  """
   pooling = spec.pooling_for(pooling)
-  if pooling == "pooler" and pooler is None or pooling == "cls" and len(output.shape) != 3:
-    raise UserError(f"--pooling={pooling}, but {spec.name} gives only its feature map: take mean")
+  pooler = outputs.pop("pooler", None)
+  ((kind, output),) = outputs.items()
+  if pooling == "pooler" and pooler is None or pooling == "cls" and kind == "map":
+    raise UserError(f"--pooling={pooling}, but {spec.name} has only a feature map: choose mean")
   if pooling == "pooler":
-    pooled = pooler
-  elif len(output.shape) == 3:
-    pooled = pool(output, None, pooling)
+    features = pooler
+  elif kind == "sequence":
+    features = pool(output, None, pooling)
   else:
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(output)
-  name = "map" if len(output.shape) == 4 else "sequence"
-  network = keras.Model(pixels, {"features": pooled, name: output}, name="backbone")
-  spec = dataclasses.replace(spec, modality="image", pooling=pooling, image_size=size)
-  return _backbone(spec, image.ImagePreprocess(size), network, facts)
+    features = keras.layers.GlobalAveragePooling2D(name="pool")(output)
+  network = keras.Model(pixels, {"features": features, kind: output}, name="backbone")
+  spec = dataclasses.replace(spec, modality="image", pooling=pooling)
+  return _backbone(spec, image.ImagePreprocess(spec.image_size), network, facts)
 
 
 def _backbone(spec, preprocess, network, facts):
-  """Returns the `Backbone`; `facts`, ready for JSON or for `str`, are what its loader knows beside the record."""
+  """Returns the `Backbone`.
+
+  Args:
+    spec: `BackboneSpec`.
+    preprocess: `Preprocess`.
+    network: `keras.Model` with "features" among its outputs.
+    facts: dict of what the loader knows besides the record, ready for JSON or for `str`.
+  """
   stages, notes = stage_weights(network, spec)
   record = {name: getattr(spec, name) for name in ("value_range", "mean", "channels", "l2_normalized")}
   identity = json.dumps([record, facts], sort_keys=True, default=str)

@@ -1,16 +1,17 @@
-"""Variable names to ordered stages. Pure functions over names, shapes and graph order; no TensorFlow."""
+"""Ordered stages from variable names: pure functions of names, shapes and graph order, without TensorFlow."""
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 
 from tl_app.errors import UserError
 
 MAX_PARTS = 8
-# Names that mean something else in --train_stages: the new head, and which stages train.
+# Names with another meaning in --train_stages: the new head, and which stages train.
 RESERVED = ("head", "all", "none")
-# Blocks per stage of the ResNets, by their sum: 18, 34 and 50, 101, 152 layers (He et al. 2016, table 1).
+# Blocks per stage of a ResNet, by the number of blocks: 18, 34 and 50, 101, 152 layers (He et al. 2016, table 1).
 _RESNET_BLOCKS = {8: (2, 2, 2, 2), 16: (3, 4, 6, 3), 33: (3, 4, 23, 3), 50: (3, 8, 36, 3)}
-# What a layer is called when nobody named it.
+# Names of layers that were not given a name.
 _AUTOMATIC = re.compile(
   r"(variable|kernel|bias|weights?|param(eter)?s?|gamma|beta|moving_\w+|conv(1d|2d|3d)?|(depthwise|separable)_conv2d|"
   r"dense|embedding|(batch|layer|group)_normalization|model|functional|sequential|keras_layer|unnamed|\w{0,2})[_./]?\d*",
@@ -27,7 +28,7 @@ class Rule:
     stage: name of the stage, formatted with the groups; "" joins the last stage of the body.
     level: 0 before the body, 1 the body, 2 after it.
     offset: added to the number in the stage's name.
-    ranked: the numbers count from 0 again whatever they are, and blocks make up the stages of a ResNet.
+    ranked: whether the numbers are replaced by their ranks, and the blocks are grouped into the stages of a ResNet.
   """
 
   pattern: str
@@ -37,12 +38,13 @@ class Rule:
   ranked: bool = False
 
 
-# The first rule that matches a name decides; the family whose body takes most names is taken, the earlier one in a tie.
+# Within a family the first rule that matches a name decides. The family whose body matches most names is used; in a tie
+# the earlier one.
 FAMILIES = {
   "transformer": (
     Rule(r"(^|/)(cls/predictions|predictions|lm_head|mlm\w*|masked_lm\w*|nsp\w*)/", "mlm", 2),
     Rule(r"(?:^|/)(?:\w+_)?layer_(\d+)(?:/|$)", "layer_{}"),
-    # Hugging Face's, of TensorFlow and of PyTorch.
+    # Hugging Face's names, in TensorFlow and in PyTorch.
     Rule(r"(?:^|[/.])layer(?:_\._|\.)(\d+)(?:[/.]|$)", "layer_{}"),
     Rule(r"(?:^|/)encoderblock_(\d+)(?:/|$)", "layer_{}"),
     Rule(r"(?:^|/)(?:inner_)?group_(\d+)/", "layer_{}"),
@@ -92,16 +94,16 @@ FAMILIES = {
 }
 
 
-def partition(shapes, order=None):
-  """Cuts variables into stages by their names.
+def partition(shapes: Mapping[str, tuple], order: Mapping[str, float] | None = None) -> dict[str, list[str]]:
+  """Divides variables into stages by their names.
 
   Args:
     shapes: dict, unique variable name -> shape, in the module's order.
-    order: dict, variable name -> time of first use in the forward pass, for the names that have one; or None.
+    order: dict, variable name -> time of first use in the forward pass; a name may be missing. None if unknown.
 
   Returns:
-    Ordered dict, stage name -> list of names, from the input upwards; every name is in exactly one stage. Empty where
-    the names say nothing.
+    Ordered dict, stage name -> list of names, from the input upwards; every name is in exactly one stage. Empty if the
+    names do not show stages.
   """
   names = list(shapes)
   matched = max((_match(names, rules) for rules in FAMILIES.values()), key=_body_size)
@@ -110,27 +112,27 @@ def partition(shapes, order=None):
   return _by_prefix(names, order or {})
 
 
-def by_patterns(names, patterns):
-  """Cuts variables into the stages of a record.
+def by_patterns(names: Sequence[str], patterns: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+  """Divides variables into the stages of a record.
 
   Args:
     names: variable names.
-    patterns: ordered ((stage, regular expression), ..); the first that is found in the name takes it.
+    patterns: ordered ((stage, regular expression), ..); the first expression found in a name decides.
 
   Raises:
-    UserError: a variable that no pattern takes.
+    UserError: no pattern matches a variable.
   """
   stages = {stage: [] for stage, _ in patterns}
   for name in names:
     stage = next((stage for stage, pattern in patterns if re.search(pattern, name)), None)
     if stage is None:
-      raise UserError(f"no stage of the backbone's record takes its variable {name}: correct the record's stages")
+      raise UserError(f"no stage of the backbone's record matches its variable {name}: correct the record's stages")
     stages[stage].append(name)
   return {stage: members for stage, members in stages.items() if members}
 
 
-def by_order(shapes, order):
-  """Cuts variables into at most `MAX_PARTS` stages `part_1`.. by first use, a kernel with its bias and norm.
+def by_order(shapes: Mapping[str, tuple], order: Mapping[str, float]) -> dict[str, list[str]]:
+  """Divides variables into at most `MAX_PARTS` stages `part_1`.. by first use; a kernel stays with its bias and norm.
 
   Args:
     shapes: dict, variable name -> shape.
@@ -150,7 +152,7 @@ def by_order(shapes, order):
 
 
 def _match(names, rules):
-  """Returns {name: (level, numbers, stage)} of the names that a rule takes; `_total` places the rest."""
+  """Returns {name: (level, numbers, stage)} of the names that a rule matches; `_total` assigns the rest."""
   found = {}
   for name in names:
     for rule in rules:
@@ -159,10 +161,10 @@ def _match(names, rules):
         found[name] = (rule, tuple(_number(group) for group in match.groups())) if rule.level == 1 else (rule, ())
         break
   ranks = sorted({numbers for rule, numbers in found.values() if rule.ranked})
-  return {name: _place(rule, numbers, ranks) for name, (rule, numbers) in found.items()}
+  return {name: _stage_key(rule, numbers, ranks) for name, (rule, numbers) in found.items()}
 
 
-def _place(rule, numbers, ranks):
+def _stage_key(rule, numbers, ranks):
   if rule.ranked:
     index = ranks.index(numbers)
     blocks = _RESNET_BLOCKS.get(len(ranks))
@@ -185,11 +187,11 @@ def _body_size(matched):
 
 
 def _total(shapes, matched):
-  """Returns the ordered stages of `matched` and of the rest: by layer, else before, after or within the body."""
-  places = {place for place in matched.values() if place[2]}
-  body = [stage for _, _, stage in sorted(place for place in places if place[0] == 1)]
-  bottom = next((stage for level, _, stage in sorted(places) if level == 0), "stem")
-  top = next((stage for level, _, stage in sorted(places) if level == 2), "top")
+  """Returns the ordered stages of all names: those not matched join their layer, else the stage at their position."""
+  keys = {key for key in matched.values() if key[2]}
+  body = [stage for _, _, stage in sorted(key for key in keys if key[0] == 1)]
+  bottom = next((stage for level, _, stage in sorted(keys) if level == 0), "stem")
+  top = next((stage for level, _, stage in sorted(keys) if level == 2), "top")
   in_body = [index for index, name in enumerate(shapes) if name in matched and matched[name][0] == 1]
   layers = {_layer(name): stage or body[-1] for name, (_, _, stage) in matched.items()}
   members, current = {}, body[0]
@@ -204,13 +206,13 @@ def _total(shapes, matched):
       current = top
     layers[_layer(name)] = current
     members.setdefault(current, []).append(name)
-  levels = {stage: (level, numbers) for level, numbers, stage in places}
+  levels = {stage: (level, numbers) for level, numbers, stage in keys}
   levels = {bottom: (0, ()), top: (2, ()), **levels}
   return {stage: members[stage] for stage in sorted(members, key=lambda stage: (levels[stage], stage))}
 
 
 def _by_prefix(names, order):
-  """Returns one stage per first distinct part of the names, in order of use; empty where those parts are automatic."""
+  """Returns a stage for each first distinct part of the names, in order of use; empty if these are automatic names."""
   parts = [name.split("/") for name in names]
   depth = 0
   while parts and all(len(part) > depth + 2 for part in parts) and len({part[depth] for part in parts}) == 1:

@@ -2,6 +2,7 @@
 
 import collections
 import math
+import os
 import pathlib
 import pickle
 import sys
@@ -15,7 +16,7 @@ from tl_app.errors import UserError
 # First pickle of the legacy format, torch/serialization.py.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
-# Storage class -> numpy dtype; bfloat16 has none and is widened by hand.
+# Storage class -> NumPy dtype; NumPy has no bfloat16, which is converted to float32.
 STORAGES = {
   "FloatStorage": "<f4",
   "DoubleStorage": "<f8",
@@ -45,17 +46,17 @@ MALFORMED = (
 )
 
 
-def read(path):
-  """Returns the state dict of a checkpoint file.
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Reads the state dict of a checkpoint file.
 
   Args:
     path: file written by `torch.save(state_dict)`.
 
   Returns:
-    dict, name -> numpy array in C order; floating types become float32, integers keep theirs.
+    dict, name -> array in C order; floating types become float32, integers keep their type.
 
   Raises:
-    UserError: not such a file, damaged, or its pickle names anything but tensors; nothing of it is run then.
+    UserError: the file is not a checkpoint, is damaged, or its pickle contains anything but tensors; none of it is run.
   """
   path = pathlib.Path(path)
   try:
@@ -151,7 +152,7 @@ class _Tensor(typing.NamedTuple):
 
 
 class _TensorUnpickler(pickle.Unpickler):
-  """Admits the few names of a state dict; any other raises before it is imported."""
+  """Accepts the few names of a state dict; any other name raises before it is imported."""
 
   def __init__(self, file):
     super().__init__(file, encoding="utf-8")

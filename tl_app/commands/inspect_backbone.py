@@ -2,16 +2,15 @@
 
 from tl_app import backbones
 from tl_app.backbones.backbone import parameters
-from tl_app.backbones.table import SPECS
+
+# Columns of `listing`.
+COLUMNS = ("name", "modality", "input", "parameters", "licence", "handle")
 
 
-def listing():
-  """Returns the table of backbones as text; no TensorFlow, no network."""
-  rows = [("name", "reads", "size", "parameters", "licence", "handle")]
-  for spec in SPECS:
-    size = f"{spec.image_size} px" if spec.image_size else f"{spec.max_length} tokens"
-    rows.append((spec.name, spec.modality, size, f"{spec.parameters / 1e6:.1f} M", spec.licence, spec.handle))
-  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+def listing() -> str:
+  """Returns the table of backbones as text. It needs no TensorFlow and no network."""
+  rows = [COLUMNS, *([row[column] for column in COLUMNS] for row in backbones.table())]
+  widths = [max(map(len, cells)) for cells in zip(*rows)]
   return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 

@@ -5,8 +5,11 @@ import dataclasses
 import keras
 
 from tl_app import backbones
+from tl_app.assets import Assets
 from tl_app.backbones import long_text, text_pairs, token_features
 from tl_app.backbones.backbone import Backbone
+from tl_app.backbones.spec import BackboneSpec
+from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.model import heads
@@ -60,22 +63,22 @@ def build(backbone: Backbone, task: Task, l2_normalized: bool = False) -> Model:
   return Model(backbone, head, features, network, task, can_train, statistics)
 
 
-def load(config, spec, assets, task, max_length):
-  """Returns the `Model` that `config` names, with a fresh head, in the current strategy's scope.
+def load(config: Config, spec: BackboneSpec, assets: Assets, task: Task, max_length: int) -> Model:
+  """Loads the `Model` of a configuration with a fresh head, in the scope of the current strategy.
 
   Args:
-    config: gives preprocessor, pooling, image size, what is read of long texts, whether texts come in pairs, and what
-      the recipe's head reads.
+    config: provides the preprocessor, the pooling, the image size, the reading of long texts and of pairs, and the
+      recipe.
     spec: the `BackboneSpec` of --backbone.
     assets: `Assets`.
     task: the fitted `Task`.
-    max_length: tokens of a text; 0 keeps the backbone's limit.
+    max_length: largest number of tokens of a text; 0 keeps the limit of the backbone.
 
   Raises:
-    UserError: `max_length` is more than the backbone reads.
+    UserError: `max_length` exceeds the limit of the backbone, or the backbone cannot be loaded.
   """
   if task.per_token:
-    # A mean is made of the sequence, which is what words need; they are found in it by the module's own vocabulary.
+    # Features per word come from the sequence, as the mean does, and need a tokenizer with a vocabulary of its own.
     spec = dataclasses.replace(spec, preprocessor="", pooling="mean")
   backbone = backbones.load(
     spec,
@@ -85,15 +88,22 @@ def load(config, spec, assets, task, max_length):
     image_size=config.image_size,
     pixels=config.pixels,
   )
-  has_tokens = modalities.of(backbone.modality).varies_in_length
-  if task.per_token and has_tokens:
-    backbone = token_features.read_words(backbone)
-  if config.long_text != "head" and has_tokens:
-    backbone = long_text.read_long(backbone, config.long_text, config.max_windows)
-  if config.text_pair_column and has_tokens:
-    backbone = text_pairs.read_pairs(backbone, config.pair_encoding)
-  if max_length and has_tokens and backbone.preprocess.limit:
-    if max_length > backbone.preprocess.limit:
-      raise UserError(f"--max_length={max_length}, but {spec.name} reads at most {backbone.preprocess.limit} tokens")
-    backbone.preprocess.max_length = max_length
+  if modalities.of(backbone.modality).varies_in_length:
+    backbone = _read_texts(backbone, config, task, max_length)
   return build(backbone, task, config.recipe in UNIT_LENGTH)
+
+
+def _read_texts(backbone, config, task, max_length):
+  """Returns a text backbone that reads words, long texts and pairs as `config` says."""
+  if task.per_token:
+    backbone = token_features.read_words(backbone)
+  if config.long_text != "head":
+    backbone = long_text.read_long(backbone, config.long_text, config.max_windows)
+  if config.text_pair_column:
+    backbone = text_pairs.read_pairs(backbone, config.pair_encoding)
+  limit = backbone.preprocess.limit
+  if max_length and limit:
+    if max_length > limit:
+      raise UserError(f"--max_length={max_length}, but {backbone.spec.name} reads at most {limit} tokens")
+    backbone.preprocess.max_length = max_length
+  return backbone

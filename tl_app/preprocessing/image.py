@@ -1,4 +1,4 @@
-"""Encoded images to pixels: the one decode-and-resize of training, evaluation and export."""
+"""Encoded images to pixels: decoding and resizing for training, evaluation and export."""
 
 import struct
 
@@ -6,36 +6,40 @@ import tensorflow as tf
 
 from tl_app.preprocessing.base import Preprocess
 
-# Beyond this Pillow calls an image a decompression bomb: 3 bytes a pixel are half a gigabyte.
+# Above this size Pillow calls an image a decompression bomb; at 3 bytes a pixel it takes half a gigabyte.
 MAX_PIXELS = 178_956_970
 FORMATS = "JPEG, PNG, GIF, BMP or WebP"
 
 
-def decode(encoded):
-  """Returns uint8 [height, width, 3] of an encoded image (string scalar).
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+  """Returns uint8 [height, width, 3] for an encoded image (string scalar).
 
   The content decides the format, not a file name: JPEG (grey and CMYK too), PNG (grey, palette, 16 bits; alpha is
   dropped), BMP, WebP, GIF (first frame). The EXIF orientation is not applied, neither in training nor in serving.
 
   Raises:
-    tf.errors.InvalidArgumentError: not an image, empty or truncated.
+    tf.errors.InvalidArgumentError: the bytes are not an image, or are empty or truncated.
   """
   image = tf.io.decode_image(encoded, channels=3, dtype=tf.uint8, expand_animations=False)
   return tf.ensure_shape(image, [None, None, 3])
 
 
-def resize(image, size):
-  """Returns float32 [size, size, 3] in [0, 1] of uint8 [height, width, 3].
+def resize(image: tf.Tensor, size: int) -> tf.Tensor:
+  """Returns the central square of an image, resized bilinearly with antialiasing, float32 [size, size, 3] in [0, 1].
 
-  The central square, bilinear with antialiasing. Against squeezing the whole image it gave a logistic regression on
-  EfficientNet-Lite0's features two points more on 750 flower photographs and the same on 900 of TrashNet.
+  Compared with squeezing the whole image, a logistic regression on EfficientNet-Lite0's features gained two points on
+  750 flower photographs, and nothing on 900 of TrashNet.
+
+  Args:
+    image: uint8 [height, width, 3].
+    size: height and width of the result.
   """
   shape = tf.shape(image)
   side = tf.minimum(shape[0], shape[1])
   top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
   square = image[top : top + side, left : left + side]
-  # Rows of a transposed image in place of columns: the kernel then adds whole rows, which is twice as fast, and the
-  # pixels are those of tf.image.resize to the bit.
+  # Columns are resized as rows of the transposed image: the kernel then adds whole rows, which is twice as fast. The
+  # pixels equal those of tf.image.resize to the bit.
   resized = _transpose(_resize_rows(_transpose(_resize_rows(square, size)), size))
   return tf.clip_by_value(tf.ensure_shape(resized, [size, size, 3]) * (1.0 / 255.0), 0.0, 1.0)
 
@@ -58,14 +62,14 @@ def _transpose(image):
   return tf.transpose(image, [1, 0, 2])
 
 
-def verify(encoded):
-  """Returns why `decode` cannot read an image, or None when it can.
+def verify(encoded: bytes) -> str | None:
+  """Returns why `decode` cannot read an image, or None if it can.
 
   Args:
     encoded: bytes of the whole file.
 
   Returns:
-    None, or a few words for the user. The pixels are decoded once, except of an image above `MAX_PIXELS`.
+    None, or a few words for the user. The pixels are decoded once, unless the image is above `MAX_PIXELS`.
   """
   if not encoded:
     return "it is empty"
@@ -93,14 +97,14 @@ def _unread(encoded):
     bits, header, colours = encoded[28], *struct.unpack("<I28xI", encoded[14:50])
     palette = encoded[14 + header :][: 4 * (colours or 256)]
     grey = all(palette[i] == palette[i + 1] == palette[i + 2] == i // 4 for i in range(0, len(palette) - 3, 4))
-    # The decoder takes the numbers of colours for grey levels.
+    # The decoder would read the indices of the palette as grey levels.
     if bits < 8 or (bits == 8 and not grey):
       return "it is a BMP with a palette: save it as PNG"
   return None
 
 
 def _header_size(encoded):
-  """Returns (height, width) that the header claims; (0, 0) where it cannot be told, which `decode` then reports."""
+  """Returns (height, width) by the header; (0, 0) if it is not understood, which `decode` then reports."""
   try:
     if encoded.startswith(b"\x89PNG"):
       return struct.unpack(">II", encoded[16:24])[::-1]

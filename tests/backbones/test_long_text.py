@@ -202,9 +202,9 @@ def test_a_run_with_windows_trains_exports_and_is_measured_again(world, tmp_path
   flags = {"recipe": "lp_ft", "epochs": 1, "head_epochs": 4, "batch_size": 16, "max_windows": 10}
   metrics = train.train_and_evaluate(config(world, **flags), tmp_path / "run")
   assert metrics["parity"]["label_flips"] == 0 and metrics["candidates"].keys() >= {"probe", "fine_tuned"}
-  said = metrics["preprocessing"]
-  assert (said["long_text"], said["tokens_read"], said["texts_cut"]) == ("windows", 1.0, 0.0)
-  assert files.read_json(tmp_path / "run/plan.json")["preprocessing"] == said
+  preprocessing = metrics["preprocessing"]
+  assert (preprocessing["long_text"], preprocessing["tokens_read"], preprocessing["texts_cut"]) == ("windows", 1.0, 0.0)
+  assert files.read_json(tmp_path / "run/plan.json")["preprocessing"] == preprocessing
   assert "windows" in (tmp_path / "run/report.html").read_text()
   assert finished_run.evaluate(tmp_path / "run", {}, "")["test"]["accuracy"] == metrics["test"]["accuracy"]
   served = tf.saved_model.load(str(tmp_path / "run/export"))

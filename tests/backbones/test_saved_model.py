@@ -261,7 +261,7 @@ def test_ragged_and_missing_outputs_stand_aside(tmp_path):
       load(tiny_modules.custom(tmp_path / name, outputs, STRINGS))
 
 
-def test_the_output_that_a_name_tells_is_taken_and_a_guess_is_said(tmp_path):
+def test_a_name_decides_which_output_is_used_and_a_guess_is_noted(tmp_path):
   def wide(module, images, name="embedding"):
     return {name: _mean(module, images), "logits": tf.tile(_mean(module, images) @ module.top, [1, 9])}
 

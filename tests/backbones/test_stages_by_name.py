@@ -127,7 +127,7 @@ def test_graph_order_keeps_a_layer_together():
 def test_patterns_of_a_record_are_total():
   patterns = (("low", r"^a"), ("high", r"^b"))
   assert stages_by_name.by_patterns(["b1", "a1"], patterns) == {"low": ["a1"], "high": ["b1"]}
-  with pytest.raises(UserError, match="takes its variable c1"):
+  with pytest.raises(UserError, match="matches its variable c1"):
     stages_by_name.by_patterns(["a1", "c1"], patterns)
 
 

@@ -96,11 +96,11 @@ def test_both_encodings_of_bert_train_and_are_exported(world, tmp_path, encoding
 
 def test_joined_texts_carry_segments_and_the_longer_is_cut():
   first, second = tf.ragged.constant([[5, 6, 7, 8, 9], [5]]), tf.ragged.constant([[10, 11], [12, 13]])
-  inputs = text.pack(first, 8, start=2, end=3, second=second)
+  inputs = text.pack(first, 8, special=(2, 3, 0), second=second)
   assert inputs["input_word_ids"].numpy().tolist() == [[2, 5, 6, 7, 3, 10, 11, 3], [2, 5, 3, 12, 13, 3, 0, 0]]
   assert inputs["input_type_ids"].numpy().tolist() == [[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 0, 0]]
   assert inputs["input_mask"].numpy().sum(axis=1).tolist() == [8, 6]
-  twice = text.pack(first[1:], 8, start=2, end=3, second=second[1:], separators_between=2)
+  twice = text.pack(first[1:], 8, special=(2, 3, 0), second=second[1:], separators_between=2)
   assert twice["input_word_ids"].numpy()[0, :7].tolist() == [2, 5, 3, 3, 12, 13, 3]
 
 

@@ -244,8 +244,8 @@ def test_the_audit_catches_a_device_that_went_its_own_way(tmp_path):
   command = [sys.executable, "-c", TWO_DEVICES, str(pathlib.Path(__file__).parents[1]), str(tmp_path / "module")]
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
-  said = [line for line in done.stdout.splitlines() if "stage" in line]
-  assert [line.partition(" (")[0] for line in said] == [
+  lines = [line for line in done.stdout.splitlines() if "stage" in line]
+  assert [line.partition(" (")[0] for line in lines] == [
     "2 stages changed",
     "audit: devices disagree on 1 variables of stage stem",
     "audit: devices disagree on 1 variables of stage head",

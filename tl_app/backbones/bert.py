@@ -168,14 +168,14 @@ def _embeddings(inputs, config):
   ids = inputs["input_word_ids"]
   width = config["hidden_size"]
   positions = ops.cumsum(ops.ones_like(ids), axis=1) - 1
-  parts = [
+  tables = [
     layers.Embedding(config["vocab_size"], width, name="token_embedding")(ids),
     layers.Embedding(config["max_position_embeddings"], width, name="position_embedding")(positions),
   ]
   if config["type_vocab_size"]:
     segments = layers.Embedding(config["type_vocab_size"], width, name="segment_embedding")
-    parts.append(segments(inputs["input_type_ids"]))
-  x = layers.Add(name="embeddings_add")(parts)
+    tables.append(segments(inputs["input_type_ids"]))
+  x = layers.Add(name="embeddings_add")(tables)
   return _dropout(_norm(x, "embeddings_norm", config), "embeddings_dropout", config)
 
 

@@ -89,9 +89,9 @@ def _targets(layer: keras.Layer) -> dict[str, Target]:
     names |= {"project": "_project_conv", "project_bn": "_bn2"}
     module = f"_blocks.{stage.removeprefix('block_')}.{names[part]}"
   if isinstance(layer, keras.layers.BatchNormalization):
-    parts = ("weight", layer.gamma), ("bias", layer.beta)
-    parts += ("running_mean", layer.moving_mean), ("running_var", layer.moving_variance)
-    return {f"{module}.{name}": Target(variable) for name, variable in parts}
+    variables = ("weight", layer.gamma), ("bias", layer.beta)
+    variables += ("running_mean", layer.moving_mean), ("running_var", layer.moving_variance)
+    return {f"{module}.{name}": Target(variable) for name, variable in variables}
   # PyTorch: [out, in, h, w]; Keras: [h, w, in, out], depthwise [h, w, in, 1].
   axes = (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (2, 3, 1, 0)
   return {f"{module}.weight": Target(layer.kernel, axes)}

@@ -150,8 +150,8 @@ def _module_variables(module, interface):
       found.setdefault(keras_internals.variable_id(variable), variable)
   names = {}
   for variable in found.values():
-    parts = variable.name.partition(":")[0].split("/")
-    name = "/".join(re.sub(r"[^\w.\-]", "_", part).lstrip("_-") or "unnamed" for part in parts)
+    scopes = variable.name.partition(":")[0].split("/")
+    name = "/".join(re.sub(r"[^\w.\-]", "_", scope).lstrip("_-") or "unnamed" for scope in scopes)
     unique, count = name, 0
     while unique in names:
       count += 1

@@ -146,9 +146,9 @@ def by_order(shapes: Mapping[str, tuple], order: Mapping[str, float]) -> dict[st
     layers[-1].append(name)
   if not layers:
     return {}
-  parts = min(MAX_PARTS, len(layers))
-  cuts = [round(i * len(layers) / parts) for i in range(parts + 1)]
-  return {f"part_{i + 1}": sum(layers[cuts[i] : cuts[i + 1]], []) for i in range(parts)}
+  count = min(MAX_PARTS, len(layers))
+  cuts = [round(i * len(layers) / count) for i in range(count + 1)]
+  return {f"part_{i + 1}": sum(layers[cuts[i] : cuts[i + 1]], []) for i in range(count)}
 
 
 def _match(names, rules):
@@ -212,14 +212,17 @@ def _total(shapes, matched):
 
 
 def _by_prefix(names, order):
-  """Returns a stage for each first distinct part of the names, in order of use; empty if these are automatic names."""
-  parts = [name.split("/") for name in names]
+  """Returns a stage for each scope at the first level where the names differ, by first use.
+
+  Empty if most of these scopes are automatic names.
+  """
+  paths = [name.split("/") for name in names]
   depth = 0
-  while parts and all(len(part) > depth + 2 for part in parts) and len({part[depth] for part in parts}) == 1:
+  while paths and all(len(path) > depth + 2 for path in paths) and len({path[depth] for path in paths}) == 1:
     depth += 1
   stages = {}
-  for name, part in sorted(zip(names, parts), key=lambda pair: order.get(pair[0], float("inf"))):
-    stages.setdefault(part[depth], []).append(name)
+  for name, path in sorted(zip(names, paths), key=lambda pair: order.get(pair[0], float("inf"))):
+    stages.setdefault(path[depth], []).append(name)
   meaningless = sum(len(stages[stage]) for stage in stages if _AUTOMATIC.fullmatch(stage))
   if not 2 <= len(stages) <= 40 or 2 * meaningless > len(names):
     return {}

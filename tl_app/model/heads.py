@@ -61,9 +61,9 @@ def deviation(features: np.ndarray) -> float:
 
 def _moments(features):
   """Returns (mean, variance), float64 [width] each; only some rows at a time are held as float64."""
-  parts = [features[i : i + MOMENT_ROWS] for i in range(0, len(features), MOMENT_ROWS)]
-  mean = sum(part.sum(axis=0, dtype=np.float64) for part in parts) / len(features)
-  return mean, sum(np.square(part - mean).sum(axis=0) for part in parts) / len(features)
+  chunks = [features[i : i + MOMENT_ROWS] for i in range(0, len(features), MOMENT_ROWS)]
+  mean = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in chunks) / len(features)
+  return mean, sum(np.square(chunk - mean).sum(axis=0) for chunk in chunks) / len(features)
 
 
 def logits(head: keras.Model, features: np.ndarray) -> np.ndarray:

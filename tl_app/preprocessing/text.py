@@ -84,9 +84,7 @@ def padded_length(counts: tf.Tensor, max_length: int) -> tf.Tensor:
 def pack(
   tokens: tf.RaggedTensor,
   max_length: int,
-  start: int,
-  end: int,
-  pad: int = 0,
+  special: tuple[int, int, int],
   second: tf.RaggedTensor | None = None,
   separators_between: int = 1,
 ) -> dict[str, tf.Tensor]:
@@ -95,13 +93,14 @@ def pack(
   Args:
     tokens: ragged int32 [batch, (tokens)] without special tokens.
     max_length: largest number of tokens of an example, special tokens included; at least 2.
-    start, end, pad: ids of the start, end and padding tokens.
+    special: ids of the start, end and padding tokens.
     second: tokens of the second text of each pair, or None. The longer text of a pair is truncated first.
     separators_between: how often [end] is repeated between the two texts (RoBERTa: 2).
 
   Returns:
     {"input_word_ids", "input_mask", "input_type_ids"}: int32 [batch, length], with the length of `padded_length`.
   """
+  start, end, pad = special
   column = tf.ones([tokens.nrows(), 1], tf.int32)
   if second is None:
     tokens = tokens[:, : max_length - 2]
@@ -111,9 +110,9 @@ def pack(
     room = max(max_length - 2 - separators_between, 1)
     trimmed = tf_text.RoundRobinTrimmer(room).trim([tokens, second])
     separators = tf.repeat(column * end, separators_between, axis=1)
-    parts = [tf.concat([column * start, trimmed[0], separators], axis=1)]
-    parts += [tf.concat([trimmed[1], column * end], axis=1)]
-    tokens, segments = tf.concat(parts, axis=1), tf.concat([tf.zeros_like(parts[0]), tf.ones_like(parts[1])], axis=1)
+    sides = [tf.concat([column * start, trimmed[0], separators], axis=1)]
+    sides += [tf.concat([trimmed[1], column * end], axis=1)]
+    tokens, segments = tf.concat(sides, axis=1), tf.concat([tf.zeros_like(sides[0]), tf.ones_like(sides[1])], axis=1)
   counts = tf.cast(tokens.row_lengths(), tf.int32)
   length = padded_length(counts, max_length)
   # A tensor, not a list: in a list [None, length], to_tensor accepts only a Python int. -1 means None.
@@ -179,12 +178,12 @@ class TokenPreprocess(Preprocess):
 
   def pack(self, tokens: tf.RaggedTensor) -> dict[str, tf.Tensor]:
     """Returns BERT's inputs (see the function `pack`) for the tokens of `tokenize`, or some of them."""
-    return pack(tokens, self.max_length, self._start, self._end, self._pad)
+    return pack(tokens, self.max_length, self.special_tokens)
 
   def join(self, first: tf.Tensor, second: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns BERT's inputs (see `pack`), with segment ids, for pairs of texts, string [batch] each."""
     first, second = self._tokens_read(first), self._tokens_read(second)
-    return pack(first, self.max_length, self._start, self._end, self._pad, second, self.separators_between)
+    return pack(first, self.max_length, self.special_tokens, second, self.separators_between)
 
   def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
     """Returns the number of tokens of each text before truncation, special tokens included, int32 [batch]."""

@@ -11,7 +11,7 @@ _FILLER = "*"
 
 
 class SplitWords(PreprocessWrapper):
-  """Tokenizes each word of a text by itself and marks its first subword. White space separates words."""
+  """Tokenizes each word of a text by itself and records its first subword. White space separates words."""
 
   def __init__(self, preprocess: Preprocess):
     """Wraps a preprocessing.
@@ -34,11 +34,11 @@ class SplitWords(PreprocessWrapper):
     "input_starts" is int32 [batch, length], 1 at the first subword of each word that is read, else 0.
     """
     subwords, starts = self._read(texts)
-    inputs = text.pack(subwords, self.max_length, *self._preprocess.special_tokens)
+    inputs = text.pack(subwords, self.max_length, self._preprocess.special_tokens)
     batch, length = tf.unstack(tf.shape(inputs["input_mask"], tf.int64))
     # The first position is [CLS]. A text has two special tokens, so its last position is no start either.
-    marks = tf.pad(starts[:, : self.max_length - 2].to_tensor(shape=tf.stack([batch, length - 1])), [[0, 0], [1, 0]])
-    return inputs | {STARTS: tf.ensure_shape(marks, [None, None])}
+    first = tf.pad(starts[:, : self.max_length - 2].to_tensor(shape=tf.stack([batch, length - 1])), [[0, 0], [1, 0]])
+    return inputs | {STARTS: tf.ensure_shape(first, [None, None])}
 
   def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
     """Returns the number of subwords of each text before truncation, special tokens included, int32 [batch]."""

@@ -72,7 +72,7 @@ def test_names_that_say_nothing_are_staged_by_graph_order(tmp_path):
   first = next(iter(backbone.stages.values()))
   assert tuple(first[0].shape) == (3, 3, 3, 8)
   assert sum(v.trainable for v in first) == 3
-  assert any("by the order of their use" in note for note in backbone.notes)
+  assert any("in the order of use" in note for note in backbone.notes)
 
 
 def test_only_chosen_stages_change_and_batch_norm_keeps_its_statistics(tmp_path):

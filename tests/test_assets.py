@@ -417,6 +417,7 @@ def test_offline_preset_from_the_cache_of_kagglehub(tmp_path, monkeypatch, no_ne
     offline.preset("kaggle://keras/bert")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handle", ["kaggle://keras/bert/keras/tiny/1", "hf://nobody/tiny"])
 def test_preset_without_a_network_is_one_line(handle, tmp_path, monkeypatch):
   def fail(*args, **kwargs):

@@ -107,6 +107,7 @@ def test_help_lists_the_common_flags_and_helpfull_all_under_headings(tl_train):
   assert re.findall(r"^(\w.*):$", stdout, re.MULTILINE) == list(config_lib.GROUPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flag", "message"),
   [

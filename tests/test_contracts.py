@@ -116,6 +116,7 @@ def test_every_modality_is_checked():
   assert set(MODALITIES) == set(modalities.MODALITIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODALITIES)
 def test_modality(load, name):
   kind, augmentations = MODALITIES[name]

@@ -55,6 +55,7 @@ def test_images_turn_by_the_degrees_of_the_description(bar, name, degrees):
   assert angles.std() == pytest.approx(degrees / 3**0.5, rel=0.15)
 
 
+@pytest.mark.slow
 def test_no_operation_of_rand_takes_the_picture_away():
   ramp = np.linspace(0, 1, 32 * 32, dtype="float32").reshape(32, 32, 1).repeat(3, axis=2)
   for layer in images._operations():
@@ -66,6 +67,7 @@ def test_no_operation_of_rand_takes_the_picture_away():
       assert changed.mean() > 0.3 or not isinstance(layer, keras.layers.Solarization)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["light", "medium", "rand"])
 def test_images_keep_their_shape_and_range_and_each_is_another(bar, name):
   augment = images.Augment(name, seed=0)
@@ -90,6 +92,7 @@ def _batches(inputs, seed=1, augment=None, mix=None, batches=6, targets=None):
   return [[x.numpy() for x in batch] for batch in itertools.islice(dataset, batches)]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_batches_and_another_pass_others(squares):
   first, again = (_batches(squares, augment=images.Augment("medium", 1)) for _ in range(2))
   for one, other in zip(first, again):
@@ -103,6 +106,7 @@ def test_the_same_seed_gives_the_same_batches_and_another_pass_others(squares):
   assert np.abs(_batches(squares, augment=images.Augment("medium", 2))[0][0] - first[0][0]).max() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.4, 1.0)])
 def test_mixed_targets_are_the_shares_of_the_images_until_the_last_steps(squares, mixup, cutmix):
   first, again = (_batches(squares, mix=mixing.Mix(mixup, cutmix, 20, 1), batches=24) for _ in range(2))

@@ -106,6 +106,7 @@ def documents(path, n=120, seed=0):
   return f"table:{path}"
 
 
+@pytest.mark.slow
 def test_the_features_are_the_mean_of_those_of_the_windows(world):
   backbone = saved_model.load(world["bert"], SPEC, pooling="mean")
   read = backbone_long_text.read_long(backbone, "windows", 4)

@@ -110,6 +110,7 @@ def test_split_is_exact_at_every_stage(presets, name):
     assert len(trunk.weights) + len(tail.weights) == len(backbone.network.weights)
 
 
+@pytest.mark.slow
 def test_split_hands_over_only_what_the_tail_needs(presets):
   trunk, tail = _load(presets / "bert").split("layer_1")
   assert sorted(trunk.output) == ["input_mask", "transformer_layer_0"] == sorted(tail.input)
@@ -134,6 +135,7 @@ def test_gradients_reach_the_tail_alone(presets):
   assert len(gradients) == 16 and all(gradient is not None for gradient in gradients)
 
 
+@pytest.mark.slow
 def test_pooling_counts_real_tokens_only(presets):
   backbone = _load(presets / "bert", pooling="mean")
   inputs = backbone.preprocess(TEXTS[:2])
@@ -178,6 +180,7 @@ def sentence_directory(presets, tmp_path):
   return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("types", "mode", "expected"),
   [
@@ -212,6 +215,7 @@ def test_a_sentence_transformers_model_of_an_address_says_it_too(sentence_direct
   assert asked == ["hf://me/tiny"]
 
 
+@pytest.mark.slow
 def test_preset_gives_the_answer_of_kerashub(presets):
   import keras_hub
 
@@ -573,6 +577,7 @@ def lite():
   return native.load(spec, Assets()), next(directory.glob("**/*.pth"))
 
 
+@pytest.mark.slow
 def test_efficientnet_lite_gives_the_published_answer(lite):
   from PIL import Image
 
@@ -609,6 +614,7 @@ def test_efficientnet_lite_lists_names_that_do_not_fit():
     efficientnet_lite.assign_state(network, {"_odd": np.zeros(1), "_fc.bias": np.zeros(1)}, "x.pth")
 
 
+@pytest.mark.slow
 def test_minilm_knows_what_is_alike():
   spec, _ = _wheel("minilm_l6.pypi")
   backbone = native.load(spec, Assets())

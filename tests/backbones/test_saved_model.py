@@ -59,6 +59,7 @@ def test_an_image_module_gives_its_own_answer_and_total_stages(tmp_path):
   }
 
 
+@pytest.mark.slow
 def test_uint8_modules_get_bytes(tmp_path):
   bytes_in = load(tiny_modules.image(tmp_path / "uint8", dtype=tf.uint8), image_size=16)
   floats_in = load(tiny_modules.image(tmp_path / "float32"), image_size=16)
@@ -75,6 +76,7 @@ def test_names_that_say_nothing_are_staged_by_graph_order(tmp_path):
   assert any("in the order of use" in note for note in backbone.notes)
 
 
+@pytest.mark.slow
 def test_only_chosen_stages_change_and_batch_norm_keeps_its_statistics(tmp_path):
   backbone = load(tiny_modules.image(tmp_path / "module"), image_size=16)
   for stage, members in backbone.stages.items():

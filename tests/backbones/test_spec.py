@@ -149,6 +149,7 @@ def test_kerashub_resnet50_stages():
   assert_total(spec.stages, network)
 
 
+@pytest.mark.slow
 def test_kerashub_mobilenet_v3_small_stages():
   import keras_hub
 

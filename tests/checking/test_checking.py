@@ -294,6 +294,7 @@ def test_clean_images_have_no_fault(pictures):
   assert kinds_of(f"images:{pictures}") == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BAD_IMAGES)
 def test_every_fault_of_images_is_found(tmp_path, kind):
   BAD_IMAGES[kind](write_pictures(tmp_path))
@@ -352,6 +353,7 @@ def test_out_of_fold_predictions_have_not_seen_the_group():
   assert np.mean(noise.out_of_fold(features, targets, np.arange(120)).argmax(axis=1) == targets) > 0.8
 
 
+@pytest.mark.slow
 def test_without_cleanlab_the_extra_is_named(tmp_path, modules, monkeypatch):
   monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
   tiny_data.reviews(tmp_path / "plain.csv")

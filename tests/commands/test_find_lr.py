@@ -155,6 +155,7 @@ def test_the_batches_are_those_of_training(tmp_path, monkeypatch, flags):
   assert result["batch_size"] == phase.batch_size and len(result["losses"]) == 12
 
 
+@pytest.mark.slow
 def test_a_recipe_without_fine_tuning_has_no_rate_to_find(tmp_path):
   with pytest.raises(UserError, match="--recipe=probe .*trains nothing of the backbone"):
     find_lr.measure(config(tmp_path, recipe="probe"), 20)

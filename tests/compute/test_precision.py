@@ -98,6 +98,7 @@ def test_the_fastest_that_keeps_the_loss_is_taken_if_it_gains_enough():
   assert precision.fastest({plain: (1.0, 2.0), half: (0.9, 2.0), quick: (0.5, float("nan"))}, plain) == plain
 
 
+@pytest.mark.slow
 def test_a_measurement_leaves_no_trace(monkeypatch):
   network = _network()
   x, y = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32), np.arange(32) % 2

@@ -81,6 +81,7 @@ def random_tree(root, rng):
   return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trial", range(25))
 def test_random_trees_never_leak(tmp_path, trial):
   """Fault C1 of a well-known tool: validation was the alphabetical tail, 80 % of it in train as well."""

@@ -117,6 +117,7 @@ def test_lora_moves_kernels_by_its_rank(model):
     assert singular[2] < 1e-2 * singular[0]
 
 
+@pytest.mark.slow
 def test_lora_without_kernels_is_refused(model):
   # A rank at which factors are no smaller than the kernels.
   phase = _phase(model, recipe="lora", lora_rank=500)

@@ -261,6 +261,7 @@ def test_the_candidates_are_listed_with_the_reason_of_the_selection(tmp_path):
   assert "probe (nothing else was trained)." in text and "majority class 0.500 – – probe 0.750 0.610 3e-05" in text
 
 
+@pytest.mark.slow
 def test_only_the_metrics_are_needed(tmp_path):
   write_run(tmp_path, ["negative", "positive"])
   whole = page_lib.write(tmp_path).read_text()
@@ -295,6 +296,7 @@ def test_pyplot_and_tensorflow_are_not_imported():
   assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "set()\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name, content, message",
   [

@@ -52,6 +52,7 @@ def test_the_slowest_part_is_named_with_its_share(slow_steps):
   assert slow_steps["summary"].endswith(f"decode is the slowest part of the pipeline, {share:.0%} of it")
 
 
+@pytest.mark.slow
 def test_a_slow_step_hides_the_pipeline_and_a_fast_one_waits(slow_steps):
   assert slow_steps["ready"] >= 0.06 and slow_steps["beside"] >= slow_steps["wait"] + 0.06
   assert slow_steps["wait_share"] < 0.3

@@ -134,6 +134,7 @@ def test_a_batch_counts_by_its_size(devices):
   assert train_steps.of_size(network, 0) is network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [6, 24, 48])
 def test_a_batch_counts_by_its_size_where_gradients_are_clipped(size):
   x, y = (values[:size] for values in _data())

@@ -131,7 +131,7 @@ def test_help_of_predict_describes_its_own_batch_size():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("flags", "said"),
+  ("flags", "message"),
   [
     (["--bakcbone=x"], "Unknown command line flag 'bakcbone'. Did you mean: backbone"),
     (["extra"], "'extra' is not a flag: flags have the form --name=value"),
@@ -163,10 +163,10 @@ def test_help_of_predict_describes_its_own_batch_size():
     (["--strategy=single", "--num_devices=2"], "--num_devices=2 needs --strategy=mirrored"),
   ],
 )
-def test_what_the_user_must_change_is_one_line_and_leaves_nothing(tl_train, world, tmp_path, flags, said):
+def test_what_the_user_must_change_is_one_line_and_leaves_nothing(tl_train, world, tmp_path, flags, message):
   code, stdout, stderr = tl_train(*(flag.format(world=world) for flag in flags))
   assert code == 2 and stdout == ""
-  assert said.format(world=world) in refusal(stderr)
+  assert message.format(world=world) in refusal(stderr)
   assert not (tmp_path / "run").exists()
   assert [path.name for path in (world / "foreign").iterdir()] == ["thesis.tex"]
 
@@ -216,7 +216,7 @@ def test_a_workdir_in_use_is_refused(tl_train, tmp_path, world):
     OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')"),
   ],
 )
-def test_a_full_disk_is_said_and_nothing_half_written_is_left(tl_train, tmp_path, monkeypatch, error):
+def test_a_full_disk_is_reported_and_nothing_half_written_remains(tl_train, tmp_path, monkeypatch, error):
   def full(run):
     raise error
 
@@ -238,7 +238,7 @@ def test_a_bug_keeps_its_traceback(tl_train, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["evaluate", "export"])
-def test_no_finished_run_is_said_before_tensorflow_starts(name, tmp_path):
+def test_a_missing_run_is_reported_before_tensorflow_starts(name, tmp_path):
   command = [sys.executable, "-X", "importtime", "-m", f"tl_app.{name}", f"--workdir={tmp_path}"]
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   assert done.returncode == 2

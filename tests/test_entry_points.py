@@ -1,4 +1,4 @@
-"""The six commands as a user runs them: a process each, around one tiny trained run."""
+"""The commands as a user runs them, one process each, on one small trained run."""
 
 import json
 import signal
@@ -36,7 +36,7 @@ def world(tmp_path_factory):
   tiny_modules.image(root / "image")
   tiny_data.colours(root / "colours")
   flags = [f"--backbone={root}/image", f"--dataset=images:{root}/colours", f"--cache_dir={root}/cache", *FLAGS]
-  (root / "tiny.cfg").write_text("# What the tests run.\n" + "\n".join(flags) + "\n")
+  (root / "tiny.cfg").write_text("# Flags of the tests.\n" + "\n".join(flags) + "\n")
   return root
 
 
@@ -56,13 +56,13 @@ def test_train_writes_every_file_and_ends_with_the_summary(world, trained):
   assert [finding["kind"] for finding in findings["findings"]] == ["tiny_image"]
   assert "warning  tiny_image: 60 of 60 images with a side below 32 pixels" in trained.stderr
   report = (world / "run/report.html").read_text()
-  assert "<h3>Faults</h3>" in report and "images with a side below 32 pixels" in report
+  assert "<h3>Findings</h3>" in report and "images with a side below 32 pixels" in report
   metrics = files.read_json(world / "run/metrics.json")
   assert metrics["test"]["accuracy"] >= 0.9
   assert metrics["parity"]["label_flips"] == 0 and metrics["parity"]["max_probability_difference"] <= 1e-4
   assert (world / "run/export/assets/labels.txt").read_text() == "blue\ngreen\nred\n"
   # Results on stdout, progress on stderr.
-  assert trained.stdout.startswith(f"test accuracy   {metrics['test']['accuracy']:.3f} (95 % interval ")
+  assert trained.stdout.startswith(f"test accuracy     {metrics['test']['accuracy']:.3f} (95 % interval ")
   assert f"{world}/run/export" in trained.stdout and len(trained.stdout.splitlines()) <= 12
   assert "probe epoch 1/40  accuracy " in trained.stderr and "I0000" not in trained.stderr
 
@@ -97,7 +97,7 @@ def test_predict_gives_one_json_object_a_line(world, trained):
 
 def test_export_again_gives_a_proven_saved_model(world, trained):
   done = run("export", f"--workdir={world}/run", f"--output={world}/serving/1")
-  assert f"{world}/serving/1" in done.stdout and "changed 0 of" in done.stdout
+  assert f"{world}/serving/1" in done.stdout and "0 labels differ" in done.stdout
   assert len(done.stdout.splitlines()) == 1
   assert (world / "serving/1/saved_model.pb").is_file()
   assert (world / "serving/1/assets/labels.txt").read_text() == "blue\ngreen\nred\n"
@@ -132,7 +132,7 @@ def test_an_interrupted_run_ends_cleanly_and_its_workdir_is_free(world):
   directory = world / "interrupted"
   flags = (f"--flagfile={world}/tiny.cfg", f"--workdir={directory}", "--recipe=full", "--epochs=100000")
   pipes = {name: subprocess.PIPE for name in ("stdout", "stderr")}
-  # What a shell starts in the background, a whole suite too, ignores the signal.
+  # A process that a shell starts in the background, or that such a test suite starts, ignores the signal.
   process = subprocess.Popen(command("train", *flags), **pipes, text=True, preexec_fn=_heed_interruptions)
   _wait_for(lambda: (directory / "log.jsonl").exists() and '"full"' in (directory / "log.jsonl").read_text(), process)
   process.send_signal(signal.SIGINT)

@@ -161,13 +161,13 @@ def for_inference(
   return ahead(batches), positions
 
 
-def inference_order(lengths, batch_size):
+def inference_order(lengths: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns (order, positions), int64: examples by length, `order` filled up to full batches, `positions` without."""
   positions = np.argsort(lengths, kind="stable")
   return np.concatenate([positions, np.repeat(positions[-1:], -len(positions) % batch_size)]), positions
 
 
-def restore(outputs, positions):
+def restore(outputs: np.ndarray, positions: np.ndarray) -> np.ndarray:
   """Returns the rows of `outputs` [>= n, ..] in the order of the examples, without those that only filled up."""
   ordered = np.empty((len(positions),) + outputs.shape[1:], outputs.dtype)
   ordered[positions] = outputs[: len(positions)]
@@ -223,7 +223,9 @@ def _balanced_order(classes, seed):
   return tf.data.Dataset.choose_from_datasets(streams, _passes(np.arange(len(streams), dtype=np.int64), seed))
 
 
-def index_batches(n, batch_size, seed, lengths=None, classes=None):
+def index_batches(
+  n: int, batch_size: int, seed: int, lengths: np.ndarray | None = None, classes: np.ndarray | None = None
+) -> tf.data.Dataset:
   """Returns the endless dataset of int32 [batch_size] indices below `n`.
 
   The indices of a pass are shuffled (all of them, so it is uniform), then the next pass: every example comes once per
@@ -248,7 +250,9 @@ def index_batches(n, batch_size, seed, lengths=None, classes=None):
   return indices.batch(window * batch_size, drop_remainder=True).enumerate().flat_map(sort)
 
 
-def token_batches(lengths, tokens, seed, devices=1, classes=None):
+def token_batches(
+  lengths: np.ndarray, tokens: int, seed: int, devices: int = 1, classes: np.ndarray | None = None
+) -> tf.data.Dataset:
   """Returns the endless dataset of int32 [k] indices of texts: as many of like length as fill up to `tokens` tokens.
 
   The order is that of `index_batches` with lengths; the shortest texts of a window make its last, smaller batch.
@@ -283,7 +287,7 @@ def token_batches(lengths, tokens, seed, devices=1, classes=None):
   return _order(len(lengths), seed, classes).batch(window, drop_remainder=True).enumerate().flat_map(cut)
 
 
-def mean_batch(batches, n):
+def mean_batch(batches: tf.data.Dataset, n: int) -> float:
   """Returns the mean number of examples in those batches of an endless dataset that hold `n` examples together."""
   count = seen = 0
   for batch in untuned(batches):
@@ -293,8 +297,8 @@ def mean_batch(batches, n):
   return seen / count
 
 
-def draw_copies(batches, n, count, seed):
-  """Returns `batches` with k * n + i in place of each index i below `n`, k drawn evenly below `count`."""
+def draw_copies(batches: tf.data.Dataset, n: int, count: int, seed: int) -> tf.data.Dataset:
+  """Returns `batches` with k * n + i in place of each index i below `n`; k is uniform below `count`."""
   if count == 1:
     return batches
 
@@ -305,12 +309,12 @@ def draw_copies(batches, n, count, seed):
   return batches.enumerate().map(draw)
 
 
-def token_counts(preprocess, texts):
+def token_counts(preprocess: typing.Any, texts: Inputs) -> np.ndarray:
   """Returns int32 [n]: the tokens of each of `texts`, `Inputs`, special ones included, nothing truncated."""
   return of_texts(preprocess.count_tokens, texts)
 
 
-def of_texts(function, texts):
+def of_texts(function: typing.Callable, texts: Inputs) -> np.ndarray:
   """Returns [n, ..]: what an in-graph function of string [batch] gives for each of `texts`, `Inputs`."""
   raw = tf.data.Dataset.from_tensor_slices(tf.constant(texts.array(), tf.string)).batch(1024)
   found = list(untuned(raw.map(function)).as_numpy_iterator())

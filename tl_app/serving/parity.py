@@ -44,8 +44,8 @@ class Client:
     command = [sys.executable, "-P", fresh_process.__file__]
     command += modalities.of(modality).serving_modules
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
-    self._process = subprocess.Popen(command, **pipes, text=True, env=environment)
+    pipe = subprocess.PIPE
+    self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
   def __enter__(self):
     return self

@@ -3,6 +3,7 @@
 `python -m tests.import_graph --list` prints the graph.
 """
 
+import ast
 import subprocess
 import sys
 
@@ -94,6 +95,24 @@ def test_the_graph_stays_small():
   rooms = import_graph.rooms(one_way)
   assert len(rooms) <= 33 and sum(map(len, rooms.values())) <= 130 and import_graph.levels(rooms) <= 9
   assert len([room for room in rooms if import_graph.is_root_module(room) and room not in ORDER[-1]]) <= 9
+
+
+def test_private_names_of_other_objects_are_used_in_keras_internals_only():
+  used = [
+    f"{name}:{node.lineno}: {node.attr}"
+    for name, path in MODULES.items()
+    if name != "backbones.keras_internals"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.Attribute) and _is_private(node)
+  ]
+  assert used == []
+
+
+def _is_private(node):
+  # Named tuples have public methods that begin with an underscore.
+  if not node.attr.startswith("_") or node.attr.startswith("__") or node.attr in ("_asdict", "_replace"):
+    return False
+  return not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
 
 
 def test_flags_are_known_only_to_the_entry_points_and_cli():

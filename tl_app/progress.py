@@ -37,3 +37,8 @@ def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     elif not terminal and now - printed >= _SECONDS_IN_A_FILE:
       printed = now
       log.info("%s: %s of %s", what, f"{number:,}", f"{total:,}")
+
+
+def verbosity() -> int:
+  """Returns Keras' `verbose`: 1, a moving bar, on a terminal and in a notebook; 2, a line an epoch, elsewhere."""
+  return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2

@@ -140,7 +140,7 @@ class Record:
   def __init__(self, paths: Workdir):
     self.paths = paths
     self.clock = Clock(["features", "train", "evaluate", "export"])
-    self._plan = {}
+    self._plan, self._notes = {}, {}
 
   @property
   def seconds(self) -> dict[str, float]:
@@ -148,15 +148,15 @@ class Record:
     return self.clock.seconds
 
   def write_plan(self, values: dict) -> None:
-    """Writes plan.json, with what `note` has been given before."""
-    self._plan = {**values, **self._plan}
-    self._write(self.paths.plan, self._plan)
+    """Writes plan.json with what `note` has been given before; it replaces the values of an earlier call."""
+    self._plan = values
+    self._write(self.paths.plan, {**values, **self._notes})
 
   def note(self, name: str, value: object) -> None:
     """Adds a decision or a measurement to plan.json, which is written at once if `write_plan` has written it."""
-    self._plan[name] = value
+    self._notes[name] = value
     if self.paths.plan.is_file():
-      self._write(self.paths.plan, self._plan)
+      self.write_plan(self._plan)
 
   def write_splits(self, manifest: dict) -> None:
     """Writes splits.json."""

@@ -22,6 +22,7 @@ from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.errors import UserError
 from tl_app.preprocessing.image import ImagePreprocess
 from tl_app.recipes import recipes
+from tl_app.recipes.facts import Facts
 
 SENTENCES = strings(
   ["the old film was slow and the plot was thin", "a quick dog ran over two small houses", "he ate bread with red wine"]
@@ -127,13 +128,11 @@ def test_mixed_targets_are_the_shares_of_the_images_until_the_last_steps(squares
 
 def test_the_last_steps_are_clean():
   facts = {"num_train": 320, "num_classes": 2, "learning_rate": 3e-4, "stages": {"a": ("a/kernel",)}}
-  from tl_app.config import Facts
-
   probe, tuned = recipes.plan(Config(mixup=0.2, augment="rand", epochs=5), Facts(**facts))
-  assert not probe.mixes and probe.augment == "none"
-  assert (tuned.steps, tuned.clean_from) == (50, 42)
-  assert augmentation.described(probe, modalities.of("image")) == ""
-  assert augmentation.described(tuned, modalities.of("image")).endswith("mixup 0.2, unmixed from step 43 of 50")
+  assert not probe.inputs.mixes and probe.inputs.augment == "none"
+  assert (tuned.schedule.steps, tuned.first_unmixed_step) == (50, 42)
+  assert augmentation.describe(probe, modalities.of("image")) == ""
+  assert augmentation.describe(tuned, modalities.of("image")).endswith("mixup 0.2, unmixed from step 43 of 50")
 
 
 def test_texts_lose_move_and_change_few_words():
@@ -303,8 +302,8 @@ def test_the_plan_says_what_is_changed_and_the_frozen_stages_run(run):
   probe, tuned = files.read_json(root / "changed" / "plan.json")["phases"]
   assert probe["changed_examples"] == "" and probe["augment"] == "none"
   assert "contrast 10%), mixup 0.4, unmixed from step 3 of 3" in tuned["changed_examples"]
-  assert any("its training examples are changed: light" in line for line in logs)
-  assert any("augmented examples are new each time" in line for line in logs)
+  assert any("training examples are augmented: light" in line for line in logs)
+  assert any("augmented examples differ in every step" in line for line in logs)
   assert not list((root / "cache" / "features").glob("trunk-*"))
   assert "Training examples of fine_tune are changed: light" in (root / "changed" / "report.html").read_text()
 

@@ -131,7 +131,7 @@ def test_several_rows_an_example_come_back_from_the_cache(tmp_path):
   hashes = np.array(list("abcd"), object)
   cache = disk_cache.FeatureCache(tmp_path, 4)
   for store in (None, cache, cache):
-    starts, found = disk_cache.several(store, hashes, lambda part: [rows[i] for i in part], chunk=2)
+    starts, found = disk_cache.ragged_features(store, hashes, lambda part: [rows[i] for i in part], chunk=2)
     for start, row in zip(starts, rows):
       np.testing.assert_array_equal(found[start : start + len(row)], row)
 

@@ -30,16 +30,16 @@ def bare(paths):
 
 def records(paths, file):
   """Writes the images into a TFRecord file and returns them as object array [n] of `Record`."""
-  places, offset = [], 0
+  found, offset = [], 0
   with tf.io.TFRecordWriter(file) as writer:
     for path in paths:
       example = tf.train.Example()
       example.features.feature["image"].bytes_list.value.append(pathlib.Path(path).read_bytes())
       serialized = example.SerializeToString()
       writer.write(serialized)
-      places.append(Record(file, offset, "image"))
+      found.append(Record(file, offset, "image"))
       offset += len(serialized) + 16
-  return strings(places)
+  return strings(found)
 
 
 def seconds(dataset):

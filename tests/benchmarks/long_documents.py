@@ -50,8 +50,8 @@ def documents(assets, number, telling, words, seed):
     while length < words:
       parts.append(rng.choice(filler))
       length += len(parts[-1].split())
-    place = rng.randint(0, len(parts))
-    parts[place:place] = [tellers[label].pop() for _ in range(telling)]
+    position = rng.randint(0, len(parts))
+    parts[position:position] = [tellers[label].pop() for _ in range(telling)]
     yield " ".join(parts), label
 
 

@@ -46,7 +46,7 @@ def peak(table, scratch, backbone):
   return files.read_json(workdir / "run" / "metrics.json")["peak_rss_mb"]
 
 
-def figures(sizes, rounds, backbone):
+def measure(sizes, rounds, backbone):
   """Returns {"fills" or "reads": {number of examples: [MB of each run]}}: the first run of a size fills the cache."""
   with tempfile.TemporaryDirectory() as scratch:
     scratch = pathlib.Path(scratch)
@@ -62,10 +62,10 @@ def main():
   parser.add_argument("--examples", default="5000,50000", help="Numbers of short texts, with commas.")
   parser.add_argument("--rounds", type=int, default=3, help="Runs of each that read the cache.")
   parser.add_argument("--backbone", default="minilm_l6.pypi")
-  parser.add_argument("--output", help="JSON file for the figures.")
+  parser.add_argument("--output", help="JSON file for the results.")
   flags = parser.parse_args()
   sizes = [int(size) for size in flags.examples.split(",")]
-  found = figures(sizes, flags.rounds, flags.backbone)
+  found = measure(sizes, flags.rounds, flags.backbone)
   for kind, runs in found.items():
     least = runs[min(sizes)]
     for size, peaks in runs.items():

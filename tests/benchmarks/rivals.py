@@ -25,15 +25,18 @@ import tensorflow as tf
 
 from tl_app import backbones, files
 from tl_app import workdir as workdir_lib
+from tl_app.assets import Assets
 from tl_app.commands import benchmark
 from tl_app.commands import train as train_lib
 from tl_app.compute import precision
 from tl_app.config import Config
-from tl_app.features import session
 from tl_app.model import stages
 from tl_app.recipes import recipes
+from tl_app.recipes.phase import HEAD
 from tl_app.tasks import statistics as statistics_lib
-from tl_app.training import fit, planning
+from tl_app.training import feed
+from tl_app.training.compiling import PhaseSteps
+from tl_app.workdir import Record
 
 # KerasHub fills texts up to a fixed length.
 KERASHUB_LENGTH = 128
@@ -51,81 +54,86 @@ class Timed(keras.callbacks.Callback):
     self.end = time.perf_counter(), time.process_time()
 
 
-def timed(network, dataset, steps, policy=precision.FLOAT32):
+def timed(network, dataset, steps, number_format=precision.FLOAT32):
   """Returns a function that trains for `steps` batches after the warm-up and returns (seconds, CPU seconds)."""
 
   def train():
     watch = Timed()
-    with precision.computing(network, policy):
+    with precision.computing(network, number_format):
       network.fit(dataset, steps_per_epoch=WARMUP + steps, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
     return [end - start for start, end in zip(watch.start, watch.end)]
 
   return train
 
 
-def compiled(run, phase, way):
-  """Returns (network, dataset): a network of its own over the run's variables, and the run's training stream."""
-  stages.set_trainable(run.model, phase)
-  network, dataset = fit.online(run, phase)
-  own = keras.Model(network.input, network.output)
-  fit.compile_for(own, phase, run.model, way, targets=run.labels[run.split.train])
-  return own, dataset
+def compiled(features, phase, policy, seed):
+  """Returns (network, dataset): a network of its own over the variables of the run, and its training stream."""
+  model = features.model
+  stages.set_trainable(model, phase)
+  whole = feed.whole_network(phase, features, seed)
+  own = keras.Model(whole.network.input, whole.network.output)
+  PhaseSteps(own, phase, model, features.data.train_targets).compile(policy)
+  return own, whole.dataset()
 
 
-def ways(run, phase):
-  """Returns the `precision.Way`s to show: the plain one, and the one that --precision=auto takes if it is another."""
-  stages.set_trainable(run.model, phase)
-  network, dataset = fit.online(run, phase)
-  candidates = precision.candidates(run.config, run.model.backbone, False, 1)
-
-  def compile_way(way):
-    fit.compile_for(network, phase, run.model, way, targets=run.labels[run.split.train])
-
-  chosen = precision.choose(candidates, network, compile_way, dataset, phase.steps)
+def step_policies(features, phase, config):
+  """Returns the `StepPolicy`s to show: the plain one, and the one that --precision=auto chooses if it is another."""
+  model = features.model
+  stages.set_trainable(model, phase)
+  whole = feed.whole_network(phase, features, config.seed)
+  steps = PhaseSteps(whole.network, phase, model, features.data.train_targets)
+  candidates = precision.candidates(config, model.backbone, features.devices)
+  chosen = precision.choose(candidates, steps, whole.dataset(), phase.schedule.steps)
   return list(dict.fromkeys([precision.PLAIN, chosen]))
 
 
-def fixed_length(run):
-  """Returns the shortest fixed length that cuts no text which the stream does not cut."""
-  counts = session.token_counts(run)[run.split.train]
-  return min(run.model.backbone.preprocess.max_length, math.ceil(int(counts.max()) / 8) * 8)
+def fixed_length(features):
+  """Returns the shortest fixed length that truncates no text which the stream does not truncate."""
+  data, longest = features.data, features.model.backbone.preprocess.max_length
+  return min(longest, math.ceil(int(data.lengths[data.train].max()) / 8) * 8)
 
 
-def kerashub(run, model_directory, rate):
+def training_texts(data):
+  """Returns the list of the training texts."""
+  return list(data.inputs[data.train].array())
+
+
+def kerashub(features, model_directory, learning_rate, batch_size):
   """Returns (KerasHub's classifier on the same weights, dataset of batches that its own preprocessor has made)."""
+  data = features.data
   classifier = keras_hub.models.BertTextClassifier.from_preset(
-    str(model_directory), num_classes=len(run.model.task.names), activation=None, load_weights=True
+    str(model_directory), num_classes=len(features.model.task.names), activation=None, load_weights=True
   )
   classifier.preprocessor.sequence_length = KERASHUB_LENGTH
   classifier.compile(
-    optimizer=keras.optimizers.AdamW(rate, weight_decay=0.01),
+    optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=0.01),
     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     metrics=["accuracy"],
   )
-  texts, labels = list(run.examples.inputs[run.split.train].array()), run.labels[run.split.train]
-  raw = tf.data.Dataset.from_tensor_slices((texts, labels)).shuffle(len(texts), seed=0).repeat()
-  return classifier, raw.batch(run.config.batch_size)
+  texts = training_texts(data)
+  raw = tf.data.Dataset.from_tensor_slices((texts, data.train_targets)).shuffle(len(texts), seed=0).repeat()
+  return classifier, raw.batch(batch_size)
 
 
 @contextlib.contextmanager
-def hugging_face(run, model_directory, flags, rate, scratch):
+def hugging_face(features, model_directory, flags, learning_rate, scratch):
   """Yields a function, command -> the answer of the process of `rivals_hf`; None without --hf_python."""
   if not flags.hf_python:
     yield None
     return
-  train, test = run.split.train, run.split.test
-  data = {"texts": list(run.examples.inputs[train].array()), "labels": run.labels[train].tolist()}
-  data |= {"test_texts": list(run.examples.inputs[test].array()), "test_labels": run.labels[test].tolist()}
+  data = features.data
+  texts = {"texts": training_texts(data), "labels": data.train_targets.tolist()}
+  texts |= {"test_texts": list(data.inputs[data.test].array()), "test_labels": data.targets[data.test].tolist()}
   path = pathlib.Path(scratch) / "texts.json"
-  path.write_text(json.dumps(data))
+  path.write_text(json.dumps(texts))
   script = pathlib.Path(__file__).with_name("rivals_hf.py")
   command = [flags.hf_python, str(script), f"--model={model_directory}", f"--data={path}", f"--steps={flags.steps}"]
   command += [
     f"--warmup={WARMUP}",
-    f"--batch_size={run.config.batch_size}",
+    f"--batch_size={flags.batch_size}",
     f"--threads={len(os.sched_getaffinity(0))}",
   ]
-  command += [f"--max_length={run.model.backbone.preprocess.max_length}", f"--learning_rate={rate}"]
+  command += [f"--max_length={features.model.backbone.preprocess.max_length}", f"--learning_rate={learning_rate}"]
   command += [f"--epochs={flags.epochs}"]
   command += ["--bf16"] if flags.hf_bf16 else []
   environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -145,67 +153,67 @@ def hugging_face(run, model_directory, flags, rate, scratch):
     process.wait()
 
 
-def speeds(run, phase, sides, flags):
+def speeds(phase, sides, flags):
   """Returns {side: [(examples per second, per CPU second) of each round]} of {side: (function as `timed`, batches)}."""
   found = {name: [] for name in sides}
   for round_ in range(flags.rounds + 1):
     order = list(sides)
     for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
       train, steps = sides[name]
-      rates = [steps * phase.batch_size / seconds for seconds in train()]
+      rates = [steps * phase.inputs.batch_size / seconds for seconds in train()]
       # The first round traces and fills caches.
       if round_:
         found[name].append(rates)
   return found
 
 
-def sides_of(run, phase, model_directory, ask, flags):
+def sides_of(features, phase, config, model_directory, ask, flags):
   """Returns {side: (function as `timed`, batches)}."""
   sides = {}
-  for way in ways(run, phase):
-    network, stream = compiled(run, phase, way)
-    sides[f"tl_app, {way}"] = timed(network, stream, flags.steps, way.precision), flags.steps
-  length = fixed_length(run)
-  network, _ = compiled(run, phase, way)
-  fixed = benchmark.fixed_lengths(run, phase, length)
-  sides[f"fixed length {length}, {way}"] = timed(network, fixed, flags.steps, way.precision), flags.steps
+  for policy in step_policies(features, phase, config):
+    network, stream = compiled(features, phase, policy, config.seed)
+    sides[f"tl_app, {policy}"] = timed(network, stream, flags.steps, policy.precision), flags.steps
+  length = fixed_length(features)
+  network, _ = compiled(features, phase, policy, config.seed)
+  fixed = benchmark.fixed_lengths(phase, features, length, config.seed)
+  sides[f"fixed length {length}, {policy}"] = timed(network, fixed, flags.steps, policy.precision), flags.steps
   few = flags.kerashub_steps
   if few:
-    classifier, batches = kerashub(run, model_directory, max(phase.learning_rates.values()))
+    largest = max(phase.optimizer.learning_rates.values())
+    classifier, batches = kerashub(features, model_directory, largest, flags.batch_size)
     sides[f"kerashub, length {KERASHUB_LENGTH}"] = timed(classifier, batches, few), few
   if ask:
     sides["hugging_face"] = lambda: ask("round")["seconds"], flags.steps
   return sides
 
 
-def accuracies(run, phase, model_directory, ask, rate, flags):
-  """Returns {side: (test accuracy, its 95 % interval)} after the epochs of `phase` from a fresh head."""
-  test, values, found = run.split.test, [v.numpy() for v in run.model.network.variables], {}
+def accuracies(features, phase, config, model_directory, ask, learning_rate, flags):
+  """Returns {side: (test accuracy, its 95 % interval)} after the epochs of `phase` from a new head."""
+  data, network, found = features.data, features.model.network, {}
+  targets, values = data.targets[data.test], [v.numpy() for v in network.variables]
 
   def note(side, right):
     found[side] = float(np.mean(right)), statistics_lib.accuracy_interval(int(np.sum(right)), len(right))
 
-  for way in ways(run, phase):
-    network, stream = compiled(run, phase, way)
-    with precision.computing(network, way.precision):
-      network.fit(stream, steps_per_epoch=phase.steps, epochs=1, verbose=0, shuffle=False)
-    note(f"tl_app, {way}", session.predict(run, run.model.network, test).argmax(axis=-1) == run.labels[test])
-    for variable, value in zip(run.model.network.variables, values):
+  for policy in step_policies(features, phase, config):
+    own, stream = compiled(features, phase, policy, config.seed)
+    with precision.computing(own, policy.precision):
+      own.fit(stream, steps_per_epoch=phase.schedule.steps, epochs=1, verbose=0, shuffle=False)
+    note(f"tl_app, {policy}", features.logits(data.test).argmax(axis=-1) == targets)
+    for variable, value in zip(network.variables, values):
       variable.assign(value)
   if ask:
     note("hugging_face", ask("epochs")["right"])
   if flags.kerashub_steps:
-    classifier, batches = kerashub(run, model_directory, rate)
-    classifier.fit(batches, steps_per_epoch=phase.steps, epochs=1, verbose=0)
-    note(
-      "kerashub",
-      classifier.predict(list(run.examples.inputs[test].array()), verbose=0).argmax(axis=-1) == run.labels[test],
-    )
+    classifier, batches = kerashub(features, model_directory, learning_rate, flags.batch_size)
+    classifier.fit(batches, steps_per_epoch=phase.schedule.steps, epochs=1, verbose=0)
+    texts = list(data.inputs[data.test].array())
+    note("kerashub", classifier.predict(texts, verbose=0).argmax(axis=-1) == targets)
   return found
 
 
 def measure(flags):
-  """Returns the figures, ready for JSON."""
+  """Returns the results, ready for JSON."""
   with tempfile.TemporaryDirectory() as scratch:
     config = Config(
       backbone="minilm_l6.pypi",
@@ -216,16 +224,16 @@ def measure(flags):
       **{name: getattr(flags, name) for name in ("dataset", "text_column", "label_column", "batch_size", "precision")},
     )
     with workdir_lib.claim(config.workdir, config) as paths:
-      run = train_lib.prepare(config, paths, backbones.resolve(config.backbone))
-      phase = planning.plan(run, recipes.plan)[-1]
-      spec = run.model.backbone.spec
-      wheel = run.assets.wheel(spec.handle, spec.sha256, spec.files)
+      features, plan = train_lib.prepare(config, backbones.resolve(config.backbone), Record(paths), recipes.plan)
+      phase, spec = plan.phases[-1], features.model.backbone.spec
+      wheel = Assets(config.cache_dir, config.offline).wheel(spec.handle, spec.sha256, spec.files)
       (model_directory,) = {path.parent for path in pathlib.Path(wheel).rglob("model.safetensors")}
-      rate = max(rate for name, rate in phase.learning_rates.items() if name != recipes.HEAD)
-      with hugging_face(run, model_directory, flags, rate, scratch) as ask:
+      rate = max(rate for name, rate in phase.optimizer.learning_rates.items() if name != HEAD)
+      with hugging_face(features, model_directory, flags, rate, scratch) as ask:
         if flags.accuracy:
-          return {"test_accuracy": accuracies(run, phase, model_directory, ask, rate, flags)}
-        return {"examples_per_second": speeds(run, phase, sides_of(run, phase, model_directory, ask, flags), flags)}
+          return {"test_accuracy": accuracies(features, phase, config, model_directory, ask, rate, flags)}
+        sides = sides_of(features, phase, config, model_directory, ask, flags)
+        return {"examples_per_second": speeds(phase, sides, flags)}
 
 
 def lines(result):
@@ -256,7 +264,7 @@ def main():
   parser.add_argument("--hf_bf16", action="store_true", help="Hugging Face computes in bfloat16 too.")
   parser.add_argument("--accuracy", action="store_true", help="In place of speed: test accuracy after --epochs.")
   parser.add_argument("--epochs", type=int, default=1)
-  parser.add_argument("--output", help="JSON file for the figures.")
+  parser.add_argument("--output", help="JSON file for the results.")
   flags = parser.parse_args()
   if not flags.hf_python:
     print("Hugging Face: no --hf_python, left out")

@@ -1,4 +1,4 @@
-"""The benchmark command: what it measures, on a tiny network; the figures themselves are no test."""
+"""The benchmark command: what it measures, on a tiny network; the timings themselves are not tested."""
 
 import dataclasses
 import importlib.util
@@ -45,7 +45,7 @@ def test_every_part_is_measured_and_written(config, tmp_path):
       assert all(ratio > 0 for ratio in figures["ratio"])
     assert next(iter(candidates.values()))["ratio"] == [1.0, 1.0, 1.0]
   text = "\n".join(benchmark.lines(result))
-  assert "batches of like length" in text and "times as fast" in text
+  assert "batches of similar length" in text and "times as fast" in text
   # Nothing of the run itself stays behind.
   assert [path.name for path in (tmp_path / "out").iterdir()] == ["benchmark.json"]
 

@@ -1,21 +1,25 @@
-"""The learning-rate range test: what it proposes of a curve, and that it leaves nothing behind but its figures."""
+"""The learning-rate range test: what it proposes for a curve, and that it leaves nothing behind but its results."""
 
-import dataclasses
 import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny_data
 import tiny_modules
 import tiny_presets
 
 from tl_app import files
 from tl_app.commands import find_lr
-from tl_app.config import Config, Facts
+from tl_app.compute.devices import Devices
+from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
+from tl_app.features.frozen import Features, FeatureStore
 from tl_app.model import stages
 from tl_app.recipes import recipes
+from tl_app.recipes.facts import Facts
 from tl_app.training import fit
+from tl_app.workdir import Clock
 
 RATES = np.geomspace(1e-6, 1.0, 61)
 
@@ -74,35 +78,36 @@ def test_hard_and_easy_batches_do_not_hide_a_small_fall(seed):
     ({"recipe": "full", "learning_rate": 2e-3}, 2e-3),
   ],
 )
-def test_rates_are_those_of_the_flag(monkeypatch, flags, expected):
+def test_learning_rates_are_those_of_the_flag(monkeypatch, flags, expected):
   facts = Facts(320, 2, 1e-4, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
-  monkeypatch.setattr(find_lr.planning, "facts", lambda run: facts)
-  run = types.SimpleNamespace(config=Config(**flags), strategy=types.SimpleNamespace(num_replicas_in_sync=1))
-  assert find_lr._rate(run, recipes.plan(run.config, facts)[1]) == pytest.approx(expected)
+  monkeypatch.setattr(find_lr.planning, "facts", lambda *_: facts)
+  devices, store = Devices(tf.distribute.get_strategy()), FeatureStore(None, 0.0, "tensorflow")
+  own = Config(**flags)
+  phase = recipes.plan(own, facts)[1]
+  assert find_lr._rate(own, Features(None, None, devices, store, 8, Clock()), phase) == pytest.approx(expected)
 
 
-def _watched(losses, start):
+def _batches_until_end(losses, start):
   """Returns after how many batches of such `losses` a test ends."""
-  watch = find_lr._Watch(start)
-  watch.set_model(types.SimpleNamespace(reset_metrics=lambda: None, stop_training=False))
+  history = find_lr._LossHistory(start)
+  history.set_model(types.SimpleNamespace(reset_metrics=lambda: None, stop_training=False))
   for number, loss in enumerate(losses, start=1):
-    watch.on_train_batch_end(number, {"loss": loss})
-    if watch.model.stop_training:
+    history.on_train_batch_end(number, {"loss": loss})
+    if history.model.stop_training:
       break
   return number
 
 
 def test_a_hard_batch_is_no_divergence():
   start = np.array([1e-4, 1e-4, 3.0, 1e-4] * 5)
-  assert _watched(start, start) == 20
+  assert _batches_until_end(start, start) == 20
   # One that steps have made much easier than the first is none either.
-  assert _watched(start - np.linspace(0, 1e-4, 20), start) == 20
+  assert _batches_until_end(start - np.linspace(0, 1e-4, 20), start) == 20
   grows = start + np.where(np.arange(20) < 10, 0, 20.0)
-  assert _watched(grows, start) in (11, 12, 13)
-  assert _watched([1.0, np.nan], np.ones(2)) == 2
+  assert _batches_until_end(grows, start) in (11, 12, 13)
+  assert _batches_until_end([1.0, np.nan], np.ones(2)) == 2
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_never_finite_is_one_line(tmp_path, monkeypatch):
   monkeypatch.setattr(find_lr.heads, "reset", lambda head, bias: head.get_layer("logits").bias.assign(bias + np.nan))
   with pytest.raises(RunFailed, match="the loss is not finite before any step"):
@@ -116,8 +121,7 @@ def config(tmp_path, **flags):
   return Config(backbone=backbone, dataset=data, offline=True, **defaults | flags)
 
 
-@pytest.mark.slow
-def test_the_weights_are_put_back_and_the_figures_are_written(tmp_path, monkeypatch):
+def test_the_weights_are_put_back_and_the_results_are_written(tmp_path, monkeypatch):
   changing, seen = stages.changing, []
 
   def spy(model, phases):
@@ -137,22 +141,21 @@ def test_the_weights_are_put_back_and_the_figures_are_written(tmp_path, monkeypa
   assert any("--learning_rate=" in line for line in find_lr.lines(result, "out"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("flags", [{"batch_size": "auto"}, {"batch_size": 32, "batch_tokens": 128}], ids=str)
 def test_the_batches_are_those_of_training(tmp_path, monkeypatch, flags):
-  seen, own_step = [], fit.own_step
+  seen, with_phase_steps = [], fit.with_phase_steps
 
   def spy(network, phase):
-    # Memory holds a batch of the tiny network: say it did not.
-    phase = phase if phase.batch_tokens else dataclasses.replace(phase, microbatches=2)
-    seen.append((phase, own_step(network, phase)))
+    # Memory holds a batch of the tiny network: pretend that it does not.
+    phase = phase if phase.inputs.batch_tokens else phase.replace(microbatches=2)
+    seen.append((phase, with_phase_steps(network, phase)))
     return seen[-1][1]
 
-  monkeypatch.setattr(fit, "own_step", spy)
+  monkeypatch.setattr(fit, "with_phase_steps", spy)
   result = find_lr.measure(config(tmp_path, **flags), 12)
   phase, network = seen[-1]
-  assert type(network).__name__ == ("OfSize" if phase.batch_tokens else "InParts")
-  assert result["batch_size"] == phase.batch_size and len(result["losses"]) == 12
+  assert type(network).__name__ == ("SizeWeightedModel" if phase.inputs.batch_tokens else "MicrobatchModel")
+  assert result["batch_size"] == phase.inputs.batch_size and len(result["losses"]) == 12
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from tl_app.training import selection
 
 pytestmark = pytest.mark.slow
 
-# A probe that has hardly trained, so that fine-tuning ships.
+# A probe that has hardly trained, so that fine-tuning is selected.
 WEAK_PROBE = {"head_epochs": 1, "head_learning_rate": 1e-6}
 
 
@@ -55,7 +55,7 @@ def configuration(world, kind, **flags):
 
 @pytest.fixture(scope="module")
 def tuned(world):
-  """Returns the workdir of a run on the opaque backbone in which one stage was trained, and ships."""
+  """Returns the workdir of a run on the opaque backbone in which one stage was trained and the result was selected."""
   config = configuration(world, "opaque", train_stages="block_1,head")
   assert train.train_and_evaluate(config, world["root"] / "tuned")["selected"] == "fine_tuned"
   return world["root"] / "tuned"
@@ -92,14 +92,15 @@ def test_the_export_names_the_stage_of_each_variable(tuned):
       assert served[position].name.partition(":")[0].endswith(path)
 
 
-# The ladder is not what is tested here: fine-tuning ships whatever it was worth.
+# Model selection is not what is tested here: fine-tuning is selected whatever its score.
 FORCED = """
+import dataclasses
 import sys
 from tl_app import config
 from tl_app.commands import train
 from tl_app.training import selection
-honest = selection.choose
-selection.choose = lambda rungs, *others: (rungs[-1], *honest(rungs, *others)[1:])
+select = selection.select
+selection.select = lambda candidates, *rest: dataclasses.replace(select(candidates, *rest), best=candidates[-1])
 train.train_and_evaluate(config.from_json(open(sys.argv[1]).read()), sys.argv[2])
 """
 
@@ -153,7 +154,7 @@ def test_another_plan_than_what_happened_is_seen(tuned, tmp_path):
     inspect_run.require_agreement(found)
 
 
-def test_where_the_probe_ships_nothing_may_have_changed(tuned, tmp_path):
+def test_if_the_probe_is_selected_nothing_may_have_changed(tuned, tmp_path):
   paths = copy_of(tuned, tmp_path)
   files.write_json(paths.metrics, files.read_json(paths.metrics) | {"selected": "probe"})
   with pytest.raises(RunFailed, match="3 frozen variables of stage block_1 changed"):
@@ -188,10 +189,14 @@ def test_inspect_prints_the_comparison(tuned):
   assert refused.returncode == 2 and "--workdir names a run" in refused.stderr
 
 
-def test_where_an_earlier_phase_ships_the_later_ones_have_left_nothing(world, monkeypatch):
-  honest = selection.choose
-  monkeypatch.setattr(selection, "better", lambda rungs, *_: rungs[0])
-  monkeypatch.setattr(selection, "choose", lambda rungs, *rest: (rungs[-1], *honest(rungs, *rest)[1:]))
+def test_if_an_earlier_phase_is_selected_the_later_ones_have_left_nothing(world, monkeypatch):
+  select = selection.select
+
+  def last(candidates, *rest):
+    return dataclasses.replace(select(candidates, *rest), best=candidates[-1])
+
+  monkeypatch.setattr(selection, "better", lambda candidates, *_: candidates[0])
+  monkeypatch.setattr(selection, "select", last)
   directory = world["root"] / "gradual"
   metrics = train.train_and_evaluate(configuration(world, "opaque", recipe="gradual", epochs=2), directory)
   assert metrics["selected_phase"] == "unfreeze_1" and metrics["selected"] == "fine_tuned"

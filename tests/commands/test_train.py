@@ -75,7 +75,7 @@ def configuration(world, backbone="image", dataset="colours", **flags):
 
 
 def weights(workdir):
-  """Returns {name: values} of the weights that shipped."""
+  """Returns {name: values} of the weights of the selected model."""
   found = {}
   with h5py.File(workdir / "checkpoints" / "model.weights.h5") as file:
     file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
@@ -174,7 +174,7 @@ import test_train
 from tl_app.commands import train
 from tl_app.compute import devices as devices_lib
 world, root = json.loads(sys.argv[2]), sys.argv[3]
-devices_lib.strategy("mirrored", 2)
+devices_lib.make("mirrored", 2)
 for recipe, batch_size in (("probe", 8), ("full", 8), ("full", 32)):
   for strategy, devices in (("single", 0), ("mirrored", 2)):
     flags = {"recipe": recipe, "batch_size": batch_size, "head_epochs": 3, "epochs": 2, "feature_cache": "off"}
@@ -240,7 +240,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(run, tmp_path):
   assert not left & {"metrics.json", "predictions_test.csv", "report.html", "export"}
 
 
-def test_what_ships_is_the_best_epoch(run):
+def test_the_best_epoch_is_kept(run):
   metrics, workdir = run("strings", "shuffled reviews", head_learning_rate=0.1)
   log = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
   losses = [record["val_loss"] for record in log]
@@ -256,7 +256,7 @@ def test_what_ships_is_the_best_epoch(run):
     {"recipe": "lp_ft", "epochs": 1, "train_stages": "top:1", "bn": "train"},
   ],
 )
-def test_where_fine_tuning_breaks_the_model_the_probe_ships_as_if_alone(run, flags):
+def test_if_fine_tuning_breaks_the_model_the_probe_is_selected_as_if_alone(run, flags):
   metrics, workdir = run(**flags, learning_rate=2.0, clip_norm=0.0, ema=0.0, seed=3, export=True)
   assert metrics["candidates"]["fine_tuned"]["accuracy"] < metrics["candidates"]["probe"]["accuracy"]
   assert metrics["selected"] == "probe"

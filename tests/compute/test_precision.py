@@ -1,6 +1,4 @@
-"""Number formats and XLA: what changes within a block, what is measured, and that answers stay float32."""
-
-import types
+"""Step policies: which layers compute in which format, what is measured, and that inference stays float32."""
 
 import keras
 import numpy as np
@@ -13,8 +11,9 @@ from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.saved_model import SavedModelBackbone
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.commands import train
+from tl_app.compute import devices as devices_lib
 from tl_app.compute import precision
-from tl_app.compute.precision import Way
+from tl_app.compute.precision import StepPolicy
 from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.model import graphs
@@ -28,23 +27,23 @@ def _network():
   return keras.Model(inputs, head(x))
 
 
-def test_what_stands_on_the_head_or_in_its_place_stays_exact():
+def test_what_is_on_the_head_or_replaces_it_computes_in_float32():
   rows, present = keras.Input((4,)), keras.Input((2,))
   tagged = keras.Model([rows, present], graphs.PerToken(name="per_token")(rows, present))
   unit = keras.Model(rows, keras.layers.UnitNormalization(name="l2_normalized")(rows))
   tail = keras.Model(rows, keras.layers.UnitNormalization(name="l2_normalized_features")(rows), name="tail")
   below = keras.Input((4,))
-  cut = keras.Model(below, tail(below))
+  whole = keras.Model(below, tail(below))
   x = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
-  exact = tagged([x, np.ones((2, 2))]), unit(x), cut(x)
-  for network in (tagged, unit, cut):
+  exact = tagged([x, np.ones((2, 2))]), unit(x), whole(x)
+  for network in (tagged, unit, whole):
     with precision.computing(network, "mixed_bfloat16"):
-      found = tagged([x, np.ones((2, 2))]), unit(x), cut(x)
+      found = tagged([x, np.ones((2, 2))]), unit(x), whole(x)
     for one, other in zip(exact, found):
       np.testing.assert_array_equal(one, other)
 
 
-def test_a_table_is_looked_up_as_it_is():
+def test_an_embedding_is_looked_up_in_float32():
   ids = keras.Input((None,), dtype="int32")
   rows = keras.Model(ids, keras.layers.Dense(3)(keras.layers.Embedding(9, 4, name="table")(ids)))
   with precision.computing(rows, "mixed_bfloat16"):
@@ -52,12 +51,16 @@ def test_a_table_is_looked_up_as_it_is():
     assert rows(np.ones((1, 2))).dtype == tf.bfloat16
 
 
+def _devices(count):
+  return devices_lib.make("mirrored" if count > 1 else "single", count)
+
+
 def _backbone(kind):
   kind_of_backbone = SavedModelBackbone if kind == "saved_model" else Backbone
   return kind_of_backbone(BackboneSpec("tiny", kind, "x"), None, None, {}, 1)
 
 
-def test_layers_but_the_head_compute_in_it_within_the_block():
+def test_inside_the_block_all_layers_but_the_head_compute_in_the_format():
   network, x = _network(), np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
   dense, head = network.get_layer("dense"), network.get_layer("head")
   exact = network(x)
@@ -74,7 +77,7 @@ def test_layers_but_the_head_compute_in_it_within_the_block():
 
 
 @pytest.mark.parametrize(
-  ("flags", "kind", "gpu", "devices", "expected"),
+  ("flags", "kind", "gpu", "num_devices", "expected"),
   [
     ({}, "kerashub", False, 1, ["float32", "mixed_bfloat16"]),
     ({}, "kerashub", False, 2, ["float32", "mixed_bfloat16"]),
@@ -86,82 +89,99 @@ def test_layers_but_the_head_compute_in_it_within_the_block():
     ({"precision": "float32", "jit": "on"}, "kerashub", False, 1, ["float32 with XLA"]),
   ],
 )
-def test_candidates(flags, kind, gpu, devices, expected):
-  ways = precision.candidates(Config(**flags), _backbone(kind), gpu, devices)
-  assert [str(way) for way in ways] == expected
+def test_candidates(flags, kind, gpu, num_devices, expected, monkeypatch):
+  devices = _devices(num_devices)
+  monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["GPU:0"] if gpu else [])
+  policies = precision.candidates(Config(**flags), _backbone(kind), devices)
+  assert [str(policy) for policy in policies] == expected
 
 
-def test_the_fastest_that_keeps_the_loss_is_taken_if_it_gains_enough():
-  plain, half, quick = Way(), Way("mixed_bfloat16"), Way("mixed_float16", True)
-  assert precision.fastest({plain: (1.0, 2.0), half: (0.7, 2.01), quick: (0.5, 2.02)}, plain) == quick
-  assert precision.fastest({plain: (1.0, 2.0), half: (0.7, 2.01), quick: (0.5, 2.5)}, plain) == half
-  assert precision.fastest({plain: (1.0, 2.0), half: (0.9, 2.0), quick: (0.5, float("nan"))}, plain) == plain
+def test_the_fastest_policy_that_keeps_the_loss_is_chosen_if_it_is_fast_enough():
+  plain, half, xla = StepPolicy(), StepPolicy("mixed_bfloat16"), StepPolicy("mixed_float16", True)
+  assert precision.fastest({plain: (1.0, 2.0), half: (0.7, 2.01), xla: (0.5, 2.02)}, plain) == xla
+  assert precision.fastest({plain: (1.0, 2.0), half: (0.7, 2.01), xla: (0.5, 2.5)}, plain) == half
+  assert precision.fastest({plain: (1.0, 2.0), half: (0.9, 2.0), xla: (0.5, float("nan"))}, plain) == plain
+
+
+class ClassifierSteps:
+  """Training steps of a classifier, which record the policies that they are compiled for."""
+
+  def __init__(self, network, optimizer="adam"):
+    self.network = network
+    self.compiled = []
+    self._optimizer = optimizer
+
+  def compile(self, policy):
+    """Compiles the network; it has no XLA."""
+    if policy.jit:
+      raise NotImplementedError("no XLA here")
+    self.compiled.append(policy)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    self.network.compile(self._optimizer, loss, metrics=["accuracy"])
 
 
 @pytest.mark.slow
-def test_a_measurement_leaves_no_trace(monkeypatch):
+def test_a_measurement_changes_no_variable(monkeypatch):
   network = _network()
   x, y = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32), np.arange(32) % 2
   dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8).repeat()
-  before, compiled = [np.array(v) for v in network.variables], []
-
-  def compile_way(way):
-    if way.jit:
-      raise NotImplementedError("no XLA here")
-    compiled.append(way)
-    network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-
-  ways = [Way(), Way("mixed_bfloat16"), Way(jit=True)]
-  assert precision.choose(ways, network, compile_way, dataset, precision.LEAST_STEPS - 1) == Way()
-  assert compiled == []
-  monkeypatch.setattr(precision, "LEAST_GAIN", 0.0)
-  assert precision.choose(ways, network, compile_way, dataset, precision.LEAST_STEPS) in ways[:2]
-  assert compiled == ways[:2]
-  seconds = {False: (1.0, 2.0, 9.0), True: (0.5, 2.0, 60.5)}
-  monkeypatch.setattr(precision, "measure", lambda way, *_: seconds[way.jit])
+  before, steps = [np.array(v) for v in network.variables], ClassifierSteps(network)
+  plain, half, xla = policies = [StepPolicy(), StepPolicy("mixed_bfloat16"), StepPolicy(jit=True)]
+  assert precision.choose(policies, steps, dataset, precision.MIN_STEPS - 1) == plain
+  assert steps.compiled == []
+  monkeypatch.setattr(precision, "MIN_GAIN", 0.0)
+  assert precision.choose(policies, steps, dataset, precision.MIN_STEPS) in (plain, half)
+  assert steps.compiled == [plain, half]
+  measured = {False: (1.0, 2.0, 9.0), True: (0.5, 2.0, 60.5)}
+  monkeypatch.setattr(precision, "measure", lambda policy, *_: measured[policy.jit])
   # 60 s to compile, once or for each of eight lengths, in 600 steps.
-  assert precision.choose([Way(), Way(jit=True)], network, compile_way, dataset, 600).jit
-  assert not precision.choose([Way(), Way(jit=True)], network, compile_way, dataset, 600, shapes=8).jit
+  assert precision.choose([plain, xla], steps, dataset, 600) == xla
+  assert precision.choose([plain, xla], steps, dataset, 600, shapes=8) == plain
   for old, variable in zip(before, network.variables):
     np.testing.assert_array_equal(old, np.array(variable))
 
 
-def test_what_dropout_does_to_a_small_loss_does_not_decide():
+def test_the_noise_of_dropout_does_not_choose_the_policy():
   keras.utils.set_random_seed(3)
   inputs = keras.Input((4,))
   hidden = keras.layers.Dense(64, activation="relu", name="dense")(inputs)
   features = keras.Input((64,))
   head = keras.Model(features, keras.layers.Dense(2, name="logits")(features), name="head")
   network = keras.Model(inputs, head(keras.layers.Dropout(0.5, seed=0)(hidden)))
-
-  def compile_way(way):
-    network.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-
-  compile_way(Way())
+  steps, policies = ClassifierSteps(network, keras.optimizers.SGD(0.0)), [StepPolicy(), StepPolicy("mixed_bfloat16")]
+  steps.compile(policies[0])
   x, y = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32), np.arange(8) % 2
-  batches, ways = [(x, y)] * precision.STEPS, [Way(), Way("mixed_bfloat16")]
+  batches = [(x, y)] * precision.BATCHES
   with precision.computing(network, "mixed_bfloat16"):
     answers = network(x, training=False)
   expected = float(network.compute_loss(x, y, answers, training=False))
-  assert precision.answered(ways[1], network, batches) == pytest.approx(expected)
-  plain, half = (precision.answered(way, network, batches) for way in ways)
+  assert precision.inference_loss(policies[1], network, batches) == pytest.approx(expected)
+  plain, half = (precision.inference_loss(policy, network, batches) for policy in policies)
   assert plain != half and abs(plain - half) < precision.LOSS_TOLERANCE * plain
-  trained = [precision.measure(way, network, compile_way, batches)[1] for way in ways]
+  trained = [precision.measure(policy, steps, batches)[1] for policy in policies]
   assert abs(trained[0] - trained[1]) > precision.LOSS_TOLERANCE * trained[0]
 
 
+class RecordSizes(keras.Model):
+  """A functional model that records the sizes of its training batches and does not train."""
+
+  def __init__(self, inputs, outputs):
+    super().__init__(inputs, outputs)
+    self.sizes = []
+
+  def train_on_batch(self, x, y, return_dict):
+    """Returns the loss 1.5."""
+    self.sizes.append((len(x["ids"]), len(y)))
+    return {"loss": 1.5}
+
+
 def test_each_device_is_measured_on_its_share_of_a_batch():
-  sizes = []
-  network = types.SimpleNamespace(
-    variables=[],
-    layers=[],
-    distribute_strategy=types.SimpleNamespace(num_replicas_in_sync=2),
-    reset_metrics=lambda: None,
-    train_on_batch=lambda x, y, return_dict: sizes.append((len(x["ids"]), len(y))) or {"loss": 1.5},
-  )
+  with _devices(2).scope():
+    inputs = {"ids": keras.Input((3,), name="ids")}
+    network = RecordSizes(inputs, keras.layers.Dense(2)(inputs["ids"]))
   dataset = tf.data.Dataset.from_tensors(({"ids": np.zeros((8, 3))}, np.zeros(8))).repeat()
-  assert precision.measure(Way(), network, lambda way: None, dataset)[1] == 1.5
-  assert sizes == [(4, 4)] * (precision.STEPS * precision.ROUNDS)
+  assert precision.measure(StepPolicy(), ClassifierSteps(network), dataset)[1] == 1.5
+  assert network.sizes == [(4, 4)] * (precision.BATCHES * precision.ROUNDS)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +195,7 @@ def config(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_trains_in_it_and_answers_in_float32(config, tmp_path):
+def test_a_run_trains_in_the_format_and_answers_in_float32(config, tmp_path):
   losses = {}
   for name in ("mixed_bfloat16", "float32"):
     flags = {"precision": name, "train_stages": "top:2", "export": name != "float32"}
@@ -197,11 +217,11 @@ def test_half_precision_scales_its_loss_and_keeps_averages(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_had_is_refused(config, tmp_path):
+def test_formats_and_xla_that_are_not_available_are_refused(config, tmp_path):
   module = tiny_modules.strings(tmp_path / "strings")
   with pytest.raises(UserError, match="keeps its own precision"):
     train.train_and_evaluate(Config(**config | {"backbone": module}, precision="mixed_bfloat16"), tmp_path / "run")
   with pytest.raises(UserError, match="--jit=on: XLA does not compile a SavedModel"):
-    precision.check(Config(jit="on"), _backbone("saved_model"), 1)
+    precision.check(Config(jit="on"), _backbone("saved_model"), _devices(1))
   with pytest.raises(UserError, match="--strategy=single"):
-    precision.check(Config(jit="on"), _backbone("kerashub"), 2)
+    precision.check(Config(jit="on"), _backbone("kerashub"), _devices(2))

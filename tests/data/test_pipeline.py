@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from tiny_data import TEXTS, Lengths
 
-from tl_app.data import examples, modalities, pipeline
-from tl_app.features import session
+from tl_app.data import modalities, pipeline, training_data
+from tl_app.data.examples import Examples, Inputs
+from tl_app.data.splitting.splits import Splits
+from tl_app.features import frozen
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 8, 37, 64])
@@ -30,17 +32,11 @@ def test_a_run_counts_the_tokens_of_its_texts_once(monkeypatch):
   monkeypatch.setattr(
     pipeline, "token_counts", lambda preprocess, texts: counted.extend(texts.array()) or count(preprocess, texts)
   )
-  parts = {"train": np.arange(20), "validation": np.arange(20, 28), "test": np.arange(28, 36)}
-  run = types.SimpleNamespace(
-    examples=examples.Examples(TEXTS.array(), TEXTS, *[TEXTS.array()] * 3, [], "texts"),
-    split=types.SimpleNamespace(**parts),
-    inputs=TEXTS,
-    places=parts["train"][None],
-    model=types.SimpleNamespace(backbone=types.SimpleNamespace(preprocess=Lengths())),
-    tokens=None,
-  )
-  lengths = session.token_counts(run)
-  assert session.token_counts(run) is lengths and counted == list(TEXTS[:36].array())
+  examples = Examples(TEXTS.array(), TEXTS, *[TEXTS.array()] * 3, [], "texts")
+  split = Splits(examples, np.arange(20), np.arange(20, 28), np.arange(28, 36), [], {})
+  data = training_data.make(examples, split, np.zeros(len(examples), np.int32))
+  lengths = frozen.with_lengths(data, types.SimpleNamespace(preprocess=Lengths())).lengths
+  assert counted == list(TEXTS[:36].array())
   assert lengths.tolist() == [*map(len, TEXTS[:36].array()), 0]
   order = [pipeline.for_inference(TEXTS[:36], Lengths(), 8, known)[1].tolist() for known in (None, lengths[:36])]
   assert order[0] == order[1]
@@ -104,4 +100,4 @@ def test_raw_bytes_are_what_a_client_sends(tmp_path):
 
 def test_an_unknown_modality_is_an_error():
   with pytest.raises(ValueError, match="unknown modality 'audio': known are text, image"):
-    pipeline.for_inference(examples.Inputs.of("audio", TEXTS.array()), Lengths(), 8)
+    pipeline.for_inference(Inputs.of("audio", TEXTS.array()), Lengths(), 8)

@@ -4,17 +4,22 @@ import errno
 import os
 import shutil
 import threading
-import types
 
 import numpy as np
 import pytest
 
+from tl_app import tasks
 from tl_app.config import Config
+from tl_app.data import training_data
 from tl_app.data.examples import Examples, Inputs
+from tl_app.data.splitting.splits import Splits
 from tl_app.errors import RunFailed
-from tl_app.features import disk_cache, session
+from tl_app.features import disk_cache, frozen
 from tl_app.features.disk_cache import FeatureCache
+from tl_app.features.frozen import Features, FeatureStore
 from tl_app.features.rows import FeatureRows
+from tl_app.model.model import Model
+from tl_app.workdir import Clock
 
 WIDTH = 5
 
@@ -28,6 +33,15 @@ def _network(calls):
     return of
 
   return compute
+
+
+def _read(cache, hashes):
+  """Returns (float32 [n, width], bool [n]: which are stored whole) of examples with one position each."""
+  starts, counts = cache.find(hashes)
+  valid = counts == 1
+  rows = np.zeros((len(hashes), cache.width), np.float32)
+  rows[valid] = cache.positions()[starts[valid]]
+  return rows, valid
 
 
 @pytest.fixture
@@ -50,7 +64,7 @@ def test_new_examples_are_added(tmp_path, hashes):
   disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes[:30], compute(hashes[:30]))
   disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, compute(hashes))
   assert calls[-1] == 20
-  _, valid = FeatureCache(tmp_path, WIDTH).read(hashes)
+  _, valid = _read(FeatureCache(tmp_path, WIDTH), hashes)
   assert valid.all()
 
 
@@ -61,7 +75,7 @@ def test_a_flipped_byte_is_computed_again(tmp_path, hashes):
   damaged = bytearray(path.read_bytes())
   damaged[7 * 4 * WIDTH + 2] ^= 0x40
   path.write_bytes(damaged)
-  _, valid = FeatureCache(tmp_path, WIDTH).read(hashes)
+  _, valid = _read(FeatureCache(tmp_path, WIDTH), hashes)
   assert np.flatnonzero(~valid).tolist() == [7]
   np.testing.assert_array_equal(disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, compute(hashes)), first)
 
@@ -74,11 +88,11 @@ def test_a_killed_writer_loses_only_the_tail(tmp_path, hashes, cut):
   rows.write_bytes(rows.read_bytes()[:-cut])
   index = tmp_path / "index.jsonl"
   index.write_bytes(index.read_bytes()[:-5])
-  _, valid = FeatureCache(tmp_path, WIDTH).read(hashes)
+  _, valid = _read(FeatureCache(tmp_path, WIDTH), hashes)
   assert valid[:40].all()
   assert not valid[-1]
   np.testing.assert_array_equal(disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, compute(hashes)), first)
-  assert FeatureCache(tmp_path, WIDTH).read(hashes)[1].all()
+  assert _read(FeatureCache(tmp_path, WIDTH), hashes)[1].all()
 
 
 def test_other_features_than_stored_empty_the_cache(tmp_path, hashes):
@@ -86,7 +100,7 @@ def test_other_features_than_stored_empty_the_cache(tmp_path, hashes):
   disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, compute(hashes))
   fresh = disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, lambda i: compute(hashes)(i) * 1.01)
   np.testing.assert_array_equal(fresh, compute(hashes)(np.arange(50)) * np.float32(1.01))
-  stored, _ = FeatureCache(tmp_path, WIDTH).read(hashes)
+  stored, _ = _read(FeatureCache(tmp_path, WIDTH), hashes)
   np.testing.assert_array_equal(stored, fresh)
 
 
@@ -119,7 +133,7 @@ def test_an_example_without_rows_is_stored_too(tmp_path, hashes):
     return [rows[i] for i in part]
 
   for _ in range(2):
-    starts, counts, _ = disk_cache.fill(FeatureCache(tmp_path, WIDTH), hashes[:2], compute)
+    starts, counts, _ = disk_cache.compute_missing(FeatureCache(tmp_path, WIDTH), hashes[:2], compute)
     assert counts.tolist() == [2, 0]
   assert calls == [[0, 1], [0]]
 
@@ -133,34 +147,34 @@ def _filled(root, name, hashes, unused_for=0):
   return directory, sum(path.stat().st_size for path in directory.iterdir())
 
 
-def test_room_is_made_of_what_is_longest_unused(tmp_path, hashes):
+def test_the_longest_unused_features_are_evicted(tmp_path, hashes):
   old, size = _filled(tmp_path, "a", hashes, unused_for=200)
   newer, _ = _filled(tmp_path, "b", hashes, unused_for=100)
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "photograph.jpg").write_bytes(b"0" * 10 * size)
-  assert disk_cache.make_room(tmp_path / ("c" * 32), size, size, 2.5 * size)
+  assert disk_cache.evict(tmp_path / ("c" * 32), size, size, 2.5 * size)
   assert not old.exists() and newer.exists() and (tmp_path / "mine" / "photograph.jpg").exists()
-  assert not disk_cache.make_room(tmp_path / ("c" * 32), size, size, 0.5 * size)
+  assert not disk_cache.evict(tmp_path / ("c" * 32), size, size, 0.5 * size)
   assert newer.exists()
 
 
-def test_rows_of_other_examples_in_the_same_cache_make_room_too(tmp_path, hashes):
+def test_rows_of_other_examples_in_the_same_cache_are_evicted_too(tmp_path, hashes):
   own, size = _filled(tmp_path, "a", hashes)
-  assert disk_cache.make_room(own, size // 5, size // 5, 1.1 * size)
+  assert disk_cache.evict(own, size // 5, size // 5, 1.1 * size)
   assert [path.name for path in own.iterdir()] == ["lock"]
-  assert FeatureCache(own, WIDTH).lacks(hashes).all()
+  assert FeatureCache(own, WIDTH).missing(hashes).all()
 
 
-def test_what_is_stored_needs_no_room(tmp_path, hashes, monkeypatch):
+def test_what_is_stored_needs_no_space(tmp_path, hashes, monkeypatch):
   own, size = _filled(tmp_path, "a", hashes)
   other, _ = _filled(tmp_path, "b", hashes, unused_for=100)
   usage = shutil.disk_usage(tmp_path)
   monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
-  assert disk_cache.make_room(own, 0, size, 0.0)
-  assert not disk_cache.make_room(own, 10 * size, 11 * size, 100 * size)
+  assert disk_cache.evict(own, 0, size, 0.0)
+  assert not disk_cache.evict(own, 10 * size, 11 * size, 100 * size)
   assert other.exists()
   # A disk that is full is made free as well.
-  assert disk_cache.make_room(own, size // 2, size, 100 * size)
+  assert disk_cache.evict(own, size // 2, size, 100 * size)
   assert not other.exists()
 
 
@@ -168,7 +182,7 @@ def test_what_another_run_writes_stays(tmp_path, hashes):
   own, size = _filled(tmp_path, "a", hashes)
   held, _ = _filled(tmp_path, "b", hashes, unused_for=100)
   with FeatureCache(held, WIDTH).locked():
-    assert not disk_cache.make_room(own, size, 2 * size, 2.5 * size)
+    assert not disk_cache.evict(own, size, 2 * size, 2.5 * size)
   assert held.exists()
 
 
@@ -181,7 +195,7 @@ def test_whoever_waited_for_a_directory_that_has_gone_gets_it_anew(tmp_path, has
     assert waiting.wait(timeout=60)
     shutil.rmtree(cache.directory)
   writer.join()
-  assert cache.read(hashes)[1].all()
+  assert _read(cache, hashes)[1].all()
 
 
 def test_a_directory_that_goes_before_it_is_locked_comes_back(tmp_path, hashes, monkeypatch):
@@ -196,7 +210,7 @@ def test_a_directory_that_goes_before_it_is_locked_comes_back(tmp_path, hashes, 
   monkeypatch.setattr(disk_cache, "open", late, raising=False)
   disk_cache.features(cache, hashes, _network([])(hashes))
   assert len(taken) == 1
-  assert cache.read(hashes)[1].all()
+  assert _read(cache, hashes)[1].all()
 
 
 def test_a_file_that_the_network_misses_is_told_as_such(tmp_path, hashes):
@@ -218,7 +232,7 @@ def test_equal_contents_are_computed_once(tmp_path, hashes):
   np.testing.assert_array_equal(found, compute(np.arange(6)))
 
 
-def test_room_is_needed_for_each_content_once(tmp_path, hashes):
+def test_space_is_needed_for_each_content_once(tmp_path, hashes):
   cache = FeatureCache(tmp_path, WIDTH)
   disk_cache.features(cache, hashes[:2], _network([])(hashes))
   repeated = hashes[[1, 2, 2, 3, 1]]
@@ -251,7 +265,7 @@ def test_what_float16_does_not_hold_is_not_stored(tmp_path, hashes):
   cache = FeatureCache(tmp_path, WIDTH, np.float16)
   with pytest.raises(OverflowError), cache.locked():
     cache.append(hashes[:1], [np.full(WIDTH, 70000, np.float32)])
-  assert cache.lacks(hashes).all()
+  assert cache.missing(hashes).all()
 
 
 DENIED = [PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EROFS, "Read-only file system")]
@@ -297,43 +311,61 @@ def test_a_cache_that_cannot_be_made_is_none(tmp_path, hashes, monkeypatch):
 
 
 @pytest.mark.parametrize("error", DENIED, ids=str)
-def test_what_is_another_users_stays_and_makes_no_room(tmp_path, hashes, monkeypatch, error):
+def test_the_features_of_another_user_are_not_evicted(tmp_path, hashes, monkeypatch, error):
   own, size = _filled(tmp_path, "a", hashes)
   other, _ = _filled(tmp_path, "b", hashes, unused_for=100)
   _deny(monkeypatch, error, other)
-  assert not disk_cache.make_room(own, size, 2 * size, 2.5 * size)
+  assert not disk_cache.evict(own, size, 2 * size, 2.5 * size)
   assert other.exists()
 
 
-def test_what_could_not_be_removed_makes_no_room(tmp_path, hashes, monkeypatch):
+def test_what_could_not_be_removed_gives_no_space(tmp_path, hashes, monkeypatch):
   own, size = _filled(tmp_path, "a", hashes)
   _filled(tmp_path, "b", hashes, unused_for=100)
   monkeypatch.setattr(disk_cache.shutil, "rmtree", lambda path, ignore_errors: None)
-  assert not disk_cache.make_room(own, size, 2 * size, 2.5 * size)
+  assert not disk_cache.evict(own, size, 2 * size, 2.5 * size)
 
 
 def test_what_a_killed_run_left_goes_with_the_rows(tmp_path, hashes):
   own, size = _filled(tmp_path, "a", hashes)
   (own / ".dtype.abc").mkdir()
   (own / ".dtype.abc" / "dtype").write_text("float")
-  assert disk_cache.make_room(own, size // 5, size // 5, 1.1 * size)
+  assert disk_cache.evict(own, size // 5, size // 5, 1.1 * size)
   assert [path.name for path in own.iterdir()] == ["lock"]
 
 
 IDS = np.array(["a", "b"], object)
 
 
-def test_only_what_an_example_uses_must_be_finite():
+def _features_of(rows, monkeypatch):
+  """Returns the `Features` of two texts, one for training and one for validation, whose frozen features are `rows`."""
+  examples = Examples(IDS, Inputs.of("text", IDS), *[IDS] * 3, [], "texts")
+  split = Splits(examples, np.array([0]), np.array([1]), np.array([], int), [], {})
+  data = training_data.make(examples, split, np.zeros((2, 4), np.int32))
+  model = Model(*[None] * 4, tasks.TOKEN_CLASSIFICATION, frozenset(), frozenset())
+  monkeypatch.setattr(Features, "_per_token", lambda self: rows)
+  return Features(model, data, None, FeatureStore(None, 0.0, "tensorflow"), 2, Clock())
+
+
+def test_only_what_an_example_uses_must_be_finite(monkeypatch):
   rows = np.array([[np.nan, 1.0], [1.0, 2.0]], np.float32)
-  run = types.SimpleNamespace(examples=Examples(IDS, Inputs.of("text", IDS), *[IDS] * 3, [], "texts"))
-  run.features = FeatureRows(rows, np.array([1, 1]), np.array([1, 1]), 4)
-  session._need_finite(run, np.array([0, 1]))
-  run.features = FeatureRows(rows, np.array([1, 0]), np.array([1, 1]), 4)
+  found = FeatureRows(rows, np.array([1, 1]), np.array([1, 1]), 4)
+  assert _features_of(found, monkeypatch).frozen() is found
   with pytest.raises(RunFailed, match="the features of b are not finite"):
-    session._need_finite(run, np.array([0, 1]))
+    _features_of(FeatureRows(rows, np.array([1, 0]), np.array([1, 1]), 4), monkeypatch).frozen()
 
 
-def test_a_directory_below_ones_home(monkeypatch, tmp_path):
+def test_frozen_features_are_computed_once(monkeypatch):
+  features = _features_of(FeatureRows(np.ones((2, 3), np.float32), np.array([0, 1]), np.array([1, 1]), 4), monkeypatch)
+  first = features.frozen()
+  monkeypatch.setattr(Features, "_per_token", None)
+  assert features.frozen() is first and features.clock.seconds.keys() == {"features"}
+
+
+def test_a_directory_below_the_home_directory(monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path))
-  run = types.SimpleNamespace(config=Config(feature_cache="~/features"))
-  assert session.cache_directory(run) == tmp_path / "features"
+  store = frozen.store(Config(feature_cache="~/features", feature_cache_gb=2.5, frozen_engine="tensorflow"))
+  assert store == FeatureStore(tmp_path / "features", 2.5, "tensorflow")
+  assert frozen.store(Config(feature_cache="off")).directory is None
+  own = frozen.store(Config(feature_cache="auto", cache_dir=str(tmp_path / "cache")))
+  assert own.directory == tmp_path / "cache" / "features"

@@ -19,7 +19,8 @@ from tl_app.commands import train
 from tl_app.config import Config
 from tl_app.data.examples import Inputs
 from tl_app.errors import UserError
-from tl_app.features import inference_engine, session
+from tl_app.features import inference_engine
+from tl_app.features.frozen import Features
 from tl_app.model import heads, inference
 
 needs_openvino = pytest.mark.skipif(
@@ -195,14 +196,14 @@ def test_a_run_by_openvino_is_a_run_by_tensorflow(tmp_path, caplog, monkeypatch)
     "learning_rate": 1e-3,
     "export": False,
   }
-  seen, fill = [], session._features
+  seen, compute = [], Features._per_example
 
-  def spy(run, used):
-    rows = fill(run, used)
-    seen.append((rows.rows[used], session.predict(run, run.model.features, used)))
+  def spy(self):
+    rows, used = compute(self), self.data.used_rows
+    seen.append((rows[used], self.predict(self.model.features, used)))
     return rows
 
-  monkeypatch.setattr(session, "_features", spy)
+  monkeypatch.setattr(Features, "_per_example", spy)
   first = train.train_and_evaluate(Config(frozen_engine="openvino", **flags), tmp_path / "first")
   ((rows, exact),) = seen
   np.testing.assert_allclose(rows, exact, atol=inference_engine.TOLERANCE * heads.deviation(exact))

@@ -12,7 +12,7 @@ import tiny_presets
 from tl_app import files
 from tl_app.commands import train as train_lib
 from tl_app.config import Config
-from tl_app.features import disk_cache, session
+from tl_app.features import disk_cache, trunk
 
 pytestmark = pytest.mark.slow
 
@@ -61,25 +61,22 @@ def test_training_from_disk_is_training_online(run, tmp_path, kind, flags):
   from_disk = run(kind, tmp_path / "cache", **flags)
   (store,) = _trunks(tmp_path / "cache")
   assert (store / "dtype").read_text() in ("float16", "float32")
-  for rung in ("fine_tuned", "averaged"):
-    assert from_disk["candidates"][rung]["loss"] == pytest.approx(online["candidates"][rung]["loss"], abs=2e-3)
-    assert from_disk["candidates"][rung]["loss"] != pytest.approx(from_disk["candidates"]["probe"]["loss"], abs=1e-5)
+  for name in ("fine_tuned", "averaged"):
+    assert from_disk["candidates"][name]["loss"] == pytest.approx(online["candidates"][name]["loss"], abs=2e-3)
+    assert from_disk["candidates"][name]["loss"] != pytest.approx(from_disk["candidates"]["probe"]["loss"], abs=1e-5)
 
 
 def test_whole_numbers_from_disk_give_the_online_logits(run, tmp_path, monkeypatch):
   """float32 on disk: the validation logits of an epoch, from disk and by the whole network, agree within 1e-4."""
-  from tl_app.features import trunk
-
   monkeypatch.setattr(trunk, "HALF_TOLERANCE", 0.0)
   seen = []
-  fill = trunk.TrunkFeatures.fill
+  compute_missing = trunk.TrunkFeatures.compute_missing
 
-  def spy(self, directory, indices):
-    fill(self, directory, indices)
-    online = session.predict(self._run, self._run.model.network, indices)
-    seen.append((online, self.logits(indices)))
+  def spy(self, directory, rows):
+    compute_missing(self, directory, rows)
+    seen.append((self._features.logits(rows), self.logits(rows)))
 
-  monkeypatch.setattr(trunk.TrunkFeatures, "fill", spy)
+  monkeypatch.setattr(trunk.TrunkFeatures, "compute_missing", spy)
   run("bert", tmp_path / "cache", epochs=2)
   ((online, from_disk),) = seen
   assert len(online) > 50
@@ -88,14 +85,12 @@ def test_whole_numbers_from_disk_give_the_online_logits(run, tmp_path, monkeypat
 
 
 def test_what_float16_changes_is_seen_under_a_head_that_is_still_zero(run, tmp_path, caplog, monkeypatch):
-  from tl_app.features import trunk
-
   caplog.set_level(logging.INFO, "tl_app")
   monkeypatch.setattr(trunk, "HALF_TOLERANCE", 1e-9)
   run("bert", tmp_path / "cache", recipe="full")
   (store,) = _trunks(tmp_path / "cache")
   assert (store / "dtype").read_text() == "float32"
-  assert "trunk features are kept as float32: float16 changes features by at most" in caplog.text
+  assert "trunk features are stored as float32: float16 changes features by at most" in caplog.text
 
 
 def test_a_damaged_row_is_computed_again(run, tmp_path, caplog):
@@ -114,8 +109,8 @@ def test_a_damaged_row_is_computed_again(run, tmp_path, caplog):
 def test_what_does_not_fit_runs_in_every_step(run, tmp_path, caplog):
   caplog.set_level(logging.INFO, "tl_app")
   run("resnet", tmp_path / "cache", feature_cache_gb=0.0, epochs=2)
-  assert caplog.text.count("by --feature_cache_gb=0 or for want of disk") == 2
-  assert "computed in every run" in caplog.text and "computed in every step" in caplog.text
+  assert caplog.text.count("because of --feature_cache_gb=0 or a full disk") == 2
+  assert "every run computes them" in caplog.text and "every step computes them" in caplog.text
   assert not list((tmp_path / "cache").glob("*/rows*"))
 
 
@@ -129,7 +124,7 @@ def test_a_killed_run_leaves_no_half_of_the_format(run, tmp_path, text):
   assert again["candidates"] == first["candidates"]
 
 
-def test_older_features_make_room(run, tmp_path, caplog):
+def test_older_features_are_evicted(run, tmp_path, caplog):
   run("bert", tmp_path / "cache", epochs=2)
   (old,) = _trunks(tmp_path / "cache")
   # Its own, and those of the probe.
@@ -154,7 +149,7 @@ def test_one_epoch_is_not_worth_it_but_reads_what_is_there(run, tmp_path, caplog
   )
 
 
-def test_what_float16_does_not_hold_is_kept_whole(run, tmp_path, caplog, monkeypatch):
+def test_what_float16_does_not_hold_is_stored_as_float32(run, tmp_path, caplog, monkeypatch):
   caplog.set_level(logging.INFO, "tl_app")
   append, key, dtypes, facts = disk_cache.FeatureCache.append, disk_cache.key, [], []
 

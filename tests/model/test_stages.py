@@ -13,14 +13,15 @@ import tiny_modules
 from tl_app.backbones import native_stages, saved_model
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.spec import BackboneSpec
-from tl_app.config import Config, Facts
+from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
 from tl_app.model import audit, graphs, stages
 from tl_app.model import model as model_lib
 from tl_app.model.variables import matrix_shape
 from tl_app.recipes import recipes
+from tl_app.recipes.facts import Facts
 from tl_app.tasks import SINGLE_LABEL
-from tl_app.training import fit
+from tl_app.training.compiling import PhaseSteps
 
 TASK = SINGLE_LABEL.with_codec(names=("a", "b", "c"))
 
@@ -62,7 +63,7 @@ def _fit(model, phase):
   stages.set_trainable(model, phase)
   before = audit.state(model, phase)
   network = graphs.training_network(model, phase)
-  fit.compile_for(network, phase, model)
+  PhaseSteps(network, phase, model, y).compile()
   network.fit(x, y, batch_size=16, verbose=0)
   return before, audit.audit(model, before)
 
@@ -201,9 +202,10 @@ def test_a_wrong_freeze_is_caught(model):
   everything = _phase(model, train_stages="all")
   model.head.get_layer("logits").kernel.assign(np.ones((8, 3)) * np.arange(3))
   stages.set_trainable(model, everything)
-  fit.compile_for(model.network, everything, model)
   rng = np.random.default_rng(0)
-  model.network.fit(rng.uniform(size=(32, 16, 16, 3)), rng.integers(0, 3, 32), batch_size=16, verbose=0)
+  x, y = rng.uniform(size=(32, 16, 16, 3)), rng.integers(0, 3, 32)
+  PhaseSteps(model.network, everything, model, y).compile()
+  model.network.fit(x, y, batch_size=16, verbose=0)
   with pytest.raises(RunFailed, match="frozen variables of stage"):
     audit.audit(model, before)
 
@@ -218,10 +220,10 @@ from tl_app.model import model as model_lib
 from tl_app.backbones import saved_model
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import RunFailed
-strategy = devices.strategy("mirrored", 2)
+mirrored = devices.make("mirrored", 2)
 module = tiny_modules.image(sys.argv[2], size=16)
 for opaque in (False, True):
-  with strategy.scope():
+  with mirrored.scope():
     loaded = saved_model.load(module, BackboneSpec("tiny", "saved_model", module)) if opaque else test_stages._native()
     model = model_lib.build(loaded, test_stages.TASK)
     before, changes = test_stages._fit(model, test_stages._phase(model, train_stages="top:1"))

@@ -1,13 +1,12 @@
-"""--batch_size=auto in whole runs: the same run in parts, what it says, and what it refuses."""
+"""--batch_size=auto: the same run in microbatches, what it measures and prints, and what it refuses."""
 
 import dataclasses
 import json
-import types
 
-import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_data
+import tiny_features
 import tiny_modules
 from absl import flags
 from absl.testing import flagsaver
@@ -15,14 +14,12 @@ from absl.testing import flagsaver
 from tl_app import cli, files
 from tl_app import config as config_lib
 from tl_app.commands import benchmark, finished_run, train
-from tl_app.compute import memory
+from tl_app.compute import devices, memory
 from tl_app.config import Config
-from tl_app.data import examples
 from tl_app.errors import UserError
 from tl_app.training import batch_size
 
 GB = 10**9
-ONE_DEVICE = types.SimpleNamespace(strategy=types.SimpleNamespace(num_replicas_in_sync=1))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +42,7 @@ def _log(workdir):
 
 
 @pytest.mark.slow
-def test_a_run_in_parts_is_the_run_on_whole_batches(config, tmp_path, monkeypatch, caplog):
+def test_a_run_in_microbatches_gives_the_metrics_of_a_run_on_whole_batches(config, tmp_path, monkeypatch, caplog):
   whole = train.train_and_evaluate(config, tmp_path / "whole")
   # 4 GB, and 1 for each example.
   monkeypatch.setattr(memory, "resident", lambda: GB)
@@ -66,8 +63,8 @@ def test_a_run_in_parts_is_the_run_on_whole_batches(config, tmp_path, monkeypatc
   }
   assert plan["batch_size"]["forward_pass"]["examples"] == 8
   assert "--batch_size=auto: a training step of 32 examples, 8 at a time: 16 take about" in caplog.text
-  for rung in ("fine_tuned", "averaged"):
-    assert split["candidates"][rung]["loss"] == pytest.approx(whole["candidates"][rung]["loss"], abs=1e-5)
+  for name in ("fine_tuned", "averaged"):
+    assert split["candidates"][name]["loss"] == pytest.approx(whole["candidates"][name]["loss"], abs=1e-5)
   logs = [_log(tmp_path / name) for name in ("whole", "split")]
   assert [sorted(line) for line in logs[0]] == [sorted(line) for line in logs[1]] and len(logs[0]) == 5
   for one, other in zip(*logs):
@@ -87,7 +84,7 @@ def test_a_run_in_parts_is_the_run_on_whole_batches(config, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("most", [5, 1])
-def test_a_gpu_is_tried_from_above(monkeypatch, most):
+def test_a_gpu_is_measured_from_the_largest_size_downwards(monkeypatch, most):
   tried = []
 
   def step(size):
@@ -96,48 +93,31 @@ def test_a_gpu_is_tried_from_above(monkeypatch, most):
       raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
   monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
-  size, why = batch_size._largest(ONE_DEVICE, 32, "a training step", step)
+  size, why = batch_size._largest(32, "a training step", step, devices.make("single", 0))
   assert size == {5: 4, 1: 1}[most] and tried == [32, 16, 8, 4, 2, 1][: len(tried)]
   assert why == f"{2 * size} do not fit into the GPU's memory"
 
 
-def test_where_not_even_one_fits_the_user_is_told(monkeypatch):
+def test_an_error_says_that_not_even_one_example_fits(monkeypatch):
   monkeypatch.setattr(memory, "resident", lambda: GB)
   monkeypatch.setattr(memory, "available", lambda: 5 * GB)
   monkeypatch.setattr(memory, "peak", lambda step: 9 * GB)
-  with pytest.raises(UserError, match="not even 1 of a training step at a time: 1 take about 8.00 GB of 4.00 GB, 80%"):
-    batch_size._largest(ONE_DEVICE, 32, "a training step", lambda size: None)
+  message = "memory does not hold 1 examples of a training step at a time: 1 take about 8.00 GB of 4.00 GB, 80%"
+  with pytest.raises(UserError, match=message):
+    batch_size._largest(32, "a training step", lambda size: None, devices.make("single", 0))
 
 
 def test_the_largest_batch_is_the_longest_texts():
-  texts = examples.strings(["x" * n for n in (3, 9, 1, 5, 7)])
-  inputs = examples.Inputs.of("text", texts)
-  run = types.SimpleNamespace(
-    examples=examples.Examples(texts, inputs, *[texts] * 3, [], "texts"),
-    labels=np.array([3, 9, 1, 5, 7]),
-    split=types.SimpleNamespace(train=np.arange(5), validation=np.arange(0), test=np.arange(0)),
-    inputs=inputs,
-    places=np.arange(5)[None],
-    model=types.SimpleNamespace(backbone=types.SimpleNamespace(preprocess=Lengths())),
-    tokens=None,
-  )
-  inputs, targets = batch_size._largest_batch(run, 3)
+  model = tiny_features.model()
+  lengths = [3, 9, 1, 5, 7]
+  data = tiny_features.data([lengths], model.backbone, targets=lengths)
+  inputs, targets = batch_size._largest_batch(data, model, 3)
   assert inputs.numpy().tolist() == targets.tolist() == [5, 7, 9]
-  inputs, targets = batch_size._largest_batch(run, 7)
+  inputs, targets = batch_size._largest_batch(data, model, 7)
   assert inputs.numpy().tolist() == targets.tolist() == [1, 3, 5, 7, 7, 9, 9]
 
 
-class Lengths(tf.Module):
-  """Stands for a text preprocessing: the length of each text."""
-
-  def __call__(self, texts):
-    return tf.strings.length(texts)
-
-  def count_tokens(self, texts):
-    return tf.strings.length(texts)
-
-
-def test_where_it_means_nothing_it_is_refused(tmp_path):
+def test_it_is_refused_in_recipes_and_commands_that_do_not_use_it(tmp_path):
   config = Config(workdir=str(tmp_path), backbone="b", dataset="digits", batch_size="auto")
   config_lib.validate(config)
   assert config_lib.from_json(config_lib.to_json(config)) == config and config.examples_per_step == 32
@@ -149,7 +129,7 @@ def test_where_it_means_nothing_it_is_refused(tmp_path):
     benchmark.measure(config, "stages", 1, 1)
 
 
-def test_the_flag_takes_a_number_or_the_word():
+def test_the_flag_takes_a_number_or_auto():
   if "batch_size" not in cli.FLAGS:
     cli.define_run()
   with flagsaver.flagsaver():
@@ -164,19 +144,19 @@ def test_the_flag_takes_a_number_or_the_word():
 @pytest.mark.parametrize(
   "error", [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[9]"), MemoryError()]
 )
-def test_a_run_that_dies_of_memory_says_what_to_do(error):
+def test_the_message_about_full_memory_names_the_flags(error):
   assert cli._machine_error(error) == "out of memory: use --batch_size=auto, or lower --max_length or --image_size"
 
 
 @pytest.mark.slow
-def test_more_batches_an_update_than_there_are_is_refused(config, tmp_path):
+def test_more_batches_per_update_than_the_phase_has_are_refused(config, tmp_path):
   flags = {"accumulate_steps": 100, "recipe": "lp_ft", "epochs": 2}
   with pytest.raises(UserError, match="--accumulate_steps=100, but phase fine_tune has .* no update would be made"):
     train.train_and_evaluate(dataclasses.replace(config, **flags), tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_what_keras_cannot_accumulate_is_refused(config, tmp_path):
+def test_accumulation_over_several_devices_is_refused(config, tmp_path):
   flags = {"accumulate_steps": 2, "strategy": "mirrored", "num_devices": 2, "recipe": "lp_ft"}
   with pytest.raises(UserError, match="--accumulate_steps=2: Keras cannot accumulate over several devices"):
     train.train_and_evaluate(dataclasses.replace(config, **flags), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Best weights come back, patience stops, NaN names its step, the log is one object an epoch."""
+"""Callbacks: the best epoch is restored, patience and NaN stop training, the log has one object per epoch."""
 
 import json
 
@@ -6,11 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-from tl_app.config import Config, Facts
+from tl_app.config import Config
 from tl_app.errors import RunFailed
 from tl_app.recipes import recipes
+from tl_app.recipes.facts import Facts
 from tl_app.tasks import SINGLE_LABEL
 from tl_app.training import callbacks
+from tl_app.workdir import Record, Workdir
 
 PHASE = recipes.plan(Config(head_epochs=6, batch_size=4), Facts(8, 2, 1e-4, {}))[0]
 
@@ -23,21 +25,21 @@ def _model():
   return model
 
 
-def _fit(model, watching, epochs=6):
+def _fit(model, used, epochs=6):
   rng = np.random.default_rng(0)
-  model.fit(rng.normal(size=(8, 3)), rng.integers(0, 2, 8), batch_size=4, epochs=epochs, verbose=0, callbacks=watching)
+  model.fit(rng.normal(size=(8, 3)), rng.integers(0, 2, 8), batch_size=4, epochs=epochs, verbose=0, callbacks=used)
 
 
-class Losses(keras.callbacks.Callback):
-  """Pretends these validation figures, and remembers the weights of each epoch."""
+class GivenMetrics(keras.callbacks.Callback):
+  """Puts given validation metrics into the logs, and records the weights of each epoch."""
 
   def __init__(self, losses, accuracies=None):
     super().__init__()
-    self._figures = list(zip(losses, accuracies or [0.5] * len(losses)))
+    self._metrics = list(zip(losses, accuracies or [0.5] * len(losses)))
     self.weights = []
 
   def on_epoch_end(self, epoch, logs=None):
-    logs["val_loss"], logs["val_accuracy"] = self._figures[epoch]
+    logs["val_loss"], logs["val_accuracy"] = self._metrics[epoch]
     self.weights.append(self.model.get_weights())
 
 
@@ -48,21 +50,21 @@ class Losses(keras.callbacks.Callback):
     ("accuracy", [5, 3, 4, 2, 6, 1], [0, 1, 1, 0, 1, 0], 1),
   ],
 )
-def test_the_best_epoch_comes_back(monitor, losses, accuracies, best):
-  model, pretend = _model(), Losses(losses, accuracies)
+def test_the_best_epoch_is_restored(monitor, losses, accuracies, best):
+  model, given = _model(), GivenMetrics(losses, accuracies)
   keep = callbacks.KeepBest(model.variables, monitor, patience=0)
-  _fit(model, [pretend, keep])
-  assert len(pretend.weights) == 6
+  _fit(model, [given, keep])
+  assert len(given.weights) == 6
   assert keep.epoch == best
-  for now, then, last in zip(model.get_weights(), pretend.weights[best], pretend.weights[-1]):
+  for now, then, last in zip(model.get_weights(), given.weights[best], given.weights[-1]):
     np.testing.assert_array_equal(now, then)
     assert (now != last).any()
 
 
-def test_patience_stops():
-  model, pretend = _model(), Losses([5, 4, 4.5, 4.5, 1, 1])
-  _fit(model, [pretend, callbacks.KeepBest(model.variables, "loss", patience=2)])
-  assert len(pretend.weights) == 4
+def test_training_stops_after_patience_epochs():
+  model, given = _model(), GivenMetrics([5, 4, 4.5, 4.5, 1, 1])
+  _fit(model, [given, callbacks.KeepBest(model.variables, "loss", patience=2)])
+  assert len(given.weights) == 4
 
 
 def test_nan_stops_the_run_and_names_the_step():
@@ -72,12 +74,12 @@ def test_nan_stops_the_run_and_names_the_step():
     _model().fit(x, np.zeros(8), batch_size=4, shuffle=False, verbose=0, callbacks=[callbacks.StopAtNaN(PHASE)])
 
 
-def test_log_has_one_object_an_epoch(tmp_path):
-  log = tmp_path / "log.jsonl"
-  _fit(_model(), [Losses([3, 2, 1]), callbacks.JsonLog(log, PHASE)], epochs=3)
-  records = [json.loads(line) for line in log.read_text().splitlines()]
-  assert [record["epoch"] for record in records] == [1, 2, 3]
-  assert all({"phase", "loss", "val_loss", "val_accuracy", "learning_rate", "seconds"} <= set(r) for r in records)
+def test_the_log_has_one_object_per_epoch(tmp_path):
+  record = Record(Workdir(tmp_path))
+  _fit(_model(), [GivenMetrics([3, 2, 1]), callbacks.EpochLog(record, PHASE)], epochs=3)
+  lines = [json.loads(line) for line in record.paths.log.read_text().splitlines()]
+  assert [line["epoch"] for line in lines] == [1, 2, 3]
+  assert all({"phase", "loss", "val_loss", "val_accuracy", "learning_rate", "seconds"} <= set(line) for line in lines)
 
 
 def test_validation_counts_every_example():
@@ -91,11 +93,11 @@ def test_validation_counts_every_example():
   assert logs["val_loss"] == pytest.approx(expected)
 
 
-def test_an_epoch_in_which_nothing_has_moved_is_no_result():
+def test_an_epoch_in_which_nothing_has_changed_is_never_the_best():
   model, moved = _model(), iter([False, True])
-  watch = Losses([1, 5, 3, 4, 6, 7])
+  given = GivenMetrics([1, 5, 3, 4, 6, 7])
   keep = callbacks.KeepBest(model.variables, "loss", 0, moved=lambda: next(moved))
-  _fit(model, [watch, keep])
+  _fit(model, [given, keep])
   assert keep.epoch == 2
-  for weight, kept in zip(model.get_weights(), watch.weights[2]):
+  for weight, kept in zip(model.get_weights(), given.weights[2]):
     np.testing.assert_array_equal(weight, kept)

@@ -1,4 +1,4 @@
-"""Supervised contrast: the loss, the batches, and a whole run that learns where to put its classes."""
+"""The supervised contrastive recipe: its loss, its batches, its phases, and a whole run."""
 
 import collections
 import dataclasses
@@ -10,9 +10,10 @@ import tiny_presets
 
 from tl_app import files
 from tl_app.commands import train
-from tl_app.config import Config, Facts, validate
+from tl_app.config import Config, validate
 from tl_app.errors import UserError
 from tl_app.recipes import recipes
+from tl_app.recipes.facts import Facts
 from tl_app.training import contrastive
 
 
@@ -28,27 +29,27 @@ def _reference(labels, features):
   return np.array(losses)
 
 
-def test_loss_is_that_of_the_paper():
+def test_the_loss_is_that_of_the_paper():
   rng = np.random.default_rng(0)
   features = rng.normal(size=(7, 5))
   features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
   labels = np.array([0, 1, 0, 2, 1, 0, 3])  # 2 and 3 are alone
-  loss = contrastive.SupervisedContrast()
+  loss = contrastive.SupervisedContrastiveLoss()
   np.testing.assert_allclose(loss.call(labels, features), _reference(labels, features), rtol=1e-5)
   assert float(loss(labels[:, None], features)) == pytest.approx(_reference(labels, features).mean(), rel=1e-5)
   apart = np.eye(4, dtype=np.float32)[[0, 0, 1, 1]]
   assert float(loss(np.array([0, 0, 1, 1]), apart)) < 1e-3 < float(loss(np.array([0, 1, 0, 1]), apart))
 
 
-def test_batches_hold_equally_many_of_each_class_and_use_all_in_turn():
+def test_batches_hold_equally_many_examples_of_each_class_and_all_come_in_turn():
   labels = np.repeat(np.arange(5), [8, 4, 4, 1, 7])
-  rows = list(contrastive.batches(labels, classes=2, each=4, steps=5, seed=0).take(5).as_numpy_iterator())
-  met = collections.Counter()
+  rows = list(contrastive.batches(labels, classes=2, examples_per_class=4, steps=5, seed=0).take(5).as_numpy_iterator())
+  counts = collections.Counter()
   for row in rows:
     assert sorted(collections.Counter(labels[row]).values()) == [4, 4]
-    met.update(set(labels[row]))
-  # Ten places for five classes: each twice, so eight of class 0 are all of its examples, once each.
-  assert set(met.values()) == {2}
+    counts.update(set(labels[row]))
+  # Each batch holds two classes: in five batches each class comes twice, and class 0 with all of its 8 examples.
+  assert set(counts.values()) == {2}
   assert sorted(i for row in rows for i in row if labels[i] == 0) == list(range(8))
   again = list(contrastive.batches(labels, 2, 4, 5, seed=0).take(10).as_numpy_iterator())
   np.testing.assert_array_equal(again[:5], rows)
@@ -60,15 +61,17 @@ def test_batches_hold_equally_many_of_each_class_and_use_all_in_turn():
 @pytest.mark.parametrize(("count", "classes"), [(3, 2), (5, 4), (77, 16), (4, 4)])
 def test_no_batch_holds_a_class_twice(count, classes):
   labels = np.repeat(np.arange(count), 6)
-  rows = contrastive.batches(labels, classes, each=2, steps=60, seed=0).take(60).as_numpy_iterator()
+  rows = contrastive.batches(labels, classes, examples_per_class=2, steps=60, seed=0).take(60).as_numpy_iterator()
   assert all(len(set(labels[row])) == classes for row in rows)
 
 
-def test_no_batch_holds_an_example_twice_where_its_class_has_enough():
+def test_no_batch_holds_an_example_twice_if_its_class_has_enough():
   labels = np.repeat(np.arange(4), [10, 5, 4, 3])
-  for row in contrastive.batches(labels, classes=4, each=4, steps=60, seed=0).take(60).as_numpy_iterator():
-    met = [sorted(collections.Counter(row[labels[row] == name]).values()) for name in range(4)]
-    assert met == [[1] * 4, [1] * 4, [1] * 4, [1, 1, 2]]
+  for row in (
+    contrastive.batches(labels, classes=4, examples_per_class=4, steps=60, seed=0).take(60).as_numpy_iterator()
+  ):
+    counts = [sorted(collections.Counter(row[labels[row] == name]).values()) for name in range(4)]
+    assert counts == [[1] * 4, [1] * 4, [1] * 4, [1, 1, 2]]
 
 
 @pytest.mark.parametrize(
@@ -84,17 +87,19 @@ def test_phases_scale_with_the_data(num_train, num_classes, batch_size, expected
   facts = Facts(num_train, num_classes, 1e-4, {"embeddings": ("e/table",), "layer_0": ("a/kernel",)})
   config = Config(recipe="contrastive", batch_size=batch_size)
   probe, phase, refit = recipes.plan(config, facts)
-  assert (phase.batch_classes, phase.batch_size, phase.steps_per_epoch, phase.epochs) == expected
-  assert phase.train_stages == ("embeddings", "layer_0")
-  assert probe.train_stages == refit.train_stages == ("head",)
-  assert refit.fresh_features
+  schedule = phase.schedule
+  found = phase.objective.batch_classes, phase.inputs.batch_size, schedule.steps_per_epoch, schedule.epochs
+  assert found == expected
+  assert phase.trains.train_stages == ("embeddings", "layer_0")
+  assert probe.trains.train_stages == refit.trains.train_stages == ("head",)
+  assert refit.inputs.recompute_features
   assert recipes.plan(dataclasses.replace(config, train_stages="none"), facts) == [probe]
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
   return Config(
-    **tiny_presets.reviews_run(tmp_path_factory.mktemp("contrast")),
+    **tiny_presets.reviews_run(tmp_path_factory.mktemp("contrastive")),
     recipe="contrastive",
     train_stages="top:2",
     learning_rate=3e-3,
@@ -104,22 +109,22 @@ def config(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_ships_what_it_proves(config, tmp_path):
+def test_a_run_exports_what_it_evaluates(config, tmp_path):
   metrics = train.train_and_evaluate(config, tmp_path / "run")
   assert set(metrics["candidates"]) == {"majority_class", "nearest_neighbours", "probe", "fine_tuned"}
   assert metrics["parity"]["label_flips"] == 0
   log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-  losses = [record["loss"] for record in log if record["phase"] == "contrast"]
+  losses = [record["loss"] for record in log if record["phase"] == "contrastive"]
   assert len(losses) == 6
   assert losses[-1] < losses[0]
   phases = files.read_json(tmp_path / "run" / "plan.json")["phases"]
-  assert [phase["objective"] for phase in phases] == ["loss", "contrast", "loss"]
+  assert [phase["objective"] for phase in phases] == ["task_loss", "supervised_contrastive", "task_loss"]
   stages = {row["name"]: row["trainable"] for row in phases[1]["stages"]}
   assert stages["head"] == stages["embeddings"] == 0
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix", "label_smoothing"])
-def test_flags_of_a_loss_that_it_has_not_are_refused(config, name):
+def test_flags_of_another_loss_are_refused(config, name):
   with pytest.raises(UserError, match=f"--{name}=0.1 does nothing with --recipe=contrastive"):
     validate(dataclasses.replace(config, workdir="run", **{name: 0.1}))
 
@@ -129,9 +134,9 @@ def test_flags_of_a_loss_that_it_has_not_are_refused(config, name):
   ("flags", "reason"),
   [
     ({"strategy": "mirrored", "num_devices": 2}, "--strategy=single"),
-    ({"task": "multi_label"}, "one class an example"),
+    ({"task": "multi_label"}, "one class per example"),
   ],
 )
-def test_what_it_cannot_do_is_refused(config, tmp_path, flags, reason):
+def test_several_devices_and_several_labels_are_refused(config, tmp_path, flags, reason):
   with pytest.raises(UserError, match=reason):
     train.train_and_evaluate(dataclasses.replace(config, export=False, **flags), tmp_path / "run")

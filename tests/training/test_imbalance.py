@@ -1,8 +1,7 @@
-"""Rare classes: the losses are the published ones, sampling is even, and a figure that shows them decides."""
+"""Rare classes: the losses are the published ones, classes are sampled evenly, and macro F1 selects the model."""
 
 import itertools
 import re
-import types
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from tl_app import files, tasks
 from tl_app.commands import train
 from tl_app.config import Config
 from tl_app.data import pipeline
+from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.errors import UserError
 from tl_app.report import summary
 from tl_app.tasks import IMBALANCED, SINGLE_LABEL, losses, statistics
@@ -26,7 +26,7 @@ LOGITS = RNG.normal(size=(7, 3)).astype(np.float32)
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0], np.int32)
 
 
-def test_weights_go_by_the_effective_number():
+def test_class_weights_follow_the_effective_number():
   weights = losses.effective_weights(COUNTS)
   effective = [sum(0.999**k for k in range(n)) for n in COUNTS]
   np.testing.assert_allclose(weights / weights[0], effective[0] / np.array(effective), rtol=1e-5)
@@ -86,7 +86,7 @@ def _stream(batches, seed=1, lengths=None):
   return [batch.numpy().tolist() for batch in itertools.islice(dataset, batches)]
 
 
-def test_balanced_sampling_draws_each_class_equally_often_and_within_it_each_example():
+def test_balanced_sampling_takes_each_class_and_each_of_its_examples_equally_often():
   batches = _stream(60)
   assert all(np.bincount(CLASSES[batch]).tolist() == [2, 2, 2] for batch in batches)
   counts = np.bincount(sum(batches, []), minlength=48)
@@ -95,7 +95,7 @@ def test_balanced_sampling_draws_each_class_equally_often_and_within_it_each_exa
   assert batches[0] != batches[20]
 
 
-def test_balanced_sampling_and_batches_of_like_length_go_together():
+def test_balanced_sampling_goes_together_with_batches_of_similar_length():
   lengths = np.random.default_rng(0).integers(5, 60, 48)
   batches = _stream(40, lengths=lengths)
   assert np.bincount(CLASSES[sum(batches, [])]).tolist() == [80, 80, 80]
@@ -103,22 +103,26 @@ def test_balanced_sampling_and_batches_of_like_length_go_together():
   assert np.mean(spread) < np.mean([np.ptp(lengths[batch]) for batch in _stream(40)])
 
 
-def test_macro_f1_decides_in_place_of_accuracy():
+def test_macro_f1_selects_the_model_in_place_of_accuracy():
   targets = np.repeat([0, 1], [18, 2])
   common = np.tile([2.0, -2.0], (20, 1))
   rare = np.where(targets[:, None] == [0, 1], 2.0, -2.0)
   rare[:4] = [-2.0, 2.0]
-  rungs = [selection.Rung("probe", common, []), selection.Rung("fine_tuned", rare, [])]
+  candidates = [
+    selection.Candidate("probe", common, [], "probe"),
+    selection.Candidate("fine_tuned", rare, [], "fine_tune"),
+  ]
   for task, best in (
     (SINGLE_LABEL.with_codec(names=("a", "b")), "probe"),
     (IMBALANCED.with_codec(names=("a", "b")), "fine_tuned"),
   ):
-    assert selection.choose(rungs, targets, task)[0].name == best
+    assert selection.select(candidates, targets, task).best.name == best
+    assert selection.better(candidates, targets, task).name == best
   task = IMBALANCED.with_codec(names=("a", "b"))
-  monitored = task.metrics.monitor_metrics(rare, targets)
-  assert monitored["accuracy"] == pytest.approx(0.8)
-  assert monitored["macro_f1"] == pytest.approx(task.metrics.compute_metrics(rare, targets)["macro_f1"], abs=1e-6)
-  assert monitored["loss"] == pytest.approx(
+  metrics = task.metrics.monitor_metrics(rare, targets)
+  assert metrics["accuracy"] == pytest.approx(0.8)
+  assert metrics["macro_f1"] == pytest.approx(task.metrics.compute_metrics(rare, targets)["macro_f1"], abs=1e-6)
+  assert metrics["loss"] == pytest.approx(
     (18 / 18 * np.mean(_entropies(rare[:18], 0)) + _entropies(rare[18:], 1).mean()) / 2
   )
   assert task.metrics.compute_metrics(rare, targets)["balanced_accuracy"] == pytest.approx((14 / 18 + 1) / 2)
@@ -132,7 +136,7 @@ def _entropies(logits, label):
 @pytest.mark.parametrize(
   ("flags", "labels", "message"),
   [
-    ({"imbalance": "balanced"}, ["a,b", "b", "a"], "does not fit --task=multi_label: it takes class_weights, focal"),
+    ({"imbalance": "balanced"}, ["a,b", "b", "a"], "does not fit --task=multi_label: use class_weights, focal"),
     (
       {"task": "regression", "imbalance": "focal"},
       ["1.5", "2.5", "3.25"],
@@ -141,18 +145,20 @@ def _entropies(logits, label):
     ({"task": "regression", "mixup": 0.2}, ["1.5", "2.5", "3.25"], "--mixup=0.2 does nothing for --task=regression"),
   ],
 )
-def test_what_does_not_fit_the_task_is_refused(flags, labels, message):
+def test_flags_that_do_not_fit_the_task_are_refused(flags, labels, message):
+  cells = strings(labels)
+  examples = Examples(cells, Inputs.of("text", cells), cells, cells, cells, skipped=[], source="texts")
   with pytest.raises(UserError, match=re.escape(message)):
-    tasks.choose(Config(**flags), types.SimpleNamespace(labels=labels))
+    tasks.choose(Config(**flags), examples)
 
 
-def test_scikit_learn_heads_are_refused():
+def test_scikit_learn_solvers_are_refused():
   with pytest.raises(UserError, match="--imbalance=focal needs --probe_solver=adamw, not svm"):
     config_lib.validate(Config(workdir="w", backbone="b", dataset="d", imbalance="focal", probe_solver="svm"))
 
 
 @pytest.mark.slow
-def test_a_run_says_what_decided(tmp_path):
+def test_a_run_names_the_metric_that_selected_the_model(tmp_path):
   config = Config(
     backbone=tiny_modules.image(tmp_path / "image"),
     dataset="images:" + tiny_data.colours(tmp_path / "colours", per_class=12),

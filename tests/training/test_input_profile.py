@@ -1,4 +1,4 @@
-"""--profile_input: where the time of a made-up stream goes, and a run that is the same with it."""
+"""--profile_input: the time of each part of a stream, and a run that gives the same weights with and without it."""
 
 import json
 import time
@@ -42,14 +42,14 @@ def slow_steps():
   return input_profile.measure(_parts(), lambda batch: time.sleep(0.06))
 
 
-def test_the_slowest_part_is_named_with_its_share(slow_steps):
+def test_the_summary_names_the_slowest_step_and_its_share(slow_steps):
   # 4 elements of a batch, 1 ms of reading and 4 ms of decoding each.
-  assert list(slow_steps["parts"]) == ["order", "read", "decode", "batch"]
-  assert slow_steps["parts"]["decode"] >= 0.015 > slow_steps["parts"]["read"] >= 0.003
-  assert slow_steps["pipeline"] == pytest.approx(sum(slow_steps["parts"].values()))
-  share = slow_steps["parts"]["decode"] / slow_steps["pipeline"]
+  assert list(slow_steps["input_steps"]) == ["order", "read", "decode", "batch"]
+  assert slow_steps["input_steps"]["decode"] >= 0.015 > slow_steps["input_steps"]["read"] >= 0.003
+  assert slow_steps["pipeline"] == pytest.approx(sum(slow_steps["input_steps"].values()))
+  share = slow_steps["input_steps"]["decode"] / slow_steps["pipeline"]
   assert share > 0.5
-  assert slow_steps["summary"].endswith(f"decode is the slowest part of the pipeline, {share:.0%} of it")
+  assert slow_steps["summary"].endswith(f"decode is the slowest step of the pipeline, {share:.0%} of it")
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_a_slow_step_hides_the_pipeline_and_a_fast_one_waits(slow_steps):
   assert fast["summary"].startswith(f"{fast['wait_share']:.0%} of a step waits for data; ")
 
 
-def test_long_batches_are_measured_on_few():
+def test_slow_batches_are_measured_on_few():
   assert [input_profile._number(seconds) for seconds in (0.0, 0.2, 9.0)] == [48, 20, 6]
 
 
@@ -92,7 +92,7 @@ def test_a_profiled_run_gives_the_same_weights(runs):
 
 
 @pytest.mark.slow
-def test_where_all_features_are_stored_nothing_is_measured(tmp_path, monkeypatch, caplog):
+def test_nothing_is_measured_if_all_features_are_stored(tmp_path, monkeypatch, caplog):
   caplog.set_level("INFO")
   passes, measure = [], input_profile.measure
 
@@ -124,7 +124,7 @@ def test_where_all_features_are_stored_nothing_is_measured(tmp_path, monkeypatch
 
 
 def _weights(workdir):
-  """Returns {name: values} of the weights that shipped."""
+  """Returns {name: values} of the weights of the selected model."""
   found = {}
   with h5py.File(workdir / "checkpoints" / "model.weights.h5") as file:
     file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
@@ -132,10 +132,10 @@ def _weights(workdir):
 
 
 @pytest.mark.slow
-def test_it_is_noted_and_shown(runs):
+def test_the_measurement_is_in_the_plan_and_in_the_report(runs):
   assert "input" not in files.read_json(runs / "False" / "plan.json")
   found = files.read_json(runs / "True" / "plan.json")["input"]
-  assert found["phase"] == "fine_tune" and list(found["parts"]) == ["order", "read", "tokenize"]
+  assert found["phase"] == "fine_tune" and list(found["input_steps"]) == ["order", "read", "tokenize"]
   assert found["ready"] > 0 and 0 <= found["wait"] < found["beside"]
   page = (runs / "True" / "report.html").read_text()
   assert found["summary"] in page and "Input pipeline" in page

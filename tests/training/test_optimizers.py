@@ -1,4 +1,4 @@
-"""Per-variable rates are real rates, and the schedule reaches its end."""
+"""StagedAdamW: a learning rate for each variable, low-rank updates, averages, and the schedule."""
 
 import keras
 import numpy as np
@@ -31,8 +31,7 @@ def _staged(rate_of=lambda v: 1e-2, **more):
   return lambda: optimizers.StagedAdamW(schedule, rate_of, lambda v: len(v.shape) > 1, weight_decay=0.1, **more)
 
 
-@pytest.mark.slow
-def test_one_rate_equals_keras_adamw():
+def test_with_one_learning_rate_it_is_the_adamw_of_keras():
   class Scaled(optimizers.WarmupCosine):
     def __call__(self, step):
       return 1e-2 * super().__call__(step)
@@ -46,7 +45,7 @@ def test_one_rate_equals_keras_adamw():
     np.testing.assert_allclose(ours, keras_own, atol=1e-6)
 
 
-def test_a_row_that_comes_twice_moves_by_the_sum_of_its_gradients():
+def test_a_row_that_occurs_twice_moves_by_the_sum_of_its_gradients():
   def moved(gradient):
     table = keras.Variable(np.ones((4, 2), "f"))
     optimizer = _staged()()
@@ -59,7 +58,7 @@ def test_a_row_that_comes_twice_moves_by_the_sum_of_its_gradients():
   np.testing.assert_allclose(moved(rows), moved(tf.convert_to_tensor(rows)), atol=1e-7)
 
 
-def test_a_rate_of_zero_does_not_move_and_rates_scale_the_first_step():
+def test_a_learning_rate_of_zero_moves_nothing_and_others_scale_the_first_step():
   rates = iter([1e-3, 0.0, 1e-2, 1e-2])
   by_path = {}
   _, before, after = _fit(_staged(lambda v: by_path.setdefault(v.path, next(rates))))
@@ -68,7 +67,7 @@ def test_a_rate_of_zero_does_not_move_and_rates_scale_the_first_step():
   assert 0 < moved[0] < moved[2]
 
 
-def test_the_last_step_has_rate_zero_and_the_peak_is_one():
+def test_the_schedule_is_zero_at_the_last_step_and_one_at_its_peak():
   schedule = optimizers.WarmupCosine(steps=100, warmup_steps=10)
   values = [float(schedule(step)) for step in range(100)]
   assert max(values) == pytest.approx(1.0)
@@ -77,11 +76,11 @@ def test_the_last_step_has_rate_zero_and_the_peak_is_one():
   assert values[50] == pytest.approx(0.5 * (1 + np.cos(np.pi * 40 / 89)))
 
 
-def test_a_single_step_schedule_moves():
+def test_a_schedule_of_one_step_is_not_zero():
   assert float(optimizers.WarmupCosine(steps=1, warmup_steps=1)(0)) == pytest.approx(1.0)
 
 
-def test_rates_follow_updates_where_several_batches_make_one():
+def test_the_schedule_follows_updates_if_several_batches_make_one():
   schedule = optimizers.WarmupCosine(steps=47, warmup_steps=5, every=4)
   of_updates = optimizers.WarmupCosine(steps=11, warmup_steps=2)
   at_updates = [float(schedule(batch)) for batch in range(3, 44, 4)]
@@ -93,7 +92,7 @@ def _rank(variable):
   return 2 if variable.shape == (8, 16) else 0
 
 
-def test_low_rank_updates_have_that_rank_and_leave_nothing_to_merge():
+def test_low_rank_updates_have_that_rank_and_are_in_the_kernel_itself():
   _, before, after = _fit(_staged(rank_of=_rank))
   change = np.linalg.svd(after[0] - before[0], compute_uv=False)
   assert change[1] > 1e-4
@@ -102,7 +101,7 @@ def test_low_rank_updates_have_that_rank_and_leave_nothing_to_merge():
   assert whole[2] > 1e-3
 
 
-def test_low_rank_is_what_two_factors_would_learn():
+def test_low_rank_updates_are_those_of_two_trained_factors():
   """One kernel W0 + A B with A and B trained by Keras' own Adam gives the same kernel."""
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(32, 8)).astype("f"), rng.normal(size=(32, 16)).astype("f")
@@ -130,7 +129,7 @@ def test_low_rank_is_what_two_factors_would_learn():
   np.testing.assert_allclose(kernel.numpy(), start + down.numpy() @ up.numpy(), atol=1e-5)
 
 
-def test_low_rank_keeps_no_moments_of_the_whole_kernel():
+def test_low_rank_updates_keep_no_moments_of_the_whole_kernel():
   kernel = keras.Variable(np.zeros((64, 64), "f"), name="kernel")
   sizes = {}
   for rank in (0, 2):
@@ -152,20 +151,19 @@ def test_clipping_bounds_the_global_norm():
   assert np.linalg.norm(reduced[0][0]) == pytest.approx(0.5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
   "more", [{}, {"clip_norm": 0.1}, {"rank_of": _rank}, {"use_ema": True, "ema_momentum": 0.9}], ids=" ".join
 )
 def test_two_devices_give_the_weights_of_one(more):
   # 61 examples in batches of 16: every pass ends in the middle of a batch.
   one_loss, _, one = _fit(_staged(**more))
-  two_loss, _, two = _fit(_staged(**more), devices.strategy("mirrored", 2))
+  two_loss, _, two = _fit(_staged(**more), devices.make("mirrored", 2).strategy)
   np.testing.assert_allclose(one_loss, two_loss, atol=1e-5)
   for a, b in zip(one, two):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_averages_start_with_the_first_step_and_take_every_fourth():
+def test_averages_start_at_the_first_step_and_take_every_fourth_one():
   optimizer = optimizers.StagedAdamW(
     keras.optimizers.schedules.PolynomialDecay(1.0, 100), lambda v: 0.1, lambda v: True, use_ema=True, ema_momentum=0.9
   )

@@ -1,4 +1,4 @@
-"""A step in parts is the step on the whole batch; steps of various sizes count by them; on one device and several."""
+"""A step in microbatches is the step on the whole batch; batches of different sizes count by their size."""
 
 import keras
 import numpy as np
@@ -31,7 +31,7 @@ def _fit(parts, strategy):
   """Returns (history, weights after 3 epochs of 3 steps, averaged weights), all with the same start."""
   keras.utils.set_random_seed(0)
   with strategy.scope():
-    network = train_steps.in_parts(_network(), parts)
+    network = train_steps.microbatched(_network(), parts)
     optimizer = optimizers.StagedAdamW(
       optimizers.WarmupCosine(9, 2), lambda v: 1e-2, lambda v: True, 0.1, clip_norm=0.5, use_ema=True, ema_momentum=0.9
     )
@@ -47,17 +47,17 @@ def _fit(parts, strategy):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 @pytest.mark.parametrize(("parts", "devices"), [(2, 1), (8, 1), (4, 2)])
-def test_a_step_in_parts_is_the_step_on_the_whole(parts, devices):
+def test_a_step_in_microbatches_is_the_step_on_the_whole_batch(parts, devices):
   whole = _fit(1, tf.distribute.get_strategy())
-  split = _fit(parts, devices_lib.strategy("mirrored" if devices > 1 else "single", devices))
+  split = _fit(parts, devices_lib.make("mirrored" if devices > 1 else "single", devices).strategy)
   for name, values in whole[0].items():
     np.testing.assert_allclose(split[0][name], values, rtol=1e-4, err_msg=name)
   for one, other in zip(whole[1] + whole[2], split[1] + split[2]):
     np.testing.assert_allclose(other, one, atol=1e-5)
 
 
-class Seen(keras.layers.Layer):
-  """Notes how many examples, and how long, come through at a time."""
+class RecordShapes(keras.layers.Layer):
+  """Records the number of examples of each call, and their length."""
 
   def __init__(self):
     super().__init__()
@@ -65,8 +65,8 @@ class Seen(keras.layers.Layer):
 
   def call(self, x):
     """Returns `x`."""
-    noted = tf.numpy_function(lambda shape: self.shapes.append(tuple(shape[:2])), [tf.shape(x)], [])
-    with tf.control_dependencies([noted]):
+    recorded = tf.numpy_function(lambda shape: self.shapes.append(tuple(shape[:2])), [tf.shape(x)], [])
+    with tf.control_dependencies([recorded]):
       return tf.identity(x)
 
   def compute_output_spec(self, x):
@@ -74,14 +74,14 @@ class Seen(keras.layers.Layer):
     return keras.KerasTensor(x.shape, x.dtype)
 
 
-def _texts(parts, seen=None, jit=False):
+def _texts(parts, layer=None, jit=False):
   """Returns (weights before, after) two steps on batches of 8 texts, of 3 and of 12 positions."""
   keras.utils.set_random_seed(0)
   tokens, mask = keras.Input([None], dtype="int32", name="tokens"), keras.Input([None, 1], name="mask")
   x = keras.layers.Embedding(50, 8)(tokens) * mask
-  x = keras.layers.Dense(CLASSES)(keras.ops.mean(seen(x) if seen else x, axis=1))
+  x = keras.layers.Dense(CLASSES)(keras.ops.mean(layer(x) if layer else x, axis=1))
   network = keras.Model({"tokens": tokens, "mask": mask}, x)
-  before, network = network.get_weights(), train_steps.in_parts(network, parts, 12)
+  before, network = network.get_weights(), train_steps.microbatched(network, parts, 12)
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
   network.compile(keras.optimizers.SGD(1.0), loss, jit_compile=jit)
   rng = np.random.default_rng(0)
@@ -92,10 +92,10 @@ def _texts(parts, seen=None, jit=False):
 
 
 @pytest.mark.slow
-def test_short_texts_are_cut_into_fewer_parts():
-  seen = Seen()
-  before, split = _texts(8, seen)
-  assert seen.shapes == [(4, 3)] * 2 + [(1, 12)] * 8
+def test_short_texts_are_split_into_fewer_microbatches():
+  record = RecordShapes()
+  before, split = _texts(8, record)
+  assert record.shapes == [(4, 3)] * 2 + [(1, 12)] * 8
   whole, compiled = _texts(1)[1], _texts(8, jit=True)[1]
   for start, one, other, xla in zip(before, whole, split, compiled):
     assert not np.allclose(start, one, atol=1e-3)
@@ -103,24 +103,24 @@ def test_short_texts_are_cut_into_fewer_parts():
     np.testing.assert_allclose(xla, one, atol=1e-6)
 
 
-def test_one_part_is_the_network_itself():
+def test_one_microbatch_leaves_the_network_as_it_is():
   network = _network()
-  assert train_steps.in_parts(network, 1) is network
+  assert train_steps.microbatched(network, 1) is network
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_batch_counts_by_its_size(devices):
+def test_a_batch_is_weighted_by_its_size(devices):
   """Two small batches move the weights as far as one batch of both, and the loss is the mean over examples."""
   x, y = (values[:24] for values in _data())
   ends, losses = [], []
   for sizes in ([24], [6, 18]):
     keras.utils.set_random_seed(0)
-    strategy = devices_lib.strategy("mirrored" if devices > 1 else "single", devices)
+    strategy = devices_lib.make("mirrored" if devices > 1 else "single", devices).strategy
     with strategy.scope():
       inputs = keras.Input(x.shape[1:])
       outputs = keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(inputs))
-      network = train_steps.of_size(keras.Model(inputs, outputs), mean=24)
+      network = train_steps.size_weighted(keras.Model(inputs, outputs), mean=24)
       # The first gradient must not change the second one.
       network.compile(keras.optimizers.SGD(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     start = network.get_weights()
@@ -131,16 +131,16 @@ def test_a_batch_counts_by_its_size(devices):
     assert np.abs(one).max() > 1e-5
     np.testing.assert_allclose(other, one, rtol=1e-2, atol=1e-6)
   assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-  assert train_steps.of_size(network, 0) is network
+  assert train_steps.size_weighted(network, 0) is network
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [6, 24, 48])
-def test_a_batch_counts_by_its_size_where_gradients_are_clipped(size):
+def test_a_batch_is_weighted_by_its_size_if_gradients_are_clipped(size):
   x, y = (values[:size] for values in _data())
   inputs = keras.Input(x.shape[1:])
   outputs = keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(inputs))
-  network = train_steps.of_size(keras.Model(inputs, outputs), mean=24)
+  network = train_steps.size_weighted(keras.Model(inputs, outputs), mean=24)
   schedule = optimizers.WarmupCosine(1, 1)
   optimizer = optimizers.StagedAdamW(schedule, lambda v: 1e-2, lambda v: False, clip_norm=1e-3, beta_1=0.0)
   network.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))

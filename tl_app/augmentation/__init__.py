@@ -3,27 +3,30 @@
 `Modality.augmentation` makes the function that --augment names; the training stream and `data.copies` apply it.
 """
 
+from tl_app.recipes.phase import Phase
 
-def make_mix(phase, seed):
+
+def make_mix(phase: Phase, seed: int):
   """Returns the function (images, targets, number) -> (images, targets) of a phase, or None if it mixes nothing."""
   from tl_app.augmentation import mixing
 
-  return mixing.Mix(phase.mixup, phase.cutmix, phase.clean_from, seed) if phase.mixes else None
+  inputs = phase.inputs
+  return mixing.Mix(inputs.mixup, inputs.cutmix, phase.first_unmixed_step, seed) if inputs.mixes else None
 
 
-def described(phase, modality):
-  """Returns what happens to the training examples of a phase, in a few words; "" where nothing does.
+def describe(phase: Phase, modality) -> str:
+  """Returns what happens to the training examples of a phase, in a few words; "" if nothing does.
 
   Args:
-    phase: `Phase`.
-    modality: `Modality` of the inputs.
+    phase: the `Phase`.
+    modality: the `Modality` of the inputs.
   """
-  descriptions = []
-  if phase.augment != "none":
-    descriptions.append(f"{phase.augment} ({modality.describe_augmentation(phase.augment)})")
-  if phase.copies:
-    descriptions.append(f"{phase.copies} copies of each beside it, made once")
-  descriptions += [f"{name} {getattr(phase, name):g}" for name in ("mixup", "cutmix") if getattr(phase, name)]
-  if phase.mixes:
-    descriptions.append(f"unmixed from step {phase.clean_from + 1} of {phase.steps}")
-  return ", ".join(descriptions)
+  inputs, changes = phase.inputs, []
+  if inputs.augment != "none":
+    changes.append(f"{inputs.augment} ({modality.describe_augmentation(inputs.augment)})")
+  if inputs.augment_copies:
+    changes.append(f"{inputs.augment_copies} copies of each beside it, made once")
+  changes += [f"{name} {getattr(inputs, name):g}" for name in ("mixup", "cutmix") if getattr(inputs, name)]
+  if inputs.mixes:
+    changes.append(f"unmixed from step {phase.first_unmixed_step + 1} of {phase.schedule.steps}")
+  return ", ".join(changes)

@@ -10,8 +10,9 @@ import keras
 from tl_app.assets import Assets
 from tl_app.backbones import bert, efficientnet_lite, kerashub_tokens
 from tl_app.backbones.backbone import Backbone
+from tl_app.backbones.float32_layers import L2_NORMALIZED_FEATURES
 from tl_app.backbones.native_stages import stage_weights
-from tl_app.backbones.pooling import L2_NORMALIZED_FEATURES, pool
+from tl_app.backbones.pooling import pool
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import UserError
 from tl_app.preprocessing import image, text

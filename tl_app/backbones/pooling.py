@@ -3,9 +3,6 @@
 import keras
 from keras import ops
 
-# Name of the layer that scales the features of a backbone to L2 norm 1.
-L2_NORMALIZED_FEATURES = "l2_normalized_features"
-
 
 def pool(tensor: keras.KerasTensor, mask: keras.KerasTensor | None, pooling: str) -> keras.KerasTensor:
   """Pools the positions of each example.

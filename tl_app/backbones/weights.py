@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import keras
 import numpy as np
@@ -61,3 +61,8 @@ def assign(
     if value.shape != shape:
       raise UserError(f"{source}: {name} has shape {weights[name].shape}, {target.variable.path} needs {shape}")
     target.variable.assign(value)
+
+
+def values(variables: Iterable[keras.Variable]) -> list[np.ndarray]:
+  """Returns copies of the values of variables."""
+  return [keras.ops.convert_to_numpy(variable).copy() for variable in variables]

@@ -17,12 +17,16 @@ from tl_app import backbones, files
 from tl_app import workdir as workdir_lib
 from tl_app.commands import train as train_lib
 from tl_app.config import rules
-from tl_app.data import modalities, pipeline
+from tl_app.data import pipeline
 from tl_app.errors import UserError
-from tl_app.features import inference_engine, session, trunk
+from tl_app.features import inference_engine, trunk
+from tl_app.features.frozen import Features
 from tl_app.model import heads, stages
 from tl_app.recipes import recipes
-from tl_app.training import fit, planning
+from tl_app.recipes.phase import HEAD
+from tl_app.training import feed, planning
+from tl_app.training.compiling import PhaseSteps
+from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +60,14 @@ def measure(config, parts, repeats, steps):
     # The features of a run may be stored already: what is measured here starts without.
     own = dataclasses.replace(config, workdir=f"{scratch}/run", feature_cache=f"{scratch}/features", export=False)
     with workdir_lib.claim(own.workdir, own) as paths:
-      run = train_lib.prepare(own, paths, backbones.resolve(own.backbone))
-      planning.plan(run, recipes.plan)
-      figures = {name: PARTS[name](run, repeats, steps) for name in names}
+      features, _ = train_lib.prepare(own, backbones.resolve(own.backbone), Record(paths), recipes.plan)
+      timings = {name: PARTS[name](own, features, repeats, steps) for name in names}
   result = {
     "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "workdir"},
     "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "tensorflow": tf.__version__},
     "repeats": repeats,
     "steps": steps,
-    "parts": {name: figure for name, figure in figures.items() if figure},
+    "parts": {name: timing for name, timing in timings.items() if timing},
   }
   pathlib.Path(config.workdir).mkdir(parents=True, exist_ok=True)
   files.write_json(pathlib.Path(config.workdir) / FIGURES, result)
@@ -87,7 +90,7 @@ def lines(result):
 
 def _side_by_side(candidates, repeats):
   """Returns {name: {"seconds", "ratio"}} of {name: function of no arguments}; each has run once before."""
-  return _figures(_rounds(candidates, repeats))
+  return _ratios(_rounds(candidates, repeats))
 
 
 def _rounds(candidates, repeats):
@@ -102,7 +105,7 @@ def _rounds(candidates, repeats):
   return {name: np.array(own) for name, own in seconds.items()}
 
 
-def _figures(seconds):
+def _ratios(seconds):
   """Returns {name: {"seconds", "ratio"}} of {name: seconds of each round}."""
   first = next(iter(seconds.values()))
   return {name: {"seconds": _spread(own), "ratio": _spread(first / own)} for name, own in seconds.items()}
@@ -112,28 +115,30 @@ def _spread(values):
   return [float(value) for value in (np.min(values), np.median(values), np.max(values))]
 
 
-def _phase(run, names):
+def _phase(config, features, names):
   """Returns the fine-tuning phase of `names` as the recipe makes it."""
-  config = dataclasses.replace(run.config, train_stages="all", epochs=max(2, run.config.epochs), batch_tokens=0)
-  phase = recipes.lp_ft(config, planning.facts(run), run.strategy.num_replicas_in_sync)[-1]
-  rates = {name: phase.learning_rates[name] for name in names}
-  return dataclasses.replace(phase, train_stages=tuple(names), learning_rates=rates)
+  config = dataclasses.replace(config, train_stages="all", epochs=max(2, config.epochs), batch_tokens=0)
+  facts = planning.facts(config, features.data, features.model, features.devices)
+  phase = recipes.lp_ft(config, facts, features.devices.replicas)[-1]
+  learning_rates = {name: phase.optimizer.learning_rates[name] for name in names}
+  return phase.replace(train_stages=tuple(names), learning_rates=learning_rates)
 
 
-def _compiled(run, phase, network):
+def _compiled(features, phase, network):
   """Returns a model of its own over `network`, compiled for `phase`, whose every call is one step."""
-  stages.set_trainable(run.model, phase)
-  with run.strategy.scope():
-    own = keras.Model(network.input, network.output)
-    fit.compile_for(own, phase, run.model, targets=run.labels[run.split.train])
-  own.steps_per_execution = 1
-  return own
+  model = features.model
+  stages.set_trainable(model, phase)
+  with features.devices.scope():
+    copy = keras.Model(network.input, network.output)
+    PhaseSteps(copy, phase, model, features.data.train_targets).compile()
+  copy.steps_per_execution = 1
+  return copy
 
 
-def _online(run, phase):
+def _whole_network(config, features, phase):
   """Returns (network, dataset) that run the whole backbone in every step."""
-  network, dataset = fit.online(run, phase)
-  return _compiled(run, phase, network), dataset
+  made = feed.whole_network(phase, features, config.seed)
+  return _compiled(features, phase, made.network), made.dataset()
 
 
 def _fit(network, dataset, steps, epochs=1):
@@ -146,20 +151,20 @@ def _fit(network, dataset, steps, epochs=1):
   return train
 
 
-def _cuts(run):
+def _cuts(model):
   """Returns {what trains: its stages} from everything to the head alone."""
-  names = stages.that_can_train(run.model)
+  names = stages.that_can_train(model)
   return {
-    "everything": [*names, recipes.HEAD],
-    f"top half ({names[len(names) // 2]} and above)": [*names[len(names) // 2 :], recipes.HEAD],
-    f"top stage ({names[-1]})": [names[-1], recipes.HEAD],
-    "head only": [recipes.HEAD],
+    "everything": [*names, HEAD],
+    f"top half ({names[len(names) // 2]} and above)": [*names[len(names) // 2 :], HEAD],
+    f"top stage ({names[-1]})": [names[-1], HEAD],
+    "head only": [HEAD],
   }
 
 
-def stage_steps(run, repeats, steps):
+def stage_steps(config, features, repeats, steps):
   """Training steps, the whole backbone in each, as stages freeze."""
-  _, dataset = _online(run, _phase(run, [recipes.HEAD]))
+  _, dataset = _whole_network(config, features, _phase(config, features, [HEAD]))
   batches = list(dataset.take(steps))
 
   def on_batches(network):
@@ -170,106 +175,116 @@ def stage_steps(run, repeats, steps):
     train()
     return train
 
-  return _side_by_side(
-    {name: on_batches(_online(run, _phase(run, members))[0]) for name, members in _cuts(run).items()}, repeats
-  )
+  networks = {
+    name: _whole_network(config, features, _phase(config, features, members))[0]
+    for name, members in _cuts(features.model).items()
+  }
+  return _side_by_side({name: on_batches(network) for name, network in networks.items()}, repeats)
 
 
-def head_epochs(run, repeats, steps):
+def head_epochs(config, features, repeats, steps):
   """An epoch of the head, and a whole probe with its validation: features in every epoch, and read from the cache."""
-  phase = _phase(run, [recipes.HEAD])
+  phase = _phase(config, features, [HEAD])
   # Neither side answers the test split.
-  run = dataclasses.replace(run, split=dataclasses.replace(run.split, test=run.split.test[:0]))
-  network, dataset = _online(run, phase)
-  steps = min(steps, phase.steps_per_epoch)
+  split = dataclasses.replace(features.data.split, test=features.data.test[:0])
+  features = Features(
+    features.model,
+    dataclasses.replace(features.data, split=split),
+    *(features.devices, features.store, features.batch_size, features.clock),
+  )
+  data, head = features.data, features.model.head
+  network, dataset = _whole_network(config, features, phase)
+  steps = min(steps, phase.schedule.steps_per_epoch)
   online = _fit(network, dataset, steps)
   start = time.perf_counter()
-  features = session.frozen_features(run)
+  frozen = features.frozen()
   extraction = time.perf_counter() - start
-  heads.standardize(run.model.head, features[run.split.train])
-  with run.strategy.scope():
-    stages.set_trainable(run.model, phase)
-    head = keras.Model(run.model.head.input, run.model.head.output)
-    fit.compile_for(head, phase, run.model, targets=run.labels[run.split.train])
-  train = run.split.train
-  stored = pipeline.feature_steps(
-    features[train], features.targets(run.labels, train), features.rows_of(phase.batch_size, train), run.config.seed
-  )
-  cached = _fit(head, pipeline.whole(stored), phase.steps_per_epoch, PROBE_EPOCHS)
-  validation = run.split.validation
+  heads.standardize(head, frozen[data.train])
+  with features.devices.scope():
+    stages.set_trainable(features.model, phase)
+    copy = keras.Model(head.input, head.output)
+    PhaseSteps(copy, phase, features.model, data.train_targets).compile()
+  stored = feed.head_alone(phase, features, None, config.seed).dataset()
+  cached = _fit(copy, stored, phase.schedule.steps_per_epoch, PROBE_EPOCHS)
   validate = {
-    "validation online": lambda: session.predict(run, run.model.network, validation),
-    "validation cached": lambda: session.head_logits(run, validation),
+    "validation online": lambda: features.logits(data.validation),
+    "validation cached": lambda: features.head_logits(data.validation),
   }
   for answer in validate.values():
     answer()
   seconds = _rounds({"online": online, "cached": cached} | validate, repeats)
-  of_epoch = {"online": seconds["online"] * phase.steps_per_epoch / steps, "cached": seconds["cached"] / PROBE_EPOCHS}
-  whole = {name: PROBE_EPOCHS * (own + seconds[f"validation {name}"]) for name, own in of_epoch.items()}
-  whole["cached"] += extraction
-  names = f"epoch online ({steps} of {phase.steps_per_epoch} batches, scaled)", "epoch from the cache"
-  of_probe = f"{PROBE_EPOCHS} epochs online (scaled)", f"extraction and {PROBE_EPOCHS} epochs from the cache"
-  return _figures(dict(zip(names, of_epoch.values()))) | _figures(dict(zip(of_probe, whole.values())))
+  epochs = {
+    "online": seconds["online"] * phase.schedule.steps_per_epoch / steps,
+    "cached": seconds["cached"] / PROBE_EPOCHS,
+  }
+  probes = {name: PROBE_EPOCHS * (epoch + seconds[f"validation {name}"]) for name, epoch in epochs.items()}
+  probes["cached"] += extraction
+  epoch_names = f"epoch online ({steps} of {phase.schedule.steps_per_epoch} batches, scaled)", "epoch from the cache"
+  probe_names = f"{PROBE_EPOCHS} epochs online (scaled)", f"extraction and {PROBE_EPOCHS} epochs from the cache"
+  return _ratios(dict(zip(epoch_names, epochs.values()))) | _ratios(dict(zip(probe_names, probes.values())))
 
 
-def trunk_steps(run, repeats, steps):
+def trunk_steps(config, features, repeats, steps):
   """Steps of the top stages, whose lower stages run in each, or were computed once; texts also at one fixed length."""
-  names = stages.that_can_train(run.model)
-  figures = {}
+  names = stages.that_can_train(features.model)
+  timings = {}
   for lowest in dict.fromkeys([names[-1], names[-min(2, len(names))], names[-max(1, len(names) // 3)]]):
-    figures |= _from_stage(run, lowest, repeats, steps)
-  return figures
+    timings |= _from_stage(config, features, lowest, repeats, steps)
+  return timings
 
 
-def _from_stage(run, lowest, repeats, steps):
-  names = stages.that_can_train(run.model)
-  phase = _phase(run, [*names[names.index(lowest) :], recipes.HEAD])
-  below = trunk.features(run, phase)
+def _from_stage(config, features, lowest, repeats, steps):
+  names = stages.that_can_train(features.model)
+  phase = _phase(config, features, [*names[names.index(lowest) :], HEAD])
+  below = trunk.load(features, phase)
   if below is None:
     log.info("trunk: nothing is compared below %s, see above", lowest)
     return {}
-  network, alike = _online(run, phase)
+  network, similar = _whole_network(config, features, phase)
+  from_trunk = feed.from_trunk(phase, features, below, config.seed)
   candidates = {
-    "in every step": _fit(network, alike, steps),
-    "read": _fit(_compiled(run, phase, below.network), pipeline.whole(below.training_parts(phase)), steps),
+    "in every step": _fit(network, similar, steps),
+    "read": _fit(_compiled(features, phase, from_trunk.network), from_trunk.dataset(), steps),
   }
-  if modalities.of(run.examples.modality).varies_in_length:
-    length = run.model.backbone.preprocess.max_length
-    candidates["fixed"] = _fit(network, fixed_lengths(run, phase, length), steps)
+  length = features.model.backbone.preprocess.max_length
+  if features.data.lengths is not None:
+    candidates["fixed"] = _fit(network, fixed_lengths(phase, features, length, config.seed), steps)
   seconds = _rounds(candidates, repeats)
   read, online = seconds["read"], seconds["in every step"]
-  figures = _figures({f"from {lowest}, the rest in every step": online, f"from {lowest}, the rest read": read})
+  timings = _ratios({f"from {lowest}, the rest in every step": online, f"from {lowest}, the rest read": read})
   if "fixed" in seconds:
-    names = f"from {lowest}, all at fixed length {length}", f"from {lowest}, read in batches of like length"
-    figures |= _figures(dict(zip(names, (seconds["fixed"], read))))
-  return figures
+    names = f"from {lowest}, all at fixed length {length}", f"from {lowest}, read in batches of similar length"
+    timings |= _ratios(dict(zip(names, (seconds["fixed"], read))))
+  return timings
 
 
-def length_steps(run, repeats, steps):
-  """Full fine-tuning of as many texts: at one fixed length, in batches of like length, of --batch_tokens if given."""
-  length = run.model.backbone.preprocess.max_length
+def length_steps(config, features, repeats, steps):
+  """Full fine-tuning of texts: at one fixed length, in batches of similar length, and of --batch_tokens if given."""
+  backbone = features.model.backbone
+  length = backbone.preprocess.max_length
   if not length:
-    log.info("lengths: %s takes no tokens", run.config.backbone)
+    log.info("lengths: %s takes no tokens", config.backbone)
     return {}
-  phase, tokens = _phase(run, [*run.model.backbone.stages, recipes.HEAD]), run.config.batch_tokens
-  network, alike = _online(run, phase)
+  phase, tokens = _phase(config, features, [*backbone.stages, HEAD]), config.batch_tokens
+  network, similar = _whole_network(config, features, phase)
   candidates = {
-    f"fixed length {length}": _fit(network, fixed_lengths(run, phase, length), steps),
-    "batches of like length": _fit(network, alike, steps),
+    f"fixed length {length}": _fit(network, fixed_lengths(phase, features, length, config.seed), steps),
+    "batches of similar length": _fit(network, similar, steps),
   }
   if tokens:
-    mean = session.batch_examples(run)
-    _, filled = fit.online(run, dataclasses.replace(phase, batch_tokens=tokens, batch_size=round(mean)))
+    mean = planning.facts(config, features.data, features.model, features.devices).batch_examples
+    by_tokens = phase.replace(batch_tokens=tokens, batch_size=round(mean))
+    filled = feed.whole_network(by_tokens, features, config.seed).dataset()
     name = f"batches of up to {tokens:,} tokens, {mean:.0f} texts"
-    candidates[name] = _fit(network, filled, max(1, round(steps * phase.batch_size / mean)))
+    candidates[name] = _fit(network, filled, max(1, round(steps * phase.inputs.batch_size / mean)))
   return _side_by_side(candidates, repeats)
 
 
-def fixed_lengths(run, phase, length):
-  """Returns the endless dataset of the training split's texts in no order of length, all filled up to `length`."""
-  train, preprocess = run.split.train, run.model.backbone.preprocess
-  raw, targets = tf.constant(run.examples.inputs[train].array(), tf.string), tf.constant(run.labels[train])
-  order = pipeline.index_batches(len(train), phase.batch_size, run.config.seed)
+def fixed_lengths(phase, features, length, seed):
+  """Returns the endless dataset of the training texts in random order, all padded to `length` tokens."""
+  data, preprocess = features.data, features.model.backbone.preprocess
+  raw, targets = tf.constant(data.inputs[data.train].array(), tf.string), tf.constant(data.train_targets)
+  order = pipeline.index_batches(len(data.train), phase.inputs.batch_size, seed)
   batches = order.map(lambda i: (_padded(preprocess(tf.gather(raw, i)), length), tf.gather(targets, i)))
   return pipeline.ahead(batches)
 
@@ -281,9 +296,9 @@ def _padded(inputs, length):
   return {name: pad(x) for name, x in inputs.items()}
 
 
-def engine_batches(run, repeats, steps):
-  """Frozen features from raw examples: by TensorFlow, and by OpenVINO (what it gives in bfloat16 no run takes)."""
-  network, indices = run.model.features, run.split.train[: steps * session.inference_batch(run)]
+def engine_batches(config, features, repeats, steps):
+  """Frozen features from raw examples: by TensorFlow, and by OpenVINO (no run uses its bfloat16)."""
+  network, rows = features.model.features, features.data.train[: steps * features.batch_size]
   try:
     networks = {
       "TensorFlow": inference_engine.fold(network),
@@ -294,16 +309,15 @@ def engine_batches(run, repeats, steps):
   except inference_engine.Refused as error:
     log.info("engines: %s", error)
     return {}
-  exact, *others = (session.predict(run, chosen, indices) for chosen in networks.values())
-  for name, features in zip(list(networks)[1:], others):
-    log.info("%s differs by %.2g of the features' deviation", name, inference_engine.difference(features, exact))
-  return _side_by_side(
-    {
-      f"{name}, {len(indices)} examples": functools.partial(session.predict, run, chosen, indices)
-      for name, chosen in networks.items()
-    },
-    repeats,
-  )
+  exact, *others = (features.predict(chosen, rows) for chosen in networks.values())
+  for name, outputs in zip(list(networks)[1:], others):
+    difference = inference_engine.difference(outputs, exact)
+    log.info("%s differs by %.2g of the features' standard deviation", name, difference)
+  candidates = {
+    f"{name}, {len(rows)} examples": functools.partial(features.predict, chosen, rows)
+    for name, chosen in networks.items()
+  }
+  return _side_by_side(candidates, repeats)
 
 
 PARTS = {

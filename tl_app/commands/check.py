@@ -1,9 +1,7 @@
 """`check`: every finding about a data set, as `python -m tl_app.check` gives it."""
 
-import contextlib
 import dataclasses
 import importlib.util
-import time
 
 import numpy as np
 
@@ -12,18 +10,17 @@ from tl_app import config as config_lib
 from tl_app.assets import Assets
 from tl_app.checking import noise, summary
 from tl_app.checking.findings import find, in_order
-from tl_app.compute import devices
-from tl_app.config import rules
-from tl_app.data import modalities
+from tl_app.commands import train
+from tl_app.compute import devices as devices_lib
+from tl_app.data import modalities, training_data
 from tl_app.data.examples import strings
 from tl_app.data.splitting import splits
 from tl_app.data.splitting.fingerprints import fingerprint
 from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
-from tl_app.features import session
-from tl_app.features.session import Session
-from tl_app.model import model as model_lib
+from tl_app.features import frozen
 from tl_app.training import planning
+from tl_app.workdir import Clock
 
 
 def check(config):
@@ -38,21 +35,20 @@ def check(config):
   config_lib.validate(config, needed=("dataset",))
   spec = backbones.resolve(config.backbone) if config.backbone else None
   config = dataclasses.replace(config, on_bad_example="skip", on_leak="report")
-  assets, clock = Assets(config.cache_dir, config.offline), _Clock()
+  assets, clock = Assets(config.cache_dir, config.offline), Clock()
   with clock("decode"):
     examples = data.load(config, assets)
-  task, why = tasks.choose(config, examples)
+  task, _ = tasks.choose(config, examples)
   examples = dataclasses.replace(examples, classes=strings(task.codec.classes(examples.labels)))
   with clock("compare"):
     fingerprints = fingerprint(examples, DecodedImageIndex(assets.root))
     split, reason = _divide(examples, config, fingerprints, task)
     subject = summary.subject(examples, split, task) if split else summary.undivided(examples, fingerprints, task)
-  run, preprocess, not_checked = None, None, {}
+  features, preprocess, not_checked = None, None, {}
   if spec:
     with clock("backbone"):
-      run = _session(config, spec, assets, subject, why)
-      preprocess = run.model.backbone.preprocess
-      planning.settle_preprocessing(run)
+      features = _features(config, spec, assets, subject, Clock())
+      preprocess = features.model.backbone.preprocess
   else:
     kinds = [*modalities.of(examples.modality).token_checks, *(["label_noise"] if task.single_label else [])]
     not_checked |= {_listed(kinds): "pass --backbone"} if kinds else {}
@@ -62,11 +58,11 @@ def check(config):
       found += find("unsplittable", 1, detail=reason)
   if not task.single_label:
     not_checked["label_noise"] = f"--task={task.name} has no check of it"
-  elif run and not importlib.util.find_spec("cleanlab"):
+  elif features and not importlib.util.find_spec("cleanlab"):
     not_checked["label_noise"] = "pip install 'tl_app[check]'"
-  elif run:
+  elif features:
     with clock("label_noise"):
-      found += noise.findings(subject, session.frozen_features(run).rows)
+      found += noise.findings(subject, features.frozen().rows)
   found = in_order(found)
   return summary.as_json(subject, found, clock.seconds, not_checked), found
 
@@ -84,30 +80,21 @@ def _divide(examples, config, fingerprints, task):
     return None, str(error)
 
 
-def _session(config, spec, assets, subject, why):
-  """Returns a `Session` over all examples, whose frozen features are those of a training run with these flags."""
+def _features(config, spec, assets, subject, clock):
+  """Returns the `Features` of all examples, whose frozen features are those of a training run with these flags."""
   examples, names = subject.examples, sorted(subject.count(range(len(subject.examples))))
-  strategy = devices.strategy(config.strategy, config.num_devices)
-  with strategy.scope():
-    model = model_lib.load(config, spec, assets, subject.task.with_codec(names=tuple(names)), config.max_length)
-  modality = modalities.of(examples.modality)
-  rules.check(rules.BACKBONE, config, modality, modalities.other_flags(modality.name), model.backbone)
-  parts = dict(subject.splits)
-  # What --max_examples leaves out of train is looked at like the rest.
-  others = np.setdiff1d(np.arange(len(examples)), np.concatenate([*parts.values()]))
-  split = splits.Splits(examples, parts["train"], parts["validation"], np.union1d(parts["test"], others), names, [], {})
+  devices = devices_lib.make(config.strategy, config.num_devices)
+  task = subject.task.with_codec(names=tuple(names))
+  model = train.load_model(config, spec, assets, devices, task, examples.modality)
+  split = dict(subject.splits)
+  # What --max_examples removes from train is looked at like the rest.
+  others = np.setdiff1d(np.arange(len(examples)), np.concatenate([*split.values()]))
+  test = np.union1d(split["test"], others)
+  whole = splits.Splits(examples, split["train"], split["validation"], test, [], {})
   # Nothing trains, so nothing reads the targets.
-  return Session(config, None, assets, strategy, examples, np.zeros(len(examples), np.int32), split, model, why)
-
-
-class _Clock:
-  """Seconds by name: `with clock("decode"):`."""
-
-  def __init__(self):
-    self.seconds = {}
-
-  @contextlib.contextmanager
-  def __call__(self, name):
-    start = time.monotonic()
-    yield
-    self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+  data = training_data.make(examples, whole, np.zeros(len(examples), np.int32))
+  data = frozen.with_lengths(data, model.backbone)
+  preprocessing = planning.choose_preprocessing(config, data, model)
+  if preprocessing.get("max_length"):
+    model.backbone.preprocess.max_length = preprocessing["max_length"]
+  return train.make_features(config, model, data, devices, clock)

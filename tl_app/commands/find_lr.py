@@ -11,14 +11,16 @@ import numpy as np
 
 from tl_app import backbones, files
 from tl_app import workdir as workdir_lib
+from tl_app.backbones.weights import values
 from tl_app.commands import train as train_lib
 from tl_app.config import rules
 from tl_app.errors import RunFailed, UserError
-from tl_app.features import session
 from tl_app.model import heads, stages
-from tl_app.model.variables import values
 from tl_app.recipes import recipes
-from tl_app.training import batch_size, fit, planning
+from tl_app.training import planning
+from tl_app.training.compiling import PhaseSteps
+from tl_app.training.fit import fit, whole_network_steps
+from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
@@ -58,15 +60,15 @@ def measure(config, steps):
   with tempfile.TemporaryDirectory() as scratch:
     own = dataclasses.replace(config, workdir=f"{scratch}/run", export=False)
     with workdir_lib.claim(own.workdir, own) as paths:
-      run = train_lib.prepare(own, paths, backbones.resolve(own.backbone))
-      phases = batch_size.settle(run, planning.plan(run, recipes.plan))
-      phase = next((phase for phase in phases if phase.backbone_trains), None)
+      record = Record(paths)
+      features, plan = train_lib.prepare(own, backbones.resolve(own.backbone), record, recipes.plan)
+      phase = next((phase for phase in plan.phases if phase.trains_backbone), None)
       if phase is None:
         raise UserError(f"--recipe={config.recipe} --train_stages={config.train_stages} trains nothing of the backbone")
       rates = np.geomspace(LOWEST, HIGHEST, steps)
-      losses, start = _losses(run, phases[0], phase, rates)
+      losses, start = _losses(own, features, record, plan.phases[0], phase, rates)
   rates, smoothed = rates[: len(losses)], relative(losses, start)
-  result = {"phase": phase.name, "batch_size": phase.batch_size, "rates": rates.tolist(), "losses": losses}
+  result = {"phase": phase.name, "batch_size": phase.inputs.batch_size, "rates": rates.tolist(), "losses": losses}
   result["smoothed"] = smoothed.tolist()
   result |= propose(rates, smoothed)
   root = pathlib.Path(config.workdir)
@@ -139,42 +141,43 @@ def lines(result, workdir):
     yield f"try --learning_rate={result['proposal']:g}, a fifth of that"
 
 
-def _losses(run, probe, phase, rates):
+def _losses(config, features, record, probe, phase, rates):
   """Returns the loss of each batch, fewer than `rates` where it diverges, and those before any step."""
-  train = run.split.train
-  heads.standardize(run.model.head, session.frozen_features(run)[train])
-  heads.reset(run.model.head, run.model.task.loss.initial_bias(run.labels[train]))
-  if phase.objective == recipes.LOSS and not phase.fresh_head:
-    fit.fit(run, probe)
-  variables = stages.changing(run.model, [phase])
-  before = values(variables)
-  start = _Watch()
-  watch = _Watch(start.losses)
-  log.info("rate test: %d batches of phase %s", len(rates), phase.name)
-  with run.strategy.scope():
-    stages.set_trainable(run.model, phase)
-    network, dataset = fit.online(run, phase)
-    network = fit.own_step(network, phase)
-    schedule = _Growing(rates[0] / _rate(run, phase), rates[1] / rates[0])
-    plain = dataclasses.replace(phase, ema=0.0, accumulate_steps=1)
-    fit.compile_for(network, plain, run.model, schedule=schedule, targets=run.labels[train])
+  data, model = features.data, features.model
+  heads.standardize(model.head, features.frozen()[data.train])
+  heads.reset(model.head, model.task.loss.initial_bias(data.train_targets))
+  if phase.objective.trains_head and not phase.trains.reset_head:
+    fit(probe, features, config, record)
+  changing = stages.changing(model, [phase])
+  before = values(changing)
+  start = _LossHistory()
+  history = _LossHistory(start.losses)
+  log.info("learning-rate range test: %d batches of phase %s", len(rates), phase.name)
+  with features.devices.scope():
+    stages.set_trainable(model, phase)
+    feed, steps = whole_network_steps(phase, features, config.seed)
+    schedule = _Growing(rates[0] / _rate(config, features, phase), rates[1] / rates[0])
+    plain = phase.replace(ema=0.0, accumulate_steps=1)
+    network, dataset = steps.network, feed.dataset()
+    PhaseSteps(network, plain, model, data.train_targets, schedule).compile()
     network.evaluate(dataset, steps=len(rates), callbacks=[start], verbose=0)
     if not np.isfinite(start.losses).all():
       raise RunFailed("the loss is not finite before any step: lower --head_learning_rate, or choose another backbone")
-    network.fit(dataset, steps_per_epoch=len(rates), callbacks=[watch], verbose=0, shuffle=False)
-  for variable, value in zip(variables, before):
+    network.fit(dataset, steps_per_epoch=len(rates), callbacks=[history], verbose=0, shuffle=False)
+  for variable, value in zip(changing, before):
     variable.assign(value)
-  if not watch.losses:
+  if not history.losses:
     raise RunFailed(f"the loss is not finite at the first step, of rate {rates[0]:.0e}: choose another backbone")
-  return watch.losses, start.losses
+  return history.losses, start.losses
 
 
-def _rate(run, phase):
-  """Returns the --learning_rate that the rates of a phase stand for; that of a fresh head stays what it is."""
-  config = dataclasses.replace(run.config, learning_rate=1.0)
-  phases = recipes.plan(config, planning.facts(run), run.strategy.num_replicas_in_sync)
-  shares = next(each for each in phases if each.name == phase.name).learning_rates
-  return next((rate / shares[name] for name, rate in phase.learning_rates.items() if rate != shares[name]), 1.0)
+def _rate(config, features, phase):
+  """Returns the --learning_rate that the learning rates of a phase stand for; that of a reset head keeps its own."""
+  facts = planning.facts(config, features.data, features.model, features.devices)
+  phases = recipes.plan(dataclasses.replace(config, learning_rate=1.0), facts, features.devices.replicas)
+  shares = next(each for each in phases if each.name == phase.name).optimizer.learning_rates
+  rates = phase.optimizer.learning_rates.items()
+  return next((rate / shares[name] for name, rate in rates if rate != shares[name]), 1.0)
 
 
 def _figure(result):
@@ -188,7 +191,7 @@ def _figure(result):
   return figure
 
 
-class _Watch(keras.callbacks.Callback):
+class _LossHistory(keras.callbacks.Callback):
   """Keeps the loss of every batch, and stops where it diverges from `start`, those of the same batches before."""
 
   def __init__(self, start=()):

@@ -4,16 +4,15 @@ import dataclasses
 import logging
 import pathlib
 
-from tl_app import backbones, data, files, tasks
+from tl_app import backbones, data, files, progress, tasks
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.data.splitting import splits
 from tl_app.errors import UserError
 from tl_app.model import inference
 from tl_app.model import model as model_lib
-from tl_app.report import predictions
 from tl_app.serving import parity
-from tl_app.training import callbacks
+from tl_app.tasks import statistics
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def rebuild(paths, config, assets):
     UserError: plan.json or what it says of the task is damaged.
   """
   try:
-    settled = files.read_json(paths.plan)["preprocessing"]
+    settled = workdir_lib.read(paths.plan)["preprocessing"]
     max_length, image_size = settled.get("max_length", 0), settled.get("image_size", config.image_size)
   except (ValueError, KeyError, TypeError, AttributeError):
     raise UserError(f"{paths.plan} is damaged: train again") from None
@@ -90,7 +89,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
   except UserError as error:
     raise UserError(f"--dataset={examples.source} does not fit the model of {workdir}: {error}") from None
   log.info("evaluating %s examples", f"{len(examples):,}")
-  moving_bar = int(callbacks.verbosity() == 1)
+  moving_bar = int(progress.verbosity() == 1)
   logits = inference.predict(model.network, model.backbone, examples.inputs, _batch(paths, model), verbose=moving_bar)
   metrics = {
     "test": task.metrics.compute_metrics(logits, labels),
@@ -102,7 +101,7 @@ def evaluate(workdir, flags, output, cache_dir="", offline=False):
   if output:
     directory = pathlib.Path(output)
     rows = task.answers.rows(examples.ids, examples.labels, task.answers.outputs(logits))
-    predictions.write(directory / "predictions.csv", task.answers.columns, rows)
+    statistics.write_predictions(directory / "predictions.csv", task.answers.columns, rows)
     files.write_json(directory / "metrics.json", {"format": workdir_lib.FORMAT, **metrics})
   return metrics
 
@@ -141,7 +140,7 @@ def opened(workdir, cache_dir="", offline=False):
 
 def _batch(paths, model):
   """Returns the examples of a forward pass: what --batch_size=auto has found to fit, if the run had it."""
-  found = files.read_json(paths.plan).get("batch_size", {})
+  found = workdir_lib.read(paths.plan).get("batch_size", {})
   return found["forward_pass"]["examples"] if found else inference.inference_batch(model.backbone)
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import files
+from tl_app import workdir as workdir_lib
 from tl_app.backbones.backbone import parameters
 from tl_app.commands import finished_run
 from tl_app.errors import RunFailed, UserError
 from tl_app.model import stages
-from tl_app.recipes import recipes
+from tl_app.recipes.phase import HEAD, Phase
 from tl_app.report import formatting
 from tl_app.serving import saved_model
 
@@ -79,7 +80,7 @@ def compare(workdir, cache_dir="", offline=False):
   exported = _Exported(paths.export)
   model = finished_run.rebuild(paths, config, assets)
   try:
-    metrics = files.read_json(paths.metrics)
+    metrics = workdir_lib.read(paths.metrics)
     selected, last = metrics["selected"], metrics.get("selected_phase")
   except (ValueError, KeyError, TypeError):
     raise UserError(f"{paths.metrics} is damaged: train again") from None
@@ -95,7 +96,7 @@ def compare(workdir, cache_dir="", offline=False):
     f"selected model: {formatting.candidate(selected)}",
     selected=selected,
     stages=found,
-    head=len(model.stages[recipes.HEAD]),
+    head=len(model.stages[HEAD]),
     miscounted=miscounted,
   )
 
@@ -112,7 +113,7 @@ def table(changes):
       f"  {stage.name:12} {stage.variables:9} {stage.identical:9} {stage.variables - stage.identical:8} "
       f"{stage.planned:8} {stage.statistics:10} {f'{stage.moved:,} of {stage.parameters:,}':>24} {stage.largest:14.1e}"
     )
-  lines.append(f"  {recipes.HEAD:12} {changes.head:9} {'new':>9}")
+  lines.append(f"  {HEAD:12} {changes.head:9} {'new':>9}")
   faults = _faults(changes)
   return "\n".join([*lines, f"does not agree with the plan: {'; '.join(faults)}" if faults else _agreement(changes)])
 
@@ -156,15 +157,11 @@ def _agreement(changes):
 
 
 def _planned(path):
-  """Returns (`recipes.Phase`, {stage: variables that train}) of each phase that --max_minutes left in a plan.json."""
-  names = [field.name for field in dataclasses.fields(recipes.Phase)]
+  """Returns (`Phase`, {stage: variables that train}) of each phase that --max_minutes left in a plan.json."""
   return [
-    (
-      recipes.Phase(**{name: phase[name] for name in names} | {"train_stages": tuple(phase["train_stages"])}),
-      {row["name"]: row["trainable"] for row in phase["stages"]},
-    )
-    for phase in files.read_json(path)["phases"]
-    if phase["epochs"]
+    (Phase.from_json(values), {row["name"]: row["trainable"] for row in values["stages"]})
+    for values in workdir_lib.read(path)["phases"]
+    if values["epochs"]
   ]
 
 

@@ -1,11 +1,13 @@
-"""One run, from a `Config` to a proven SavedModel."""
+"""One run, from a `Config` to a SavedModel whose answers have been checked."""
 
 import dataclasses
 import errno
 import logging
 import os
+import pathlib
 import shutil
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -15,212 +17,265 @@ from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.backbones.backbone import parameters
+from tl_app.backbones.spec import BackboneSpec
 from tl_app.checking import summary
 from tl_app.commands import finished_run
-from tl_app.compute import devices
-from tl_app.config import rules
-from tl_app.data import copies, modalities
+from tl_app.compute import devices as devices_lib
+from tl_app.compute.devices import Devices
+from tl_app.config import AUTO, Config, rules
+from tl_app.data import copies, modalities, training_data
 from tl_app.data.examples import strings
 from tl_app.data.splitting import splits
-from tl_app.errors import RunFailed
-from tl_app.features import session
-from tl_app.features.session import Session
-from tl_app.model import heads, stages
+from tl_app.data.training_data import TrainingData
+from tl_app.errors import UserError
+from tl_app.features import frozen
+from tl_app.features.frozen import Features
 from tl_app.model import model as model_lib
-from tl_app.model.variables import values
+from tl_app.model.model import Model
 from tl_app.recipes import recipes
 from tl_app.report import machine, page, predictions
 from tl_app.serving import parity
-from tl_app.training import batch_size, fit, image_size, input_profile, planning, selection
+from tl_app.training import batch_size, image_size, input_profile, phases, plan_text, planning
+from tl_app.training.phase_rules import flags_without_effect
+from tl_app.training.planning import Plan
+from tl_app.training.time_limit import TimeLimit
+from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
+# Images at a time for the measurement of --max_minutes under --batch_size=auto, which looks at memory only later.
+FEW_IMAGES = 8
 
-def train_and_evaluate(config, workdir, recipe=None):
-  """Runs `config` in `workdir` and returns the metrics, as written to metrics.json.
+
+def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Callable | None = None) -> dict:
+  """Runs `config` in a workdir and returns the metrics, as written to metrics.json.
 
   Args:
-    config: `Config`.
+    config: the `Config`.
     workdir: directory of the run.
-    recipe: function (config, facts, num_devices) -> list of `recipes.Phase`, in place of --recipe. It starts with
-      `recipes.probe`, which the ladder measures the others against.
+    recipe: function (config, facts, num_devices) -> list of `Phase`, in place of --recipe. The list starts with
+      `recipes.probe`, with which model selection compares the other phases.
 
   Raises:
     UserError: something the user must change; no result is written.
-    RunFailed: the run itself failed: NaN, audit, parity.
+    RunFailed: the run itself failed: NaN, audit, export check.
   """
   start, config = time.monotonic(), dataclasses.replace(config, workdir=str(workdir))
   config_lib.validate(config)
   spec = backbones.resolve(config.backbone)
   with workdir_lib.claim(workdir, config) as paths:
-    run = prepare(config, paths, spec)
-    if config.max_minutes:
-      run.deadline = start + 60 * config.max_minutes
-      image_size.settle(run)
-    phases = planning.plan(run, recipe or recipes.plan)
-    check(run)
-    rung, figures = climb(run, batch_size.settle(run, phases))
-    metrics, outputs = evaluate(run, rung)
-    metrics |= figures
-    save(run)
+    record = Record(paths)
+    deadline = start + 60 * config.max_minutes
+    limit = TimeLimit(deadline, config.max_minutes, config.export) if config.max_minutes else None
+    features, plan = prepare(config, spec, record, recipe or recipes.plan, limit)
+    check(features, record)
+    if config.profile_input and not any(phase.trains_backbone for phase in plan.phases):
+      input_profile.profile_inference(plan.phases[0], features, config.seed, record)
+    baselines = phases.baseline_scores(features)
+    candidates, results = phases.train(plan.phases, features, config, record, limit)
+    record.write_plan(plan.with_results(results, features.model).to_json())
+    selection = phases.select(candidates, baselines, features)
+    phases.use(selection.best, plan.phases, features)
+    task = features.model.task.tune_thresholds(selection.best.logits, features.data.validation_targets)
+    metrics, outputs = evaluate(task, selection.best.name, features, record)
+    metrics |= {
+      "preprocessing": plan.preprocessing,
+      "candidates": {name: {task.metrics.primary_metric: score} for name, score in baselines.items()}
+      | selection.metrics,
+      "selection_reason": selection.reason,
+      "selected_phase": selection.best.phase,
+    }
+    save(features.model, task, record)
     if config.export:
-      metrics["parity"] = export(run, outputs)
-    files.write_json(paths.metrics, metrics | machine.describe(run.seconds, run.strategy.num_replicas_in_sync))
-    page.write(paths.root, run.examples)
+      metrics["parity"] = export(config, features, outputs, record)
+    record.write_metrics(metrics | machine.describe(record.seconds, features.devices.replicas))
+    page.write(paths.root, features.data.examples)
     return files.read_json(paths.metrics)
 
 
-def prepare(config, paths, spec):
-  """Loads examples, splits them, loads the backbone and puts a head on it."""
-  strategy = devices.strategy(config.strategy, config.num_devices)
+def prepare(
+  config: Config, spec: BackboneSpec, record: Record, recipe: Callable, limit: TimeLimit | None = None
+) -> tuple[Features, Plan]:
+  """Loads data and backbone, plans the run, writes plan.json and prints the plan.
+
+  Args:
+    config: the `Config`.
+    spec: the record of --backbone.
+    record: the `Record` of the run.
+    recipe: function (config, facts, num_devices) -> list of `Phase`.
+    limit: the `TimeLimit`, or None.
+  """
+  devices = devices_lib.make(config.strategy, config.num_devices)
   keras.utils.set_random_seed(config.seed)
   assets = Assets(config.cache_dir, config.offline)
+  split, task, reason = load_data(config, assets)
+  record.write_splits(split.manifest())
+  model = load_model(config, spec, assets, devices, task, split.examples.modality)
+  train_data = frozen.with_lengths(make_training_data(config, split, task), model.backbone)
+  if limit:
+    model = _with_smaller_images(config, spec, assets, model, train_data, devices, limit)
+  preprocessing = planning.choose_preprocessing(config, train_data, model)
+  if preprocessing.get("max_length"):
+    model.backbone.preprocess.max_length = preprocessing["max_length"]
+  preprocessing |= planning.truncation(train_data, model)
+  planned = planning.plan_phases(config, train_data, model, devices, recipe)
+  features = make_features(config, model, train_data, devices, record.clock)
+  chosen = batch_size.choose(config, planned, features)
+  features.batch_size = chosen.inference
+  plan = planning.make(reason, preprocessing, chosen.applied(planned), chosen, train_data, model)
+  record.write_plan(plan.to_json())
+  _print(plan, config, features)
+  return features, plan
+
+
+def load_data(config: Config, assets: Assets) -> tuple[splits.Splits, tasks.Task, str]:
+  """Returns (the examples and their splits, the fitted `Task`, why it is that one)."""
   examples = data.load(config, assets)
-  task, why = tasks.choose(config, examples)
+  task, reason = tasks.choose(config, examples)
   examples = dataclasses.replace(examples, classes=strings(task.codec.classes(examples.labels)))
   split = splits.make(examples, config, named=task.has_class_names)
-  task = task.fit(examples.labels[split.train])
   for note in split.notes:
     log.warning("%s", note)
-  files.write_json(paths.splits, split.manifest())
-  with strategy.scope():
-    model = model_lib.load(config, spec, assets, task, config.max_length)
-  modality = modalities.of(examples.modality)
-  rules.check(rules.BACKBONE, config, modality, modalities.other_flags(modality.name), model.backbone)
-  used = np.concatenate([split.train, split.validation, split.test])
-  targets = task.codec.targets(examples.labels[used])
-  labels = np.zeros((len(examples), *targets.shape[1:]), targets.dtype)
-  labels[used] = targets
-  augment = None
-  if config.augment != "none":
-    augment = modality.augmentation(config.augment, examples.inputs[split.train], config.seed)
-  made = copies.make(examples, split.train, augment, config.augment_copies) if config.augment_copies else None
-  return Session(config, paths, assets, strategy, examples, labels, split, model, why, augment, made)
+  return split, task.fit(examples.labels[split.train]), reason
 
 
-def check(run):
-  """Looks for faults in the data that need no network to be seen, says the worst and writes findings.json."""
-  task = run.model.task
-  subject = summary.subject(run.examples, run.split, task)
-  start = time.monotonic()
-  found = summary.cheap(subject, run.model.backbone.preprocess)
-  for line in summary.start_lines(found):
-    log.warning("%s", line)
-  seconds = {"look": time.monotonic() - start}
-  not_checked = {
-    "label_noise": "python -m tl_app.check" if task.single_label else f"--task={task.name} has no check of it"
-  }
-  files.write_json(run.paths.findings, summary.as_json(subject, found, seconds, not_checked))
+def load_model(config: Config, spec: BackboneSpec, assets: Assets, devices: Devices, task, modality: str) -> Model:
+  """Returns the `Model`: the backbone with a new head for the task.
 
-
-def climb(run, phases):
-  """Trains the phases and leaves the best rung in the model.
-
-  Returns:
-    (name of the rung that ships, {"candidates", "selection_reason", "selected_phase"} for metrics.json).
-  """
-  train, validation, task = run.split.train, run.split.validation, run.model.task
-  labels = run.labels[validation]
-  if not any(phase.backbone_trains for phase in phases):
-    input_profile.of_forward_passes(run, phases[0])
-  features = session.frozen_features(run)
-  marks = selection.marks(
-    *(features[train], features.targets(run.labels, train), features[validation], labels, task),
-    by_example=lambda outputs: features.by_example(outputs, validation),
-  )
-  figures = {name: {task.metrics.primary_metric: score} for name, score in marks.items()}
-  variables = stages.changing(run.model, phases)
-  heads.standardize(run.model.head, features[train])
-  heads.reset(run.model.head, task.loss.initial_bias(run.labels[train]))
-  rungs, tuned, averaged = [], [], None
-  for index, phase in enumerate(phases):
-    if phase.fresh_features and not _moved(run, phases[1:index]):
-      continue
-    made = fit.fit(run, phase, left=sum(later.backbone_trains for later in phases[index:]))
-    if phase is phases[0]:
-      logits = session.head_logits(run, validation)
-      rungs.append(selection.Rung("probe", logits, values(variables), phase.name))
-    elif run.cut.get(phase.name, phase):
-      averaged = made and (made, phase)
-      # Contrast leaves a head that knows nothing of what has become of the features.
-      if phase.objective == recipes.LOSS or phase is phases[-1]:
-        tuned = [selection.better([*tuned, _fine_tuned(run, "fine_tuned", variables, phase)], labels, task)]
-  planning.note_cuts(run)
-  rungs += tuned
-  if averaged:
-    put, phase = averaged
-    put()
-    rungs.append(_fine_tuned(run, "averaged", variables, phase))
-  best, why, of_rungs = selection.choose(rungs, labels, task)
-  for variable, value in zip(variables, best.values):
-    variable.assign(value)
-  run.model.task = task.tune_thresholds(best.logits, labels)
-  listed = ", ".join(
-    f"{name} {values[task.metrics.primary_metric]:.4f}" for name, values in (figures | of_rungs).items()
-  )
-  log.info("candidates, validation %s: %s", task.metrics.primary_title, listed)
-  log.info("%s", why)
-  return best.name, {"candidates": figures | of_rungs, "selection_reason": why, "selected_phase": best.phase}
-
-
-def _moved(run, phases):
-  """Whether --max_minutes has left anything of `phases`, but for those that only fit a head to what others give."""
-  return any(run.cut.get(phase.name, phase) for phase in phases if not phase.fresh_features)
-
-
-def _fine_tuned(run, name, variables, phase):
-  logits = session.predict(run, run.model.network, run.split.validation)
-  if not np.isfinite(logits).all():
-    raise RunFailed(f"{name}: the answers on the validation split are not finite: lower --learning_rate")
-  return selection.Rung(name, logits, values(variables), phase.name)
-
-
-def evaluate(run, rung):
-  """Measures what ships on the validation and test splits and writes the test predictions.
-
-  Returns:
-    (the metrics, float64 [test examples, outputs] what the model answers on the test split).
-  """
-  task, metrics, outputs = run.model.task, {}, {}
-  with run.clock("evaluate"):
-    for name, indices in (("test", run.split.test), ("validation", run.split.validation)):
-      logits = (
-        session.head_logits(run, indices) if rung == "probe" else session.predict(run, run.model.network, indices)
-      )
-      metrics[name] = task.metrics.compute_metrics(logits, run.labels[indices])
-      outputs[name] = task.answers.outputs(logits)
-    test = run.examples.take(run.split.test)
-    rows = task.answers.rows(test.ids, test.labels, outputs["test"])
-    predictions.write(run.paths.predictions, task.answers.columns, rows)
-  metrics |= task.metrics.baseline(run.labels[run.split.train], run.labels[run.split.test])
-  metrics["task"], metrics["primary_metric"] = task.name, task.metrics.primary_metric
-  metrics["preprocessing"] = files.read_json(run.paths.plan)["preprocessing"]
-  metrics["selected"] = "probe" if rung == "probe" else "fine_tuned"
-  return metrics, outputs["test"]
-
-
-def save(run):
-  """Writes the weights that ship.
+  Args:
+    config: the `Config`.
+    spec: the record of --backbone.
+    assets: the `Assets`.
+    devices: the `Devices`.
+    task: the fitted `Task`.
+    modality: name of the modality of the data.
 
   Raises:
-    OSError: no space is left for them (HDF5 itself would end the process).
+    UserError: the backbone does not read these data, or a flag does not concern them.
   """
-  needed = 4 * parameters(run.model.network.variables)
-  with files.atomic_path(run.paths.weights) as new:
+  with devices.scope():
+    model = model_lib.load(config, spec, assets, task, config.max_length)
+  of_data = modalities.of(modality)
+  rules.check(rules.BACKBONE, config, of_data, modalities.other_flags(modality), model.backbone)
+  return model
+
+
+def make_training_data(config: Config, split: splits.Splits, task) -> TrainingData:
+  """Returns the `TrainingData` of a run, with the augmented copies that the flags ask for."""
+  examples, augment = split.examples, None
+  if config.augment != "none":
+    modality = modalities.of(examples.modality)
+    augment = modality.augmentation(config.augment, examples.inputs[split.train], config.seed)
+  copied = copies.make(examples, split.train, augment, config.augment_copies) if config.augment_copies else None
+  return training_data.make(examples, split, training_data.targets_of(task, examples, split), augment, copied)
+
+
+def make_features(config: Config, model: Model, train_data: TrainingData, devices: Devices, clock) -> Features:
+  """Returns the `Features` of a run, with the batch size of the flags."""
+  inference_batch = frozen.inference_batch(config.examples_per_step, model.backbone, devices)
+  return Features(model, train_data, devices, frozen.store(config), inference_batch, clock)
+
+
+def check(features: Features, record: Record) -> None:
+  """Looks for faults in the data that need no network to be seen, prints the worst and writes findings.json."""
+  task, examples = features.model.task, features.data.examples
+  subject = summary.subject(examples, features.data.split, task)
+  start = time.monotonic()
+  findings = summary.cheap(subject, features.model.backbone.preprocess)
+  for line in summary.start_lines(findings):
+    log.warning("%s", line)
+  seconds = {"look": time.monotonic() - start}
+  label_noise = "python -m tl_app.check" if task.single_label else f"--task={task.name} has no check of it"
+  record.write_findings(summary.as_json(subject, findings, seconds, {"label_noise": label_noise}))
+
+
+def evaluate(task, selected: str, features: Features, record: Record) -> tuple[dict, np.ndarray]:
+  """Measures the selected model on the validation and test splits and writes the test predictions.
+
+  Args:
+    task: the `Task` with its thresholds.
+    selected: name of the selected candidate.
+    features: the `Features` of the run, whose model holds the values of the candidate.
+    record: the `Record` of the run.
+
+  Returns:
+    (the metrics, the model's answers on the test split, float64 [test examples, outputs]).
+  """
+  train_data, metrics, outputs = features.data, {}, {}
+  is_probe = selected == "probe"
+  logits_of = features.head_logits if is_probe else features.logits
+  with record.clock("evaluate"):
+    for name, rows in (("test", train_data.test), ("validation", train_data.validation)):
+      logits = logits_of(rows)
+      metrics[name] = task.metrics.compute_metrics(logits, train_data.targets[rows])
+      outputs[name] = task.answers.outputs(logits)
+    test = train_data.examples.take(train_data.test)
+    rows = task.answers.rows(test.ids, test.labels, outputs["test"])
+    predictions.write(record.paths.predictions, task.answers.columns, rows)
+  metrics |= task.metrics.baseline(train_data.train_targets, train_data.targets[train_data.test])
+  metrics |= {"task": task.name, "primary_metric": task.metrics.primary_metric}
+  return metrics | {"selected": "probe" if is_probe else "fine_tuned"}, outputs["test"]
+
+
+def save(model: Model, task, record: Record) -> None:
+  """Writes the weights of the selected model, and how its logits are read.
+
+  Raises:
+    OSError: the disk has no space for them (HDF5 itself would end the process).
+  """
+  needed, path = 4 * parameters(model.network.variables), record.paths.weights
+  with files.atomic_path(path) as new:
     if shutil.disk_usage(new.parent).free < 1.1 * needed:
-      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.paths.weights))
-    run.model.network.save_weights(new)
-  files.write_json(run.paths.task, run.model.task.get_config())
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    model.network.save_weights(new)
+  record.write_task(task.get_config())
 
 
-def export(run, outputs):
-  """Exports what was saved and compares it with the test split's `outputs`; returns the proof."""
-  with run.clock("export"), parity.Client(run.examples.modality) as client:
+def export(config: Config, features: Features, outputs: np.ndarray, record: Record) -> dict:
+  """Exports what was saved and returns how its answers compare with `outputs`, those of the test split."""
+  train_data, paths = features.data, record.paths
+  with record.clock("export"), parity.Client(train_data.examples.modality) as client:
     return parity.export_and_prove(
-      finished_run.restore(run.paths, run.config, run.assets),
-      run.paths.export,
-      run.examples.inputs[run.split.test],
+      finished_run.restore(paths, config, Assets(config.cache_dir, config.offline)),
+      paths.export,
+      train_data.examples.inputs[train_data.test],
       outputs,
       client,
-      session.inference_batch(run),
+      features.batch_size,
     )
+
+
+def _with_smaller_images(config, spec, assets, model, train_data, devices, limit):
+  """Returns the model, or one for smaller images if those of full size would take too much of --max_minutes."""
+  if config.image_size or "image_size" not in modalities.of(train_data.examples.modality).flags:
+    return model
+  features = make_features(config, model, train_data, devices, workdir_lib.Clock())
+  if config.batch_size == AUTO:
+    features.batch_size = FEW_IMAGES
+  own_size = int(model.backbone.preprocess.size)
+  size, seconds = image_size.choose(features, limit)
+  if size == own_size:
+    return model
+  remaining = limit.seconds_left()
+  try:
+    with devices.scope():
+      smaller = model_lib.load(dataclasses.replace(config, image_size=size), spec, assets, model.task, 0)
+  except UserError as error:
+    log.warning("--max_minutes=%g: %.0f s for features alone; %s", config.max_minutes, seconds, error)
+    return model
+  log.warning(
+    "--max_minutes=%g: images of %d x %d pixels in place of %d x %d, whose features alone would take %.0f s of %.0f; "
+    "--image_size=%d keeps them",
+    *(config.max_minutes, size, size, own_size, own_size, seconds, remaining, own_size),
+  )
+  return smaller
+
+
+def _print(plan, config, features):
+  """Prints the plan, and the flags that do nothing in its phases."""
+  for line in plan_text.lines(plan, config.dataset, features.data, features.model):
+    log.info("%s", line)
+  modes = {row["bn"] for facts in plan.phase_facts for row in facts["stages"]}
+  has_image_size = "image_size" in modalities.of(features.data.examples.modality).flags
+  for name, reason in flags_without_effect(config, plan.phases, modes, has_image_size).items():
+    log.warning("--%s=%s does nothing here: %s", name, getattr(config, name), reason)

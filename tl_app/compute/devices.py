@@ -1,5 +1,7 @@
-"""Strategies: one device, or several with the same numbers."""
+"""`Devices`: what a run computes on, one device or several with the same results."""
 
+import contextlib
+import dataclasses
 import functools
 
 import tensorflow as tf
@@ -7,29 +9,64 @@ import tensorflow as tf
 from tl_app.errors import UserError
 
 
-def strategy(name, num_devices):
-  """Returns the `tf.distribute.Strategy` of --strategy and --num_devices.
+@dataclasses.dataclass(frozen=True)
+class Devices:
+  """The devices of a run.
+
+  Attributes:
+    strategy: `tf.distribute.Strategy`.
+    worker: number of this process among the workers, from 0.
+  """
+
+  strategy: tf.distribute.Strategy
+  worker: int = 0
+
+  @property
+  def replicas(self) -> int:
+    """Number of devices that share a batch."""
+    return self.strategy.num_replicas_in_sync
+
+  @property
+  def is_chief(self) -> bool:
+    """Whether this process decides and writes for all."""
+    return self.worker == 0
+
+  @property
+  def has_gpu(self) -> bool:
+    """Whether TensorFlow sees a GPU."""
+    return bool(tf.config.list_logical_devices("GPU"))
+
+  def scope(self) -> contextlib.AbstractContextManager:
+    """Returns the scope in which variables are made for these devices."""
+    return self.strategy.scope()
+
+
+def make(strategy: str, num_devices: int) -> Devices:
+  """Returns the `Devices` of --strategy and --num_devices.
 
   Args:
-    name: "auto" (mirrored when there are several GPUs), "single" or "mirrored".
+    strategy: "auto" (mirrored if there are several GPUs), "single" or "mirrored".
     num_devices: devices of "mirrored"; 0 is all. Without GPUs, logical CPU devices stand in.
+
+  Raises:
+    UserError: this machine has fewer devices.
   """
   gpus = tf.config.list_physical_devices("GPU")
-  # The export is proven on the CPU to 1e-4; products in TensorFloat-32 keep three digits.
+  # The export check compares to 1e-4 on the CPU; products in TensorFloat-32 keep three digits.
   tf.config.experimental.enable_tensor_float_32_execution(False)
-  if name == "single" or (name == "auto" and len(gpus) < 2 and num_devices < 2):
-    return tf.distribute.get_strategy()
+  if strategy == "single" or (strategy == "auto" and len(gpus) < 2 and num_devices < 2):
+    return Devices(tf.distribute.get_strategy())
   if gpus:
     if num_devices > len(gpus):
       raise UserError(f"--num_devices={num_devices}, but this machine has {len(gpus)} GPU(s)")
-    return _mirrored(tuple(f"GPU:{i}" for i in range(num_devices or len(gpus))))
-  return _mirrored(_logical_cpus(num_devices or 1))
+    return Devices(_mirrored(tuple(f"GPU:{i}" for i in range(num_devices or len(gpus)))))
+  return Devices(_mirrored(_logical_cpus(num_devices or 1)))
 
 
 @functools.cache
 def _mirrored(devices):
   # One for each set of devices in a process: a second one would number its collective operations from the start again,
-  # and TensorFlow takes them for those of the first (a notebook that trains twice).
+  # and TensorFlow would take them for those of the first (a notebook that trains twice).
   return tf.distribute.MirroredStrategy(list(devices))
 
 
@@ -42,6 +79,6 @@ def _logical_cpus(count):
       )
     except RuntimeError:
       raise UserError(
-        f"--num_devices={count} on a CPU must be chosen before TensorFlow starts: run it in a fresh process"
+        f"--num_devices={count} on a CPU must be chosen before TensorFlow starts: run it in a new process"
       ) from None
   return tuple(f"CPU:{i}" for i in range(count))

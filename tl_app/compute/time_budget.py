@@ -1,63 +1,67 @@
-"""--max_minutes: fine-tuning is cut to what the measured time of a step leaves room for."""
+"""Arithmetic of --max_minutes: how many epochs and stages fit into a number of seconds."""
 
-import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 
-# A forward pass beside a training step: the backward pass takes about twice as long.
+from tl_app.recipes.phase import Phase
+
+# Time of a forward pass as a share of that of a training step: the backward pass takes about twice as long.
 FORWARD = 1 / 3
-# What comes after the last phase besides inference: report, export, and the process that proves it.
+# {whether the run exports: seconds after the last phase besides inference: report, export, and its check}.
 CLOSING_SECONDS = {False: 5.0, True: 45.0}
 # Fewer steps change nothing worth having.
-LEAST_STEPS = 20
+MIN_STEPS = 20
 
 
-def shorten(phase, step_seconds, seconds, validation_batches):
-  """Returns the phase with as many epochs, or as large a part of one, as fit into `seconds`; None if nothing does.
+def shorten(phase: Phase, step_seconds: float, seconds: float, validation_batches: int) -> Phase | None:
+  """Returns the phase with the epochs, or the part of one, that fit into `seconds`; None if nothing does.
 
   Args:
-    phase: `Phase`.
-    step_seconds: of a training step.
+    phase: the `Phase`.
+    step_seconds: seconds of a training step.
     seconds: for the phase.
-    validation_batches: batches that each epoch ends with.
+    validation_batches: batches that are answered after each epoch.
   """
-  epoch = step_seconds * (phase.steps_per_epoch + FORWARD * validation_batches)
-  epochs = min(phase.epochs, math.floor(seconds / epoch))
-  steps = phase.steps_per_epoch
+  schedule = phase.schedule
+  epoch_seconds = step_seconds * (schedule.steps_per_epoch + FORWARD * validation_batches)
+  epochs = min(schedule.epochs, math.floor(seconds / epoch_seconds))
+  steps = schedule.steps_per_epoch
   if epochs < 1:
     epochs, steps = 1, math.floor(seconds / step_seconds - FORWARD * validation_batches)
-    if steps < min(LEAST_STEPS, phase.steps_per_epoch):
+    if steps < min(MIN_STEPS, schedule.steps_per_epoch):
       return None
-  if epochs * steps < phase.accumulate_steps:
+  if epochs * steps < phase.optimizer.accumulate_steps:
     return None
-  if (epochs, steps) == (phase.epochs, phase.steps_per_epoch):
+  if (epochs, steps) == (schedule.epochs, schedule.steps_per_epoch):
     return phase
-  warmup_steps = math.ceil(phase.warmup_steps * epochs * steps / phase.steps)
-  return dataclasses.replace(phase, epochs=epochs, steps_per_epoch=steps, warmup_steps=warmup_steps)
+  warmup_steps = math.ceil(schedule.warmup_steps * epochs * steps / schedule.steps)
+  return phase.replace(epochs=epochs, steps_per_epoch=steps, warmup_steps=warmup_steps)
 
 
-def fewer_stages(phase, trained):
+def fewer_stages(phase: Phase, trained_stages: Sequence[str]) -> Iterator[Phase]:
   """Yields the phase with the upper half of the backbone's stages that it trains, the upper quarter, .. the top one.
 
   Args:
-    phase: `Phase`.
-    trained: names of those stages, from the input upwards.
+    phase: the `Phase`.
+    trained_stages: names of those stages, from the input upwards.
   """
-  count = len(trained)
+  count, stages = len(trained_stages), phase.trains.train_stages
   while count > 1:
     count //= 2
-    lowest = phase.train_stages.index(trained[-count])
-    yield dataclasses.replace(phase, train_stages=phase.train_stages[lowest:])
+    yield phase.replace(train_stages=stages[stages.index(trained_stages[-count]) :])
 
 
-def seconds_left(deadline, now, step_seconds, closing_batches, export, phases):
-  """Returns the seconds that one of `phases` phases still to come may take.
+def seconds_left(
+  deadline: float, now: float, step_seconds: float, closing_batches: int, export: bool, phases: int
+) -> float:
+  """Returns the seconds that one of `phases` remaining phases may take.
 
   Args:
     deadline, now: as `time.monotonic`.
-    step_seconds: of a training step.
+    step_seconds: seconds of a training step.
     closing_batches: batches of the validation and test splits that are answered after the last phase.
     export: whether the run exports.
-    phases: number, this one included.
+    phases: number of remaining phases, this one included.
   """
   closing = CLOSING_SECONDS[export] + FORWARD * step_seconds * closing_batches
   return (deadline - now - closing) / phases

@@ -1,6 +1,5 @@
 """The settings of a run: `Config`, its groups, its names in config.json, and which flags go together."""
 
-from tl_app.config.facts import Facts
 from tl_app.config.groups import AUTO, FIELDS, GROUPS, TYPES, Config
 from tl_app.config.names import differing, from_json, renamed_flag, renamed_value, suggestion, to_json
 from tl_app.config.rules import validate
@@ -11,7 +10,6 @@ __all__ = [
   "GROUPS",
   "TYPES",
   "Config",
-  "Facts",
   "differing",
   "from_json",
   "renamed_flag",

@@ -80,7 +80,7 @@ class FeatureCache:
           found[:, i] = start, n
     return found[0], found[1]
 
-  def lacks(self, hashes):
+  def missing(self, hashes):
     """Returns bool [n]: for which of `hashes` nothing is stored; checksums are not looked at."""
     known = {key for key, _, _ in self._load_index()}
     return np.array([key not in known for key in hashes], bool)
@@ -91,14 +91,6 @@ class FeatureCache:
     if not size:
       return np.zeros((0, self.width), self.dtype)
     return np.memmap(self._rows, self.dtype, "r", shape=(size, self.width))
-
-  def read(self, hashes):
-    """Returns (float32 [n, width], bool [n]: which are valid) of examples with one position each."""
-    starts, counts = self.find(hashes)
-    valid = counts == 1
-    features = np.zeros((len(hashes), self.width), np.float32)
-    features[valid] = self.positions()[starts[valid]]
-    return features, valid
 
   def append(self, hashes, rows):
     """Adds `rows`, float [positions, width] or [width] each, while `locked`. A later row of a content counts.
@@ -199,13 +191,13 @@ def needs(cache, hashes, sizes):
   hashes, first = np.unique(hashes, return_index=True)
   sizes = sizes[first]
   with cache.locked() as writable:
-    missing = cache.lacks(hashes)
+    missing = cache.missing(hashes)
   if not writable:
     log.info("feature cache: %s may not be written: what it holds is read, nothing is added", cache.directory)
   return int(sizes[missing].sum()), int(sizes.sum()), writable
 
 
-def make_room(directory, missing, total, limit):
+def evict(directory, missing, total, limit):
   """Makes place for features that are to be added: other caches beside them go, the longest unused first.
 
   Args:
@@ -298,11 +290,11 @@ def features(cache, hashes, compute):
   """
   if cache is None:
     return compute(np.arange(len(hashes)))
-  starts, _, positions = fill(cache, hashes, compute)
+  starts, _, positions = compute_missing(cache, hashes, compute)
   return positions[starts].astype(np.float32, copy=False)
 
 
-def several(cache, hashes, compute, chunk):
+def ragged_features(cache, hashes, compute, chunk):
   """Returns (first row of each example, int64 [n]; float32 [rows, width]) of examples with several rows each.
 
   Args:
@@ -315,11 +307,11 @@ def several(cache, hashes, compute, chunk):
     rows = [row for part in parts for row in part]
     counts = np.array([len(row) for row in rows], np.int64)
     return np.cumsum(counts) - counts, np.concatenate(rows)
-  starts, _, positions = fill(cache, hashes, compute, chunk)
+  starts, _, positions = compute_missing(cache, hashes, compute, chunk)
   return starts, positions
 
 
-def fill(cache, hashes, compute, chunk=CHUNK):
+def compute_missing(cache, hashes, compute, chunk=CHUNK):
   """Computes and adds what the cache lacks; what it has is compared with fresh features first.
 
   Args:
@@ -362,7 +354,7 @@ def fill(cache, hashes, compute, chunk=CHUNK):
 
 
 def _beside(positions, starts, counts, hashes, once, computed):
-  """Returns what `fill` does where the rows `computed` of the examples at `once` are not stored."""
+  """Returns what `compute_missing` does where the rows `computed` of the examples at `once` are not stored."""
   own = np.array([len(rows) for rows in computed], np.int64)
   places = dict(zip(hashes[once], zip(len(positions) + np.cumsum(own) - own, own)))
   for i in np.flatnonzero(counts < 0):

@@ -1,7 +1,11 @@
-"""The frozen stages below those that train, computed once per example and then read from disk."""
+"""The trunk, the frozen stages below those that train, computed once per example and then read from disk.
+
+`Backbone.split` divides a network in two: the trunk below a stage, and the tail from that stage on.
+"""
 
 import logging
 import math
+import pathlib
 
 import keras
 import numpy as np
@@ -9,25 +13,26 @@ import tensorflow as tf
 
 from tl_app import files
 from tl_app.data import modalities, pipeline
-from tl_app.features import disk_cache, inference_engine, session
-from tl_app.model import graphs
-from tl_app.model.variables import fingerprint
+from tl_app.features import disk_cache, inference_engine
+from tl_app.features.frozen import Features
+from tl_app.model import graphs, variables
 from tl_app.preprocessing import text
+from tl_app.recipes.phase import Phase
 
 log = logging.getLogger(__name__)
 
 # Memory for the outputs of the trunk between two commits to disk, bytes.
 CHUNK_BYTES = 2**28
-# float16 halves what is stored, where it changes no feature by more than this share of their deviation.
+# float16 halves the file. It is taken if it changes no feature by more than this share of their standard deviation.
 HALF_TOLERANCE = 1e-2
 HALF_EXAMPLES = 64
-# File that says what the rows of a directory are kept as.
+# Name of the file that holds the dtype of the rows of a directory.
 DTYPE = "dtype"
 
 
 @keras.saving.register_keras_serializable("tl_app")
 class Pack(keras.layers.Layer):
-  """Joins the outputs of a trunk into one tensor [batch, positions, width], positions filled up to a fixed number."""
+  """Joins the outputs of a trunk into one tensor [batch, positions, width], padded to a fixed number of positions."""
 
   def __init__(self, positions, **kwargs):
     super().__init__(**kwargs)
@@ -35,12 +40,12 @@ class Pack(keras.layers.Layer):
 
   def call(self, outputs):
     """Returns float32 [batch, positions, width] of a list of tensors [batch, length, ..] or, of images, [batch, ..]."""
-    parts = []
+    columns = []
     for x in outputs:
       shape = keras.ops.shape(x)
       length = shape[1] if self.positions > 1 else 1
-      parts.append(keras.ops.cast(keras.ops.reshape(x, (shape[0], length, -1)), "float32"))
-    packed = keras.ops.concatenate(parts, axis=-1)
+      columns.append(keras.ops.cast(keras.ops.reshape(x, (shape[0], length, -1)), "float32"))
+    packed = keras.ops.concatenate(columns, axis=-1)
     return tf.pad(packed, [[0, 0], [0, self.positions - tf.shape(packed)[1]], [0, 0]])
 
   def compute_output_spec(self, outputs):
@@ -51,183 +56,208 @@ class Pack(keras.layers.Layer):
 
 
 class TrunkFeatures:
-  """What the stages below `stage` give for each example, on disk, and the network above them.
+  """The outputs of the trunk below a stage for each example, on disk, and the network above it.
 
-  Of a text that is so many numbers for each of its tokens, of an image one row.
+  A text has one vector for each of its tokens, an image has one row.
 
   Attributes:
     network: `keras.Model`, outputs of the trunk -> logits; it shares every variable with the run's network.
+    width: numbers of a position.
   """
 
-  def __init__(self, run, stage):
-    backbone = run.model.backbone
-    trunk, tail = backbone.split(stage)
-    self._run = run
-    self._is_text = modalities.of(backbone.modality).varies_in_length
-    size = None if self._is_text else backbone.preprocess.size
-    # A convolutional network says nothing of height and width until it is given some.
-    inputs = backbone.network.input if self._is_text else keras.Input((size, size, 3))
-    self._outputs = graphs.Trunk(trunk)(inputs)
-    self._positions = backbone.preprocess.max_length if self._is_text else 1
-    self._skip = 2 if self._is_text else 1
-    shapes = [x.shape for x in self._outputs.values()]
-    if any(shape[: self._skip] != (None,) * self._skip or None in shape[self._skip :] for shape in shapes):
-      raise ValueError(f"the outputs below {stage} are not one vector a position: {shapes}")
-    self.width = sum(math.prod(shape[self._skip :]) for shape in shapes)
-    self._features = tail
-    self.network = keras.Model(tail.input, graphs.head_on(run.model.head, tail.output), name="tail_head")
-    self._trunk = keras.Model(inputs, Pack(self._positions)(list(self._outputs.values())), name="packed_trunk")
-    self._lengths = self._count()
-    self._starts = np.zeros(len(run.inputs), np.int64)
+  def __init__(self, features: Features, stage: str):
+    """Builds the networks; nothing is computed yet.
 
-  def needs(self, directory, indices):
-    """Returns what `disk_cache.needs` does of the examples at `indices`; as float32 where nothing is settled."""
-    cache = disk_cache.FeatureCache(directory, self.width, _settled(directory) or "float32")
-    sizes = self._lengths[indices] * self.width * cache.dtype.itemsize
-    return disk_cache.needs(cache, self._run.hashes[indices], sizes)
-
-  def fill(self, directory, indices):
-    """Computes what `directory` lacks of the examples at `indices`, int [n].
+    Args:
+      features: the `Features` of the run.
+      stage: name of the lowest stage of the tail.
 
     Raises:
-      OverflowError: float16, which `directory` had settled on, does not hold some of it: from now on it is float32.
+      ValueError: the outputs of the trunk are not one vector a position.
     """
-    cache = disk_cache.FeatureCache(directory, self.width, self._settle_dtype(directory, indices))
-    chunk = max(32, CHUNK_BYTES // (4 * self._positions * self.width))
-    hashes = self._run.hashes[indices]
+    self._features = features
+    model = features.model
+    backbone = model.backbone
+    trunk, self._tail = backbone.split(stage)
+    self._has_lengths = modalities.of(backbone.modality).varies_in_length
+    size = backbone.preprocess.size
+    # The shapes of a convolutional network are known only for inputs of known height and width.
+    inputs = backbone.network.input if self._has_lengths else keras.Input((size, size, 3))
+    self._outputs = graphs.Trunk(trunk)(inputs)
+    self._positions = backbone.preprocess.max_length if self._has_lengths else 1
+    # Leading axes of an output that are not part of a vector: batch, and for texts position.
+    self._axes = 2 if self._has_lengths else 1
+    shapes = [x.shape for x in self._outputs.values()]
+    if any(shape[: self._axes] != (None,) * self._axes or None in shape[self._axes :] for shape in shapes):
+      raise ValueError(f"the outputs below {stage} are not one vector a position: {shapes}")
+    self.width = sum(math.prod(shape[self._axes :]) for shape in shapes)
+    self.network = keras.Model(self._tail.input, graphs.head_on(model.head, self._tail.output), name="tail_head")
+    self._packed_trunk = keras.Model(inputs, Pack(self._positions)(list(self._outputs.values())), name="packed_trunk")
+    total = len(features.data.inputs)
+    self._lengths = np.ones(total, np.int64)
+    if self._has_lengths:
+      self._lengths = np.minimum(features.data.lengths, self._positions).astype(np.int64)
+    self._starts = np.zeros(total, np.int64)
+    self._stored = np.zeros((0, self.width), np.float32)
 
-    def rows(part):
-      lengths = self._lengths[indices[part]]
-      return [row[:length] for row, length in zip(compute(indices[part]), lengths)]
+  def needs(self, directory: pathlib.Path, rows: np.ndarray) -> tuple[int, int, bool]:
+    """Returns what `disk_cache.needs` does for the given rows of the data; as float32 until the dtype is chosen."""
+    cache = disk_cache.FeatureCache(directory, self.width, _stored_dtype(directory) or "float32")
+    sizes = self._lengths[rows] * self.width * cache.dtype.itemsize
+    return disk_cache.needs(cache, self._features.data.hashes[rows], sizes)
 
+  def compute_missing(self, directory: pathlib.Path, rows: np.ndarray) -> None:
+    """Computes what `directory` lacks of the given rows of the data, int [n]."""
     try:
-      with session.frozen(self._run, self._trunk) as compute:
-        self._starts[indices], _, self._stored = disk_cache.fill(cache, hashes, rows, chunk)
+      self._compute_missing(directory, rows, self._choose_dtype(directory, rows))
     except OverflowError:
-      log.info("trunk features are kept as float32: float16 does not hold all of them")
+      log.info("trunk features are stored as float32: float16 does not hold all of them")
+      cache = disk_cache.FeatureCache(directory, self.width, "float16")
       with cache.locked():
         cache.clear()
         files.write_text(directory / DTYPE, "float32")
-      raise
+      self._compute_missing(directory, rows, "float32")
 
-  def training_parts(self, phase):
-    """Returns the steps of the endless stream (outputs of the trunk, targets), in the order of
-    `session.training_parts`."""
-    places = self._run.places.ravel()
-    targets, places = tf.constant(self._run.labels[places]), tf.constant(places)
-    batches = session.index_batches(self._run, phase)
+  def batches(self, index_batches: tf.data.Dataset, rows: np.ndarray, targets: np.ndarray) -> tf.data.Dataset:
+    """Returns the stream of batches (outputs of the trunk, targets).
 
-    def read(i):
-      return self._read(tf.gather(places, i)), tf.gather(targets, i)
+    Args:
+      index_batches: dataset of int32 [batch] positions in `rows`.
+      rows: int [n], rows of the data.
+      targets: [n, ..] of these rows.
+    """
+    rows, targets = tf.constant(rows), tf.constant(targets)
+    return index_batches.map(
+      lambda i: (self._read(tf.gather(rows, i)), tf.gather(targets, i)), num_parallel_calls=pipeline.PARALLEL
+    )
 
-    return [
-      pipeline.Step("order", lambda _: batches),
-      pipeline.Step("read", lambda indices: indices.map(read, num_parallel_calls=pipeline.PARALLEL)),
-    ]
-
-  def logits(self, indices):
-    """Returns the logits, float32 [n, classes], of the examples at `indices`."""
-    batch_size = session.inference_batch(self._run)
-    filled, positions = pipeline.inference_order(self._lengths[indices], batch_size)
-    dataset = tf.data.Dataset.from_tensor_slices(indices[filled]).batch(batch_size)
+  def logits(self, rows: np.ndarray) -> np.ndarray:
+    """Returns the logits, float32 [n, ..], of the given rows of the data."""
+    batch_size = self._features.batch_size
+    filled, positions = pipeline.inference_order(self._lengths[rows], batch_size)
+    dataset = tf.data.Dataset.from_tensor_slices(rows[filled]).batch(batch_size)
     dataset = pipeline.ahead(dataset.map(self._read, num_parallel_calls=pipeline.PARALLEL))
     return pipeline.restore(self.network.predict(dataset, verbose=0), positions)
 
-  def _count(self):
-    if not self._is_text:
-      return np.ones(len(self._run.inputs), np.int64)
-    return np.minimum(session.token_counts(self._run), self._positions).astype(np.int64)
+  def _compute_missing(self, directory, rows, dtype):
+    cache = disk_cache.FeatureCache(directory, self.width, dtype)
+    chunk = max(32, CHUNK_BYTES // (4 * self._positions * self.width))
 
-  def _settle_dtype(self, directory, indices):
-    """Returns the dtype of the rows in `directory`, measured once."""
-    if not _settled(directory):
-      sample = indices[np.linspace(0, len(indices) - 1, min(HALF_EXAMPLES, len(indices))).astype(int)]
-      rows = session.predict(self._run, self._trunk, sample)
-      # Not of the logits: those of a head that starts at zero hear nothing, and the next run has another head.
+    def ragged(part):
+      lengths = self._lengths[rows[part]]
+      return [row[:length] for row, length in zip(compute(rows[part]), lengths)]
+
+    with self._features.computing(self._packed_trunk) as compute:
+      hashes = self._features.data.hashes[rows]
+      self._starts[rows], _, self._stored = disk_cache.compute_missing(cache, hashes, ragged, chunk)
+
+  def _choose_dtype(self, directory, rows):
+    """Returns the dtype of the rows in `directory`, which is measured once."""
+    if not _stored_dtype(directory):
+      sample = rows[np.linspace(0, len(rows) - 1, min(HALF_EXAMPLES, len(rows))).astype(int)]
+      packed = self._features.predict(self._packed_trunk, sample)
+      # Features, not logits: those of a head that starts at zero show no difference, and the next run has another head.
       exact, halved = (
-        keras.ops.convert_to_numpy(self._features(self._unpack(tf.constant(x)), training=False)["features"])
-        for x in (rows, rows.astype(np.float16).astype(np.float32))
+        keras.ops.convert_to_numpy(self._tail(self._unpack(tf.constant(x)), training=False)["features"])
+        for x in (packed, packed.astype(np.float16).astype(np.float32))
       )
       difference = inference_engine.difference(halved, exact)
       dtype = "float16" if difference < HALF_TOLERANCE else "float32"
       log.info(
-        "trunk features are kept as %s: float16 changes features by at most %.1g of their deviation", dtype, difference
+        "trunk features are stored as %s: float16 changes features by at most %.1g of their standard deviation",
+        *(dtype, difference),
       )
       files.write_text(directory / DTYPE, dtype)
-    return _settled(directory)
+    return _stored_dtype(directory)
 
-  def _read(self, indices):
-    packed = tf.numpy_function(self._gather, [indices], tf.float32, stateful=False)
-    return self._unpack(tf.ensure_shape(packed, [None, None if self._is_text else 1, self.width]))
+  def _read(self, rows):
+    packed = tf.numpy_function(self._gather, [rows], tf.float32, stateful=False)
+    return self._unpack(tf.ensure_shape(packed, [None, None if self._has_lengths else 1, self.width]))
 
-  def _gather(self, indices):
-    lengths = self._lengths[indices]
+  def _gather(self, rows):
+    lengths = self._lengths[rows]
     longest = text.rounded(lengths.max(), self._positions)
-    packed = np.zeros((len(indices), longest, self.width), np.float32)
-    for row, start, length in zip(packed, self._starts[indices], lengths):
+    packed = np.zeros((len(rows), longest, self.width), np.float32)
+    for row, start, length in zip(packed, self._starts[rows], lengths):
       row[:length] = self._stored[start : start + length]
     return packed
 
   def _unpack(self, packed):
-    shapes = {name: x.shape[self._skip :] for name, x in self._outputs.items()}
-    parts = tf.split(packed, [math.prod(shape) for shape in shapes.values()], axis=-1)
-    lead = tf.shape(packed)[: self._skip]
-    return {
-      name: tf.cast(tf.ensure_shape(tf.reshape(part, tf.concat([lead, shape], 0)), self._outputs[name].shape), dtype)
-      for (name, shape), part, dtype in zip(shapes.items(), parts, (x.dtype for x in self._outputs.values()))
-    }
+    shapes = {name: x.shape[self._axes :] for name, x in self._outputs.items()}
+    columns = tf.split(packed, [math.prod(shape) for shape in shapes.values()], axis=-1)
+    lead = tf.shape(packed)[: self._axes]
+    unpacked = {}
+    for (name, shape), column in zip(shapes.items(), columns):
+      output = self._outputs[name]
+      reshaped = tf.reshape(column, tf.concat([lead, shape], 0))
+      unpacked[name] = tf.cast(tf.ensure_shape(reshaped, output.shape), output.dtype)
+    return unpacked
 
 
-def features(run, phase):
-  """Returns the `TrunkFeatures` of a phase, filled, or None where its frozen stages are better run in every step."""
-  lowest, backbone = graphs.lowest_active(run.model, phase), run.model.backbone
-  directory = session.cache_directory(run)
-  if directory is None or backbone.pairs or not backbone.can_split(lowest):
+def load(features: Features, phase: Phase) -> TrunkFeatures | None:
+  """Returns the `TrunkFeatures` of a phase, computed, or None if its trunk is better run in every step.
+
+  Args:
+    features: the `Features` of the run.
+    phase: a phase that trains the backbone.
+  """
+  backbone, store = features.model.backbone, features.store
+  lowest = graphs.lowest_active(features.model, phase)
+  if store.directory is None or backbone.pairs or not backbone.can_split(lowest):
     return None
-  if backbone.preprocess.max_windows > 1:
-    log.info("--long_text=windows: the frozen stages run in every step")
-    return None
-  if (phase.augment != "none" and not phase.copies) or phase.mixes:
-    log.info("the frozen stages run in every step of phase %s: augmented examples are new each time", phase.name)
+  reason = why_not(phase, backbone)
+  if reason:
+    log.info("the frozen stages run in every step of phase %s: %s", phase.name, reason)
     return None
   try:
-    made = TrunkFeatures(run, lowest)
+    trunk = TrunkFeatures(features, lowest)
   except ValueError as error:
-    log.info("the frozen stages run in every step: %s", error)
+    log.info("the frozen stages run in every step of phase %s: %s", phase.name, error)
     return None
-  used = np.concatenate([*run.places, run.split.validation])
-  below = list(backbone.stages)[: list(backbone.stages).index(lowest)]
-  key = disk_cache.key(
-    weights=fingerprint({name: backbone.stages[name] for name in below}),
-    **backbone.cache_facts(),
-    stage=lowest,
-    preprocessing=session.preprocessing_identity(run),
-  )
-  directory /= f"trunk-{key}"
-  # To write and read them again would cost more than one pass.
-  if phase.epochs < 2 and not _settled(directory):
+  directory = store.directory / f"trunk-{_key(features, lowest)}"
+  # Features that are written once and read once cost more than one pass.
+  if phase.schedule.epochs < 2 and not _stored_dtype(directory):
     return None
-  missing, total, writable = made.needs(directory, used)
-  if missing and (phase.epochs < 2 or not writable):
+  rows = np.concatenate([*features.data.train_rows, features.data.validation])
+  missing, total, writable = trunk.needs(directory, rows)
+  if missing and (phase.schedule.epochs < 2 or not writable):
     return None
-  if not disk_cache.make_room(directory, missing, total, run.config.feature_cache_gb * 1e9):
+  if not disk_cache.evict(directory, missing, total, store.max_gb * 1e9):
     log.info(
-      "the %.2f GB of features below stage %s are not kept, by --feature_cache_gb=%g or for want of disk: they are "
-      "computed in every step",
-      *(total / 1e9, lowest, run.config.feature_cache_gb),
+      "the %.2f GB of features below stage %s are not stored, because of --feature_cache_gb=%g or a full disk: every "
+      "step computes them",
+      *(total / 1e9, lowest, store.max_gb),
     )
     return None
-  with run.clock("features"):
+  with features.clock("features"):
     log.info("stages below %s: their features are computed once", lowest)
-    try:
-      made.fill(directory, used)
-    except OverflowError:
-      return features(run, phase)
-  return made
+    trunk.compute_missing(directory, rows)
+  return trunk
 
 
-def _settled(directory):
-  """Returns what the rows in `directory` are kept as, or "" where nothing whole says it."""
+def why_not(phase: Phase, backbone) -> str:
+  """Returns why trunk features cannot serve a phase, or ""."""
+  if backbone.preprocess.max_windows > 1:
+    return "--long_text=windows reads several sequences of a text"
+  inputs = phase.inputs
+  if (inputs.augment != "none" and not inputs.augment_copies) or inputs.mixes:
+    return "augmented examples differ in every step"
+  return ""
+
+
+def _key(features, lowest):
+  backbone = features.model.backbone
+  below = list(backbone.stages)[: list(backbone.stages).index(lowest)]
+  return disk_cache.key(
+    weights=variables.fingerprint({name: backbone.stages[name] for name in below}),
+    **backbone.cache_facts(),
+    stage=lowest,
+    preprocessing=features.preprocessing_facts(),
+  )
+
+
+def _stored_dtype(directory):
+  """Returns the dtype of the rows in `directory`, or "" if no whole file says it."""
   path = directory / DTYPE
-  text = path.read_text(errors="replace") if path.exists() else ""
-  return text if text in ("float16", "float32") else ""
+  content = path.read_text(errors="replace") if path.exists() else ""
+  return content if content in ("float16", "float32") else ""

@@ -6,6 +6,7 @@ from tl_app.errors import RunFailed
 from tl_app.model import stages
 from tl_app.model.model import Model
 from tl_app.model.variables import checksums, replicas_agree
+from tl_app.recipes.phase import Phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class State:
   moves: dict[str, list[bool]]
 
 
-def state(model: Model, phase) -> State:
+def state(model: Model, phase: Phase) -> State:
   """Returns the `State` before a phase; call it after `stages.set_trainable`."""
   modes = stages.batch_norm_modes(model, phase)
   return State(

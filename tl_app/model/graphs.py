@@ -7,9 +7,8 @@ import tensorflow as tf
 from keras import ops
 
 from tl_app.backbones.backbone import Backbone
-
-# Name of the layer that puts the outputs per token together.
-PER_TOKEN = "per_token"
+from tl_app.backbones.float32_layers import PER_TOKEN
+from tl_app.recipes.phase import Phase
 
 
 class Trunk(keras.layers.Layer):
@@ -62,14 +61,14 @@ def head_on(head: keras.Model, outputs: dict[str, keras.KerasTensor]) -> keras.K
   return PerToken(name=PER_TOKEN)(rows, outputs["mask"])
 
 
-def lowest_active(model, phase) -> str:
+def lowest_active(model, phase: Phase) -> str:
   """Returns the name of the lowest stage that runs in training mode in a phase."""
-  if phase.bn == "train" and model.statistics:
+  if phase.trains.bn == "train" and model.statistics:
     return next(iter(model.stages))
-  return next(stage for stage in model.stages if stage in phase.train_stages)
+  return next(stage for stage in model.stages if stage in phase.trains.train_stages)
 
 
-def training_network(model, phase, top: Callable | None = None) -> keras.Model:
+def training_network(model, phase: Phase, top: Callable | None = None) -> keras.Model:
   """Builds the network that a phase fits: the stages below `lowest_active` form a trunk in inference mode.
 
   A backbone that cannot be split there (a SavedModel; one layer with stages on both sides) is used whole: in training

@@ -6,10 +6,9 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from tl_app.backbones.float32_layers import L2_NORMALIZED
 from tl_app.tasks.task import Task
 
-# Name of the layer that scales features to L2 norm 1.
-L2_NORMALIZED = "l2_normalized"
 # Smallest scale, as a share of the size of the features. Features that vary less (a random network's) would carry the
 # rounding of float32, which differs among batch shapes, into the outputs: 1e-7 of bert_tiny's features became 1.4e-4 of
 # its probabilities.

@@ -14,7 +14,8 @@ from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.model import heads
 from tl_app.model.graphs import head_on
-from tl_app.recipes.recipes import HEAD, UNIT_LENGTH
+from tl_app.recipes.phase import HEAD
+from tl_app.recipes.recipes import L2_NORMALIZED
 from tl_app.tasks.task import Task
 
 
@@ -90,7 +91,7 @@ def load(config: Config, spec: BackboneSpec, assets: Assets, task: Task, max_len
   )
   if modalities.of(backbone.modality).varies_in_length:
     backbone = _read_texts(backbone, config, task, max_length)
-  return build(backbone, task, config.recipe in UNIT_LENGTH)
+  return build(backbone, task, config.recipe in L2_NORMALIZED)
 
 
 def _read_texts(backbone, config, task, max_length):

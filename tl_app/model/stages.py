@@ -1,6 +1,7 @@
 """Which variables train in a phase, by stage."""
 
 import re
+from collections.abc import Sequence
 
 import keras
 
@@ -8,12 +9,12 @@ from tl_app.backbones import keras_internals
 from tl_app.errors import UserError
 from tl_app.model.model import Model
 from tl_app.model.variables import matrix_shape
-from tl_app.recipes import recipes
+from tl_app.recipes.phase import ALL, BIAS_NORM, HEAD, KERNELS, Phase
 
 _SMALL = re.compile(r"(^|[_/])(bias|beta|gamma)(_\d+)?$")
 
 
-def set_trainable(model: Model, phase) -> None:
+def set_trainable(model: Model, phase: Phase) -> None:
   """Makes exactly what `phase` trains trainable, and sets the mode of BatchNormalization; compile again afterwards.
 
   Raises:
@@ -26,30 +27,36 @@ def set_trainable(model: Model, phase) -> None:
     variable.trainable = id(variable) in chosen
 
 
-def selected(model: Model, phase) -> dict[str, list[keras.Variable]]:
+def selected(model: Model, phase: Phase) -> dict[str, list[keras.Variable]]:
   """Returns {stage: variables that `phase` trains}, stages from the input upwards.
 
   Raises:
     UserError: nothing of the backbone matches what the recipe asks for.
   """
   result = {
-    name: [v for v in variables if id(v) in model.can_train and (name == recipes.HEAD or trains(v, name, phase))]
+    name: [v for v in variables if id(v) in model.can_train and (name == HEAD or trains(v, name, phase))]
     for name, variables in model.stages.items()
-    if name in phase.train_stages
+    if name in phase.trains.train_stages
   }
-  if phase.backbone_trains and not any(variables for name, variables in result.items() if name != recipes.HEAD):
-    names = [name for name in phase.train_stages if name != recipes.HEAD]
-    if phase.only == recipes.KERNELS and any(is_kernel(v, name, 1) for name in names for v in model.stages[name]):
-      raise UserError(
-        f"--lora_rank={phase.lora_rank}: updates of this rank are no smaller than the kernels of the stages "
-        f"{', '.join(names)}: lower it, or take --recipe=lp_ft"
-      )
-    what = {recipes.KERNELS: "dense or convolution kernels", recipes.BIAS_NORM: "biases or normalisation"}
-    raise UserError(
-      f"phase {phase.name} finds no {what.get(phase.only, 'trainable variables')} in the stages "
-      f"{', '.join(names)} of {model.backbone.spec.name}: choose other --train_stages or another --recipe"
-    )
+  if phase.trains_backbone and not any(variables for name, variables in result.items() if name != HEAD):
+    raise UserError(_nothing_trains(model, phase))
   return result
+
+
+def _nothing_trains(model, phase):
+  """Returns why a phase finds nothing to train, for the user."""
+  trains = phase.trains
+  names = [name for name in trains.train_stages if name != HEAD]
+  if trains.trainable_filter == KERNELS and any(is_kernel(v, name, 1) for name in names for v in model.stages[name]):
+    return (
+      f"--lora_rank={trains.lora_rank}: updates of this rank are no smaller than the kernels of the stages "
+      f"{', '.join(names)}: lower it, or use --recipe=lp_ft"
+    )
+  kinds = {KERNELS: "dense or convolution kernels", BIAS_NORM: "biases or normalisation"}
+  return (
+    f"phase {phase.name} finds no {kinds.get(trains.trainable_filter, 'trainable variables')} in the stages "
+    f"{', '.join(names)} of {model.backbone.spec.name}: choose other --train_stages or another --recipe"
+  )
 
 
 def that_can_train(model: Model) -> list[str]:
@@ -57,15 +64,15 @@ def that_can_train(model: Model) -> list[str]:
   return [name for name, vs in model.backbone.stages.items() if any(id(v) in model.can_train for v in vs)]
 
 
-def trains(variable: keras.Variable, stage: str, phase) -> bool:
+def trains(variable: keras.Variable, stage: str, phase: Phase) -> bool:
   """Returns whether `phase` trains a variable of a backbone stage that it has chosen."""
-  if phase.only == recipes.ALL:
+  if phase.trains.trainable_filter == ALL:
     return True
-  if phase.only == recipes.BIAS_NORM:
+  if phase.trains.trainable_filter == BIAS_NORM:
     return is_bias_or_norm(variable)
-  if phase.only == recipes.KERNELS:
-    return is_kernel(variable, stage, phase.lora_rank)
-  return re.search(phase.only, variable.path) is not None
+  if phase.trains.trainable_filter == KERNELS:
+    return is_kernel(variable, stage, phase.trains.lora_rank)
+  return re.search(phase.trains.trainable_filter, variable.path) is not None
 
 
 def is_bias_or_norm(variable: keras.Variable) -> bool:
@@ -93,7 +100,7 @@ def decays(variable: keras.Variable) -> bool:
   return not is_bias_or_norm(variable) and "norm" not in variable.path.lower()
 
 
-def batch_norm_modes(model: Model, phase) -> dict[str, str]:
+def batch_norm_modes(model: Model, phase: Phase) -> dict[str, str]:
   """Returns {stage: "frozen", "batch" or "-"}: how the stage's BatchNormalization runs while `phase` trains.
 
   A backbone with a single mode (a SavedModel) uses batch statistics under `train_unfrozen` only if every stage trains:
@@ -102,19 +109,21 @@ def batch_norm_modes(model: Model, phase) -> dict[str, str]:
   on_batch, backbone = set(), model.backbone
   if not backbone.has_training_mode:
     pass
-  elif phase.backbone_trains and phase.bn == "train":
+  elif phase.trains_backbone and phase.trains.bn == "train":
     on_batch = set(model.stages)
-  elif phase.bn == "train_unfrozen" and (not backbone.single_mode or set(backbone.stages) <= set(phase.train_stages)):
-    on_batch = set(phase.train_stages)
+  elif phase.trains.bn == "train_unfrozen" and (
+    not backbone.single_mode or set(backbone.stages) <= set(phase.trains.train_stages)
+  ):
+    on_batch = set(phase.trains.train_stages)
   return {
     name: ("batch" if name in on_batch else "frozen") if any(id(v) in model.statistics for v in variables) else "-"
     for name, variables in model.stages.items()
   }
 
 
-def changing(model: Model, phases) -> list[keras.Variable]:
+def changing(model: Model, phases: Sequence[Phase]) -> list[keras.Variable]:
   """Returns the variables that `phases` can change: those of the stages that train, and the statistics they move."""
-  chosen = {id(v) for phase in phases for name in phase.train_stages for v in model.stages[name]}
+  chosen = {id(v) for phase in phases for name in phase.trains.train_stages for v in model.stages[name]}
   for phase in phases:
     modes = batch_norm_modes(model, phase)
     chosen |= {id(v) for name, vs in model.stages.items() for v in vs if modes[name] == "batch"} & model.statistics

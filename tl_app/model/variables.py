@@ -2,16 +2,11 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
-
-
-def values(variables: Iterable[keras.Variable]) -> list[np.ndarray]:
-  """Returns copies of the values of variables."""
-  return [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
 
 
 def checksums(stages: Mapping[str, Sequence[keras.Variable]]) -> dict[str, list[str]]:

@@ -3,71 +3,101 @@
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from tl_app import config as config_lib
-from tl_app import files
 from tl_app.compute import memory, precision
-from tl_app.data import modalities, pipeline
+from tl_app.compute.devices import Devices
+from tl_app.config import AUTO
+from tl_app.data import pipeline
+from tl_app.data.training_data import TrainingData
 from tl_app.errors import UserError
-from tl_app.features import session
+from tl_app.features.frozen import Features
 from tl_app.model import stages
-from tl_app.training import fit, train_steps
+from tl_app.model.model import Model
+from tl_app.recipes.phase import Phase
+from tl_app.training import train_steps
+from tl_app.training.compiling import PhaseSteps
+from tl_app.training.objectives import of
 
 log = logging.getLogger(__name__)
 
 
-def settle(run, phases):
-  """Returns the phases in the microbatches that memory holds, and sets `run.forward_batch`; plan.json says why.
+@dataclasses.dataclass(frozen=True)
+class BatchSize:
+  """How many examples are computed at a time.
 
-  What is tried is the longest texts, or images of full size, in the phase that trains most: all that train the
-  backbone get its number of microbatches; batches of shorter texts are cut into fewer. Without --batch_size=auto
-  nothing is tried and nothing changes.
+  Attributes:
+    inference: global number of examples per forward pass without gradients.
+    microbatches: equal parts in which a batch of fine-tuning is computed.
+    longest: positions of the examples for which that number was measured.
+    notes: {"forward_pass", "training_step"}: what was measured and why; empty without --batch_size=auto.
+  """
+
+  inference: int
+  microbatches: int = 1
+  longest: int = 1
+  notes: dict = dataclasses.field(default_factory=dict)
+
+  def applied(self, phases: Sequence[Phase]) -> list[Phase]:
+    """Returns the phases with the microbatches that memory holds."""
+    changes = {"microbatches": self.microbatches, "longest": self.longest}
+    return [phase.replace(**changes) if phase.trains_backbone else phase for phase in phases]
+
+
+def choose(config, phases: Sequence[Phase], features: Features) -> BatchSize:
+  """Returns the `BatchSize` of a run; without --batch_size=auto nothing is measured.
+
+  The measurement takes the longest texts, or images of full size, in the phase that trains most. All phases that train
+  the backbone get its number of microbatches; batches of shorter texts are divided into fewer.
+
+  Args:
+    config: the `Config`.
+    phases: of the run.
+    features: the `Features` of the run, with the batch size to be used if memory holds it.
 
   Raises:
-    UserError: not even one example a device fits.
+    UserError: memory does not hold one example for each device.
   """
-  if run.config.batch_size != config_lib.AUTO:
-    return phases
-  with run.strategy.scope(), run.clock("train"):
-    whole = session.inference_batch(run)
-    run.forward_batch, why = _largest(run, whole, "a forward pass", _forward(run, whole))
-    notes = {"forward_pass": {"examples": run.forward_batch, "why": why}}
-    trained = [phase for phase in phases if phase.backbone_trains]
-    if trained:
-      heaviest = max(trained, key=lambda phase: _trained(run, phase))
-      whole = heaviest.batch_size
-      inputs, targets = _largest_batch(run, 2 * whole)
-      with _training(run, heaviest, inputs, targets) as step:
-        examples, why = _largest(run, whole, "a training step", step)
-      longest = int(train_steps.positions(run.model.network, inputs))
-      notes["training_step"] = {"examples": examples, "of": whole, "positions": longest, "why": why}
-      parts = {"microbatches": whole // examples, "longest": longest}
-      phases = [dataclasses.replace(phase, **parts) if phase.backbone_trains else phase for phase in phases]
-  written = files.read_json(run.paths.plan)
-  for row, phase in zip(written["phases"], phases):
-    row["microbatches"] = phase.microbatches
-  files.write_json(run.paths.plan, written | {"batch_size": notes})
-  return phases
+  if config.batch_size != AUTO:
+    return BatchSize(features.batch_size)
+  data, model, devices = features.data, features.model, features.devices
+  with devices.scope(), features.clock("train"):
+    whole = features.batch_size
+    inference, why = _largest(whole, "a forward pass", _forward(data, model, whole), devices)
+    notes = {"forward_pass": {"examples": inference, "why": why}}
+    trained = [phase for phase in phases if phase.trains_backbone]
+    if not trained:
+      return BatchSize(inference, notes=notes)
+    heaviest = max(trained, key=lambda phase: _trained(phase, model))
+    whole = heaviest.inputs.batch_size
+    inputs, targets = _largest_batch(data, model, 2 * whole)
+    with _training(config, heaviest, features, inputs, targets) as step:
+      examples, why = _largest(whole, "a training step", step, devices)
+    longest = int(train_steps.positions(model.network, inputs))
+    notes["training_step"] = {"examples": examples, "of": whole, "positions": longest, "why": why}
+    return BatchSize(inference, whole // examples, longest, notes)
 
 
-def sizes(batch_size, devices):
-  """Returns the sizes of equal parts of a batch, descending, each at most half of the one before, the devices' share
-  of it a whole number."""
+def sizes(batch_size: int, devices: int) -> list[int]:
+  """Returns the sizes of equal parts of a batch, descending, each at most half of the one before.
+
+  Each device's share of a part is a whole number.
+  """
   share = batch_size // devices
-  found = [share]
+  shares = [share]
   for size in range(share // 2, 0, -1):
-    if share % size == 0 and 2 * size <= found[-1]:
-      found.append(size)
-  return [size * devices for size in found]
+    if share % size == 0 and 2 * size <= shares[-1]:
+      shares.append(size)
+  return [size * devices for size in shares]
 
 
-def _largest(run, whole, what, step):
+def _largest(whole, what, step: Callable[[int], object], devices: Devices):
   """Returns (examples at a time, why); `step` is a function of their number."""
-  tried = sizes(whole, run.strategy.num_replicas_in_sync)
-  if tf.config.list_logical_devices("GPU"):
+  tried = sizes(whole, devices.replicas)
+  if devices.has_gpu:
     examples = memory.back_off(tried, step)
     why = "all of them fit" if examples == whole else f"{_above(tried, examples)} do not fit into the GPU's memory"
   else:
@@ -76,12 +106,12 @@ def _largest(run, whole, what, step):
     start, free = memory.resident(), memory.available()
     examples, taken = memory.estimate(tried, lambda size: memory.peak(lambda: step(size)), start, free)
     next_one = examples if examples == whole else _above(tried, examples)
-    needed, left = _gigabytes(taken[next_one] - start), _gigabytes(memory.SHARE * free)
-    why = f"{next_one} take about {needed} of {left}, {memory.SHARE:.0%} of the free memory"
+    needed, limit = _gigabytes(taken[next_one] - start), _gigabytes(memory.SHARE * free)
+    why = f"{next_one} take about {needed} of {limit}, {memory.SHARE:.0%} of the free memory"
   if examples is None:
     raise UserError(
-      f"--batch_size=auto: not even {tried[-1]} of {what} at a time: {why}; lower --max_length or --image_size, "
-      "or take a smaller backbone"
+      f"--batch_size=auto: memory does not hold {tried[-1]} examples of {what} at a time: {why}; lower --max_length or "
+      "--image_size, or use a smaller backbone"
     )
   log.info("--batch_size=auto: %s of %d examples, %d at a time: %s", what, whole, examples, why)
   return examples, why
@@ -96,47 +126,46 @@ def _gigabytes(size):
   return f"{max(0, size) / 1e9:.2f} GB"
 
 
-def _trained(run, phase):
-  """Returns (stages down to the lowest that trains, parameters that train): what decides the memory of a step."""
-  selected = stages.selected(run.model, phase)
-  names = list(run.model.stages)
+def _trained(phase, model):
+  """Returns (stages down to the lowest that trains, parameters that train), which decide the memory of a step."""
+  selected, names = stages.selected(model, phase), list(model.stages)
   lowest = min(names.index(name) for name, variables in selected.items() if variables)
   return len(names) - lowest, sum(int(np.prod(v.shape)) for variables in selected.values() for v in variables)
 
 
-def _largest_batch(run, count):
+def _largest_batch(data: TrainingData, model: Model, count):
   """Returns (inputs, targets) of `count` training examples: the longest texts, the longest last, or any images."""
-  train, lengths = run.places.ravel(), None
-  if modalities.of(run.examples.modality).varies_in_length:
-    lengths = session.token_counts(run)[train]
-    train, lengths = train[np.argsort(lengths, kind="stable")[-count:]], np.sort(lengths)[-count:]
-  # A small data set is taken several times.
-  chosen = np.resize(np.arange(len(train))[::-1], count)
+  rows, lengths = data.train_rows.ravel(), None
+  if data.lengths is not None:
+    lengths = data.lengths[rows]
+    rows, lengths = rows[np.argsort(lengths, kind="stable")[-count:]], np.sort(lengths)[-count:]
+  # A small data set is repeated.
+  chosen = np.resize(np.arange(len(rows))[::-1], count)
   dataset, positions = pipeline.for_inference(
-    *(run.inputs[train[chosen]], run.model.backbone.preprocess, count),
+    *(data.inputs[rows[chosen]], model.backbone.preprocess, count),
     None if lengths is None else lengths[chosen],
   )
-  return next(iter(dataset)), run.labels[train[chosen]][positions]
+  return next(iter(dataset)), data.targets[rows[chosen]][positions]
 
 
-def _forward(run, whole):
+def _forward(data, model, whole):
   """Returns a function, examples at a time, that runs a forward pass of so many."""
-  (inputs, _), network = _largest_batch(run, whole), run.model.network
-  return lambda size: network.predict(_last(inputs, size), verbose=0)
+  inputs, _ = _largest_batch(data, model, whole)
+  return lambda size: model.network.predict(_last(inputs, size), verbose=0)
 
 
 @contextlib.contextmanager
-def _training(run, phase, inputs, targets):
-  """Returns a context with a function, examples at a time, that makes a training step of two such parts.
+def _training(config, phase, features, inputs, targets) -> Iterator[Callable[[int], object]]:
+  """Returns a context with a function, examples at a time, that makes a training step of two such microbatches.
 
-  More parts take no more memory: each is gone before the next one comes.
+  More microbatches take no more memory: each is freed before the next one.
   """
-  stages.set_trainable(run.model, phase)
-  batch = inputs, run.model.task.codec.as_probabilities(targets) if phase.mixes else targets
-  network = train_steps.in_parts(fit.online(run, phase)[0], 2)
-  gpu = bool(tf.config.list_logical_devices("GPU"))
-  way = precision.candidates(run.config, run.model.backbone, gpu, run.strategy.num_replicas_in_sync)[0]
-  with precision.trial(way, network, fit.compiler(run, phase, network)):
+  model = features.model
+  stages.set_trainable(model, phase)
+  batch = inputs, model.task.codec.as_probabilities(targets) if phase.inputs.mixes else targets
+  network = train_steps.microbatched(of(phase).network(model, phase), 2)
+  policy = precision.candidates(config, model.backbone, features.devices)[0]
+  with precision.trial(policy, PhaseSteps(network, phase, model, features.data.train_targets)):
     yield lambda size: network.fit(_last(batch, 2 * size), verbose=0, shuffle=False)
 
 

@@ -1,32 +1,27 @@
 """What happens beside `fit`: validation on every example once, best weights, the log, and the stop at NaN."""
 
-import json
 import logging
 import math
-import sys
 import time
 
 import keras
 
+from tl_app.backbones.weights import values
 from tl_app.errors import RunFailed
-from tl_app.model.variables import values
 
 log = logging.getLogger(__name__)
 
 
-def verbosity():
-  """Returns Keras' `verbose`: a moving bar for a person who watches, a line an epoch for a file."""
-  return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
-
-
 class Validate(keras.callbacks.Callback):
-  """Adds val_loss and the task's score (val_accuracy, ..) to the logs, from the whole validation split's logits."""
+  """Adds val_loss and the primary metric (val_accuracy, ..) of the whole validation split to the logs."""
 
   def __init__(self, logits, targets, task):
-    """Args:
-    logits: function of no arguments -> float32 [n, outputs].
-    targets: [n, ..], of the `Task`.
-    task: the `Task`.
+    """Keeps what is validated.
+
+    Args:
+      logits: function without arguments -> float32 [n, outputs].
+      targets: [n, ..], of the `Task`.
+      task: the `Task`.
     """
     super().__init__()
     self._logits = logits
@@ -34,20 +29,27 @@ class Validate(keras.callbacks.Callback):
     self._task = task
 
   def on_epoch_end(self, epoch, logs=None):
-    figures = self._task.metrics.monitor_metrics(self._logits(), self._targets)
-    logs.update({f"val_{name}": value for name, value in figures.items()})
+    metrics = self._task.metrics.monitor_metrics(self._logits(), self._targets)
+    logs.update({f"val_{name}": value for name, value in metrics.items()})
 
 
 class KeepBest(keras.callbacks.Callback):
-  """Puts the best epoch's values back when the phase ends; stops it after `patience` epochs without a better one."""
+  """Puts the best epoch's values back when the phase ends; stops it after `patience` epochs without a better one.
+
+  Attributes:
+    epoch: number of the best epoch, from 0.
+    averaged_values: averaged weights at the end, NumPy arrays; None if the optimizer keeps none.
+  """
 
   def __init__(self, variables, monitor, patience, moved=lambda: True):
-    """Args:
-    variables: `keras.Variable`s that the phase may change.
-    monitor: "loss", or the name of a score, higher is better (ties: loss).
-    patience: epochs; 0 is never.
-    moved: function of no arguments, whether every stage that trains has changed. Until then an epoch is the start of
-      the phase and no result of it: few batches that are accumulated may not have made an update yet.
+    """Keeps what decides which epoch is best.
+
+    Args:
+      variables: `keras.Variable`s that the phase may change.
+      monitor: "loss", or the name of a metric, higher is better (ties: loss).
+      patience: epochs; 0 never stops.
+      moved: function without arguments, whether every stage that trains has changed. Before that an epoch is no result
+        of the phase: few accumulated batches may not have made an update yet.
     """
     super().__init__()
     self._variables = variables
@@ -57,7 +59,7 @@ class KeepBest(keras.callbacks.Callback):
     self._score = None
     self._values = None
     self.epoch = 0
-    self.averaged = None
+    self.averaged_values = None
 
   def on_epoch_end(self, epoch, logs=None):
     loss = logs["val_loss"]
@@ -74,7 +76,7 @@ class KeepBest(keras.callbacks.Callback):
     optimizer = self.model.optimizer
     if getattr(optimizer, "inner_optimizer", optimizer).use_ema:
       # `fit` has just written the averages into the variables.
-      self.averaged = values(self._variables)
+      self.averaged_values = values(self._variables)
     for variable, value in zip(self._variables, self._values or []):
       variable.assign(value)
 
@@ -92,7 +94,7 @@ class StopAtNaN(keras.callbacks.Callback):
 
   def on_train_batch_end(self, batch, logs=None):
     if not math.isfinite(float(logs["loss"])):
-      step = self._epoch * self._phase.steps_per_epoch + batch + 1
+      step = self._epoch * self._phase.schedule.steps_per_epoch + batch + 1
       raise RunFailed(
         f"the loss is not finite at step {step} of phase {self._phase.name} (epoch {self._epoch + 1}): "
         "lower --learning_rate and --head_learning_rate, or check the data"
@@ -112,12 +114,12 @@ class StopInTime(keras.callbacks.Callback):
       self.model.stop_training = True
 
 
-class JsonLog(keras.callbacks.Callback):
-  """Appends one JSON object an epoch."""
+class EpochLog(keras.callbacks.Callback):
+  """Appends a line for each epoch to log.jsonl."""
 
-  def __init__(self, path, phase):
+  def __init__(self, record, phase):
     super().__init__()
-    self._path = path
+    self._record = record
     self._phase = phase
     self._start = 0.0
 
@@ -125,26 +127,26 @@ class JsonLog(keras.callbacks.Callback):
     self._start = time.monotonic()
 
   def on_epoch_end(self, epoch, logs=None):
-    peak = max(self._phase.learning_rates.values())
-    record = {"phase": self._phase.name, "epoch": epoch + 1}
-    record |= {name: float(value) for name, value in logs.items()}
-    record["learning_rate"] = peak * float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-    record["seconds"] = round(time.monotonic() - self._start, 3)
-    with open(self._path, "a", encoding="utf-8") as file:
-      file.write(json.dumps(record) + "\n")
+    peak = max(self._phase.optimizer.learning_rates.values())
+    values = {"phase": self._phase.name, "epoch": epoch + 1}
+    values |= {name: float(value) for name, value in logs.items()}
+    values["learning_rate"] = peak * float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+    values["seconds"] = round(time.monotonic() - self._start, 3)
+    self._record.log_epoch(values)
 
 
 class SparseProgress(keras.callbacks.Callback):
-  """One line at epochs 1, 2, 5, 10, 20, 50, ..: a probe on stored features has many short epochs."""
+  """Prints a line at epochs 1, 2, 5, 10, 20, 50, ..: a probe on stored features has many short epochs."""
 
-  def __init__(self, phase, say):
+  def __init__(self, phase, print_line):
     super().__init__()
     self._phase = phase
-    self._say = say
+    self._print_line = print_line
 
   def on_epoch_end(self, epoch, logs=None):
-    number = epoch + 1
-    digits = int(str(number)[0])
-    if number == self._phase.epochs or (digits in (1, 2, 5) and number == digits * 10 ** (len(str(number)) - 1)):
-      figures = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
-      self._say(f"{self._phase.name} epoch {number}/{self._phase.epochs}  {figures}")
+    number, epochs = epoch + 1, self._phase.schedule.epochs
+    digits = str(number)
+    is_round = digits[0] in "125" and set(digits[1:]) <= {"0"}
+    if number == epochs or is_round:
+      metrics = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+      self._print_line(f"{self._phase.name} epoch {number}/{epochs}  {metrics}")

@@ -1,91 +1,98 @@
-"""--profile_input: what a step waits for its data, and which part of the input pipeline takes how long."""
+"""--profile_input: what a step waits for its data, and how long each step of the input pipeline takes."""
 
-import dataclasses
 import logging
 import time
 
 import numpy as np
 
-from tl_app import files
 from tl_app.compute import precision
 from tl_app.data import pipeline
-from tl_app.features import inference_engine, session
+from tl_app.features import inference_engine
+from tl_app.features.frozen import Features
+from tl_app.recipes.phase import Phase
+from tl_app.training import feed
+from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
 # Batches of a measurement, at most and at least, and the seconds that it is to take in between.
 MOST, LEAST, SECONDS = 48, 6, 4.0
-# Times that each part of the pipeline is run through, in turn; the fastest counts, since others share the machine.
+# Times that each prefix of the stream is run, in turn; the fastest counts, since others share the machine.
 ROUNDS = 2
 # Batches that are there before the steps on them begin.
 HELD = 3
 
 
-def of_steps(run, name, parts, way, network, compile_way):
-  """Measures the training steps of a phase, the first that trains the backbone, and notes it in plan.json.
-
-  Without --profile_input nothing is done. Every variable then has the value it had; the stream starts anew.
+def profile_training_steps(phase: Phase, stream: list, steps: precision.Steps, policy, record: Record) -> None:
+  """Measures the training steps of a phase and adds the result to plan.json; every variable keeps its value.
 
   Args:
-    run: the `Session`.
-    name: of the phase.
-    parts: the steps of its stream, see `pipeline.training_steps`.
-    way, network, compile_way: as of `precision.trial`.
+    phase: the `Phase`.
+    stream: the steps of its input stream, see `pipeline.training_steps`; it starts again afterwards.
+    steps: its `PhaseSteps`.
+    policy: the `StepPolicy`.
+    record: the `Record` of the run.
   """
-  if run.config.profile_input and not run.profiled:
-    with precision.trial(way, network, compile_way):
-      _note(run, {"phase": name, "step": "training"}, parts, lambda batch: precision.step(network, batch))
+  with precision.trial(policy, steps):
+    result = measure(stream, lambda batch: precision.step(steps.network, batch))
+  _note({"phase": phase.name, "step": "training"} | result, record)
 
 
-def of_forward_passes(run, phase):
-  """As `of_steps`, of the forward passes that a run makes which trains nothing of the backbone.
+def profile_inference(phase: Phase, features: Features, seed: int, record: Record) -> None:
+  """Measures the forward passes that compute frozen features and adds the result to plan.json.
 
-  Nothing is measured where every feature is stored.
+  Nothing is measured if every feature is stored.
+
+  Args:
+    phase: a phase on frozen features, whose examples are read.
+    features: the `Features` of the run.
+    seed: of the order.
+    record: the `Record` of the run.
   """
-  if not run.config.profile_input:
-    return
-  if not session.missing_features(run):
+  if not features.num_missing():
     log.info("--profile_input: all features are stored, so that nothing is read and computed")
     return
-  network = run.model.features
-  plain = inference_engine.plain(network, run.strategy.num_replicas_in_sync)
-  with run.strategy.scope():
-    parts = session.training_parts(run, dataclasses.replace(phase, batch_size=session.inference_batch(run)))
-    facts = {"phase": "frozen features", "step": "forward pass"}
-    _note(run, facts, parts, lambda batch: plain.predict_on_batch(precision.share(network, batch[0])))
+  plain = inference_engine.plain(features.model.features, features.devices.replicas)
+  with features.devices.scope():
+    stream = feed.training_steps(phase.replace(batch_size=features.batch_size), features, seed)
+    result = measure(stream, lambda batch: plain.predict_on_batch(precision.per_device_share(plain, batch[0])))
+  _note({"phase": "frozen features", "step": "forward pass"} | result, record)
 
 
-def _note(run, facts, parts, step):
-  found = facts | measure(parts, step)
-  run.profiled = True
-  written = files.read_json(run.paths.plan)
-  files.write_json(run.paths.plan, written | {"input": found})
-  for line in lines(found):
+def _note(result, record):
+  record.note("input", result)
+  for line in lines(result):
     log.info("%s", line)
 
 
-def measure(parts, step):
+def measure(stream: list, step) -> dict:
   """Returns what a stream and the steps on it take.
 
   Args:
-    parts: the steps of an endless stream.
+    stream: the steps of an endless stream, see `pipeline.training_steps`.
     step: function of a batch, that ends when its step is done.
 
   Returns:
-    {"batches": of the pipeline alone; "parts": {name: seconds a batch that it adds}, "pipeline": their sum; "steps":
-    number of steps side by side with the pipeline; "ready": median seconds of a step on a batch that is there,
-    "beside": mean seconds of one side by side with the pipeline, what it waits included; "wait": mean seconds that it
-    waits; "wait_share": of "beside"; "summary": a sentence}.
+    A dict, ready for JSON, of seconds if not said otherwise:
+    "batches": number of batches for which the pipeline alone was measured.
+    "input_steps": {name of an input step: what it adds to a batch}.
+    "pipeline": the sum of these.
+    "steps": number of training steps beside the pipeline.
+    "ready": median of a training step on a batch that is there.
+    "beside": mean of a training step beside the pipeline, with what it waits.
+    "wait": mean of what it waits.
+    "wait_share": share of "beside" that is "wait".
+    "summary": a sentence.
   """
-  names = [part.name for part in parts]
-  batches, upto = _pipeline(parts)
-  # Noise aside, a part cannot take less than those before it.
+  names = [each.name for each in stream]
+  batches, upto = _pipeline(stream)
+  # Apart from noise, a prefix of the stream cannot take longer than a longer one.
   upto = np.maximum.accumulate(upto)
   own = np.diff(upto, prepend=0.0)
-  ready, steps, beside, wait = _steps(pipeline.whole(parts), step)
+  ready, steps, beside, wait = _steps(pipeline.whole(stream), step)
   found = {
     "batches": batches,
-    "parts": dict(zip(names, map(float, own))),
+    "input_steps": dict(zip(names, map(float, own))),
     "pipeline": float(upto[-1]),
     "steps": steps,
     "ready": ready,
@@ -97,16 +104,16 @@ def measure(parts, step):
 
 
 def _summary(found):
-  slowest = max(found["parts"], key=found["parts"].get)
-  share = found["parts"][slowest] / found["pipeline"]
+  slowest = max(found["input_steps"], key=found["input_steps"].get)
+  share = found["input_steps"][slowest] / found["pipeline"]
   waits = f"{found['wait_share']:.0%} of a step waits for data"
-  return f"{waits}; {slowest} is the slowest part of the pipeline, {share:.0%} of it"
+  return f"{waits}; {slowest} is the slowest step of the pipeline, {share:.0%} of it"
 
 
 def lines(found):
   """Yields what the user reads of a measurement."""
   yield f"input pipeline before {found['phase']}, seconds a batch ({found['batches']} batches, {found['steps']} steps):"
-  for name, seconds in found["parts"].items():
+  for name, seconds in found["input_steps"].items():
     yield f"  {name:24} {seconds:9.4f}  {seconds / found['pipeline']:4.0%}"
   yield f"  {'the pipeline alone':24} {found['pipeline']:9.4f}"
   yield f"  {'a step, its batch there':24} {found['ready']:9.4f}  ({found['step']})"
@@ -114,9 +121,9 @@ def lines(found):
   yield found["summary"]
 
 
-def _pipeline(parts):
-  """Returns (batches, [seconds a batch of the stream up to each part])."""
-  datasets = [(pipeline.dataset(parts[:k]), part.elements) for k, part in enumerate(parts, start=1)]
+def _pipeline(stream):
+  """Returns (batches, [seconds a batch of the stream up to each step])."""
+  datasets = [(pipeline.dataset(stream[:k]), each.elements) for k, each in enumerate(stream, start=1)]
   # The first time traces, and reads from disk what then is in memory.
   batches = _number(_seconds(*datasets[-1], LEAST) / LEAST)
   for dataset, elements in datasets[:-1]:

@@ -1,6 +1,7 @@
-"""The ladder: majority, neighbours, probe, fine-tuned, averaged, on one validation split. The best one ships."""
+"""Model selection: candidates are compared on one validation split, and the best one is selected."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import sklearn
@@ -9,57 +10,71 @@ import sklearn.neighbors
 from tl_app.report import formatting
 
 NEIGHBOURS = 20
-# Nearest neighbours are only a mark to compare with: a share of a large training set gives it.
+# Nearest neighbours are only a baseline: a part of a large training set is enough.
 NEIGHBOUR_EXAMPLES = 20000
-# A larger p-value is said to leave open which of two rungs is better.
+# With a larger p-value the report says that the examples cannot tell two candidates apart.
 SIGNIFICANT = 0.05
 
 
-@dataclasses.dataclass
-class Rung:
-  """One candidate.
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """A model that may be selected.
 
   Attributes:
     name: "probe", "fine_tuned", "averaged".
     logits: float32 [validation examples, outputs].
-    values: NumPy arrays of the variables that may differ between rungs, in a fixed order.
+    values: NumPy arrays of the variables that may differ between candidates, in a fixed order.
     phase: name of the last phase that has changed them.
   """
 
   name: str
   logits: np.ndarray
-  values: list
-  phase: str = ""
+  values: list[np.ndarray]
+  phase: str
 
 
-def better(rungs, targets, task):
-  """Returns the rung of the highest score on the validation split, of equal ones the first; as `choose` compares."""
-  return max(rungs, key=lambda rung: task.metrics.monitor_metrics(rung.logits, targets)[task.metrics.primary_metric])
+@dataclasses.dataclass(frozen=True)
+class Selection:
+  """Which candidate was selected, and why.
+
+  Attributes:
+    best: the selected `Candidate`.
+    reason: the candidate, and why it was selected, in words.
+    metrics: {name of a candidate: its metrics on the validation split, with "p_value" against the first one}.
+  """
+
+  best: Candidate
+  reason: str
+  metrics: dict[str, dict[str, float]]
 
 
-def choose(rungs, targets, task):
-  """Returns (the rung that ships, why, {name: figures}).
+def better(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Candidate:
+  """Returns the candidate with the highest primary metric, of equal ones the first; as `select` compares."""
+  return max(candidates, key=lambda candidate: task.metrics.score(candidate.logits, targets))
 
-  The highest score on the validation split ships; at equal scores the simpler one, which comes first. Each is compared
-  with the first by the task's test.
+
+def select(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Selection:
+  """Selects the candidate with the highest primary metric on the validation split, of equal ones the first.
+
+  Each is compared with the first by the paired test of the task.
 
   Args:
-    rungs: `Rung`s, from the simplest.
+    candidates: from the simplest, the probe, on.
     targets: [validation examples, ..].
     task: the `Task`.
   """
-  first = rungs[0]
-  figures = {
-    rung.name: task.metrics.monitor_metrics(rung.logits, targets)
-    | {"p_value": task.metrics.p_value(first.logits, rung.logits, targets)}
-    for rung in rungs
+  first = candidates[0]
+  metrics = {
+    candidate.name: task.metrics.monitor_metrics(candidate.logits, targets)
+    | {"p_value": task.metrics.p_value(first.logits, candidate.logits, targets)}
+    for candidate in candidates
   }
-  best = max(rungs, key=lambda rung: figures[rung.name][task.metrics.primary_metric])
-  return best, _why(best, first, figures, task, len(targets)), figures
+  best = max(candidates, key=lambda candidate: metrics[candidate.name][task.metrics.primary_metric])
+  return Selection(best, _reason(best, first, metrics, task, len(targets)), metrics)
 
 
-def _why(best, first, figures, task, count):
-  score = {name: values[task.metrics.primary_metric] for name, values in figures.items()}
+def _reason(best, first, metrics, task, count):
+  score = {name: values[task.metrics.primary_metric] for name, values in metrics.items()}
   if best is first:
     others = [name for name in score if name != first.name]
     if not others:
@@ -69,7 +84,7 @@ def _why(best, first, figures, task, count):
       f"{best.name}: fine-tuning did not help on the validation split "
       f"({formatting.candidate(beaten)} {score[beaten]:.4f}, {best.name} {score[best.name]:.4f})"
     )
-  p = figures[best.name]["p_value"]
+  p = metrics[best.name]["p_value"]
   doubt = f": {count} examples do not distinguish them" if p > SIGNIFICANT else ""
   return (
     f"{formatting.candidate(best.name)}: {score[best.name]:.4f} on the validation split, "
@@ -77,21 +92,32 @@ def _why(best, first, figures, task, count):
   )
 
 
-def marks(features, targets, validation_features, validation_targets, task, by_example=lambda outputs: outputs):
-  """Returns validation scores that need no training: of the constant baseline and of "nearest_neighbours".
+def baseline_scores(
+  features: np.ndarray,
+  targets: np.ndarray,
+  validation_features: np.ndarray,
+  validation_targets: np.ndarray,
+  task,
+  by_example: Callable[[np.ndarray], np.ndarray] = lambda outputs: outputs,
+) -> dict[str, float]:
+  """Returns the primary metric on the validation split of two baselines that need no training.
+
+  These are the constant baseline (majority class or mean) and "nearest_neighbours", the nearest training examples.
 
   Args:
-    features: float32 [n, width] of the training examples; targets: [n, ..].
-    validation_features, validation_targets: likewise, the targets those of whole examples.
-    by_example: function, outputs for the rows of `validation_features` -> those of the examples.
+    features: float32 [n, width] of the training examples.
+    targets: [n, ..] of the training examples.
+    validation_features: float32 [m, width].
+    validation_targets: targets of whole examples.
     task: the `Task`.
+    by_example: function from outputs for the rows of `validation_features` to those of the examples.
   """
   step = -(-len(targets) // NEIGHBOUR_EXAMPLES)
-  dense = task.codec.as_probabilities(targets)
+  probabilities = task.codec.as_probabilities(targets)
   neighbours = sklearn.neighbors.KNeighborsRegressor(
     min(NEIGHBOURS, len(targets[::step])), weights="distance", metric="cosine"
-  ).fit(features[::step], dense[::step])
-  constant = np.repeat(dense.mean(axis=0, keepdims=True), len(validation_features), axis=0)
+  ).fit(features[::step], probabilities[::step])
+  constant = np.repeat(probabilities.mean(axis=0, keepdims=True), len(validation_features), axis=0)
   # By default scikit-learn holds a gigabyte of distances at once.
   with sklearn.config_context(working_memory=64):
     nearest = neighbours.predict(validation_features)

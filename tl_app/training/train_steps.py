@@ -1,4 +1,4 @@
-"""Training steps that `keras.Model` has not: a batch in equal parts, and batches of various sizes."""
+"""Training steps that `keras.Model` does not have: microbatches, and batches of different sizes."""
 
 import keras
 import numpy as np
@@ -7,38 +7,44 @@ import tensorflow as tf
 from tl_app.backbones import keras_internals
 
 
-def in_parts(network, parts, longest=1):
-  """Returns a `keras.Model` over the layers of `network` whose step runs a batch in `parts`, or `network` itself for 1.
+def microbatched(network: keras.Model, microbatches: int, longest: int = 1) -> keras.Model:
+  """Returns a model over the layers of `network` that computes a training step in microbatches.
 
-  A step is what it is on the whole batch (the losses here are means over examples), but holds the activations of one
-  part at a time. What differs is what looks at several examples at once: BatchNormalization on batch statistics.
+  A step does what it does on the whole batch (the losses here are means over examples), but holds the activations of
+  one microbatch at a time. Only layers that look at several examples at once differ: BatchNormalization on batch
+  statistics.
 
   Args:
     network: `keras.Model`.
-    parts: of a batch as long as `longest`, as many as its memory needs; a shorter batch is cut into fewer, so that no
-      part holds more positions.
+    microbatches: number of equal parts of a batch whose examples have `longest` positions; 1 returns `network` itself.
+      A batch of shorter examples is divided into fewer, so that no microbatch holds more positions.
     longest: `positions` of an example of that batch.
   """
-  return InParts(network, parts, longest) if parts > 1 else network
+  return MicrobatchModel(network, microbatches, longest) if microbatches > 1 else network
 
 
-def of_size(network, mean):
-  """Returns a `keras.Model` over the layers of `network` whose gradients count by the size of their batch to `mean`, or
-  `network` itself for 0.
+def size_weighted(network: keras.Model, mean: int) -> keras.Model:
+  """Returns a model over the layers of `network` whose gradients are scaled by batch size / `mean`.
 
-  So every example counts the same, whatever batch it is in, also where gradients are clipped.
+  So every example has equal weight, whatever the size of its batch, even if gradients are clipped.
+
+  Args:
+    network: `keras.Model`.
+    mean: mean number of examples in a batch, over all devices; 0 returns `network` itself.
   """
-  return OfSize(network, mean) if mean else network
+  return SizeWeightedModel(network, mean) if mean else network
 
 
-def positions(network, inputs):
-  """Returns how long the examples of a batch are, int32 []: the product of those dimensions which `network` leaves
-  open, the greatest of its inputs; 1 for images."""
-  found = [tf.constant(1)]
+def positions(network: keras.Model, inputs) -> tf.Tensor:
+  """Returns the length of the examples of a batch, int32 scalar: 1 for images.
+
+  It is the product of the dimensions that `network` leaves open, the largest one of its inputs.
+  """
+  lengths = [tf.constant(1)]
   for expected, x in zip(tf.nest.flatten(network.input), tf.nest.flatten(inputs)):
     open_axes = [axis for axis, size in enumerate(expected.shape) if axis and size is None]
-    found.append(tf.reduce_prod(tf.gather(tf.shape(x), tf.constant(open_axes, tf.int32))))
-  return tf.reduce_max(tf.stack(found))
+    lengths.append(tf.reduce_prod(tf.gather(tf.shape(x), tf.constant(open_axes, tf.int32))))
+  return tf.reduce_max(tf.stack(lengths))
 
 
 class _OwnStep(keras.Model):
@@ -55,15 +61,15 @@ class _OwnStep(keras.Model):
     return self.compute_metrics(inputs, targets, outputs)
 
 
-class OfSize(_OwnStep):
-  """A functional model with a `train_step` for batches of various sizes, `mean` on average over all devices."""
+class SizeWeightedModel(_OwnStep):
+  """A functional model with a `train_step` for batches of different sizes, see `size_weighted`."""
 
   def __init__(self, network, mean):
     super().__init__(network)
     self._mean = mean
 
   def train_step(self, data):
-    """As of `keras.Model`."""
+    """Makes one training step; see `keras.Model.train_step`."""
     inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
     with tf.GradientTape() as tape:
       outputs = self(inputs, training=True)
@@ -72,60 +78,63 @@ class OfSize(_OwnStep):
       share = tf.cast(size, loss.dtype) / self._mean
       scaled = self.optimizer.scale_loss(loss * share)
     optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-    # Of several batches it clips the mean, in which the shares are about 1.
+    # With accumulated gradients the optimizer clips their mean, in which the shares average to about 1.
     if not optimizer.gradient_accumulation_steps:
       optimizer.clip_share = share
     return self._step(inputs, targets, outputs, loss, tape.gradient(scaled, self.trainable_weights))
 
 
-class InParts(_OwnStep):
-  """A functional model with a `train_step` in parts; each device's share of a batch must divide by their number."""
+class MicrobatchModel(_OwnStep):
+  """A functional model with a `train_step` in microbatches, see `microbatched`.
 
-  def __init__(self, network, parts, longest=1):
+  Each device's share of a batch must be divisible by their number.
+  """
+
+  def __init__(self, network, microbatches, longest=1):
     super().__init__(network)
-    numbers = np.array([number for number in range(1, parts + 1) if parts % number == 0], np.int32)
-    self._numbers = tf.constant(numbers)
-    # The most positions of an example in a batch that is cut into so many parts.
-    self._limits = tf.constant(longest * numbers // parts)
+    divisors = np.array([n for n in range(1, microbatches + 1) if microbatches % n == 0], np.int32)
+    self._divisors = tf.constant(divisors)
+    # Largest number of positions of an example in a batch that is divided into so many microbatches.
+    self._limits = tf.constant(longest * divisors // microbatches)
 
   def train_step(self, data):
-    """As of `keras.Model`."""
+    """Makes one training step; see `keras.Model.train_step`."""
     inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
-    loss, gradients, outputs = self._run_parts(inputs, targets)
+    loss, gradients, outputs = self._run_microbatches(inputs, targets)
     return self._step(inputs, targets, outputs, loss, gradients)
 
-  def _run_parts(self, inputs, targets):
-    """Returns (mean loss, [mean gradient, or None where a variable takes no part], outputs of the whole batch)."""
-    place = tf.searchsorted(self._limits[:-1], positions(self, inputs)[None])[0]
-    parts = self._numbers[place]
-    share = 1 / tf.cast(parts, tf.float32)
-    cut_inputs, cut_targets = tf.nest.map_structure(lambda x: _cut(x, parts), (inputs, targets))
+  def _run_microbatches(self, inputs, targets):
+    """Returns (mean loss, [mean gradient, or None for a variable without one], outputs of the whole batch)."""
+    index = tf.searchsorted(self._limits[:-1], positions(self, inputs)[None])[0]
+    count = self._divisors[index]
+    share = 1 / tf.cast(count, tf.float32)
+    inputs, targets = tf.nest.map_structure(lambda x: _divided(x, count), (inputs, targets))
     variables, unused = self.trainable_weights, set()
 
-    # A loop of the graph: the parts of an unrolled one would run side by side, and their memory with them.
-    def add_part(part, loss, gradients, outputs):
-      own, targets = tf.nest.map_structure(lambda x: x[part], (cut_inputs, cut_targets))
+    # A loop of the graph: unrolled microbatches would run side by side, and hold their memory together.
+    def add(number, loss, gradients, outputs):
+      x, y = tf.nest.map_structure(lambda x: x[number], (inputs, targets))
       with tf.GradientTape() as tape:
-        answers = self(own, training=True)
-        own_loss = self.compute_loss(own, targets, answers, training=True)
-        scaled = self.optimizer.scale_loss(own_loss)
-      found = tape.gradient(scaled, variables)
-      unused.update(i for i, gradient in enumerate(found) if gradient is None)
+        answers = self(x, training=True)
+        microbatch_loss = self.compute_loss(x, y, answers, training=True)
+        scaled = self.optimizer.scale_loss(microbatch_loss)
+      new = tape.gradient(scaled, variables)
+      unused.update(i for i, gradient in enumerate(new) if gradient is None)
       gradients = [
         total if gradient is None else total + share * tf.convert_to_tensor(gradient)
-        for total, gradient in zip(gradients, found)
+        for total, gradient in zip(gradients, new)
       ]
-      return part + 1, loss + share * own_loss, gradients, outputs.write(part, answers)
+      return number + 1, loss + share * microbatch_loss, gradients, outputs.write(number, answers)
 
-    outputs = tf.TensorArray(self.output.dtype, parts, element_shape=self.output.shape)
+    outputs = tf.TensorArray(self.output.dtype, count, element_shape=self.output.shape)
     start = (0, 0.0, [tf.zeros(variable.shape, variable.dtype) for variable in variables], outputs)
     _, loss, gradients, outputs = tf.while_loop(
-      lambda part, *_: part < parts, add_part, start, parallel_iterations=1, maximum_iterations=parts
+      lambda number, *_: number < count, add, start, parallel_iterations=1, maximum_iterations=count
     )
     gradients = [None if i in unused else gradient for i, gradient in enumerate(gradients)]
     return loss, gradients, outputs.concat()
 
 
-def _cut(x, parts):
-  cut = tf.reshape(x, tf.concat([[parts, -1], tf.shape(x)[1:]], axis=0))
-  return tf.ensure_shape(cut, [None, None, *x.shape[1:]])
+def _divided(x, count):
+  divided = tf.reshape(x, tf.concat([[count, -1], tf.shape(x)[1:]], axis=0))
+  return tf.ensure_shape(divided, [None, None, *x.shape[1:]])

@@ -1,4 +1,4 @@
-"""`Facts`: what recipes know about data and backbone."""
+"""`Facts`: what a recipe must know besides `Config`."""
 
 import dataclasses
 
@@ -13,13 +13,13 @@ class Facts:
     learning_rate: default peak learning rate of fine-tuning the whole network, see `Modality.learning_rate`.
     stages: ordered dict, stage of the backbone -> tuple of the paths of those of its variables that can train, from the
       input upwards; a stage that does not reach the features has none.
-    score: key of the task's figure that fine-tuning is watched by.
-    batch_examples: of a batch of --batch_tokens on average, where it is given.
+    primary_metric: key of the task's metric that fine-tuning monitors.
+    batch_examples: mean number of examples in a batch of --batch_tokens; 0 without that flag.
   """
 
   num_train: int
   num_classes: int
   learning_rate: float
   stages: dict
-  score: str = "accuracy"
+  primary_metric: str = "accuracy"
   batch_examples: float = 0.0

@@ -1,0 +1,222 @@
+"""`Phase`: one stretch of training, as small frozen records. No TensorFlow is needed to read one."""
+
+import dataclasses
+import math
+import typing
+
+HEAD = "head"
+# Values of `Trainable.filter`, beside a regular expression over variable paths.
+ALL, BIAS_NORM, KERNELS = "all", "bias_norm", "kernels"
+# The probe solver that minimises the loss by gradient descent; the others are scikit-learn's.
+ADAMW = "adamw"
+# Mixup and cutmix end before the last epochs, so that training ends on unmixed examples (YOLOX, Ge et al. 2021, the
+# last 15 of 300; timm's --mixup-off-epoch). A run of few epochs takes a larger share.
+CLEAN_SHARE = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainable:
+  """What a phase trains.
+
+  Attributes:
+    train_stages: names of the stages that train, from the input upwards; "head" is the new layer.
+    trainable_filter: which variables of these stages train: "all", "bias_norm", "kernels", or a regular expression.
+    bn: mode of BatchNormalization, see --bn.
+    lora_rank: rank of the updates of `trainable_filter="kernels"`; 0 updates whole kernels.
+    reset_head: whether the head starts from its initial values again.
+  """
+
+  train_stages: tuple
+  trainable_filter: str = ALL
+  bn: str = "frozen"
+  lora_rank: int = 0
+  reset_head: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """How long a phase trains.
+
+  Attributes:
+    epochs: largest number of passes over the training examples.
+    steps_per_epoch: batches of a pass.
+    warmup_steps: batches until the peak learning rate; then it follows a cosine to 0 at the last step.
+    patience: epochs without a better `monitor` after which the phase ends; 0 never ends it.
+    monitor: what is compared on the validation split: "loss" (lower is better), or the primary metric (ties: loss).
+  """
+
+  epochs: int
+  steps_per_epoch: int
+  warmup_steps: int = 0
+  patience: int = 0
+  monitor: str = "loss"
+
+  @property
+  def steps(self) -> int:
+    """Batches of the whole phase."""
+    return self.epochs * self.steps_per_epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSpec:
+  """How a phase updates its variables.
+
+  Attributes:
+    learning_rates: {stage: peak learning rate}.
+    weight_decay: decoupled weight decay, times the learning rate; not on biases and normalisation.
+    clip_norm: largest global norm of a gradient; 0 is no limit.
+    accumulate_steps: batches per optimizer step.
+    ema: momentum of the averaged weights; 0 keeps none.
+    solver: "adamw", or the scikit-learn solver of a head: "logistic", "svm", "ridge".
+  """
+
+  learning_rates: dict
+  weight_decay: float = 0.0
+  clip_norm: float = 0.0
+  accumulate_steps: int = 1
+  ema: float = 0.0
+  solver: str = ADAMW
+
+  @property
+  def uses_gradients(self) -> bool:
+    """Whether the phase takes optimizer steps; a scikit-learn solver does not."""
+    return self.solver == ADAMW
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskLoss:
+  """Objective: the loss of the task, on the logits of the head.
+
+  Attributes:
+    label_smoothing: share of the target spread over all classes.
+    imbalance: how rare classes are treated, see --imbalance.
+  """
+
+  label_smoothing: float = 0.0
+  imbalance: str = "none"
+
+  name: typing.ClassVar[str] = "task_loss"
+  trains_head: typing.ClassVar[bool] = True
+  keeps_averages: typing.ClassVar[bool] = True
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedContrastive:
+  """Objective: the supervised contrastive loss (Khosla et al. 2020), on L2-normalised features.
+
+  Attributes:
+    batch_classes: classes of a batch, with equally many examples each.
+  """
+
+  batch_classes: int
+
+  name: typing.ClassVar[str] = "supervised_contrastive"
+  trains_head: typing.ClassVar[bool] = False
+  keeps_averages: typing.ClassVar[bool] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+  """What a phase reads.
+
+  Attributes:
+    batch_size: global number of examples per batch; with `batch_tokens`, about their mean number.
+    batch_tokens: tokens per batch of texts, see --batch_tokens; 0 is off.
+    microbatches: equal parts in which a batch is computed one after the other, where memory does not hold it whole.
+    longest: positions of the examples for which `microbatches` was measured; shorter texts need fewer parts.
+    recompute_features: the head is fitted on features of the backbone as it is now, not on the frozen ones.
+    augment: random changes of the examples, see --augment.
+    augment_copies: changed copies of each example, see --augment_copies.
+    mixup, cutmix: alpha of the shares in which images are mixed; 0 is off.
+  """
+
+  batch_size: int
+  batch_tokens: int = 0
+  microbatches: int = 1
+  longest: int = 1
+  recompute_features: bool = False
+  augment: str = "none"
+  augment_copies: int = 0
+  mixup: float = 0.0
+  cutmix: float = 0.0
+
+  @property
+  def mixes(self) -> bool:
+    """Whether images and targets are mixed."""
+    return self.mixup > 0 or self.cutmix > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """One stretch of training.
+
+  Attributes:
+    name: "probe", "fine_tune", ..; unique within a run.
+    trains: the `Trainable`.
+    schedule: the `Schedule`.
+    optimizer: the `OptimizerSpec`.
+    objective: `TaskLoss` or `SupervisedContrastive`; `training.objectives` says what each does.
+    inputs: the `InputSpec`.
+  """
+
+  name: str
+  trains: Trainable
+  schedule: Schedule
+  optimizer: OptimizerSpec
+  inputs: InputSpec
+  objective: typing.Any = TaskLoss()
+
+  @property
+  def trains_backbone(self) -> bool:
+    """Whether any stage of the backbone trains."""
+    return any(stage != HEAD for stage in self.trains.train_stages)
+
+  @property
+  def first_unmixed_step(self) -> int:
+    """Number, from 0, of the first batch that mixup and cutmix leave as it is."""
+    return self.schedule.steps - math.ceil(CLEAN_SHARE * self.schedule.steps)
+
+  def replace(self, **changes) -> "Phase":
+    """Returns the phase with other values: `phase.replace(name="again", epochs=3)`.
+
+    Args:
+      **changes: fields of the phase or of one of its records; the field names of the records are unique.
+
+    Raises:
+      TypeError: the phase has no such field.
+    """
+    own = {name: changes.pop(name) for name in list(changes) if name in {f.name for f in dataclasses.fields(self)}}
+    phase = dataclasses.replace(self, **own)
+    for part in ("trains", "schedule", "optimizer", "objective", "inputs"):
+      record = getattr(phase, part)
+      names = {field.name for field in dataclasses.fields(record)} & set(changes)
+      if names:
+        values = {name: changes.pop(name) for name in names}
+        phase = dataclasses.replace(phase, **{part: dataclasses.replace(record, **values)})
+    if changes:
+      raise TypeError(f"a Phase has no field {next(iter(changes))!r}")
+    return phase
+
+  def to_json(self) -> dict:
+    """Returns one flat dict of all fields, as plan.json holds it."""
+    records = (self.trains, self.schedule, self.optimizer, self.objective, self.inputs)
+    flat = {key: value for record in records for key, value in dataclasses.asdict(record).items()}
+    return {"name": self.name, "objective": self.objective.name} | flat
+
+  @classmethod
+  def from_json(cls, values: dict) -> "Phase":
+    """Returns the phase that `to_json` gave `values` for; other keys of plan.json are ignored."""
+    objectives = {objective.name: objective for objective in (TaskLoss, SupervisedContrastive)}
+    values = values | {"train_stages": tuple(values["train_stages"])}
+    records = {
+      "trains": Trainable,
+      "schedule": Schedule,
+      "optimizer": OptimizerSpec,
+      "objective": objectives[values["objective"]],
+      "inputs": InputSpec,
+    }
+    made = {
+      name: record(**{field.name: values[field.name] for field in dataclasses.fields(record)})
+      for name, record in records.items()
+    }
+    return cls(name=values["name"], **made)

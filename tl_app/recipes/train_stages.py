@@ -1,0 +1,53 @@
+"""--train_stages: which stages of a backbone train."""
+
+import re
+
+from tl_app.errors import UserError
+from tl_app.recipes.facts import Facts
+from tl_app.recipes.phase import ALL, HEAD
+
+
+def parse(text: str, facts: Facts) -> tuple[tuple, str]:
+  """Reads --train_stages.
+
+  Args:
+    text: "all", "none", "top:N", stage names with commas, or a regular expression over variable paths.
+    facts: the stages of the backbone.
+
+  Returns:
+    (names of the stages that train, from the input upwards; which of their variables train: "all", or the regular
+    expression).
+
+  Raises:
+    UserError: no stage and no variable has such a name.
+  """
+  backbone = list(facts.stages)
+  if not text.strip():
+    raise UserError("--train_stages is empty: give all, none, top:N, stage names or a regular expression")
+  if text in ("all", "none"):
+    return (*(backbone if text == "all" else []), HEAD), ALL
+  if re.fullmatch(r"top:\d+", text):
+    return _top(int(text[4:]), text, facts), ALL
+  wanted = [name.strip() for name in text.split(",") if name.strip()]
+  if wanted and set(wanted) <= {*backbone, HEAD}:
+    return tuple(name for name in (*backbone, HEAD) if name in wanted), ALL
+  try:
+    expression = re.compile(text)
+  except re.error as error:
+    raise UserError(f"--train_stages={text} is neither stage names nor a regular expression: {error}") from None
+  matching = tuple(name for name, paths in facts.stages.items() if any(expression.search(path) for path in paths))
+  if not matching:
+    raise UserError(
+      f"--train_stages={text} is no stage of this backbone ({', '.join([*backbone, HEAD])}), and no name of a variable "
+      "that can train matches it as a regular expression"
+    )
+  return (*matching, HEAD), text
+
+
+def _top(count, text, facts):
+  trainable = [name for name, paths in facts.stages.items() if paths]
+  if count > len(trainable):
+    raise UserError(
+      f"--train_stages={text}, but this backbone has {len(trainable)} stages that can train: {', '.join(trainable)}"
+    )
+  return (*trainable[len(trainable) - count :], HEAD)

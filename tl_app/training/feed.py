@@ -1,0 +1,107 @@
+"""`Feed`: what a phase is fitted on: the network, the stream of its batches, and its validation logits."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tl_app import augmentation
+from tl_app.data import pipeline
+from tl_app.features.frozen import Features
+from tl_app.features.rows import FeatureRows
+from tl_app.features.trunk import TrunkFeatures
+from tl_app.recipes.phase import Phase
+from tl_app.training import objectives
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+  """What a phase is fitted on.
+
+  Attributes:
+    network: `keras.Model` to fit.
+    steps: the steps of the endless stream (inputs of the network, targets), see `pipeline.training_steps`.
+    validation_logits: function without arguments -> logits of the validation split, float32 [validation, ..]; None if
+      the objective has none.
+  """
+
+  network: keras.Model
+  steps: list
+  validation_logits: Callable[[], np.ndarray] | None
+
+  def dataset(self) -> tf.data.Dataset:
+    """Returns the endless dataset of batches, which prepares the next ones meanwhile."""
+    return pipeline.whole(self.steps)
+
+
+def whole_network(phase: Phase, features: Features, seed: int) -> Feed:
+  """Returns the `Feed` that runs the whole backbone in every step."""
+  objective, validation = objectives.of(phase), features.data.validation
+  return Feed(
+    objective.network(features.model, phase),
+    training_steps(phase, features, seed),
+    (lambda: features.logits(validation)) if objective.validates else None,
+  )
+
+
+def from_trunk(phase: Phase, features: Features, trunk: TrunkFeatures, seed: int) -> Feed:
+  """Returns the `Feed` that reads the outputs of the frozen trunk from disk."""
+  data = features.data
+  rows = data.train_rows.ravel()
+  batches = index_batches(phase, features, seed)
+  steps = [
+    pipeline.Step("order", lambda _: batches),
+    pipeline.Step("read", lambda indices: trunk.batches(indices, rows, data.targets[rows])),
+  ]
+  return Feed(trunk.network, steps, lambda: trunk.logits(data.validation))
+
+
+def head_alone(phase: Phase, features: Features, recomputed: FeatureRows | None, seed: int) -> Feed:
+  """Returns the `Feed` of the head on features.
+
+  Args:
+    phase: a phase that trains the head alone.
+    features: the `Features` of the run.
+    recomputed: features of the backbone as it is now, or None for the frozen ones.
+    seed: of the order.
+  """
+  data = features.data
+  feature_rows, rows = training_features(features, recomputed)
+  batch_size = feature_rows.rows_of(phase.inputs.batch_size, rows)
+  classes = None
+  if phase.objective.imbalance == "balanced":
+    classes = data.targets[rows]
+  targets = feature_rows.targets(data.targets, rows)
+  steps = pipeline.feature_steps(feature_rows[rows], targets, batch_size, seed, classes)
+  return Feed(features.model.head, steps, lambda: features.head_logits(data.validation, feature_rows))
+
+
+def training_features(features: Features, recomputed: FeatureRows | None) -> tuple[FeatureRows, np.ndarray]:
+  """Returns (features, rows of the training examples in them): the frozen ones with all copies, or `recomputed`."""
+  data = features.data
+  return (features.frozen(), data.train_rows.ravel()) if recomputed is None else (recomputed, data.train)
+
+
+def training_steps(phase: Phase, features: Features, seed: int) -> list:
+  """Returns the steps of the endless stream (inputs of the backbone, targets) of the training split."""
+  data, model = features.data, features.model
+  rows = data.train_rows.ravel()
+  targets, inputs = data.targets[rows], phase.inputs
+  return pipeline.training_steps(
+    data.inputs[rows],
+    model.task.codec.as_probabilities(targets) if inputs.mixes else targets,
+    model.backbone.preprocess,
+    index_batches(phase, features, seed),
+    augment=data.augment if inputs.augment != "none" and not inputs.augment_copies else None,
+    mix=augmentation.make_mix(phase, seed),
+  )
+
+
+def index_batches(phase: Phase, features: Features, seed: int) -> tf.data.Dataset:
+  """Returns the endless dataset of int32 [batch] positions in the flat `TrainingData.train_rows`."""
+  data, replicas = features.data, features.devices.replicas
+  preprocess = features.model.backbone.preprocess
+  batches = objectives.of(phase).index_batches(phase, data, preprocess, replicas, seed)
+  return pipeline.draw_copies(batches, len(data.train), len(data.train_rows), seed)

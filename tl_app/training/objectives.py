@@ -1,0 +1,153 @@
+"""`Objective`: what a phase minimises. It makes the order of the batches, the network to fit, and the loss."""
+
+import abc
+import typing
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tl_app.backbones.float32_layers import L2_NORMALIZED
+from tl_app.data import pipeline
+from tl_app.data.training_data import TrainingData
+from tl_app.errors import UserError
+from tl_app.model import graphs
+from tl_app.preprocessing import text
+from tl_app.recipes.phase import Phase, SupervisedContrastive, TaskLoss
+from tl_app.training import contrastive
+
+
+class Objective(abc.ABC):
+  """What a phase minimises. The record that a `Phase` holds says with which settings.
+
+  Attributes:
+    validates: whether the phase has logits that can be compared on the validation split after each epoch.
+    plans_batches: whether the batches depend on the number of steps of the phase.
+  """
+
+  validates: bool = True
+  plans_batches: bool = False
+
+  def problem(self, task, replicas: int) -> str:
+    """Returns why the objective does not fit the task or the number of devices, or ""."""
+    return ""
+
+  @abc.abstractmethod
+  def index_batches(self, phase: Phase, data: TrainingData, preprocess, replicas: int, seed: int) -> tf.data.Dataset:
+    """Returns the endless dataset of int32 [batch] positions in the training examples."""
+
+  @abc.abstractmethod
+  def network(self, model, phase: Phase) -> keras.Model:
+    """Returns the model to fit: backbone inputs -> what the loss reads."""
+
+  @abc.abstractmethod
+  def loss(self, task, phase: Phase, train_targets: np.ndarray) -> Callable:
+    """Returns the loss, a function of (targets, outputs of `network`)."""
+
+  def keras_metrics(self, task) -> list | None:
+    """Returns the Keras metrics that are computed on the training batches."""
+    return None
+
+  def description(self, phase: Phase) -> str:
+    """Returns what the plan says about the objective, or "" for the loss of the task."""
+    return ""
+
+
+class _TaskLoss(Objective):
+  """The loss of the task on the logits of the head."""
+
+  def index_batches(self, phase, data, preprocess, replicas, seed):
+    classes = balanced_classes(phase.objective.imbalance, data)
+    if phase.inputs.batch_tokens:
+      lengths = padded_lengths(data, preprocess)
+      return pipeline.token_batches(lengths, phase.inputs.batch_tokens, seed, replicas, classes)
+    lengths = None if data.lengths is None else data.lengths[data.train]
+    return pipeline.index_batches(len(data.train), phase.inputs.batch_size, seed, lengths, classes)
+
+  def network(self, model, phase):
+    return graphs.training_network(model, phase)
+
+  def loss(self, task, phase, train_targets):
+    objective = phase.objective
+    if phase.inputs.mixes or objective.imbalance not in ("none", "balanced"):
+      return task.loss.weighted_loss(objective.label_smoothing, objective.imbalance, train_targets)
+    return task.loss.loss(objective.label_smoothing)
+
+  def keras_metrics(self, task):
+    return task.loss.keras_metrics()
+
+
+class _SupervisedContrastive(Objective):
+  """The supervised contrastive loss on L2-normalised features; the head takes no part."""
+
+  validates = False
+  plans_batches = True
+
+  def problem(self, task, replicas):
+    if not task.single_label:
+      return f"needs exactly one class for each example, not --task={task.name}"
+    return "compares the examples of one device: pass --strategy=single" if replicas > 1 else ""
+
+  def index_batches(self, phase, data, preprocess, replicas, seed):
+    classes = phase.objective.batch_classes
+    examples_per_class = phase.inputs.batch_size // classes
+    return contrastive.batches(data.train_targets, classes, examples_per_class, phase.schedule.steps, seed)
+
+  def network(self, model, phase):
+    return graphs.training_network(model, phase, keras.layers.UnitNormalization(name=L2_NORMALIZED))
+
+  def loss(self, task, phase, train_targets):
+    return contrastive.SupervisedContrastiveLoss()
+
+  def description(self, phase):
+    return f" ({phase.objective.batch_classes} classes), supervised contrastive loss"
+
+
+OBJECTIVES: dict[type, Objective] = {TaskLoss: _TaskLoss(), SupervisedContrastive: _SupervisedContrastive()}
+
+
+def of(phase: Phase) -> Objective:
+  """Returns the `Objective` of a phase."""
+  return OBJECTIVES[type(phase.objective)]
+
+
+def balanced_classes(imbalance: str, data: TrainingData) -> np.ndarray | None:
+  """Returns the class of each training example, int [train], if --imbalance=balanced samples classes evenly."""
+  return data.train_targets if imbalance == "balanced" else None
+
+
+def padded_lengths(data: TrainingData, preprocess: typing.Any) -> np.ndarray:
+  """Returns the padded tokens of each training example, or of its longest copy, in a batch of its length, int [train].
+
+  Args:
+    data: the `TrainingData`.
+    preprocess: `Backbone.preprocess`.
+  """
+  lengths = data.lengths[data.train_rows].max(axis=0)
+  return text.rounded(lengths, preprocess.max_length or lengths.max())
+
+
+def mean_token_batch(tokens: int, imbalance: str, data: TrainingData, preprocess, replicas: int, seed: int) -> float:
+  """Returns the mean number of examples in a training batch of --batch_tokens.
+
+  Args:
+    tokens: of a batch.
+    imbalance: of --imbalance.
+    data: the `TrainingData`.
+    preprocess: `Backbone.preprocess`.
+    replicas: number of devices.
+    seed: of the order.
+
+  Raises:
+    UserError: --batch_tokens does not hold one of the longest texts for each device.
+  """
+  lengths = padded_lengths(data, preprocess)
+  longest = lengths.max()
+  if tokens < replicas * longest:
+    raise UserError(
+      f"--batch_tokens={tokens} does not hold a text of {longest} tokens for each device: use {replicas * longest} or "
+      "more, or lower --max_length"
+    )
+  batches = pipeline.token_batches(lengths, tokens, seed, replicas, balanced_classes(imbalance, data))
+  return pipeline.mean_batch(batches, len(data.train))

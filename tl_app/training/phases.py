@@ -1,0 +1,107 @@
+"""The phases of a run, one after the other, and the candidates that they give."""
+
+import dataclasses
+import logging
+
+import numpy as np
+
+from tl_app.backbones.weights import values
+from tl_app.errors import RunFailed
+from tl_app.features.frozen import Features
+from tl_app.model import heads, stages
+from tl_app.recipes.phase import Phase
+from tl_app.training import selection
+from tl_app.training.fit import PhaseResult, fit
+from tl_app.training.selection import Candidate, Selection
+from tl_app.training.time_limit import TimeLimit
+from tl_app.workdir import Record
+
+log = logging.getLogger(__name__)
+
+
+def baseline_scores(features: Features) -> dict[str, float]:
+  """Returns the baselines' primary metric on the validation split, see `selection.baseline_scores`."""
+  data, frozen = features.data, features.frozen()
+  return selection.baseline_scores(
+    *(frozen[data.train], frozen.targets(data.targets, data.train)),
+    *(frozen[data.validation], data.validation_targets, features.model.task),
+    by_example=lambda outputs: frozen.by_example(outputs, data.validation),
+  )
+
+
+def train(
+  phases: list[Phase], features: Features, config, record: Record, limit: TimeLimit | None = None
+) -> tuple[list[Candidate], list[PhaseResult]]:
+  """Trains the phases of a plan, the probe first.
+
+  Args:
+    phases: of the `Plan`.
+    features: the `Features` of the run.
+    config: the `Config`.
+    record: the `Record` of the run.
+    limit: the `TimeLimit`, or None.
+
+  Returns:
+    (candidates: the probe, and of what --max_minutes left the best fine-tuned and the averaged weights; results of the
+    phases that were run).
+
+  Raises:
+    RunFailed: a loss, or an answer on the validation split, is not finite.
+  """
+  model, data = features.model, features.data
+  heads.standardize(model.head, features.frozen()[data.train])
+  heads.reset(model.head, model.task.loss.initial_bias(data.train_targets))
+  changing = stages.changing(model, phases)
+  results = [fit(phases[0], features, config, record)]
+  logits = features.head_logits(data.validation)
+  candidates, fine_tuned = [Candidate("probe", logits, values(changing), phases[0].name)], []
+  for index, phase in enumerate(phases[1:], start=1):
+    if phase.inputs.recompute_features and not any(result.done for result in results[1:]):
+      continue
+    remaining = sum(later.trains_backbone for later in phases[index:])
+    result = fit(phase, features, config, record, limit, remaining)
+    results.append(result)
+    if phase.trains_backbone:
+      # --profile_input measures the first phase that trains the backbone.
+      config = dataclasses.replace(config, profile_input=False)
+    # After a phase that does not train the head, the head is stale: it is no candidate until it is fitted again.
+    if result.done and (phase.objective.trains_head or phase is phases[-1]):
+      latest = _candidate("fine_tuned", phase, features, changing)
+      fine_tuned = [selection.better([*fine_tuned, latest], data.validation_targets, model.task)]
+  return candidates + fine_tuned + _averaged(results, features, changing), results
+
+
+def select(candidates: list[Candidate], baselines: dict[str, float], features: Features) -> Selection:
+  """Selects a candidate, see `selection.select`, and logs all of them beside the baselines."""
+  task = features.model.task
+  metric, title = task.metrics.primary_metric, task.metrics.primary_title
+  selected = selection.select(candidates, features.data.validation_targets, task)
+  scores = baselines | {name: values[metric] for name, values in selected.metrics.items()}
+  listed = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
+  log.info("candidates on the validation split: %s %s", title, listed)
+  log.info("%s", selected.reason)
+  return selected
+
+
+def use(candidate: Candidate, phases: list[Phase], features: Features) -> None:
+  """Puts the values of a candidate into the model."""
+  for variable, value in zip(stages.changing(features.model, phases), candidate.values):
+    variable.assign(value)
+
+
+def _averaged(results, features, changing):
+  """Returns the candidate of the averaged weights, in a list; none if no phase keeps averages."""
+  kept = [result for result in results[1:] if result.done]
+  if not kept or kept[-1].averaged_values is None:
+    return []
+  last = kept[-1]
+  for variable, value in zip(stages.changing(features.model, [last.done]), last.averaged_values):
+    variable.assign(value)
+  return [_candidate("averaged", last.done, features, changing)]
+
+
+def _candidate(name, phase, features, changing):
+  logits = features.logits(features.data.validation)
+  if not np.isfinite(logits).all():
+    raise RunFailed(f"{name}: the answers on the validation split are not finite: lower --learning_rate")
+  return Candidate(name, logits, values(changing), phase.name)

@@ -82,7 +82,7 @@ def step_policies(features, phase, config):
   stages.set_trainable(model, phase)
   whole = feed.whole_network(phase, features, config.seed)
   steps = PhaseSteps(whole.network, phase, model, features.data.train_targets)
-  candidates = precision.candidates(config, model.backbone, features.devices)
+  candidates = precision.candidates(config.machine, model.backbone, features.devices)
   chosen = precision.choose(candidates, steps, whole.dataset(), phase.schedule.steps)
   return list(dict.fromkeys([precision.PLAIN, chosen]))
 

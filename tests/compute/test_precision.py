@@ -92,7 +92,9 @@ def test_inside_the_block_all_layers_but_the_head_compute_in_the_format():
 def test_candidates(flags, kind, gpu, num_devices, expected, monkeypatch):
   devices = _devices(num_devices)
   monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["GPU:0"] if gpu else [])
-  policies = precision.candidates(Config(**flags), _backbone(kind), devices)
+  policies = precision.candidates(
+    *(Config(**flags).machine, _backbone(kind), devices), token_batches=flags.get("batch_tokens", 0) > 0
+  )
   assert [str(policy) for policy in policies] == expected
 
 
@@ -221,7 +223,3 @@ def test_formats_and_xla_that_are_not_available_are_refused(config, tmp_path):
   module = tiny_modules.strings(tmp_path / "strings")
   with pytest.raises(UserError, match="keeps its own precision"):
     train.train_and_evaluate(Config(**config | {"backbone": module}, precision="mixed_bfloat16"), tmp_path / "run")
-  with pytest.raises(UserError, match="--jit=on: XLA does not compile a SavedModel"):
-    precision.check(Config(jit="on"), _backbone("saved_model"), _devices(1))
-  with pytest.raises(UserError, match="--strategy=single"):
-    precision.check(Config(jit="on"), _backbone("kerashub"), _devices(2))

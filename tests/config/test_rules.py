@@ -12,7 +12,16 @@ from tl_app.errors import UserError
 
 GOOD = Config(workdir="w", backbone="b", dataset="table:a.csv")
 TEXT, IMAGE = modalities.of("text"), modalities.of("image")
-BERT, RESNET = types.SimpleNamespace(modality="text"), types.SimpleNamespace(modality="image")
+
+
+def network(modality, keeps_own_precision=False, compiles_with_xla=True):
+  return types.SimpleNamespace(
+    modality=modality, keeps_own_precision=keeps_own_precision, compiles_with_xla=compiles_with_xla
+  )
+
+
+BERT, RESNET = network("text"), network("image")
+SAVED_MODEL = network("image", keeps_own_precision=True, compiles_with_xla=False)
 NUMBERS, TAGS = tasks.TASKS["regression"], tasks.TASKS["token_classification"]
 CLASSES, SETS = tasks.TASKS["single_label"], tasks.TASKS["multi_label"]
 
@@ -57,6 +66,9 @@ EXAMPLES = [
   (rules.columns_need_a_table, {"dataset": "digits", "text_pair_column": "b"}, (), "needs --dataset=table:PATH"),
   (rules.data_dir_needs_tfds, {"data_dir": "d"}, (), "--data_dir=d does nothing without a tfds: data set"),
   (rules.column_names_need_columns, {"dataset": "images:x", "label_column": "y"}, (), "which has no columns"),
+  (rules.xla_needs_one_device, {"jit": "on"}, (2,), "pass --jit=off or --strategy=single"),
+  (rules.openvino_needs_one_device, {"frozen_engine": "openvino"}, (2,), "computes on one device"),
+  (rules.accumulation_needs_one_device, {"accumulate_steps": 2}, (2,), "cannot accumulate over several devices"),
   (rules.solver_fits_the_task, {"probe_solver": "ridge"}, (CLASSES,), "does not fit --task=single_label: use adamw, "),
   (rules.flags_fit_the_task, {"label_smoothing": 0.1}, (NUMBERS,), "does nothing for --task=regression"),
   (rules.flags_fit_the_task, {"mixup": 0.1}, (NUMBERS,), "does nothing for --task=regression"),
@@ -73,12 +85,31 @@ EXAMPLES = [
     "--backbone=b reads texts, but --dataset=table:a.csv holds images",
   ),
   (rules.flags_fit_the_modality, {"max_length": 64}, about_images(RESNET), "--max_length=64 does nothing for images"),
+  (
+    rules.precision_fits_the_backbone,
+    {"precision": "mixed_float16"},
+    about_images(SAVED_MODEL),
+    "keeps its own precision",
+  ),
+  (rules.xla_fits_the_backbone, {"jit": "on"}, about_images(SAVED_MODEL), "XLA does not compile a SavedModel here"),
+  # `without_openvino` makes the package absent.
+  (
+    rules.openvino_is_installed,
+    {"frozen_engine": "openvino"},
+    (),
+    "pip install 'tl_app[openvino]', or remove the flag",
+  ),
 ]
 MOMENT = {rule: moment for moment, table in rules.RULES.items() for rule in table}
 
 
+@pytest.fixture
+def without_openvino(monkeypatch):
+  monkeypatch.setattr(rules.importlib.util, "find_spec", lambda name: None)
+
+
 @pytest.mark.parametrize(("rule", "flags", "facts", "line"), EXAMPLES, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_rule_speaks_at_its_moment(rule, flags, facts, line):
+def test_a_rule_speaks_at_its_moment(without_openvino, rule, flags, facts, line):
   config = dataclasses.replace(GOOD, **flags)
   assert line in rule(config, *facts)
   with pytest.raises(UserError) as error:
@@ -95,6 +126,7 @@ def test_every_rule_has_a_docstring_and_an_example():
 def test_the_defaults_break_no_rule(dataset):
   config = dataclasses.replace(GOOD, dataset=dataset)
   rules.validate(config)
+  rules.check(rules.DEVICES, config, 2)
   for task in tasks.TASKS.values():
     rules.check(rules.DATA, config, task)
   for modality, backbone in ((TEXT, BERT), (IMAGE, RESNET)):

@@ -364,8 +364,8 @@ def test_frozen_features_are_computed_once(monkeypatch):
 
 def test_a_directory_below_the_home_directory(monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path))
-  store = frozen.store(Config(feature_cache="~/features", feature_cache_gb=2.5, frozen_engine="tensorflow"))
+  store = frozen.store(Config(feature_cache="~/features", feature_cache_gb=2.5, frozen_engine="tensorflow"), tmp_path)
   assert store == FeatureStore(tmp_path / "features", 2.5, "tensorflow")
-  assert frozen.store(Config(feature_cache="off")).directory is None
-  own = frozen.store(Config(feature_cache="auto", cache_dir=str(tmp_path / "cache")))
+  assert frozen.store(Config(feature_cache="off"), tmp_path).directory is None
+  own = frozen.store(Config(feature_cache="auto"), tmp_path / "cache")
   assert own.directory == tmp_path / "cache" / "features"

@@ -104,20 +104,11 @@ def test_a_gpu_keeps_auto_at_tensorflow(computing, monkeypatch):
     np.testing.assert_array_equal(compute(ALL), ROWS)
 
 
-def test_openvino_that_is_absent_is_missed_only_where_it_is_demanded(computing, monkeypatch):
+def test_auto_needs_no_openvino(computing, monkeypatch):
   context = computing(ROWS + 1)
   monkeypatch.setattr(inference_engine, "_is_installed", lambda: False)
   with context as compute:
     np.testing.assert_array_equal(compute(ALL), ROWS)
-  with pytest.raises(UserError, match=r"--frozen_engine=openvino needs OpenVINO: pip install 'tl_app\[openvino\]'"):
-    inference_engine.check("openvino", 1)
-
-
-def test_openvino_is_refused_on_several_devices():
-  if importlib.util.find_spec("openvino") is None:
-    pytest.skip("openvino, an extra, is not installed")
-  with pytest.raises(UserError, match="--frozen_engine=openvino computes on one device: pass --strategy=single"):
-    inference_engine.check("openvino", 2)
 
 
 def _texts():

@@ -10,6 +10,7 @@ import tiny_features
 import tiny_presets
 
 from tl_app import backbones, files
+from tl_app.assets import cache_root
 from tl_app.backbones import weights
 from tl_app.commands import finished_run, inspect_run, train
 from tl_app.compute import precision, time_budget
@@ -234,7 +235,14 @@ def train_phases(flags, loaded, tmp_path):
   def run(minutes, **own):
     config, record = Config(**flags | own), Record(Workdir(tmp_path))
     features = Features(
-      *(loaded.model, loaded.data, loaded.devices, frozen.store(config), loaded.batch_size, record.clock)
+      *(
+        loaded.model,
+        loaded.data,
+        loaded.devices,
+        frozen.store(config.machine, cache_root(config.cache_dir)),
+        loaded.batch_size,
+        record.clock,
+      )
     )
     planned = planning.plan_phases(config, loaded.data, loaded.model, loaded.devices, recipes.plan)
     plan = planning.make("", {}, planned, BatchSize(loaded.batch_size), loaded.data, loaded.model)

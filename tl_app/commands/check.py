@@ -75,7 +75,7 @@ def _listed(words):
 def _divide(examples, config, fingerprints, task):
   """Returns (`Splits`, ""), or (None, why there are none)."""
   try:
-    return splits.make(examples, config, fingerprints, task.has_class_names), ""
+    return splits.make(examples, config.splits, fingerprints, task.has_class_names), ""
   except UserError as error:
     return None, str(error)
 
@@ -94,7 +94,7 @@ def _features(config, spec, assets, subject, clock):
   # Nothing trains, so nothing reads the targets.
   data = training_data.make(examples, whole, np.zeros(len(examples), np.int32))
   data = frozen.with_lengths(data, model.backbone)
-  preprocessing = planning.choose_preprocessing(config, data, model)
+  preprocessing = planning.choose_preprocessing(config.inputs, data, model)
   if preprocessing.get("max_length"):
     model.backbone.preprocess.max_length = preprocessing["max_length"]
   return train.make_features(config, model, data, devices, clock)

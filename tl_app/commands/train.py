@@ -15,7 +15,7 @@ import numpy as np
 from tl_app import backbones, data, files, tasks
 from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
-from tl_app.assets import Assets
+from tl_app.assets import Assets, cache_root
 from tl_app.backbones.backbone import parameters
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.checking import summary
@@ -26,6 +26,8 @@ from tl_app.config import AUTO, Config, rules
 from tl_app.data import copies, modalities, training_data
 from tl_app.data.examples import strings
 from tl_app.data.splitting import splits
+from tl_app.data.splitting.fingerprints import fingerprint
+from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.data.training_data import TrainingData
 from tl_app.errors import UserError
 from tl_app.features import frozen
@@ -106,6 +108,7 @@ def prepare(
     limit: the `TimeLimit`, or None.
   """
   devices = devices_lib.make(config.strategy, config.num_devices)
+  rules.check(rules.DEVICES, config, devices.replicas)
   keras.utils.set_random_seed(config.seed)
   assets = Assets(config.cache_dir, config.offline)
   split, task, reason = load_data(config, assets)
@@ -114,7 +117,7 @@ def prepare(
   train_data = frozen.with_lengths(make_training_data(config, split, task), model.backbone)
   if limit:
     model = _with_smaller_images(config, spec, assets, model, train_data, devices, limit)
-  preprocessing = planning.choose_preprocessing(config, train_data, model)
+  preprocessing = planning.choose_preprocessing(config.inputs, train_data, model)
   if preprocessing.get("max_length"):
     model.backbone.preprocess.max_length = preprocessing["max_length"]
   preprocessing |= planning.truncation(train_data, model)
@@ -133,7 +136,8 @@ def load_data(config: Config, assets: Assets) -> tuple[splits.Splits, tasks.Task
   examples = data.load(config, assets)
   task, reason = tasks.choose(config, examples)
   examples = dataclasses.replace(examples, classes=strings(task.codec.classes(examples.labels)))
-  split = splits.make(examples, config, named=task.has_class_names)
+  fingerprints = fingerprint(examples, DecodedImageIndex(assets.root))
+  split = splits.make(examples, config.splits, fingerprints, task.has_class_names)
   for note in split.notes:
     log.warning("%s", note)
   return split, task.fit(examples.labels[split.train]), reason
@@ -172,8 +176,9 @@ def make_training_data(config: Config, split: splits.Splits, task) -> TrainingDa
 
 def make_features(config: Config, model: Model, train_data: TrainingData, devices: Devices, clock) -> Features:
   """Returns the `Features` of a run, with the batch size of the flags."""
+  store = frozen.store(config.machine, cache_root(config.cache_dir))
   inference_batch = frozen.inference_batch(config.examples_per_step, model.backbone, devices)
-  return Features(model, train_data, devices, frozen.store(config), inference_batch, clock)
+  return Features(model, train_data, devices, store, inference_batch, clock)
 
 
 def check(features: Features, record: Record) -> None:

@@ -16,8 +16,8 @@ from tl_app.backbones import keras_internals
 from tl_app.backbones.float32_layers import L2_NORMALIZED, L2_NORMALIZED_FEATURES, PER_TOKEN
 from tl_app.backbones.weights import values
 from tl_app.compute.devices import Devices
+from tl_app.config.groups import MachineConfig
 from tl_app.data import modalities
-from tl_app.errors import UserError
 from tl_app.preprocessing import text
 
 log = logging.getLogger(__name__)
@@ -71,36 +71,29 @@ class Steps(typing.Protocol):
     ...
 
 
-def check(config, backbone, devices: Devices) -> None:
-  """Raises `UserError` if this backbone or these devices cannot do what --precision or --jit asks for."""
-  if backbone.keeps_own_precision and config.precision not in ("auto", FLOAT32):
-    raise UserError(f"--precision={config.precision}: a SavedModel keeps its own precision; remove the flag")
-  if config.jit != "on":
-    return
-  if not backbone.compiles_with_xla:
-    raise UserError("--jit=on: XLA does not compile a SavedModel here; remove the flag")
-  if devices.replicas > 1:
-    raise UserError("--jit=on: XLA compiles no step over several devices here; pass --jit=off or --strategy=single")
-  if modalities.of(backbone.modality).varies_in_length and text.multiple() == 1:
+def warn_if_slow(config: MachineConfig, backbone) -> None:
+  """Warns of --jit=on where XLA compiles very often."""
+  if config.jit == "on" and modalities.of(backbone.modality).varies_in_length and text.multiple() == 1:
     log.warning("--jit=on: XLA compiles again for each length of a batch, and on a CPU batches have many lengths")
 
 
-def candidates(config, backbone, devices: Devices) -> list[StepPolicy]:
+def candidates(config: MachineConfig, backbone, devices: Devices, token_batches: bool = False) -> list[StepPolicy]:
   """Returns the policies to choose from, the plain one first.
 
   XLA is no candidate on a CPU: a step of MiniLM took as long, one of EfficientNet-Lite0 nine times as long.
 
   Args:
-    config: the `Config`, for --precision, --jit and --batch_tokens.
+    config: --precision and --jit.
     backbone: the `Backbone`.
     devices: the `Devices`.
+    token_batches: whether --batch_tokens gives nearly every batch its own shape.
   """
   if backbone.keeps_own_precision:
     return [PLAIN]
   precisions, jits = [config.precision], [config.jit == "on"]
   if config.precision == "auto":
     precisions = [FLOAT32, "mixed_bfloat16", *(["mixed_float16"] if devices.has_gpu else [])]
-  if config.jit == "auto" and devices.has_gpu and devices.replicas == 1 and not config.batch_tokens:
+  if config.jit == "auto" and devices.has_gpu and devices.replicas == 1 and not token_batches:
     jits = [False, True]
   return [StepPolicy(*policy) for policy in itertools.product(precisions, jits)]
 

@@ -393,6 +393,11 @@ class Config(
     return self._group(SplitConfig)
 
   @property
+  def inputs(self) -> InputConfig:
+    """What the network reads of an example."""
+    return self._group(InputConfig)
+
+  @property
   def machine(self) -> MachineConfig:
     """Devices, number formats and the feature cache."""
     return self._group(MachineConfig)

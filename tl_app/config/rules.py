@@ -6,12 +6,16 @@ imported from the packages that know them:
 | moment | arguments | when |
 |---|---|---|
 | `FLAGS` | config | before anything is read |
+| `DEVICES` | config, number of devices | when the devices are known |
 | `DATA` | config, task | when the labels are read |
 | `BACKBONE` | config, modality, flags of other modalities, backbone | when the network is loaded |
+
+Rules that need the phases are in `training.phase_rules`.
 
 To add a rule, write its function and put it into `RULES`; `tests/config/test_rules.py` requires an example of each.
 """
 
+import importlib.util
 import math
 import os
 from collections.abc import Iterable
@@ -20,7 +24,7 @@ from tl_app.config.groups import AUTO, FIELDS, TYPES, Config
 from tl_app.config.names import renamed_value
 from tl_app.errors import UserError
 
-FLAGS, DATA, BACKBONE = "flags", "data", "backbone"
+FLAGS, DEVICES, DATA, BACKBONE = "flags", "devices", "data", "backbone"
 # Flags that the commands beside `train` do not use.
 UNUSED_BY_COMMAND = {
   "find_lr": ("backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"),
@@ -217,6 +221,13 @@ def cache_is_a_directory(config):
   return ""
 
 
+def openvino_is_installed(config):
+  """--frozen_engine=openvino needs an optional package."""
+  if config.frozen_engine == "openvino" and importlib.util.find_spec("openvino") is None:
+    return "--frozen_engine=openvino needs OpenVINO: pip install 'tl_app[openvino]', or remove the flag"
+  return ""
+
+
 def columns_need_a_table(config):
   """Groups, times and pairs of texts are read from tables only."""
   for flag, name in _datasets(config).items():
@@ -251,6 +262,33 @@ def _datasets(config):
 def _forms(config):
   """Returns the forms of the data sets: "images", "table", .., or the name of a starter set."""
   return {name.partition(":")[0] for name in _datasets(config).values()}
+
+
+# DEVICES: (config, num_devices)
+
+
+def xla_needs_one_device(config, num_devices):
+  """XLA compiles no step of several devices here."""
+  if config.jit == "on" and num_devices > 1:
+    return "--jit=on: XLA compiles no step over several devices here; pass --jit=off or --strategy=single"
+  return ""
+
+
+def openvino_needs_one_device(config, num_devices):
+  """OpenVINO does not share a batch among devices."""
+  if config.frozen_engine == "openvino" and num_devices > 1:
+    return "--frozen_engine=openvino computes on one device: pass --strategy=single"
+  return ""
+
+
+def accumulation_needs_one_device(config, num_devices):
+  """Keras accumulates gradients on one device only."""
+  if config.accumulate_steps > 1 and num_devices > 1:
+    return (
+      f"--accumulate_steps={config.accumulate_steps}: Keras cannot accumulate over several devices; raise "
+      "--batch_size instead, or pass --strategy=single"
+    )
+  return ""
 
 
 # DATA: (config, task)
@@ -321,6 +359,20 @@ def flags_fit_the_modality(config, modality, other_flags, backbone):
   return unused(config, other_flags, f"for {modality.plural}")
 
 
+def precision_fits_the_backbone(config, modality, other_flags, backbone):
+  """Some networks have a fixed number format."""
+  if backbone.keeps_own_precision and config.precision not in ("auto", "float32"):
+    return f"--precision={config.precision}: a SavedModel keeps its own precision; remove the flag"
+  return ""
+
+
+def xla_fits_the_backbone(config, modality, other_flags, backbone):
+  """XLA cannot compile every network."""
+  if config.jit == "on" and not backbone.compiles_with_xla:
+    return "--jit=on: XLA does not compile a SavedModel here; remove the flag"
+  return ""
+
+
 # {moment: rules in the order in which they are checked}.
 RULES = {
   FLAGS: (
@@ -341,9 +393,15 @@ RULES = {
     devices_share_a_batch,
     cache_size_needs_a_cache,
     cache_is_a_directory,
+    openvino_is_installed,
     columns_need_a_table,
     data_dir_needs_tfds,
     column_names_need_columns,
+  ),
+  DEVICES: (
+    xla_needs_one_device,
+    openvino_needs_one_device,
+    accumulation_needs_one_device,
   ),
   DATA: (
     solver_fits_the_task,
@@ -356,5 +414,7 @@ RULES = {
   BACKBONE: (
     backbone_reads_the_data,
     flags_fit_the_modality,
+    precision_fits_the_backbone,
+    xla_fits_the_backbone,
   ),
 }

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from tl_app import progress
-from tl_app.assets import cache_root
 from tl_app.compute.devices import Devices
+from tl_app.config.groups import MachineConfig
 from tl_app.data import modalities, pipeline
 from tl_app.data.training_data import TrainingData
 from tl_app.errors import RunFailed
@@ -40,11 +40,11 @@ class FeatureStore:
   engine: str
 
 
-def store(config) -> FeatureStore:
-  """Returns the `FeatureStore` that the flags name."""
+def store(config: MachineConfig, root: pathlib.Path) -> FeatureStore:
+  """Returns the `FeatureStore` that the flags name; `root` is the directory of all caches."""
   choice, directory = config.feature_cache, None
   if choice == "auto":
-    directory = cache_root(config.cache_dir) / "features"
+    directory = root / "features"
   elif choice != "off":
     directory = pathlib.Path(choice).expanduser()
   return FeatureStore(directory, config.feature_cache_gb, config.frozen_engine)

@@ -40,16 +40,6 @@ class Refused(Exception):
   """OpenVINO cannot stand in for TensorFlow; the message says why."""
 
 
-def check(choice, num_devices):
-  """Raises `UserError` where OpenVINO is demanded, --frozen_engine=openvino, and cannot be had."""
-  if choice != "openvino":
-    return
-  if not _is_installed():
-    raise UserError(f"--frozen_engine=openvino needs OpenVINO: {EXTRA}, or leave the flag out")
-  if num_devices > 1:
-    raise UserError("--frozen_engine=openvino computes on one device: pass --strategy=single")
-
-
 def is_candidate(choice, modality, num_devices):
   """Whether OpenVINO may compute frozen networks here.
 
@@ -83,7 +73,6 @@ def computing(network, predict, choice, modality, num_devices):
   Raises:
     UserError: "openvino" cannot be had for this network. The function it gives raises it too.
   """
-  check(choice, num_devices)
   engine = _Engine(plain(network, num_devices), network, predict, choice, is_candidate(choice, modality, num_devices))
   yield engine
   done = [f"{count:,} by {name}" for name, count in engine.counts.items() if count]

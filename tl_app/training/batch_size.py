@@ -164,7 +164,7 @@ def _training(config, phase, features, inputs, targets) -> Iterator[Callable[[in
   stages.set_trainable(model, phase)
   batch = inputs, model.task.codec.as_probabilities(targets) if phase.inputs.mixes else targets
   network = train_steps.microbatched(of(phase).network(model, phase), 2)
-  policy = precision.candidates(config, model.backbone, features.devices)[0]
+  policy = precision.candidates(config.machine, model.backbone, features.devices, bool(config.batch_tokens))[0]
   with precision.trial(policy, PhaseSteps(network, phase, model, features.data.train_targets)):
     yield lambda size: network.fit(_last(batch, 2 * size), verbose=0, shuffle=False)
 

@@ -164,7 +164,9 @@ class _GradientFit:
     steps = _steps(phase, self.features, phase_feed)
     if not phase.trains_backbone:
       return _Prepared(phase, phase_feed, steps, precision.PLAIN, before)
-    policies = precision.candidates(self.config, model.backbone, self.features.devices)
+    policies = precision.candidates(
+      *(self.config.machine, model.backbone, self.features.devices), token_batches=bool(self.config.batch_tokens)
+    )
     hurries = self.limit and self.limit.seconds_left() < precision.MIN_SECONDS
     shapes = text.shapes(model.backbone.preprocess)
     policy = precision.choose(policies, steps, phase_feed.dataset(), 0 if hurries else phase.schedule.steps, shapes)

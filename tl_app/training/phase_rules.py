@@ -64,16 +64,6 @@ def features_are_not_stale(config, phases, model, devices):
   return ""
 
 
-def accumulation_needs_one_device(config, phases, model, devices):
-  """Keras accumulates gradients on one device only."""
-  if config.accumulate_steps > 1 and devices.replicas > 1:
-    return (
-      f"--accumulate_steps={config.accumulate_steps}: Keras cannot accumulate over several devices; raise "
-      "--batch_size instead, or pass --strategy=single"
-    )
-  return ""
-
-
 def accumulation_makes_an_update(config, phases, model, devices):
   """A phase has at least the batches of one optimizer step."""
   for phase in phases:
@@ -110,7 +100,6 @@ RULES = (
   stages_have_learning_rates,
   lora_updates_kernels,
   features_are_not_stale,
-  accumulation_needs_one_device,
   accumulation_makes_an_update,
   strings_train_on_one_device,
   objectives_fit,

@@ -10,10 +10,10 @@ from tl_app import augmentation
 from tl_app.backbones.backbone import parameters
 from tl_app.compute import precision
 from tl_app.compute.devices import Devices
+from tl_app.config.groups import InputConfig
 from tl_app.data import modalities, pipeline
 from tl_app.data.training_data import TrainingData
 from tl_app.errors import UserError
-from tl_app.features import inference_engine
 from tl_app.model import stages, variables
 from tl_app.model.model import Model
 from tl_app.preprocessing import long_text
@@ -77,7 +77,7 @@ class Plan:
     return content | ({"batch_size": self.batch_size.notes} if self.batch_size.notes else {})
 
 
-def choose_preprocessing(config, data: TrainingData, model: Model) -> dict:
+def choose_preprocessing(config: InputConfig, data: TrainingData, model: Model) -> dict:
   """Returns how inputs are read: {"image_size"} in pixels, or {"max_length"} in tokens and what it truncates.
 
   The text length is that of --max_length, or one that holds `LENGTH_QUANTILE` of the training texts whole.
@@ -146,8 +146,7 @@ def plan_phases(config, data: TrainingData, model: Model, devices: Devices, reci
   """
   phases = recipe(config, facts(config, data, model, devices), devices.replicas)
   phase_rules.check(config, phases, model, devices)
-  precision.check(config, model.backbone, devices)
-  inference_engine.check(config.frozen_engine, devices.replicas)
+  precision.warn_if_slow(config.machine, model.backbone)
   for phase in phases:
     _check_stages(phase, model, devices)
   return phases

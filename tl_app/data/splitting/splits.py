@@ -9,7 +9,7 @@ import numpy as np
 
 from tl_app import files
 from tl_app.assets import cache_root
-from tl_app.config import Config
+from tl_app.config.groups import SplitConfig
 from tl_app.data import modalities
 from tl_app.data.examples import SPLITS, Examples, brief, strings
 from tl_app.data.splitting import duplicates, sampling
@@ -29,7 +29,9 @@ _SETTINGS = (
 _SHOWN = 5
 
 
-def make(examples: Examples, config: Config, fingerprints: Fingerprints | None = None, named: bool = True) -> "Splits":
+def make(
+  examples: Examples, config: SplitConfig, fingerprints: Fingerprints | None = None, named: bool = True
+) -> "Splits":
   """Returns the `Splits` of `examples`: those that the data set gives, and the rest sampled by content hash.
 
   A split that is not given is sampled from the training examples, test before validation. Within a class the contents
@@ -40,8 +42,8 @@ def make(examples: Examples, config: Config, fingerprints: Fingerprints | None =
 
   Args:
     examples: `Examples`.
-    config: `Config`.
-    fingerprints: the `Fingerprints` of `examples`, where they are there already.
+    config: how to split.
+    fingerprints: the `Fingerprints` of `examples`. Default: computed, with the index in the default cache.
     named: whether the classes are names, of which train must have each; those of amounts are ranges.
 
   Raises:
@@ -56,7 +58,7 @@ def make(examples: Examples, config: Config, fingerprints: Fingerprints | None =
   _need_two_classes(examples, pool, named)
   missing = [split for split in ("test", "validation") if not np.any(examples.splits == split)]
   assigned = strings([split or "train" for split in examples.splits])
-  fingerprints = fingerprints or fingerprint(examples, DecodedImageIndex(cache_root(config.cache_dir)))
+  fingerprints = fingerprints or fingerprint(examples, DecodedImageIndex(cache_root()))
   units = _units(examples, fingerprints, pool, config)
   sampled, notes = _sample(examples, pool, units, missing, config) if missing else ({}, [])
   for split, positions in sampled.items():

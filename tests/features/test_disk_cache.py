@@ -14,7 +14,7 @@ from tl_app.data import training_data
 from tl_app.data.examples import Examples, Inputs
 from tl_app.data.splitting.splits import Splits
 from tl_app.errors import RunFailed
-from tl_app.features import disk_cache, frozen
+from tl_app.features import disk_cache, eviction, frozen
 from tl_app.features.disk_cache import FeatureCache
 from tl_app.features.frozen import Features, FeatureStore
 from tl_app.features.rows import FeatureRows
@@ -40,7 +40,7 @@ def _read(cache, hashes):
   starts, counts = cache.find(hashes)
   valid = counts == 1
   rows = np.zeros((len(hashes), cache.width), np.float32)
-  rows[valid] = cache.positions()[starts[valid]]
+  rows[valid] = cache.rows()[starts[valid]]
   return rows, valid
 
 
@@ -152,15 +152,15 @@ def test_the_longest_unused_features_are_evicted(tmp_path, hashes):
   newer, _ = _filled(tmp_path, "b", hashes, unused_for=100)
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "photograph.jpg").write_bytes(b"0" * 10 * size)
-  assert disk_cache.evict(tmp_path / ("c" * 32), size, size, 2.5 * size)
+  assert eviction.evict(tmp_path / ("c" * 32), size, size, 2.5 * size)
   assert not old.exists() and newer.exists() and (tmp_path / "mine" / "photograph.jpg").exists()
-  assert not disk_cache.evict(tmp_path / ("c" * 32), size, size, 0.5 * size)
+  assert not eviction.evict(tmp_path / ("c" * 32), size, size, 0.5 * size)
   assert newer.exists()
 
 
 def test_rows_of_other_examples_in_the_same_cache_are_evicted_too(tmp_path, hashes):
   own, size = _filled(tmp_path, "a", hashes)
-  assert disk_cache.evict(own, size // 5, size // 5, 1.1 * size)
+  assert eviction.evict(own, size // 5, size // 5, 1.1 * size)
   assert [path.name for path in own.iterdir()] == ["lock"]
   assert FeatureCache(own, WIDTH).missing(hashes).all()
 
@@ -170,11 +170,11 @@ def test_what_is_stored_needs_no_space(tmp_path, hashes, monkeypatch):
   other, _ = _filled(tmp_path, "b", hashes, unused_for=100)
   usage = shutil.disk_usage(tmp_path)
   monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
-  assert disk_cache.evict(own, 0, size, 0.0)
-  assert not disk_cache.evict(own, 10 * size, 11 * size, 100 * size)
+  assert eviction.evict(own, 0, size, 0.0)
+  assert not eviction.evict(own, 10 * size, 11 * size, 100 * size)
   assert other.exists()
   # A disk that is full is made free as well.
-  assert disk_cache.evict(own, size // 2, size, 100 * size)
+  assert eviction.evict(own, size // 2, size, 100 * size)
   assert not other.exists()
 
 
@@ -182,7 +182,7 @@ def test_what_another_run_writes_stays(tmp_path, hashes):
   own, size = _filled(tmp_path, "a", hashes)
   held, _ = _filled(tmp_path, "b", hashes, unused_for=100)
   with FeatureCache(held, WIDTH).locked():
-    assert not disk_cache.evict(own, size, 2 * size, 2.5 * size)
+    assert not eviction.evict(own, size, 2 * size, 2.5 * size)
   assert held.exists()
 
 
@@ -236,7 +236,7 @@ def test_space_is_needed_for_each_content_once(tmp_path, hashes):
   cache = FeatureCache(tmp_path, WIDTH)
   disk_cache.features(cache, hashes[:2], _network([])(hashes))
   repeated = hashes[[1, 2, 2, 3, 1]]
-  assert disk_cache.needs(cache, repeated, np.array([10, 20, 20, 30, 10])) == (50, 60, True)
+  assert eviction.needs(cache, repeated, np.array([10, 20, 20, 30, 10])) == (50, 60, True)
 
 
 @pytest.mark.parametrize(("dtype", "apart", "kept"), [("float32", 5e-4, False), ("float16", 5e-4, True)])
@@ -245,7 +245,7 @@ def test_how_far_fresh_features_may_be_apart_is_of_the_format(tmp_path, hashes, 
   compute = _network([])(hashes)
   disk_cache.features(cache, hashes, compute)
   disk_cache.features(cache, hashes, lambda i: compute(i) * (1 + np.float32(apart)))
-  assert ("differ from fresh ones" in caplog.text) is not kept
+  assert ("differ from new ones" in caplog.text) is not kept
 
 
 def test_an_infinite_number_among_those_compared_hides_nothing(tmp_path, hashes):
@@ -290,7 +290,7 @@ def test_a_cache_that_may_only_be_read_is_read(tmp_path, hashes, monkeypatch, er
   _deny(monkeypatch, error, tmp_path)
   calls, repeated = [], np.concatenate([hashes[20:], hashes[40:]])
   own = _network(calls)(repeated)
-  assert disk_cache.needs(FeatureCache(tmp_path, WIDTH), repeated, np.ones(40, int)) == (20, 30, False)
+  assert eviction.needs(FeatureCache(tmp_path, WIDTH), repeated, np.ones(40, int)) == (20, 30, False)
   found = disk_cache.features(FeatureCache(tmp_path, WIDTH), repeated, own)
   np.testing.assert_array_equal(found, compute(repeated)(np.arange(40)))
   assert calls == [8, 20]
@@ -315,22 +315,22 @@ def test_the_features_of_another_user_are_not_evicted(tmp_path, hashes, monkeypa
   own, size = _filled(tmp_path, "a", hashes)
   other, _ = _filled(tmp_path, "b", hashes, unused_for=100)
   _deny(monkeypatch, error, other)
-  assert not disk_cache.evict(own, size, 2 * size, 2.5 * size)
+  assert not eviction.evict(own, size, 2 * size, 2.5 * size)
   assert other.exists()
 
 
 def test_what_could_not_be_removed_gives_no_space(tmp_path, hashes, monkeypatch):
   own, size = _filled(tmp_path, "a", hashes)
   _filled(tmp_path, "b", hashes, unused_for=100)
-  monkeypatch.setattr(disk_cache.shutil, "rmtree", lambda path, ignore_errors: None)
-  assert not disk_cache.evict(own, size, 2 * size, 2.5 * size)
+  monkeypatch.setattr(eviction.shutil, "rmtree", lambda path, ignore_errors: None)
+  assert not eviction.evict(own, size, 2 * size, 2.5 * size)
 
 
 def test_what_a_killed_run_left_goes_with_the_rows(tmp_path, hashes):
   own, size = _filled(tmp_path, "a", hashes)
   (own / ".dtype.abc").mkdir()
   (own / ".dtype.abc" / "dtype").write_text("float")
-  assert disk_cache.evict(own, size // 5, size // 5, 1.1 * size)
+  assert eviction.evict(own, size // 5, size // 5, 1.1 * size)
   assert [path.name for path in own.iterdir()] == ["lock"]
 
 

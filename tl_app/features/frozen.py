@@ -14,7 +14,7 @@ from tl_app.config.groups import MachineConfig
 from tl_app.data import modalities, pipeline
 from tl_app.data.training_data import TrainingData
 from tl_app.errors import RunFailed
-from tl_app.features import disk_cache, inference_engine
+from tl_app.features import disk_cache, eviction, inference_engine
 from tl_app.features.rows import FeatureRows
 from tl_app.model import heads, inference, variables
 from tl_app.model.model import Model
@@ -190,8 +190,8 @@ class Features:
     cache = self._cache()
     if cache is None:
       return None
-    missing, total, writable = disk_cache.needs(cache, self.data.hashes[rows], 4 * cache.width * counts)
-    if not writable or disk_cache.evict(cache.directory, missing, total, self.store.max_gb * 1e9):
+    missing, total, writable = eviction.needs(cache, self.data.hashes[rows], 4 * cache.width * counts)
+    if not writable or eviction.evict(cache.directory, missing, total, self.store.max_gb * 1e9):
       return cache
     log.info(
       "the %.2f GB of frozen features are not stored, because of --feature_cache_gb=%g or a full disk: every run "

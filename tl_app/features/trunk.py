@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tl_app import files
 from tl_app.data import modalities, pipeline
-from tl_app.features import disk_cache, inference_engine
+from tl_app.features import disk_cache, eviction, inference_engine
 from tl_app.features.frozen import Features
 from tl_app.model import graphs, variables
 from tl_app.preprocessing import text
@@ -101,10 +101,10 @@ class TrunkFeatures:
     self._stored = np.zeros((0, self.width), np.float32)
 
   def needs(self, directory: pathlib.Path, rows: np.ndarray) -> tuple[int, int, bool]:
-    """Returns what `disk_cache.needs` does for the given rows of the data; as float32 until the dtype is chosen."""
+    """Returns what `eviction.needs` does for the given rows of the data; as float32 until the dtype is chosen."""
     cache = disk_cache.FeatureCache(directory, self.width, _stored_dtype(directory) or "float32")
     sizes = self._lengths[rows] * self.width * cache.dtype.itemsize
-    return disk_cache.needs(cache, self._features.data.hashes[rows], sizes)
+    return eviction.needs(cache, self._features.data.hashes[rows], sizes)
 
   def compute_missing(self, directory: pathlib.Path, rows: np.ndarray) -> None:
     """Computes what `directory` lacks of the given rows of the data, int [n]."""
@@ -222,7 +222,7 @@ def load(features: Features, phase: Phase) -> TrunkFeatures | None:
   missing, total, writable = trunk.needs(directory, rows)
   if missing and (phase.schedule.epochs < 2 or not writable):
     return None
-  if not disk_cache.evict(directory, missing, total, store.max_gb * 1e9):
+  if not eviction.evict(directory, missing, total, store.max_gb * 1e9):
     log.info(
       "the %.2f GB of features below stage %s are not stored, because of --feature_cache_gb=%g or a full disk: every "
       "step computes them",

@@ -5,19 +5,15 @@ import dataclasses
 import json
 import subprocess
 import sys
-import types
 
 import pytest
-import tensorflow as tf
 
-from tl_app.compute.devices import Devices
 from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.recipes import recipes, train_stages
 from tl_app.recipes.facts import Facts
 from tl_app.recipes.phase import BIAS_NORM, KERNELS, Phase
-from tl_app.training import phase_rules
 from tl_app.training.phase_rules import flags_without_effect
 
 STAGES = {
@@ -243,35 +239,3 @@ def test_replace_changes_fields_of_a_phase_and_of_its_records():
   assert phase.replace() == phase
   with pytest.raises(TypeError, match="a Phase has no field 'epoch'"):
     phase.replace(epoch=3)
-
-
-def _own(*changes):
-  """Returns the default phases, the second with each of `changes` after it."""
-  probe, fine_tune = recipes.plan(Config(), FACTS)
-  return [probe, *(fine_tune.replace(**change) for change in changes)]
-
-
-@pytest.mark.parametrize(
-  ("phases", "reason"),
-  [
-    ([], "the first phase must train the head alone"),
-    (_own({})[1:], "the first phase must train the head alone"),
-    (
-      _own({"train_stages": ("layer_9", "head")}),
-      r"fine_tune: layer_9 is no stage of this backbone \(embeddings, layer",
-    ),
-    (_own({"learning_rates": {"head": 1e-3}}), "fine_tune: learning_rates has no learning rate for stage embeddings"),
-    (_own({"lora_rank": 2}), 'fine_tune: lora_rank=2 needs trainable_filter="kernels"'),
-    (
-      _own({}, {"name": "again", "train_stages": ("head",)}),
-      "again fits the head after the backbone has trained: give it recompute_features=True",
-    ),
-  ],
-)
-def test_phases_from_python_that_cannot_run_are_refused(phases, reason):
-  backbone = types.SimpleNamespace(network=types.SimpleNamespace(inputs=[]))
-  model = types.SimpleNamespace(stages={**STAGES, "head": ()}, backbone=backbone, task=None)
-  devices = Devices(tf.distribute.get_strategy())
-  phase_rules.check(Config(), _own({}, {"name": "more"}), model, devices)
-  with pytest.raises(UserError, match=reason):
-    phase_rules.check(Config(), phases, model, devices)

@@ -1,13 +1,14 @@
 """Rules about flags that can speak once the phases are known; see `config.rules` for the rules that need less.
 
-A rule takes (config, phases, model, devices) and returns one line about what cannot work, or "".
+A rule of `RULES` takes (config, phases, model, devices) and returns one line about what cannot work, or "". A rule of
+`WITHOUT_EFFECT` returns {flag: reason} of flags that change nothing; these are only logged. To add a rule, write its
+function and put it into a table; `tests/training/test_phase_rules.py` requires an example of each.
 """
 
 from collections.abc import Sequence
 
-from tl_app import config as config_lib
 from tl_app.compute.devices import Devices
-from tl_app.errors import UserError
+from tl_app.config import rules
 from tl_app.model.model import Model
 from tl_app.recipes.phase import KERNELS, Phase
 from tl_app.training import objectives
@@ -16,9 +17,7 @@ from tl_app.training import objectives
 def check(config, phases: Sequence[Phase], model: Model, devices: Devices) -> None:
   """Raises `UserError` with the line of the first rule that the flags or the phases break."""
   for rule in RULES:
-    problem = rule(config, phases, model, devices)
-    if problem:
-      raise UserError(problem)
+    rules.require(rule(config, phases, model, devices))
 
 
 def probe_comes_first(config, phases, model, devices):
@@ -126,22 +125,57 @@ def flags_without_effect(config, phases: Sequence[Phase], bn_modes=("batch",), h
     bn_modes: modes in which BatchNormalization runs in any stage of them, see `stages.batch_norm_modes`.
     has_image_size: whether --max_minutes may choose smaller images.
   """
-  reasons, solver = {}, phases[0].optimizer.solver
-  if not any(phase.trains_backbone for phase in phases):
-    used = {"augment"} if phases[0].inputs.augment_copies else set()
-    used |= {"max_minutes"} if has_image_size and not config.image_size else set()
-    used |= {"train_stages"} if config.train_stages in HEAD_ALONE else set()
-    used |= {"recipe"} if config.recipe == "probe" else set()
-    reasons = {name: "no phase trains the backbone" for name in FINE_TUNING_FLAGS if name not in used}
-  elif "batch" not in bn_modes:
-    reasons["bn"] = "no stage has BatchNormalization that can run on batch statistics in these phases"
-  if not any(phase.trains.lora_rank for phase in phases):
-    reasons["lora_rank"] = "it belongs to --recipe=lora"
-  if not all(phase.objective.keeps_averages for phase in phases):
-    reasons["ema"] = f"--recipe={config.recipe} keeps no averaged weights"
-  if not phases[0].optimizer.uses_gradients:
-    gradient = [phase for phase in phases if phase.optimizer.uses_gradients]
-    names = [] if any(phase.trains.reset_head for phase in gradient) else ["head_learning_rate"]
-    names += [] if gradient else ["weight_decay", "early_stopping_patience"]
-    reasons |= dict.fromkeys(["head_epochs", *names], f"--probe_solver={solver} does not train by gradient descent")
-  return {name: reason for name, reason in reasons.items() if getattr(config, name) != config_lib.FIELDS[name].default}
+  reasons = {}
+  for rule in WITHOUT_EFFECT:
+    reasons |= rule(config, phases, bn_modes, has_image_size)
+  return {name: reason for name, reason in reasons.items() if rules.is_given(config, name)}
+
+
+def fine_tuning_needs_a_backbone_phase(config, phases, bn_modes, has_image_size):
+  """Flags of fine-tuning do nothing for a head alone, except those that the head or the choice of phases uses."""
+  if any(phase.trains_backbone for phase in phases):
+    return {}
+  used = {"augment"} if phases[0].inputs.augment_copies else set()
+  used |= {"max_minutes"} if has_image_size and not config.image_size else set()
+  used |= {"train_stages"} if config.train_stages in HEAD_ALONE else set()
+  used |= {"recipe"} if config.recipe == "probe" else set()
+  return {name: "no phase trains the backbone" for name in FINE_TUNING_FLAGS if name not in used}
+
+
+def bn_needs_batch_normalization(config, phases, bn_modes, has_image_size):
+  """--bn is about BatchNormalization on batch statistics."""
+  if "batch" in bn_modes or not any(phase.trains_backbone for phase in phases):
+    return {}
+  return {"bn": "no stage has BatchNormalization that can run on batch statistics in these phases"}
+
+
+def rank_needs_lora(config, phases, bn_modes, has_image_size):
+  """--lora_rank is about low-rank updates."""
+  return {} if any(phase.trains.lora_rank for phase in phases) else {"lora_rank": "it belongs to --recipe=lora"}
+
+
+def ema_needs_averages(config, phases, bn_modes, has_image_size):
+  """Some objectives keep no averaged weights."""
+  if all(phase.objective.keeps_averages for phase in phases):
+    return {}
+  return {"ema": f"--recipe={config.recipe} keeps no averaged weights"}
+
+
+def optimizer_flags_need_gradients(config, phases, bn_modes, has_image_size):
+  """scikit-learn's solvers take no optimizer steps."""
+  if phases[0].optimizer.uses_gradients:
+    return {}
+  gradient = [phase for phase in phases if phase.optimizer.uses_gradients]
+  names = [] if any(phase.trains.reset_head for phase in gradient) else ["head_learning_rate"]
+  names += [] if gradient else ["weight_decay", "early_stopping_patience"]
+  reason = f"--probe_solver={phases[0].optimizer.solver} does not train by gradient descent"
+  return dict.fromkeys(["head_epochs", *names], reason)
+
+
+WITHOUT_EFFECT = (
+  fine_tuning_needs_a_backbone_phase,
+  bn_needs_batch_normalization,
+  rank_needs_lora,
+  ema_needs_averages,
+  optimizer_flags_need_gradients,
+)

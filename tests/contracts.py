@@ -15,9 +15,14 @@ from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.data.examples import Inputs
 from tl_app.data.modalities import Modality
+from tl_app.data.training_data import TrainingData
 from tl_app.errors import RunFailed, UserError
+from tl_app.model import stages
+from tl_app.model.model import Model
 from tl_app.preprocessing.base import Preprocess
+from tl_app.recipes.phase import HEAD, Phase
 from tl_app.tasks.task import Task
+from tl_app.training import compiling, objectives
 
 # Attributes of `Backbone` that other packages read in place of asking for the kind of network.
 CAPABILITIES = (
@@ -28,6 +33,8 @@ CAPABILITIES = (
   "compiles_with_xla",
   "tracks_assets",
 )
+# Optimizer steps on one batch, after which its loss must be lower.
+STEPS = 5
 
 
 def check_backbone(backbone: Backbone, raw: np.ndarray) -> None:
@@ -303,6 +310,53 @@ def _check_answers(task, labels, inputs, targets, logits):
   assert json.loads(json.dumps(parity, allow_nan=False)) == parity
   assert answers.is_equal(parity, 1e-4), answers.describe_parity(parity)
   assert not answers.is_equal(answers.parity(text, np.roll(outputs, 1, axis=0)), 1e-4), "a difference is not found"
+
+
+def check_objective(phase: Phase, model: Model, data: TrainingData) -> None:
+  """Checks what a phase minimises.
+
+  Args:
+    phase: a phase that takes optimizer steps.
+    model: the `Model`, with freshly loaded weights.
+    data: the `TrainingData`, with examples of every class.
+  """
+  objective = objectives.of(phase)
+  assert objective.problem(model.task, replicas=1) == ""
+  assert isinstance(objective.validates, bool) and isinstance(objective.plans_batches, bool)
+  assert isinstance(objective.description(phase), str)
+
+  first, again, other = (_batches(objective, phase, model, data, seed) for seed in (0, 0, 1))
+  assert all(batch.dtype == np.int32 and batch.ndim == 1 for batch in first)
+  assert all(batch.min() >= 0 and batch.max() < len(data.train) for batch in first)
+  assert all(map(np.array_equal, first, again)), "the batches of one seed differ"
+  assert not all(map(np.array_equal, first, other)), "the seed changes nothing"
+
+  stages.set_trainable(model, phase)
+  network = compiling.with_phase_steps(objective.network(model, phase), phase)
+  names = [name for name in phase.trains.train_stages if name != HEAD or phase.objective.trains_head]
+  expected = {id(variable) for name in names for variable in stages.selected(model, phase)[name]}
+  assert {id(variable) for variable in network.trainable_variables} == expected, "the network trains other variables"
+  compiling.PhaseSteps(network, phase, model, data.train_targets).compile()
+
+  before = {name: [np.array(variable) for variable in variables] for name, variables in model.stages.items()}
+  inputs = model.backbone.preprocess(_tensor(data.inputs[data.train[first[0]]].array()))
+  targets = data.train_targets[first[0]]
+  start = network.test_on_batch(inputs, targets, return_dict=True)["loss"]
+  for _ in range(STEPS):
+    network.train_on_batch(inputs, targets)
+  end = network.test_on_batch(inputs, targets, return_dict=True)["loss"]
+  assert np.isfinite([start, end]).all() and end < start, f"the loss does not fall: {start} to {end}"
+  moved = {
+    name
+    for name, variables in model.stages.items()
+    if any(not np.array_equal(variable, value) for variable, value in zip(variables, before[name]))
+  }
+  assert moved == set(names), "steps change other stages than those of the phase"
+
+
+def _batches(objective, phase, model, data, seed):
+  dataset = objective.index_batches(phase, data, model.backbone.preprocess, 1, seed)
+  return list(dataset.take(4).as_numpy_iterator())
 
 
 def _tensor(raw):

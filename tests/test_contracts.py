@@ -1,4 +1,4 @@
-"""Every kind of backbone, preprocessing, modality and task keeps the promises of `tests/contracts.py`."""
+"""Every kind of backbone, preprocessing, modality, task and objective keeps the promises of `tests/contracts.py`."""
 
 import functools
 import json
@@ -14,7 +14,12 @@ from tl_app import backbones, tasks
 from tl_app.assets import Assets
 from tl_app.backbones import long_text, text_pairs, token_features
 from tl_app.config import Config
-from tl_app.data import modalities
+from tl_app.data import modalities, training_data
+from tl_app.data.examples import Examples, Inputs
+from tl_app.data.splitting.splits import Splits
+from tl_app.model import model as model_lib
+from tl_app.recipes import recipes
+from tl_app.recipes.facts import Facts
 
 TEXTS = np.array(["the film is good", "bad film, badly!", "", "cafe is the word1 " * 9], dtype=object)
 PAIRS = np.array([[first, second] for first, second in zip(TEXTS, TEXTS[::-1])], dtype=object)
@@ -159,3 +164,40 @@ def test_task(name):
   task, flags, labels = TASKS[name]
   inputs = [f"number {index} here" for index in NUMBERS]
   contracts.check_task(task, Config(**flags), labels, inputs)
+
+
+def _training_data(texts, labels, task):
+  """Returns the `TrainingData` of texts that are all in the training split."""
+  texts, labels = (np.array(values, dtype=object) for values in (texts, labels))
+  hashes = np.array([f"{number:03}" for number in range(len(texts))], dtype=object)
+  inputs = Inputs.of("text", texts)
+  examples = Examples(hashes, inputs, labels, hashes, task.codec.classes(labels), skipped=[], source="texts")
+  none = np.zeros(0, np.int64)
+  split = Splits(examples, train=np.arange(len(texts)), validation=none, test=none, notes=[], settings={})
+  return training_data.make(examples, split, task.codec.targets(labels))
+
+
+# The recipe whose phase has the objective, further flags, and the stages that train.
+OBJECTIVES = {
+  "task_loss_of_the_head": ({"recipe": "probe"}, "probe"),
+  "task_loss": ({"recipe": "full"}, "full"),
+  "task_loss_with_imbalance": ({"recipe": "full", "imbalance": "class_weights"}, "full"),
+  "task_loss_of_one_stage": ({"recipe": "lp_ft", "train_stages": "top:1"}, "fine_tune"),
+  "supervised_contrastive": ({"recipe": "contrastive"}, "contrastive"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objective(load, name):
+  flags, phase_name = OBJECTIVES[name]
+  labels = [WORDS[number % 3] for number in range(24)]
+  texts = [f"the film is word{number % 3}" for number in range(24)]
+  backbone = load("kerashub_bert")
+  task = (tasks.IMBALANCED if "imbalance" in flags else tasks.SINGLE_LABEL).fit(labels)
+  model = model_lib.build(backbone, task, flags["recipe"] in recipes.L2_NORMALIZED)
+  paths = {stage: tuple(variable.path for variable in variables) for stage, variables in backbone.stages.items()}
+  facts = Facts(len(labels), len(task.names), 1e-3, paths, task.metrics.primary_metric)
+  config = Config(batch_size=12, epochs=2, learning_rate=1e-3, **flags)
+  phase = next(phase for phase in recipes.plan(config, facts) if phase.name == phase_name)
+  contracts.check_objective(phase.replace(warmup_steps=0), model, _training_data(texts, labels, task))

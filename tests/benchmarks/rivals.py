@@ -259,7 +259,7 @@ def main():
   parser.add_argument("--precision", default="auto")
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--steps", type=int, default=24, help="Batches in a round, after the warm-up.")
-  parser.add_argument("--kerashub_steps", type=int, default=6, help="All of its batches cost the same. 0: left out.")
+  parser.add_argument("--kerashub_steps", type=int, default=6, help="All of its batches cost the same. 0: none.")
   parser.add_argument("--hf_python", default="", help="With torch, transformers and accelerate. Empty: no such side.")
   parser.add_argument("--hf_bf16", action="store_true", help="Hugging Face computes in bfloat16 too.")
   parser.add_argument("--accuracy", action="store_true", help="In place of speed: test accuracy after --epochs.")
@@ -267,7 +267,7 @@ def main():
   parser.add_argument("--output", help="JSON file for the results.")
   flags = parser.parse_args()
   if not flags.hf_python:
-    print("Hugging Face: no --hf_python, left out")
+    print("Hugging Face: no --hf_python, not measured")
   result = measure(flags)
   result["flags"] = {name: value for name, value in vars(flags).items() if name not in ("output", "hf_python")}
   result["versions"] = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "keras-hub")}

@@ -40,9 +40,9 @@ def test_every_part_is_measured_and_written(config, tmp_path):
   ]
   for candidates in result["parts"].values():
     assert len(candidates) >= 2
-    for figures in candidates.values():
-      assert 0 < figures["seconds"][0] <= figures["seconds"][1] <= figures["seconds"][2]
-      assert all(ratio > 0 for ratio in figures["ratio"])
+    for values in candidates.values():
+      assert 0 < values["seconds"][0] <= values["seconds"][1] <= values["seconds"][2]
+      assert all(ratio > 0 for ratio in values["ratio"])
     assert next(iter(candidates.values()))["ratio"] == [1.0, 1.0, 1.0]
   text = "\n".join(benchmark.lines(result))
   assert "batches of similar length" in text and "times as fast" in text

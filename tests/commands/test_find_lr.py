@@ -134,8 +134,8 @@ def test_the_weights_are_put_back_and_the_results_are_written(tmp_path, monkeypa
   variables, before = seen[-1]
   assert len(variables) > 10
   assert all((variable.numpy() == value).all() for variable, value in zip(variables, before))
-  assert files.read_json(tmp_path / "out" / find_lr.FIGURES) == result
-  assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [find_lr.FIGURES, find_lr.PLOT]
+  assert files.read_json(tmp_path / "out" / find_lr.RESULT) == result
+  assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [find_lr.RESULT, find_lr.PLOT]
   assert result["rates"][0] == pytest.approx(find_lr.LOWEST) and len(result["losses"]) == len(result["rates"])
   assert 1e-6 < result["proposal"] < 1.0
   assert any("--learning_rate=" in line for line in find_lr.lines(result, "out"))

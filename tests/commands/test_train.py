@@ -339,7 +339,7 @@ def test_a_finished_run_is_measured_on_other_data(run, tmp_path):
   more = pathlib.Path(tiny_data.reviews(tmp_path / "more.csv", n=30, seed=9))
   measured = finished_run.evaluate(workdir, {"dataset": f"table:{more}"}, "")
   assert measured["test"]["num_examples"] == 30 and measured["test"]["accuracy"] >= 0.9
-  # The commonest class is that of training, not of what is measured.
+  # The majority class is that of train, not of the test split.
   head, *rows = more.read_text().splitlines(keepends=True)
   answered = []
   for name in ("negative", "positive"):

@@ -60,7 +60,7 @@ def computing(monkeypatch):
   return make
 
 
-def _said(caplog):
+def _logged(caplog):
   return [record.getMessage() for record in caplog.records]
 
 
@@ -72,7 +72,7 @@ def test_auto_converts_once_enough_examples_are_asked_for(computing, caplog):
     np.testing.assert_array_equal(compute(ALL[8:16]), ROWS[8:16])
     np.testing.assert_array_equal(compute(ALL[16:30]), close[16:30])
     np.testing.assert_array_equal(compute(ALL[30:]), close[30:])
-  converted, summary = _said(caplog)
+  converted, summary = _logged(caplog)
   assert converted.startswith("OpenVINO computes frozen features: they differ from TensorFlow's by at most 1e-06 of")
   assert summary == "frozen features computed: 16 by TensorFlow, 24 by OpenVINO"
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_had_or_disagrees_is_left_to_tensorflow(computing, caplog
   with computing(found) as compute:
     for start in (0, 20):
       np.testing.assert_array_equal(compute(ALL[start : start + 20]), ROWS[start : start + 20])
-  why, summary = _said(caplog)
+  why, summary = _logged(caplog)
   assert why.startswith("TensorFlow computes frozen features: OpenVINO")
   assert summary == "frozen features computed: 40 by TensorFlow"
   with pytest.raises(UserError, match="--frozen_engine=openvino: OpenVINO"), computing(found, "openvino") as compute:
@@ -95,7 +95,7 @@ def test_tensorflow_computes_without_a_word_where_openvino_is_no_candidate(compu
   caplog.set_level(logging.INFO)
   with computing(ROWS + 1, **found) as compute:
     np.testing.assert_array_equal(compute(ALL), ROWS)
-  assert _said(caplog) == ["frozen features computed: 40 by TensorFlow"]
+  assert _logged(caplog) == ["frozen features computed: 40 by TensorFlow"]
 
 
 def test_a_gpu_keeps_auto_at_tensorflow(computing, monkeypatch):
@@ -198,12 +198,12 @@ def test_a_run_by_openvino_is_a_run_by_tensorflow(tmp_path, caplog, monkeypatch)
   first = train.train_and_evaluate(Config(frozen_engine="openvino", **flags), tmp_path / "first")
   ((rows, exact),) = seen
   np.testing.assert_allclose(rows, exact, atol=inference_engine.TOLERANCE * heads.deviation(exact))
-  said = _said(caplog)
-  assert said.count("frozen features computed: 60 by OpenVINO") == 1
-  assert sum(line.startswith("OpenVINO computes frozen features") for line in said) == 2
+  lines = _logged(caplog)
+  assert lines.count("frozen features computed: 60 by OpenVINO") == 1
+  assert sum(line.startswith("OpenVINO computes frozen features") for line in lines) == 2
   caplog.clear()
   probe = Config(frozen_engine="tensorflow", recipe="probe", **flags)
   second = train.train_and_evaluate(dataclasses.replace(probe, epochs=0), tmp_path / "second")
-  assert any(line.startswith("feature cache: 60 of 60 features read") for line in _said(caplog))
+  assert any(line.startswith("feature cache: 60 of 60 features read") for line in _logged(caplog))
   assert second["candidates"]["probe"]["loss"] == pytest.approx(first["candidates"]["probe"]["loss"], abs=1e-5)
   assert files.read_json(tmp_path / "first/config.json")["frozen_engine"] == "openvino"

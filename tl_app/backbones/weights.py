@@ -65,4 +65,4 @@ def assign(
 
 def values(variables: Iterable[keras.Variable]) -> list[np.ndarray]:
   """Returns copies of the values of variables."""
-  return [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
+  return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]

@@ -30,7 +30,7 @@ from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
-FIGURES = "benchmark.json"
+RESULT = "benchmark.json"
 PROBE_EPOCHS = 20
 
 
@@ -70,8 +70,8 @@ def measure(config, parts, repeats, steps):
     "parts": {name: timing for name, timing in timings.items() if timing},
   }
   pathlib.Path(config.workdir).mkdir(parents=True, exist_ok=True)
-  files.write_json(pathlib.Path(config.workdir) / FIGURES, result)
-  return files.read_json(pathlib.Path(config.workdir) / FIGURES)
+  files.write_json(pathlib.Path(config.workdir) / RESULT, result)
+  return files.read_json(pathlib.Path(config.workdir) / RESULT)
 
 
 def lines(result):
@@ -79,9 +79,9 @@ def lines(result):
   yield f"{result['repeats']} rounds of {result['steps']} batches; median (least to greatest of the rounds)"
   for part, candidates in result["parts"].items():
     yield f"\n{part}: {PARTS[part].__doc__.splitlines()[0]}"
-    for name, figures in candidates.items():
-      low, middle, high = figures["seconds"]
-      least, ratio, most = figures["ratio"]
+    for name, values in candidates.items():
+      low, middle, high = values["seconds"]
+      least, ratio, most = values["ratio"]
       yield (
         f"  {name:44} {middle:10.4f} s ({low:.4f} to {high:.4f})   "
         f"{ratio:7.2f} times as fast ({least:.2f} to {most:.2f})"

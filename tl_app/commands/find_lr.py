@@ -24,7 +24,7 @@ from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
-FIGURES, PLOT = "find_lr.json", "find_lr.svg"
+RESULT, PLOT = "find_lr.json", "find_lr.svg"
 LOWEST, HIGHEST = 1e-7, 1.0
 # Share of the old mean in the smoothed loss; about so many steps as 1 / (1 - SMOOTHING) count.
 SMOOTHING = 0.9
@@ -73,7 +73,7 @@ def measure(config, steps):
   result |= propose(rates, smoothed)
   root = pathlib.Path(config.workdir)
   root.mkdir(parents=True, exist_ok=True)
-  files.write_json(root / FIGURES, result)
+  files.write_json(root / RESULT, result)
   with files.atomic_path(root / PLOT) as new:
     _figure(result).savefig(new, format="svg", metadata={"Date": None})
   return result

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def restore(paths, config, assets):
-  """Returns the `Model` of a workdir: the backbone loaded anew, with the weights that ship.
+  """Returns the `Model` of a workdir: the backbone loaded anew, with the weights of the selected model.
 
   Raises:
     UserError: plan.json or the weights are damaged, or --backbone leads to another network now.
@@ -41,8 +41,8 @@ def rebuild(paths, config, assets):
     UserError: plan.json or what it says of the task is damaged.
   """
   try:
-    settled = workdir_lib.read(paths.plan)["preprocessing"]
-    max_length, image_size = settled.get("max_length", 0), settled.get("image_size", config.image_size)
+    preprocessing = workdir_lib.read(paths.plan)["preprocessing"]
+    max_length, image_size = preprocessing.get("max_length", 0), preprocessing.get("image_size", config.image_size)
   except (ValueError, KeyError, TypeError, AttributeError):
     raise UserError(f"{paths.plan} is damaged: train again") from None
   try:

@@ -44,7 +44,7 @@ def predict(model, source, output="", text_column="text", image_column="image", 
     raise UserError(f"--batch_size={batch_size}: a call takes one input or more")
   facts = files.read_json(directory / saved_model.FACTS)
   if facts["pairs"] != bool(text_pair_column):
-    takes = "pairs of texts: name the column of the second by" if facts["pairs"] else "no pairs of texts: leave out"
+    takes = "pairs of texts: name the column of the second by" if facts["pairs"] else "no pairs of texts: remove"
     raise UserError(f"--model={model} takes {takes} --text_pair_column")
   per_token = tasks.from_config(facts["task"]).per_token
   inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column, words=per_token)

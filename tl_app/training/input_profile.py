@@ -73,7 +73,7 @@ def measure(stream: list, step) -> dict:
     step: function of a batch, that ends when its step is done.
 
   Returns:
-    A dict, ready for JSON, of seconds if not said otherwise:
+    A dict, ready for JSON, of seconds unless stated otherwise:
     "batches": number of batches for which the pipeline alone was measured.
     "input_steps": {name of an input step: what it adds to a batch}.
     "pipeline": the sum of these.

@@ -100,7 +100,7 @@ class Image(Modality):
 
     from tl_app.preprocessing import image
 
-    pixels = image.decode(encoded(*row))
+    pixels = image.decode(tf.constant(encoded(*row))).numpy()
     if max(pixels.shape[:2]) > THUMBNAIL:
       pixels = tf.image.resize(pixels, (THUMBNAIL, THUMBNAIL), preserve_aspect_ratio=True, antialias=True)
     thumbnail = tf.io.encode_jpeg(tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8), quality=85)

@@ -305,7 +305,7 @@ def test_the_plan_says_what_is_changed_and_the_frozen_stages_run(run):
   assert any("training examples are augmented: light" in line for line in logs)
   assert any("augmented examples differ in every step" in line for line in logs)
   assert not list((root / "cache" / "features").glob("trunk-*"))
-  assert "Training examples of fine_tune are changed: light" in (root / "changed" / "report.html").read_text()
+  assert "Augmentation in phase fine_tune: light" in (root / "changed" / "report.html").read_text()
 
 
 @pytest.mark.slow

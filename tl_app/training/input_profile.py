@@ -52,10 +52,11 @@ def profile_inference(phase: Phase, features: Features, seed: int, record: Recor
   if not features.num_missing():
     log.info("--profile_input: all features are stored, so that nothing is read and computed")
     return
-  plain = inference_engine.plain(features.model.features, features.devices.replicas)
+  network = features.model.features
+  plain = inference_engine.plain(network, features.devices.replicas)
   with features.devices.scope():
     stream = feed.training_steps(phase.replace(batch_size=features.batch_size), features, seed)
-    result = measure(stream, lambda batch: plain.predict_on_batch(precision.per_device_share(plain, batch[0])))
+    result = measure(stream, lambda batch: plain.predict_on_batch(precision.per_device_share(network, batch[0])))
   _note({"phase": "frozen features", "step": "forward pass"} | result, record)
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import tarfile
@@ -15,8 +16,7 @@ import zipfile
 
 import pytest
 
-from tl_app import assets as assets_lib
-from tl_app.assets import Assets, cache_root
+from tl_app.assets import Assets, archives, cache_root
 from tl_app.errors import UserError
 
 REQUIREMENT = "tiny-weights==0.1"
@@ -194,7 +194,7 @@ def test_members_that_leave_the_directory_are_refused(tmp_path, name):
   target = tmp_path / "a" / "b" / "new"
   target.mkdir(parents=True)
   with pytest.raises(UserError, match="outside its directory"):
-    assets_lib._extract(archive, ("*outside",), target)
+    archives.extract(archive, ("*outside",), target)
   assert not list(tmp_path.rglob("*outside"))
   assert not pathlib.Path("/tmp/tl_app_outside").exists()
 
@@ -219,14 +219,14 @@ def test_damaged_cache_heals_and_offline_says_so(index, tmp_path, caplog):
 
 def test_killed_download_leaves_nothing_that_looks_whole(index, tmp_path, monkeypatch):
   digest = make_wheel(index)
-  original = assets_lib.shutil.copyfileobj
+  original = shutil.copyfileobj
 
   def interrupted(source, sink):
     original(io.BytesIO(source.read(10)), sink)
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(assets_lib.shutil, "copyfileobj", interrupted)
+    patch.setattr(shutil, "copyfileobj", interrupted)
     with pytest.raises(KeyboardInterrupt):
       Assets(tmp_path / "cache").wheel(REQUIREMENT, digest, KEEP)
   assert list((tmp_path / "cache" / "wheels").iterdir()) == []
@@ -259,7 +259,7 @@ def test_full_disk_names_the_directory(index, tmp_path, monkeypatch):
   def full(*args):
     raise OSError(errno.ENOSPC, "No space left on device")
 
-  monkeypatch.setattr(assets_lib.shutil, "copyfileobj", full)
+  monkeypatch.setattr(shutil, "copyfileobj", full)
   with pytest.raises(UserError, match=f"no space left in {tmp_path / 'cache' / 'wheels'}"):
     Assets(tmp_path / "cache").wheel(REQUIREMENT, digest, KEEP)
 
@@ -312,7 +312,7 @@ def test_damaged_module_cache_heals(hub, tmp_path, fault):
   hub.served[MODULE_URL] = [write_module, write_module]
   directory = Assets(tmp_path).hub_module(MODULE_URL)
   if fault == "empty":
-    assets_lib.shutil.rmtree(directory)
+    shutil.rmtree(directory)
     directory.mkdir()
   elif fault == "no graph":
     (directory / "saved_model.pb").unlink()
@@ -321,7 +321,7 @@ def test_damaged_module_cache_heals(hub, tmp_path, fault):
   else:
     dead = subprocess.Popen(["true"])
     dead.wait()
-    assets_lib.shutil.rmtree(directory)
+    shutil.rmtree(directory)
     directory.with_name(directory.name + ".lock").write_text(f"{socket.gethostname()}.{dead.pid}.abc")
     directory.with_name(directory.name + ".abc.tmp").mkdir()
   with pytest.raises(UserError, match="--offline"):

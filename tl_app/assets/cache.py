@@ -1,0 +1,112 @@
+"""The cache on disk: its root, manifests, locks, and errors of writing."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import pathlib
+import sys
+
+from tl_app import files
+from tl_app.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def cache_root(cache_dir: str = "") -> pathlib.Path:
+  """Returns the cache directory: `cache_dir`, else $TL_APP_CACHE, else tl_app in the user's cache directory."""
+  user = os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~/.cache").expanduser()
+  root = pathlib.Path(cache_dir or os.environ.get("TL_APP_CACHE") or pathlib.Path(user, "tl_app")).expanduser()
+  if root.is_file():
+    raise UserError(f"the cache {root} is a file: give a directory, by --cache_dir or $TL_APP_CACHE")
+  return root
+
+
+def sha256_of(path):
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(path, directory, facts):
+  """Writes size and sha256 of every file under `directory`, beside `facts`."""
+  found = sorted(file for file in directory.rglob("*") if file.is_file())
+  sums = {str(f.relative_to(directory)): {"size": f.stat().st_size, "sha256": sha256_of(f)} for f in found}
+  files.write_json(path, {**facts, "files": sums})
+
+
+def read_manifest(path):
+  """Returns the manifest at `path`, or {} if it cannot be read."""
+  try:
+    manifest = files.read_json(path)
+  except (OSError, ValueError):
+    return {}
+  return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else {}
+
+
+def damage(directory, manifest, members=()):
+  """Returns how the files under `directory` differ from `manifest`, or ""."""
+  if not manifest:
+    return "its manifest is missing"
+  for name, facts in manifest["files"].items():
+    path = directory / name
+    if not path.is_file():
+      return f"{name} is missing"
+    if path.stat().st_size != facts["size"] or sha256_of(path) != facts["sha256"]:
+      return f"{name} is not what was written"
+  return "" if set(members) <= set(manifest.get("keep", ())) else "more of its files are needed"
+
+
+def where(directory, damage):
+  return f"is damaged in {directory} ({damage})" if directory.exists() else f"is not in the cache {directory}"
+
+
+@contextlib.contextmanager
+def locked(root, name, what):
+  """Holds the lock `name` of the cache, so that several processes download a file once.
+
+  A cache that cannot be written can still be read, without a lock.
+  """
+  with contextlib.ExitStack() as stack:
+    with contextlib.suppress(OSError):
+      (root / "locks").mkdir(parents=True, exist_ok=True)
+      file = stack.enter_context((root / "locks" / name).open("w"))
+      _flock(file, what)
+    yield
+
+
+def _flock(file, what):
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    log.info("waiting for another process that downloads %s", what)
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+@contextlib.contextmanager
+def writing(directory):
+  """Creates `directory`; turns a full disk or a missing permission inside the block into a `UserError` about it."""
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    yield
+  except OSError as error:
+    if error.errno in FULL:
+      raise UserError(f"no space left in {directory}: free some, or set --cache_dir or TL_APP_CACHE") from None
+    if error.errno in (*FORBIDDEN, errno.ENOTDIR, errno.EEXIST):
+      raise UserError(f"{directory} cannot be written ({error.strerror}): set --cache_dir or TL_APP_CACHE") from None
+    raise
+
+
+def announce(what, tool, directory):
+  print(f"fetching {what} with {tool} into {directory}", file=sys.stderr, flush=True)
+
+
+def reason(error):
+  """Returns the first line of an exception, at most 200 characters."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0][:200]

@@ -1,0 +1,84 @@
+"""Presets of KerasHub: local directories, and the caches of kagglehub and huggingface_hub."""
+
+import json
+import pathlib
+
+from tl_app import files
+from tl_app.assets import cache
+from tl_app.errors import UserError
+
+
+def local_preset(handle):
+  """Returns the directory of a preset; raises `UserError` if files are missing."""
+  directory = pathlib.Path(handle).expanduser()
+  if not directory.is_dir():
+    raise UserError(f"{handle} is not a directory: expected a preset with config.json")
+  try:
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(f"{handle} has no readable config.json, as a preset must: {cache.reason(error)}") from None
+  if not isinstance(config, dict) or not {"registered_name", "model_type", "architecture"} & set(config):
+    raise UserError(f"{handle}: config.json names neither registered_name (KerasHub) nor model_type (Hugging Face)")
+  if not any(directory.glob("model*.h5")) and not any(directory.glob("*.safetensors")):
+    raise UserError(f"{handle} holds config.json but no weights: expected model.weights.h5 or model.safetensors")
+  return directory
+
+
+def kaggle_probe(name):
+  import kagglehub
+
+  _kaggle_handle(name)
+  kagglehub.model_download(name, path="config.json")
+
+
+def _kaggle_handle(name):
+  from kagglehub import handle
+
+  try:
+    return handle.parse_model_handle(name)
+  except ValueError:
+    raise UserError(f"kaggle://{name} is not of the form kaggle://OWNER/MODEL/FRAMEWORK/VARIATION[/VERSION]") from None
+
+
+def kaggle_cached(name):
+  """Returns the newest cached version of a Kaggle model with complete weights, or None."""
+  from kagglehub import config
+
+  handle = _kaggle_handle(name)
+  model = pathlib.Path(
+    config.get_cache_folder(), "models", handle.owner, handle.model, handle.framework, handle.variation
+  )
+  versions = [str(handle.version)] if handle.is_versioned() else [path.name for path in model.glob("[0-9]*")]
+  for version in sorted((v for v in versions if v.isdigit()), key=int, reverse=True):
+    complete = (model / f"{version}.complete").exists()
+    marked = model / ".complete" / version
+    weights = complete or any(
+      (marked / f"{name}.complete").exists() for name in ("model.weights.h5", "model.weights.json")
+    )
+    if weights and (model / version / "config.json").is_file():
+      return model / version
+  return None
+
+
+def huggingface_probe(model_types, name):
+  """Returns the downloaded directory of a model of one of `model_types`, or None."""
+  import huggingface_hub
+
+  try:
+    config = files.read_json(huggingface_hub.hf_hub_download(repo_id=name, filename="config.json"))
+    if config.get("model_type") in model_types:
+      return huggingface_hub.snapshot_download(repo_id=name, allow_patterns=["*.json", "*.txt", "model*.safetensors"])
+  except huggingface_hub.utils.HFValidationError:
+    raise UserError(f"hf://{name} is not of the form hf://OWNER/MODEL") from None
+
+
+def huggingface_cached(name):
+  """Returns the cached snapshot of a Hugging Face model, or None."""
+  import huggingface_hub
+
+  try:
+    return pathlib.Path(huggingface_hub.snapshot_download(repo_id=name, local_files_only=True))
+  except huggingface_hub.utils.HFValidationError:
+    raise UserError(f"hf://{name} is not of the form hf://OWNER/MODEL") from None
+  except FileNotFoundError:
+    return None

@@ -17,11 +17,11 @@ def main():
   cli.need("workdir")
   workdir.open_run(flags.workdir)
   cli.start_tensorflow()
-  from tl_app.commands import finished_run
+  from tl_app.commands import evaluate as command
   from tl_app.report import summary
 
   with cli.progress():
-    metrics = finished_run.evaluate(flags.workdir, cli.given(DATA), flags.output, flags.cache_dir, flags.offline)
+    metrics = command.evaluate(flags.workdir, cli.given(DATA), flags.output, flags.cache_dir, flags.offline)
   print(summary.lines(metrics, flags.output or None))
 
 

@@ -14,10 +14,10 @@ def main():
   cli.need("workdir")
   workdir.open_run(flags.workdir)
   cli.start_tensorflow()
-  from tl_app.commands import finished_run
+  from tl_app.commands import export as command
 
   with cli.progress():
-    directory, parity, task = finished_run.export(flags.workdir, flags.output, flags.cache_dir, flags.offline)
+    directory, parity, task = command.export(flags.workdir, flags.output, flags.cache_dir, flags.offline)
   print(f"{directory}: {task.answers.describe_parity(parity)}")
 
 

@@ -42,9 +42,9 @@ def inspect_run(flags):
   cli.start_tensorflow()
   from tl_app.commands import inspect_run as command
 
-  found = command.compare(flags.workdir, flags.cache_dir, flags.offline)
-  print(command.table(found))
-  command.require_agreement(found)
+  changes = command.compare(flags.workdir, flags.cache_dir, flags.offline)
+  print(command.table(changes))
+  command.require_agreement(changes)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tl_app import files
 from tl_app.backbones import long_text as backbone_long_text
 from tl_app.backbones import native_stages, pooling, saved_model, text_pairs
 from tl_app.backbones.spec import BackboneSpec
-from tl_app.commands import finished_run, train
+from tl_app.commands import evaluate, train
 from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.preprocessing import long_text, text
@@ -207,7 +207,7 @@ def test_a_run_with_windows_trains_exports_and_is_measured_again(world, tmp_path
   assert (preprocessing["long_text"], preprocessing["tokens_read"], preprocessing["texts_cut"]) == ("windows", 1.0, 0.0)
   assert files.read_json(tmp_path / "run/plan.json")["preprocessing"] == preprocessing
   assert "windows" in (tmp_path / "run/report.html").read_text()
-  assert finished_run.evaluate(tmp_path / "run", {}, "")["test"]["accuracy"] == metrics["test"]["accuracy"]
+  assert evaluate.evaluate(tmp_path / "run", {}, "")["test"]["accuracy"] == metrics["test"]["accuracy"]
   served = tf.saved_model.load(str(tmp_path / "run/export"))
   book = tf.constant(["word1 " * 20_000, "good"])
   assert np.isfinite(served.signatures["serving_default"](inputs=book)["score"]).all()

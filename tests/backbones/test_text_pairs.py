@@ -11,7 +11,7 @@ import tiny_modules
 from tl_app import files
 from tl_app.backbones import kerashub_tokens, native_stages, pooling, saved_model, text_pairs
 from tl_app.backbones.spec import BackboneSpec
-from tl_app.commands import finished_run, predict, train
+from tl_app.commands import evaluate, predict, train
 from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.preprocessing import text
@@ -61,7 +61,7 @@ def test_a_head_compares_the_texts_of_a_bi_encoder(bi_encoder):
   assert metrics["test"]["accuracy"] > 0.85 > metrics["majority_accuracy"] + 0.2
   assert metrics["parity"]["label_flips"] == 0
   assert " / " in (workdir / "report.html").read_text()
-  again = finished_run.evaluate(workdir, {}, "")
+  again = evaluate.evaluate(workdir, {}, "")
   assert again["test"]["accuracy"] == metrics["test"]["accuracy"]
 
 
@@ -75,7 +75,7 @@ def test_the_export_takes_both_texts_and_predict_reads_both_columns(bi_encoder, 
   predict.predict(str(workdir / "export"), str(asked), str(answered), text_column="one", text_pair_column="two")
   answers = [json.loads(line)["probabilities"]["same"] for line in answered.read_text().splitlines()]
   assert answers[0] > answers[1]
-  with pytest.raises(UserError, match="takes pairs of texts: name the column of the second by --text_pair_column"):
+  with pytest.raises(UserError, match="takes pairs of texts: name the second column with --text_pair_column"):
     predict.predict(str(workdir / "export"), str(asked), text_column="one")
   with pytest.raises(UserError, match="no column 'three' .--text_pair_column"):
     predict.predict(str(workdir / "export"), str(asked), text_column="one", text_pair_column="three")

@@ -131,7 +131,7 @@ def test_lora_and_batch_statistics(world):
 
 
 def copy_of(tuned, tmp_path):
-  """Returns a workdir with what `changes` reads, the export shared: plan.json and metrics.json can be changed."""
+  """Returns a workdir with what `compare` reads, the export shared: plan.json and metrics.json can be changed."""
   paths = workdir.Workdir(tmp_path / "copy")
   for path in ("config.json", "plan.json", "metrics.json", "checkpoints/task.json"):
     files.write_text(paths.root / path, (tuned / path).read_text())

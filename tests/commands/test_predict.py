@@ -177,8 +177,8 @@ def test_standard_input_is_answered_as_it_comes(exports, monkeypatch, capfd):
     ("text", "notes.md", "is not a .txt, but the model reads texts"),
     ("text", "t.csv", r"no column 'text' \(--text_column\) of texts.*did you mean texts"),
     ("image", "t.txt", "is texts, but the model reads images: give an image, a directory"),
-    ("text", "none.txt", "holds nothing to answer"),
-    ("text", "none.csv", "holds nothing to answer"),
+    ("text", "none.txt", "has no inputs"),
+    ("text", "none.csv", "has no inputs"),
     ("image", "-", "is texts, but the model reads images"),
     ("image", "p", r"has no images \(.jpg.*1 other files"),
     ("image", "t.csv", r"no column 'image' \(--image_column\) of images"),
@@ -199,8 +199,8 @@ def test_an_input_that_does_not_fit_is_told_before_anything_is_written(exports, 
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_a_call_takes_one_input_or_more(exports, size):
-  with pytest.raises(UserError, match=f"--batch_size={size}: a call takes one input or more"):
+def test_a_batch_size_below_one_is_refused(exports, size):
+  with pytest.raises(UserError, match=f"--batch_size={size}: use 1 or more"):
     predict_lib.predict(exports["text"], "-", batch_size=size)
 
 

@@ -18,7 +18,7 @@ import tiny_modules
 from tl_app import config as config_lib
 from tl_app import data, files
 from tl_app.assets import Assets
-from tl_app.commands import finished_run, inspect_run
+from tl_app.commands import evaluate, inspect_run
 from tl_app.commands import train as train_lib
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
@@ -337,30 +337,28 @@ def test_strings_are_not_trained_on_several_devices(run):
 def test_a_finished_run_is_measured_on_other_data(run, tmp_path):
   _, workdir = run("strings", "reviews")
   more = pathlib.Path(tiny_data.reviews(tmp_path / "more.csv", n=30, seed=9))
-  measured = finished_run.evaluate(workdir, {"dataset": f"table:{more}"}, "")
+  measured = evaluate.evaluate(workdir, {"dataset": f"table:{more}"}, "")
   assert measured["test"]["num_examples"] == 30 and measured["test"]["accuracy"] >= 0.9
   # The majority class is that of train, not of the test split.
   head, *rows = more.read_text().splitlines(keepends=True)
   answered = []
   for name in ("negative", "positive"):
     (tmp_path / f"{name}.csv").write_text(head + "".join(row for row in rows if row.strip().endswith(name)))
-    answered.append(
-      finished_run.evaluate(workdir, {"dataset": f"table:{tmp_path}/{name}.csv"}, "")["majority_accuracy"]
-    )
+    answered.append(evaluate.evaluate(workdir, {"dataset": f"table:{tmp_path}/{name}.csv"}, "")["majority_accuracy"])
   assert sorted(answered) == [0, 1]
   more = tmp_path / "other.csv"
   more.write_text("text,label\ngood film,splendid\n")
   with pytest.raises(
     UserError, match="other.csv does not fit the model of .*'splendid' is unknown; .* knows: negative, positive"
   ):
-    finished_run.evaluate(workdir, {"dataset": f"table:{more}"}, "")
+    evaluate.evaluate(workdir, {"dataset": f"table:{more}"}, "")
   images = tiny_data.colours(tmp_path / "more", per_class=1)
   with pytest.raises(UserError, match="holds images, but the model of .* reads texts"):
-    finished_run.evaluate(workdir, {"dataset": f"images:{images}"}, "")
+    evaluate.evaluate(workdir, {"dataset": f"images:{images}"}, "")
   with pytest.raises(UserError, match="--output=.*other.csv/here: .*other.csv is a file"):
-    finished_run.evaluate(workdir, {}, f"{more}/here")
+    evaluate.evaluate(workdir, {}, f"{more}/here")
   with pytest.raises(UserError, match="holds a run, whose metrics.json would be replaced"):
-    finished_run.evaluate(workdir, {}, str(workdir))
+    evaluate.evaluate(workdir, {}, str(workdir))
 
 
 def test_a_damaged_run_is_refused(run):
@@ -368,13 +366,13 @@ def test_a_damaged_run_is_refused(run):
   weights_file = workdir / "checkpoints" / "model.weights.h5"
   weights_file.write_bytes(weights_file.read_bytes()[:-900])
   with pytest.raises(UserError, match="weights.h5 does not fit --backbone=.*: one of them has changed; train again"):
-    finished_run.evaluate(workdir, {}, "")
+    evaluate.evaluate(workdir, {}, "")
   (workdir / "plan.json").write_text("{")
   with pytest.raises(UserError, match="plan.json is damaged: train again"):
-    finished_run.evaluate(workdir, {}, "")
+    evaluate.evaluate(workdir, {}, "")
   (workdir / "metrics.json").unlink()
   with pytest.raises(UserError, match="holds no finished run: metrics.json is missing"):
-    finished_run.evaluate(workdir, {}, "")
+    evaluate.evaluate(workdir, {}, "")
 
 
 def test_a_run_reads_its_images_from_tfrecord(run, world, tmp_path):

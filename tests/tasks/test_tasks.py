@@ -11,7 +11,7 @@ import sklearn.metrics
 import tiny_modules
 
 from tl_app import files, tasks
-from tl_app.commands import finished_run, predict, train
+from tl_app.commands import evaluate, predict, train
 from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.report import predictions
@@ -138,7 +138,7 @@ def test_amounts_come_back_in_their_own_units(regression, tmp_path):
 @pytest.mark.slow
 def test_finished_runs_of_every_task_are_measured_again(multi_label, regression, tmp_path):
   for metrics, workdir in (multi_label, regression):
-    again = finished_run.evaluate(workdir, {}, str(tmp_path / metrics["task"]))
+    again = evaluate.evaluate(workdir, {}, str(tmp_path / metrics["task"]))
     score = tasks.of_metrics(metrics).metrics.primary_metric
     assert again["test"][score] == pytest.approx(metrics["test"][score], abs=1e-5)
     assert len(rows_of(tmp_path / metrics["task"] / "predictions.csv")) == metrics["test"]["num_examples"]
@@ -148,7 +148,7 @@ def test_finished_runs_of_every_task_are_measured_again(multi_label, regression,
 def test_a_finished_run_refuses_labels_that_it_does_not_know(multi_label, tmp_path):
   data = table(tmp_path / "more.csv", ("text", "label"), [("word0", "red,pink")])
   with pytest.raises(UserError, match="does not fit the model of .*: the label 'pink' is unknown"):
-    finished_run.evaluate(multi_label[1], {"dataset": data}, "")
+    evaluate.evaluate(multi_label[1], {"dataset": data}, "")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import tiny_modules
 import tiny_presets
 
 from tl_app import files
-from tl_app.commands import check, finished_run, predict, train
+from tl_app.commands import check, evaluate, predict, train
 from tl_app.config import Config
 from tl_app.errors import UserError
 
@@ -95,9 +95,9 @@ def test_the_export_answers_with_entities_and_their_places(run, tmp_path):
 
 def test_a_finished_run_is_measured_again_on_other_schemes(run, tmp_path):
   metrics, workdir = run
-  assert finished_run.evaluate(workdir, {}, "")["test"]["f1"] == pytest.approx(metrics["test"]["f1"])
+  assert evaluate.evaluate(workdir, {}, "")["test"]["f1"] == pytest.approx(metrics["test"]["f1"])
   other = "table:" + tiny_data.tagged(tmp_path / "other", scheme="IOBES", seed=1)
-  assert finished_run.evaluate(workdir, {"dataset": other}, "")["test"]["f1"] > 0.9
+  assert evaluate.evaluate(workdir, {"dataset": other}, "")["test"]["f1"] > 0.9
 
 
 def test_a_long_text_is_read_as_far_as_it_goes(run, tmp_path):

@@ -13,7 +13,7 @@ from absl.testing import flagsaver
 
 from tl_app import cli, files
 from tl_app import config as config_lib
-from tl_app.commands import benchmark, finished_run, train
+from tl_app.commands import benchmark, evaluate, export, train
 from tl_app.compute import devices, memory
 from tl_app.config import Config
 from tl_app.errors import UserError
@@ -72,15 +72,13 @@ def test_a_run_in_microbatches_gives_the_metrics_of_a_run_on_whole_batches(confi
       {name: value for name, value in one.items() if name != "seconds"}, abs=1e-5
     )
   assert files.read_json(tmp_path / "split" / "config.json")["batch_size"] == "auto"
-  taken, predict = [], finished_run.inference.predict
-  monkeypatch.setattr(
-    finished_run.inference, "predict", lambda *args, **kw: taken.append(args[3]) or predict(*args, **kw)
-  )
+  taken, predict = [], evaluate.inference.predict
+  monkeypatch.setattr(evaluate.inference, "predict", lambda *args, **kw: taken.append(args[3]) or predict(*args, **kw))
   for workdir, metrics in ((tmp_path / "split", split), (tmp_path / "whole", whole)):
-    assert finished_run.evaluate(workdir, {}, "")["test"]["accuracy"] == metrics["test"]["accuracy"]
+    assert evaluate.evaluate(workdir, {}, "")["test"]["accuracy"] == metrics["test"]["accuracy"]
   assert taken[0] == 8 < taken[1]
-  monkeypatch.setattr(finished_run.parity, "export_and_prove", lambda *_, batch_size: batch_size)
-  assert finished_run.export(tmp_path / "split", "")[1] == 8
+  monkeypatch.setattr(export.parity, "export_and_prove", lambda *_, batch_size: batch_size)
+  assert export.export(tmp_path / "split", "")[1] == 8
 
 
 @pytest.mark.parametrize("most", [5, 1])

@@ -12,7 +12,7 @@ import tiny_presets
 from tl_app import backbones, files
 from tl_app.assets import cache_root
 from tl_app.backbones import weights
-from tl_app.commands import finished_run, inspect_run, train
+from tl_app.commands import evaluate, inspect_run, train
 from tl_app.compute import precision, time_budget
 from tl_app.config import Config
 from tl_app.features import frozen
@@ -403,10 +403,13 @@ def test_a_finished_run_keeps_the_size_of_its_images(image_config, tmp_path, mon
   config = dataclasses.replace(image_config, max_minutes=9.0)
   metrics = train.train_and_evaluate(config, tmp_path / "run")
   # 60 images of 3 s; 30 % of 540 s.
-  assert "images of 32 x 32 pixels in place of 64 x 64, whose features alone would take 180 s" in caplog.text
+  assert (
+    "images are resized to 32 x 32 pixels instead of 64 x 64, for which the features alone would take 180 of"
+    in caplog.text
+  )
   assert files.read_json(tmp_path / "run" / "plan.json")["preprocessing"] == {"image_size": 32}
   assert metrics["parity"]["label_flips"] == 0
-  again = finished_run.evaluate(tmp_path / "run", {}, "")
+  again = evaluate.evaluate(tmp_path / "run", {}, "")
   assert again["test"]["loss"] == pytest.approx(metrics["test"]["loss"], abs=1e-6)
   # The stored features of the smaller images are not those of the full ones, which would take as long as before.
   features, plan = _prepare(dataclasses.replace(config, image_size=64), tmp_path / "full", _limit(9.0))
@@ -415,7 +418,7 @@ def test_a_finished_run_keeps_the_size_of_its_images(image_config, tmp_path, mon
   caplog.clear()
   _, plan = _prepare(config, tmp_path / "stored", _limit(9.0))
   assert plan.preprocessing == {"image_size": 64}
-  assert "in place of" not in caplog.text
+  assert "instead of" not in caplog.text
 
 
 @pytest.fixture(scope="module")

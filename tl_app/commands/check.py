@@ -1,4 +1,4 @@
-"""`check`: every finding about a data set, as `python -m tl_app.check` gives it."""
+"""Checks a data set for every kind of fault."""
 
 import dataclasses
 import importlib.util
@@ -9,9 +9,10 @@ from tl_app import backbones, data, tasks
 from tl_app import config as config_lib
 from tl_app.assets import Assets
 from tl_app.checking import noise, summary
-from tl_app.checking.findings import find, in_order
+from tl_app.checking.findings import Finding, find, in_order
 from tl_app.commands import train
 from tl_app.compute import devices as devices_lib
+from tl_app.config import Config
 from tl_app.data import modalities, training_data
 from tl_app.data.examples import strings
 from tl_app.data.splitting import splits
@@ -23,14 +24,20 @@ from tl_app.training import planning
 from tl_app.workdir import Clock
 
 
-def check(config):
-  """Looks for every kind of fault and returns (result for JSON, the `Finding`s).
+def check(config: Config) -> tuple[dict, list[Finding]]:
+  """Looks for every kind of fault in a data set.
 
-  Bad examples are findings, whatever --on_bad_example says. With a backbone the texts are read with its tokens, and
-  labels are compared with what its frozen features tell.
+  Bad examples are reported whatever --on_bad_example says. With --backbone, the tokens of the texts are checked too,
+  and the labels are compared with predictions from frozen features.
+
+  Args:
+    config: the `Config`.
+
+  Returns:
+    (the result, ready for JSON; the list of `Finding`).
 
   Raises:
-    UserError: a flag cannot work, or there is no usable example.
+    UserError: a flag cannot work, or no example is usable.
   """
   config_lib.validate(config, needed=("dataset",))
   spec = backbones.resolve(config.backbone) if config.backbone else None
@@ -53,27 +60,27 @@ def check(config):
     kinds = [*modalities.of(examples.modality).token_checks, *(["label_noise"] if task.single_label else [])]
     not_checked |= {_listed(kinds): "pass --backbone"} if kinds else {}
   with clock("look"):
-    found = summary.cheap(subject, preprocess)
-    if reason and not any(finding.kind in ("one_class", "unseen_labels") for finding in found):
-      found += find("unsplittable", 1, detail=reason)
+    findings = summary.cheap(subject, preprocess)
+    if reason and not any(finding.kind in ("one_class", "unseen_labels") for finding in findings):
+      findings += find("unsplittable", 1, detail=reason)
   if not task.single_label:
     not_checked["label_noise"] = f"--task={task.name} has no check of it"
   elif features and not importlib.util.find_spec("cleanlab"):
     not_checked["label_noise"] = "pip install 'tl_app[check]'"
   elif features:
     with clock("label_noise"):
-      found += noise.findings(subject, features.frozen().rows)
-  found = in_order(found)
-  return summary.as_json(subject, found, clock.seconds, not_checked), found
+      findings += noise.findings(subject, features.frozen().rows)
+  findings = in_order(findings)
+  return summary.as_json(subject, findings, clock.seconds, not_checked), findings
 
 
 def _listed(words):
-  """Returns words as a list in a sentence: "a", "a and b", "a, b and c"."""
+  """Returns words as an enumeration: "a", "a and b", "a, b and c"."""
   return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def _divide(examples, config, fingerprints, task):
-  """Returns (`Splits`, ""), or (None, why there are none)."""
+  """Returns (`Splits`, ""), or (None, reason) if the examples cannot be split."""
   try:
     return splits.make(examples, config.splits, fingerprints, task.has_class_names), ""
   except UserError as error:
@@ -81,17 +88,17 @@ def _divide(examples, config, fingerprints, task):
 
 
 def _features(config, spec, assets, subject, clock):
-  """Returns the `Features` of all examples, whose frozen features are those of a training run with these flags."""
+  """Returns the `Features` of all examples; the frozen features are those of a training run with these flags."""
   examples, names = subject.examples, sorted(subject.count(range(len(subject.examples))))
   devices = devices_lib.make(config.strategy, config.num_devices)
   task = subject.task.with_codec(names=tuple(names))
   model = train.load_model(config, spec, assets, devices, task, examples.modality)
   split = dict(subject.splits)
-  # What --max_examples removes from train is looked at like the rest.
+  # The examples that --max_examples removes from the training split are checked too.
   others = np.setdiff1d(np.arange(len(examples)), np.concatenate([*split.values()]))
   test = np.union1d(split["test"], others)
   whole = splits.Splits(examples, split["train"], split["validation"], test, [], {})
-  # Nothing trains, so nothing reads the targets.
+  # Nothing is trained, so the targets are not used.
   data = training_data.make(examples, whole, np.zeros(len(examples), np.int32))
   data = frozen.with_lengths(data, model.backbone)
   preprocessing = planning.choose_preprocessing(config.inputs, data, model)

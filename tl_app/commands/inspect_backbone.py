@@ -1,26 +1,32 @@
-"""What is known of the backbones: the whole table without TensorFlow, or one of them, loaded."""
+"""Describes the backbones: the whole table, without TensorFlow, or one loaded backbone."""
 
 from tl_app import backbones
+from tl_app.assets import Assets
 from tl_app.backbones.backbone import parameters
 
-# Columns of `listing`.
+# Columns of the table that `listing` returns.
 COLUMNS = ("name", "modality", "input", "parameters", "licence", "handle")
 
 
 def listing() -> str:
-  """Returns the table of backbones as text. It needs no TensorFlow and no network."""
+  """Returns the table of backbones as text. TensorFlow and a network connection are not needed."""
   rows = [COLUMNS, *([row[column] for column in COLUMNS] for row in backbones.table())]
   widths = [max(map(len, cells)) for cells in zip(*rows)]
   return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
-def describe(name, assets, preprocessor="", pooling="auto", image_size=0, pixels="auto"):
-  """Loads a backbone and returns what a user must know of it, as text.
+def describe(
+  name: str, assets: Assets, preprocessor: str = "", pooling: str = "auto", image_size: int = 0, pixels: str = "auto"
+) -> str:
+  """Loads a backbone and returns its description as text: inputs, outputs, features, licence and stages.
 
   Args:
     name: as in --backbone.
-    assets: `Assets`.
-    preprocessor, pooling, image_size, pixels: as in `Config`.
+    assets: the `Assets`.
+    preprocessor: as in `Config`.
+    pooling: as in `Config`.
+    image_size: as in `Config`, in pixels.
+    pixels: as in `Config`.
   """
   import keras
 

@@ -1,6 +1,7 @@
-"""What training changed: the variables of a finished run's export beside those of the backbone it started from."""
+"""Shows what training changed: compares the variables of a run's export with those of the pretrained backbone."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import tensorflow as tf
@@ -18,18 +19,19 @@ from tl_app.serving import saved_model
 
 @dataclasses.dataclass
 class StageChange:
-  """One stage of the backbone, export against original.
+  """Comparison of one stage in the export with the same stage of the pretrained backbone.
 
   Attributes:
-    name: the stage.
-    variables: how many it has.
-    identical: how many of them are the same to the bit.
-    planned: how many the phases trained, if their weights are selected.
-    trained: how many of the planned ones changed.
-    statistics: how many moving statistics ran on batch statistics, if those weights are selected.
-    parameters: weights of the stage; `moved`: those that differ in a bit.
-    largest: largest norm of a variable's change over the norm of the variable.
-    wrong: names of the variables that changed although neither the phases nor BatchNormalization were to change them.
+    name: name of the stage.
+    variables: number of its variables.
+    identical: number of variables that are identical to the bit.
+    planned: number of variables that the phases train, if the selected model contains their weights.
+    trained: number of the planned variables that changed.
+    statistics: number of moving statistics that BatchNormalization may update, if the selected model contains them.
+    parameters: number of parameters of the stage.
+    moved: number of parameters that differ in at least one bit.
+    largest: largest relative change of a variable: the norm of the change divided by the norm of the variable.
+    wrong: names of the variables that changed although neither the phases nor BatchNormalization may change them.
   """
 
   name: str
@@ -46,14 +48,15 @@ class StageChange:
 
 @dataclasses.dataclass
 class Changes:
-  """Every stage of a run's backbone.
+  """Comparison of all stages of a run's backbone.
 
   Attributes:
-    title: run, backbone and selected model.
+    title: description of run, backbone and selected model.
     selected: the selected model, "probe" or "fine_tuned".
-    stages: `StageChange`s, from the input upwards.
-    head: number of variables of the head, which is new.
-    miscounted: {stage: (phase, variables that plan.json says train in it, those that it chooses)}, where they differ.
+    stages: list of `StageChange`, from the input upwards.
+    head: number of variables of the head, which has no pretrained counterpart.
+    miscounted: {stage: (phase, number of trained variables in plan.json, number that the phase selects)} of the stages
+      in which the two numbers differ.
   """
 
   title: str
@@ -63,18 +66,16 @@ class Changes:
   miscounted: dict
 
 
-def compare(workdir, cache_dir="", offline=False):
-  """Loads the backbone of a finished run anew and compares the run's export with it, variable by variable.
+def compare(workdir: str | pathlib.Path, cache_dir: str = "", offline: bool = False) -> Changes:
+  """Loads the pretrained backbone of a finished run and compares the run's export with it, variable by variable.
 
   Args:
     workdir: directory of the run.
-    cache_dir, offline: as in `Config`.
-
-  Returns:
-    `Changes`.
+    cache_dir: as in `Config`; "" for that of the run.
+    offline: as in `Config`.
 
   Raises:
-    UserError: no finished run, no export, or --backbone leads to another network now.
+    UserError: there is no finished run or no export, or --backbone is another network now.
   """
   paths, config, assets = finished_run.opened(workdir, cache_dir, offline)
   exported = _Exported(paths.export)
@@ -87,22 +88,22 @@ def compare(workdir, cache_dir="", offline=False):
   planned = _planned(paths.plan) if selected != "probe" else []
   names = [phase.name for phase, _ in planned]
   if last in names:
-    # The phases after it have left nothing.
+    # The selected model contains nothing of the later phases.
     planned = planned[: names.index(last) + 1]
   trains, moves, miscounted = _expected(model, planned)
-  found = [_stage(name, members, exported, trains, moves) for name, members in model.backbone.stages.items()]
+  changes = [_stage(name, members, exported, trains, moves) for name, members in model.backbone.stages.items()]
   return Changes(
     title=f"{paths.export}: {config.backbone}, --recipe={config.recipe} --train_stages={config.train_stages}, "
     f"selected model: {formatting.candidate(selected)}",
     selected=selected,
-    stages=found,
+    stages=changes,
     head=len(model.stages[HEAD]),
     miscounted=miscounted,
   )
 
 
-def table(changes):
-  """Returns the comparison as text: one line for each stage, then whether it agrees with the plan."""
+def table(changes: Changes) -> str:
+  """Returns the comparison as text: one line per stage, and a last line that says whether it agrees with the plan."""
   lines = [
     changes.title,
     f"  {'stage':12} {'variables':>9} {'identical':>9} {'changed':>8} {'planned':>8} {'statistics':>10} "
@@ -118,7 +119,7 @@ def table(changes):
   return "\n".join([*lines, f"does not agree with the plan: {'; '.join(faults)}" if faults else _agreement(changes)])
 
 
-def require_agreement(changes):
+def require_agreement(changes: Changes) -> None:
   """Raises `RunFailed` if the export does not agree with the plan."""
   faults = _faults(changes)
   if faults:
@@ -135,7 +136,7 @@ def _faults(changes):
     if stage.name in changes.miscounted:
       phase, planned, chosen = changes.miscounted[stage.name]
       faults.append(
-        f"plan.json says that {planned} variables of stage {stage.name} train in phase {phase}, which chooses {chosen}"
+        f"plan.json says that {planned} variables of stage {stage.name} train in phase {phase}, which selects {chosen}"
       )
   return faults
 
@@ -157,7 +158,7 @@ def _agreement(changes):
 
 
 def _planned(path):
-  """Returns (`Phase`, {stage: variables that train}) of each phase that --max_minutes left in a plan.json."""
+  """Returns [(`Phase`, {stage: number of variables that train})] of the phases in plan.json that were run."""
   return [
     (Phase.from_json(values), {row["name"]: row["trainable"] for row in values["stages"]})
     for values in workdir_lib.read(path)["phases"]
@@ -166,15 +167,15 @@ def _planned(path):
 
 
 def _expected(model, planned):
-  """Returns what the backbone's variables should have done.
+  """Returns which variables of the backbone may have changed.
 
   Args:
     model: the `Model`.
-    planned: as `_planned` returns it.
+    planned: the result of `_planned`.
 
   Returns:
-    {stage: ids of the variables that any phase trains}, likewise of the statistics that may move, and `miscounted` as
-    in `Changes`.
+    ({stage: ids of the variables that any phase trains}, {stage: ids of the moving statistics that may change},
+    `miscounted` as in `Changes`).
   """
   trains = {name: set() for name in model.backbone.stages}
   moves = {name: set() for name in model.backbone.stages}
@@ -213,7 +214,7 @@ def _bits(array):
 
 
 class _Exported:
-  """The variables of a SavedModel that `saved_model.write` wrote, by stage."""
+  """The variables of an exported SavedModel, by stage."""
 
   def __init__(self, directory):
     if not (directory / saved_model.FACTS).is_file():
@@ -221,11 +222,11 @@ class _Exported:
     self._directory = directory
     self._stages = files.read_json(directory / saved_model.FACTS).get("stages")
     if self._stages is None:
-      raise UserError(f"{directory} does not say its stages: export again, python -m tl_app.export")
+      raise UserError(f"{directory} does not list its stages: export again with python -m tl_app.export")
     self._reader = tf.train.load_checkpoint(str(directory / "variables" / "variables"))
 
   def values(self, stage, members):
-    """Yields the NumPy arrays of a stage, one for each of the `keras.Variable`s `members` of the original.
+    """Yields the values of a stage as NumPy arrays, in the order of `members`, the variables of the pretrained stage.
 
     Raises:
       UserError: the stage has other variables.

@@ -1,4 +1,4 @@
-"""Answers new inputs with an export, through its signature only: what a serving client would see."""
+"""Predicts new inputs with an exported model, through its serving signature only, like a serving client."""
 
 import concurrent.futures
 import contextlib
@@ -21,30 +21,40 @@ from tl_app.serving import saved_model
 log = logging.getLogger(__name__)
 
 
-def predict(model, source, output="", text_column="text", image_column="image", batch_size=32, text_pair_column=""):
-  """Writes one JSON object a line: {"id"} with the answers of the task, or {"id", "error"}, in order.
+def predict(
+  model: str | pathlib.Path,
+  source: str,
+  output: str = "",
+  text_column: str = "text",
+  image_column: str = "image",
+  batch_size: int = 32,
+  text_pair_column: str = "",
+) -> None:
+  """Writes one JSON object per line and input, in order: {"id"} and the answers of the task, or {"id", "error"}.
 
   Args:
     model: directory of the export.
-    source: an image, a directory of images, a .txt (a text a line), a table, or "-" (standard input, a text a line).
-    output: file, which is there only once it is whole; "" is standard output, flushed after every call.
-    text_column, image_column: columns of a table.
-    batch_size: inputs a call.
-    text_pair_column: column of the second text, for a model of pairs.
+    source: an image, a directory of images, a .txt file (one text per line), a table, or "-" (standard input, one text
+      per line).
+    output: file, which is complete when it appears; "" is standard output, flushed after every batch.
+    text_column: column of the texts in a table.
+    image_column: column of the image paths in a table.
+    batch_size: number of inputs per call of the model.
+    text_pair_column: column of the second text in a table, for a model of pairs of texts; "" for other models.
 
   Raises:
-    UserError: no export, no such input, an empty one, one of the other modality, or a column that does not exist.
+    UserError: `model` is no export, or `source` does not exist, is empty, has another modality or lacks a column.
   """
   directory = pathlib.Path(model)
   if not (directory / "saved_model.pb").is_file() or not (directory / saved_model.FACTS).is_file():
-    raise UserError(f"--model={model} is not an export of tl_app: give WORKDIR/export")
+    raise UserError(f"--model={model} is not an export of tl_app: use WORKDIR/export")
   if output and pathlib.Path(output).is_dir():
     raise UserError(f"--output={output} is a directory: name a file")
   if batch_size < 1:
-    raise UserError(f"--batch_size={batch_size}: a call takes one input or more")
+    raise UserError(f"--batch_size={batch_size}: use 1 or more")
   facts = files.read_json(directory / saved_model.FACTS)
   if facts["pairs"] != bool(text_pair_column):
-    takes = "pairs of texts: name the column of the second by" if facts["pairs"] else "no pairs of texts: remove"
+    takes = "pairs of texts: name the second column with" if facts["pairs"] else "single texts or images: remove"
     raise UserError(f"--model={model} takes {takes} --text_pair_column")
   per_token = tasks.from_config(facts["task"]).per_token
   inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column, words=per_token)
@@ -57,7 +67,7 @@ def predict(model, source, output="", text_column="text", image_column="image", 
       total += len(answers)
       failed += sum("error" in line for line in answers)
     if not total and source != "-":
-      raise UserError(f"--input={source} holds nothing to answer")
+      raise UserError(f"--input={source} has no inputs")
   if failed:
     log.warning('%s of %s inputs have no answer: see their "error"', f"{failed:,}", f"{total:,}")
 
@@ -83,7 +93,7 @@ def _sink(output):
 
 
 def _answers(inputs, facts, signature, batch_size):
-  """Yields the answers to each batch, a list of dicts. Only one batch of `inputs` is in memory."""
+  """Yields the answers of each batch, a list of dicts. Only one batch of `inputs` is in memory."""
   task = tasks.from_config(facts["task"])
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     while batch := list(itertools.islice(inputs, batch_size)):

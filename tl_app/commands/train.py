@@ -1,4 +1,4 @@
-"""One run, from a `Config` to a SavedModel whose answers have been checked."""
+"""Runs training from a `Config` to a checked SavedModel."""
 
 import dataclasses
 import errno
@@ -45,7 +45,7 @@ from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
-# Images at a time for the measurement of --max_minutes under --batch_size=auto, which looks at memory only later.
+# Batch size for the measurement of --max_minutes with --batch_size=auto, which measures memory only later.
 FEW_IMAGES = 8
 
 
@@ -60,7 +60,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
 
   Raises:
     UserError: something the user must change; no result is written.
-    RunFailed: the run itself failed: NaN, audit, export check.
+    RunFailed: the run itself failed: a loss is not finite, or the audit or the export check failed.
   """
   start, config = time.monotonic(), dataclasses.replace(config, workdir=str(workdir))
   config_lib.validate(config)
@@ -116,7 +116,9 @@ def prepare(
   model = load_model(config, spec, assets, devices, task, split.examples.modality)
   train_data = frozen.with_lengths(make_training_data(config, split, task), model.backbone)
   if limit:
-    model = _with_smaller_images(config, spec, assets, model, train_data, devices, limit)
+    model = _with_smaller_images(
+      config, spec, assets, make_features(config, model, train_data, devices, workdir_lib.Clock()), limit
+    )
   preprocessing = planning.choose_preprocessing(config.inputs, train_data, model)
   if preprocessing.get("max_length"):
     model.backbone.preprocess.max_length = preprocessing["max_length"]
@@ -132,7 +134,7 @@ def prepare(
 
 
 def load_data(config: Config, assets: Assets) -> tuple[splits.Splits, tasks.Task, str]:
-  """Returns (the examples and their splits, the fitted `Task`, why it is that one)."""
+  """Returns (the examples and their splits, the fitted `Task`, the reason for its choice)."""
   examples = data.load(config, assets)
   task, reason = tasks.choose(config, examples)
   examples = dataclasses.replace(examples, classes=strings(task.codec.classes(examples.labels)))
@@ -155,7 +157,7 @@ def load_model(config: Config, spec: BackboneSpec, assets: Assets, devices: Devi
     modality: name of the modality of the data.
 
   Raises:
-    UserError: the backbone does not read these data, or a flag does not concern them.
+    UserError: the backbone cannot read these data, or a flag has no effect with them.
   """
   with devices.scope():
     model = model_lib.load(config, spec, assets, task, config.max_length)
@@ -182,7 +184,7 @@ def make_features(config: Config, model: Model, train_data: TrainingData, device
 
 
 def check(features: Features, record: Record) -> None:
-  """Looks for faults in the data that need no network to be seen, prints the worst and writes findings.json."""
+  """Checks the data for faults that can be seen without a network, prints the worst ones and writes findings.json."""
   task, examples = features.model.task, features.data.examples
   subject = summary.subject(examples, features.data.split, task)
   start = time.monotonic()
@@ -195,16 +197,16 @@ def check(features: Features, record: Record) -> None:
 
 
 def evaluate(task, selected: str, features: Features, record: Record) -> tuple[dict, np.ndarray]:
-  """Measures the selected model on the validation and test splits and writes the test predictions.
+  """Evaluates the selected model on the validation and test splits and writes the test predictions.
 
   Args:
-    task: the `Task` with its thresholds.
+    task: the `Task` with tuned thresholds.
     selected: name of the selected candidate.
     features: the `Features` of the run, whose model holds the values of the candidate.
     record: the `Record` of the run.
 
   Returns:
-    (the metrics, the model's answers on the test split, float64 [test examples, outputs]).
+    (the metrics; the outputs of the model on the test split, float64 [test examples, outputs]).
   """
   train_data, metrics, outputs = features.data, {}, {}
   is_probe = selected == "probe"
@@ -223,10 +225,10 @@ def evaluate(task, selected: str, features: Features, record: Record) -> tuple[d
 
 
 def save(model: Model, task, record: Record) -> None:
-  """Writes the weights of the selected model, and how its logits are read.
+  """Writes the weights of the selected model, and its task.
 
   Raises:
-    OSError: the disk has no space for them (HDF5 itself would end the process).
+    OSError: the disk is full. Without this check HDF5 would abort the process.
   """
   needed, path = 4 * parameters(model.network.variables), record.paths.weights
   with files.atomic_path(path) as new:
@@ -237,7 +239,20 @@ def save(model: Model, task, record: Record) -> None:
 
 
 def export(config: Config, features: Features, outputs: np.ndarray, record: Record) -> dict:
-  """Exports what was saved and returns how its answers compare with `outputs`, those of the test split."""
+  """Exports the saved model and checks the export.
+
+  Args:
+    config: the `Config`.
+    features: the `Features` of the run.
+    outputs: float64 [test examples, outputs], the outputs of the model on the test split.
+    record: the `Record` of the run.
+
+  Returns:
+    The result of the export check.
+
+  Raises:
+    RunFailed: the answers of the export differ from `outputs`.
+  """
   train_data, paths = features.data, record.paths
   with record.clock("export"), parity.Client(train_data.examples.modality) as client:
     return parity.export_and_prove(
@@ -250,34 +265,34 @@ def export(config: Config, features: Features, outputs: np.ndarray, record: Reco
     )
 
 
-def _with_smaller_images(config, spec, assets, model, train_data, devices, limit):
-  """Returns the model, or one for smaller images if those of full size would take too much of --max_minutes."""
-  if config.image_size or "image_size" not in modalities.of(train_data.examples.modality).flags:
+def _with_smaller_images(config, spec, assets, features, limit):
+  """Returns the model, or one for smaller images if full-size images would take too much of --max_minutes."""
+  model = features.model
+  if config.image_size or "image_size" not in modalities.of(features.data.examples.modality).flags:
     return model
-  features = make_features(config, model, train_data, devices, workdir_lib.Clock())
   if config.batch_size == AUTO:
     features.batch_size = FEW_IMAGES
-  own_size = int(model.backbone.preprocess.size)
+  full_size = int(model.backbone.preprocess.size)
   size, seconds = image_size.choose(features, limit)
-  if size == own_size:
+  if size == full_size:
     return model
   remaining = limit.seconds_left()
   try:
-    with devices.scope():
+    with features.devices.scope():
       smaller = model_lib.load(dataclasses.replace(config, image_size=size), spec, assets, model.task, 0)
   except UserError as error:
-    log.warning("--max_minutes=%g: %.0f s for features alone; %s", config.max_minutes, seconds, error)
+    log.warning("--max_minutes=%g: the features alone take %.0f s; %s", config.max_minutes, seconds, error)
     return model
   log.warning(
-    "--max_minutes=%g: images of %d x %d pixels in place of %d x %d, whose features alone would take %.0f s of %.0f; "
-    "--image_size=%d keeps them",
-    *(config.max_minutes, size, size, own_size, own_size, seconds, remaining, own_size),
+    "--max_minutes=%g: images are resized to %d x %d pixels instead of %d x %d, for which the features alone would "
+    "take %.0f of %.0f s; --image_size=%d keeps the full size",
+    *(config.max_minutes, size, size, full_size, full_size, seconds, remaining, full_size),
   )
   return smaller
 
 
 def _print(plan, config, features):
-  """Prints the plan, and the flags that do nothing in its phases."""
+  """Prints the plan, and the flags that have no effect in its phases."""
   for line in plan_text.lines(plan, config.dataset, features.data, features.model):
     log.info("%s", line)
   modes = {row["bn"] for facts in plan.phase_facts for row in facts["stages"]}

@@ -1,0 +1,86 @@
+"""Evaluates the model of a finished run on its own test split, or on other labelled data."""
+
+import dataclasses
+import logging
+import pathlib
+
+from tl_app import data, files, progress
+from tl_app import workdir as workdir_lib
+from tl_app.commands import finished_run
+from tl_app.data.examples import Examples
+from tl_app.data.splitting import splits
+from tl_app.errors import UserError
+from tl_app.model import inference
+from tl_app.model.model import Model
+from tl_app.report import predictions
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(workdir: str | pathlib.Path, flags: dict, output: str, cache_dir: str = "", offline: bool = False) -> dict:
+  """Evaluates the model of a finished run and returns the metrics.
+
+  Args:
+    workdir: directory of the run.
+    flags: {name: value} of the data flags that were given. With "dataset", all its labelled examples are evaluated;
+      without it, the run's own test split.
+    output: directory for metrics.json and predictions.csv; "" writes neither.
+    cache_dir: as in `Config`; "" for that of the run.
+    offline: as in `Config`.
+
+  Returns:
+    {"test": metrics, "task", "primary_metric", "dataset", and the baseline's metrics}.
+
+  Raises:
+    UserError: there is no finished run, the data do not fit its model, or `output` is a file.
+  """
+  finished_run.check_output(output)
+  if output and workdir_lib.Workdir(pathlib.Path(output)).plan.is_file():
+    raise UserError(f"--output={output} holds a run, whose metrics.json would be replaced: choose another directory")
+  paths, config, assets = finished_run.opened(workdir, cache_dir, offline)
+  if bool(flags.get("text_pair_column", config.text_pair_column)) != bool(config.text_pair_column):
+    reads = "pairs of texts" if config.text_pair_column else "no pairs of texts"
+    raise UserError(f"--text_pair_column={flags['text_pair_column']}, but the model of {workdir} reads {reads}")
+  data_config = dataclasses.replace(config, **_data_flags(flags))
+  examples = data.load(data_config, assets, known=splits.hashes(paths.splits))
+  model = finished_run.restore(paths, config, assets)
+  if not flags.get("dataset"):
+    examples = examples.take(splits.read(paths.splits, examples).test)
+  task = model.task
+  labels = _targets(examples, model, workdir)
+  log.info("evaluating %s examples", f"{len(examples):,}")
+  moving_bar = int(progress.verbosity() == 1)
+  batch_size = finished_run.inference_batch(paths, model)
+  logits = inference.predict(model.network, model.backbone, examples.inputs, batch_size, verbose=moving_bar)
+  metrics = {
+    "test": task.metrics.compute_metrics(logits, labels),
+    **task.metrics.baseline(task.codec.targets(splits.training_labels(paths.splits)), labels),
+    "task": task.name,
+    "primary_metric": task.metrics.primary_metric,
+    "dataset": flags.get("dataset") or f"test split of {config.dataset}",
+  }
+  if output:
+    directory = pathlib.Path(output)
+    rows = task.answers.rows(examples.ids, examples.labels, task.answers.outputs(logits))
+    predictions.write(directory / "predictions.csv", task.answers.columns, rows)
+    files.write_json(directory / "metrics.json", {"format": workdir_lib.FORMAT, **metrics})
+  return metrics
+
+
+def _targets(examples: Examples, model: Model, workdir):
+  """Returns the targets of the examples; raises `UserError` if the model cannot answer them."""
+  if examples.modality != model.backbone.modality:
+    raise UserError(
+      f"--dataset={examples.source} holds {examples.modality}s, but the model of {workdir} reads "
+      f"{model.backbone.modality}s"
+    )
+  model.task.check_inputs(examples)
+  try:
+    return model.task.codec.targets(examples.labels)
+  except UserError as error:
+    raise UserError(f"--dataset={examples.source} does not fit the model of {workdir}: {error}") from None
+
+
+def _data_flags(flags):
+  # The validation and test sets of the run do not belong to another data set.
+  return flags | ({"validation_dataset": "", "test_dataset": ""} if flags.get("dataset") else {})

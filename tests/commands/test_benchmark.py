@@ -40,9 +40,9 @@ def test_every_part_is_measured_and_written(config, tmp_path):
   ]
   for candidates in result["parts"].values():
     assert len(candidates) >= 2
-    for values in candidates.values():
-      assert 0 < values["seconds"][0] <= values["seconds"][1] <= values["seconds"][2]
-      assert all(ratio > 0 for ratio in values["ratio"])
+    for timing in candidates.values():
+      assert 0 < timing["seconds"][0] <= timing["seconds"][1] <= timing["seconds"][2]
+      assert all(ratio > 0 for ratio in timing["ratio"])
     assert next(iter(candidates.values()))["ratio"] == [1.0, 1.0, 1.0]
   text = "\n".join(benchmark.lines(result))
   assert "batches of similar length" in text and "times as fast" in text
@@ -59,7 +59,9 @@ def test_a_module_that_reads_strings_has_no_lengths_and_no_trunk(config, tmp_pat
 
 
 def test_an_unknown_part_is_refused(config):
-  with pytest.raises(UserError, match="--parts=stages,speed: 'speed' is none of stages, head, trunk, lengths, engines"):
+  with pytest.raises(
+    UserError, match="--parts=stages,speed: 'speed' is not one of stages, head, trunk, lengths, engines"
+  ):
     benchmark.measure(config, "stages,speed", repeats=2, steps=2)
 
 

@@ -285,7 +285,7 @@ def test_a_first_run_that_is_refused_ends_it_and_leaves_nothing(config, tmp_path
   [
     ("foo", "0", "new", "--recipes=foo: foo is not one of probe, lp_ft, "),
     ("probe,lp-ft", "0", "new", "did you mean lp_ft?"),
-    (" ,", "0", "new", "--recipes is empty: give a list with commas"),
+    (" ,", "0", "new", "--recipes is empty: use a list with commas"),
     ("probe", "a", "new", "--seeds=a: a is not a whole number from 0"),
     ("probe", "0,-1", "new", "--seeds=0,-1: -1 is not a whole number from 0"),
     ("probe", "0", "file", "/file is a file: give a directory"),

@@ -1,4 +1,4 @@
-"""The learning-rate range test: what it proposes for a curve, and that it leaves nothing behind but its results."""
+"""The learning rate range test: what it proposes for a curve, and that it leaves nothing behind but its results."""
 
 import types
 
@@ -160,7 +160,7 @@ def test_the_batches_are_those_of_training(tmp_path, monkeypatch, flags):
 
 @pytest.mark.slow
 def test_a_recipe_without_fine_tuning_has_no_rate_to_find(tmp_path):
-  with pytest.raises(UserError, match="--recipe=probe .*trains nothing of the backbone"):
+  with pytest.raises(UserError, match="--recipe=probe .*trains no stage of the backbone"):
     find_lr.measure(config(tmp_path, recipe="probe"), 20)
   with pytest.raises(UserError, match="--backbone_learning_rate=0.001 does nothing in find_lr"):
     find_lr.measure(config(tmp_path, backbone_learning_rate=1e-3), 20)

@@ -1,4 +1,4 @@
-"""Candidates timed side by side: one process, every round runs each once, ratios per round, medians with spread."""
+"""Times alternatives in one process. Every round runs each of them once; medians and ratios come with their range."""
 
 import dataclasses
 import functools
@@ -8,6 +8,7 @@ import pathlib
 import platform
 import tempfile
 import time
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -16,14 +17,14 @@ import tensorflow as tf
 from tl_app import backbones, files
 from tl_app import workdir as workdir_lib
 from tl_app.commands import train as train_lib
-from tl_app.config import rules
+from tl_app.config import Config, rules
 from tl_app.data import pipeline
 from tl_app.errors import UserError
 from tl_app.features import inference_engine, trunk
 from tl_app.features.frozen import Features
 from tl_app.model import heads, stages
 from tl_app.recipes import recipes
-from tl_app.recipes.phase import HEAD
+from tl_app.recipes.phase import HEAD, Phase
 from tl_app.training import feed, planning
 from tl_app.training.compiling import PhaseSteps
 from tl_app.workdir import Record
@@ -34,34 +35,37 @@ RESULT = "benchmark.json"
 PROBE_EPOCHS = 20
 
 
-def measure(config, parts, repeats, steps):
-  """Measures `parts` and writes benchmark.json to --workdir.
+def measure(config: Config, parts: str, repeats: int, steps: int) -> dict:
+  """Runs the benchmark and writes benchmark.json to --workdir.
 
   Args:
-    config: `Config`.
-    parts: names of `PARTS` with commas.
-    repeats: rounds.
-    steps: batches of a candidate in a round.
+    config: the `Config`.
+    parts: names in `PARTS`, separated by commas.
+    repeats: number of rounds.
+    steps: number of batches per candidate and round.
 
   Returns:
     The content of benchmark.json: {"config", "machine", "repeats", "steps", "parts": {name: {candidate: {"seconds",
-    "ratio"}}}}. Seconds are [least, median, greatest] of a round's batches, or of what the candidate's name says;
-    ratios likewise, of the first candidate's seconds to this one's in the same round.
+    "ratio"}}}}. "seconds" is [minimum, median, maximum] over the rounds, for the batches of a round or for what the
+    name of the candidate says. "ratio" is [minimum, median, maximum] of the seconds of the first candidate divided by
+    those of this one in the same round.
 
   Raises:
-    UserError: no such part.
+    UserError: a part is unknown.
   """
   rules.refuse_unused(config, "benchmark")
   names = [name.strip() for name in parts.split(",") if name.strip()]
   for name in names or [parts]:
     if name not in PARTS:
-      raise UserError(f"--parts={parts}: {name!r} is none of {', '.join(PARTS)}")
+      raise UserError(f"--parts={parts}: {name!r} is not one of {', '.join(PARTS)}")
   with tempfile.TemporaryDirectory() as scratch:
-    # The features of a run may be stored already: what is measured here starts without.
-    own = dataclasses.replace(config, workdir=f"{scratch}/run", feature_cache=f"{scratch}/features", export=False)
-    with workdir_lib.claim(own.workdir, own) as paths:
-      features, _ = train_lib.prepare(own, backbones.resolve(own.backbone), Record(paths), recipes.plan)
-      timings = {name: PARTS[name](own, features, repeats, steps) for name in names}
+    # An empty feature cache: an earlier run may have stored these features.
+    run_config = dataclasses.replace(
+      config, workdir=f"{scratch}/run", feature_cache=f"{scratch}/features", export=False
+    )
+    with workdir_lib.claim(run_config.workdir, run_config) as paths:
+      features, _ = train_lib.prepare(run_config, backbones.resolve(run_config.backbone), Record(paths), recipes.plan)
+      timings = {name: PARTS[name](run_config, features, repeats, steps) for name in names}
   result = {
     "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "workdir"},
     "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "tensorflow": tf.__version__},
@@ -74,27 +78,30 @@ def measure(config, parts, repeats, steps):
   return files.read_json(pathlib.Path(config.workdir) / RESULT)
 
 
-def lines(result):
-  """Yields the table of a result, one line a candidate."""
-  yield f"{result['repeats']} rounds of {result['steps']} batches; median (least to greatest of the rounds)"
+def lines(result: dict) -> Iterator[str]:
+  """Yields a result as a table, one line per candidate."""
+  yield f"{result['repeats']} rounds of {result['steps']} batches; median (minimum to maximum over the rounds)"
   for part, candidates in result["parts"].items():
     yield f"\n{part}: {PARTS[part].__doc__.splitlines()[0]}"
-    for name, values in candidates.items():
-      low, middle, high = values["seconds"]
-      least, ratio, most = values["ratio"]
+    for name, timing in candidates.items():
+      low, seconds, high = timing["seconds"]
+      lowest, ratio, highest = timing["ratio"]
       yield (
-        f"  {name:44} {middle:10.4f} s ({low:.4f} to {high:.4f})   "
-        f"{ratio:7.2f} times as fast ({least:.2f} to {most:.2f})"
+        f"  {name:44} {seconds:10.4f} s ({low:.4f} to {high:.4f})   "
+        f"{ratio:7.2f} times as fast ({lowest:.2f} to {highest:.2f})"
       )
 
 
 def _side_by_side(candidates, repeats):
-  """Returns {name: {"seconds", "ratio"}} of {name: function of no arguments}; each has run once before."""
+  """Times candidates, {name: function without arguments}, and returns {name: {"seconds", "ratio"}}.
+
+  Each function must have run once before, so that nothing is traced while it is timed.
+  """
   return _ratios(_rounds(candidates, repeats))
 
 
 def _rounds(candidates, repeats):
-  """Returns {name: seconds of each round, float [repeats]} of {name: function of no arguments}."""
+  """Times candidates, {name: function without arguments}; returns {name: seconds of each round, float [repeats]}."""
   seconds = {name: [] for name in candidates}
   for round_ in range(repeats):
     order = list(candidates)
@@ -102,21 +109,22 @@ def _rounds(candidates, repeats):
       start = time.perf_counter()
       candidates[name]()
       seconds[name].append(time.perf_counter() - start)
-  return {name: np.array(own) for name, own in seconds.items()}
+  return {name: np.array(values) for name, values in seconds.items()}
 
 
 def _ratios(seconds):
-  """Returns {name: {"seconds", "ratio"}} of {name: seconds of each round}."""
+  """Returns {name: {"seconds", "ratio"}} for {name: seconds of each round}."""
   first = next(iter(seconds.values()))
-  return {name: {"seconds": _spread(own), "ratio": _spread(first / own)} for name, own in seconds.items()}
+  return {name: {"seconds": _range(values), "ratio": _range(first / values)} for name, values in seconds.items()}
 
 
-def _spread(values):
+def _range(values):
+  """Returns [minimum, median, maximum]."""
   return [float(value) for value in (np.min(values), np.median(values), np.max(values))]
 
 
 def _phase(config, features, names):
-  """Returns the fine-tuning phase of `names` as the recipe makes it."""
+  """Returns the phase of --recipe=lp_ft that fine-tunes the stages `names`."""
   config = dataclasses.replace(config, train_stages="all", epochs=max(2, config.epochs), batch_tokens=0)
   facts = planning.facts(config, features.data, features.model, features.devices)
   phase = recipes.lp_ft(config, facts, features.devices.replicas)[-1]
@@ -125,7 +133,7 @@ def _phase(config, features, names):
 
 
 def _compiled(features, phase, network):
-  """Returns a model of its own over `network`, compiled for `phase`, whose every call is one step."""
+  """Returns a copy of `network` with the same variables, compiled for `phase`."""
   model = features.model
   stages.set_trainable(model, phase)
   with features.devices.scope():
@@ -137,12 +145,12 @@ def _compiled(features, phase, network):
 
 def _whole_network(config, features, phase):
   """Returns (network, dataset) that run the whole backbone in every step."""
-  made = feed.whole_network(phase, features, config.seed)
-  return _compiled(features, phase, made.network), made.dataset()
+  phase_feed = feed.whole_network(phase, features, config.seed)
+  return _compiled(features, phase, phase_feed.network), phase_feed.dataset()
 
 
 def _fit(network, dataset, steps, epochs=1):
-  """Returns a function that trains for epochs of `steps` batches; called once here, so that nothing is traced later."""
+  """Returns a function that trains for `epochs` of `steps` batches. It is called once here, which traces the step."""
 
   def train():
     network.fit(dataset, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False)
@@ -151,8 +159,8 @@ def _fit(network, dataset, steps, epochs=1):
   return train
 
 
-def _cuts(model):
-  """Returns {what trains: its stages} from everything to the head alone."""
+def _trained_stages(model):
+  """Returns {description: names of the stages that train}, from all stages to the head alone."""
   names = stages.that_can_train(model)
   return {
     "everything": [*names, HEAD],
@@ -163,7 +171,7 @@ def _cuts(model):
 
 
 def stage_steps(config, features, repeats, steps):
-  """Training steps, the whole backbone in each, as stages freeze."""
+  """Training steps of the whole network, with more and more frozen stages."""
   _, dataset = _whole_network(config, features, _phase(config, features, [HEAD]))
   batches = list(dataset.take(steps))
 
@@ -177,15 +185,15 @@ def stage_steps(config, features, repeats, steps):
 
   networks = {
     name: _whole_network(config, features, _phase(config, features, members))[0]
-    for name, members in _cuts(features.model).items()
+    for name, members in _trained_stages(features.model).items()
   }
   return _side_by_side({name: on_batches(network) for name, network in networks.items()}, repeats)
 
 
 def head_epochs(config, features, repeats, steps):
-  """An epoch of the head, and a whole probe with its validation: features in every epoch, and read from the cache."""
+  """An epoch of the head, and a whole probe with validation: features computed in every epoch, or read from disk."""
   phase = _phase(config, features, [HEAD])
-  # Neither side answers the test split.
+  # Neither candidate predicts the test split.
   split = dataclasses.replace(features.data.split, test=features.data.test[:0])
   features = Features(
     features.model,
@@ -225,7 +233,7 @@ def head_epochs(config, features, repeats, steps):
 
 
 def trunk_steps(config, features, repeats, steps):
-  """Steps of the top stages, whose lower stages run in each, or were computed once; texts also at one fixed length."""
+  """Training steps of the top stages: lower stages computed in every step, or once; texts also at a fixed length."""
   names = stages.that_can_train(features.model)
   timings = {}
   for lowest in dict.fromkeys([names[-1], names[-min(2, len(names))], names[-max(1, len(names) // 3)]]):
@@ -238,7 +246,7 @@ def _from_stage(config, features, lowest, repeats, steps):
   phase = _phase(config, features, [*names[names.index(lowest) :], HEAD])
   below = trunk.load(features, phase)
   if below is None:
-    log.info("trunk: nothing is compared below %s, see above", lowest)
+    log.info("trunk: nothing is compared below stage %s, see above", lowest)
     return {}
   network, similar = _whole_network(config, features, phase)
   from_trunk = feed.from_trunk(phase, features, below, config.seed)
@@ -259,7 +267,7 @@ def _from_stage(config, features, lowest, repeats, steps):
 
 
 def length_steps(config, features, repeats, steps):
-  """Full fine-tuning of texts: at one fixed length, in batches of similar length, and of --batch_tokens if given."""
+  """Full fine-tuning of texts: at a fixed length, in batches of similar length, and in batches of --batch_tokens."""
   backbone = features.model.backbone
   length = backbone.preprocess.max_length
   if not length:
@@ -280,7 +288,7 @@ def length_steps(config, features, repeats, steps):
   return _side_by_side(candidates, repeats)
 
 
-def fixed_lengths(phase, features, length, seed):
+def fixed_lengths(phase: Phase, features: Features, length: int, seed: int) -> tf.data.Dataset:
   """Returns the endless dataset of the training texts in random order, all padded to `length` tokens."""
   data, preprocess = features.data, features.model.backbone.preprocess
   raw, targets = tf.constant(data.inputs[data.train].array(), tf.string), tf.constant(data.train_targets)
@@ -297,7 +305,7 @@ def _padded(inputs, length):
 
 
 def engine_batches(config, features, repeats, steps):
-  """Frozen features from raw examples: by TensorFlow, and by OpenVINO (no run uses its bfloat16)."""
+  """Frozen features of raw examples, computed by TensorFlow and by OpenVINO (bfloat16 is only measured, never used)."""
   network, rows = features.model.features, features.data.train[: steps * features.batch_size]
   try:
     networks = {
@@ -309,13 +317,13 @@ def engine_batches(config, features, repeats, steps):
   except inference_engine.Refused as error:
     log.info("engines: %s", error)
     return {}
-  exact, *others = (features.predict(chosen, rows) for chosen in networks.values())
+  exact, *others = (features.predict(engine, rows) for engine in networks.values())
   for name, outputs in zip(list(networks)[1:], others):
     difference = inference_engine.difference(outputs, exact)
-    log.info("%s differs by %.2g of the features' standard deviation", name, difference)
+    log.info("features of %s differ by %.2g of their standard deviation", name, difference)
   candidates = {
-    f"{name}, {len(rows)} examples": functools.partial(features.predict, chosen, rows)
-    for name, chosen in networks.items()
+    f"{name}, {len(rows)} examples": functools.partial(features.predict, engine, rows)
+    for name, engine in networks.items()
   }
   return _side_by_side(candidates, repeats)
 

@@ -1,4 +1,4 @@
-"""A table of recipes on one data set: a run for each seed in a new process, intervals over seeds and test examples."""
+"""Compares recipes on one data set: one run per recipe and seed, each in a new process, and a table of their scores."""
 
 import dataclasses
 import logging
@@ -17,26 +17,27 @@ from tl_app.report import formatting, predictions
 
 log = logging.getLogger(__name__)
 
-# What a comparison decides in place of the flags of a run.
-OWN = ("workdir", "recipe", "seed", "split_seed")
+# Flags of a run that the comparison sets itself.
+OWN_FLAGS = ("workdir", "recipe", "seed", "split_seed")
 TABLE, RESULT = "comparison.md", "comparison.json"
 
 
 def compare(config: Config, recipes: str, seeds: str) -> dict:
   """Runs every recipe with every seed, one after the other, and writes comparison.json and comparison.md.
 
-  The workdir of a run is RECIPE-SEED below `config.workdir`, its output RECIPE-SEED.log. Finished runs are kept.
+  The workdir of a run is RECIPE-SEED in `config.workdir`, and its output is in RECIPE-SEED.log. Finished runs are not
+  repeated.
 
   Args:
-    config: `Config`; its recipe and seeds are replaced.
-    recipes: names of --recipe with commas.
-    seeds: numbers with commas, each both --split_seed and --seed.
+    config: the `Config`; its recipe and seeds are replaced.
+    recipes: values of --recipe, separated by commas.
+    seeds: whole numbers from 0, separated by commas; each is both --split_seed and --seed.
 
   Returns:
     The content of comparison.json.
 
   Raises:
-    UserError: a list is wrong, a directory holds another run, or the first run was refused.
+    UserError: a list is invalid, a directory holds another run, or the first run ended with exit code 2.
   """
   names, numbers = _recipes(recipes), _seeds(seeds)
   root = pathlib.Path(config.workdir)
@@ -47,7 +48,7 @@ def compare(config: Config, recipes: str, seeds: str) -> dict:
   ]
   _check_root(root)
   waiting = [c for c in configs if not _is_finished(c)]
-  log.info("%d runs: %d finished before, %d to do", len(configs), len(configs) - len(waiting), len(waiting))
+  log.info("%d runs: %d already finished, %d to do", len(configs), len(configs) - len(waiting), len(waiting))
   new = not root.exists()
   try:
     root.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ def compare(config: Config, recipes: str, seeds: str) -> dict:
   for run_config in configs:
     run, code = _outcome(run_config, waiting)
     if code == 2 and not any(run.metrics for run in runs):
-      _forget(run_config, new)
+      _clean_up(run_config, new)
       raise UserError(run.failure)
     runs.append(run)
   result = {"command": _command(config, names, numbers), **compare_statistics.summarize(config, runs)}
@@ -67,7 +68,7 @@ def compare(config: Config, recipes: str, seeds: str) -> dict:
 
 
 def markdown(result: dict) -> str:
-  """Returns comparison.md: what was compared and by which command, the table, and what failed."""
+  """Returns comparison.md: the data, the command, the table, and the failed runs."""
   sizes = " or ".join(f"{size:,}" for size in result["test_examples"])
   different = f"{result['different_test_examples']:,} different ones over all seeds"
   titles = _titles(result)
@@ -109,11 +110,11 @@ def _cells(row, seeds, columns):
   name = f"`{row['recipe']}`"
   if not row["seeds"]:
     return [name, "failed", *[""] * (columns - 2)]
-  counted = f"; {len(row['seeds'])} of {seeds} seeds" if len(row["seeds"]) < seeds else ""
+  finished = f"; {len(row['seeds'])} of {seeds} seeds" if len(row["seeds"]) < seeds else ""
   span = formatting.interval(row["ci95"]) if row["ci95"] else "too few right or wrong"
   return [
     name,
-    f"{row['mean']:.3f} ({span}{counted})",
+    f"{row['mean']:.3f} ({span}{finished})",
     ", ".join(f"{score:.3f}" for score in row["each"]),
     *(f"{value:.3f}" for value in row["other"].values()),
     ", ".join(formatting.candidate(name) for name in row["selected"]),
@@ -135,7 +136,7 @@ def _paired_cells(row):
 
 
 def require_all(result: dict) -> None:
-  """Raises `RunFailed` where a run of the comparison failed."""
+  """Raises `RunFailed` if a run of the comparison failed."""
   failed = result["failed"]
   if failed:
     names = ", ".join(f"{run['recipe']}-{run['seed']}" for run in failed)
@@ -155,14 +156,14 @@ def _seeds(text):
   items = _items("seeds", text)
   for item in items:
     if not (item.isascii() and item.isdigit()):
-      raise UserError(f"--seeds={text}: {item} is not a whole number from 0; give numbers with commas, like 0,1,2")
+      raise UserError(f"--seeds={text}: {item} is not a whole number from 0; use numbers with commas, like 0,1,2")
   return [int(item) for item in items]
 
 
 def _items(name, text):
   items = list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
   if not items:
-    raise UserError(f"--{name} is empty: give a list with commas")
+    raise UserError(f"--{name} is empty: use a list with commas")
   return items
 
 
@@ -174,10 +175,10 @@ def _check_root(root):
 
 
 def _is_finished(config):
-  """Whether the workdir of `config` holds its finished run.
+  """Returns whether the workdir of `config` holds its finished run.
 
   Raises:
-    UserError: it holds the finished run of other flags.
+    UserError: it holds a finished run with other flags.
   """
   try:
     _, earlier = workdir_lib.open_run(config.workdir)
@@ -193,7 +194,7 @@ def _is_finished(config):
 
 
 def _outcome(config, waiting):
-  """Returns (`Run`, exit code) of one config, which runs now if it is among `waiting` and nobody has run it since."""
+  """Returns (`Run`, exit code) of one config. It is trained if it is in `waiting` and no other process has done so."""
   run, code = Run(config.recipe, config.seed), 0
   if config in waiting and not _is_finished(config):
     log.info("run %d of %d: %s", waiting.index(config) + 1, len(waiting), config.workdir)
@@ -211,7 +212,7 @@ def _outcome(config, waiting):
 
 
 def _train(config):
-  """Trains in a new process, which frees its memory and may choose its devices; returns (exit code, last line)."""
+  """Trains in a new process, since memory and devices belong to a process; returns (exit code, last line)."""
   output = _output(config)
   with open(output, "w", encoding="utf-8") as file:
     command = [sys.executable, "-m", "tl_app.train", *formatting.given_flags(_values(config))]
@@ -221,8 +222,8 @@ def _train(config):
   return code, last.strip().removeprefix("tl_app: ") if code else ""
 
 
-def _forget(config, new):
-  """Removes the files of a refused first run: its log, and the directory where it is `new`."""
+def _clean_up(config, new):
+  """Deletes the files of a first run that ended with exit code 2: its log, and the directory if it is `new`."""
   output = _output(config)
   output.unlink(missing_ok=True)
   if new and not any(output.parent.iterdir()):
@@ -235,7 +236,7 @@ def _output(config):
 
 def _command(config, names, numbers):
   lists = [f"--recipes={','.join(names)}", f"--seeds={','.join(map(str, numbers))}", f"--workdir={config.workdir}"]
-  return formatting.command("tl_app.compare", [*formatting.given_flags(_values(config), OWN), *lists])
+  return formatting.command("tl_app.compare", [*formatting.given_flags(_values(config), OWN_FLAGS), *lists])
 
 
 def _values(config):

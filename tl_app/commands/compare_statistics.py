@@ -1,4 +1,4 @@
-"""Metrics over runs of one recipe with several seeds: means, intervals, and the paired test against the probe."""
+"""Statistics over runs of one recipe with several seeds: means, intervals, and the paired test against the probe."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,21 +10,22 @@ from tl_app.config import Config
 from tl_app.tasks import statistics
 from tl_app.tasks.task import Task
 
-# Resamples at a time.
+# Bootstrap resamples computed at a time.
 _CHUNK = 100
 
 
 @dataclasses.dataclass
 class Run:
-  """One recipe with one seed.
+  """One run of a comparison.
 
   Attributes:
-    recipe, seed: which.
-    metrics: the content of its metrics.json, or None where it failed.
-    task: the `Task`, or None.
-    ids: of the test examples, sorted.
+    recipe: value of --recipe.
+    seed: value of --seed and --split_seed.
+    metrics: the content of metrics.json; None if the run failed.
+    task: the `Task`; None if the run failed.
+    ids: ids of the test examples, sorted.
     statistics: float [len(ids), k], see `Metrics.sufficient_statistics`.
-    failure: the last line that the run printed, or "".
+    failure: the last line that a failed run printed, or "".
   """
 
   recipe: str
@@ -41,7 +42,11 @@ class Run:
     return self.metrics["test"][self.task.metrics.primary_metric]
 
   def scores(self, weights: np.ndarray) -> np.ndarray:
-    """Returns the scores [rounds] of the test split with its examples weighted, float [rounds, len(ids)]."""
+    """Returns the score of the weighted test split, float [rounds].
+
+    Args:
+      weights: float [rounds, len(ids)], weights of the test examples.
+    """
     return self.task.metrics.score_from_statistics(weights @ self.statistics)
 
 
@@ -49,8 +54,8 @@ def summarize(config: Config, runs: Sequence[Run]) -> dict:
   """Returns the content of comparison.json without the command.
 
   Args:
-    config: gives data set and backbone.
-    runs: `Run`s, recipe by recipe.
+    config: the `Config`, for the names of data set and backbone.
+    runs: the runs, recipe by recipe.
   """
   done = [run for run in runs if run.metrics]
   probes = {run.seed: run for run in done if run.recipe == "probe"}
@@ -72,7 +77,7 @@ def summarize(config: Config, runs: Sequence[Run]) -> dict:
 
 
 def _row(recipe, runs, probes):
-  """Returns the results of one recipe; {"recipe", "seeds": []} if no run of it finished."""
+  """Returns the results of one recipe; {"recipe", "seeds": []} if all its runs failed."""
   row = {"recipe": recipe, "seeds": [run.seed for run in runs]}
   if not runs:
     return row
@@ -91,11 +96,11 @@ def _row(recipe, runs, probes):
 
 
 def _validation(candidates, score):
-  """Returns {"probe", "fine_tuned"}: mean validation scores over runs, of the better of final and averaged weights.
+  """Returns {"probe", "fine_tuned"}: mean validation scores over runs; "fine_tuned" is the better of two candidates.
 
   Args:
-    candidates: the "candidates" of metrics.json of each run.
-    score: the primary metric.
+    candidates: the "candidates" in metrics.json of each run.
+    score: name of the primary metric.
   """
   scores = [{name: values[score] for name, values in of_run.items()} for of_run in candidates]
   tuned = [max(s["fine_tuned"], s.get("averaged", s["fine_tuned"])) for s in scores if "fine_tuned" in s]
@@ -107,20 +112,23 @@ def paired(pairs: Sequence[tuple[Run, Run]]) -> dict:
   """Compares a recipe with the probe on the same test examples, seed by seed.
 
   Args:
-    pairs: [(`Run` of the probe, `Run` of the recipe)], one a seed.
+    pairs: [(run of the probe, run of the recipe)], one pair per seed.
 
   Returns:
-    {"probe_mean", "difference", "difference_ci95", "p_value"}: means over the seeds. The test is McNemar's exact one
-    if the primary metric is accuracy, with "only_probe_right" and "only_recipe_right", the examples that only one of
-    the two got right, counted over all seeds; else the randomisation test. An example in the test split of several
-    seeds counts once for each: the p-value is then too small, the interval is not. Of 150 simulated comparisons
-    without a difference, three seeds on one test split, 10 to 41 had p < 0.05, the more the more the answers to an
-    example agree over the seeds; 2 to 6 intervals did not contain 0. {} without a pair, or if the two were measured on
-    different examples.
+    {"probe_mean", "difference", "difference_ci95", "p_value"}, means over the seeds; {} without a pair, or if the two
+    runs of a pair have different test examples.
+
+    If the primary metric is accuracy, the p-value is that of McNemar's exact test, and "only_probe_right" and
+    "only_recipe_right" count the examples that only one of the two got right, over all seeds. For other metrics it is
+    that of the randomisation test.
+
+    An example in the test splits of several seeds counts once per seed, so the p-value is too small then; the interval
+    is not affected. In 150 simulated comparisons without a difference, with three seeds on one test split, 10 to 41 had
+    p < 0.05, more if the seeds agreed on more examples; 2 to 6 intervals did not contain 0.
   """
   if not pairs or any(probe.ids != run.ids for probe, run in pairs):
     return {}
-  found = {
+  comparison = {
     "probe_mean": float(np.mean([probe.score for probe, _ in pairs])),
     "difference": float(np.mean([run.score - probe.score for probe, run in pairs])),
     "difference_ci95": interval(
@@ -132,9 +140,9 @@ def paired(pairs: Sequence[tuple[Run, Run]]) -> dict:
   }
   if not pairs[0][1].task.metrics.counts_right_answers:
     tested = [(probe.statistics, run.statistics, run.task.metrics.score_from_statistics) for probe, run in pairs]
-    return found | {"p_value": statistics.randomisation(tested)}
+    return comparison | {"p_value": statistics.randomisation(tested)}
   probe, recipe = (np.concatenate([pair[i].statistics[:, 0] > 0 for pair in pairs]) for i in (0, 1))
-  return found | {
+  return comparison | {
     "only_probe_right": int(np.sum(probe & ~recipe)),
     "only_recipe_right": int(np.sum(~probe & recipe)),
     "p_value": statistics.mcnemar(probe, recipe),
@@ -142,21 +150,21 @@ def paired(pairs: Sequence[tuple[Run, Run]]) -> dict:
 
 
 def score_interval(runs: Sequence[Run]) -> list[float] | None:
-  """Returns the 95 % interval [low, high] of the mean score over `Run`s of several seeds: `interval`.
+  """Returns the 95 % interval [low, high] of the mean score over runs with several seeds, see `interval`.
 
-  It is None if one of them has no interval because too few answers are right or wrong. The interval of an accuracy is
-  widened instead, to Wilson's interval of one test split with all the different examples.
+  It is None if one of the runs has no interval because too few answers are right or wrong. The interval of an accuracy
+  is widened instead, to Wilson's interval for one test split of all distinct examples.
   """
-  found = interval([(run.ids, run.scores) for run in runs])
+  bootstrap = interval([(run.ids, run.scores) for run in runs])
   metrics = runs[0].task.metrics
   if not metrics.counts_right_answers:
-    return None if any(run.metrics["test"].get(f"{metrics.primary_metric}_ci95") is None for run in runs) else found
+    return None if any(run.metrics["test"].get(f"{metrics.primary_metric}_ci95") is None for run in runs) else bootstrap
   right, count = (sum(float(run.statistics[:, i].sum()) for run in runs) for i in (0, 1))
   if min(right, count - right) >= statistics.FEW:
-    return found
-  different = len(set().union(*(run.ids for run in runs)))
-  least, most = statistics.accuracy_interval(round(right / count * different), different)
-  return [min(found[0], least), max(found[1], most)]
+    return bootstrap
+  distinct = len(set().union(*(run.ids for run in runs)))
+  low, high = statistics.accuracy_interval(round(right / count * distinct), distinct)
+  return [min(bootstrap[0], low), max(bootstrap[1], high)]
 
 
 def interval(measured: Sequence[tuple[Sequence, Callable]], seed: int = 0) -> list[float]:
@@ -170,8 +178,8 @@ def interval(measured: Sequence[tuple[Sequence, Callable]], seed: int = 0) -> li
   seeds would be 2.5 of their standard deviations wide on each side and would not account for a shared test split.
 
   Args:
-    measured: [(ids, function)], one for each seed: the ids of its test examples, and a function from weights of them,
-      float [rounds, examples], to metrics [rounds].
+    measured: [(ids, function)], one pair per seed: the ids of its test examples, and a function from weights of these
+      examples, float [rounds, examples], to the metric, float [rounds].
     seed: seed of the resamples.
   """
   position_of = {
@@ -182,6 +190,6 @@ def interval(measured: Sequence[tuple[Sequence, Callable]], seed: int = 0) -> li
   for _ in range(statistics.RESAMPLES // _CHUNK):
     weights = rng.poisson(1.0, size=(_CHUNK, len(position_of))).astype(np.float64)
     draws = rng.multinomial(len(measured), [1 / len(measured)] * len(measured), size=_CHUNK)
-    each = np.stack([metric(weights[:, own]) for own, (_, metric) in zip(columns, measured)], axis=1)
-    means.append((draws * each).sum(axis=1) / len(measured))
+    scores = np.stack([metric(weights[:, column]) for column, (_, metric) in zip(columns, measured)], axis=1)
+    means.append((draws * scores).sum(axis=1) / len(measured))
   return statistics.percentiles(np.concatenate(means))

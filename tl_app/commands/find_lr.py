@@ -1,9 +1,10 @@
-"""The learning-rate range test: rates that grow from step to step, the loss at each, and a proposal."""
+"""The learning rate range test: raises the learning rate step by step, records the loss and proposes a value."""
 
 import dataclasses
 import logging
 import pathlib
 import tempfile
+from collections.abc import Iterator, Sequence
 
 import keras
 import matplotlib.figure
@@ -13,7 +14,7 @@ from tl_app import backbones, files
 from tl_app import workdir as workdir_lib
 from tl_app.backbones.weights import values
 from tl_app.commands import train as train_lib
-from tl_app.config import rules
+from tl_app.config import Config, rules
 from tl_app.errors import RunFailed, UserError
 from tl_app.model import heads, stages
 from tl_app.recipes import recipes
@@ -26,47 +27,49 @@ log = logging.getLogger(__name__)
 
 RESULT, PLOT = "find_lr.json", "find_lr.svg"
 LOWEST, HIGHEST = 1e-7, 1.0
-# Share of the old mean in the smoothed loss; about so many steps as 1 / (1 - SMOOTHING) count.
+# Decay of the moving average of the loss, which covers about 1 / (1 - SMOOTHING) steps.
 SMOOTHING = 0.9
-# The test ends where the smoothed loss is so many times the least one, and the first: the factor of fastai's
-# learning-rate finder, whose least alone is near 0 by chance on data that the head knows.
+# The test ends when the smoothed loss is this many times its minimum, as in fastai's learning rate finder, and this
+# many times its first value: after a probe the minimum can be close to 0 by chance.
 DIVERGED = 4.0
-# The loss falls at least by this share, or where it rises decides: from a head that a probe has trained, a hundred
-# steps rarely win anything.
+# Smallest relative fall of the loss from which a value is proposed; below it the rise of the loss decides. After a
+# probe, a hundred steps rarely lower the loss.
 LEAST_FALL = 0.02
-# The loss has risen by this share at a rate of which a fifth is proposed: the smoothed loss lags behind. MiniLM on
-# movie_reviews: risen at 5e-4; at 1e-4 fine-tuning gains 7 points.
+# Relative rise of the smoothed loss, and the divisor of the learning rate at which it is reached: the smoothed loss
+# lags behind. MiniLM on movie_reviews reaches it at 5e-4; at 1e-4 fine-tuning gains 7 points.
 RISE, BELOW_RISE = 0.1, 5
 
 
-def measure(config, steps):
+def measure(config: Config, steps: int) -> dict:
   """Runs the range test of the first phase that trains the backbone and writes find_lr.json and find_lr.svg.
 
-  The rate of --learning_rate grows exponentially (Smith 2017, "Cyclical Learning Rates for Training Neural Networks",
-  section 3.3); the stages keep their shares of it. The weights are put back and nothing of them is kept.
+  --learning_rate grows exponentially (Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3),
+  and the learning rates of all stages in proportion. The weights are restored, and none are stored.
 
   Args:
-    config: `Config`.
-    steps: batches.
+    config: the `Config`.
+    steps: number of batches.
 
   Returns:
-    The content of find_lr.json: {"phase", "rates", "losses", "smoothed"} and what `propose` gives.
+    The content of find_lr.json: {"phase", "batch_size", "rates", "losses", "smoothed"} and the result of `propose`.
 
   Raises:
-    UserError: nothing of the backbone trains, --learning_rate is not its rate, or the loss neither falls nor rises.
-    RunFailed: the loss is not finite before the first step, or at it.
+    UserError: no stage of the backbone trains, a flag has no effect here, or the loss neither falls nor rises.
+    RunFailed: the loss is not finite before or at the first step.
   """
   rules.refuse_unused(config, "find_lr")
   with tempfile.TemporaryDirectory() as scratch:
-    own = dataclasses.replace(config, workdir=f"{scratch}/run", export=False)
-    with workdir_lib.claim(own.workdir, own) as paths:
+    run_config = dataclasses.replace(config, workdir=f"{scratch}/run", export=False)
+    with workdir_lib.claim(run_config.workdir, run_config) as paths:
       record = Record(paths)
-      features, plan = train_lib.prepare(own, backbones.resolve(own.backbone), record, recipes.plan)
+      features, plan = train_lib.prepare(run_config, backbones.resolve(run_config.backbone), record, recipes.plan)
       phase = next((phase for phase in plan.phases if phase.trains_backbone), None)
       if phase is None:
-        raise UserError(f"--recipe={config.recipe} --train_stages={config.train_stages} trains nothing of the backbone")
+        raise UserError(
+          f"--recipe={config.recipe} --train_stages={config.train_stages} trains no stage of the backbone"
+        )
       rates = np.geomspace(LOWEST, HIGHEST, steps)
-      losses, start = _losses(own, features, record, plan.phases[0], phase, rates)
+      losses, start = _losses(run_config, features, record, plan.phases[0], phase, rates)
   rates, smoothed = rates[: len(losses)], relative(losses, start)
   result = {"phase": phase.name, "batch_size": phase.inputs.batch_size, "rates": rates.tolist(), "losses": losses}
   result["smoothed"] = smoothed.tolist()
@@ -79,8 +82,8 @@ def measure(config, steps):
   return result
 
 
-def smooth(losses):
-  """Returns the exponential moving average of losses, without the pull of its start towards 0."""
+def smooth(losses: Sequence[float]) -> np.ndarray:
+  """Returns the exponential moving average of losses, float64 [n], with bias correction."""
   mean, means = 0.0, []
   for number, loss in enumerate(losses, start=1):
     mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
@@ -88,24 +91,32 @@ def smooth(losses):
   return np.array(means)
 
 
-def relative(losses, start):
-  """Returns the smoothed losses [n] as if all batches were equally hard.
+def relative(losses: Sequence[float], start: Sequence[float]) -> np.ndarray:
+  """Returns the smoothed losses, float64 [n], corrected for easy and hard batches.
+
+  Losses of different batches differ far more than a hundred steps change them: on movie_reviews with a trained head by
+  0.12, which put the minimum of the plain moving average at 2e-6 by chance.
 
   Args:
-    losses: of the batches of a test, [n].
-    start: of the same batches with the weights that it starts from. Batches differ far more than a hundred steps move:
-      on movie_reviews with a trained head by 0.12, and the least of the plain mean was at 2e-6 by chance.
+    losses: [n], losses of the batches during the test.
+    start: [n or more], losses of the same batches before the test.
   """
-  harder = np.array(start[: len(losses)])
-  return smooth(np.array(losses) - harder) + harder.mean()
+  before = np.array(start[: len(losses)])
+  return smooth(np.array(losses) - before) + before.mean()
 
 
-def propose(rates, smoothed):
-  """Returns {"least", "steepest", "rises", "proposal"}: rates where the loss is least, where it falls fastest, where it
-  has risen, and the one to try.
+def propose(rates: np.ndarray, smoothed: np.ndarray) -> dict:
+  """Proposes a learning rate.
 
-  That is a tenth of the first: at the least loss steps are about to become too large. Where the loss falls at no rate,
-  the first two are None and the proposal is a fifth of the third; else the third is None.
+  Args:
+    rates: float [n], ascending learning rates.
+    smoothed: float [n], smoothed loss at each.
+
+  Returns:
+    {"least", "steepest", "rises", "proposal"}: learning rates at the minimum of the loss, at its steepest fall, and
+    where it has risen, and the one to try. The proposal is a tenth of "least", since steps are almost too large there.
+    If the loss does not fall, "least" and "steepest" are None and the proposal is a fifth of "rises"; else "rises" is
+    None.
 
   Raises:
     UserError: the loss neither falls nor rises.
@@ -127,22 +138,28 @@ def propose(rates, smoothed):
   }
 
 
-def lines(result, workdir):
-  """Yields what the user reads of a result."""
-  tried = f"{len(result['rates'])} batches of {result['batch_size']}, rates {result['rates'][0]:.0e} to"
+def lines(result: dict, workdir: str | pathlib.Path) -> Iterator[str]:
+  """Yields the lines of a result that are printed.
+
+  Args:
+    result: the result of `measure`.
+    workdir: directory of the plot.
+  """
+  tried = f"{len(result['rates'])} batches of {result['batch_size']}, learning rates {result['rates'][0]:.0e} to"
   yield f"phase {result['phase']}: {tried} {result['rates'][-1]:.0e}"
+  first, plot = result["smoothed"][0], pathlib.Path(workdir) / PLOT
   if result["least"]:
-    yield f"loss {result['smoothed'][0]:.3f} at first, least {min(result['smoothed']):.3f} at {result['least']:.1e}"
-    yield f"it falls fastest at {result['steepest']:.1e}; curve in {pathlib.Path(workdir) / PLOT}"
-    yield f"try --learning_rate={result['proposal']:g}, a tenth of the rate of the least loss"
+    yield f"initial loss {first:.3f}, minimum {min(result['smoothed']):.3f} at {result['least']:.1e}"
+    yield f"the loss falls fastest at {result['steepest']:.1e}; curve in {plot}"
+    yield f"try --learning_rate={result['proposal']:g}, a tenth of the learning rate at the minimum"
   else:
-    yield f"loss {result['smoothed'][0]:.3f} at first; it falls at none of them within so few steps"
-    yield f"it has risen at {result['rises']:.1e}; curve in {pathlib.Path(workdir) / PLOT}"
+    yield f"initial loss {first:.3f}; it does not fall at any learning rate within so few steps"
+    yield f"the loss has risen at {result['rises']:.1e}; curve in {plot}"
     yield f"try --learning_rate={result['proposal']:g}, a fifth of that"
 
 
 def _losses(config, features, record, probe, phase, rates):
-  """Returns the loss of each batch, fewer than `rates` where it diverges, and those before any step."""
+  """Returns (loss of each batch, fewer than `rates` if the loss diverges; loss of each batch before any step)."""
   data, model = features.data, features.model
   heads.standardize(model.head, features.frozen()[data.train])
   heads.reset(model.head, model.task.loss.initial_bias(data.train_targets))
@@ -152,11 +169,11 @@ def _losses(config, features, record, probe, phase, rates):
   before = values(changing)
   start = _LossHistory()
   history = _LossHistory(start.losses)
-  log.info("learning-rate range test: %d batches of phase %s", len(rates), phase.name)
+  log.info("learning rate range test: %d batches of phase %s", len(rates), phase.name)
   with features.devices.scope():
     stages.set_trainable(model, phase)
     feed, steps = whole_network_steps(phase, features, config.seed)
-    schedule = _Growing(rates[0] / _rate(config, features, phase), rates[1] / rates[0])
+    schedule = _Exponential(rates[0] / _rate(config, features, phase), rates[1] / rates[0])
     plain = phase.replace(ema=0.0, accumulate_steps=1)
     network, dataset = steps.network, feed.dataset()
     PhaseSteps(network, plain, model, data.train_targets, schedule).compile()
@@ -167,15 +184,15 @@ def _losses(config, features, record, probe, phase, rates):
   for variable, value in zip(changing, before):
     variable.assign(value)
   if not history.losses:
-    raise RunFailed(f"the loss is not finite at the first step, of rate {rates[0]:.0e}: choose another backbone")
+    raise RunFailed(f"the loss is not finite at the first step, at {rates[0]:.0e}: choose another backbone")
   return history.losses, start.losses
 
 
 def _rate(config, features, phase):
-  """Returns the --learning_rate that the learning rates of a phase stand for; that of a reset head keeps its own."""
+  """Returns the --learning_rate from which the learning rates of a phase follow; a reset head has its own."""
   facts = planning.facts(config, features.data, features.model, features.devices)
   phases = recipes.plan(dataclasses.replace(config, learning_rate=1.0), facts, features.devices.replicas)
-  shares = next(each for each in phases if each.name == phase.name).optimizer.learning_rates
+  shares = next(planned for planned in phases if planned.name == phase.name).optimizer.learning_rates
   rates = phase.optimizer.learning_rates.items()
   return next((rate / shares[name] for name, rate in rates if rate != shares[name]), 1.0)
 
@@ -192,7 +209,7 @@ def _figure(result):
 
 
 class _LossHistory(keras.callbacks.Callback):
-  """Keeps the loss of every batch, and stops where it diverges from `start`, those of the same batches before."""
+  """Records the loss of every batch, and stops if it diverges from `start`, the losses of these batches before."""
 
   def __init__(self, start=()):
     super().__init__()
@@ -200,7 +217,7 @@ class _LossHistory(keras.callbacks.Callback):
 
   def on_test_batch_end(self, batch, logs=None):
     self.losses.append(float(logs["loss"]))
-    # Keras gives the mean since the last reset.
+    # Keras reports the mean since the last reset.
     self.model.reset_metrics()
 
   def on_train_batch_end(self, batch, logs=None):
@@ -213,8 +230,8 @@ class _LossHistory(keras.callbacks.Callback):
       self.model.stop_training = bool(smoothed[-1] > DIVERGED * max(smoothed.min(), smoothed[0]))
 
 
-class _Growing(keras.optimizers.schedules.LearningRateSchedule):
-  """`first` at the first update, `factor` times as much at each further one."""
+class _Exponential(keras.optimizers.schedules.LearningRateSchedule):
+  """`first` at the first update, multiplied by `factor` at each further one."""
 
   def __init__(self, first, factor):
     self.first, self.factor = float(first), float(factor)

@@ -1,6 +1,11 @@
 """Fine-tunes pretrained image and text models: `Config` holds the settings, `train_and_evaluate` runs them."""
 
+import typing
+
 from tl_app.config import Config
+
+if typing.TYPE_CHECKING:
+  from tl_app.commands.train import train_and_evaluate
 
 __all__ = ["Config", "train_and_evaluate"]
 __version__ = "0.1.0"

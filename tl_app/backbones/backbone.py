@@ -3,12 +3,13 @@
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 if typing.TYPE_CHECKING:
   import keras
 
   from tl_app.backbones.spec import BackboneSpec
+  from tl_app.preprocessing.base import Preprocess
 
 
 @dataclasses.dataclass
@@ -43,7 +44,7 @@ class Backbone:
   """
 
   spec: "BackboneSpec"
-  preprocess: Callable
+  preprocess: "Preprocess"
   network: "keras.Model"
   stages: "dict[str, list[keras.Variable]]"
   feature_size: int

@@ -1,6 +1,7 @@
 """`TrainingData`: the examples of a run, their targets, and the rows of each split."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class TrainingData:
   hashes: np.ndarray
   targets: np.ndarray
   train_rows: np.ndarray
-  augment: object = None
+  augment: Callable | None = None
   lengths: np.ndarray | None = None
 
   @property

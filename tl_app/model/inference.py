@@ -5,6 +5,7 @@ import numpy as np
 
 from tl_app.backbones.backbone import Backbone
 from tl_app.data import pipeline
+from tl_app.data.examples import Inputs
 
 # Least number of examples in a forward pass without gradients. Activations are not kept, so more examples fit than in a
 # training batch.
@@ -22,7 +23,7 @@ def inference_batch(backbone: Backbone) -> int:
 def predict(
   network: keras.Model,
   backbone: Backbone,
-  inputs: np.ndarray,
+  inputs: Inputs,
   batch_size: int,
   verbose: int = 0,
   lengths: np.ndarray | None = None,

@@ -140,4 +140,4 @@ def _set_batch_norm(model, phase):
   stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
   for layer in keras_internals.flat_layers(model.network, include_self=False):
     if isinstance(layer, keras.layers.BatchNormalization):
-      layer.trainable = modes.get(stage_of.get(id(layer.moving_mean))) == "batch"
+      layer.trainable = modes.get(stage_of.get(id(layer.moving_mean), "")) == "batch"

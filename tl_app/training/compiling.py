@@ -7,6 +7,7 @@ import numpy as np
 
 from tl_app.compute.precision import PLAIN, StepPolicy
 from tl_app.model import stages
+from tl_app.model.model import Model
 from tl_app.recipes.phase import HEAD, Phase
 from tl_app.training import objectives, optimizers, train_steps
 
@@ -28,7 +29,7 @@ class PhaseSteps:
 
   network: keras.Model
   phase: Phase
-  model: object
+  model: Model
   train_targets: np.ndarray
   schedule: keras.optimizers.schedules.LearningRateSchedule | None = None
 

@@ -123,7 +123,12 @@ def padded_lengths(data: TrainingData, preprocess: typing.Any) -> np.ndarray:
   Args:
     data: the `TrainingData`.
     preprocess: `Backbone.preprocess`.
+
+  Raises:
+    ValueError: the inputs have no tokens.
   """
+  if data.lengths is None:
+    raise ValueError("the inputs have no tokens")
   lengths = data.lengths[data.train_rows].max(axis=0)
   return text.rounded(lengths, preprocess.max_length or lengths.max())
 

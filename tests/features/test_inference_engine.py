@@ -51,7 +51,7 @@ def computing(monkeypatch):
       return Answers(found)
 
     monkeypatch.setattr(inference_engine, "convert", convert)
-    monkeypatch.setattr(inference_engine, "LEAST_EXAMPLES", 20)
+    monkeypatch.setattr(inference_engine, "MIN_EXAMPLES", 20)
     monkeypatch.setattr(inference_engine, "_is_installed", lambda: True)
     monkeypatch.setattr(inference_engine, "fold", lambda network: network)
     predict = lambda network, indices: network.rows[indices]  # noqa: E731

@@ -1,4 +1,4 @@
-"""`Devices`: what a run computes on, one device or several with the same results."""
+"""`Devices`: the devices of a run. Several devices give the same results as one."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ class Devices:
 
   Attributes:
     strategy: `tf.distribute.Strategy`.
-    worker: number of this process among the workers, from 0.
+    worker: index of this process among the workers, from 0.
   """
 
   strategy: tf.distribute.Strategy
@@ -28,7 +28,7 @@ class Devices:
 
   @property
   def is_chief(self) -> bool:
-    """Whether this process decides and writes for all."""
+    """Whether this process makes the decisions and writes the files."""
     return self.worker == 0
 
   @property
@@ -37,7 +37,7 @@ class Devices:
     return bool(tf.config.list_logical_devices("GPU"))
 
   def scope(self) -> contextlib.AbstractContextManager:
-    """Returns the scope in which variables are made for these devices."""
+    """Returns the context in which variables are created for these devices."""
     return self.strategy.scope()
 
 
@@ -46,13 +46,13 @@ def make(strategy: str, num_devices: int) -> Devices:
 
   Args:
     strategy: "auto" (mirrored if there are several GPUs), "single" or "mirrored".
-    num_devices: devices of "mirrored"; 0 is all. Without GPUs, logical CPU devices stand in.
+    num_devices: number of devices of "mirrored"; 0 is all. Without GPUs, logical CPU devices are created.
 
   Raises:
-    UserError: this machine has fewer devices.
+    UserError: this machine has fewer devices, or TensorFlow has already started.
   """
   gpus = tf.config.list_physical_devices("GPU")
-  # The export check compares to 1e-4 on the CPU; products in TensorFloat-32 keep three digits.
+  # TensorFloat-32 has three significant digits; the export check on the CPU allows a difference of 1e-4.
   tf.config.experimental.enable_tensor_float_32_execution(False)
   if strategy == "single" or (strategy == "auto" and len(gpus) < 2 and num_devices < 2):
     return Devices(tf.distribute.get_strategy())
@@ -65,14 +65,14 @@ def make(strategy: str, num_devices: int) -> Devices:
 
 @functools.cache
 def _mirrored(devices):
-  # One for each set of devices in a process: a second one would number its collective operations from the start again,
-  # and TensorFlow would take them for those of the first (a notebook that trains twice).
+  # One strategy per process and set of devices. A second one would reuse the numbers of the first one's collective
+  # operations, and TensorFlow would mix them up, for example in a notebook that trains twice.
   return tf.distribute.MirroredStrategy(list(devices))
 
 
 def _logical_cpus(count):
-  have = tf.config.get_logical_device_configuration(tf.config.list_physical_devices("CPU")[0]) or [None]
-  if len(have) < count:
+  existing = tf.config.get_logical_device_configuration(tf.config.list_physical_devices("CPU")[0]) or [None]
+  if len(existing) < count:
     try:
       tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * count

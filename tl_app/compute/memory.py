@@ -1,25 +1,27 @@
-"""What memory is free, what a call takes of it, and the largest size that fits."""
+"""Free memory, the memory that a call needs, and the largest batch size that fits."""
 
 import pathlib
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-# Of the free memory; the rest is for what varies from step to step, and for the machine.
+# Share of the free memory that a step may use. The rest covers differences between steps, and other processes.
 SHARE = 0.8
-# Between two looks at the resident memory, seconds; a step takes tenths of one.
+# Seconds between two measurements of the resident memory; a step takes tenths of a second.
 INTERVAL = 0.002
-# Names of the files of a control group: limit, what is used, and what of that the kernel gives back at need.
+# Files of a control group with its limit and usage, and the entry of memory.stat for page cache that can be reclaimed.
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = ("memory.max", "memory.current", "inactive_file")
 
 
-def available(proc="/proc", groups="/sys/fs/cgroup"):
-  """Returns the bytes that this process may still take, of the machine's and of its control groups' memory.
+def available(proc: str | pathlib.Path = "/proc", groups: str | pathlib.Path = "/sys/fs/cgroup") -> int:
+  """Returns the number of bytes that this process can still allocate, within the machine and its control groups.
 
   Args:
-    proc, groups: where these file systems are mounted.
+    proc: mount point of procfs.
+    groups: mount point of the control groups.
   """
   proc, groups = pathlib.Path(proc), pathlib.Path(groups)
   fields = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if ":" in line)
@@ -30,36 +32,36 @@ def available(proc="/proc", groups="/sys/fs/cgroup"):
     if controllers and "memory" not in controllers.split(","):
       continue
     root, names = (groups / "memory", _V1) if controllers else (groups, _V2)
-    own = pathlib.PurePosixPath(path.lstrip("/"))
-    free += [_left(root / directory, names) for directory in (own, *own.parents)]
-  return min(each for each in free if each is not None)
+    group = pathlib.PurePosixPath(path.lstrip("/"))
+    free += [_remaining(root / directory, names) for directory in (group, *group.parents)]
+  return min(size for size in free if size is not None)
 
 
-def _left(directory, names):
-  """Returns the bytes that a control group may still take, or None where it has no limit or is not to be seen."""
-  limit, usage, cache = names
+def _remaining(directory, names):
+  """Returns the bytes that a control group can still allocate, or None if it has no limit or cannot be read."""
+  limit_file, usage_file, cache_entry = names
   try:
-    most = int((directory / limit).read_text())
-    used = int((directory / usage).read_text())
+    limit = int((directory / limit_file).read_text())
+    used = int((directory / usage_file).read_text())
     stat = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())
   except (OSError, ValueError):
     return None
-  return max(0, most - used + int(stat.get(cache, 0)))
+  return max(0, limit - used + int(stat.get(cache_entry, 0)))
 
 
-def resident():
-  """Returns the resident memory of this process, bytes."""
+def resident() -> int:
+  """Returns the resident memory of this process in bytes."""
   with open("/proc/self/status") as file:
     return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
 
 
-def peak(function):
-  """Calls `function` and returns the most resident memory of this process meanwhile, bytes."""
-  found, done = [resident()], threading.Event()
+def peak(function: Callable[[], object]) -> int:
+  """Calls `function` and returns the peak of the resident memory of this process during the call, in bytes."""
+  sizes, done = [resident()], threading.Event()
 
   def watch():
     while not done.is_set():
-      found.append(resident())
+      sizes.append(resident())
       time.sleep(INTERVAL)
 
   watcher = threading.Thread(target=watch, daemon=True)
@@ -69,15 +71,15 @@ def peak(function):
   finally:
     done.set()
     watcher.join()
-  return max(found)
+  return max(sizes)
 
 
-def back_off(sizes, trial):
-  """Returns the first of `sizes`, descending, at which `trial` does not run out of memory, or None.
+def back_off(sizes: Sequence[int], trial: Callable[[int], object]) -> int | None:
+  """Returns the first size at which `trial` does not run out of memory, or None.
 
   Args:
-    sizes: ints.
-    trial: function of a size; it raises `tf.errors.ResourceExhaustedError` where that is too large.
+    sizes: batch sizes, descending.
+    trial: function of a size, which raises `tf.errors.ResourceExhaustedError` if the size is too large.
   """
   for size in sizes:
     try:
@@ -88,27 +90,32 @@ def back_off(sizes, trial):
   return None
 
 
-def estimate(sizes, peak_at, start, free):
-  """Returns (the largest of `sizes` that fits or None, {size: resident bytes that it takes}).
+def estimate(
+  sizes: Sequence[int], peak_at: Callable[[int], int], start: int, free: int
+) -> tuple[int | None, dict[int, float]]:
+  """Estimates the memory of batch sizes from measurements of the small ones.
 
-  A process on a CPU that takes too much is killed: there is nothing to catch. So sizes are measured from the smallest
-  upwards, each if it fits even where nothing of what the one before took is constant, until a quarter of the largest;
-  the others lie on the line through the last two.
+  On a CPU a process that uses too much memory is killed, and there is no exception to catch. So sizes are measured from
+  the smallest upwards, up to a quarter of the largest. A size is measured only if it fits even if memory grows in
+  proportion to the size. The memory of larger sizes is extrapolated linearly from the last two measurements.
 
   Args:
-    sizes: ints, descending.
-    peak_at: function, size -> resident bytes at most while it runs.
-    start: resident bytes now.
-    free: bytes that may be taken beside them; `SHARE` of these are.
+    sizes: batch sizes, descending.
+    peak_at: function from a size to the peak of the resident memory in bytes while it is computed.
+    start: resident memory now, in bytes.
+    free: free memory in bytes, of which `SHARE` may be used.
+
+  Returns:
+    (the largest size that fits, or None; {size: resident bytes}).
   """
-  limit, taken, slope, last = start + SHARE * free, {}, 0.0, 0
+  limit, used, slope, last = start + SHARE * free, {}, 0.0, 0
   for size in reversed(sizes):
-    most = start + (taken[last] - start) * size / last if taken else start
-    if last and (4 * size > sizes[0] or most > limit):
+    proportional = start + (used[last] - start) * size / last if used else start
+    if last and (4 * size > sizes[0] or proportional > limit):
       break
-    # What is freed stays resident, and less at a larger size is chance.
-    taken[size] = max(peak_at(size), taken.get(last, 0))
-    slope = (taken[size] - taken.get(last, start)) / (size - last)
+    # Freed memory may stay resident, so a smaller value at a larger size is noise.
+    used[size] = max(peak_at(size), used.get(last, 0))
+    slope = (used[size] - used.get(last, start)) / (size - last)
     last = size
-  taken |= {size: taken[last] + slope * (size - last) for size in sizes if size > last}
-  return next((size for size in sizes if taken[size] <= limit), None), taken
+  used |= {size: used[last] + slope * (size - last) for size in sizes if size > last}
+  return next((size for size in sizes if used[size] <= limit), None), used

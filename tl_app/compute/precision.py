@@ -1,4 +1,4 @@
-"""The step policy: the number format of fine-tuning steps and whether XLA compiles them, given or measured here."""
+"""The step policy: the precision of fine-tuning steps, and whether XLA compiles them. It is given, or measured here."""
 
 import contextlib
 import dataclasses
@@ -26,13 +26,13 @@ FLOAT32 = "float32"
 # Layers kept in float32: the wrapper of the head per token, the L2 normalisation that takes the head's place, and the
 # final L2 normalisation of the backbone.
 FLOAT32_LAYERS = (PER_TOKEN, L2_NORMALIZED, L2_NORMALIZED_FEATURES)
-# Fewer steps do not repay the tracing and compiling of candidates.
+# Smallest number of steps for which policies are measured; tracing and compiling them takes time.
 MIN_STEPS = 500
-# Nor does less time than this of --max_minutes.
+# Smallest remaining time of --max_minutes for which policies are measured, in seconds.
 MIN_SECONDS = 600
-# Batches of a measurement, and rounds over the same batches; the first round of each candidate traces.
+# Batches of a measurement, and rounds over the same batches; the first round of each policy traces.
 BATCHES, ROUNDS = 3, 3
-# Below this gain the plain policy stays: a measured choice near 1 would differ from run to run.
+# Smallest speed-up that replaces the plain policy; with a value near 1 the choice would differ from run to run.
 MIN_GAIN = 1.25
 # Largest relative difference of the mean loss over the measured batches.
 LOSS_TOLERANCE = 0.02
@@ -72,7 +72,7 @@ class Steps(typing.Protocol):
 
 
 def warn_if_slow(config: MachineConfig, backbone) -> None:
-  """Warns of --jit=on where XLA compiles very often."""
+  """Warns if --jit=on makes XLA compile very often."""
   if config.jit == "on" and modalities.of(backbone.modality).varies_in_length and text.multiple() == 1:
     log.warning("--jit=on: XLA compiles again for each length of a batch, and on a CPU batches have many lengths")
 
@@ -80,7 +80,7 @@ def warn_if_slow(config: MachineConfig, backbone) -> None:
 def candidates(config: MachineConfig, backbone, devices: Devices, token_batches: bool = False) -> list[StepPolicy]:
   """Returns the policies to choose from, the plain one first.
 
-  XLA is no candidate on a CPU: a step of MiniLM took as long, one of EfficientNet-Lite0 nine times as long.
+  XLA is not tried on a CPU: a step of MiniLM took as long with it, a step of EfficientNet-Lite0 nine times as long.
 
   Args:
     config: --precision and --jit.
@@ -102,8 +102,12 @@ def candidates(config: MachineConfig, backbone, devices: Devices, token_batches:
 def computing(network: keras.Model, precision: str) -> Iterator[None]:
   """Makes the layers of `network` compute in `precision` inside the block, except the head and `FLOAT32_LAYERS`.
 
-  A function that is traced inside the block keeps the precision: trace inference outside, or inside a block of
-  "float32".
+  A function that is traced inside the block keeps the precision, so trace inference outside of it, or inside a block
+  with "float32".
+
+  Args:
+    network: the `keras.Model`.
+    precision: name of a Keras dtype policy.
   """
   layers = list(_layers(network))
   before = [layer.dtype_policy for layer in layers]
@@ -117,16 +121,16 @@ def computing(network: keras.Model, precision: str) -> Iterator[None]:
 
 
 def choose(policies: list[StepPolicy], steps: Steps, dataset: Iterable, num_steps: int, shapes: int = 1) -> StepPolicy:
-  """Returns the policy to train in: the only one, or the fastest one that keeps the loss, measured on first batches.
+  """Returns the policy to train with: the only one, or the fastest one that keeps the loss on the first batches.
 
-  The time that XLA takes to compile counts too, shared among the steps.
+  The time in which XLA compiles is included, divided by the number of steps.
 
   Args:
-    policies: the plain one first.
+    policies: candidates, the plain one first.
     steps: the `Steps` of the phase; the variables keep their values.
     dataset: batches of the phase.
-    num_steps: steps of the phase; few do not repay a measurement.
-    shapes: number of shapes that the batches of the phase may have: XLA compiles for each.
+    num_steps: number of steps of the phase. With fewer than `MIN_STEPS` nothing is measured.
+    shapes: number of shapes that the batches of the phase can have; XLA compiles once per shape.
   """
   if len(policies) == 1 or num_steps < MIN_STEPS:
     return policies[0]
@@ -142,14 +146,16 @@ def choose(policies: list[StepPolicy], steps: Steps, dataset: Iterable, num_step
       log.info("%s is not available here (%s)", policy, str(error).splitlines()[0][:120])
   best = fastest(measured, policies[0])
   for policy, (seconds, loss) in measured.items():
-    log.info("%s: %.3f s a step, loss %.4f%s", policy, seconds, loss, "; chosen" if policy == best else "")
+    log.info("%s: %.3f s per step, loss %.4f%s", policy, seconds, loss, "; chosen" if policy == best else "")
   return best
 
 
 def fastest(measured: dict[StepPolicy, tuple[float, float]], plain: StepPolicy) -> StepPolicy:
-  """Returns the fastest of {policy: (seconds, loss)} that is `MIN_GAIN` times as fast as `plain` and keeps its loss.
+  """Returns the fastest policy that is `MIN_GAIN` times as fast as the plain one and has the same loss, else the plain.
 
-  If there is none it returns `plain`.
+  Args:
+    measured: {policy: (seconds per step, loss)}.
+    plain: the plain policy, one of `measured`.
   """
   plain_seconds, plain_loss = measured[plain]
   seconds_of = {
@@ -162,7 +168,7 @@ def fastest(measured: dict[StepPolicy, tuple[float, float]], plain: StepPolicy) 
 
 @contextlib.contextmanager
 def trial(policy: StepPolicy, steps: Steps) -> Iterator[None]:
-  """Compiles the steps for a policy inside the block; afterwards the variables have the values they had."""
+  """Compiles the steps for a policy inside the block; at its end all variables get their previous values."""
   network = steps.network
   before = values(network.variables)
   try:
@@ -175,20 +181,26 @@ def trial(policy: StepPolicy, steps: Steps) -> Iterator[None]:
 
 
 def step(network: keras.Model, batch) -> float:
-  """Makes a training step on (inputs, targets) and returns its loss, once it is done."""
-  # Keras returns means since the last reset.
+  """Trains on one batch, (inputs, targets), and returns its loss."""
+  # Keras returns the mean since the last reset.
   network.reset_metrics()
   return float(network.train_on_batch(*per_device_share(network, batch), return_dict=True)["loss"])
 
 
 def per_device_share(network: keras.Model, batch):
-  """Returns one device's share of a batch: `train_on_batch` gives its whole argument to each device."""
+  """Returns one device's share of a batch, since `train_on_batch` passes its whole argument to each device."""
   devices = network.distribute_strategy.num_replicas_in_sync
   return tf.nest.map_structure(lambda x: x[: len(x) // devices], batch)
 
 
 def inference_loss(policy: StepPolicy, network: keras.Model, batches: list) -> float:
-  """Returns the mean loss of the compiled `network` without dropout, whose noise would hide what a format changes."""
+  """Returns the mean loss of the compiled `network` without dropout, whose noise would hide the effect of a precision.
+
+  Args:
+    policy: the `StepPolicy`.
+    network: the compiled `keras.Model`.
+    batches: list of (inputs, targets) or (inputs, targets, weights).
+  """
   losses = []
   with computing(network, policy.precision):
     for batch in batches:
@@ -198,13 +210,13 @@ def inference_loss(policy: StepPolicy, network: keras.Model, batches: list) -> f
 
 
 def measure(policy: StepPolicy, steps: Steps, dataset: Iterable, rounds: int = ROUNDS) -> tuple[float, float, float]:
-  """Measures training steps of a policy.
+  """Measures the training steps of a policy.
 
   Args:
     policy: the `StepPolicy`.
     steps: the `Steps` of the phase; the variables keep their values.
     dataset: batches of the phase.
-    rounds: rounds over the first `BATCHES` batches.
+    rounds: number of rounds over the first `BATCHES` batches.
 
   Returns:
     (median seconds of a step, mean loss of the first round, seconds of the first step, which traces and compiles).
@@ -220,11 +232,11 @@ def measure(policy: StepPolicy, steps: Steps, dataset: Iterable, rounds: int = R
 
 
 def _layers(network):
-  """Yields the layers that compute, except the head and `FLOAT32_LAYERS`."""
+  """Yields the layers whose precision changes: all that compute, except the head and `FLOAT32_LAYERS`."""
   for layer in network.layers:
     if layer.name == "head" and isinstance(layer, keras.Model):
       continue
-    # Before a look-up in another format an embedding would cast its whole table.
+    # In another precision an embedding would cast its whole table before each lookup.
     skipped = (keras.Model, keras.layers.Embedding)
     for inner in keras_internals.flat_layers(layer):
       if isinstance(inner, skipped) or inner.name in FLOAT32_LAYERS:

@@ -1,26 +1,26 @@
-"""Arithmetic of --max_minutes: how many epochs and stages fit into a number of seconds."""
+"""Arithmetic of --max_minutes: the epochs and stages that fit into a number of seconds."""
 
 import math
 from collections.abc import Iterator, Sequence
 
 from tl_app.recipes.phase import Phase
 
-# Time of a forward pass as a share of that of a training step: the backward pass takes about twice as long.
+# Time of a forward pass divided by that of a training step: the backward pass takes about twice as long as the forward.
 FORWARD = 1 / 3
-# {whether the run exports: seconds after the last phase besides inference: report, export, and its check}.
+# {whether the run exports: seconds for the report, the export and its check after the last phase, without inference}.
 CLOSING_SECONDS = {False: 5.0, True: 45.0}
-# Fewer steps change nothing worth having.
+# Smallest number of steps that is worth training.
 MIN_STEPS = 20
 
 
 def shorten(phase: Phase, step_seconds: float, seconds: float, validation_batches: int) -> Phase | None:
-  """Returns the phase with the epochs, or the part of one, that fit into `seconds`; None if nothing does.
+  """Returns the phase with the epochs, or the part of one epoch, that fit into `seconds`; None if nothing fits.
 
   Args:
     phase: the `Phase`.
     step_seconds: seconds of a training step.
-    seconds: for the phase.
-    validation_batches: batches that are answered after each epoch.
+    seconds: time for the phase, in seconds.
+    validation_batches: number of validation batches after each epoch.
   """
   schedule = phase.schedule
   epoch_seconds = step_seconds * (schedule.steps_per_epoch + FORWARD * validation_batches)
@@ -39,11 +39,11 @@ def shorten(phase: Phase, step_seconds: float, seconds: float, validation_batche
 
 
 def fewer_stages(phase: Phase, trained_stages: Sequence[str]) -> Iterator[Phase]:
-  """Yields the phase with the upper half of the backbone's stages that it trains, the upper quarter, .. the top one.
+  """Yields the phase with the upper half of its trained stages, then the upper quarter, and so on to the top stage.
 
   Args:
     phase: the `Phase`.
-    trained_stages: names of those stages, from the input upwards.
+    trained_stages: names of the backbone's stages that it trains, from the input upwards.
   """
   count, stages = len(trained_stages), phase.trains.train_stages
   while count > 1:
@@ -54,14 +54,15 @@ def fewer_stages(phase: Phase, trained_stages: Sequence[str]) -> Iterator[Phase]
 def seconds_left(
   deadline: float, now: float, step_seconds: float, closing_batches: int, export: bool, phases: int
 ) -> float:
-  """Returns the seconds that one of `phases` remaining phases may take.
+  """Returns the seconds that the next phase may take; the remaining phases get equal shares.
 
   Args:
-    deadline, now: as `time.monotonic`.
+    deadline: end of the run in seconds, on the clock of `time.monotonic`.
+    now: current time on the same clock.
     step_seconds: seconds of a training step.
-    closing_batches: batches of the validation and test splits that are answered after the last phase.
+    closing_batches: number of batches of the validation and test splits that are evaluated after the last phase.
     export: whether the run exports.
-    phases: number of remaining phases, this one included.
+    phases: number of remaining phases, including this one.
   """
   closing = CLOSING_SECONDS[export] + FORWARD * step_seconds * closing_batches
   return (deadline - now - closing) / phases

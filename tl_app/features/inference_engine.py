@@ -1,4 +1,4 @@
-"""Frozen networks on a CPU: by TensorFlow with constant weights, or by OpenVINO where that pays and agrees."""
+"""Fast inference of frozen networks on a CPU: TensorFlow with constant weights, or OpenVINO."""
 
 import contextlib
 import importlib.util
@@ -6,6 +6,8 @@ import logging
 import sys
 import tempfile
 import time
+import typing
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -18,32 +20,47 @@ from tl_app.model import heads
 
 log = logging.getLogger(__name__)
 
-EXTRA = "pip install 'tl_app[openvino]'"
-# Conversion and comparison of EfficientNet-Lite0 took 4 s on 2 cores, and an image 0.7 ms less than by TensorFlow with
-# constant weights: fewer than this gain nothing worth having.
-LEAST_EXAMPLES = 5000
-# Compared before the rest is computed.
+# Smallest number of examples for which conversion pays off. For EfficientNet-Lite0 on 2 cores, conversion and
+# comparison took 4 s, and OpenVINO saved 0.7 ms per image over TensorFlow with constant weights.
+MIN_EXAMPLES = 5000
+# Number of examples whose features are compared before OpenVINO is used.
 SAMPLE = 64
-# Of the deviation that the head divides features by. On 192 flower photographs EfficientNet-Lite0's differ by 5e-5, and
-# logits of a head fitted to them by 2e-5: they and exports are held to 1e-4. The feature cache, whose limit is 1e-4 of
-# the largest number, several deviations, keeps both engines' features under one key.
+# Largest difference of the features, in units of the standard deviation by which the head divides them. On 192 flower
+# photographs the features of EfficientNet-Lite0 differ by 5e-5, and the logits of a head fitted to them by 2e-5;
+# exports may differ by 1e-4. The feature cache allows 1e-4 of the largest feature, which is several standard
+# deviations, so both engines share one cache key.
 TOLERANCE = 2e-4
-# Cores are shared with the threads that read and prepare the next batches: none is taken for itself.
+# The cores are shared with the threads of the input pipeline, so no thread is pinned to a core.
 OPTIONS = {"ENABLE_CPU_PINNING": False}
-
-
-# Constants of a graph of more bytes would come near the limit of a serialised one, 2 GB.
+# Largest size of weights that become constants of a graph; a serialised graph is limited to 2 GB.
 FOLDED_BYTES = 2**29
 
 
+class Predictor(typing.Protocol):
+  """A network that predicts; `keras.Model` is one."""
+
+  def predict(self, dataset: tf.data.Dataset, verbose: int = 0) -> np.ndarray:
+    """Returns the outputs, float32 [n, ..], for a dataset of batches of the network's inputs."""
+    ...
+
+  def predict_on_batch(self, batch) -> np.ndarray:
+    """Returns the outputs, float32 [batch, ..], for one batch of the network's inputs."""
+    ...
+
+
 class Refused(Exception):
-  """OpenVINO cannot stand in for TensorFlow; the message says why."""
+  """OpenVINO cannot replace TensorFlow; the message says why."""
 
 
-def is_candidate(choice, modality, num_devices):
-  """Whether OpenVINO may compute frozen networks here.
+def is_candidate(choice: str, modality: str, num_devices: int) -> bool:
+  """Returns whether OpenVINO may compute frozen networks.
 
-  Of texts "auto" leaves them to TensorFlow: MiniLM took OpenVINO 1.1 times as long in float32.
+  With "auto" it does not compute texts: MiniLM took OpenVINO 1.1 times as long as TensorFlow in float32.
+
+  Args:
+    choice: value of --frozen_engine.
+    modality: name of the `Modality` of the inputs.
+    num_devices: number of devices.
   """
   if choice == "auto":
     gpu = bool(tf.config.list_logical_devices("GPU"))
@@ -56,22 +73,29 @@ def _is_installed():
 
 
 @contextlib.contextmanager
-def computing(network, predict, choice, modality, num_devices):
-  """Gives a function, int [n] of examples -> `network`'s output for them, float32 [n, ..], for the block.
+def computing(
+  network: keras.Model,
+  predict: Callable[[Predictor, np.ndarray], np.ndarray],
+  choice: str,
+  modality: str,
+  num_devices: int,
+) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+  """Chooses the engine that computes a frozen network inside a `with` block.
 
-  With "auto" OpenVINO computes from the call on by which `LEAST_EXAMPLES` are asked for, unless the network cannot be
-  converted or disagrees with TensorFlow's on some of them; with "openvino" it computes all, or the run stops. At the
-  end the log says how many each has computed.
+  With "auto", OpenVINO takes over when `MIN_EXAMPLES` examples have been requested in total, unless the network cannot
+  be converted or its outputs differ from those of TensorFlow. With "openvino" it computes everything, or the run stops.
+  At the end the log says how many examples each engine has computed.
 
   Args:
     network: frozen `keras.Model` with one output tensor, in inference mode.
-    predict: function, (what has `predict` as a `keras.Model`, int [n]) -> float32 [n, ..].
-    choice: of --frozen_engine.
+    predict: function (`Predictor`, int [n] examples) -> outputs, float32 [n, ..].
+    choice: value of --frozen_engine.
     modality: name of the `Modality` of the inputs.
-    num_devices: of the strategy.
+    num_devices: number of devices.
 
-  Raises:
-    UserError: "openvino" cannot be had for this network. The function it gives raises it too.
+  Yields:
+    A function from int [n] examples to the outputs of `network`, float32 [n, ..]. It raises `UserError` if `choice` is
+    "openvino" and OpenVINO cannot compute this network.
   """
   engine = _Engine(plain(network, num_devices), network, predict, choice, is_candidate(choice, modality, num_devices))
   yield engine
@@ -81,10 +105,10 @@ def computing(network, predict, choice, modality, num_devices):
 
 
 class _Engine:
-  """The function that `computing` gives.
+  """The function that `computing` yields.
 
   Attributes:
-    counts: {engine: examples that it has computed}.
+    counts: {engine: number of examples that it has computed}.
   """
 
   def __init__(self, plain, network, predict, choice, candidate):
@@ -93,8 +117,8 @@ class _Engine:
     self._candidate, self._converted = candidate, None
 
   def __call__(self, indices):
-    asked = sum(self.counts.values()) + len(indices)
-    if self._candidate and (self._choice == "openvino" or asked >= LEAST_EXAMPLES):
+    requested = sum(self.counts.values()) + len(indices)
+    if self._candidate and (self._choice == "openvino" or requested >= MIN_EXAMPLES):
       self._convert(indices)
     self.counts["OpenVINO" if self._converted else "TensorFlow"] += len(indices)
     return self._predict(self._converted or self._plain, indices)
@@ -104,10 +128,12 @@ class _Engine:
     sample = indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)]
     try:
       converted = convert(self._network)
-      found = difference(self._predict(converted, sample), self._predict(self._plain, sample))
-      if not found <= TOLERANCE:
+      largest = difference(self._predict(converted, sample), self._predict(self._plain, sample))
+      # Not `>`: the difference may be NaN.
+      if not largest <= TOLERANCE:
         raise Refused(
-          f"OpenVINO's differ from TensorFlow's by {found:.1g} of their deviation; the limit is {TOLERANCE:g}"
+          f"OpenVINO's features differ from TensorFlow's by {largest:.1g} of their standard deviation; the limit is "
+          f"{TOLERANCE:g}"
         )
     except (Refused, RuntimeError, ValueError) as error:
       if self._choice == "openvino":
@@ -116,28 +142,33 @@ class _Engine:
       return
     self._converted = converted
     log.info(
-      "OpenVINO computes frozen features: they differ from TensorFlow's by at most %.1g of their deviation on %d "
-      "examples; converted and compared in %.1f s",
-      *(found, len(sample), time.perf_counter() - start),
+      "OpenVINO computes frozen features: they differ from TensorFlow's by at most %.1g of their standard deviation on "
+      "%d examples; converted and compared in %.1f s",
+      *(largest, len(sample), time.perf_counter() - start),
     )
 
 
 def _reason(error):
-  """Returns one line of what OpenVINO says, without the places in its source."""
+  """Returns an error message of OpenVINO as one line, without references to its source code."""
   lines = [line for line in str(error).splitlines() if not line.startswith(("Exception from", "Check '"))]
   return " ".join(" ".join(lines).split())[:200]
 
 
-def difference(features, exact):
-  """Returns the largest difference of two float arrays [n, .., width], by what the head divides `exact` by."""
+def difference(features: np.ndarray, exact: np.ndarray) -> float:
+  """Returns the largest difference of two arrays, in units of the standard deviation by which the head divides `exact`.
+
+  Args:
+    features: float [n, .., width].
+    exact: float [n, .., width].
+  """
   return float(np.abs(features - exact).max() / heads.deviation(exact.reshape(-1, exact.shape[-1])))
 
 
-class _Predicts:
-  """What has `predict` and `predict_on_batch` as a `keras.Model` has them."""
+class _BatchPredictor:
+  """A `Predictor` that computes one batch after the other."""
 
   def predict(self, dataset, verbose=0):
-    """Returns float32 [n, ..] of a dataset of batches of the network's inputs."""
+    """Returns the outputs, float32 [n, ..], for a dataset of batches of the network's inputs."""
     bar = keras.utils.Progbar(int(dataset.cardinality()), verbose=verbose)
     outputs = []
     for batch in dataset:
@@ -146,11 +177,11 @@ class _Predicts:
     return np.concatenate(outputs)
 
 
-class Folded(_Predicts):
+class Folded(_BatchPredictor):
   """A network whose weights are constants of its graph.
 
-  TensorFlow's own optimizer then multiplies the scale of a BatchNormalization into the convolution below it and runs
-  both, and the activation, as one.
+  TensorFlow's graph optimizer then folds BatchNormalization into the convolution below it, and fuses both with the
+  activation.
   """
 
   def __init__(self, network):
@@ -165,55 +196,60 @@ class Folded(_Predicts):
     self._function = infer
 
   def predict_on_batch(self, batch):
-    """Returns float32 [batch, ..] of a batch of the network's inputs."""
+    """Returns the outputs, float32 [batch, ..], for one batch of the network's inputs."""
     return self._function(batch).numpy()
 
 
-def plain(network, num_devices):
-  """Returns what computes a frozen `keras.Model` by TensorFlow: its `fold`, or itself on a GPU or several devices."""
+def plain(network: keras.Model, num_devices: int) -> Predictor:
+  """Returns the `Predictor` of a frozen network in TensorFlow: folded, or itself on a GPU or several devices."""
   return fold(network) if num_devices == 1 and not tf.config.list_logical_devices("GPU") else network
 
 
-def fold(network):
-  """Returns the `Folded` of a frozen `keras.Model`, or itself where that gains nothing: it has no BatchNormalization.
+def fold(network: keras.Model) -> Predictor:
+  """Returns the `Folded` of a frozen network, or the network itself if it is large or has no BatchNormalization.
 
-  Of EfficientNet-Lite0 features differ by 2e-5 of their deviation, and take three quarters of the time on 2 cores.
+  The features of EfficientNet-Lite0 differ by 2e-5 of their standard deviation, and take three quarters of the time on
+  2 cores.
   """
   normalised = any(isinstance(layer, keras.layers.BatchNormalization) for layer in keras_internals.flat_layers(network))
   small = sum(4 * int(np.prod(v.shape)) for v in network.variables) < FOLDED_BYTES
   return Folded(network) if normalised and small else network
 
 
-class Converted(_Predicts):
-  """A network as OpenVINO has read it."""
+class Converted(_BatchPredictor):
+  """A network in OpenVINO."""
 
   def __init__(self, core, model, precision):
     self._core, self._model, self._precision, self._request = core, model, precision, None
     self._names = {name for tensor in model.inputs for name in tensor.names}
 
   def predict_on_batch(self, batch):
-    """Returns float32 [batch, ..] of a batch of the network's inputs."""
+    """Returns the outputs, float32 [batch, ..], for one batch of the network's inputs."""
     named = {_name(i): tensor.numpy() for i, tensor in enumerate(tf.nest.flatten(batch))}
     tensors = {name: tensor for name, tensor in named.items() if name in self._names}
     self._request = self._request or self._compile(tensors)
     return self._request.infer(tensors)[0].copy()
 
   def _compile(self, tensors):
-    # Batches of images have one shape; known beforehand, EfficientNet-Lite0 takes a fifth less time.
+    # All batches of images have one shape. If it is fixed, EfficientNet-Lite0 takes a fifth less time.
     if any(tensor.ndim == 4 for tensor in tensors.values()):
       self._model.reshape({name: tensor.shape for name, tensor in tensors.items()})
     options = OPTIONS | {"INFERENCE_PRECISION_HINT": self._precision}
     return self._core.compile_model(self._model, "CPU", options).create_infer_request()
 
 
-def convert(network, precision="f32"):
-  """Returns the `Converted` of a `keras.Model` with one output tensor; `precision` is OpenVINO's name, "bf16" or "f32".
+def convert(network: keras.Model, precision: str = "f32") -> Converted:
+  """Converts a network to OpenVINO.
+
+  Args:
+    network: `keras.Model` with one output tensor.
+    precision: "f32" or "bf16".
 
   Raises:
     Refused: the network cannot be converted, or OpenVINO cannot be imported.
   """
-  # Through `openvino.convert_model`, and by the bare import of it, the package reports over the network that it is
-  # used, unless this one is absent; reading a SavedModel needs neither.
+  # With `openvino_telemetry`, importing OpenVINO and `openvino.convert_model` send usage data over the network. Reading
+  # a SavedModel does not need that package.
   sys.modules.setdefault("openvino_telemetry", None)
   try:
     import openvino
@@ -228,7 +264,7 @@ def convert(network, precision="f32"):
 
 
 class _Module(tf.Module):
-  """What is saved of a network: its inference, from its flat inputs."""
+  """The SavedModel of a network: inference on its flattened inputs."""
 
   def __init__(self, network):
     super().__init__()

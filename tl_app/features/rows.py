@@ -1,4 +1,4 @@
-"""`FeatureRows`: frozen features of examples, one row each, or one for each word that is read."""
+"""`FeatureRows`: frozen features of examples, one row per example, or one row per word."""
 
 import dataclasses
 
@@ -7,12 +7,13 @@ import numpy as np
 
 @dataclasses.dataclass
 class FeatureRows:
-  """Features of n examples; `features[indices]` are the rows, float32 [rows, width], of some of them.
+  """Features of n examples. `features[indices]` returns the rows of some examples, float32 [rows, width].
 
   Attributes:
     rows: float32 [rows, width].
-    starts, counts: int64 [n], the first row of each example and their number; None where each has one.
-    positions: of the network's outputs for an example that has several.
+    starts: int64 [n], first row of each example; None if each example has one row.
+    counts: int64 [n], number of rows of each example; None if each example has one row.
+    positions: number of output positions of the network for an example with several rows.
   """
 
   rows: np.ndarray
@@ -20,22 +21,32 @@ class FeatureRows:
   counts: np.ndarray | None = None
   positions: int = 0
 
-  def __getitem__(self, indices):
+  def __getitem__(self, indices: np.ndarray) -> np.ndarray:
     if self.counts is None:
       return self.rows[indices]
     counts = self.counts[indices]
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     return self.rows[np.repeat(self.starts[indices], counts) + within]
 
-  def targets(self, targets, indices):
-    """Returns those of the rows of the examples at `indices`, [rows, ..], of the targets [n, ..] of all examples."""
+  def targets(self, targets: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Returns the targets of the rows of some examples, [rows, ..].
+
+    Args:
+      targets: [n, ..], targets of all examples.
+      indices: int [k], the examples.
+    """
     targets = targets[indices]
     return targets if self.counts is None else targets[self._read(indices, targets.shape[1])]
 
-  def by_example(self, outputs, indices):
-    """Returns float [len(indices), ..] of outputs [rows, k] for the rows of the examples at `indices`.
+  def by_example(self, outputs: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Returns outputs for rows in the shape in which the network returns them for examples.
 
-    Where they have several it is [len(indices), positions, k], zeros at no word, as the network gives it.
+    Args:
+      outputs: float [rows, k], outputs for the rows of the examples.
+      indices: int [n], the examples.
+
+    Returns:
+      float [n, k], or [n, positions, k] with zeros after the last word if the examples have several rows.
     """
     if self.counts is None:
       return outputs
@@ -43,12 +54,12 @@ class FeatureRows:
     arranged[self._read(indices, self.positions)] = outputs
     return arranged
 
-  def rows_of(self, examples, indices):
-    """Returns about how many rows `examples` of those at `indices` have, a multiple of `examples`."""
+  def rows_of(self, num_examples: int, indices: np.ndarray) -> int:
+    """Returns about how many rows `num_examples` of the examples `indices` have, a multiple of `num_examples`."""
     if self.counts is None:
-      return examples
-    return examples * max(1, int(self.counts[indices].sum()) // len(indices))
+      return num_examples
+    return num_examples * max(1, int(self.counts[indices].sum()) // len(indices))
 
   def _read(self, indices, positions):
-    """Returns bool [len(indices), positions]: where a word was read."""
+    """Returns bool [len(indices), positions]: whether a position belongs to a word."""
     return np.arange(positions) < self.counts[indices][:, None]

@@ -1,18 +1,18 @@
-"""`Facts`: what a recipe must know besides `Config`."""
+"""`Facts`: what a recipe needs to know in addition to `Config`."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What `Config` does not know before data and backbone are loaded; recipes are functions of both.
+  """Facts about data and backbone, known after both are loaded. Recipes are functions of `Config` and `Facts`.
 
   Attributes:
-    num_train: training examples.
-    num_classes: logits.
-    learning_rate: default peak learning rate of fine-tuning the whole network, see `Modality.learning_rate`.
-    stages: ordered dict, stage of the backbone -> tuple of the paths of those of its variables that can train, from the
-      input upwards; a stage that does not reach the features has none.
+    num_train: number of training examples.
+    num_classes: number of logits.
+    learning_rate: default peak learning rate for fine-tuning the whole network, see `Modality.learning_rate`.
+    stages: {stage of the backbone: tuple of the paths of its variables that can train}, from the input upwards. A stage
+      that the features do not depend on has none.
     primary_metric: key of the task's metric that fine-tuning monitors.
     batch_examples: mean number of examples in a batch of --batch_tokens; 0 without that flag.
   """

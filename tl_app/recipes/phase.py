@@ -1,16 +1,16 @@
-"""`Phase`: one stretch of training, as small frozen records. No TensorFlow is needed to read one."""
+"""`Phase`: one part of the training, as small frozen records. This module does not import TensorFlow."""
 
 import dataclasses
 import math
 import typing
 
 HEAD = "head"
-# Values of `Trainable.filter`, beside a regular expression over variable paths.
+# Values of `Trainable.trainable_filter`, in addition to a regular expression over variable paths.
 ALL, BIAS_NORM, KERNELS = "all", "bias_norm", "kernels"
-# The probe solver that minimises the loss by gradient descent; the others are scikit-learn's.
+# The probe solver that minimises the loss by gradient descent; the other solvers are scikit-learn's.
 ADAMW = "adamw"
-# Mixup and cutmix end before the last epochs, so that training ends on unmixed examples (YOLOX, Ge et al. 2021, the
-# last 15 of 300; timm's --mixup-off-epoch). A run of few epochs takes a larger share.
+# Share of the steps, at the end, without mixup and cutmix. YOLOX (Ge et al. 2021) trains the last 15 of 300 epochs
+# without them, and timm has --mixup-off-epoch; a run of few epochs needs a larger share.
 CLEAN_SHARE = 0.15
 
 
@@ -19,7 +19,7 @@ class Trainable:
   """What a phase trains.
 
   Attributes:
-    train_stages: names of the stages that train, from the input upwards; "head" is the new layer.
+    train_stages: names of the stages that train, from the input upwards; "head" is the new head.
     trainable_filter: which variables of these stages train: "all", "bias_norm", "kernels", or a regular expression.
     bn: mode of BatchNormalization, see --bn.
     lora_rank: rank of the updates of `trainable_filter="kernels"`; 0 updates whole kernels.
@@ -38,11 +38,12 @@ class Schedule:
   """How long a phase trains.
 
   Attributes:
-    epochs: largest number of passes over the training examples.
-    steps_per_epoch: batches of a pass.
-    warmup_steps: batches until the peak learning rate; then it follows a cosine to 0 at the last step.
-    patience: epochs without a better `monitor` after which the phase ends; 0 never ends it.
-    monitor: what is compared on the validation split: "loss" (lower is better), or the primary metric (ties: loss).
+    epochs: largest number of epochs.
+    steps_per_epoch: number of batches per epoch.
+    warmup_steps: number of batches until the peak learning rate, which then follows a cosine to 0 at the last step.
+    patience: number of epochs without a better `monitor` after which the phase ends; 0 turns early stopping off.
+    monitor: metric of the validation split that decides which epoch is best: "loss", or the name of the primary metric,
+      with the loss for ties.
   """
 
   epochs: int
@@ -53,7 +54,7 @@ class Schedule:
 
   @property
   def steps(self) -> int:
-    """Batches of the whole phase."""
+    """Number of batches of the whole phase."""
     return self.epochs * self.steps_per_epoch
 
 
@@ -63,10 +64,10 @@ class OptimizerSpec:
 
   Attributes:
     learning_rates: {stage: peak learning rate}.
-    weight_decay: decoupled weight decay, times the learning rate; not on biases and normalisation.
-    clip_norm: largest global norm of a gradient; 0 is no limit.
-    accumulate_steps: batches per optimizer step.
-    ema: momentum of the averaged weights; 0 keeps none.
+    weight_decay: decoupled weight decay, multiplied by the learning rate; biases and normalisation have none.
+    clip_norm: largest global norm of the gradients; 0 is no limit.
+    accumulate_steps: number of batches per optimizer step.
+    ema: momentum of the averaged weights; 0 averages none.
     solver: "adamw", or the scikit-learn solver of a head: "logistic", "svm", "ridge".
   """
 
@@ -79,7 +80,7 @@ class OptimizerSpec:
 
   @property
   def uses_gradients(self) -> bool:
-    """Whether the phase takes optimizer steps; a scikit-learn solver does not."""
+    """Whether the phase minimises the loss by gradient descent; a scikit-learn solver does not."""
     return self.solver == ADAMW
 
 
@@ -88,8 +89,8 @@ class TaskLoss:
   """Objective: the loss of the task, on the logits of the head.
 
   Attributes:
-    label_smoothing: share of the target spread over all classes.
-    imbalance: how rare classes are treated, see --imbalance.
+    label_smoothing: share of the target probability that is spread over all classes, 0 to 1.
+    imbalance: how class imbalance is handled, see --imbalance.
   """
 
   label_smoothing: float = 0.0
@@ -105,7 +106,7 @@ class SupervisedContrastive:
   """Objective: the supervised contrastive loss (Khosla et al. 2020), on L2-normalised features.
 
   Attributes:
-    batch_classes: classes of a batch, with equally many examples each.
+    batch_classes: number of classes in a batch; each has the same number of examples.
   """
 
   batch_classes: int
@@ -120,14 +121,15 @@ class InputSpec:
   """What a phase reads.
 
   Attributes:
-    batch_size: global number of examples per batch; with `batch_tokens`, about their mean number.
-    batch_tokens: tokens per batch of texts, see --batch_tokens; 0 is off.
-    microbatches: equal parts in which a batch is computed one after the other, where memory does not hold it whole.
-    longest: positions of the examples for which `microbatches` was measured; shorter texts need fewer parts.
-    recompute_features: the head is fitted on features of the backbone as it is now, not on the frozen ones.
+    batch_size: global number of examples per batch; with `batch_tokens`, about the mean number.
+    batch_tokens: number of tokens per batch of texts, see --batch_tokens; 0 turns it off.
+    microbatches: number of equal parts in which a batch is computed, one after the other, if memory does not hold all.
+    longest: length in tokens for which `microbatches` was measured; batches of shorter texts need fewer parts.
+    recompute_features: whether the head is fitted on features of the current backbone instead of the pretrained one.
     augment: random changes of the examples, see --augment.
-    augment_copies: changed copies of each example, see --augment_copies.
-    mixup, cutmix: alpha of the shares in which images are mixed; 0 is off.
+    augment_copies: number of changed copies of each example, see --augment_copies.
+    mixup: alpha of the Beta distribution of mixup; 0 turns it off.
+    cutmix: alpha of the Beta distribution of cutmix; 0 turns it off.
   """
 
   batch_size: int
@@ -148,14 +150,14 @@ class InputSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """One stretch of training.
+  """One part of the training.
 
   Attributes:
     name: "probe", "fine_tune", ..; unique within a run.
     trains: the `Trainable`.
     schedule: the `Schedule`.
     optimizer: the `OptimizerSpec`.
-    objective: `TaskLoss` or `SupervisedContrastive`; `training.objectives` says what each does.
+    objective: `TaskLoss` or `SupervisedContrastive`, the settings of an objective in `training.objectives`.
     inputs: the `InputSpec`.
   """
 
@@ -173,7 +175,7 @@ class Phase:
 
   @property
   def first_unmixed_step(self) -> int:
-    """Number, from 0, of the first batch that mixup and cutmix leave as it is."""
+    """Index of the first batch without mixup and cutmix."""
     return self.schedule.steps - math.ceil(CLEAN_SHARE * self.schedule.steps)
 
   def replace(self, **changes) -> "Phase":
@@ -185,8 +187,8 @@ class Phase:
     Raises:
       TypeError: the phase has no such field.
     """
-    own = {name: changes.pop(name) for name in list(changes) if name in {f.name for f in dataclasses.fields(self)}}
-    phase = dataclasses.replace(self, **own)
+    names = {field.name for field in dataclasses.fields(self)} & set(changes)
+    phase = dataclasses.replace(self, **{name: changes.pop(name) for name in names})
     for part in ("trains", "schedule", "optimizer", "objective", "inputs"):
       record = getattr(phase, part)
       names = {field.name for field in dataclasses.fields(record)} & set(changes)
@@ -198,14 +200,14 @@ class Phase:
     return phase
 
   def to_json(self) -> dict:
-    """Returns one flat dict of all fields, as plan.json holds it."""
+    """Returns all fields as one flat dict, as in plan.json."""
     records = (self.trains, self.schedule, self.optimizer, self.objective, self.inputs)
     flat = {key: value for record in records for key, value in dataclasses.asdict(record).items()}
     return {"name": self.name, "objective": self.objective.name} | flat
 
   @classmethod
   def from_json(cls, values: dict) -> "Phase":
-    """Returns the phase that `to_json` gave `values` for; other keys of plan.json are ignored."""
+    """Returns the phase from the dict that `to_json` returned; other keys are ignored."""
     objectives = {objective.name: objective for objective in (TaskLoss, SupervisedContrastive)}
     values = values | {"train_stages": tuple(values["train_stages"])}
     records = {
@@ -215,8 +217,8 @@ class Phase:
       "objective": objectives[values["objective"]],
       "inputs": InputSpec,
     }
-    made = {
+    parts = {
       name: record(**{field.name: values[field.name] for field in dataclasses.fields(record)})
       for name, record in records.items()
     }
-    return cls(name=values["name"], **made)
+    return cls(name=values["name"], **parts)

@@ -1,4 +1,4 @@
-"""Recipes: pure functions from `Config` and `Facts` to a list of `Phase`. No TensorFlow is needed to read a plan."""
+"""Recipes: pure functions from `Config` and `Facts` to a list of `Phase`. This module does not import TensorFlow."""
 
 import dataclasses
 import math
@@ -19,25 +19,32 @@ from tl_app.recipes.phase import (
   Trainable,
 )
 
-# Share of the steps before the peak learning rate: Devlin et al. 2019; AutoGluon's default.
+# Share of the steps before the peak learning rate, as in Devlin et al. 2019 and AutoGluon.
 WARMUP = 0.1
-# Fewer optimizer steps leave a small data set untrained (Mosbach et al. 2021 take 20 epochs on a few thousand texts).
+# With fewer optimizer steps a small data set is underfitted (Mosbach et al. 2021 take 20 epochs for a few thousand
+# texts).
 FINE_TUNING_STEPS = 1000
+# Smallest and largest number of epochs of fine-tuning.
 EPOCHS = (3, 20)
-# Recipes whose head reads L2-normalised features, since they train the angles between features.
+# Recipes that train the angles between features, so that the head reads L2-normalised features.
 L2_NORMALIZED = ("contrastive",)
-# On banking77 with ten examples a class, 60 batches of 64 reached what 120 did.
+# On banking77 with ten examples per class, 60 batches of 64 were as good as 120.
 CONTRASTIVE_STEPS = 60
 CONTRASTIVE_EPOCHS = (1, 20)
 CONTRASTIVE_MULTIPLIER = 0.5
 EXAMPLES_PER_CLASS = 4
-# LoRA trains at about five times the learning rate of full fine-tuning (Hu et al. 2022, 5e-4 for RoBERTa-base); BitFit
-# likewise.
+# LoRA uses about five times the learning rate of full fine-tuning (Hu et al. 2022, 5e-4 for RoBERTa-base), and so does
+# BitFit.
 LIGHT_MULTIPLIER = 5.0
 
 
 def plan(config, facts, num_devices=1) -> list[Phase]:
   """Returns the phases of `config.recipe`, in order.
+
+  Args:
+    config: the `Config`.
+    facts: the `Facts`.
+    num_devices: number of devices.
 
   Raises:
     UserError: --train_stages names nothing, or the recipe cannot train it.
@@ -49,7 +56,7 @@ def plan(config, facts, num_devices=1) -> list[Phase]:
 
 
 def probe(config, facts, num_devices=1) -> list[Phase]:
-  """The head alone, on frozen features, until the validation loss stops falling."""
+  """Trains the head alone, on frozen features, until the validation loss stops falling."""
   batch_size = _batch_size(config.examples_per_step, facts.num_train, num_devices)
   steps_per_epoch = math.ceil(facts.num_train / batch_size)
   return [
@@ -79,16 +86,16 @@ def probe(config, facts, num_devices=1) -> list[Phase]:
 
 
 def lp_ft(config, facts, num_devices=1) -> list[Phase]:
-  """The probe to convergence, then --train_stages from there at a small learning rate (Kumar et al. 2022)."""
+  """Trains the probe to convergence, then fine-tunes --train_stages at a small learning rate (Kumar et al. 2022)."""
   names, trainable_filter = train_stages.parse(config.train_stages, facts)
   phase = _fine_tune(config, facts, num_devices, names)
   return [*probe(config, facts, num_devices), phase.replace(trainable_filter=trainable_filter)]
 
 
 def gradual(config, facts, num_devices=1) -> list[Phase]:
-  """The probe, then from the top stage downwards, one more a phase; ULMFiT's unfreezing (Howard & Ruder 2018).
+  """Trains the probe, then unfreezes one more stage per phase, from the top stage down (ULMFiT, Howard & Ruder 2018).
 
-  The epochs are shared among the phases; if there are more stages than epochs, several join at once.
+  The epochs are shared among the phases; with more stages than epochs, a phase unfreezes several stages.
   """
   names, trainable_filter = train_stages.parse(config.train_stages, facts)
   phases = probe(config, facts, num_devices)
@@ -107,10 +114,10 @@ def gradual(config, facts, num_devices=1) -> list[Phase]:
 
 
 def full(config, facts, num_devices=1) -> list[Phase]:
-  """--train_stages at once from a fresh head; the probe is only measured beside it."""
+  """Trains --train_stages and a new head at once. The probe is trained too, for comparison."""
   names, trainable_filter = train_stages.parse(config.train_stages, facts)
   if HEAD not in names:
-    raise UserError(f"--recipe=full starts from a fresh head: add head to --train_stages={config.train_stages}")
+    raise UserError(f"--recipe=full trains a new head: add head to --train_stages={config.train_stages}")
   phase = _fine_tune(config, facts, num_devices, names)
   learning_rates = phase.optimizer.learning_rates | {HEAD: config.head_learning_rate}
   changes = {"trainable_filter": trainable_filter, "reset_head": True, "learning_rates": learning_rates}
@@ -118,7 +125,7 @@ def full(config, facts, num_devices=1) -> list[Phase]:
 
 
 def lora(config, facts, num_devices=1) -> list[Phase]:
-  """The probe, then low-rank updates of the dense and convolution kernels of --train_stages (Hu et al. 2022)."""
+  """Trains the probe, then low-rank updates of the dense and convolution kernels of --train_stages (Hu et al. 2022)."""
   names = _whole_stages(config, facts, "kernels")
   phase = _fine_tune(config, facts, num_devices, names, lr_multiplier=LIGHT_MULTIPLIER)
   changes = {"trainable_filter": KERNELS, "lora_rank": config.lora_rank}
@@ -126,23 +133,23 @@ def lora(config, facts, num_devices=1) -> list[Phase]:
 
 
 def bias_norm(config, facts, num_devices=1) -> list[Phase]:
-  """The probe, then the biases and the normalisation of --train_stages only (BitFit, Ben Zaken et al. 2022)."""
+  """Trains the probe, then only the biases and normalisation of --train_stages (BitFit, Ben Zaken et al. 2022)."""
   names = _whole_stages(config, facts, "variables")
   phase = _fine_tune(config, facts, num_devices, names, lr_multiplier=LIGHT_MULTIPLIER)
   return [*probe(config, facts, num_devices), phase.replace(name="bias_norm", trainable_filter=BIAS_NORM)]
 
 
 def contrastive(config, facts, num_devices=1) -> list[Phase]:
-  """The probe; --train_stages by the supervised contrastive loss; the probe again, on the features that this gives.
+  """Trains the probe, then --train_stages with the supervised contrastive loss, then the probe on the new features.
 
-  For few examples a class (Tunstall et al. 2022, SetFit; here with the loss of Khosla et al. 2020).
+  This is meant for few examples per class (SetFit, Tunstall et al. 2022; here with the loss of Khosla et al. 2020).
   """
   names, trainable_filter = train_stages.parse(config.train_stages, facts)
   names = tuple(name for name in names if name != HEAD)
   first = probe(config, facts, num_devices)
   if not names:
     return first
-  # An example is compared with those of its batch only, so the batch is twice as large.
+  # An example is compared only with the examples of its batch, so the batch is twice as large.
   classes = min(facts.num_classes, max(2, 2 * config.examples_per_step // EXAMPLES_PER_CLASS))
   batch_size = classes * max(2, 2 * config.examples_per_step // classes)
   steps_per_epoch = math.ceil(facts.num_train / batch_size)
@@ -168,10 +175,10 @@ RECIPES = {
 
 
 def _whole_stages(config, facts, what):
-  """Returns the stages of a recipe that chooses the variables itself."""
+  """Returns the names of the stages that train, for a recipe that selects the variables itself."""
   names, trainable_filter = train_stages.parse(config.train_stages, facts)
   if trainable_filter != ALL:
-    raise UserError(f"--recipe={config.recipe} chooses the {what} itself: give --train_stages as stage names")
+    raise UserError(f"--recipe={config.recipe} selects the {what} itself: use stage names in --train_stages")
   return names
 
 
@@ -179,11 +186,13 @@ def _fine_tune(config, facts, num_devices, names, epochs=None, lr_multiplier=1.0
   """Returns the phase that fine-tunes the stages `names`.
 
   Args:
-    config, facts, num_devices: of the recipe.
-    names: stages, from the input upwards.
-    epochs: None for those of --epochs.
-    lr_multiplier: of the learning rate, unless --learning_rate gives one.
-    batches: (examples of a batch, batches of an epoch); None for those of the flags.
+    config: the `Config`.
+    facts: the `Facts`.
+    num_devices: number of devices.
+    names: names of the stages, from the input upwards.
+    epochs: number of epochs; None for the flags' or the default number.
+    lr_multiplier: factor of the default learning rate; --learning_rate replaces both.
+    batches: (examples per batch, batches per epoch); None for those of the flags.
   """
   batch_size, steps_per_epoch = batches or _batches(config, facts, num_devices)
   epochs = epochs or _epochs(config, facts, num_devices)
@@ -228,14 +237,14 @@ def _epochs(config, facts, num_devices):
 
 
 def _batches(config, facts, num_devices):
-  """Returns (examples of a batch of fine-tuning, batches of an epoch)."""
+  """Returns (examples per batch of fine-tuning, batches per epoch)."""
   if config.batch_tokens:
-    # Rounded first: a whole number of batches, divided and multiplied again, may come out above itself.
+    # Rounded before `ceil`: by rounding errors a whole number of batches may be slightly too large.
     return max(1, round(facts.batch_examples)), math.ceil(round(facts.num_train / facts.batch_examples, 6))
   batch_size = _batch_size(config.examples_per_step, facts.num_train, num_devices)
   return batch_size, math.ceil(facts.num_train / batch_size)
 
 
 def _batch_size(batch_size, num_train, num_devices):
-  # A batch larger than the data set would hold every example several times.
+  # A batch larger than the data set would contain examples several times.
   return max(num_devices, min(batch_size, num_train) // num_devices * num_devices)

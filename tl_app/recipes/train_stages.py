@@ -8,22 +8,22 @@ from tl_app.recipes.phase import ALL, HEAD
 
 
 def parse(text: str, facts: Facts) -> tuple[tuple, str]:
-  """Reads --train_stages.
+  """Parses --train_stages.
 
   Args:
-    text: "all", "none", "top:N", stage names with commas, or a regular expression over variable paths.
-    facts: the stages of the backbone.
+    text: "all", "none", "top:N", stage names separated by commas, or a regular expression over variable paths.
+    facts: the `Facts`, for the stages of the backbone.
 
   Returns:
-    (names of the stages that train, from the input upwards; which of their variables train: "all", or the regular
+    (names of the stages that train, from the input upwards; filter of their variables: "all", or the regular
     expression).
 
   Raises:
-    UserError: no stage and no variable has such a name.
+    UserError: neither a stage nor a variable matches.
   """
   backbone = list(facts.stages)
   if not text.strip():
-    raise UserError("--train_stages is empty: give all, none, top:N, stage names or a regular expression")
+    raise UserError("--train_stages is empty: use all, none, top:N, stage names or a regular expression")
   if text in ("all", "none"):
     return (*(backbone if text == "all" else []), HEAD), ALL
   if re.fullmatch(r"top:\d+", text):

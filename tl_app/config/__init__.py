@@ -1,8 +1,9 @@
 """The settings of a run: `Config`, its groups, its names in config.json, and which flags go together."""
 
-from tl_app.config.groups import AUTO, FIELDS, GROUPS, TYPES, Config
+from tl_app.config.groups import AUTO
 from tl_app.config.names import differing, from_json, renamed_flag, renamed_value, suggestion, to_json
 from tl_app.config.rules import validate
+from tl_app.config.settings import FIELDS, GROUPS, TYPES, Config
 
 __all__ = [
   "AUTO",

@@ -1,16 +1,9 @@
-"""`Config`: one frozen dataclass, one field per flag, the only home of defaults. Standard library only.
-
-The fields are defined by group. `Config` inherits them all, so that flags, config.json and keywords stay flat, while a
-function takes the group that it needs.
-"""
+"""The settings of a run by group: each field is a flag with its default, limits and help. Standard library only."""
 
 import dataclasses
-import typing
-from collections.abc import Callable
 
 # What --batch_size may be besides a number.
 AUTO = "auto"
-Group = typing.TypeVar("Group")
 
 
 def _field(default, help, choices=None, low=None, high=None, word=None, common=False):
@@ -348,69 +341,3 @@ class MachineConfig:
     "not fit are computed in every run, and in every training step below the stages that train.",
     low=0.0,
   )
-
-
-# {heading in the help: group}, in the order of help, docs and config.json.
-GROUPS = {
-  "Run": RunConfig,
-  "Backbone": BackboneConfig,
-  "Inputs": InputConfig,
-  "Data": DataConfig,
-  "Splits": SplitConfig,
-  "Recipe": RecipeConfig,
-  "Optimisation": OptimisationConfig,
-  "Augmentation and loss": AugmentationConfig,
-  "Machine": MachineConfig,
-}
-
-
-# A dataclass has the fields of its last base first.
-@dataclasses.dataclass(frozen=True)
-class Config(
-  MachineConfig,
-  AugmentationConfig,
-  OptimisationConfig,
-  RecipeConfig,
-  SplitConfig,
-  DataConfig,
-  InputConfig,
-  BackboneConfig,
-  RunConfig,
-):
-  """All settings of a run. A field is a flag of the same name; `validate` refuses values that cannot work.
-
-  The properties are the groups that code takes: `splits.make(examples, config.splits)`.
-  """
-
-  @property
-  def data(self) -> DataConfig:
-    """The labelled examples."""
-    return self._group(DataConfig)
-
-  @property
-  def splits(self) -> SplitConfig:
-    """How the examples are divided."""
-    return self._group(SplitConfig)
-
-  @property
-  def inputs(self) -> InputConfig:
-    """What the network reads of an example."""
-    return self._group(InputConfig)
-
-  @property
-  def machine(self) -> MachineConfig:
-    """Devices, number formats and the feature cache."""
-    return self._group(MachineConfig)
-
-  def _group(self, group: Callable[..., Group]) -> Group:
-    return group(**{field.name: getattr(self, field.name) for field in dataclasses.fields(typing.cast(type, group))})
-
-  @property
-  def examples_per_step(self):
-    """--batch_size as a number."""
-    return FIELDS["batch_size"].default if self.batch_size == AUTO else self.batch_size
-
-
-FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-# Of a field that takes a word besides numbers, that of the numbers.
-TYPES = {name: (typing.get_args(hint) or [hint])[0] for name, hint in typing.get_type_hints(Config).items()}

@@ -5,7 +5,7 @@ import difflib
 import json
 from collections.abc import Iterable
 
-from tl_app.config.groups import FIELDS, TYPES, Config
+from tl_app.config.settings import FIELDS, TYPES, Config
 from tl_app.errors import UserError
 
 # Flags and values that had another name: {old: new}. On the command line the old name is an error that gives the new

@@ -16,12 +16,12 @@ To add a rule, write its function and put it into `RULES`; `tests/config/test_ru
 """
 
 import importlib.util
-import math
 import os
 from collections.abc import Iterable
 
-from tl_app.config.groups import AUTO, FIELDS, TYPES, Config
-from tl_app.config.names import renamed_value
+from tl_app.config.groups import AUTO
+from tl_app.config.settings import FIELDS, Config
+from tl_app.config.values import fault
 from tl_app.errors import UserError
 
 FLAGS, DEVICES, DATA, BACKBONE = "flags", "devices", "data", "backbone"
@@ -39,7 +39,7 @@ def validate(config: Config, needed: Iterable[str] = ("workdir", "backbone", "da
     UserError: a value cannot work, or one of the fields `needed` is empty.
   """
   for name in FIELDS:
-    require(_fault(name, getattr(config, name)))
+    require(fault(name, getattr(config, name)))
   for name in needed:
     if not getattr(config, name):
       raise UserError(f"--{name} is needed: {FIELDS[name].metadata['help']}")
@@ -78,26 +78,6 @@ def unused(config: Config, names: Iterable[str], where: str) -> str:
 def auto_batch_size(config: Config) -> list[str]:
   """Returns the names of --batch_size=auto, for `unused`: empty if it is a number."""
   return ["batch_size"] if config.batch_size == AUTO else []
-
-
-def _fault(name, value):
-  """Returns what is wrong with the value of one field, or ""."""
-  meta, kind = FIELDS[name].metadata, TYPES[name]
-  if meta["word"] and value == meta["word"]:
-    return ""
-  if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-    return f"--{name}={value!r} is not of type {kind.__name__}"
-  if meta["choices"] and value not in meta["choices"]:
-    if renamed_value(name, value):
-      return f"--{name}={value} {renamed_value(name, value)}"
-    return f"--{name}={value} is not one of: {', '.join(meta['choices'])}"
-  if isinstance(value, float) and not math.isfinite(value):
-    return f"--{name}={value} is not a number"
-  if meta["low"] is not None and not value >= meta["low"]:
-    return f"--{name}={value} is below {meta['low']}"
-  if meta["high"] is not None and not value <= meta["high"]:
-    return f"--{name}={value} is above {meta['high']}"
-  return ""
 
 
 # FLAGS: (config)

@@ -126,7 +126,7 @@ def prepare(
   planned = planning.plan_phases(config, train_data, model, devices, recipe)
   features = make_features(config, model, train_data, devices, record.clock)
   chosen = batch_size.choose(config, planned, features)
-  features.batch_size = chosen.inference
+  features = features.with_batch_size(chosen.inference)
   plan = planning.make(reason, preprocessing, chosen.applied(planned), chosen, train_data, model)
   record.write_plan(plan.to_json())
   _print(plan, config, features)
@@ -271,7 +271,7 @@ def _with_smaller_images(config, spec, assets, features, limit):
   if config.image_size or "image_size" not in modalities.of(features.data.examples.modality).flags:
     return model
   if config.batch_size == AUTO:
-    features.batch_size = FEW_IMAGES
+    features = features.with_batch_size(FEW_IMAGES)
   full_size = int(model.backbone.preprocess.size)
   size, seconds = image_size.choose(features, limit)
   if size == full_size:

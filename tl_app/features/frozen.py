@@ -73,6 +73,10 @@ class Features:
     self.clock = clock
     self._frozen = None
 
+  def with_batch_size(self, batch_size: int) -> "Features":
+    """Returns features of the same run that use other batches; what has been computed is not kept."""
+    return Features(self.model, self.data, self.devices, self.store, batch_size, self.clock)
+
   def predict(self, network: keras.Model, rows: np.ndarray, verbose: int = 0) -> np.ndarray:
     """Returns the output of a network on the backbone's inputs, float32 [len(rows), ..].
 

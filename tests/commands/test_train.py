@@ -323,7 +323,7 @@ def test_features_that_are_not_finite_end_the_run_by_name(world, tmp_path):
 
 def test_a_last_step_after_which_nothing_is_finite_is_told(run):
   # One batch: the loss of the step itself is finite.
-  with pytest.raises(RunFailed, match="fine_tuned: the answers on the validation split are not finite: lower"):
+  with pytest.raises(RunFailed, match="fine_tuned: the logits of the validation split are not finite: lower"):
     run("bert", "reviews", recipe="lp_ft", epochs=1, batch_size=96, head_epochs=2, learning_rate=1e38)
 
 

@@ -58,11 +58,11 @@ def test_a_slow_step_hides_the_pipeline_and_a_fast_one_waits(slow_steps):
   assert slow_steps["wait_share"] < 0.3
   fast = input_profile.measure(_parts(), lambda batch: None)
   assert fast["wait_share"] > 0.8 and fast["wait"] >= 0.015
-  assert fast["summary"].startswith(f"{fast['wait_share']:.0%} of a step waits for data; ")
+  assert fast["summary"].startswith(f"{fast['wait_share']:.0%} of the step time is spent waiting for data; ")
 
 
 def test_slow_batches_are_measured_on_few():
-  assert [input_profile._number(seconds) for seconds in (0.0, 0.2, 9.0)] == [48, 20, 6]
+  assert [input_profile._num_batches(seconds) for seconds in (0.0, 0.2, 9.0)] == [48, 20, 6]
 
 
 @pytest.fixture(scope="module")

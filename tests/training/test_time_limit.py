@@ -290,7 +290,7 @@ def test_steps_that_take_longer_than_measured_end_in_time(train_phases, monkeypa
   monkeypatch.setattr(precision, "measure", lambda *_, **__: (1e-6, 1.0, 0.0))
   monkeypatch.setattr(time_budget, "seconds_left", lambda *_: 1e6)
   trained = train_phases(0.01, epochs=50)
-  assert "its steps took longer than measured; the phase ends after batch 1" in caplog.text
+  assert "steps took longer than measured; the phase ends after batch 1" in caplog.text
   assert trained.record.paths.log.read_text().count('"phase": "fine_tune"') == 1
   assert "fine_tuned" in trained.names
 

@@ -1,4 +1,4 @@
-"""--batch_size=auto: how many examples of a step, and of a forward pass, memory holds at a time."""
+"""--batch_size=auto: measures how many examples of a training step and of a forward pass fit into memory."""
 
 import contextlib
 import dataclasses
@@ -31,9 +31,9 @@ class BatchSize:
 
   Attributes:
     inference: global number of examples per forward pass without gradients.
-    microbatches: equal parts in which a batch of fine-tuning is computed.
-    longest: positions of the examples for which that number was measured.
-    notes: {"forward_pass", "training_step"}: what was measured and why; empty without --batch_size=auto.
+    microbatches: number of equal parts in which a batch of fine-tuning is computed.
+    longest: length in tokens for which `microbatches` was measured; 1 for images.
+    notes: {"forward_pass", "training_step"}: what was measured, for plan.json; {} without --batch_size=auto.
   """
 
   inference: int
@@ -42,21 +42,21 @@ class BatchSize:
   notes: dict = dataclasses.field(default_factory=dict)
 
   def applied(self, phases: Sequence[Phase]) -> list[Phase]:
-    """Returns the phases with the microbatches that memory holds."""
+    """Returns the phases with this number of microbatches in those that train the backbone."""
     changes = {"microbatches": self.microbatches, "longest": self.longest}
     return [phase.replace(**changes) if phase.trains_backbone else phase for phase in phases]
 
 
 def choose(config, phases: Sequence[Phase], features: Features) -> BatchSize:
-  """Returns the `BatchSize` of a run; without --batch_size=auto nothing is measured.
+  """Returns the `BatchSize` of a run. Without --batch_size=auto nothing is measured.
 
-  The measurement takes the longest texts, or images of full size, in the phase that trains most. All phases that train
-  the backbone get its number of microbatches; batches of shorter texts are divided into fewer.
+  The longest texts, or full-size images, are measured in the phase that trains the most stages and parameters. All
+  phases that train the backbone get its number of microbatches; batches of shorter texts are divided into fewer.
 
   Args:
     config: the `Config`.
-    phases: of the run.
-    features: the `Features` of the run, with the batch size to be used if memory holds it.
+    phases: the phases of the run.
+    features: the `Features` of the run, with the batch size that is used if it fits into memory.
 
   Raises:
     UserError: memory does not hold one example for each device.
@@ -82,9 +82,11 @@ def choose(config, phases: Sequence[Phase], features: Features) -> BatchSize:
 
 
 def sizes(batch_size: int, devices: int) -> list[int]:
-  """Returns the sizes of equal parts of a batch, descending, each at most half of the one before.
+  """Returns the possible sizes of microbatches, descending, each at most half of the one before.
 
-  Each device's share of a part is a whole number.
+  Args:
+    batch_size: global number of examples per batch.
+    devices: number of devices; each size is a multiple of it.
   """
   share = batch_size // devices
   shares = [share]
@@ -95,13 +97,20 @@ def sizes(batch_size: int, devices: int) -> list[int]:
 
 
 def _largest(whole, what, step: Callable[[int], object], devices: Devices):
-  """Returns (examples at a time, why); `step` is a function of their number."""
+  """Returns (largest number of examples at a time that fits, reason).
+
+  Args:
+    whole: number of examples of the whole batch.
+    what: name of the step, for messages.
+    step: function of a number of examples, which computes them.
+    devices: the `Devices`.
+  """
   tried = sizes(whole, devices.replicas)
   if devices.has_gpu:
     examples = memory.back_off(tried, step)
     why = "all of them fit" if examples == whole else f"{_above(tried, examples)} do not fit into the GPU's memory"
   else:
-    # The first one traces.
+    # The first step traces.
     step(tried[-1])
     start, free = memory.resident(), memory.available()
     examples, taken = memory.estimate(tried, lambda size: memory.peak(lambda: step(size)), start, free)
@@ -118,7 +127,7 @@ def _largest(whole, what, step: Callable[[int], object], devices: Devices):
 
 
 def _above(tried, examples):
-  """Returns the smallest of `tried` that did not fit."""
+  """Returns the smallest size in `tried` that did not fit."""
   return tried[-1] if examples is None else tried[tried.index(examples) - 1]
 
 
@@ -127,19 +136,19 @@ def _gigabytes(size):
 
 
 def _trained(phase, model):
-  """Returns (stages down to the lowest that trains, parameters that train), which decide the memory of a step."""
+  """Returns (number of stages down to the lowest trained one, number of trained parameters): they decide the memory."""
   selected, names = stages.selected(model, phase), list(model.stages)
   lowest = min(names.index(name) for name, variables in selected.items() if variables)
   return len(names) - lowest, sum(int(np.prod(v.shape)) for variables in selected.values() for v in variables)
 
 
 def _largest_batch(data: TrainingData, model: Model, count):
-  """Returns (inputs, targets) of `count` training examples: the longest texts, the longest last, or any images."""
+  """Returns (inputs, targets) of `count` training examples: the longest texts, in ascending order, or any images."""
   rows, lengths = data.train_rows.ravel(), None
   if data.lengths is not None:
     lengths = data.lengths[rows]
     rows, lengths = rows[np.argsort(lengths, kind="stable")[-count:]], np.sort(lengths)[-count:]
-  # A small data set is repeated.
+  # Examples of a small data set are repeated.
   chosen = np.resize(np.arange(len(rows))[::-1], count)
   dataset, positions = pipeline.for_inference(
     *(data.inputs[rows[chosen]], model.backbone.preprocess, count),
@@ -149,16 +158,16 @@ def _largest_batch(data: TrainingData, model: Model, count):
 
 
 def _forward(data, model, whole):
-  """Returns a function, examples at a time, that runs a forward pass of so many."""
+  """Returns a function of a number of examples, which runs a forward pass on them."""
   inputs, _ = _largest_batch(data, model, whole)
   return lambda size: model.network.predict(_last(inputs, size), verbose=0)
 
 
 @contextlib.contextmanager
 def _training(config, phase, features, inputs, targets) -> Iterator[Callable[[int], object]]:
-  """Returns a context with a function, examples at a time, that makes a training step of two such microbatches.
+  """Yields a function of a number of examples, which runs a training step of two microbatches of this size.
 
-  More microbatches take no more memory: each is freed before the next one.
+  More microbatches need no more memory, since each one is freed before the next.
   """
   model = features.model
   stages.set_trainable(model, phase)
@@ -170,6 +179,6 @@ def _training(config, phase, features, inputs, targets) -> Iterator[Callable[[in
 
 
 def _last(batch, count):
-  """Returns a dataset of one batch, the last `count` examples of `batch`; the graph of a step takes any number."""
+  """Returns a dataset with one batch: the last `count` examples of `batch`, whose number is dynamic in the graph."""
   batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
   return tf.data.Dataset.from_tensors(count).map(lambda n: tf.nest.map_structure(lambda x: x[-n:], batch))

@@ -1,10 +1,12 @@
-"""What happens beside `fit`: validation on every example once, best weights, the log, and the stop at NaN."""
+"""Keras callbacks: validation on every example once, best weights, early stopping, the log, and the stop at NaN."""
 
 import logging
 import math
 import time
+from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 
 from tl_app.backbones.weights import values
 from tl_app.errors import RunFailed
@@ -15,12 +17,12 @@ log = logging.getLogger(__name__)
 class Validate(keras.callbacks.Callback):
   """Adds val_loss and the primary metric (val_accuracy, ..) of the whole validation split to the logs."""
 
-  def __init__(self, logits, targets, task):
-    """Keeps what is validated.
+  def __init__(self, logits: Callable[[], np.ndarray], targets: np.ndarray, task):
+    """Creates the callback.
 
     Args:
-      logits: function without arguments -> float32 [n, outputs].
-      targets: [n, ..], of the `Task`.
+      logits: function that returns the logits of the validation split, float32 [n, outputs].
+      targets: [n, ..], targets of the validation split.
       task: the `Task`.
     """
     super().__init__()
@@ -34,22 +36,29 @@ class Validate(keras.callbacks.Callback):
 
 
 class KeepBest(keras.callbacks.Callback):
-  """Puts the best epoch's values back when the phase ends; stops it after `patience` epochs without a better one.
+  """Restores the weights of the best epoch at the end of training, and stops training early.
 
   Attributes:
-    epoch: number of the best epoch, from 0.
-    averaged_values: averaged weights at the end, NumPy arrays; None if the optimizer keeps none.
+    epoch: index of the best epoch, from 0.
+    averaged_values: averaged weights at the end of training, NumPy arrays; None if the optimizer averages none.
   """
 
-  def __init__(self, variables, monitor, patience, moved=lambda: True):
-    """Keeps what decides which epoch is best.
+  def __init__(
+    self,
+    variables: Sequence[keras.Variable],
+    monitor: str,
+    patience: int,
+    moved: Callable[[], bool] = lambda: True,
+  ):
+    """Creates the callback.
 
     Args:
-      variables: `keras.Variable`s that the phase may change.
-      monitor: "loss", or the name of a metric, higher is better (ties: loss).
-      patience: epochs; 0 never stops.
-      moved: function without arguments, whether every stage that trains has changed. Before that an epoch is no result
-        of the phase: few accumulated batches may not have made an update yet.
+      variables: variables that the phase may change.
+      monitor: metric that decides which epoch is best: "loss", or the name of a metric of which higher values are
+        better, with the loss for ties.
+      patience: number of epochs without improvement after which training stops; 0 turns early stopping off.
+      moved: function that returns whether every trained stage has changed. Until then an epoch cannot be the best one:
+        with gradient accumulation the first epochs may not have made an update.
     """
     super().__init__()
     self._variables = variables
@@ -75,14 +84,14 @@ class KeepBest(keras.callbacks.Callback):
   def on_train_end(self, logs=None):
     optimizer = self.model.optimizer
     if getattr(optimizer, "inner_optimizer", optimizer).use_ema:
-      # `fit` has just written the averages into the variables.
+      # `fit` has just written the averaged weights into the variables.
       self.averaged_values = values(self._variables)
     for variable, value in zip(self._variables, self._values or []):
       variable.assign(value)
 
 
 class StopAtNaN(keras.callbacks.Callback):
-  """Fails the run when the loss is no longer finite, naming the step."""
+  """Raises `RunFailed` with the number of the step if the loss is not finite."""
 
   def __init__(self, phase):
     super().__init__()
@@ -102,20 +111,25 @@ class StopAtNaN(keras.callbacks.Callback):
 
 
 class StopInTime(keras.callbacks.Callback):
-  """Ends a phase at a moment, as `time.monotonic`, in the middle of an epoch, which is then validated like a whole."""
+  """Stops training at a point in time, even within an epoch; the part of the epoch is validated like a whole one."""
 
-  def __init__(self, moment):
+  def __init__(self, end: float):
+    """Creates the callback.
+
+    Args:
+      end: time in seconds, on the clock of `time.monotonic`.
+    """
     super().__init__()
-    self._moment = moment
+    self._end = end
 
   def on_train_batch_end(self, batch, logs=None):
-    if time.monotonic() > self._moment and not self.model.stop_training:
-      log.warning("--max_minutes: its steps took longer than measured; the phase ends after batch %d", batch + 1)
+    if time.monotonic() > self._end and not self.model.stop_training:
+      log.warning("--max_minutes: steps took longer than measured; the phase ends after batch %d", batch + 1)
       self.model.stop_training = True
 
 
 class EpochLog(keras.callbacks.Callback):
-  """Appends a line for each epoch to log.jsonl."""
+  """Appends one line per epoch to log.jsonl."""
 
   def __init__(self, record, phase):
     super().__init__()
@@ -136,7 +150,7 @@ class EpochLog(keras.callbacks.Callback):
 
 
 class SparseProgress(keras.callbacks.Callback):
-  """Prints a line at epochs 1, 2, 5, 10, 20, 50, ..: a probe on stored features has many short epochs."""
+  """Prints a line after epochs 1, 2, 5, 10, 20, 50, .. and the last: a probe has many short epochs."""
 
   def __init__(self, phase, print_line):
     super().__init__()

@@ -1,4 +1,4 @@
-"""`Feed`: what a phase is fitted on: the network, the stream of its batches, and its validation logits."""
+"""`Feed`: the network of a phase, the stream of its batches, and its validation logits."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from tl_app.training import objectives
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-  """What a phase is fitted on.
+  """The network and the data of a phase.
 
   Attributes:
-    network: `keras.Model` to fit.
+    network: the `keras.Model` to fit.
     steps: the steps of the endless stream (inputs of the network, targets), see `pipeline.training_steps`.
-    validation_logits: function without arguments -> logits of the validation split, float32 [validation, ..]; None if
-      the objective has none.
+    validation_logits: function that returns the logits of the validation split, float32 [validation, ..]; None if the
+      objective trains no logits.
   """
 
   network: keras.Model
@@ -32,12 +32,18 @@ class Feed:
   validation_logits: Callable[[], np.ndarray] | None
 
   def dataset(self) -> tf.data.Dataset:
-    """Returns the endless dataset of batches, which prepares the next ones meanwhile."""
+    """Returns the endless dataset of batches. The next batches are prepared while a step runs."""
     return pipeline.whole(self.steps)
 
 
 def whole_network(phase: Phase, features: Features, seed: int) -> Feed:
-  """Returns the `Feed` that runs the whole backbone in every step."""
+  """Returns the `Feed` that runs the whole backbone in every step.
+
+  Args:
+    phase: a phase that trains the backbone.
+    features: the `Features` of the run.
+    seed: seed of the order of the examples.
+  """
   objective, validation = objectives.of(phase), features.data.validation
   return Feed(
     objective.network(features.model, phase),
@@ -47,7 +53,14 @@ def whole_network(phase: Phase, features: Features, seed: int) -> Feed:
 
 
 def from_trunk(phase: Phase, features: Features, trunk: TrunkFeatures, seed: int) -> Feed:
-  """Returns the `Feed` that reads the outputs of the frozen trunk from disk."""
+  """Returns the `Feed` that reads the outputs of the frozen trunk from disk.
+
+  Args:
+    phase: a phase that trains the backbone.
+    features: the `Features` of the run.
+    trunk: the `TrunkFeatures` of the phase.
+    seed: seed of the order of the examples.
+  """
   data = features.data
   rows = data.train_rows.ravel()
   batches = index_batches(phase, features, seed)
@@ -64,8 +77,8 @@ def head_alone(phase: Phase, features: Features, recomputed: FeatureRows | None,
   Args:
     phase: a phase that trains the head alone.
     features: the `Features` of the run.
-    recomputed: features of the backbone as it is now, or None for the frozen ones.
-    seed: of the order.
+    recomputed: features of the current backbone, or None for the frozen ones.
+    seed: seed of the order of the examples.
   """
   data = features.data
   feature_rows, rows = training_features(features, recomputed)
@@ -79,13 +92,27 @@ def head_alone(phase: Phase, features: Features, recomputed: FeatureRows | None,
 
 
 def training_features(features: Features, recomputed: FeatureRows | None) -> tuple[FeatureRows, np.ndarray]:
-  """Returns (features, rows of the training examples in them): the frozen ones with all copies, or `recomputed`."""
+  """Returns the features to fit a head on: those in `recomputed`, or the frozen ones with all augmented copies.
+
+  Args:
+    features: the `Features` of the run.
+    recomputed: features of the current backbone, or None for the frozen ones.
+
+  Returns:
+    (the `FeatureRows`, int [n]: the training examples in them).
+  """
   data = features.data
   return (features.frozen(), data.train_rows.ravel()) if recomputed is None else (recomputed, data.train)
 
 
 def training_steps(phase: Phase, features: Features, seed: int) -> list:
-  """Returns the steps of the endless stream (inputs of the backbone, targets) of the training split."""
+  """Returns the steps of the endless stream (inputs of the backbone, targets) of the training split.
+
+  Args:
+    phase: a phase that trains the backbone.
+    features: the `Features` of the run.
+    seed: seed of the order of the examples.
+  """
   data, model = features.data, features.model
   rows = data.train_rows.ravel()
   targets, inputs = data.targets[rows], phase.inputs
@@ -100,7 +127,13 @@ def training_steps(phase: Phase, features: Features, seed: int) -> list:
 
 
 def index_batches(phase: Phase, features: Features, seed: int) -> tf.data.Dataset:
-  """Returns the endless dataset of int32 [batch] positions in the flat `TrainingData.train_rows`."""
+  """Returns the endless dataset of int32 [batch] positions in the flattened `TrainingData.train_rows`.
+
+  Args:
+    phase: a phase that trains the backbone.
+    features: the `Features` of the run.
+    seed: seed of the order of the examples.
+  """
   data, replicas = features.data, features.devices.replicas
   preprocess = features.model.backbone.preprocess
   batches = objectives.of(phase).index_batches(phase, data, preprocess, replicas, seed)

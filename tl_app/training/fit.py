@@ -1,4 +1,4 @@
-"""One phase: set what trains, compile, feed, fit, keep the best epoch, audit."""
+"""Fits one phase: sets what trains, compiles, feeds, fits, restores the best epoch, and audits the variables."""
 
 import dataclasses
 import logging
@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class PhaseResult:
-  """What a phase did. The variables of the model hold the values of its best epoch.
+  """The result of a phase. The variables of the model have the values of its best epoch.
 
   Attributes:
     planned: the `Phase` as planned.
-    done: the `Phase` as it was run, or None if --max_minutes left nothing of it.
+    done: the `Phase` as it was run, or None if --max_minutes left no time for it.
     policy: the `StepPolicy` of its steps.
     changes: {stage: {"variables", "trainable", "changed"}}, see `audit.audit`.
-    averaged_values: averaged weights of the variables that the phase trains, in the order of `stages.changing`; None
-      if it keeps none.
+    averaged_values: averaged weights of the variables that the phase trains, NumPy arrays in the order of
+      `stages.changing`; None if it averages none.
   """
 
   planned: Phase
@@ -72,15 +72,15 @@ def fit(
   limit: TimeLimit | None = None,
   remaining_phases: int = 1,
 ) -> PhaseResult:
-  """Runs one phase and leaves the values of its best epoch in the model.
+  """Runs one phase. Afterwards the model has the weights of its best epoch.
 
   Args:
     phase: the `Phase`.
     features: the `Features` of the run.
-    config: the `Config`: seed, precision, XLA, input profile.
+    config: the `Config`, for seed, precision, XLA and input profile.
     record: the `Record` of the run.
     limit: the `TimeLimit`, or None.
-    remaining_phases: number of phases that share the time left, this one included.
+    remaining_phases: number of phases that share the remaining time, including this one.
   """
   model, data = features.model, features.data
   with record.clock("train"), features.devices.scope():
@@ -110,7 +110,7 @@ def _steps(phase, features, phase_feed):
 
 
 def _fit_sklearn(phase, features, recomputed):
-  """Fits the head by scikit-learn on the features `recomputed`, or on the frozen ones if None."""
+  """Fits the head with scikit-learn on the features `recomputed`, or on the frozen ones if None."""
   data, solver = features.data, phase.optimizer.solver
   feature_rows, rows = feed.training_features(features, recomputed)
   train = heads.LabelledFeatures(feature_rows[rows], feature_rows.targets(data.targets, rows))
@@ -132,7 +132,7 @@ def _audited(model, phase, before):
 
 @dataclasses.dataclass(frozen=True)
 class _GradientFit:
-  """Fits phases by gradient descent. Attributes: the arguments of `fit`, and `recomputed` as of `_fit_sklearn`."""
+  """Fits phases by gradient descent. Attributes: the arguments of `fit`, and `recomputed` as in `_fit_sklearn`."""
 
   features: Features
   recomputed: FeatureRows | None
@@ -184,7 +184,13 @@ class _GradientFit:
     return feed.whole_network(phase, self.features, self.config.seed)
 
   def _as_shortened(self, phase):
-    """Returns the phase that the trunk's features must pay for: of one epoch if --max_minutes leaves no second one."""
+    """Returns the phase, with one epoch if --max_minutes leaves time for only one.
+
+    Storing trunk features pays off only from the second epoch on.
+
+    Args:
+      phase: a phase that trains the backbone.
+    """
     splits = self.features.model.backbone.can_split(graphs.lowest_active(self.features.model, phase))
     if self.limit and splits and phase.schedule.epochs > 1 and not phase.inputs.mixes:
       shortened = self._shorten(phase, self._seconds_of_whole_steps(phase))
@@ -196,7 +202,12 @@ class _GradientFit:
     return self.limit.shorten(phase, step_seconds, self.features.data, self.remaining_phases)
 
   def _shortened(self, prepared, keep_stages=False):
-    """Returns what --max_minutes leaves of a prepared phase, or None, and logs it; see `time_limit.fit_into`."""
+    """Returns the part of a prepared phase that fits into --max_minutes, or None, and logs it.
+
+    Args:
+      prepared: the `_Prepared`.
+      keep_stages: whether only its epochs may be shortened; see `time_limit.fit_into`.
+    """
     phase, model = prepared.phase, self.features.model
     step_seconds = _seconds_of(prepared.steps, prepared.policy, prepared.feed)
     if keep_stages:
@@ -205,7 +216,7 @@ class _GradientFit:
       selected = stages.selected(model, phase).items()
       trained = [name for name, variables in selected if variables and name != HEAD]
       done = time_limit.fit_into(phase, step_seconds, trained, self._shorten, self._seconds_of_narrower)
-      # Measuring has set other stages.
+      # The measurements have made other stages trainable.
       stages.set_trainable(model, phase)
     if done is not phase:
       seconds = self.limit.seconds_for(phase, step_seconds, self.features.data, self.remaining_phases)
@@ -222,18 +233,18 @@ class _GradientFit:
     return _seconds_of(steps, precision.PLAIN, phase_feed)
 
   def _with_schedule(self, prepared, phase):
-    """Returns what was prepared for a phase that has since been shortened."""
+    """Returns `prepared` for the shortened phase."""
     if phase is prepared.phase:
       return prepared
     phase_feed = prepared.feed
     if phase.inputs.mixes or objectives.of(phase).plans_batches:
-      # Their batches depend on the number of steps.
+      # The batches depend on the number of steps.
       phase_feed = dataclasses.replace(phase_feed, steps=feed.training_steps(phase, self.features, self.config.seed))
     steps = dataclasses.replace(prepared.steps, phase=phase)
     return dataclasses.replace(prepared, phase=phase, feed=phase_feed, steps=steps)
 
   def _fit(self, prepared):
-    """Fits, puts the values of the best epoch back, and returns the averaged ones, or None."""
+    """Fits, restores the values of the best epoch, and returns the averaged values, or None."""
     phase, steps, model = prepared.phase, prepared.steps, self.features.model
     steps.compile(prepared.policy)
     best = callbacks.KeepBest(
@@ -249,7 +260,7 @@ class _GradientFit:
         steps_per_epoch=phase.schedule.steps_per_epoch,
         callbacks=self._callbacks(prepared, best),
         verbose=progress.verbosity() if phase.trains_backbone else 0,
-        shuffle=False,  # the dataset is
+        shuffle=False,  # The dataset is shuffled.
       )
     return best.averaged_values
 
@@ -273,12 +284,12 @@ class _GradientFit:
 
 
 def _seconds_of(steps, policy, phase_feed):
-  """Returns the seconds of a step. One round traces, one is measured: this time is taken from the phase."""
+  """Returns the seconds of a step. Only one round is measured, since its time is lost for training."""
   return precision.measure(policy, steps, phase_feed.dataset(), rounds=2)[0]
 
 
 def _in_float32(network, logits):
-  """Returns the function `logits`, computed in float32 while `network` trains in another format."""
+  """Returns a function that calls `logits` in float32 while `network` trains in another precision."""
 
   def compute():
     with precision.computing(network, precision.FLOAT32):

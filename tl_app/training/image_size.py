@@ -1,4 +1,4 @@
-"""--max_minutes: smaller images if the features of full-size ones would take too much of the time."""
+"""--max_minutes: a smaller image size if the features of full-size images would take too much time."""
 
 import logging
 import time
@@ -10,41 +10,41 @@ from tl_app.training.time_limit import TimeLimit
 
 log = logging.getLogger(__name__)
 
-# Share of the time for the frozen features that every run begins with.
+# Share of the time that the frozen features may take.
 SHARE = 0.3
-# Sizes are tried in steps of so many pixels, the stride of most image networks, down to half of the network's own.
+# Difference of two sizes in pixels, the stride of most image networks. The smallest is half of the network's own size.
 STEP = 32
-# Fewer images are computed before they are measured.
+# Smallest number of missing images for which the time is measured.
 MIN_IMAGES = 512
 
 
 def choose(features: Features, limit: TimeLimit) -> tuple[int, float]:
-  """Returns (height and width of images in pixels, seconds that the features of full-size ones would take).
+  """Returns (height and width of images in pixels, seconds that the features of full-size images would take).
 
-  A batch through decoding and network is measured; stored features take no time.
+  The time is measured on one batch, with decoding; stored features take no time.
 
   Args:
     features: the `Features` at the network's own size.
     limit: the `TimeLimit`.
   """
-  own_size = int(features.model.backbone.preprocess.size)
+  full_size = int(features.model.backbone.preprocess.size)
   missing = features.num_missing()
   if missing < MIN_IMAGES:
-    return own_size, 0.0
+    return full_size, 0.0
   seconds = missing * _seconds_per_image(features)
-  return smaller(own_size, seconds, SHARE * limit.seconds_left()), seconds
+  return smaller(full_size, seconds, SHARE * limit.seconds_left()), seconds
 
 
 def smaller(size: int, seconds: float, limit: float) -> int:
-  """Returns the largest size whose images take at most `limit` seconds, at least half of `size`.
+  """Returns the largest image size that takes at most `limit` seconds, or the smallest one if none does.
 
   Args:
-    size: height and width of the network's own size, in pixels.
-    seconds: that images of this size take; the time is proportional to the number of pixels.
-    limit: in seconds.
+    size: height and width of full-size images, in pixels. No size is below half of it.
+    seconds: time that full-size images take; it is proportional to the number of pixels.
+    limit: available time in seconds.
   """
   sizes = [size, *range(size - STEP, (size + 1) // 2 - 1, -STEP)]
-  return next((each for each in sizes if seconds * (each / size) ** 2 <= limit), sizes[-1])
+  return next((candidate for candidate in sizes if seconds * (candidate / size) ** 2 <= limit), sizes[-1])
 
 
 def _seconds_per_image(features):

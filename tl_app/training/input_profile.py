@@ -1,7 +1,8 @@
-"""--profile_input: what a step waits for its data, and how long each step of the input pipeline takes."""
+"""--profile_input: how long a training step waits for its data, and how long each step of the input pipeline takes."""
 
 import logging
 import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -15,12 +16,12 @@ from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
-# Batches of a measurement, at most and at least, and the seconds that it is to take in between.
-MOST, LEAST, SECONDS = 48, 6, 4.0
-# Times that each prefix of the stream is run, in turn; the fastest counts, since others share the machine.
+# Largest and smallest number of batches of a measurement, and the seconds that it should take.
+MAX_BATCHES, MIN_BATCHES, SECONDS = 48, 6, 4.0
+# How often each prefix of the stream is run; the fastest run counts, since other processes share the machine.
 ROUNDS = 2
-# Batches that are there before the steps on them begin.
-HELD = 3
+# Number of batches in memory on which steps are timed without the pipeline.
+READY_BATCHES = 3
 
 
 def profile_training_steps(phase: Phase, stream: list, steps: precision.Steps, policy, record: Record) -> None:
@@ -28,7 +29,7 @@ def profile_training_steps(phase: Phase, stream: list, steps: precision.Steps, p
 
   Args:
     phase: the `Phase`.
-    stream: the steps of its input stream, see `pipeline.training_steps`; it starts again afterwards.
+    stream: the steps of its input stream, see `pipeline.training_steps`; training starts it again.
     steps: its `PhaseSteps`.
     policy: the `StepPolicy`.
     record: the `Record` of the run.
@@ -44,13 +45,13 @@ def profile_inference(phase: Phase, features: Features, seed: int, record: Recor
   Nothing is measured if every feature is stored.
 
   Args:
-    phase: a phase on frozen features, whose examples are read.
+    phase: a phase on frozen features; its examples are read.
     features: the `Features` of the run.
-    seed: of the order.
+    seed: seed of the order of the examples.
     record: the `Record` of the run.
   """
   if not features.num_missing():
-    log.info("--profile_input: all features are stored, so that nothing is read and computed")
+    log.info("--profile_input: all features are stored, so there is no input to measure")
     return
   network = features.model.features
   plain = inference_engine.plain(network, features.devices.replicas)
@@ -66,67 +67,68 @@ def _note(result, record):
     log.info("%s", line)
 
 
-def measure(stream: list, step) -> dict:
-  """Returns what a stream and the steps on it take.
+def measure(stream: list, step: Callable) -> dict:
+  """Measures an input stream and the training steps on it.
 
   Args:
     stream: the steps of an endless stream, see `pipeline.training_steps`.
-    step: function of a batch, that ends when its step is done.
+    step: function that trains on a batch and returns when the step is complete.
 
   Returns:
-    A dict, ready for JSON, of seconds unless stated otherwise:
+    A dict, ready for JSON. Times are in seconds:
     "batches": number of batches for which the pipeline alone was measured.
-    "input_steps": {name of an input step: what it adds to a batch}.
-    "pipeline": the sum of these.
-    "steps": number of training steps beside the pipeline.
-    "ready": median of a training step on a batch that is there.
-    "beside": mean of a training step beside the pipeline, with what it waits.
-    "wait": mean of what it waits.
-    "wait_share": share of "beside" that is "wait".
-    "summary": a sentence.
+    "input_steps": {name of an input step: time that it adds to a batch}.
+    "pipeline": time of a batch in the pipeline alone, the sum of these.
+    "steps": number of training steps that were measured while the pipeline runs.
+    "ready": median time of a training step whose batch is in memory.
+    "beside": mean time of a training step while the pipeline runs, including the wait.
+    "wait": mean time that such a step waits for its batch.
+    "wait_share": "wait" divided by "beside".
+    "summary": the result as a sentence.
   """
-  names = [each.name for each in stream]
-  batches, upto = _pipeline(stream)
-  # Apart from noise, a prefix of the stream cannot take longer than a longer one.
-  upto = np.maximum.accumulate(upto)
-  own = np.diff(upto, prepend=0.0)
+  names = [input_step.name for input_step in stream]
+  batches, cumulative = _pipeline(stream)
+  # Apart from noise, a longer prefix of the stream takes longer.
+  cumulative = np.maximum.accumulate(cumulative)
+  seconds = np.diff(cumulative, prepend=0.0)
   ready, steps, beside, wait = _steps(pipeline.whole(stream), step)
-  found = {
+  profile = {
     "batches": batches,
-    "input_steps": dict(zip(names, map(float, own))),
-    "pipeline": float(upto[-1]),
+    "input_steps": dict(zip(names, map(float, seconds))),
+    "pipeline": float(cumulative[-1]),
     "steps": steps,
     "ready": ready,
     "beside": beside,
     "wait": wait,
     "wait_share": wait / beside,
   }
-  return found | {"summary": _summary(found)}
+  return profile | {"summary": _summary(profile)}
 
 
-def _summary(found):
-  slowest = max(found["input_steps"], key=found["input_steps"].get)
-  share = found["input_steps"][slowest] / found["pipeline"]
-  waits = f"{found['wait_share']:.0%} of a step waits for data"
+def _summary(profile):
+  slowest = max(profile["input_steps"], key=profile["input_steps"].get)
+  share = profile["input_steps"][slowest] / profile["pipeline"]
+  waits = f"{profile['wait_share']:.0%} of the step time is spent waiting for data"
   return f"{waits}; {slowest} is the slowest step of the pipeline, {share:.0%} of it"
 
 
-def lines(found):
-  """Yields what the user reads of a measurement."""
-  yield f"input pipeline before {found['phase']}, seconds a batch ({found['batches']} batches, {found['steps']} steps):"
-  for name, seconds in found["input_steps"].items():
-    yield f"  {name:24} {seconds:9.4f}  {seconds / found['pipeline']:4.0%}"
-  yield f"  {'the pipeline alone':24} {found['pipeline']:9.4f}"
-  yield f"  {'a step, its batch there':24} {found['ready']:9.4f}  ({found['step']})"
-  yield f"  {'a step beside it':24} {found['beside']:9.4f}  of which it waits {found['wait']:.4f}"
-  yield found["summary"]
+def lines(profile: dict) -> Iterator[str]:
+  """Yields the lines of a profile that are printed."""
+  counts = f"{profile['batches']} batches, {profile['steps']} steps"
+  yield f"input pipeline before {profile['phase']}, seconds per batch ({counts}):"
+  for name, seconds in profile["input_steps"].items():
+    yield f"  {name:24} {seconds:9.4f}  {seconds / profile['pipeline']:4.0%}"
+  yield f"  {'pipeline alone':24} {profile['pipeline']:9.4f}"
+  yield f"  {'step, batch ready':24} {profile['ready']:9.4f}  ({profile['step']})"
+  yield f"  {'step and pipeline':24} {profile['beside']:9.4f}  of which waiting {profile['wait']:.4f}"
+  yield profile["summary"]
 
 
 def _pipeline(stream):
-  """Returns (batches, [seconds a batch of the stream up to each step])."""
-  datasets = [(pipeline.dataset(stream[:k]), each.elements) for k, each in enumerate(stream, start=1)]
-  # The first time traces, and reads from disk what then is in memory.
-  batches = _number(_seconds(*datasets[-1], LEAST) / LEAST)
+  """Returns (number of batches, [seconds per batch of the stream up to each step])."""
+  datasets = [(pipeline.dataset(stream[:k]), input_step.elements) for k, input_step in enumerate(stream, start=1)]
+  # The first run traces, and loads files into the page cache.
+  batches = _num_batches(_seconds(*datasets[-1], MIN_BATCHES) / MIN_BATCHES)
   for dataset, elements in datasets[:-1]:
     _seconds(dataset, elements, 1)
   rounds = [[_seconds(*dataset, batches) for dataset in datasets] for _ in range(ROUNDS)]
@@ -134,20 +136,20 @@ def _pipeline(stream):
 
 
 def _seconds(dataset, elements, batches):
-  """Returns the seconds that `batches` of a dataset take; they stay in TensorFlow's runtime."""
+  """Returns the seconds in which TensorFlow reads `batches` batches of a dataset, without copies to Python."""
   start = time.perf_counter()
   pipeline.untuned(dataset.take(batches * elements)).reduce(np.int64(0), lambda count, *_: count + 1).numpy()
   return time.perf_counter() - start
 
 
 def _steps(dataset, step):
-  """Returns (median seconds of a step on a batch that is there, steps beside the pipeline, their mean seconds, mean
-  seconds that they wait)."""
+  """Returns the "ready", "steps", "beside" and "wait" of `measure`."""
   iterator = iter(dataset)
-  held = [next(iterator) for _ in range(HELD)]
-  ready = [_timed(step, batch) for batch in held * 2][HELD:]
+  in_memory = [next(iterator) for _ in range(READY_BATCHES)]
+  # The first round traces.
+  ready = [_timed(step, batch) for batch in in_memory * 2][READY_BATCHES:]
   waits, busy = [], []
-  for _ in range(_number(float(np.median(ready)))):
+  for _ in range(_num_batches(float(np.median(ready)))):
     start = time.perf_counter()
     batch = next(iterator)
     waits.append(time.perf_counter() - start)
@@ -161,6 +163,6 @@ def _timed(step, batch):
   return time.perf_counter() - start
 
 
-def _number(seconds):
-  """Returns how many batches of so many seconds each make a measurement."""
-  return int(np.clip(SECONDS / max(seconds, 1e-9), LEAST, MOST))
+def _num_batches(seconds):
+  """Returns the number of batches of a measurement, given the seconds per batch."""
+  return int(np.clip(SECONDS / max(seconds, 1e-9), MIN_BATCHES, MAX_BATCHES))

@@ -1,4 +1,4 @@
-"""`Objective`: what a phase minimises. It makes the order of the batches, the network to fit, and the loss."""
+"""`Objective`: what a phase minimises. It creates the order of the batches, the network to fit, and the loss."""
 
 import abc
 import typing
@@ -19,10 +19,10 @@ from tl_app.training import contrastive
 
 
 class Objective(abc.ABC):
-  """What a phase minimises. The record that a `Phase` holds says with which settings.
+  """What a phase minimises. Its settings are in `Phase.objective`.
 
   Attributes:
-    validates: whether the phase has logits that can be compared on the validation split after each epoch.
+    validates: whether the phase trains logits, which are validated after each epoch.
     plans_batches: whether the batches depend on the number of steps of the phase.
   """
 
@@ -30,27 +30,41 @@ class Objective(abc.ABC):
   plans_batches: bool = False
 
   def problem(self, task, replicas: int) -> str:
-    """Returns why the objective does not fit the task or the number of devices, or ""."""
+    """Returns why the objective does not work with the task or the number of devices, or ""."""
     return ""
 
   @abc.abstractmethod
   def index_batches(self, phase: Phase, data: TrainingData, preprocess, replicas: int, seed: int) -> tf.data.Dataset:
-    """Returns the endless dataset of int32 [batch] positions in the training examples."""
+    """Returns the endless dataset of int32 [batch] positions in the training split.
+
+    Args:
+      phase: the `Phase`.
+      data: the `TrainingData`.
+      preprocess: `Backbone.preprocess`.
+      replicas: number of devices.
+      seed: seed of the order.
+    """
 
   @abc.abstractmethod
   def network(self, model, phase: Phase) -> keras.Model:
-    """Returns the model to fit: backbone inputs -> what the loss reads."""
+    """Returns the model to fit, from the backbone's inputs to the inputs of the loss."""
 
   @abc.abstractmethod
   def loss(self, task, phase: Phase, train_targets: np.ndarray) -> Callable:
-    """Returns the loss, a function of (targets, outputs of `network`)."""
+    """Returns the loss, a function of (targets, outputs of `network`).
+
+    Args:
+      task: the `Task`.
+      phase: the `Phase`.
+      train_targets: [train, ..], for class weights.
+    """
 
   def keras_metrics(self, task) -> list | None:
-    """Returns the Keras metrics that are computed on the training batches."""
+    """Returns the Keras metrics of the training batches, or None."""
     return None
 
   def description(self, phase: Phase) -> str:
-    """Returns what the plan says about the objective, or "" for the loss of the task."""
+    """Returns the description of the objective in the printed plan; "" for the loss of the task."""
     return ""
 
 
@@ -79,7 +93,7 @@ class _TaskLoss(Objective):
 
 
 class _SupervisedContrastive(Objective):
-  """The supervised contrastive loss on L2-normalised features; the head takes no part."""
+  """The supervised contrastive loss on L2-normalised features, without the head."""
 
   validates = False
   plans_batches = True
@@ -113,12 +127,14 @@ def of(phase: Phase) -> Objective:
 
 
 def balanced_classes(imbalance: str, data: TrainingData) -> np.ndarray | None:
-  """Returns the class of each training example, int [train], if --imbalance=balanced samples classes evenly."""
+  """Returns the class of each training example, int [train], if --imbalance=balanced; else None."""
   return data.train_targets if imbalance == "balanced" else None
 
 
 def padded_lengths(data: TrainingData, preprocess: typing.Any) -> np.ndarray:
-  """Returns the padded tokens of each training example, or of its longest copy, in a batch of its length, int [train].
+  """Returns the padded length of each training example in a batch of similar length, int [train], in tokens.
+
+  With augmented copies it is that of the longest copy.
 
   Args:
     data: the `TrainingData`.
@@ -137,12 +153,12 @@ def mean_token_batch(tokens: int, imbalance: str, data: TrainingData, preprocess
   """Returns the mean number of examples in a training batch of --batch_tokens.
 
   Args:
-    tokens: of a batch.
-    imbalance: of --imbalance.
+    tokens: value of --batch_tokens.
+    imbalance: value of --imbalance.
     data: the `TrainingData`.
     preprocess: `Backbone.preprocess`.
     replicas: number of devices.
-    seed: of the order.
+    seed: seed of the order.
 
   Raises:
     UserError: --batch_tokens does not hold one of the longest texts for each device.

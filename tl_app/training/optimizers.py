@@ -1,6 +1,7 @@
-"""AdamW with a peak learning rate for each variable, and low-rank updates."""
+"""AdamW with a peak learning rate per variable and low-rank updates, and its learning rate schedule."""
 
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -9,33 +10,42 @@ import tensorflow as tf
 from tl_app.backbones import keras_internals
 from tl_app.model.variables import matrix_shape
 
-# Optimizer steps between two updates of the averaged weights: each is a pass over all weights, and took a thirteenth of
-# MiniLM's step on 32 short questions.
+# Optimizer steps between two updates of the averaged weights. An update reads all weights, which took a thirteenth of
+# the step of MiniLM on 32 short questions.
 AVERAGE_EVERY = 4
 
 
 class StagedAdamW(keras_internals.Adam):
-  """AdamW (Loshchilov & Hutter 2019) in which each variable has its own peak learning rate.
+  """AdamW (Loshchilov & Hutter 2019) with a peak learning rate per variable and low-rank updates.
 
-  Scaling gradients would not do: Adam divides the scale away. `learning_rate` is a schedule between 0 and 1; a variable
-  moves by schedule times its peak rate, and decays by that times `weight_decay`.
+  The learning rate of a variable is `learning_rate`, a schedule between 0 and 1, times its peak learning rate.
+  Gradients cannot be scaled instead, since Adam divides by their scale.
 
-  A variable of rank r > 0 stays W0 + A B (LoRA, Hu et al. 2022): its gradient G moves A by G B' and B by A' G, and the
-  sum is written back at once. So it works on whatever holds the kernel, an opaque SavedModel too, and nothing is left
-  to merge.
+  With rank r > 0 a variable is W0 + A B (LoRA, Hu et al. 2022): its gradient G updates A with G B^T and B with A^T G,
+  and the sum is written into the variable in every step. So it works with every layer that holds a kernel, an opaque
+  SavedModel too, and the updates need not be merged after training.
   """
 
-  def __init__(self, learning_rate, rate_of, decays, weight_decay=0.0, rank_of=None, clip_norm=0.0, **kwargs):
+  def __init__(
+    self,
+    learning_rate: keras.optimizers.schedules.LearningRateSchedule,
+    rate_of: Callable[[keras.Variable], float],
+    decays: Callable[[keras.Variable], bool],
+    weight_decay: float = 0.0,
+    rank_of: Callable[[keras.Variable], int] | None = None,
+    clip_norm: float = 0.0,
+    **kwargs,
+  ):
     """Creates the optimizer.
 
     Args:
-      learning_rate: schedule of the fraction of the peak rate.
-      rate_of: function, `keras.Variable` -> peak learning rate.
-      decays: function, `keras.Variable` -> bool: whether weight decay applies to it.
-      weight_decay: decoupled decay per step, times the rate.
-      rank_of: function, `keras.Variable` -> rank of its updates, 0 for whole ones. None: all whole.
-      clip_norm: largest global norm of the gradient over all devices; 0 is no limit.
-      **kwargs: of `keras.optimizers.Adam`.
+      learning_rate: schedule of the fraction of the peak learning rate, 0 to 1.
+      rate_of: function that returns the peak learning rate of a variable.
+      decays: function that returns whether weight decay applies to a variable.
+      weight_decay: decoupled weight decay per step, multiplied by the learning rate.
+      rank_of: function that returns the rank of the updates of a variable, 0 for full updates. None: all full.
+      clip_norm: largest global norm of the gradients, summed over all devices; 0 is no limit.
+      **kwargs: arguments of `keras.optimizers.Adam`.
     """
     super().__init__(learning_rate=learning_rate, **kwargs)
     self._rate_of = rate_of
@@ -43,7 +53,7 @@ class StagedAdamW(keras_internals.Adam):
     self._decay = weight_decay
     self._rank_of = rank_of or (lambda variable: 0)
     self._clip_norm = clip_norm
-    # Of `clip_norm`, for this step: a batch that counts twice may be twice as large.
+    # Factor of `clip_norm` in this step: a batch with twice the weight may have twice the norm.
     self.clip_share = 1.0
 
   def build(self, variables):
@@ -59,7 +69,7 @@ class StagedAdamW(keras_internals.Adam):
     self._low_rank = [next(pairs) if rank else None for rank in ranks]
 
   def add_variable_from_reference(self, reference_variable, name=None, **kwargs):
-    """Adds a slot; None for Adam's moments of a variable that moves by its factors."""
+    """Adds a slot variable. A variable with low-rank updates has no moments of its own and gets None."""
     if id(reference_variable) in self._factored and name in ("momentum", "velocity"):
       return None
     return super().add_variable_from_reference(reference_variable, name=name, **kwargs)
@@ -75,7 +85,7 @@ class StagedAdamW(keras_internals.Adam):
     return down, up, base
 
   def sum_over_devices(self, grads_and_vars):
-    # Here, and not through `global_clipnorm`, which would clip each device's part by itself.
+    # `global_clipnorm` of Keras would clip the gradients of each device separately.
     limit = self._clip_norm * self.clip_share
     reduced = super().sum_over_devices(grads_and_vars)
     if not self._clip_norm:
@@ -93,15 +103,16 @@ class StagedAdamW(keras_internals.Adam):
     if self._decay_of[index]:
       step = keras.ops.cast(rate * self._decay_of[index], variable.dtype)
       self.assign(variable, variable * (1 - step))
-    # Dense before anything is squared: of an embedding's gradient Keras squares the parts of a row, not their sum.
+    # Converted to dense before squaring: for the sparse gradient of an embedding, Keras would square the contributions
+    # to a row, not their sum.
     gradient = tf.convert_to_tensor(gradient)
     if self.num_replicas > 1:
       super().update_step(gradient, variable, rate)
     else:
-      self._update_at_once(gradient, variable, rate)
+      self._update_fused(gradient, variable, rate)
 
-  def _update_at_once(self, gradient, variable, rate):
-    """Adam's step in one pass over memory; Keras' own, of the same formula, makes about ten."""
+  def _update_fused(self, gradient, variable, rate):
+    """Applies Adam's update in one pass over memory; Keras makes about ten passes for the same formula."""
     index, dtype = self.index_of(variable), variable.dtype
     step = tf.cast(self.iterations + 1, dtype)
     beta_1, beta_2 = tf.cast(self.beta_1, dtype), tf.cast(self.beta_2, dtype)
@@ -119,22 +130,22 @@ class StagedAdamW(keras_internals.Adam):
     )
 
   def update_averages(self, trainable_variables):
-    # Keras averages after every batch, also after those whose gradients are only kept: the momentum would be another.
+    # Keras averages after every batch, even if its gradients are only accumulated, which would change the momentum.
     moved = keras.ops.equal((self.batches + 1) % (self.gradient_accumulation_steps or 1), 0)
     number = self.iterations + 1
     due = moved & (keras.ops.equal(number, 1) | keras.ops.equal(number % AVERAGE_EVERY, 0))
-    # Weights of momentum ** age that add up to 1 from the start (as Adam corrects its moments, Kingma & Ba 2015): of
-    # few steps the first values would else be most of the average.
+    # Bias correction as for the moments of Adam (Kingma & Ba 2015): without it the initial values would dominate the
+    # average of few steps.
     decay, before = self.ema_momentum**AVERAGE_EVERY, keras.ops.cast(number // AVERAGE_EVERY, "float32")
     momentum = decay * (1 - decay**before) / (1 - decay ** (before + 1))
 
     def average(share):
       for variable, mean in zip(trainable_variables, self.averaged_variables):
-        own = keras.ops.cast(share, variable.dtype)
-        mean.assign(own * mean + (1 - own) * variable)
+        factor = keras.ops.cast(share, variable.dtype)
+        mean.assign(factor * mean + (1 - factor) * variable)
 
     if self.num_replicas > 1:
-      # Variables of several devices cannot be assigned in a branch.
+      # TensorFlow cannot assign mirrored variables inside `tf.cond`.
       average(keras.ops.where(due, momentum, 1.0))
     else:
       tf.cond(due, lambda: average(momentum), lambda: None)
@@ -149,18 +160,22 @@ class StagedAdamW(keras_internals.Adam):
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-  """Linear from 0 to 1 in `warmup_steps`, then cosine to exactly 0 at the last of `steps` updates.
+  """Learning rate schedule: linear from 0 to 1, then a cosine to exactly 0 at the last update."""
 
-  Both are counted in batches, as Keras counts; `every` so many make an update.
-  """
+  def __init__(self, steps: int, warmup_steps: int, every: int = 1):
+    """Creates the schedule.
 
-  def __init__(self, steps, warmup_steps, every=1):
+    Args:
+      steps: number of batches.
+      warmup_steps: number of batches of the linear part.
+      every: number of batches per optimizer update, with gradient accumulation.
+    """
     self.every = every
     self.steps = max(1, steps // every)
     self.warmup_steps = min(-(-warmup_steps // every), self.steps - 1)
 
   def __call__(self, step):
-    # Update number 0 already moves: the ramp counts from 1.
+    # The first update has number 0 and a learning rate above 0, so the ramp counts from 1.
     step = keras.ops.cast(step // self.every, "float32")
     ramp = (step + 1.0) / max(self.warmup_steps, 1)
     # The last update has number steps - 1.

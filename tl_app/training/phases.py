@@ -1,4 +1,4 @@
-"""The phases of a run, one after the other, and the candidates that they give."""
+"""Trains the phases of a run and selects the best candidate."""
 
 import dataclasses
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def baseline_scores(features: Features) -> dict[str, float]:
-  """Returns the baselines' primary metric on the validation split, see `selection.baseline_scores`."""
+  """Returns the primary metric of the baselines on the validation split, see `selection.baseline_scores`."""
   data, frozen = features.data, features.frozen()
   return selection.baseline_scores(
     *(frozen[data.train], frozen.targets(data.targets, data.train)),
@@ -35,18 +35,18 @@ def train(
   """Trains the phases of a plan, the probe first.
 
   Args:
-    phases: of the `Plan`.
+    phases: the phases of the `Plan`.
     features: the `Features` of the run.
     config: the `Config`.
     record: the `Record` of the run.
     limit: the `TimeLimit`, or None.
 
   Returns:
-    (candidates: the probe, and of what --max_minutes left the best fine-tuned and the averaged weights; results of the
-    phases that were run).
+    (candidates: the probe, the best fine-tuned weights and the averaged weights, without those for which --max_minutes
+    left no time; results of the phases).
 
   Raises:
-    RunFailed: a loss, or an answer on the validation split, is not finite.
+    RunFailed: a loss or a logit on the validation split is not finite.
   """
   model, data = features.model, features.data
   heads.standardize(model.head, features.frozen()[data.train])
@@ -64,7 +64,7 @@ def train(
     if phase.trains_backbone:
       # --profile_input measures the first phase that trains the backbone.
       config = dataclasses.replace(config, profile_input=False)
-    # After a phase that does not train the head, the head is stale: it is no candidate until it is fitted again.
+    # A phase that does not train the head leaves it stale, so there is no candidate until the head is fitted again.
     if result.done and (phase.objective.trains_head or phase is phases[-1]):
       latest = _candidate("fine_tuned", phase, features, changing)
       fine_tuned = [selection.better([*fine_tuned, latest], data.validation_targets, model.task)]
@@ -72,7 +72,13 @@ def train(
 
 
 def select(candidates: list[Candidate], baselines: dict[str, float], features: Features) -> Selection:
-  """Selects a candidate, see `selection.select`, and logs all of them beside the baselines."""
+  """Selects a candidate, see `selection.select`, and logs the scores of all candidates and baselines.
+
+  Args:
+    candidates: the candidates, the probe first.
+    baselines: {name: primary metric}.
+    features: the `Features` of the run.
+  """
   task = features.model.task
   metric, title = task.metrics.primary_metric, task.metrics.primary_title
   selected = selection.select(candidates, features.data.validation_targets, task)
@@ -84,17 +90,23 @@ def select(candidates: list[Candidate], baselines: dict[str, float], features: F
 
 
 def use(candidate: Candidate, phases: list[Phase], features: Features) -> None:
-  """Puts the values of a candidate into the model."""
+  """Assigns the values of a candidate to the variables of the model.
+
+  Args:
+    candidate: the `Candidate`.
+    phases: the phases of the `Plan`.
+    features: the `Features` of the run.
+  """
   for variable, value in zip(stages.changing(features.model, phases), candidate.values):
     variable.assign(value)
 
 
 def _averaged(results, features, changing):
-  """Returns the candidate of the averaged weights, in a list; none if no phase keeps averages."""
-  kept = [result for result in results[1:] if result.done]
-  if not kept or kept[-1].averaged_values is None:
+  """Returns the candidate with the averaged weights, in a list; [] if the last phase averages none."""
+  done = [result for result in results[1:] if result.done]
+  if not done or done[-1].averaged_values is None:
     return []
-  last = kept[-1]
+  last = done[-1]
   for variable, value in zip(stages.changing(features.model, [last.done]), last.averaged_values):
     variable.assign(value)
   return [_candidate("averaged", last.done, features, changing)]
@@ -103,5 +115,5 @@ def _averaged(results, features, changing):
 def _candidate(name, phase, features, changing):
   logits = features.logits(features.data.validation)
   if not np.isfinite(logits).all():
-    raise RunFailed(f"{name}: the answers on the validation split are not finite: lower --learning_rate")
+    raise RunFailed(f"{name}: the logits of the validation split are not finite: lower --learning_rate")
   return Candidate(name, logits, values(changing), phase.name)

@@ -1,4 +1,4 @@
-"""Model selection: candidates are compared on one validation split, and the best one is selected."""
+"""Model selection: candidates are compared on the validation split, and the best one is selected."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,9 +10,9 @@ import sklearn.neighbors
 from tl_app.report import formatting
 
 NEIGHBOURS = 20
-# Nearest neighbours are only a baseline: a part of a large training set is enough.
+# Largest number of training examples for the nearest neighbours, which are only a baseline.
 NEIGHBOUR_EXAMPLES = 20000
-# With a larger p-value the report says that the examples cannot tell two candidates apart.
+# Largest p-value of a difference that is called significant.
 SIGNIFICANT = 0.05
 
 
@@ -24,7 +24,7 @@ class Candidate:
     name: "probe", "fine_tuned", "averaged".
     logits: float32 [validation examples, outputs].
     values: NumPy arrays of the variables that may differ between candidates, in a fixed order.
-    phase: name of the last phase that has changed them.
+    phase: name of the last phase that changed them.
   """
 
   name: str
@@ -39,8 +39,9 @@ class Selection:
 
   Attributes:
     best: the selected `Candidate`.
-    reason: the candidate, and why it was selected, in words.
-    metrics: {name of a candidate: its metrics on the validation split, with "p_value" against the first one}.
+    reason: the candidate and why it was selected, as a sentence.
+    metrics: {name of a candidate: its metrics on the validation split, and "p_value" of the comparison with the first
+      candidate}.
   """
 
   best: Candidate
@@ -49,17 +50,23 @@ class Selection:
 
 
 def better(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Candidate:
-  """Returns the candidate with the highest primary metric, of equal ones the first; as `select` compares."""
+  """Returns the candidate with the highest primary metric, and the first one if several are equal.
+
+  Args:
+    candidates: the candidates.
+    targets: [validation examples, ..].
+    task: the `Task`.
+  """
   return max(candidates, key=lambda candidate: task.metrics.score(candidate.logits, targets))
 
 
 def select(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Selection:
-  """Selects the candidate with the highest primary metric on the validation split, of equal ones the first.
+  """Selects the candidate with the highest primary metric, and the first one if several are equal.
 
-  Each is compared with the first by the paired test of the task.
+  The paired test of the task compares each candidate with the first.
 
   Args:
-    candidates: from the simplest, the probe, on.
+    candidates: the candidates, the simplest one, the probe, first.
     targets: [validation examples, ..].
     task: the `Task`.
   """
@@ -105,12 +112,12 @@ def baseline_scores(
   These are the constant baseline (majority class or mean) and "nearest_neighbours", the nearest training examples.
 
   Args:
-    features: float32 [n, width] of the training examples.
-    targets: [n, ..] of the training examples.
-    validation_features: float32 [m, width].
-    validation_targets: targets of whole examples.
+    features: float32 [n, width], feature rows of the training split.
+    targets: [n, ..], their targets.
+    validation_features: float32 [m, width], feature rows of the validation split.
+    validation_targets: [validation examples, ..], targets of the examples.
     task: the `Task`.
-    by_example: function from outputs for the rows of `validation_features` to those of the examples.
+    by_example: function from outputs for the rows of `validation_features` to outputs for the examples.
   """
   step = -(-len(targets) // NEIGHBOUR_EXAMPLES)
   probabilities = task.codec.as_probabilities(targets)
@@ -118,7 +125,7 @@ def baseline_scores(
     min(NEIGHBOURS, len(targets[::step])), weights="distance", metric="cosine"
   ).fit(features[::step], probabilities[::step])
   constant = np.repeat(probabilities.mean(axis=0, keepdims=True), len(validation_features), axis=0)
-  # By default scikit-learn holds a gigabyte of distances at once.
+  # By default scikit-learn computes up to a gigabyte of distances at once.
   with sklearn.config_context(working_memory=64):
     nearest = neighbours.predict(validation_features)
   return {

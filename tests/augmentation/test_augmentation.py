@@ -45,6 +45,7 @@ def bar():
   return tf.constant(pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "degrees"), [("light", 10), ("medium", 25)])
 def test_images_turn_by_the_degrees_of_the_description(bar, name, degrees):
   assert f"rotation {degrees} degrees" in images.described(name)

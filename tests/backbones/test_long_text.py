@@ -121,6 +121,7 @@ def test_the_features_are_the_mean_of_those_of_the_windows(world):
   assert read.stages is backbone.stages and read.feature_size == backbone.feature_size
 
 
+@pytest.mark.slow
 def test_a_text_that_fits_gives_what_it_gave_before(world):
   backbone = saved_model.load(world["bert"], SPEC, pooling="mean")
   texts = tf.constant(["the film is good", "bad " * 20])

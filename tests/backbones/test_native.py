@@ -118,6 +118,7 @@ def test_split_hands_over_only_what_the_tail_needs(presets):
   assert len(trunk.output) == 1
 
 
+@pytest.mark.slow
 def test_split_refuses_what_it_cannot_cut(presets):
   with pytest.raises(ValueError, match="vit_encoder is one layer across"):
     _load(presets / "vit").split("layer_2")
@@ -598,6 +599,7 @@ def test_efficientnet_lite_is_the_hub_module(lite, shared):
   np.testing.assert_allclose(backbone.network(pixels)["features"], module(pixels, False), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_efficientnet_lite_stages(lite):
   backbone, _ = lite
   assert list(backbone.stages) == ["stem", *(f"block_{i}" for i in range(16)), "top"]

@@ -108,6 +108,7 @@ def test_a_hard_batch_is_no_divergence():
   assert _batches_until_end([1.0, np.nan], np.ones(2)) == 2
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_never_finite_is_one_line(tmp_path, monkeypatch):
   monkeypatch.setattr(find_lr.heads, "reset", lambda head, bias: head.get_layer("logits").bias.assign(bias + np.nan))
   with pytest.raises(RunFailed, match="the loss is not finite before any step"):
@@ -121,6 +122,7 @@ def config(tmp_path, **flags):
   return Config(backbone=backbone, dataset=data, offline=True, **defaults | flags)
 
 
+@pytest.mark.slow
 def test_the_weights_are_put_back_and_the_results_are_written(tmp_path, monkeypatch):
   changing, seen = stages.changing, []
 
@@ -141,6 +143,7 @@ def test_the_weights_are_put_back_and_the_results_are_written(tmp_path, monkeypa
   assert any("--learning_rate=" in line for line in find_lr.lines(result, "out"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [{"batch_size": "auto"}, {"batch_size": 32, "batch_tokens": 128}], ids=str)
 def test_the_batches_are_those_of_training(tmp_path, monkeypatch, flags):
   seen, with_phase_steps = [], fit.with_phase_steps

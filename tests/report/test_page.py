@@ -152,6 +152,7 @@ def test_the_page_shows_the_metrics_of_the_run(tmp_path):
   assert anchors <= {attrs.get("id") for _, attrs in page.tags}
 
 
+@pytest.mark.slow
 def test_plots_have_alt_texts_and_are_well_formed(tmp_path):
   write_run(tmp_path, ["negative", "positive"])
   page = Page(page_lib.write(tmp_path))

@@ -151,6 +151,7 @@ def test_clipping_bounds_the_global_norm():
   assert np.linalg.norm(reduced[0][0]) == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "more", [{}, {"clip_norm": 0.1}, {"rank_of": _rank}, {"use_ema": True, "ema_momentum": 0.9}], ids=" ".join
 )

@@ -322,7 +322,7 @@ def check_objective(phase: Phase, model: Model, data: TrainingData) -> None:
   """
   objective = objectives.of(phase)
   assert objective.problem(model.task, replicas=1) == ""
-  assert isinstance(objective.validates, bool) and isinstance(objective.plans_batches, bool)
+  assert isinstance(objective.fits_head, bool) and isinstance(objective.plans_batches, bool)
   assert isinstance(objective.description(phase), str)
 
   first, again, other = (_batches(objective, phase, model, data, seed) for seed in (0, 0, 1))

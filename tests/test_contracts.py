@@ -3,6 +3,7 @@
 import functools
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,8 +19,9 @@ from tl_app.data import modalities, training_data
 from tl_app.data.examples import Examples, Inputs
 from tl_app.data.splitting.splits import Splits
 from tl_app.model import model as model_lib
-from tl_app.recipes import recipes
+from tl_app.recipes import phase, recipes
 from tl_app.recipes.facts import Facts
+from tl_app.training import objectives
 
 TEXTS = np.array(["the film is good", "bad film, badly!", "", "cafe is the word1 " * 9], dtype=object)
 PAIRS = np.array([[first, second] for first, second in zip(TEXTS, TEXTS[::-1])], dtype=object)
@@ -191,6 +193,7 @@ OBJECTIVES = {
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_objective(load, name):
   flags, phase_name = OBJECTIVES[name]
+  keras.utils.set_random_seed(0)
   labels = [WORDS[number % 3] for number in range(24)]
   texts = [f"the film is word{number % 3}" for number in range(24)]
   backbone = load("kerashub_bert")
@@ -198,6 +201,13 @@ def test_objective(load, name):
   model = model_lib.build(backbone, task, flags["recipe"] in recipes.L2_NORMALIZED)
   paths = {stage: tuple(variable.path for variable in variables) for stage, variables in backbone.stages.items()}
   facts = Facts(len(labels), len(task.names), 1e-3, paths, task.metrics.primary_metric)
-  config = Config(batch_size=12, epochs=2, learning_rate=1e-3, **flags)
-  phase = next(phase for phase in recipes.plan(config, facts) if phase.name == phase_name)
-  contracts.check_objective(phase.replace(warmup_steps=0), model, _training_data(texts, labels, task))
+  config = Config(batch_size=12, epochs=20, learning_rate=1e-3, **flags)
+  planned = next(each for each in recipes.plan(config, facts) if each.name == phase_name)
+  contracts.check_objective(planned.replace(warmup_steps=0), model, _training_data(texts, labels, task))
+
+
+def test_every_objective_and_every_task_has_a_contract_test():
+  assert set(objectives.OBJECTIVES) == set(phase.OBJECTIVES)
+  tested = {name.removeprefix("task_loss_of_").partition("_with")[0] for name in OBJECTIVES}
+  assert {objective.name for objective in phase.OBJECTIVES} <= tested
+  assert set(tasks.TASKS) <= {name.partition("_with")[0] for name in TASKS}

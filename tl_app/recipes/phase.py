@@ -116,6 +116,10 @@ class SupervisedContrastive:
   keeps_averages: typing.ClassVar[bool] = False
 
 
+# Every record that `Phase.objective` may be.
+OBJECTIVES = (TaskLoss, SupervisedContrastive)
+
+
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
   """What a phase reads.
@@ -208,7 +212,7 @@ class Phase:
   @classmethod
   def from_json(cls, values: dict) -> "Phase":
     """Returns the phase from the dict that `to_json` returned; other keys are ignored."""
-    objectives = {objective.name: objective for objective in (TaskLoss, SupervisedContrastive)}
+    objectives = {objective.name: objective for objective in OBJECTIVES}
     values = values | {"train_stages": tuple(values["train_stages"])}
     records = {
       "trains": Trainable,

@@ -48,7 +48,7 @@ def whole_network(phase: Phase, features: Features, seed: int) -> Feed:
   return Feed(
     objective.network(features.model, phase),
     training_steps(phase, features, seed),
-    (lambda: features.logits(validation)) if objective.validates else None,
+    (lambda: features.logits(validation)) if objective.fits_head else None,
   )
 
 
@@ -83,9 +83,7 @@ def head_alone(phase: Phase, features: Features, recomputed: FeatureRows | None,
   data = features.data
   feature_rows, rows = training_features(features, recomputed)
   batch_size = feature_rows.rows_of(phase.inputs.batch_size, rows)
-  classes = None
-  if phase.objective.imbalance == "balanced":
-    classes = data.targets[rows]
+  classes = objectives.of(phase).sampled_classes(phase, data.targets[rows])
   targets = feature_rows.targets(data.targets, rows)
   steps = pipeline.feature_steps(feature_rows[rows], targets, batch_size, seed, classes)
   return Feed(features.model.head, steps, lambda: features.head_logits(data.validation, feature_rows))

@@ -177,7 +177,7 @@ class _GradientFit:
   def _feed(self, phase):
     if not phase.trains_backbone:
       return feed.head_alone(phase, self.features, self.recomputed, self.config.seed)
-    if objectives.of(phase).validates:
+    if objectives.of(phase).fits_head:
       below = trunk.load(self.features, self._as_shortened(phase))
       if below:
         return feed.from_trunk(phase, self.features, below, self.config.seed)

@@ -22,11 +22,12 @@ class Objective(abc.ABC):
   """What a phase minimises. Its settings are in `Phase.objective`.
 
   Attributes:
-    validates: whether the phase trains logits, which are validated after each epoch.
+    fits_head: whether `network` is the backbone with the head. Then its logits are compared on the validation split
+      after each epoch, and the outputs of a frozen trunk can be read from disk.
     plans_batches: whether the batches depend on the number of steps of the phase.
   """
 
-  validates: bool = True
+  fits_head: bool = True
   plans_batches: bool = False
 
   def problem(self, task, replicas: int) -> str:
@@ -59,6 +60,15 @@ class Objective(abc.ABC):
       train_targets: [train, ..], for class weights.
     """
 
+  def sampled_classes(self, phase: Phase, targets: np.ndarray) -> np.ndarray | None:
+    """Returns the classes of examples, int [n], if each class is sampled equally often, or None.
+
+    Args:
+      phase: the `Phase`.
+      targets: [n, ..] of the examples.
+    """
+    return None
+
   def keras_metrics(self, task) -> list | None:
     """Returns the Keras metrics of the training batches, or None."""
     return None
@@ -72,12 +82,15 @@ class _TaskLoss(Objective):
   """The loss of the task on the logits of the head."""
 
   def index_batches(self, phase, data, preprocess, replicas, seed):
-    classes = balanced_classes(phase.objective.imbalance, data)
+    classes = self.sampled_classes(phase, data.train_targets)
     if phase.inputs.batch_tokens:
       lengths = padded_lengths(data, preprocess)
       return pipeline.token_batches(lengths, phase.inputs.batch_tokens, seed, replicas, classes)
     lengths = None if data.lengths is None else data.lengths[data.train]
     return pipeline.index_batches(len(data.train), phase.inputs.batch_size, seed, lengths, classes)
+
+  def sampled_classes(self, phase, targets):
+    return balanced_classes(phase.objective.imbalance, targets)
 
   def network(self, model, phase):
     return graphs.training_network(model, phase)
@@ -95,7 +108,7 @@ class _TaskLoss(Objective):
 class _SupervisedContrastive(Objective):
   """The supervised contrastive loss on L2-normalised features, without the head."""
 
-  validates = False
+  fits_head = False
   plans_batches = True
 
   def problem(self, task, replicas):
@@ -126,9 +139,9 @@ def of(phase: Phase) -> Objective:
   return OBJECTIVES[type(phase.objective)]
 
 
-def balanced_classes(imbalance: str, data: TrainingData) -> np.ndarray | None:
-  """Returns the class of each training example, int [train], if --imbalance=balanced; else None."""
-  return data.train_targets if imbalance == "balanced" else None
+def balanced_classes(imbalance: str, targets: np.ndarray) -> np.ndarray | None:
+  """Returns the classes of examples, int [n], if --imbalance=balanced samples each equally often, or None."""
+  return targets if imbalance == "balanced" else None
 
 
 def padded_lengths(data: TrainingData, preprocess: typing.Any) -> np.ndarray:
@@ -170,5 +183,5 @@ def mean_token_batch(tokens: int, imbalance: str, data: TrainingData, preprocess
       f"--batch_tokens={tokens} does not hold a text of {longest} tokens for each device: use {replicas * longest} or "
       "more, or lower --max_length"
     )
-  batches = pipeline.token_batches(lengths, tokens, seed, replicas, balanced_classes(imbalance, data))
+  batches = pipeline.token_batches(lengths, tokens, seed, replicas, balanced_classes(imbalance, data.train_targets))
   return pipeline.mean_batch(batches, len(data.train))

@@ -227,7 +227,7 @@ def test_a_full_disk_is_reported_and_nothing_half_written_remains(tl_train, tmp_
 
 
 def test_a_bug_keeps_its_traceback(tl_train, tmp_path, monkeypatch):
-  def broken(run):
+  def broken(model, task, record):
     raise ZeroDivisionError
 
   monkeypatch.setattr(train_lib, "save", broken)

@@ -17,7 +17,7 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
-# Examples computed between two commits to disk. A killed run loses at most so many.
+# Number of examples computed between two commits to disk: a killed run loses at most this many.
 CHUNK = 2048
 # Largest difference of new and stored features of the same examples, relative to the largest stored feature. It allows
 # for rounding to float16, another batch shape (about 1e-6) and another engine (see `inference_engine.TOLERANCE`).

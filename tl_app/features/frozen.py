@@ -27,7 +27,7 @@ TOKEN_FEATURE_BYTES = 2**28
 
 @dataclasses.dataclass(frozen=True)
 class FeatureStore:
-  """Where frozen features are kept, and what computes them.
+  """The storage of frozen features, and the engine that computes them.
 
   Attributes:
     directory: of all feature caches; None keeps nothing.
@@ -112,7 +112,7 @@ class Features:
     return self._frozen
 
   def recomputed(self) -> FeatureRows:
-    """Returns the features of the backbone as it is now, for the training and validation splits only."""
+    """Returns the features of the current backbone, for the training and validation splits only."""
     rows = np.concatenate([self.data.train, self.data.validation])
     return self._one_row_each(rows, self.predict(self.model.features, rows))
 

@@ -217,7 +217,7 @@ def test_a_workdir_in_use_is_refused(tl_train, tmp_path, world):
   ],
 )
 def test_a_full_disk_is_reported_and_nothing_half_written_remains(tl_train, tmp_path, monkeypatch, error):
-  def full(run):
+  def full(model, task, record):
     raise error
 
   monkeypatch.setattr(train_lib, "save", full)

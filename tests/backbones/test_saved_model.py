@@ -381,7 +381,7 @@ def test_export_answers_in_a_process_with_tensorflow_alone(tmp_path):
 MIRRORED = """
     import sys
     import keras, numpy as np, tensorflow as tf
-    sys.path[:0] = [{tests!r}, {root!r}]
+    sys.path[:0] = [{tests!r}, {tests!r} + "/backbones", {root!r}]
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     import test_saved_model as t

@@ -435,6 +435,6 @@ def test_images_are_measured_in_a_batch_that_memory_holds(image_features, monkey
   monkeypatch.setattr(image_size, "MIN_IMAGES", 1)
   monkeypatch.setattr(Features, "predict", lambda own, network, rows: seen.append((len(rows), own.batch_size)))
   config, spec = dataclasses.replace(config, batch_size=size), backbones.resolve(config.backbone)
-  model = train._with_smaller_images(config, spec, None, features.model, features.data, features.devices, _limit(9.0))
+  model = train._with_smaller_images(config, spec, None, features, _limit(9.0))
   assert seen == [(examples, examples)] * 2
   assert model is features.model

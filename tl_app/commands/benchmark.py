@@ -183,11 +183,12 @@ def stage_steps(config, features, repeats, steps):
     train()
     return train
 
-  networks = {
-    name: _whole_network(config, features, _phase(config, features, members))[0]
-    for name, members in _trained_stages(features.model).items()
-  }
-  return _side_by_side({name: on_batches(network) for name, network in networks.items()}, repeats)
+  candidates = {}
+  for name, members in _trained_stages(features.model).items():
+    # `on_batches` traces the step, so it must follow before the next phase sets what trains.
+    network, _ = _whole_network(config, features, _phase(config, features, members))
+    candidates[name] = on_batches(network)
+  return _side_by_side(candidates, repeats)
 
 
 def head_epochs(config, features, repeats, steps):

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from tl_app import data, tasks
 from tl_app.assets import Assets
 from tl_app.config import Config
-from tl_app.data.readers import tables
+from tl_app.data.readers.table_formats import open_table
 from tl_app.errors import UserError
 from tl_app.tasks import TOKEN_CLASSIFICATION, tags
 from tl_app.tasks.token_classification import NO_WORD
@@ -124,7 +124,7 @@ def test_hugging_faces_numbers_of_tags_have_names(tmp_path):
   flags = {"text_column": "tokens", "label_column": "ner_tags"}
   _, examples = load(tmp_path / "train.parquet", **flags)
   assert list(examples.inputs.array()) == ["Bonn is", "a"] and list(examples.labels) == ["B-LOC O", "O"]
-  _, rows = tables.READERS[".parquet"](tmp_path / "train.parquet")
+  rows = [row for _, row in open_table(tmp_path / "train.parquet").rows]
   assert [row[2] for row in rows] == ["B-LOC", None]
 
 

@@ -13,7 +13,12 @@ ASPECT = 3.0
 # Format and size give a class away when they predict it this much better than chance (Cohen's kappa), each example
 # judged by the others of its format and size.
 SHORTCUT_KAPPA = 0.8
-_FORMAT_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP"}
+_FORMAT_OF = {suffix: "JPEG" for suffix in IMAGE_SUFFIXES} | {
+  ".png": "PNG",
+  ".bmp": "BMP",
+  ".gif": "GIF",
+  ".webp": "WEBP",
+}
 
 
 def findings(subject, preprocess=None):

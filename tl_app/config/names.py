@@ -3,11 +3,14 @@
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Iterable
 
 from tl_app.config.settings import FIELDS, TYPES, Config
 from tl_app.errors import UserError
 
+# Share of letters that a name has in common with one that `suggestion` proposes for it.
+NEAR = 0.74
 # Flags and values that had another name: {old: new}. On the command line the old name is an error that gives the new
 # one; a config.json with the old name is read.
 RENAMED_FLAGS = {"head": "probe_solver"}
@@ -63,9 +66,30 @@ def renamed_value(name: str, value: str) -> str:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-  """Returns `"; did you mean X?"` for the nearest known name, or an empty string."""
-  near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-  return f"; did you mean {near[0]}?" if near else ""
+  """Returns `"; did you mean X?"` for the nearest known name, or an empty string if none is near.
+
+  Near are a spelling with about one letter in four different, a name that has `name` as one of its words, and a name
+  that it begins, whatever their case: "texts", "review_text" and "Text" for "text", and not "date".
+  """
+  known = list(known)
+  wanted = name.casefold()
+  near = [other for other in known if _is_near(wanted, other.casefold())]
+  ratio = difflib.SequenceMatcher(b=wanted)
+  best = max(near, key=lambda other: _ratio(ratio, other.casefold()), default=None)
+  return f"; did you mean {best}?" if best else ""
+
+
+def _is_near(name, other):
+  if not name or not other:
+    return False
+  one, two = (set(re.split(r"[\W_]+", word)) for word in (name, other))
+  begins = min(len(name), len(other)) > 2 and (name.startswith(other) or other.startswith(name))
+  return begins or name in two or other in one or difflib.SequenceMatcher(a=other, b=name).ratio() >= NEAR
+
+
+def _ratio(matcher, other):
+  matcher.set_seq1(other)
+  return matcher.ratio()
 
 
 def differing(config: Config, other: Config) -> list[str]:

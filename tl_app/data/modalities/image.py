@@ -1,10 +1,10 @@
 """`Image`: inputs are encoded images: paths of files, bytes, or records of a TFRecord file."""
 
 import base64
-import pathlib
 import re
 
 from tl_app.data.examples import AugmentedImage, content_hash, encoded
+from tl_app.data.modalities import near_paths
 from tl_app.data.modalities.base import Modality
 
 # Pixels of the longer side of a thumbnail in the report.
@@ -27,13 +27,11 @@ class Image(Modality):
     return 3e-4
 
   def locate(self, cell, table):
-    """Paths are relative to the table, absolute, or begin with ~."""
+    """Paths are relative to the table, absolute, or begin with ~; see `near_paths.find` for others."""
     if re.match(r"[A-Za-z][\w+.-]*://", cell):
       return None, f"{cell} is an address: download the images and give their paths"
-    try:
-      return str(table.parent / pathlib.Path(cell).expanduser()), ""
-    except RuntimeError:
-      return str(table.parent / cell), ""
+    path, reason = near_paths.find(cell, table.parent)
+    return path or None, reason
 
   def from_bytes(self, data, store):
     return store(data)

@@ -7,7 +7,9 @@ DOCUMENT = "-DOCSTART-"
 
 
 def read(file, text):
-  """Returns (column names, iterator of rows): of each sentence the words, the tags, and every column, spaces between.
+  """Returns (column names, iterator of (first line, row)) of sentences.
+
+  A row holds the words, the tags, and every column, spaces between.
 
   The names are "text" (the first column), "label" (the last one), and the columns by number, from "1". Columns are what
   tabs separate where a line has one, else white space. Lines of -DOCSTART- and comments (a # and a space, or a # alone
@@ -26,7 +28,7 @@ def read(file, text):
     found = f"its lines have one column, e.g. line {sentences[0][0][0]}" if sentences else "it is empty"
     raise UserError(f"{file} is no table of tagged words ({found}): give a word and its tag a line, a tab between them")
   names = ["text", "label", *(str(number) for number in range(1, width + 1))]
-  return names, (_record(sentence, width) for sentence in sentences)
+  return names, ((sentence[0][0], _record(sentence, width)) for sentence in sentences)
 
 
 def _sentences(text):

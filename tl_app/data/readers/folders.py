@@ -1,22 +1,35 @@
 """`images:DIR`: a folder for each class, or folders train/, val/ and test/ of these."""
 
+import collections
 import os
 import pathlib
+import typing
 import unicodedata
 
 from tl_app.data.readers.rows import (
   EMPTY_CLASS,
-  IMAGE_SUFFIXES,
   SPLIT_NAMES,
   Raw,
   Row,
   SplitFile,
+  by_suffix,
+  image_kind,
   matching,
+  not_decoded,
   one_for_each_split,
   relative_name,
+  split_of,
   visible,
 )
 from tl_app.errors import UserError
+
+
+class FolderFiles(typing.NamedTuple):
+  """The files below a folder, as sorted paths: images, images that TensorFlow does not decode, and others."""
+
+  images: list
+  not_decoded: list
+  others: list
 
 
 def read(path, what):
@@ -29,67 +42,95 @@ def read(path, what):
   Raises:
     UserError: no such directory, or its folders cannot be told for classes or splits.
   """
-  globbed = matching(path, what, _split_file, _is_class_or_image)
+  ignored = []
+  globbed = matching(path, what, _split_file, _is_class_or_image, ignored)
   if globbed:
-    return _read_glob(*globbed)
+    return _read_glob(*globbed, ignored)
+  directory = pathlib.Path(path)
+  raw = Raw({"image": "image"}, [])
+  nested = []
+  for split, classes, strays in layout(path, what, raw.notes):
+    ignored += strays
+    for class_folder in classes:
+      rows, others = _class_rows(class_folder, directory, split)
+      raw.rows += rows
+      ignored += others
+      nested += [row for row in rows if row.values and pathlib.Path(row.values[0]).parent != class_folder]
+  _note_ignored(raw, ignored, "images of a class", directory)
+  if nested:
+    raw.notes.append(
+      f"images in sub folders of a class folder, which count as its images: {len(nested):,}, e.g. {nested[0].id}"
+    )
+  return raw
+
+
+def layout(path, what, notes):
+  """Returns [(split, class folders, files beside them)] of a directory; it opens no image.
+
+  Args:
+    path: str: the directory.
+    what: the flag with its value, the beginning of a message.
+    notes: list that gets a line about folders that were not read by their plain names.
+
+  Raises:
+    UserError: no such directory, or its folders cannot be told for classes or splits.
+  """
   directory = pathlib.Path(path)
   if not directory.exists():
     raise UserError(f"{what}: there is no directory {directory}")
   if not directory.is_dir():
     raise UserError(f"{what}: {directory} is a file; images: takes a directory with one folder for each class")
-  raw = Raw({"image": "image"}, [])
-  ignored = []
-  for split, folder in _split_folders(directory, what):
+  found = []
+  for split, folder in _split_folders(directory, what, notes):
     classes, strays = visible(folder)
-    ignored += strays
     if not classes:
       raise UserError(
-        f"{what}: {folder} {'has images but ' if _any_image(strays) else 'has '}no class folders: "
+        f"{what}: {folder} {'has images but ' if any(map(image_kind, strays)) else 'has '}no class folders: "
         f"put the images of each class into {folder}/CLASS/{', or remove it' if split else ''}"
       )
-    for class_folder in classes:
-      rows, others = _class_rows(class_folder, directory, split)
-      raw.rows += rows
-      ignored += others
+    _refuse_lost_level(folder, classes, what)
+    found.append((split, classes, strays))
+  return found
+
+
+def _note_ignored(raw, ignored, wanted, root):
   if ignored:
     raw.notes.append(
-      f"files that are not images of a class, which are ignored: {len(ignored):,}, e.g. "
-      f"{relative_name(ignored[0], directory)}"
+      f"files that are not {wanted}, which are ignored: {len(ignored):,} ({by_suffix(ignored)}), e.g. "
+      f"{relative_name(ignored[0], root)}"
     )
-  return raw
 
 
 def _is_class_or_image(path):
-  return os.path.isdir(path) or _any_image([pathlib.Path(path)])
+  return os.path.isdir(path) or bool(image_kind(pathlib.Path(path)))
 
 
 def _split_file(path):
   """Returns the `SplitFile` of a matched folder or image: a folder named after a split on its way tells."""
-  names = [name for name in path.parts if name.lower() in SPLIT_NAMES]
-  return SplitFile(path, SPLIT_NAMES[names[-1].lower()], "") if names else None
+  # The folder of a class has any name, "train_station" too.
+  above = path.parts[: -1 if path.is_dir() else -2]
+  splits = [SPLIT_NAMES.get(name.lower()) or (split_of(name) if name in above else "") for name in path.parts]
+  splits = [split for split in splits if split]
+  return SplitFile(path, splits[-1], "") if splits else None
 
 
-def _read_glob(root, paths):
+def _read_glob(root, paths, ignored):
   """Returns the `Raw` of class folders, and of images whose folder is their class; equal names are one class."""
-  raw, ignored = Raw({"image": "image"}, []), []
+  raw = Raw({"image": "image"}, [])
   for path in paths:
     if not path.is_dir():
-      raw.rows.append(Row(relative_name(path, root), (str(path),), _class_name(path.parent)))
+      raw.rows.append(_row(path, root, _class_name(path.parent), "", image_kind(path) == "image"))
       continue
     rows, others = _class_rows(path, root, "")
     raw.rows += rows
     ignored += others
-  if ignored:
-    raw.notes.append(f"files that are not images, which are ignored: {len(ignored):,}, e.g. {ignored[0]}")
+  _note_ignored(raw, ignored, "images", root)
   return raw
 
 
 def image_files(folder):
-  """Returns (images, other files) below `folder`, sub folders included, as sorted paths; a loop of links ends.
-
-  The suffix tells an image, whatever its content; hidden files and folders are ignored.
-  """
-  images, others, seen, waiting = [], [], set(), [folder]
+  """Returns the `FolderFiles` below `folder`, sub folders included; a loop of links ends. Hidden files are ignored."""
+  kinds, seen, waiting = {"image": [], "other_image": [], "": []}, set(), [folder]
   while waiting:
     current = waiting.pop()
     if current.resolve() in seen:
@@ -98,28 +139,48 @@ def image_files(folder):
     folders, files = visible(current)
     waiting += folders
     for path in files:
-      (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
-  return sorted(images), sorted(others)
+      kinds[image_kind(path)].append(path)
+  return FolderFiles(*map(sorted, kinds.values()))
 
 
 def _class_rows(folder, directory, split):
-  images, others = image_files(folder)
-  label = _class_name(folder)
-  rows = [Row(relative_name(path, directory), (str(path),), label, split) for path in images]
-  if not images:
+  """Returns (rows in the order of their paths, files that are no images) of a class folder."""
+  found = image_files(folder)
+  label, images = _class_name(folder), set(found.images)
+  paths = sorted([*found.images, *found.not_decoded])
+  rows = [_row(path, directory, label, split, path in images) for path in paths]
+  if not rows:
     rows.append(Row(relative_name(folder, directory) + "/", label=label, reason=EMPTY_CLASS))
-  return rows, others
+  return rows, found.others
+
+
+def _row(path, directory, label, split, is_decoded):
+  id = relative_name(path, directory)
+  return Row(id, (str(path),), label, split) if is_decoded else Row(id, (), label, split, not_decoded(path))
 
 
 def _class_name(folder):
   return unicodedata.normalize("NFC", relative_name(folder, folder.parent))
 
 
-def _split_folders(directory, what):
+def _split_folders(directory, what, notes):
   """Returns [(split, folder)]: the folders that stand for splits, or ("", directory) where the classes are on top."""
-  folders, _ = visible(directory)
+  folders, strays = visible(directory)
   named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
+  like = {folder: split_of(folder.name) for folder in folders}
+  if not named or any(like[folder] and folder not in named for folder in folders):
+    loosely = [folder for folder in folders if like[folder]]
+    if len({like[folder] for folder in loosely}) > 1 and _hold_the_same_classes(loosely):
+      named = loosely
+      notes.append(
+        f"{what}: folders that are read as splits: "
+        + ", ".join(f"{folder.name} as {split}" for folder, split in like.items() if split)
+      )
   if not named or (len(named) < len(folders) and not any(visible(folder)[0] for folder in named)):
+    inner = _only_folder(folders, strays)
+    if inner:
+      notes.append(f"{what}: {directory} has one folder, whose folders are read instead: {inner.name}")
+      return _split_folders(inner, what, notes)
     return [("", directory)]
   others = [folder.name for folder in folders if folder not in named]
   if others:
@@ -127,8 +188,57 @@ def _split_folders(directory, what):
       f"{what}: {directory} mixes splits ({', '.join(folder.name for folder in named)}) with other folders "
       f"({', '.join(others[:5])}): it takes either CLASS/ folders or train/, val/ and test/"
     )
-  return one_for_each_split([(folder, folder.name) for folder in named], what)
+  return [(split, _classes_folder(folder)) for split, folder in one_for_each_split([(f, like[f]) for f in named], what)]
 
 
-def _any_image(paths):
-  return any(path.suffix.lower() in IMAGE_SUFFIXES for path in paths)
+def _classes_folder(folder):
+  """Returns the folder that holds the classes of a split: seg_train/ or seg_train/seg_train/."""
+  folders, strays = visible(folder)
+  inner = _only_folder(folders, strays)
+  return inner if inner and (inner.name == folder.name or split_of(inner.name)) else folder
+
+
+def _only_folder(folders, strays):
+  """Returns the only folder, where it holds folders and neither it nor what is around it holds images; else None."""
+  if len(folders) != 1 or any(map(image_kind, strays)):
+    return None
+  inside, beside = visible(folders[0])
+  is_level = len(inside) > 1 or any(folder.name.lower() in SPLIT_NAMES for folder in inside)
+  return folders[0] if is_level and not any(map(image_kind, beside)) else None
+
+
+def _hold_the_same_classes(folders):
+  """Whether the folders hold no images of their own, and folders of which a name occurs in several."""
+  return all(_holds_no_images(folder) for folder in folders) and bool(_shared_names(map(_classes_folder, folders)))
+
+
+def _holds_no_images(folder):
+  folders, files = visible(folder)
+  return bool(folders) and not any(map(image_kind, files))
+
+
+def _shared_names(folders):
+  """Returns the names of sub folders that several of `folders` have, sorted."""
+  counts = collections.Counter(inner.name for folder in folders for inner in visible(folder)[0])
+  return sorted(name for name, count in counts.items() if count > 1)
+
+
+def _refuse_lost_level(folder, classes, what):
+  """Raises `UserError` where the folders of `folder` are hardly its classes, or one class lies in another."""
+  names = {_class_name(path) for path in classes}
+  for path in classes:
+    inner = next((inner for inner in visible(path)[0] if _class_name(inner) in names - {_class_name(path)}), None)
+    if inner:
+      raise UserError(
+        f"{what}: {inner} lies in the folder of the class {path.name} and has the name of another class: move its "
+        f"images to {folder / inner.name}, or rename it"
+      )
+  shared = _shared_names(classes)
+  if len(classes) > 1 and len(shared) > 1 and all(_holds_no_images(path) for path in classes):
+    one, other = classes[:2]
+    raise UserError(
+      f"{what}: {one.name} and {other.name} in {folder} hold no images but folders of the same names "
+      f"({', '.join(shared[:5])}): if these are the classes, pass --dataset=images:{one} and --test_dataset="
+      f"images:{other}, or --dataset='images:{folder}/*/*' to join them; if {one.name} and {other.name} are the "
+      f"classes, pass --dataset='images:{folder}/*'"
+    )

@@ -1,5 +1,6 @@
 """`Row` and `Raw`: what the reader of each form of --dataset gives, unchecked; and what these readers share."""
 
+import collections
 import dataclasses
 import glob
 import hashlib
@@ -7,13 +8,23 @@ import json
 import math
 import os
 import pathlib
+import re
 import typing
 
 from tl_app import config as configs
 from tl_app import files
 from tl_app.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".jfif", ".jpe", ".jif")
+# Suffixes of pictures that TensorFlow does not decode.
+OTHER_IMAGE_SUFFIXES = (
+  *(".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".psd", ".svg", ".ico", ".tga", ".ppm", ".pgm"),
+  *(".dng", ".cr2", ".cr3", ".nef", ".arw"),
+)
+_SIGNATURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP", re.DOTALL)
+_OTHER_SIGNATURES = re.compile(rb"II\*\x00|MM\x00\*|....ftyp(heic|heix|heif|mif1|msf1|avif)|8BPS", re.DOTALL)
+# What operating systems and archive tools leave in folders.
+_SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"))
 EMPTY_CLASS = f"the class folder has no images ({', '.join(IMAGE_SUFFIXES)})"
 SPLIT_NAMES = {
   "train": "train",
@@ -22,6 +33,14 @@ SPLIT_NAMES = {
   "val": "validation",
   "dev": "validation",
   "test": "test",
+}
+# Words that tell a split inside a longer name, "seg_train" or "TestSet".
+_SPLIT_WORDS = SPLIT_NAMES | {
+  "training": "train",
+  "testing": "test",
+  "eval": "validation",
+  "evaluation": "validation",
+  "development": "validation",
 }
 
 
@@ -79,6 +98,46 @@ class SplitFile(typing.NamedTuple):
   of: int = 0
 
 
+def split_of(name):
+  """Returns the split that a word of a name tells, "Training", "seg_test" or "trainset"; "" for none or several.
+
+  A name by itself decides nothing: a class may be called "train_station".
+  """
+  words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+  words += [re.sub(r"(set|data|images|files)$", "", word) for word in words]
+  found = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+  return found.pop() if len(found) == 1 else ""
+
+
+def image_kind(path):
+  """Returns "image", "other_image" (one that TensorFlow does not decode), or "" of a file.
+
+  The suffix tells; of a file with another suffix, or without one, its first bytes do.
+  """
+  suffix = path.suffix.lower()
+  if suffix in IMAGE_SUFFIXES:
+    return "image"
+  try:
+    with open(path, "rb") as file:
+      start = file.read(16)
+  except OSError:
+    start = b""
+  if _SIGNATURES.match(start):
+    return "image"
+  return "other_image" if suffix in OTHER_IMAGE_SUFFIXES or _OTHER_SIGNATURES.match(start) else ""
+
+
+def not_decoded(path):
+  """Returns the reason why a file of the kind "other_image" is a bad example."""
+  return f"TensorFlow does not decode {path.suffix.lower() or 'such'} images: save it as PNG or JPEG"
+
+
+def by_suffix(paths):
+  """Returns how many files have each suffix, the most frequent first: ".txt 3, .json 1, no suffix 1"."""
+  counts = collections.Counter(path.suffix.lower() or "no suffix" for path in paths)
+  return ", ".join(f"{suffix} {count:,}" for suffix, count in counts.most_common(8))
+
+
 def files_by_split(files, what):
   """Returns [(split, path)] of `SplitFile`s, in the order train, validation, test, the shards of each in theirs.
 
@@ -104,7 +163,7 @@ def files_by_split(files, what):
   return found
 
 
-def matching(pattern, what, split_file, wanted=os.path.isfile):
+def matching(pattern, what, split_file, wanted=os.path.isfile, ignored=None):
   """Returns (the fixed directory before the first *, ? or [, sorted paths) of a glob; None where `pattern` is none.
 
   Args:
@@ -112,13 +171,17 @@ def matching(pattern, what, split_file, wanted=os.path.isfile):
     what: the flag with its value, the beginning of a message.
     split_file: function, path -> `SplitFile`, or None if its name puts it into no split.
     wanted: function, path -> whether it is taken.
+    ignored: list that gets the paths that match and are not taken, or None.
 
   Raises:
     UserError: nothing matches, or paths of two splits do.
   """
   if os.path.exists(pattern) or glob.escape(pattern) == pattern:
     return None
-  found = sorted({pathlib.Path(path) for path in glob.glob(pattern, recursive=True) if wanted(path)})
+  matches = sorted({pathlib.Path(path) for path in glob.glob(pattern, recursive=True)})
+  found = [path for path in matches if wanted(path)]
+  if ignored is not None:
+    ignored += [path for path in matches if path not in set(found) and not is_system_file(path)]
   if not found:
     raise UserError(f"{what}: nothing that it takes matches {pattern}")
   fixed = pathlib.Path(pattern).parts
@@ -158,14 +221,19 @@ def one_for_each_split(candidates, what):
   return [(split, found[split]) for split in ("train", "validation", "test") if split in found]
 
 
+def is_system_file(path):
+  """Returns whether an operating system or an archive tool left a file or folder there, as Thumbs.db."""
+  return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES
+
+
 def visible(folder):
-  """Returns (sub folders, files) of `folder` that are not hidden, as sorted paths.
+  """Returns (sub folders, files) of `folder` that are neither hidden nor left by a system, as sorted paths.
 
   Raises:
     UserError: the folder cannot be listed.
   """
   try:
-    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    paths = sorted(path for path in folder.iterdir() if not is_system_file(path))
   except OSError as error:
     raise UserError(f"{folder} cannot be listed: {error.strerror}") from None
   return [path for path in paths if path.is_dir()], [path for path in paths if not path.is_dir()]

@@ -1,6 +1,7 @@
 """`load`: the examples of --dataset, read by the room of its form, checked, and joined with the extra data sets."""
 
 import os
+import unicodedata
 
 import numpy as np
 
@@ -61,8 +62,8 @@ def _load_one(name, flag, config, assets, verify, known):
   if not rows:
     fault = f": all {total:,} are bad, e.g. {bad[0][0]}: {bad[0][1]}" if bad else f"; --{flag} takes: {FORMS}"
     raise UserError(f"--{flag}={name} has no usable example{fault}")
-  labels = [row.label.strip() for row in rows]
-  lost = sorted({row.label.strip() for row in raw.rows if row.label} - set(labels) - {""})
+  labels = [_label(row) for row in rows]
+  lost = sorted({_label(row) for row in raw.rows if row.label} - set(labels) - {""})
   if lost:
     listed = ", ".join(map(repr, lost[:10]))
     raw.notes.append(f"classes without a usable example: {len(lost):,}, e.g. {listed}")
@@ -78,6 +79,11 @@ def _load_one(name, flag, config, assets, verify, known):
     groups=strings([row.group for row in rows]) if config.group_column else None,
     times=strings([row.time for row in rows]) if config.time_column else None,
   )
+
+
+def _label(row):
+  """Returns the label of a row. Equal labels are equal strings, whether their accents are composed or not."""
+  return unicodedata.normalize("NFC", row.label.strip())
 
 
 def _with_split(examples, extra, split, flag):
@@ -132,7 +138,7 @@ def _read(name, flag, config, assets):
   if colon and rest and form == "images":
     return folders.read(os.path.expanduser(rest), f"--{flag}={name}")
   if colon and rest and form == "table":
-    return tables.read(os.path.expanduser(rest), f"--{flag}={name}", config.data, _split_columns(config))
+    return tables.read(os.path.expanduser(rest), f"--{flag}={name}", config.data, _split_columns(config), assets)
   if colon and rest and form == "tfrecord":
     return tfrecord.read(os.path.expanduser(rest), f"--{flag}={name}", config.data, assets)
   if colon and rest and form == "tfds":

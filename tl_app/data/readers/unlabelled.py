@@ -6,13 +6,14 @@ import pathlib
 import sys
 
 from tl_app.data import modalities
-from tl_app.data.readers import folders, tables
-from tl_app.data.readers.rows import IMAGE_SUFFIXES, Row, relative_name
+from tl_app.data.readers import folders, table_columns, table_files, tables
+from tl_app.data.readers.rows import IMAGE_SUFFIXES, Row, by_suffix, image_kind, not_decoded, relative_name
+from tl_app.data.readers.table_formats import open_table
 from tl_app.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_TABLES = ", ".join(tables.READERS)
+_TABLES = ", ".join(table_files.SUFFIXES)
 
 
 def read(source, modality, text_column="text", image_column="image", text_pair_column="", words=False):
@@ -33,8 +34,8 @@ def read(source, modality, text_column="text", image_column="image", text_pair_c
     UserError: there is no such input, it is of the other modality, or a column is not there: at once, before any row.
   """
   path, modality = pathlib.Path(source).expanduser(), modalities.of(modality)
-  suffix = tables.suffix(path)
-  if text_pair_column and suffix not in tables.READERS:
+  suffix = table_files.suffix(path)
+  if text_pair_column and suffix not in table_files.SUFFIXES:
     raise UserError(f"--input={source} holds no pairs of texts: give a table ({_TABLES})")
   if source == "-":
     _need("text", source, "is texts", modality)
@@ -44,7 +45,7 @@ def read(source, modality, text_column="text", image_column="image", text_pair_c
   if path.is_dir():
     _need("image", source, "is a directory", modality)
     return _images_below(path, source)
-  if suffix in tables.READERS:
+  if suffix in table_files.SUFFIXES:
     wanted = {modality.column_flag: {"text_column": text_column, "image_column": image_column}[modality.column_flag]}
     wanted |= {"text_pair_column": text_pair_column} if text_pair_column else {}
     return _table_rows(path, modality, wanted, words)
@@ -62,40 +63,55 @@ def _need(name, source, what, modality):
 
 
 def _images_below(directory, source):
-  paths, others = folders.image_files(directory)
+  found = folders.image_files(directory)
+  paths = sorted([*found.images, *found.not_decoded])
   if not paths:
-    raise UserError(f"--input={source} has no images ({', '.join(IMAGE_SUFFIXES)}), {len(others):,} other files")
-  if others:
-    log.info("--input=%s: ignored %s files that are not images, e.g. %s", source, f"{len(others):,}", others[0].name)
+    raise UserError(f"--input={source} has no images ({', '.join(IMAGE_SUFFIXES)}), {len(found.others):,} other files")
+  if found.others:
+    log.info(
+      "--input=%s: ignored files that are not images: %s (%s)",
+      source,
+      f"{len(found.others):,}",
+      by_suffix(found.others),
+    )
   return (_image(relative_name(path, directory), path) for path in paths)
 
 
 def _image(id, path):
+  if image_kind(path) == "other_image":
+    return Row(id, reason=not_decoded(path))
   encoded, reason = modalities.of("image").encode(str(path))
   return Row(id, (encoded,), reason=reason)
 
 
 def _table_rows(file, modality, wanted, words):
-  names, records = tables.READERS[tables.suffix(file)](file)
+  table = open_table(file)
+  for note in table.notes:
+    log.info("%s", note)
   for flag, column in wanted.items():
-    if column not in names:
+    if column not in table.names:
       raise UserError(
         f"--input={file} has no column {column!r} (--{flag}) of {modality.plural}, which the model reads; "
-        f"{tables.known(file, names, column)}"
+        f"{table_columns.known(file, table.names, column)}"
       )
-  return _cell_rows(file, modality, tables.cells(file, names, records, wanted.values(), words=words))
+  return _cell_rows(file, modality, tables.cells(file, table, list(wanted.values()), words=words))
 
 
 def _cell_rows(file, modality, cells):
   for id, values, reason in cells:
     encoded = ()
     for value in () if reason else values:
-      value, reason = modality.locate(value, file) if value else (None, "")
-      part, reason = (b"", reason) if reason else modality.encode(value, allow_empty=True)
+      # The model reads what the cell holds: nothing is kept.
+      part, reason = (value, "") if isinstance(value, bytes) else _encoded(value, modality, file)
       encoded += (part,)
       if reason:
         break
     yield Row(id, encoded, reason=reason)
+
+
+def _encoded(value, modality, file):
+  value, reason = modality.locate(value, file) if value else (None, "")
+  return (b"", reason) if reason else modality.encode(value, allow_empty=True)
 
 
 def _file_lines(path):

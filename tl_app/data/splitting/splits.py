@@ -97,18 +97,38 @@ def read(path: pathlib.Path, examples: Examples) -> "Splits":
     raise UserError(f"{path} cannot be read: {error.strerror}") from None
   except (KeyError, TypeError, ValueError):
     raise UserError(f"{path} is not a manifest of splits: remove it, or name another workdir") from None
+  indices = _positions(columns, examples, path)
+  if len(examples) > num_examples:
+    notes.append(f"{len(examples) - num_examples:,} examples are newer than {path} and are ignored")
+  return Splits(examples=examples, notes=notes, settings=settings, **indices)
+
+
+def _positions(columns, examples, path):
+  """Returns {split: sorted int positions} of the listed examples: by id, or else all by content and label.
+
+  Content and label tell them where rows have moved: an id has the line in it.
+
+  Raises:
+    UserError: an example is gone, or has another content or label.
+  """
   place = {id: index for index, id in enumerate(examples.ids)}
-  indices = {}
+  by_content = collections.defaultdict(list)
+  for index in reversed(range(len(examples))):
+    by_content[examples.hashes[index], examples.labels[index]].append(index)
+  fault, by_id, moved = "", collections.defaultdict(list), collections.defaultdict(list)
   for split, rows in columns.items():
     for id, digest, label in rows:
       index = place.get(id)
       if index is None or examples.hashes[index] != digest or examples.labels[index] != label:
         change = "is gone" if index is None else "has changed" if examples.hashes[index] != digest else "is relabelled"
-        raise UserError(f"{path} no longer fits {examples.source}: {id} {change}; use a new --workdir")
-    indices[split] = np.sort(np.array([place[id] for id, _, _ in rows], dtype=np.int64))
-  if len(examples) > num_examples:
-    notes.append(f"{len(examples) - num_examples:,} examples are newer than {path} and are ignored")
-  return Splits(examples=examples, notes=notes, settings=settings, **indices)
+        fault = fault or f"{id} {change}"
+      by_id[split].append(index)
+      same = by_content[digest, label]
+      moved[split].append(same.pop() if same else None)
+  if fault and any(None in indices for indices in moved.values()):
+    raise UserError(f"{path} no longer fits {examples.source}: {fault}; use a new --workdir")
+  found = moved if fault else by_id
+  return {split: np.sort(np.array(found[split], dtype=np.int64)) for split in columns}
 
 
 def hashes(path: pathlib.Path) -> frozenset[str]:

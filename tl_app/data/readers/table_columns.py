@@ -1,0 +1,94 @@
+"""Which columns of a table hold the inputs and the labels."""
+
+import typing
+
+from tl_app import config as configs
+from tl_app.config.groups import DataConfig
+from tl_app.data import modalities
+from tl_app.data.modalities import Modality
+from tl_app.data.readers.rows import columns
+from tl_app.data.readers.table_files import suffix
+from tl_app.errors import UserError
+
+
+class Columns(typing.NamedTuple):
+  """The columns of a table.
+
+  Attributes:
+    modality: `Modality` of the inputs.
+    inputs: {flag: column} of the inputs: of one text or image, or of a pair of texts.
+    splits: {flag: column} of --group_column and --time_column, if they are given.
+    labels: names of the columns of the label.
+  """
+
+  modality: Modality
+  inputs: dict
+  splits: dict
+  labels: list
+
+
+def choose(names: list[str], config: DataConfig, split_columns: dict[str, str], file) -> Columns:
+  """Returns the `Columns` of a table.
+
+  Args:
+    names: all columns of the table.
+    config: names of the columns by flag.
+    split_columns: {flag: column} of --group_column and --time_column, if they are given.
+    file: path of the table, for messages.
+
+  Raises:
+    UserError: a column is not there, or there is a choice that the user has to make.
+  """
+  modality, column = _input_column(names, config, file)
+  for flag, name in split_columns.items():
+    if name not in names:
+      raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
+  labels = _label_columns(names, config, file)
+  return Columns(modality, _with_pair(names, modality, column, config.text_pair_column, file), split_columns, labels)
+
+
+def known(file, names, wanted):
+  """Returns the end of a message about a column that `file` lacks: the columns it has, and what names them."""
+  by_line = suffix(file).removesuffix(".gz") in (".csv", ".tsv", ".xlsx")
+  return columns(names, wanted, "its first line names the columns" if by_line else "its columns are")
+
+
+def _with_pair(names, modality, column, pair, file):
+  """Returns {flag: column} of the inputs: of one text or image, or of a pair of texts."""
+  inputs = {modality.column_flag: column}
+  if not pair:
+    return inputs
+  if modality.column_flag != "text_column":
+    raise UserError(f"--text_pair_column={pair}, but {file} is read for its {modality.plural}: remove the flag")
+  if pair not in names:
+    raise UserError(f"{file} has no column {pair!r} (--text_pair_column); {known(file, names, pair)}")
+  return inputs | {"text_pair_column": pair}
+
+
+def _label_columns(names, config, file):
+  """Returns the names of the columns of the label: --label_columns, else --label_column."""
+  flag = "label_columns" if config.label_columns else "label_column"
+  wanted = [name.strip() for name in config.label_columns.split(",") if name.strip()] or [config.label_column]
+  for name in wanted:
+    if name not in names:
+      raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
+  return wanted
+
+
+def _input_column(names, config, file):
+  """Returns (modality, column name): the one that is there, or of two the one that the user chose by flag."""
+  present = [m for m in modalities.MODALITIES.values() if getattr(config, m.column_flag) in names]
+  if len(present) > 1:
+    by_flag = [m for m in present if getattr(config, m.column_flag) != configs.FIELDS[m.column_flag].default]
+    if len(by_flag) != 1:
+      raise UserError(
+        f"{file} has both {config.text_column!r} and {config.image_column!r}: pass --image_column= (empty) to train on "
+        "the texts, --text_column= to train on the images"
+      )
+    present = by_flag
+  if present:
+    return present[0], getattr(config, present[0].column_flag)
+  raise UserError(
+    f"{file} has neither a column {config.text_column!r} (--text_column) nor {config.image_column!r} (--image_column); "
+    + known(file, names, config.text_column)
+  )

@@ -1,0 +1,176 @@
+"""The files of `table:PATH`, and which split each is for."""
+
+import os
+import pathlib
+import re
+
+from tl_app.data.readers.rows import (
+  IMAGE_SUFFIXES,
+  SPLIT_NAMES,
+  SplitFile,
+  by_suffix,
+  files_by_split,
+  matching,
+  split_of,
+  visible,
+)
+from tl_app.errors import UserError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll", ".xlsx", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".conll.gz")
+_SHARD = r"(?:-(?P<number>\d+)-of-(?P<of>\d+)(?:-[0-9a-f]{16})?)?"
+# "train2", "train_part3", "train (1)": a part of what "train" names.
+_PART = re.compile(r"[a-z]+[-_. (]*(?:part|chunk|fold)?[-_. ]*\d+\)?", re.I)
+# Files that lie beside the tables of a data set and are none.
+_ABOUT = re.compile(r"(readme|licen[cs]e|citation|notice|changelog)\b.*|.*\.(md|py|ipynb|pdf|html|log)", re.I)
+_ADVICE = {
+  ".xls": "save it as .xlsx or .csv",
+  ".ods": "save it as .xlsx or .csv",
+  ".json": "write one JSON object per line, as .jsonl",
+  ".txt": "name the columns on the first line and save it as .tsv",
+  ".arrow": "save it as .parquet",
+  ".feather": "save it as .parquet",
+  ".zip": "unpack it",
+}
+
+
+def suffix(file: pathlib.Path) -> str:
+  """Returns the suffix of a table in lower case, with the one before .gz: ".csv", ".csv.gz"."""
+  suffixes = [part.lower() for part in file.suffixes]
+  return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
+
+
+def is_table(file: pathlib.Path) -> bool:
+  """Returns whether the suffix is that of a table. Excel's lock file of an open workbook, "~$mails.xlsx", is none."""
+  return suffix(file) in SUFFIXES and not file.name.startswith("~$")
+
+
+def split_file(file: pathlib.Path) -> SplitFile | None:
+  """Returns the `SplitFile` of a table named after a split, else None.
+
+  The names are those of `SPLIT_NAMES`, and their shards: "train.csv", "train-00000-of-00004.parquet", also with the
+  hash that Hugging Face's datasets wrote after the number of shards.
+  """
+  return _split_file(file, lambda name: SPLIT_NAMES.get(name.lower(), ""))
+
+
+def find(path: str, what: str, notes: list[str]) -> tuple[pathlib.Path, list[tuple[str, pathlib.Path]]]:
+  """Returns (the directory that ids are relative to, [(split, file)]).
+
+  A file, the files of a glob, and the only table of a directory have split "".
+
+  Args:
+    path: a file, a glob, or a directory.
+    what: the flag with its value, the beginning of a message.
+    notes: list that gets a line about files that are not read, and about names that are not the plain ones.
+
+  Raises:
+    UserError: there is no table, or the splits of a directory cannot be told.
+  """
+  ignored = []
+  globbed = matching(path, what, split_file, os.path.isfile, ignored)
+  if globbed:
+    return _of_glob(*globbed, what, notes)
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise UserError(f"{what}: there is no file or directory {path}")
+  if path.is_dir():
+    return path, _of_directory(path, what, notes)
+  if suffix(path) not in SUFFIXES:
+    advice = f"; {_ADVICE[suffix(path)]}" if suffix(path) in _ADVICE else ""
+    raise UserError(f"{what}: {path.name} is not a table by its suffix; known are {', '.join(SUFFIXES)}{advice}")
+  return path.parent, [("", path)]
+
+
+def _split_file(file, split_of_name):
+  kind = suffix(file)
+  match = re.fullmatch(rf"(?P<name>.+?){_SHARD}", file.name[: len(file.name) - len(kind)], re.I)
+  split = split_of_name(match["name"]) if match else ""
+  if not is_table(file) or not split:
+    return None
+  return SplitFile(file, split, match["name"].lower() + kind, int(match["number"] or 0), int(match["of"] or 0))
+
+
+def _of_glob(root, found, what, notes):
+  tables = [file for file in found if is_table(file)]
+  if not tables:
+    raise UserError(f"{what} matches no table by its suffix, e.g. {found[0].name}; known are {', '.join(SUFFIXES)}")
+  others = [file for file in found if file not in tables]
+  _note_ignored(others, "not tables", what, notes)
+  return root, [("", file) for file in tables]
+
+
+def _of_directory(path, what, notes):
+  folders, files = visible(path)
+  tables = [file for file in files if is_table(file)]
+  if not tables:
+    return _of_folders(path, folders, what, notes)
+  others = [
+    file for file in files if not (is_table(file) or _ABOUT.fullmatch(file.name) or suffix(file) in IMAGE_SUFFIXES)
+  ]
+  _note_ignored(others, "not tables", what, notes)
+  if len(tables) == 1 and not split_file(tables[0]):
+    return [("", tables[0])]
+  split_files = [file for file in map(split_file, tables) if file]
+  if not split_files:
+    split_files = [file for file in (_split_file(table, split_of) for table in tables) if file]
+    if "train" not in {file.split for file in split_files}:
+      raise UserError(
+        f"{what}: {path} has {len(tables)} tables, none of them named train; it takes train, dev or val, and test, or "
+        "name one file, or parts by a glob"
+      )
+    named = ", ".join(f"{file.path.name} as {file.split}" for file in split_files[:6])
+    notes.append(f"{what}: files that are read as splits: {named}")
+  unread = [file for file in tables if file not in {file.path for file in split_files}]
+  _refuse_unread(unread, {file.split for file in split_files}, what)
+  _note_ignored(unread, "tables named after no split", what, notes)
+  return files_by_split(split_files, what)
+
+
+def _of_folders(path, folders, what, notes):
+  """Returns the tables in the folders of a directory without tables: train/, test/, or its only folder."""
+  holding = {folder: [file for file in visible(folder)[1] if is_table(file)] for folder in folders}
+  holding = {folder: tables for folder, tables in holding.items() if tables}
+  splits = {folder: split_of(folder.name) for folder in holding}
+  if "train" in splits.values() and all(splits.values()) and len(set(splits.values())) == len(splits):
+    return [(splits[folder], file) for folder, tables in holding.items() for file in tables]
+  if len(folders) == 1 and holding:
+    notes.append(f"{what}: {path} has one folder, whose tables are read: {folders[0].name}")
+    return _of_directory(folders[0], what, notes)
+  inside = f"; {next(iter(holding))} has {len(next(iter(holding.values())))}: name it" if holding else ""
+  raise UserError(
+    f"{what}: {path} has no table ({', '.join(SUFFIXES)}); it takes train, dev or val, and test, or name one file, or "
+    f"parts by a glob{inside}"
+  )
+
+
+def _refuse_unread(unread, found, what):
+  """Raises `UserError` for a table that is not read although its name begins with that of a split.
+
+  A part ("train_2") always; another name ("validation_matched") where the split has no file of its own.
+  """
+  for file in unread:
+    stem = file.name[: len(file.name) - len(suffix(file))]
+    split = SPLIT_NAMES.get(re.match(r"[a-z]*", stem.lower())[0], "")
+    if not split or (split in found and not _PART.fullmatch(stem)):
+      continue
+    folder = file.parent
+    if split == "train" or split in found:
+      advice = (
+        f"name the parts of train by a glob, --dataset='table:{folder}/train*{suffix(file)}', and the other splits by "
+        "--validation_dataset and --test_dataset"
+      )
+      if split != "train":
+        advice = f"name the parts by a glob, --{split}_dataset='table:{folder}/{split}*{suffix(file)}'"
+    else:
+      advice = f"pass --{split}_dataset=table:{file} and name the file of train by --dataset"
+    raise UserError(
+      f"{what}: {file.name} would not be read, but its name begins with {split}: {advice}, or move it away"
+    )
+
+
+def _note_ignored(ignored, which, what, notes):
+  if ignored:
+    notes.append(
+      f"{what}: files that are {which}, which are ignored: {len(ignored):,} ({by_suffix(ignored)}), e.g. "
+      f"{ignored[0].name}"
+    )

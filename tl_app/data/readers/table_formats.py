@@ -1,0 +1,251 @@
+"""`open_table`: names of columns and rows of a table, by the suffix of its file."""
+
+import csv
+import gzip
+import io
+import json
+import re
+import typing
+import zlib
+
+from tl_app.data.readers.rows import as_text
+from tl_app.data.readers.table_files import suffix
+from tl_app.errors import UserError
+
+# Texts of a table may be whole documents; the csv module stops at 128 KiB otherwise.
+csv.field_size_limit(2**31 - 1)
+
+# Separators of a .csv, the usual one first, with their names.
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+# Records that tell the separator of a .csv.
+_SAMPLE = 50
+# Rows of a Parquet file in memory at a time; each may hold an image.
+_ROWS_AT_A_TIME = 512
+
+
+class Table(typing.NamedTuple):
+  """A table that is being read.
+
+  Attributes:
+    names: of the columns.
+    rows: iterator of (number, row). The number is that of the line on which the row begins, as an editor counts; of the
+      row of a worksheet; in Parquet, which has no lines, of the row, from 1. A row is a sequence with a cell for each
+      column, or the reason as a str why it has none.
+    notes: lines worth telling the user.
+  """
+
+  names: list
+  rows: typing.Iterator
+  notes: tuple = ()
+
+
+def open_table(file) -> Table:
+  """Returns the `Table` of a file.
+
+  Args:
+    file: path with one of `table_files.SUFFIXES`.
+
+  Raises:
+    UserError: it cannot be read, or has no columns. Iteration over the rows raises it too.
+  """
+  return _READERS[suffix(file).removesuffix(".gz")](file)
+
+
+def _read_text(file):
+  try:
+    data = file.read_bytes()
+    if file.suffix.lower() == ".gz":
+      data = gzip.decompress(data)
+    return data.decode("utf-8-sig")
+  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    raise UserError(f"{file} is damaged, or not compressed by gzip: {error}") from None
+  except OSError as error:
+    raise UserError(f"{file} cannot be read: {error.strerror}") from None
+  except UnicodeDecodeError as error:
+    line = data.count(b"\n", 0, error.start) + 1
+    raise UserError(f"{file} is not UTF-8: byte {error.start} on line {line}; save it as UTF-8") from None
+
+
+def _header(file, names):
+  repeated = {name for name in names if names.count(name) > 1}
+  if repeated:
+    raise UserError(f"{file} has the column {sorted(repeated)[0]!r} twice in its header: rename one")
+  return names
+
+
+def _read_tsv(file):
+  """Returns the `Table` of a TSV without quoting: a quote is a character like any other."""
+  lines = (line.removesuffix("\r") for line in _read_text(file).split("\n"))
+  rows = ((number, line.split("\t")) for number, line in enumerate(lines, start=1) if line)
+  return _with_header(file, rows)
+
+
+def _read_csv(file):
+  """Returns the `Table` of a CSV with quoting; a quoted field may hold separators and line ends.
+
+  The separator is that of `SEPARATORS` which gives most of the first records as many fields as the header, two or more;
+  a first line "sep=;", as Excel writes it, names it. Where none does, it is the comma.
+  """
+  text, first = _read_text(file), 0
+  named = re.match(r"sep=(.)\r?\n", text, re.I)
+  if named:
+    text, first, separator = text[named.end() :], 1, named[1]
+  else:
+    separator = _separator(text)
+  other = SEPARATORS.get(separator, repr(separator))
+  notes = (f"{file}: its fields are separated by {other}",) if separator != "," else ()
+  return _with_header(file, _csv_rows(file, text, separator, first), notes)
+
+
+def _separator(text):
+  sample = text[:1_000_000]
+  fitting = {separator: _fitting(sample, separator) for separator in SEPARATORS if separator in sample}
+  best = max(fitting, key=fitting.get, default=",")
+  return best if fitting.get(best) else ","
+
+
+def _fitting(text, separator):
+  """Returns how many of the first records have as many fields as the header; 0 if that has fewer than two."""
+  counts = []
+  try:
+    for row in csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator):
+      counts += [len(row)] if row else []
+      if len(counts) > _SAMPLE:
+        break
+  except csv.Error:
+    pass
+  return sum(count == counts[0] for count in counts) if counts and counts[0] > 1 else 0
+
+
+def _csv_rows(file, text, separator, line):
+  """Yields (number of the first line, fields) of each record; `line` is the number of lines before `text`."""
+  reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+  try:
+    begins = line + 1
+    for row in reader:
+      if row:
+        yield begins, row
+      begins = line + reader.line_num + 1
+  except csv.Error as error:
+    raise UserError(f"{file}, line {line + reader.line_num}: {error}: a quote is not closed or not doubled") from None
+
+
+def _with_header(file, rows, notes=()):
+  """Returns the `Table` from (line number, fields); a ragged row becomes the reason as a str."""
+  _, names = next(rows, (0, None))
+  if names is None:
+    raise UserError(f"{file} is empty")
+  records = (
+    (line, row if len(row) == len(names) else f"line {line} has {len(row)} fields, the header has {len(names)}")
+    for line, row in rows
+  )
+  return Table(_header(file, names), records, notes)
+
+
+def _read_jsonl(file):
+  """Returns the `Table` of one JSON object per line, with the keys of all lines; an absent key is None."""
+  records, names = [], {}
+  for number, line in enumerate(_read_text(file).split("\n"), start=1):
+    if not line.strip():
+      continue
+    try:
+      record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+      record, reason = None, f"line {number} is not JSON: {getattr(error, 'msg', error)}"
+    else:
+      reason = f"line {number} is not a JSON object"
+    records.append((number, record if isinstance(record, dict) else reason))
+    names.update(dict.fromkeys(record if isinstance(record, dict) else ()))
+  if not names:
+    raise UserError(f"{file} {'has no line with a JSON object: ' + records[0][1] if records else 'is empty'}")
+  rows = ((line, r if isinstance(r, str) else [r.get(name) for name in names]) for line, r in records)
+  return Table(list(names), rows)
+
+
+def _read_parquet(file):
+  """Returns the `Table` of a Parquet file; numbers of classes become their names."""
+  import pyarrow
+  from pyarrow import parquet
+
+  def refuse(error):
+    return UserError(f"{file} is not a Parquet file that can be read: {str(error).splitlines()[0]}")
+
+  try:
+    table = parquet.ParquetFile(file)
+    names = _header(file, table.schema_arrow.names)
+    classes = _class_names(table.schema_arrow.metadata or {})
+  except (pyarrow.ArrowException, OSError) as error:
+    raise refuse(error) from None
+  of_column = [classes.get(name) for name in names]
+
+  def rows():
+    try:
+      for batch in table.iter_batches(_ROWS_AT_A_TIME):
+        for row in zip(*(column.to_pylist() for column in batch.columns)):
+          yield [_named(value, known) for value, known in zip(row, of_column)]
+    except (pyarrow.ArrowException, OSError) as error:
+      raise refuse(error) from None
+
+  return Table(names, enumerate(rows(), start=1))
+
+
+def _class_names(metadata):
+  """Returns {column: names of its numbers}, which Hugging Face's datasets write beside the schema of a Parquet file."""
+  try:
+    features = json.loads(metadata.get(b"huggingface", "{}")).get("info", {}).get("features", {})
+  except (ValueError, AttributeError):
+    return {}
+  inner = {name: feature.get("feature", feature) for name, feature in features.items() if isinstance(feature, dict)}
+  return {name: f["names"] for name, f in inner.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+
+
+def _named(value, names):
+  """Returns a cell with its class numbers as names; -1 is no label."""
+  if names is None or value is None:
+    return value
+  if isinstance(value, list):
+    return [_named(member, names) for member in value]
+  return names[value] if 0 <= value < len(names) else None
+
+
+def _read_xlsx(file):
+  """Returns the `Table` of the first worksheet of an Excel workbook; rows without a value are passed over."""
+  try:
+    import openpyxl
+  except ImportError:
+    raise UserError(f"{file}: reading .xlsx needs openpyxl: pip install 'tl_app[excel]', or save it as .csv") from None
+  try:
+    book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+    sheets = book.worksheets
+    cells = ((number, list(row)) for number, row in enumerate(sheets[0].iter_rows(values_only=True), start=1))
+    rows = ((number, row) for number, row in cells if any(cell not in (None, "") for cell in row))
+    first = next(rows, None)
+  # The errors of openpyxl, of zipfile and of the XML parser have no common class.
+  except Exception as error:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise UserError(f"{file} is not an .xlsx workbook that can be read: {reason}") from None
+  if not first:
+    raise UserError(f"{file} is empty: its first worksheet is read, {sheets[0].title!r}")
+  width = max(position for position, cell in enumerate(first[1], start=1) if cell not in (None, ""))
+  names = _header(file, [as_text(cell) or "" for cell in first[1][:width]])
+  records = ((number, (row + [None] * width)[:width]) for number, row in rows)
+  unread = ", ".join(repr(sheet.title) for sheet in sheets[1:5])
+  notes = (f"{file}: the worksheet {sheets[0].title!r} is read; not read are {unread}",) if unread else ()
+  return Table(names, records, notes)
+
+
+def _read_conll(file):
+  """Returns the `Table` of tagged words, see `conll.read`; a row is a sentence."""
+  from tl_app.data.readers import conll
+
+  return Table(*conll.read(file, _read_text(file)))
+
+
+_READERS = {
+  ".csv": _read_csv,
+  ".tsv": _read_tsv,
+  ".jsonl": _read_jsonl,
+  ".parquet": _read_parquet,
+  ".xlsx": _read_xlsx,
+  ".conll": _read_conll,
+}

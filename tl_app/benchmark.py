@@ -6,6 +6,7 @@ Takes all flags of tl_app.train. Prints ratios with their spread and writes benc
 """
 
 from tl_app import backbones, cli
+from tl_app.data.readers import preflight
 
 cli.define_run()
 cli.flag("parts", "stages,head,trunk,lengths", "What to measure, separated by commas; see docs/performance.md.")
@@ -17,6 +18,7 @@ def main():
   flags = cli.FLAGS
   config = cli.config_from_flags()
   backbones.resolve(config.backbone)
+  preflight.check(config)
   cli.start_tensorflow()
   from tl_app.commands import benchmark
 

@@ -9,10 +9,11 @@ Takes the flags of training, of which only --dataset is needed. Exit code 0: not
 import pathlib
 
 from tl_app import backbones, cli, files
+from tl_app.data.readers import preflight
 from tl_app.errors import RunFailed, UserError
 
 cli.define()
-cli.flag("output", "", "JSON file of the findings. Empty: they are only printed.")
+cli.flag("output", "", "JSON file of the findings. Empty: they are only printed.", path=True)
 
 
 def main():
@@ -22,6 +23,7 @@ def main():
     raise UserError(f"--output={flags.output} is a directory: give a file")
   if config.backbone:
     backbones.resolve(config.backbone)
+  preflight.check(config)
   cli.start_tensorflow()
   from tl_app.checking import summary
   from tl_app.commands import check

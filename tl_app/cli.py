@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from absl import flags
 
 from tl_app import config as config_lib
+from tl_app import files
 from tl_app.errors import RunFailed, UserError
 
 FLAGS = flags.FLAGS
@@ -40,16 +41,32 @@ def define(names: Iterable[str] | None = None) -> None:
 
 def _define_field(field):
   name, meta = field.name, field.metadata
-  if meta["choices"] or meta["word"]:
+  if meta["path"]:
+    _define_path(name, field.default, meta["help"])
+  elif meta["choices"] or meta["word"]:
     parser = _Choice(name, meta["choices"]) if meta["choices"] else _IntegerOrWord(meta["word"])
     flags.DEFINE(parser, name, field.default, meta["help"], serializer=flags.ArgumentSerializer())
   else:
     _DEFINE[config_lib.TYPES[name]](name, field.default, meta["help"])
 
 
-def flag(name: str, default: str | int, help: str, low: int | None = None) -> None:
-  """Defines a flag that only this command has; `low` is the smallest number that it takes."""
-  if isinstance(default, str):
+def _define_path(name, default, help):
+  flags.DEFINE(_Path(), name, default, help, serializer=flags.ArgumentSerializer())
+
+
+def flag(name: str, default: str | int, help: str, low: int | None = None, path: bool = False) -> None:
+  """Defines a flag that only this command has.
+
+  Args:
+    name: of the flag.
+    default: its default, a text or a number.
+    help: what it does.
+    low: the smallest number that it takes.
+    path: whether it is a path, in which ~ is the home directory.
+  """
+  if path:
+    _define_path(name, default, help)
+  elif isinstance(default, str):
     flags.DEFINE_string(name, default, help)
   else:
     flags.DEFINE_integer(name, default, help, lower_bound=low)
@@ -59,7 +76,7 @@ def flag(name: str, default: str | int, help: str, low: int | None = None) -> No
 def define_run() -> None:
   """Defines every flag of a training run: the fields of `Config`, and --config."""
   define()
-  flags.DEFINE_string("config", "", "config.json of an earlier run. Flags on the command line override it.")
+  _define_path("config", "", "config.json of an earlier run. Flags on the command line override it.")
   _DEFINED["Run"].append("config")
 
 
@@ -235,6 +252,18 @@ def _help_lines(flag):
   usage = f"--[no]{flag.name}" if about["values"] == "bool" else f"--{flag.name}={about['values']}"
   yield f"  {usage}" + (f" [{about['default']}]" if about["default"] else "")
   yield from textwrap.wrap(about["help"], 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+class _Path(flags.ArgumentParser):
+  """A path, or a name of something that may be a path."""
+
+  def parse(self, argument):
+    """Returns the text with the home directory in place of ~."""
+    return files.expanded(argument)
+
+  def flag_type(self):
+    """Returns what help says of the values."""
+    return "string"
 
 
 class _Choice(flags.EnumParser):

@@ -6,7 +6,7 @@ python -m tl_app.export --workdir=runs/movie_reviews --output=serving/1
 from tl_app import cli, workdir
 
 cli.define(["workdir", "cache_dir", "offline"])
-cli.flag("output", "", "Directory of the SavedModel. Empty: export/ in the workdir.")
+cli.flag("output", "", "Directory of the SavedModel. Empty: export/ in the workdir.", path=True)
 
 
 def main():

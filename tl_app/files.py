@@ -4,10 +4,25 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
+
+
+def expanded(value: Any) -> Any:
+  """Returns the value of a flag that is a path, with the home directory in place of a leading ~ or ~user.
+
+  This is the one place that turns such a flag into a path: `cli` calls it for the command line, `Config` for keywords
+  and config.json. The form before a path stays: "table:~/mails.csv". A value that is no path is returned as it is.
+  """
+  if isinstance(value, os.PathLike):
+    value = os.fspath(value)
+  if not isinstance(value, str):
+    return value
+  form, path = re.fullmatch(r"([a-z]+:(?=~))?(.*)", value, re.DOTALL).groups(default="")
+  return form + os.path.expanduser(path)
 
 
 @contextlib.contextmanager

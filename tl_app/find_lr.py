@@ -6,6 +6,7 @@ Takes all flags of tl_app.train. Writes find_lr.json and find_lr.svg; no trained
 """
 
 from tl_app import backbones, cli
+from tl_app.data.readers import preflight
 
 cli.define_run()
 cli.flag("steps", 100, "Number of batches, each with a higher learning rate.", low=10)
@@ -14,6 +15,7 @@ cli.flag("steps", 100, "Number of batches, each with a higher learning rate.", l
 def main():
   config = cli.config_from_flags()
   backbones.resolve(config.backbone)
+  preflight.check(config)
   cli.start_tensorflow()
   from tl_app.commands import find_lr
 

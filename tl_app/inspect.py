@@ -11,7 +11,7 @@ from tl_app.errors import UserError
 
 LOADING = ["preprocessor", "pooling", "image_size", "pixels"]
 cli.define(["cache_dir", "offline", "backbone", *LOADING])
-cli.flag("workdir", "", "A finished run: compares its export, stage by stage, with the original backbone.")
+cli.flag("workdir", "", "A finished run: compares its export, stage by stage, with the original backbone.", path=True)
 
 
 def main():

@@ -4,12 +4,16 @@ python -m tl_app.predict --model=runs/movie_reviews/export --input=reviews.txt
 """
 
 from tl_app import cli
+from tl_app.data.readers import preflight
 
-cli.flag("model", "", "The exported SavedModel: WORKDIR/export.")
+cli.flag("model", "", "The exported SavedModel: WORKDIR/export.", path=True)
 cli.flag(
-  "input", "", "An image, a directory of images, a .txt file or - (one text per line), csv, tsv, jsonl, parquet, conll."
+  "input",
+  "",
+  "An image, a directory of images, a .txt file or - (one text per line), csv, tsv, jsonl, xlsx, parquet, conll.",
+  path=True,
 )
-cli.flag("output", "", "File of the answers. Empty: standard output.")
+cli.flag("output", "", "File of the answers. Empty: standard output.", path=True)
 cli.flag("batch_size", 32, "Number of inputs per call of the model.")
 cli.define(["text_column", "text_pair_column", "image_column"])
 
@@ -17,6 +21,9 @@ cli.define(["text_column", "text_pair_column", "image_column"])
 def main():
   flags = cli.FLAGS
   cli.need("model", "input")
+  preflight.require_path(flags.model, f"--model={flags.model}", "export")
+  if flags.input != "-":
+    preflight.require_path(flags.input, f"--input={flags.input}", "such file or directory")
   cli.start_tensorflow()
   from tl_app.commands import predict
 

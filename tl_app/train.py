@@ -4,14 +4,16 @@ python -m tl_app.train --flagfile=configs/movie_reviews_minilm.cfg --workdir=run
 """
 
 from tl_app import backbones, cli
+from tl_app.data.readers import preflight
 
 cli.define_run()
 
 
 def main():
   config = cli.config_from_flags()
-  # A misspelt name is reported at once, not after the seconds that TensorFlow takes to start.
+  # A wrong name is reported at once, not after the seconds that TensorFlow takes to start.
   backbones.resolve(config.backbone)
+  preflight.check(config)
   cli.start_tensorflow()
   from tl_app.commands import train
   from tl_app.report import summary

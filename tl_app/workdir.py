@@ -210,7 +210,7 @@ def claim(root: str | pathlib.Path, config: config_lib.Config) -> Iterator[Workd
   Raises:
     UserError: the directory holds a finished run with other flags, files of something else, or a run in progress.
   """
-  run = Workdir(pathlib.Path(root))
+  run = Workdir(pathlib.Path(files.expanded(root)))
   try:
     new = not run.root.exists()
     run.root.mkdir(parents=True, exist_ok=True)
@@ -224,7 +224,7 @@ def claim(root: str | pathlib.Path, config: config_lib.Config) -> Iterator[Workd
       _restore(run)
     _move_aside(run)
     try:
-      files.write_text(run.config, config_lib.to_json(dataclasses.replace(config, workdir=str(root))))
+      files.write_text(run.config, config_lib.to_json(dataclasses.replace(config, workdir=str(run.root))))
       yield run
     except (UserError, OSError):
       _restore(run)
@@ -247,7 +247,7 @@ def open_run(root: str | pathlib.Path) -> tuple[Workdir, config_lib.Config]:
   Raises:
     UserError: there is no finished run.
   """
-  run = Workdir(pathlib.Path(root))
+  run = Workdir(pathlib.Path(files.expanded(root)))
   if _was_killed(run):
     raise UserError(
       f"--workdir={root}: a second run is in progress there, or was killed: wait for it, or start it again; the "

@@ -194,5 +194,5 @@ def test_what_does_not_fit_pairs_ends_in_one_line(world, tmp_path, flags, messag
 @pytest.mark.slow
 def test_an_empty_half_is_a_bad_example(world, tmp_path):
   (tmp_path / "a.csv").write_text("one,two,label\na,b,x\nc,,y\n")
-  with pytest.raises(UserError, match="a.csv:2: --text_pair_column: the text is empty"):
+  with pytest.raises(UserError, match="a.csv:3: --text_pair_column: the text is empty"):
     train.train_and_evaluate(Config(**vars(config(world)) | {"dataset": f"table:{tmp_path / 'a.csv'}"}), tmp_path / "r")

@@ -179,7 +179,7 @@ def test_groups_in_two_given_splits_are_found(tmp_path):
     lines = [f"{text},{label},{group}" for (text, label, _), group in zip(rows, groups)]
     (tmp_path / f"{split}.csv").write_text("\n".join(["text,label,who", *lines]))
   found = kinds_of(f"table:{tmp_path}", group_column="who")
-  assert set(found) == {"group_leak"} and found["group_leak"].examples == ["test.csv:3 = train.csv:4"]
+  assert set(found) == {"group_leak"} and found["group_leak"].examples == ["test.csv:4 = train.csv:5"]
 
 
 def test_one_class_is_a_fault_and_no_refusal(tmp_path):
@@ -328,8 +328,8 @@ def test_what_a_vocabulary_loses_is_found(tmp_path, modules):
   (tmp_path / "more.csv").write_text("\n".join(lines + more), encoding="utf-8")
   found = kinds_of(f"table:{tmp_path / 'more.csv'}", **flags)
   assert {"unknown_tokens", "long_texts"} <= set(found)
-  assert found["unknown_tokens"].examples == ["more.csv:81"] and "CJK in 1" in found["unknown_tokens"].detail
-  assert found["long_texts"].examples == ["more.csv:82 (80 tokens)"] and "at 16 tokens" in found["long_texts"].detail
+  assert found["unknown_tokens"].examples == ["more.csv:82"] and "CJK in 1" in found["unknown_tokens"].detail
+  assert found["long_texts"].examples == ["more.csv:83 (80 tokens)"] and "at 16 tokens" in found["long_texts"].detail
 
 
 @pytest.mark.slow

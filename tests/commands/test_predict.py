@@ -145,7 +145,7 @@ def test_one_image_and_a_table_of_images(answer, tmp_path):
   assert _pairs(answer("image", tmp_path / "p" / "photo")) == [("photo", "high")]
   table = write(tmp_path / "t.csv", "file\np/photo\np/gone.png\n\n")
   answers = answer("image", table, image_column="file")
-  assert _pairs(answers)[0] == ("t.csv:1", "high")
+  assert _pairs(answers)[0] == ("t.csv:2", "high")
   assert f"{tmp_path}/p/gone.png cannot be read" in answers[1]["error"]
 
 

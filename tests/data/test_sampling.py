@@ -333,7 +333,7 @@ def test_columns_of_a_table(tmp_path):
 
 def test_an_empty_group_is_a_bad_example(tmp_path):
   path = write(tmp_path / "t.csv", "text,label,who\nx,a,p\ny,b,\n")
-  with pytest.raises(UserError, match=r"t.csv:2: it has no who \(--group_column\)"):
+  with pytest.raises(UserError, match=r"t.csv:3: it has no who \(--group_column\)"):
     load(f"table:{path}", group_column="who")
   assert list(load(f"table:{path}", group_column="who", on_bad_example="skip").groups) == ["p"]
   with pytest.raises(UserError, match=r"no column 'whom' \(--group_column\); .* did you mean who\?"):

@@ -12,7 +12,7 @@ def test_table_directory_gives_splits_and_ignores_other_files(tmp_path):
     write(tmp_path / name, f"text\tlabel\nin {name}\tyes\n")
   write(tmp_path / "README.txt", "about")
   examples = load(f"table:{tmp_path}")
-  assert list(examples.ids) == ["train.tsv:1", "dev.tsv:1", "test.tsv:1"]
+  assert list(examples.ids) == ["train.tsv:2", "dev.tsv:2", "test.tsv:2"]
   assert list(examples.splits) == ["train", "validation", "test"]
 
 
@@ -20,7 +20,7 @@ def test_table_of_one_file_has_no_splits(tmp_path):
   file = write(tmp_path / "all.tsv", "text\tlabel\nx\ta\ny\tb\n")
   for name in (file, tmp_path):
     examples = load(f"table:{name}")
-    assert list(examples.ids) == ["all.tsv:1", "all.tsv:2"]
+    assert list(examples.ids) == ["all.tsv:2", "all.tsv:3"]
     assert set(examples.splits) == {""}
 
 
@@ -29,7 +29,7 @@ def test_tsv_has_no_quoting_and_no_missing_value_words(tmp_path):
   examples = load(f"table:{file}")
   assert list(examples.inputs.array()) == ['"NA, he said', "null", "NaN"]
   assert list(examples.labels) == ["None", "1", "1.0"]
-  assert examples.ids[1] == "t.tsv:2"
+  assert examples.ids[1] == "t.tsv:4"
 
 
 def test_csv_has_quoting(tmp_path):
@@ -58,14 +58,14 @@ def test_jsonl_and_parquet_keep_whole_labels_whole(tmp_path):
 
 def test_table_bad_rows_stop_or_are_listed(tmp_path):
   file = write(tmp_path / "t.tsv", "text\tlabel\ngood\ta\n  \ta\nno label\t\nragged\ta\tb\nshort\nfine\tb\n")
-  assert "t.tsv:2: the text is empty (4 of 6" in refusal(f"table:{file}")
+  assert "t.tsv:3: the text is empty (4 of 6" in refusal(f"table:{file}")
   examples = load(f"table:{file}", on_bad_example="skip")
-  assert list(examples.ids) == ["t.tsv:1", "t.tsv:6"]
+  assert list(examples.ids) == ["t.tsv:2", "t.tsv:7"]
   assert {bad["id"]: bad["reason"] for bad in examples.skipped} == {
-    "t.tsv:2": "the text is empty",
-    "t.tsv:3": "it has no label",
-    "t.tsv:4": "line 5 has 3 fields, the header has 2",
-    "t.tsv:5": "line 6 has 1 fields, the header has 2",
+    "t.tsv:3": "the text is empty",
+    "t.tsv:4": "it has no label",
+    "t.tsv:5": "line 5 has 3 fields, the header has 2",
+    "t.tsv:6": "line 6 has 1 fields, the header has 2",
   }
 
 
@@ -85,11 +85,11 @@ def test_jsonl_bad_lines(tmp_path):
 def test_table_of_image_paths(tmp_path):
   write_images(tmp_path, "pictures/1.jpg", "pictures/2.jpg")
   file = write(tmp_path / "t.csv", "image,label\npictures/1.jpg,a\npictures/2.jpg,b\npictures/3.jpg,b\n")
-  assert f"t.csv:3: {tmp_path}/pictures/3.jpg cannot be read: No such file" in refusal(f"table:{file}")
+  assert f"t.csv:4: {tmp_path}/pictures/3.jpg cannot be read: No such file" in refusal(f"table:{file}")
   examples = load(f"table:{file}", on_bad_example="skip")
   assert examples.modality == "image"
   assert examples.inputs.array()[1] == str(tmp_path / "pictures/2.jpg")
-  assert list(examples.ids) == ["t.csv:1", "t.csv:2"]
+  assert list(examples.ids) == ["t.csv:2", "t.csv:3"]
 
 
 def test_table_with_text_and_image_columns_wants_a_choice(tmp_path):
@@ -124,7 +124,7 @@ def test_unreadable_tables(tmp_path):
   assert "fake.parquet is not a Parquet file" in refusal(f"table:{fake}")
   assert "is empty" in refusal(f"table:{write(tmp_path / 'none.csv', '')}")
   assert "no rows" in refusal(f"table:{write(tmp_path / 'header.csv', 'text,label')}")
-  assert "known are .csv, .tsv, .jsonl, .parquet" in refusal(f"table:{write(tmp_path / 'sheet.xlsx', '')}")
+  assert "known are .csv, .tsv, .jsonl, .parquet" in refusal(f"table:{write(tmp_path / 'sheet.xls', '')}")
   assert "there is no file" in refusal(f"table:{tmp_path / 'missing.csv'}")
 
 
@@ -150,9 +150,9 @@ def test_clinc150_leaves_other_tables_alone(shared):
 
 
 def test_a_first_line_that_names_no_columns_is_told(tmp_path):
-  semicolons = write(tmp_path / "semicolons.csv", "text;label\nx;a\n")
+  commas = write(tmp_path / "commas.tsv", "text,label\nx,a\n")
   headless = write(tmp_path / "headless.csv", "a good film,positive\na bad film,negative\n")
-  assert "its only column is 'text;label': separate the fields of a .csv by commas" in refusal(f"table:{semicolons}")
+  assert "its only column is 'text,label': separate the fields of a .csv by commas" in refusal(f"table:{commas}")
   assert "its first line names the columns: a good film, positive" in refusal(f"table:{headless}")
 
 
@@ -161,7 +161,7 @@ def test_a_glob_joins_parts_with_the_same_columns(tmp_path):
   write(tmp_path / "part-2.csv", "label,text\nb,two\n")
   write(tmp_path / "more" / "part-1.csv", "text,label\nthree,a\n")
   examples = load(f"table:{tmp_path}/**/part-*.csv")
-  assert list(examples.ids) == ["more/part-1.csv:1", "part-1.csv:1", "part-2.csv:1"]
+  assert list(examples.ids) == ["more/part-1.csv:2", "part-1.csv:2", "part-2.csv:2"]
   assert list(zip(examples.inputs.array(), examples.labels)) == [("three", "a"), ("one", "a"), ("two", "b")]
   assert set(examples.splits) == {""}
   write(tmp_path / "part-3.csv", "text,class\nthree,a\n")
@@ -209,7 +209,7 @@ def test_image_paths_may_be_absolute_or_from_home_but_no_address(tmp_path, monke
   monkeypatch.setenv("HOME", str(write_images(tmp_path / "home", "1.jpg")))
   other = write_images(tmp_path / "elsewhere", "2.jpg") / "2.jpg"
   file = write(tmp_path / "d" / "t.csv", f"image,label\n~/1.jpg,a\n{other},b\nhttps://host/3.jpg,b\n")
-  assert "t.csv:3: https://host/3.jpg is an address: download the images" in refusal(f"table:{file}")
+  assert "t.csv:4: https://host/3.jpg is an address: download the images" in refusal(f"table:{file}")
   assert list(load(f"table:{file}", on_bad_example="skip").inputs.array()) == [
     str(tmp_path / "home" / "1.jpg"),
     str(other),

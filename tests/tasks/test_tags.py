@@ -73,7 +73,7 @@ def test_conll_files_are_read_with_their_splits_columns_and_comments(tmp_path):
   config, examples = load(tmp_path)
   assert list(examples.inputs.array()) == ["EU #", "Bonn is", "New\u00a0York #"]
   assert list(examples.labels) == ["I-ORG O", "B-LOC O", "B-LOC O"]
-  assert list(examples.splits) == ["train", "train", "test"] and examples.ids[1] == "train.conll:2"
+  assert list(examples.splits) == ["train", "train", "test"] and examples.ids[1] == "train.conll:9"
   assert tasks.choose(config, examples)[0].name == "token_classification"
   assert list(load(tmp_path, label_column="3")[1].labels[:2]) == ["I-NP O", "I-NP B-VP"]
 
@@ -84,7 +84,7 @@ def test_conll_files_are_read_with_their_splits_columns_and_comments(tmp_path):
     ("Bonn\nis\n", "its lines have one column, e.g. line 1"),
     ("\n\n", "it is empty"),
     ("Bonn\tB-LOC\nis\tO\tX\n", "train.conll:1: line 1 has 2 columns, others have 3"),
-    ("a O\n\nBonn LOC\n", "train.conll:2: line 3: 'LOC' is no tag: O, or B- and I-"),
+    ("a O\n\nBonn LOC\n", "train.conll:3: line 3: 'LOC' is no tag: O, or B- and I-"),
     ("Bonn\tB-LOC\n\tO\n", "train.conll:1: line 2 has an empty column"),
     ("Bonn B-\n", "line 1: 'B-' is no tag"),
   ],

@@ -6,8 +6,8 @@ import dataclasses
 AUTO = "auto"
 
 
-def _field(default, help, choices=None, low=None, high=None, word=None, common=False):
-  metadata = {"help": help, "choices": choices, "low": low, "high": high, "word": word, "common": common}
+def _field(default, help, choices=None, low=None, high=None, word=None, common=False, path=False):
+  metadata = {"help": help, "choices": choices, "low": low, "high": high, "word": word, "common": common, "path": path}
   return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -15,10 +15,11 @@ def _field(default, help, choices=None, low=None, high=None, word=None, common=F
 class RunConfig:
   """Where a run lies and what it writes."""
 
-  workdir: str = _field("", "Directory of this run. All results are written here.", common=True)
+  workdir: str = _field("", "Directory of this run. All results are written here.", common=True, path=True)
   cache_dir: str = _field(
     "",
     "Directory of downloads and cached features. Empty: $TL_APP_CACHE, else tl_app in the user's cache directory.",
+    path=True,
   )
   offline: bool = _field(False, "Do not use the network: read cached and local files only.", common=True)
   seed: int = _field(0, "Random seed of initialisation, shuffling, dropout and augmentation.", low=0, common=True)
@@ -40,11 +41,13 @@ class BackboneConfig:
     "",
     "Name from `python -m tl_app.inspect`, or a handle: a URL, kaggle://, hf://, or a directory.",
     common=True,
+    path=True,
   )
   preprocessor: str = _field(
     "",
     "TF Hub preprocessing model for a text SavedModel. Empty: the one in the backbone table, else a tokenizer built "
     "from the module's vocab_file.",
+    path=True,
   )
   pooling: str = _field(
     "auto",
@@ -105,12 +108,18 @@ class DataConfig:
     "Training data: movie_reviews, digits, images:DIR, table:PATH, tfrecord:PATH (each may be a glob pattern), or "
     "tfds:NAME[/CONFIG][:VERSION].",
     common=True,
+    path=True,
   )
   validation_dataset: str = _field(
-    "", "Validation data, in any form of --dataset. Empty: a split of --dataset.", common=True
+    "",
+    "Validation data, in any form of --dataset. Empty: a split of --dataset.",
+    common=True,
+    path=True,
   )
-  test_dataset: str = _field("", "Test data, in any form of --dataset. Empty: a split of --dataset.", common=True)
-  data_dir: str = _field("", "Directory of prepared TFDS data sets.")
+  test_dataset: str = _field(
+    "", "Test data, in any form of --dataset. Empty: a split of --dataset.", common=True, path=True
+  )
+  data_dir: str = _field("", "Directory of prepared TFDS data sets.", path=True)
   text_column: str = _field("text", "Column (or feature) of the text.", common=True)
   text_pair_column: str = _field("", "Column of the second text, for pairs of texts.")
   image_column: str = _field("image", "Column of image paths, relative to the table, or feature of encoded images.")
@@ -333,7 +342,9 @@ class MachineConfig:
     choices=("auto", "tensorflow", "openvino"),
   )
   feature_cache: str = _field(
-    "auto", "Where frozen features are kept. auto: in --cache_dir. off: computed in every run. Or a directory."
+    "auto",
+    "Where frozen features are kept. auto: in --cache_dir. off: computed in every run. Or a directory.",
+    path=True,
   )
   feature_cache_gb: float = _field(
     8.0,

@@ -196,7 +196,7 @@ def cache_is_a_directory(config):
   """--feature_cache is auto, off or a directory."""
   if not config.feature_cache:
     return "--feature_cache is empty: use auto, off or a directory"
-  if config.feature_cache not in ("auto", "off") and os.path.isfile(os.path.expanduser(config.feature_cache)):
+  if config.feature_cache not in ("auto", "off") and os.path.isfile(config.feature_cache):
     return f"--feature_cache={config.feature_cache} is a file: use auto, off or a directory"
   return ""
 

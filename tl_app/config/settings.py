@@ -7,6 +7,7 @@ import dataclasses
 import typing
 from collections.abc import Callable
 
+from tl_app import files
 from tl_app.config.groups import (
   AUTO,
   AugmentationConfig,
@@ -51,8 +52,14 @@ class Config(
 ):
   """All settings of a run. A field is a flag of the same name; `validate` refuses values that cannot work.
 
-  The properties are the groups that code takes: `splits.make(examples, config.splits)`.
+  The properties are the groups that code takes: `splits.make(examples, config.splits)`. In a field that is a path, ~ is
+  the home directory.
   """
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      if field.metadata["path"]:
+        object.__setattr__(self, field.name, files.expanded(getattr(self, field.name)))
 
   @property
   def data(self) -> DataConfig:

@@ -46,7 +46,7 @@ def store(config: MachineConfig, root: pathlib.Path) -> FeatureStore:
   if choice == "auto":
     directory = root / "features"
   elif choice != "off":
-    directory = pathlib.Path(choice).expanduser()
+    directory = pathlib.Path(choice)
   return FeatureStore(directory, config.feature_cache_gb, config.frozen_engine)
 
 

@@ -7,6 +7,7 @@ import tempfile
 
 import tensorflow as tf
 
+from tl_app.data import modalities
 from tl_app.model.model import Model
 
 LABELS = "labels.txt"
@@ -34,20 +35,35 @@ class Served(tf.Module):
     self._layers = model.network.layers if model.backbone.tracks_assets else []
     self._labels_file = tf.saved_model.Asset(str(labels_file))
     self._task = model.task
+    self._blank = modalities.of(model.backbone.modality).blank
     signature = [tf.TensorSpec([None, 2] if model.backbone.pairs else [None], tf.string, name="inputs")]
     self.serving_default = tf.function(self._serve, input_signature=signature)
     self.features = tf.function(self._pool, input_signature=signature)
 
   def _serve(self, inputs):
     """string [batch], or [batch, 2] for pairs -> the outputs of the task, see `Answers.signature_outputs`."""
-    return self._task.answers.signature_outputs(self._answer(self._preprocess(inputs)), inputs)
+    filled = self._filled(inputs)
+    outputs = self._task.answers.signature_outputs(self._answer(self._preprocess(filled)), filled)
+    return self._without_blank(outputs, inputs)
 
   def _pool(self, inputs):
     """string [batch], or [batch, 2] for pairs -> features float32 [batch, feature_size], the input of the head.
 
     Of a task that answers per token: [batch, positions, feature_size], zeros beyond the words that are read.
     """
-    return {"features": self._pooled(self._preprocess(inputs))}
+    return self._without_blank({"features": self._pooled(self._preprocess(self._filled(inputs)))}, inputs)
+
+  def _filled(self, inputs):
+    """Returns the batch, or one blank input in place of an empty one, see `Modality.blank`."""
+    if self._blank is None:
+      return inputs
+    missing = tf.cast(tf.equal(tf.shape(inputs)[:1], 0), tf.int32)
+    return tf.concat([inputs, tf.fill(missing, self._blank)], axis=0)
+
+  def _without_blank(self, outputs, inputs):
+    if self._blank is None:
+      return outputs
+    return {name: value[: tf.shape(inputs)[0]] for name, value in outputs.items()}
 
 
 def write(model: Model, directory: pathlib.Path | str) -> None:

@@ -29,6 +29,7 @@ class Modality(abc.ABC):
     prefers_openvino: whether --frozen_engine=auto may choose OpenVINO.
     token_checks: the kinds of findings that need the tokens of a backbone.
     serving_modules: the modules that a process must import, besides TensorFlow, to run an export.
+    blank: an encoded input that stands in for those of an empty batch, where networks do not answer one; else None.
   """
 
   name: str
@@ -43,6 +44,7 @@ class Modality(abc.ABC):
   prefers_openvino: bool = False
   token_checks: tuple[str, ...] = ()
   serving_modules: tuple[str, ...] = ()
+  blank: bytes | None = None
 
   @abc.abstractmethod
   def learning_rate(self, feature_size: int) -> float:

@@ -1,23 +1,18 @@
 """`load`: the examples of --dataset, read by the room of its form, checked, and joined with the extra data sets."""
 
-import os
 import unicodedata
 
 import numpy as np
 
-from tl_app import config as configs
 from tl_app.assets import Assets
 from tl_app.config import Config, rules
 from tl_app.data import modalities
 from tl_app.data.examples import Examples, Inputs, strings
-from tl_app.data.readers import folders, starters, tables, tfds, tfrecord
+from tl_app.data.readers import folders, forms, starters, table_columns, tables, tfds, tfrecord
 from tl_app.data.readers import verify as verify_lib
 from tl_app.data.readers.rows import Raw, Row
 from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
-
-FORMS = f"{', '.join(starters.STARTERS)}, images:DIR, table:PATH, tfrecord:PATH, tfds:NAME[/CONFIG][:VERSION]"
-_NEED_REST = ("images", "table", "tfrecord", "tfds")
 
 
 def load(config: Config, assets: Assets, verify=None, known=frozenset()) -> Examples:
@@ -60,7 +55,7 @@ def _load_one(name, flag, config, assets, verify, known):
       f"{'it' if len(bad) == 1 else 'them'}, or pass --on_bad_example=skip"
     )
   if not rows:
-    fault = f": all {total:,} are bad, e.g. {bad[0][0]}: {bad[0][1]}" if bad else f"; --{flag} takes: {FORMS}"
+    fault = f": all {total:,} are bad, e.g. {bad[0][0]}: {bad[0][1]}" if bad else f"; --{flag} takes: {forms.FORMS}"
     raise UserError(f"--{flag}={name} has no usable example{fault}")
   labels = [_label(row) for row in rows]
   lost = sorted({_label(row) for row in raw.rows if row.label} - set(labels) - {""})
@@ -123,29 +118,18 @@ def _starter(modality, rows):
   return Raw({modality: modality}, [Row(id, (value,), label) for id, value, label in rows])
 
 
-def _split_columns(config):
-  """Returns {flag: column} of the columns that only the splits use."""
-  return {flag: getattr(config, flag) for flag in ("group_column", "time_column") if getattr(config, flag)}
-
-
 def _read(name, flag, config, assets):
   """Returns the `Raw` of one data set name."""
-  if name == "movie_reviews":
+  form, rest = forms.parse(name, flag)
+  if form == "movie_reviews":
     return _starter("text", starters.movie_reviews(assets))
-  if name == "digits":
+  if form == "digits":
     return _starter("image", starters.digits())
-  form, colon, rest = name.partition(":")
-  if colon and rest and form == "images":
-    return folders.read(os.path.expanduser(rest), f"--{flag}={name}")
-  if colon and rest and form == "table":
-    return tables.read(os.path.expanduser(rest), f"--{flag}={name}", config.data, _split_columns(config), assets)
-  if colon and rest and form == "tfrecord":
-    return tfrecord.read(os.path.expanduser(rest), f"--{flag}={name}", config.data, assets)
-  if colon and rest and form == "tfds":
-    return tfds.read(rest, f"--{flag}={name}", config.data, assets)
-  if colon and not rest and form in _NEED_REST:
-    raise UserError(f"--{flag}={name} names nothing after the colon; --{flag} takes: {FORMS}")
-  hint = configs.suggestion(form, [*starters.STARTERS, *_NEED_REST])
-  if os.path.exists(name):
-    hint = f"; did you mean images:{name} or table:{name}?"
-  raise UserError(f"--{flag}={name} is not a data set that is known; it takes: {FORMS}{hint}")
+  what = f"--{flag}={name}"
+  if form == "images":
+    return folders.read(rest, what)
+  if form == "table":
+    return tables.read(rest, what, config.data, table_columns.of_splits(config), assets)
+  if form == "tfrecord":
+    return tfrecord.read(rest, what, config.data, assets)
+  return tfds.read(rest, what, config.data, assets)

@@ -3,6 +3,7 @@
 import typing
 
 from tl_app import config as configs
+from tl_app.config import Config
 from tl_app.config.groups import DataConfig
 from tl_app.data import modalities
 from tl_app.data.modalities import Modality
@@ -25,6 +26,11 @@ class Columns(typing.NamedTuple):
   inputs: dict
   splits: dict
   labels: list
+
+
+def of_splits(config: Config) -> dict[str, str]:
+  """Returns {flag: column} of the columns that only the splits use."""
+  return {flag: getattr(config, flag) for flag in ("group_column", "time_column") if getattr(config, flag)}
 
 
 def choose(names: list[str], config: DataConfig, split_columns: dict[str, str], file) -> Columns:

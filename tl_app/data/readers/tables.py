@@ -1,7 +1,5 @@
 """`table:PATH`: csv, tsv, jsonl, xlsx and Parquet files with named columns; a directory gives splits."""
 
-import functools
-
 from tl_app.assets import Assets
 from tl_app.config.groups import DataConfig
 from tl_app.data import modalities
@@ -27,7 +25,10 @@ def read(path: str, what: str, config: DataConfig, split_columns: dict[str, str]
     UserError: no such table, one that cannot be read, or a column that is not there.
   """
   raw, first = Raw({}, []), {}
-  store = functools.partial(keep_image, directory=assets.root / "table_images")
+
+  def store(data):
+    return keep_image(data, assets.root / "table_images")
+
   root, found = table_files.find(path, what, raw.notes)
   for split, file in found:
     table = open_table(file)

@@ -57,7 +57,7 @@ def _builder(name, what, config, offline):
   if not match:
     raise UserError(f"{what}: the form is tfds:NAME[/CONFIG][:VERSION], e.g. tfds:glue/sst2:2.0.0")
   dataset, subset, version = match[1], match[2] or "", match[3]
-  directory = os.path.expanduser(config.data_dir) if config.data_dir else None
+  directory = config.data_dir or None
   if directory and not os.path.isdir(directory):
     raise UserError(f"--data_dir={config.data_dir} is not a directory")
   try:

@@ -1,0 +1,31 @@
+"""The forms of --dataset: which there are, and the parts of a name in one of them."""
+
+import os
+
+from tl_app import config as configs
+from tl_app.data.readers import starters
+from tl_app.errors import UserError
+
+FORMS = f"{', '.join(starters.STARTERS)}, images:DIR, table:PATH, tfrecord:PATH, tfds:NAME[/CONFIG][:VERSION]"
+_NEED_REST = ("images", "table", "tfrecord", "tfds")
+
+
+def parse(name: str, flag: str) -> tuple[str, str]:
+  """Returns (form, what follows the colon): ("table", "mails.csv"); of a starter set its name and "".
+
+  Args:
+    name: a data set as the flag gives it.
+    flag: "dataset", "validation_dataset" or "test_dataset".
+
+  Raises:
+    UserError: there is no such form.
+  """
+  form, colon, rest = name.partition(":")
+  if name in starters.STARTERS or (rest and form in _NEED_REST):
+    return form, rest
+  if colon and form in _NEED_REST:
+    raise UserError(f"--{flag}={name} names nothing after the colon; --{flag} takes: {FORMS}")
+  hint = configs.suggestion(form, [*starters.STARTERS, *_NEED_REST])
+  if os.path.exists(name):
+    hint = f"; did you mean images:{name} or table:{name}?"
+  raise UserError(f"--{flag}={name} is not a data set that is known; it takes: {FORMS}{hint}")

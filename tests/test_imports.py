@@ -43,6 +43,7 @@ WITHOUT_TENSORFLOW = [
   "backbones",
   "cli",
   "commands.inspect_backbone",
+  "commands.early_checks",
   "commands.compare",
   "tasks.statistics",
 ]

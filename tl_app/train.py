@@ -3,8 +3,8 @@
 python -m tl_app.train --flagfile=configs/movie_reviews_minilm.cfg --workdir=runs/movie_reviews
 """
 
-from tl_app import backbones, cli
-from tl_app.data.readers import preflight
+from tl_app import cli
+from tl_app.commands import early_checks
 
 cli.define_run()
 
@@ -12,8 +12,7 @@ cli.define_run()
 def main():
   config = cli.config_from_flags()
   # A wrong name is reported at once, not after the seconds that TensorFlow takes to start.
-  backbones.resolve(config.backbone)
-  preflight.check(config)
+  early_checks.run(config)
   cli.start_tensorflow()
   from tl_app.commands import train
   from tl_app.report import summary

@@ -105,3 +105,83 @@ def test_a_glob_does_not_mix_splits(tmp_path):
   write_images(tmp_path, "train/a/1.jpg", "test/a/2.jpg")
   assert "matches two splits, test/a and train/a" in refusal(f"images:{tmp_path}/*/*")
   assert list(load(f"images:{tmp_path}/tr*/*").labels) == ["a"]
+
+
+def test_splits_may_have_other_names(tmp_path):
+  for number, (train, test) in enumerate(
+    [("Training", "Testing"), ("seg_train/seg_train", "seg_test/seg_test"), ("training_set", "test_set")]
+  ):
+    root = write_images(tmp_path / str(number), f"{train}/a/1.jpg", f"{train}/b/2.jpg", f"{test}/a/3.jpg")
+    examples = load(f"images:{root}")
+    assert dict(zip(examples.ids, examples.splits)) == {
+      f"{train}/a/1.jpg": "train",
+      f"{train}/b/2.jpg": "train",
+      f"{test}/a/3.jpg": "test",
+    }
+    assert set(examples.labels) == {"a", "b"} and "read as splits" in examples.notes[0]
+  root = write_images(tmp_path / "valid", "train/a/1.jpg", "train/b/1.jpg", "valid/a/2.jpg", "eval_set/a/3.jpg")
+  assert "are both the validation split" in refusal(f"images:{root}")
+  root = write_images(tmp_path / "pred", "seg_train/a/1.jpg", "seg_test/a/2.jpg", "seg_pred/3.jpg")
+  assert "mixes splits (seg_test, seg_train) with other folders (seg_pred)" in refusal(f"images:{root}")
+
+
+def test_classes_may_be_named_like_splits(tmp_path):
+  root = write_images(tmp_path, "train_station/1.jpg", "test_tube/2.jpg", "train_station/old/3.jpg")
+  examples = load(f"images:{root}")
+  assert set(examples.labels) == {"train_station", "test_tube"} and set(examples.splits) == {""}
+  assert (
+    "sub folders of a class folder, which count as its images: 1, e.g. train_station/old/3.jpg" in examples.notes[0]
+  )
+
+
+def test_a_single_folder_is_looked_through(tmp_path):
+  write_images(tmp_path, "pets/PetImages/cat/1.jpg", "pets/PetImages/dog/2.jpg", "__MACOSX/pets/cat/1.jpg")
+  examples = load(f"images:{tmp_path}")
+  assert list(examples.labels) == ["cat", "dog"] and list(examples.splits) == ["", ""]
+  assert "one folder, whose folders are read instead: PetImages" in examples.notes[0]
+  write_images(tmp_path / "data", "set/train/cat/1.jpg", "set/train/dog/2.jpg")
+  assert set(load(f"images:{tmp_path / 'data'}").splits) == {"train"}
+
+
+def test_a_level_of_folders_is_not_lost(tmp_path):
+  sites = write_images(tmp_path / "sites", *(f"{site}/{name}/1.jpg" for site in ("north", "south") for name in "abc"))
+  message = refusal(f"images:{sites}")
+  assert "north and south" in message and "folders of the same names (a, b, c)" in message
+  assert f"'images:{sites}/*/*'" in message and f"'images:{sites}/*'" in message
+  assert set(load(f"images:{sites}/*").labels) == {"north", "south"}
+  assert set(load(f"images:{sites}/*/*").labels) == {"a", "b", "c"}
+  inside = write_images(tmp_path / "inside", "cat/train/1.jpg", "cat/test/2.jpg", "dog/train/3.jpg", "dog/test/4.jpg")
+  assert "folders of the same names (test, train)" in refusal(f"images:{inside}")
+  # As Tiny ImageNet has it: a folder of the same name in every class.
+  tiny = write_images(tmp_path / "tiny", "n01/images/1.jpg", "n02/images/2.jpg")
+  assert set(load(f"images:{tiny}").labels) == {"n01", "n02"}
+
+
+def test_a_class_in_the_folder_of_another_is_told(tmp_path):
+  write_images(tmp_path, "cat/1.jpg", "dog/2.jpg", "cat/dog/3.jpg")
+  assert f"{tmp_path}/cat/dog lies in the folder of the class cat and has the name of another" in refusal(
+    f"images:{tmp_path}"
+  )
+
+
+def test_pictures_are_not_dropped_by_their_suffix(tmp_path):
+  jpeg = b"\xff\xd8\xff\xe0 any"
+  write_images(tmp_path, "a/1.jfif", "a/2.JPE", "a/3.jpg", "b/1.jpg")
+  for name in ("a/4", "a/5.jpg_large", "a/6.tif"):
+    (tmp_path / name).write_bytes(jpeg)
+  for name in ("Thumbs.db", "desktop.ini", "notes.txt", "more.txt", "x.json"):
+    write(tmp_path / "b" / name, "x")
+  examples = load(f"images:{tmp_path}", verify=lambda _: None)
+  assert list(examples.ids) == ["a/1.jfif", "a/2.JPE", "a/3.jpg", "a/4", "a/5.jpg_large", "a/6.tif", "b/1.jpg"]
+  note = "files that are not images of a class, which are ignored: 3 (.txt 2, .json 1), e.g. b/more.txt"
+  assert examples.notes == [note]
+
+
+def test_pictures_that_tensorflow_does_not_decode_are_bad_examples(tmp_path):
+  write_images(tmp_path, "a/1.jpg", "a/2.tif", "b/1.jpg", "b/2.HEIC")
+  (tmp_path / "b" / "scan").write_bytes(b"II*\x00 a TIFF")
+  message = refusal(f"images:{tmp_path}")
+  assert "a/2.tif: TensorFlow does not decode .tif images: save it as PNG or JPEG (3 of 5" in message
+  examples = load(f"images:{tmp_path}", on_bad_example="skip")
+  assert [bad["id"] for bad in examples.skipped] == ["a/2.tif", "b/2.HEIC", "b/scan"]
+  assert "a/2.tif: TensorFlow does not decode" in refusal(f"images:{tmp_path}/*/*")

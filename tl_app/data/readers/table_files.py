@@ -20,6 +20,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll", ".xlsx", ".csv.gz", 
 _SHARD = r"(?:-(?P<number>\d+)-of-(?P<of>\d+)(?:-[0-9a-f]{16})?)?"
 # "train2", "train_part3", "train (1)": a part of what "train" names.
 _PART = re.compile(r"[a-z]+[-_. (]*(?:part|chunk|fold)?[-_. ]*\d+\)?", re.I)
+_SPLITS = ("train", "validation", "test")
 # Files that lie beside the tables of a data set and are none.
 _ABOUT = re.compile(r"(readme|licen[cs]e|citation|notice|changelog)\b.*|.*\.(md|py|ipynb|pdf|html|log)", re.I)
 _ADVICE = {
@@ -121,7 +122,7 @@ def _of_directory(path, what, notes):
     named = ", ".join(f"{file.path.name} as {file.split}" for file in split_files[:6])
     notes.append(f"{what}: files that are read as splits: {named}")
   unread = [file for file in tables if file not in {file.path for file in split_files}]
-  _refuse_unread(unread, {file.split for file in split_files}, what)
+  _refuse_unread(unread, split_files, what)
   _note_ignored(unread, "tables named after no split", what, notes)
   return files_by_split(split_files, what)
 
@@ -143,29 +144,36 @@ def _of_folders(path, folders, what, notes):
   )
 
 
-def _refuse_unread(unread, found, what):
-  """Raises `UserError` for a table that is not read although its name begins with that of a split.
+def _refuse_unread(unread, split_files, what):
+  """Raises `UserError` for tables that are not read although their names begin with that of a split.
 
   A part ("train_2") always; another name ("validation_matched") where the split has no file of its own.
   """
+  own = {split: [file.path for file in split_files if file.split == split] for split in _SPLITS}
+  more = {split: [] for split in own}
   for file in unread:
     stem = file.name[: len(file.name) - len(suffix(file))]
     split = SPLIT_NAMES.get(re.match(r"[a-z]*", stem.lower())[0], "")
-    if not split or (split in found and not _PART.fullmatch(stem)):
-      continue
-    folder = file.parent
-    if split == "train" or split in found:
-      advice = (
-        f"name the parts of train by a glob, --dataset='table:{folder}/train*{suffix(file)}', and the other splits by "
-        "--validation_dataset and --test_dataset"
-      )
-      if split != "train":
-        advice = f"name the parts by a glob, --{split}_dataset='table:{folder}/{split}*{suffix(file)}'"
-    else:
-      advice = f"pass --{split}_dataset=table:{file} and name the file of train by --dataset"
+    if split and (_PART.fullmatch(stem) or not own[split]):
+      more[split].append(file)
+  named = sorted(file for files in more.values() for file in files)
+  if named:
+    shown = ", ".join(file.name for file in named[:3]) + (", .." if named[3:] else "")
+    flags = [_flag(split, own[split], more[split]) for split in own if own[split] or more[split]]
     raise UserError(
-      f"{what}: {file.name} would not be read, but its name begins with {split}: {advice}, or move it away"
+      f"{what}: {shown} would not be read, but the names begin with that of a split: pass {' '.join(flags)}, or move "
+      "away what is not wanted"
     )
+
+
+def _flag(split, own, more):
+  """Returns the flag that names the files of a split: one file, or a glob of its parts."""
+  flag = "dataset" if split == "train" else f"{split}_dataset"
+  parts = [*own, *(file for file in more if own or split == "train")]
+  if len(parts) < 2:
+    return f"--{flag}=table:{(parts or more)[0]}"
+  start = os.path.commonprefix([file.name for file in parts]).partition(".")[0]
+  return f"--{flag}='table:{parts[0].parent}/{start}*{suffix(parts[0])}'"
 
 
 def _note_ignored(ignored, which, what, notes):

@@ -1,0 +1,71 @@
+"""What is wrong and can be seen before TensorFlow starts: a name, a file or a column that is not there."""
+
+import dataclasses
+import os
+import pathlib
+
+from tl_app import backbones
+from tl_app.config import Config
+from tl_app.data.readers import forms, rows, table_columns, table_files
+from tl_app.data.readers.table_formats import open_table
+from tl_app.errors import UserError
+
+# Bytes of a table whose columns are looked at; a larger one takes seconds, and its reader has the same message.
+LARGEST = 32 << 20
+_READ_WHOLE = (".conll", ".xlsx")
+
+
+def run(config: Config) -> None:
+  """Looks whether the backbone has a known name, whether the data sets exist, and whether tables have the columns.
+
+  Raises:
+    UserError: with the message that the loader of what is missing has.
+  """
+  if config.backbone:
+    backbones.resolve(config.backbone)
+  for flag in ("dataset", "validation_dataset", "test_dataset"):
+    if getattr(config, flag):
+      _check_data(getattr(config, flag), flag, config)
+
+
+def evaluation(config: Config, given: dict) -> None:
+  """Looks at the data set that `evaluate` was given in place of the run's own ones, as `run` does.
+
+  Args:
+    config: the `Config` of the run.
+    given: {name: value} of the data flags of the command.
+  """
+  if given.get("dataset"):
+    config = dataclasses.replace(config, **given)
+    _check_data(config.dataset, "dataset", config)
+
+
+def prediction(model: str, source: str) -> None:
+  """Looks whether the export and the inputs of `predict` exist.
+
+  Raises:
+    UserError: one of them does not.
+  """
+  if not os.path.exists(model):
+    raise UserError(f"--model={model} is not an export of tl_app: use WORKDIR/export")
+  if source != "-" and not os.path.exists(source):
+    raise UserError(f"--input={source}: there is no such file or directory")
+
+
+def _check_data(name, flag, config):
+  form, path = forms.parse(name, flag)
+  what = f"--{flag}={name}"
+  if form == "table":
+    _, found = table_files.find(path, what, [])
+    _check_columns(found[0][1], config)
+  elif form in ("images", "tfrecord"):
+    is_glob = rows.matching(path, what, lambda _: None, os.path.lexists)
+    if not is_glob and not os.path.exists(path):
+      kind = "directory" if form == "images" else "file or directory"
+      raise UserError(f"{what}: there is no {kind} {pathlib.Path(path)}")
+
+
+def _check_columns(file, config):
+  if table_files.suffix(file).removesuffix(".gz") in _READ_WHOLE or file.stat().st_size > LARGEST:
+    return
+  table_columns.choose(open_table(file).names, config.data, table_columns.of_splits(config), file)

@@ -122,6 +122,8 @@ def test_splits_may_have_other_names(tmp_path):
   root = write_images(tmp_path / "valid", "train/a/1.jpg", "train/b/1.jpg", "valid/a/2.jpg", "eval_set/a/3.jpg")
   assert "are both the validation split" in refusal(f"images:{root}")
   root = write_images(tmp_path / "pred", "seg_train/a/1.jpg", "seg_test/a/2.jpg", "seg_pred/3.jpg")
+  other = write_images(tmp_path / "other", "Training/x/1.jpg", "Training/y/1.jpg", "Testing/z/2.jpg")
+  assert "Testing and Training are named like splits, but have no class folder in common" in refusal(f"images:{other}")
   assert "mixes splits (seg_test, seg_train) with other folders (seg_pred)" in refusal(f"images:{root}")
 
 
@@ -151,7 +153,7 @@ def test_a_level_of_folders_is_not_lost(tmp_path):
   assert set(load(f"images:{sites}/*").labels) == {"north", "south"}
   assert set(load(f"images:{sites}/*/*").labels) == {"a", "b", "c"}
   inside = write_images(tmp_path / "inside", "cat/train/1.jpg", "cat/test/2.jpg", "dog/train/3.jpg", "dog/test/4.jpg")
-  assert "folders of the same names (test, train)" in refusal(f"images:{inside}")
+  assert "hold the folders test and train: put the splits on top" in refusal(f"images:{inside}")
   # As Tiny ImageNet has it: a folder of the same name in every class.
   tiny = write_images(tmp_path / "tiny", "n01/images/1.jpg", "n02/images/2.jpg")
   assert set(load(f"images:{tiny}").labels) == {"n01", "n02"}

@@ -49,4 +49,4 @@ def test_a_path_of_another_place_is_told_what_is_near(tmp_path, cell, near):
 def test_a_path_that_can_mean_two_files_is_not_followed(tmp_path):
   write_images(tmp_path, "1.jpg", "1.png")
   table = write(tmp_path / "t.csv", "image,label\n1,a\n")
-  assert "1.jpg is there" in refusal(f"table:{table}")
+  assert "1.jpg and 1.png are there" in refusal(f"table:{table}")

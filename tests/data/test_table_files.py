@@ -16,6 +16,7 @@ def tables(directory, *names):
   ("names", "splits"),
   [
     (("training.csv", "testing.csv"), {"training.csv": "train", "testing.csv": "test"}),
+    (("training.csv", "test.csv"), {"training.csv": "train", "test.csv": "test"}),
     (("movie_train.csv", "movie_eval.csv"), {"movie_train.csv": "train", "movie_eval.csv": "validation"}),
     (("trainset.csv", "valset.csv"), {"trainset.csv": "train", "valset.csv": "validation"}),
     (
@@ -57,6 +58,7 @@ def test_folders_of_tables(tmp_path):
       "--dataset=table:{}/train.csv --validation_dataset=table:{}/validation_matched.csv "
       "--test_dataset=table:{}/test_matched.csv",
     ),
+    (("train_data.csv", "train_labels.csv"), "--dataset='table:{}/train_*.csv'"),
     (("train_a.csv", "train_b.csv", "test.csv"), "--dataset='table:{}/train_*.csv' --test_dataset=table:{}/test.csv"),
   ],
 )
@@ -71,4 +73,4 @@ def test_what_is_passed_over_is_told(tmp_path):
     write(tmp_path / name, "x")
   notes = load(f"table:{tmp_path}").notes
   assert "not tables, which are ignored: 2 (.docx 2), e.g. more.docx" in notes[0]
-  assert "named after no split, which are ignored: 2 (.csv 2), e.g. sample_submission.csv" in notes[1]
+  assert "other tables, which are ignored: 2 (.csv 2), e.g. sample_submission.csv" in notes[1]

@@ -80,6 +80,16 @@ def texts(tmp_path_factory):
   )
 
 
+def test_an_export_answers_an_empty_batch(images, texts):
+  for _, _, export, _ in (images, texts):
+    signatures = tf.saved_model.load(str(export)).signatures
+    outputs = signatures["serving_default"](inputs=tf.zeros([0], tf.string))
+    assert {name: value.shape[0] for name, value in outputs.items()} == dict.fromkeys(
+      ("label", "score", "probabilities"), 0
+    )
+    assert signatures["features"](inputs=tf.zeros([0], tf.string))["features"].shape[0] == 0
+
+
 class _Counts(tf.Module):
   """Answers with the number of inputs of the call."""
 

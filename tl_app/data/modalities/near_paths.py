@@ -31,7 +31,8 @@ def find(cell: str, directory: pathlib.Path) -> tuple[str, str]:
     if found:
       return found, ""
   near = _by_end(cell, directory)
-  hint = f"; {near} is there: write paths relative to the table" if near else ""
+  there = f"{' and '.join(near)} {'are' if near[1:] else 'is'} there"
+  hint = f"; {there}: write paths relative to the table" if near else ""
   return "", f"{written} cannot be read: No such file or directory{hint}"
 
 
@@ -61,31 +62,34 @@ def _existing(path):
 
 
 def _by_end(cell, directory):
-  """Returns the file below `directory` that the last parts of a path lead to, as a relative path; "" if none."""
+  """Returns the one or two files below `directory` that the last parts of a path lead to, as relative paths, or []."""
   parts = [part for part in re.split(r"[\\/]+", cell.strip()) if part and not re.fullmatch(r"[A-Za-z]:|\.\.?|~", part)]
   for first in range(len(parts)):
     for path in _spellings("/".join(parts[first:])):
       found = _existing(_below(path, directory))
       if found:
-        return os.path.relpath(found, directory)
+        return [os.path.relpath(found, directory)]
   if not parts:
-    return ""
+    return []
   known = _files_by_name(str(directory))
   name = unicodedata.normalize("NFC", parts[-1]).casefold()
-  return known.get(name) or known.get(name.rpartition(".")[0] or name) or ""
+  near = known.get(name) or known.get(name.rpartition(".")[0] or name) or []
+  # A name that is in many folders tells nothing.
+  return near if len(near) < 3 else []
 
 
 @functools.lru_cache(maxsize=4)
 def _files_by_name(directory):
-  """Returns {name and stem in lower case: relative path} of the files below `directory`."""
+  """Returns {name and stem in lower case: relative paths, three at most} of the files below `directory`."""
   names, count = {}, 0
   for root, folders, files in os.walk(directory):
     folders[:] = sorted(name for name in folders if not name.startswith("."))
     for name in sorted(files):
       path = os.path.relpath(os.path.join(root, name), directory)
       key = unicodedata.normalize("NFC", name).casefold()
-      names.setdefault(key, path)
-      names.setdefault(os.path.splitext(key)[0], path)
+      for known in {key, os.path.splitext(key)[0]}:
+        same = names.setdefault(known, [])
+        same += [path] if len(same) < 3 else []
       count += 1
     if count > _MOST_FILES:
       break

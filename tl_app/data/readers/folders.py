@@ -14,6 +14,7 @@ from tl_app.data.readers.rows import (
   SplitFile,
   by_suffix,
   image_kind,
+  is_system_file,
   matching,
   not_decoded,
   one_for_each_split,
@@ -170,7 +171,8 @@ def _split_folders(directory, what, notes):
   like = {folder: split_of(folder.name) for folder in folders}
   if not named or any(like[folder] and folder not in named for folder in folders):
     loosely = [folder for folder in folders if like[folder]]
-    if len({like[folder] for folder in loosely}) > 1 and _hold_the_same_classes(loosely):
+    if len({like[folder] for folder in loosely}) > 1 and all(map(_holds_no_images, loosely)):
+      _need_the_same_classes(directory, loosely, what)
       named = loosely
       notes.append(
         f"{what}: folders that are read as splits: "
@@ -194,8 +196,10 @@ def _split_folders(directory, what, notes):
 def _classes_folder(folder):
   """Returns the folder that holds the classes of a split: seg_train/ or seg_train/seg_train/."""
   folders, strays = visible(folder)
-  inner = _only_folder(folders, strays)
-  return inner if inner and (inner.name == folder.name or split_of(inner.name)) else folder
+  if len(folders) != 1 or any(map(image_kind, strays)) or not _holds_no_images(folders[0]):
+    return folder
+  is_repeated = folders[0].name == folder.name or split_of(folders[0].name) == split_of(folder.name)
+  return folders[0] if is_repeated else folder
 
 
 def _only_folder(folders, strays):
@@ -203,13 +207,20 @@ def _only_folder(folders, strays):
   if len(folders) != 1 or any(map(image_kind, strays)):
     return None
   inside, beside = visible(folders[0])
+  if any(map(image_kind, beside)):
+    return None
   is_level = len(inside) > 1 or any(folder.name.lower() in SPLIT_NAMES for folder in inside)
-  return folders[0] if is_level and not any(map(image_kind, beside)) else None
+  return folders[0] if is_level or _only_folder(inside, beside) else None
 
 
-def _hold_the_same_classes(folders):
-  """Whether the folders hold no images of their own, and folders of which a name occurs in several."""
-  return all(_holds_no_images(folder) for folder in folders) and bool(_shared_names(map(_classes_folder, folders)))
+def _need_the_same_classes(directory, folders, what):
+  """Raises `UserError` where folders that are named like splits have no class in common."""
+  if not _shared_names(map(_classes_folder, folders)):
+    names = " and ".join(folder.name for folder in folders)
+    raise UserError(
+      f"{what}: {names} are named like splits, but have no class folder in common: name the splits train/, val/ and "
+      f"test/, or, if {names} are the classes, pass 'images:{directory}/*'"
+    )
 
 
 def _holds_no_images(folder):
@@ -219,23 +230,38 @@ def _holds_no_images(folder):
 
 def _shared_names(folders):
   """Returns the names of sub folders that several of `folders` have, sorted."""
-  counts = collections.Counter(inner.name for folder in folders for inner in visible(folder)[0])
+  counts = collections.Counter(name for folder in folders for name in _inner_names(folder))
   return sorted(name for name, count in counts.items() if count > 1)
+
+
+def _inner_names(folder):
+  """Returns the names of the visible sub folders; of a folder of many images, without a look at each."""
+  try:
+    with os.scandir(folder) as entries:
+      return [entry.name for entry in entries if entry.is_dir() and not is_system_file(pathlib.Path(entry.name))]
+  except OSError as error:
+    raise UserError(f"{folder} cannot be listed: {error.strerror}") from None
 
 
 def _refuse_lost_level(folder, classes, what):
   """Raises `UserError` where the folders of `folder` are hardly its classes, or one class lies in another."""
   names = {_class_name(path) for path in classes}
   for path in classes:
-    inner = next((inner for inner in visible(path)[0] if _class_name(inner) in names - {_class_name(path)}), None)
+    others = names - {_class_name(path)}
+    inner = next((name for name in sorted(_inner_names(path)) if _class_name(path / name) in others), None)
     if inner:
       raise UserError(
-        f"{what}: {inner} lies in the folder of the class {path.name} and has the name of another class: move its "
-        f"images to {folder / inner.name}, or rename it"
+        f"{what}: {path / inner} lies in the folder of the class {path.name} and has the name of another class: move "
+        f"its images to {folder / inner}, or rename it"
       )
   shared = _shared_names(classes)
   if len(classes) > 1 and len(shared) > 1 and all(_holds_no_images(path) for path in classes):
     one, other = classes[:2]
+    if all(name.lower() in SPLIT_NAMES for name in shared):
+      raise UserError(
+        f"{what}: {one.name} and {other.name} in {folder} hold the folders {' and '.join(shared)}: put the splits on "
+        f"top, {folder}/{shared[0]}/{one.name}, or pass 'images:{folder}/*' to join them"
+      )
     raise UserError(
       f"{what}: {one.name} and {other.name} in {folder} hold no images but folders of the same names "
       f"({', '.join(shared[:5])}): if these are the classes, pass --dataset=images:{one} and --test_dataset="

@@ -223,7 +223,8 @@ def one_for_each_split(candidates, what):
 
 def is_system_file(path):
   """Returns whether an operating system or an archive tool left a file or folder there, as Thumbs.db."""
-  return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES
+  # Excel's lock file of an open workbook is "~$mails.xlsx".
+  return path.name.startswith((".", "~$")) or path.name.lower() in _SYSTEM_FILES
 
 
 def visible(folder):

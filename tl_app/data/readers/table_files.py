@@ -41,8 +41,8 @@ def suffix(file: pathlib.Path) -> str:
 
 
 def is_table(file: pathlib.Path) -> bool:
-  """Returns whether the suffix is that of a table. Excel's lock file of an open workbook, "~$mails.xlsx", is none."""
-  return suffix(file) in SUFFIXES and not file.name.startswith("~$")
+  """Returns whether the suffix is that of a table."""
+  return suffix(file) in SUFFIXES
 
 
 def split_file(file: pathlib.Path) -> SplitFile | None:
@@ -96,7 +96,7 @@ def _of_glob(root, found, what, notes):
   if not tables:
     raise UserError(f"{what} matches no table by its suffix, e.g. {found[0].name}; known are {', '.join(SUFFIXES)}")
   others = [file for file in found if file not in tables]
-  _note_ignored(others, "not tables", what, notes)
+  _note_ignored(others, "files that are not tables", what, notes)
   return root, [("", file) for file in tables]
 
 
@@ -108,23 +108,32 @@ def _of_directory(path, what, notes):
   others = [
     file for file in files if not (is_table(file) or _ABOUT.fullmatch(file.name) or suffix(file) in IMAGE_SUFFIXES)
   ]
-  _note_ignored(others, "not tables", what, notes)
+  _note_ignored(others, "files that are not tables", what, notes)
   if len(tables) == 1 and not split_file(tables[0]):
     return [("", tables[0])]
   split_files = [file for file in map(split_file, tables) if file]
-  if not split_files:
-    split_files = [file for file in (_split_file(table, split_of) for table in tables) if file]
-    if "train" not in {file.split for file in split_files}:
-      raise UserError(
-        f"{what}: {path} has {len(tables)} tables, none of them named train; it takes train, dev or val, and test, or "
-        "name one file, or parts by a glob"
-      )
-    named = ", ".join(f"{file.path.name} as {file.split}" for file in split_files[:6])
-    notes.append(f"{what}: files that are read as splits: {named}")
+  if "train" not in {file.split for file in split_files}:
+    split_files = _with_the_word_of_a_split(tables, what, notes) or split_files
   unread = [file for file in tables if file not in {file.path for file in split_files}]
   _refuse_unread(unread, split_files, what)
-  _note_ignored(unread, "tables named after no split", what, notes)
+  if not split_files:
+    raise UserError(
+      f"{what}: {path} has {len(tables)} tables, none of them named train; it takes train, dev or val, and test, or "
+      "name one file, or parts by a glob"
+    )
+  _note_ignored(unread, "other tables", what, notes)
   return files_by_split(split_files, what)
+
+
+def _with_the_word_of_a_split(tables, what, notes):
+  """Returns the `SplitFile`s of names as "movie_train.csv", where train is among them and no two are for one split."""
+  found = [file for file in (_split_file(table, split_of) for table in tables) if file]
+  sets = {(file.split, file.whole, file.of) for file in found}
+  if "train" not in {split for split, *_ in sets} or len(sets) > len({split for split, *_ in sets}):
+    return []
+  named = ", ".join(f"{file.path.name} as {file.split}" for file in found[:6])
+  notes.append(f"{what}: files that are read as splits: {named}")
+  return found
 
 
 def _of_folders(path, folders, what, notes):
@@ -147,13 +156,16 @@ def _of_folders(path, folders, what, notes):
 def _refuse_unread(unread, split_files, what):
   """Raises `UserError` for tables that are not read although their names begin with that of a split.
 
-  A part ("train_2") always; another name ("validation_matched") where the split has no file of its own.
+  A part ("train_2") always; another name ("validation_matched") where the split has no file of its own. Without train
+  there is nothing to learn from: any name with its word is told.
   """
   own = {split: [file.path for file in split_files if file.split == split] for split in _SPLITS}
   more = {split: [] for split in own}
   for file in unread:
     stem = file.name[: len(file.name) - len(suffix(file))]
     split = SPLIT_NAMES.get(re.match(r"[a-z]*", stem.lower())[0], "")
+    if not split and not own["train"] and split_of(stem) == "train":
+      split = "train"
     if split and (_PART.fullmatch(stem) or not own[split]):
       more[split].append(file)
   named = sorted(file for files in more.values() for file in files)
@@ -178,7 +190,4 @@ def _flag(split, own, more):
 
 def _note_ignored(ignored, which, what, notes):
   if ignored:
-    notes.append(
-      f"{what}: files that are {which}, which are ignored: {len(ignored):,} ({by_suffix(ignored)}), e.g. "
-      f"{ignored[0].name}"
-    )
+    notes.append(f"{what}: {which}, which are ignored: {len(ignored):,} ({by_suffix(ignored)}), e.g. {ignored[0].name}")

@@ -1,0 +1,71 @@
+"""~ is the home directory in every flag that is a path."""
+
+import ast
+import dataclasses
+import pathlib
+
+import pytest
+
+from tl_app import config, files, workdir
+from tl_app.config import Config
+from tl_app.errors import UserError
+from tests import import_graph
+
+# Flags of single commands that are paths.
+OWN = {"model", "input", "output", "workdir"}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  monkeypatch.chdir(tmp_path)
+  return tmp_path / "home"
+
+
+@pytest.mark.parametrize(
+  ("value", "path"),
+  [
+    ("~/runs/x", "{}/runs/x"),
+    ("~", "{}"),
+    ("table:~/mails.csv", "table:{}/mails.csv"),
+    ("images:~/p*/*", "images:{}/p*/*"),
+    ("runs/~/x", "runs/~/x"),
+    ("~no_such_user/x", "~no_such_user/x"),
+    ("hf://~/x", "hf://~/x"),
+    ("a:b~c", "a:b~c"),
+    (pathlib.Path("~/runs"), "{}/runs"),
+    ("", ""),
+    (3, 3),
+  ],
+)
+def test_the_home_directory_is_put_in(home, value, path):
+  assert files.expanded(value) == (path.format(home) if isinstance(path, str) else path)
+
+
+def test_every_field_that_is_a_path_is_marked():
+  marked = {name for name, field in config.FIELDS.items() if field.metadata["path"]}
+  places = {name for name, field in config.FIELDS.items() if "irectory" in field.metadata["help"]} - {"offline"}
+  assert places | {"dataset", "validation_dataset", "test_dataset", "preprocessor"} == marked
+
+
+def test_every_flag_of_one_command_that_is_a_path_is_marked():
+  for name, path in import_graph.modules().items():
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if "." not in name else ():
+      if isinstance(node, ast.Call) and ast.unparse(node.func) == "cli.flag":
+        is_marked = any(keyword.arg == "path" for keyword in node.keywords)
+        assert is_marked == (node.args[0].value in OWN), f"{name}: {ast.unparse(node)}"
+
+
+def test_a_run_below_the_home_directory(home, tmp_path):
+  flags = Config(workdir="~/runs/x", backbone="~/hub/bert", dataset="table:~/mails.csv")
+  assert (flags.workdir, flags.backbone) == (f"{home}/runs/x", f"{home}/hub/bert")
+  assert flags.dataset == f"table:{home}/mails.csv" and dataclasses.replace(flags, data_dir="~").data.data_dir == str(
+    home
+  )
+  assert config.from_json('{"workdir": "~/x"}').workdir == f"{home}/x"
+  with workdir.claim("~/runs/x", flags) as paths:
+    assert paths.root == home / "runs/x"
+    assert files.read_json(paths.config)["workdir"] == f"{home}/runs/x"
+  with pytest.raises(UserError, match="holds no finished run"):
+    workdir.open_run("~/runs/x")
+  assert not (tmp_path / "~").exists()

@@ -6,10 +6,10 @@ import pathlib
 
 import pytest
 
+from tests import import_graph
 from tl_app import config, files, workdir
 from tl_app.config import Config
 from tl_app.errors import UserError
-from tests import import_graph
 
 # Flags of single commands that are paths.
 OWN = {"model", "input", "output", "workdir"}

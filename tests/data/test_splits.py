@@ -275,6 +275,16 @@ def test_manifest_tells_everything_and_is_read_back_in_any_order(tmp_path):
   assert any("1 examples are newer" in note for note in grown.notes)
 
 
+def test_a_manifest_is_read_by_content_where_rows_have_other_ids(tmp_path):
+  rows = plain(20) + [("a 1", "a")]
+  made = make(rows)
+  files.write_json(tmp_path / "splits.json", made.manifest())
+  again = splits.read(tmp_path / "splits.json", examples_of([("", "a"), *rows]).take(np.arange(1, len(rows) + 1)))
+  for split in SPLITS:
+    assert sorted(again.examples.hashes[getattr(again, split)]) == sorted(made.examples.hashes[getattr(made, split)])
+    assert not set(ids(again, split)) & {"row:0"}
+
+
 def test_manifest_of_other_contents_is_refused(tmp_path):
   path, rows = tmp_path / "splits.json", plain(20)
   files.write_json(path, make(rows).manifest())

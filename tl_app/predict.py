@@ -6,6 +6,7 @@ python -m tl_app.predict --model=runs/movie_reviews/export --input=reviews.txt
 from tl_app import cli
 from tl_app.commands import early_checks
 
+COLUMNS = ["text_column", "text_pair_column", "image_column"]
 cli.flag("model", "", "The exported SavedModel: WORKDIR/export.", path=True)
 cli.flag(
   "input",
@@ -15,13 +16,13 @@ cli.flag(
 )
 cli.flag("output", "", "File of the answers. Empty: standard output.", path=True)
 cli.flag("batch_size", 32, "Number of inputs per call of the model.")
-cli.define(["text_column", "text_pair_column", "image_column"])
+cli.define(COLUMNS)
 
 
 def main():
   flags = cli.FLAGS
   cli.need("model", "input")
-  early_checks.prediction(flags.model, flags.input)
+  early_checks.prediction(flags.model, flags.input, {name: flags[name].value for name in COLUMNS})
   cli.start_tensorflow()
   from tl_app.commands import predict
 

@@ -14,6 +14,8 @@ from tl_app import files
 from tl_app.errors import UserError
 
 LOCK = ".lock"
+# The file in an export that holds what its signatures do not tell: modality, task, stages.
+EXPORT_FACTS = "assets.extra/tl_app.json"
 # Number of the layout of the JSON files of a workdir; each has it under the key "format".
 FORMAT = 1
 

@@ -47,11 +47,16 @@ def test_what_evaluate_and_predict_are_given(tmp_path):
   early_checks.evaluation(run, {"dataset": f"table:{file}"})
   with pytest.raises(UserError, match="there is no file"):
     early_checks.evaluation(run, {"dataset": "table:gone.csv"})
-  early_checks.prediction(str(tmp_path), "-")
+  columns = {"text_column": "text", "image_column": "image", "text_pair_column": ""}
+  early_checks.prediction(str(tmp_path), "-", columns)
   with pytest.raises(UserError, match="--model=gone is not an export"):
-    early_checks.prediction("gone", str(file))
+    early_checks.prediction("gone", str(file), columns)
   with pytest.raises(UserError, match="--input=gone.txt: there is no such file"):
-    early_checks.prediction(str(tmp_path), "gone.txt")
+    early_checks.prediction(str(tmp_path), "gone.txt", columns)
+  write(tmp_path / "assets.extra/tl_app.json", '{"modality": "text"}')
+  early_checks.prediction(str(tmp_path), str(file), columns)
+  with pytest.raises(UserError, match="t.csv has no column 'body' .--text_column. of texts, which the model reads"):
+    early_checks.prediction(str(tmp_path), str(file), columns | {"text_column": "body"})
 
 
 def test_they_import_no_tensorflow(tmp_path):

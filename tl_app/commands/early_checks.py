@@ -4,8 +4,9 @@ import dataclasses
 import os
 import pathlib
 
-from tl_app import backbones
+from tl_app import backbones, files, workdir
 from tl_app.config import Config
+from tl_app.data import modalities
 from tl_app.data.readers import forms, rows, table_columns, table_files
 from tl_app.data.readers.table_formats import open_table
 from tl_app.errors import UserError
@@ -40,16 +41,26 @@ def evaluation(config: Config, given: dict) -> None:
     _check_data(config.dataset, "dataset", config)
 
 
-def prediction(model: str, source: str) -> None:
-  """Looks whether the export and the inputs of `predict` exist.
+def prediction(model: str, source: str, columns: dict[str, str]) -> None:
+  """Looks whether the export and the inputs of `predict` exist, and whether a table has their columns.
+
+  Args:
+    model: directory of the export.
+    source: the inputs.
+    columns: {flag: column} of "text_column", "image_column" and "text_pair_column".
 
   Raises:
-    UserError: one of them does not.
+    UserError: one of them does not exist.
   """
   if not os.path.exists(model):
     raise UserError(f"--model={model} is not an export of tl_app: use WORKDIR/export")
   if source != "-" and not os.path.exists(source):
     raise UserError(f"--input={source}: there is no such file or directory")
+  facts, file = pathlib.Path(model, workdir.EXPORT_FACTS), pathlib.Path(source)
+  if _is_quickly_read(file) and facts.is_file():
+    modality = modalities.of(files.read_json(facts)["modality"])
+    wanted = {flag: columns[flag] for flag in (modality.column_flag, "text_pair_column") if columns[flag]}
+    table_columns.require(open_table(file).names, wanted, modality, file)
 
 
 def _check_data(name, flag, config):
@@ -66,6 +77,11 @@ def _check_data(name, flag, config):
 
 
 def _check_columns(file, config):
-  if table_files.suffix(file).removesuffix(".gz") in _READ_WHOLE or file.stat().st_size > LARGEST:
-    return
-  table_columns.choose(open_table(file).names, config.data, table_columns.of_splits(config), file)
+  if _is_quickly_read(file):
+    table_columns.choose(open_table(file).names, config.data, table_columns.of_splits(config), file)
+
+
+def _is_quickly_read(file):
+  suffix = table_files.suffix(file)
+  is_table = suffix in table_files.SUFFIXES and suffix.removesuffix(".gz") not in _READ_WHOLE
+  return is_table and file.is_file() and file.stat().st_size <= LARGEST

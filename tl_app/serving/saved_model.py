@@ -7,11 +7,12 @@ import tempfile
 
 import tensorflow as tf
 
+from tl_app import workdir
 from tl_app.data import modalities
 from tl_app.model.model import Model
 
 LABELS = "labels.txt"
-FACTS = "assets.extra/tl_app.json"
+FACTS = workdir.EXPORT_FACTS
 # Key of a variable of `Served._variables` in the checkpoint of an export.
 CHECKPOINT_KEY = "_variables/{position}/.ATTRIBUTES/VARIABLE_VALUE"
 

@@ -33,6 +33,16 @@ def of_splits(config: Config) -> dict[str, str]:
   return {flag: getattr(config, flag) for flag in ("group_column", "time_column") if getattr(config, flag)}
 
 
+def require(names: list[str], wanted: dict[str, str], modality: Modality, file) -> None:
+  """Raises `UserError` if one of the columns {flag: column} of the inputs of `predict` is not there."""
+  for flag, column in wanted.items():
+    if column not in names:
+      raise UserError(
+        f"--input={file} has no column {column!r} (--{flag}) of {modality.plural}, which the model reads; "
+        f"{known(file, names, column)}"
+      )
+
+
 def choose(names: list[str], config: DataConfig, split_columns: dict[str, str], file) -> Columns:
   """Returns the `Columns` of a table.
 

@@ -88,12 +88,7 @@ def _table_rows(file, modality, wanted, words):
   table = open_table(file)
   for note in table.notes:
     log.info("%s", note)
-  for flag, column in wanted.items():
-    if column not in table.names:
-      raise UserError(
-        f"--input={file} has no column {column!r} (--{flag}) of {modality.plural}, which the model reads; "
-        f"{table_columns.known(file, table.names, column)}"
-      )
+  table_columns.require(table.names, wanted, modality, file)
   return _cell_rows(file, modality, tables.cells(file, table, list(wanted.values()), words=words))
 
 

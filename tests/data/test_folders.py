@@ -140,7 +140,7 @@ def test_a_single_folder_is_looked_through(tmp_path):
   write_images(tmp_path, "pets/PetImages/cat/1.jpg", "pets/PetImages/dog/2.jpg", "__MACOSX/pets/cat/1.jpg")
   examples = load(f"images:{tmp_path}")
   assert list(examples.labels) == ["cat", "dog"] and list(examples.splits) == ["", ""]
-  assert "one folder, whose folders are read instead: PetImages" in examples.notes[0]
+  assert "one folder, whose folders are read instead: PetImages" in examples.notes[1]
   write_images(tmp_path / "data", "set/train/cat/1.jpg", "set/train/dog/2.jpg")
   assert set(load(f"images:{tmp_path / 'data'}").splits) == {"train"}
 

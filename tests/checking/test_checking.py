@@ -98,6 +98,7 @@ BAD_TEXTS = {
   "conflicting_labels": [("{0}", "pears", "")],
   "near_conflicting_labels": [("«{0}»", "pears", "")],
   "same_but_numbers": [("ring 555 before 8", "apples", ""), ("ring 1234 before 9", "apples", "")],
+  "bracketed_labels": [(f"ten {word} sing", "['pears'", "") for word in WORDS],
   "similar_labels": [(f"seven {word} stand", "Apples", "") for word in WORDS],
   "placeholder_labels": [(f"eight {word} fall", "n/a", "") for word in WORDS],
   "small_classes": [("a single plum", "plums", ""), ("another plum", "plums", "")],
@@ -129,7 +130,14 @@ def test_every_fault_of_texts_is_found(tmp_path, kind):
   assert set(found) == {kind} | ALONG.get(kind, set())
   shown = found[kind]
   assert shown.count >= 1 and shown.severity == ("serious" if KINDS[kind].grows else KINDS[kind].severity)
-  if kind not in ("similar_labels", "placeholder_labels", "small_classes", "class_imbalance", "label_in_text"):
+  if kind not in (
+    "bracketed_labels",
+    "similar_labels",
+    "placeholder_labels",
+    "small_classes",
+    "class_imbalance",
+    "label_in_text",
+  ):
     assert "all.jsonl:61" in " ".join(shown.examples)
 
 
@@ -149,6 +157,29 @@ def test_what_a_sign_or_a_number_tells_apart_is_no_second_spelling(tmp_path):
   alike = [(f"{word} {i}", label, "") for i, label in enumerate(("1", "1.0", "New-York", "new york")) for word in WORDS]
   found = check_rows(make_parent(tmp_path / "alike"), alike)["similar_labels"]
   assert found.count == 4 and found.examples == ["'1' = '1.0'", "'New-York' = 'new york'"]
+
+
+def test_a_label_one_typing_error_from_a_large_class_is_a_second_spelling(tmp_path):
+  rows = text_rows(40, ("refund", "typical", "card_1", "tea", "arrival"))
+  rare = ["refnud", "refunds", "refumd", "atypical", "card_2", "tee", "arival", "rival"]
+  found = check_rows(tmp_path, rows + [(f"nine {name} wait", name, "") for name in rare])["similar_labels"]
+  assert sorted(found.examples) == [
+    "'arrival' = 'arival'",
+    "'refund' = 'refnud'",
+    "'refund' = 'refumd'",
+    "'refund' = 'refunds'",
+  ]
+  assert found.count == 6
+
+
+def test_two_large_classes_that_differ_by_one_letter_are_two(tmp_path):
+  assert "similar_labels" not in check_rows(
+    tmp_path, text_rows(30, ("inline", "online", "form", "farm", "lobe", "love"))
+  )
+
+
+def test_a_name_with_brackets_inside_is_no_part_of_a_list(tmp_path):
+  assert "bracketed_labels" not in check_rows(tmp_path, text_rows(30, ("mail [new]", "mail (old)", "it's", '15"')))
 
 
 def test_faults_of_given_splits_are_found(tmp_path):

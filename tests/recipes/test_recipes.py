@@ -48,8 +48,8 @@ def test_full_starts_from_a_new_head_at_its_own_learning_rate():
   assert probe.name == "probe"
   assert full.trains.reset_head
   assert full.optimizer.learning_rates == {"embeddings": 2e-5, "layer_0": 2e-5, "layer_1": 2e-5, "head": 5e-4}
-  with pytest.raises(UserError, match="add head"):
-    _plan(recipe="full", train_stages="layer_1")
+  with pytest.raises(UserError, match="--recipe=full trains a new head: remove --freeze_head"):
+    _plan(recipe="full", train_stages="layer_1", freeze_head=True)
 
 
 def test_gradual_unfreezes_from_the_top_one_more_a_phase():
@@ -101,12 +101,19 @@ def test_light_recipes_choose_within_stages(recipe, trainable_filter):
     ("none", ("head",), "all"),
     ("top:1", ("layer_1", "head"), "all"),
     ("head,layer_1", ("layer_1", "head"), "all"),
-    ("layer_0", ("layer_0",), "all"),
+    ("layer_0", ("layer_0", "head"), "all"),
+    ("layer_1, layer_0", ("layer_0", "layer_1", "head"), "all"),
+    ("head", ("head",), "all"),
     (r"query/kernel", ("layer_0", "layer_1", "head"), "query/kernel"),
   ],
 )
 def test_train_stages_forms(text, stages, trainable_filter):
   assert train_stages.parse(text, FACTS) == (stages, trainable_filter)
+  if "head" in text:
+    with pytest.raises(UserError, match="names the head, which --freeze_head freezes"):
+      train_stages.parse(text, FACTS, freeze_head=True)
+  else:
+    assert train_stages.parse(text, FACTS, freeze_head=True) == (stages[:-1], trainable_filter)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +131,15 @@ def test_train_stages_that_name_nothing_are_refused(text, message):
 
 def test_none_leaves_the_probe():
   assert [phase.name for phase in _plan(train_stages="none")] == ["probe"]
+
+
+@pytest.mark.parametrize("recipe", ["lp_ft", "gradual", "lora", "bias_norm", "contrastive"])
+def test_a_frozen_head_trains_in_the_probe_only(recipe):
+  phases = _plan(recipe=recipe, train_stages="layer_0,layer_1", freeze_head=True)
+  trained = [phase.trains.train_stages for phase in phases if phase.trains_backbone]
+  assert trained[-1] == ("layer_0", "layer_1") and phases[0].trains.train_stages == ("head",)
+  assert all("head" not in phase.optimizer.learning_rates for phase in phases if phase.trains_backbone)
+  assert _plan(recipe=recipe, train_stages="none", freeze_head=True) == phases[:1]
 
 
 def test_layer_decay_falls_towards_the_input():

@@ -50,6 +50,14 @@ def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp
   assert len({len(line) - len(line[17:].lstrip()) for line in lines}) == 1, "the values are aligned"
 
 
+def test_classes_without_test_examples_are_counted():
+  metrics = {"test": measure(*confused(50, 2, 0.8), names(2))}
+  assert "have no test" not in summary.lines(metrics)
+  logits, labels = confused(50, 3, 0.8)
+  metrics = {"test": measure(logits[labels < 2], labels[labels < 2], names(3))}
+  assert "classes           1 of 3 have no test examples, macro F1 is the mean over" in summary.lines(metrics)
+
+
 def test_summary_of_the_bare_contract():
   metrics = {"test": measure(*confused(50, 2, 1.0), names(2))}
   assert summary.lines(metrics).startswith("test accuracy")

@@ -120,11 +120,16 @@ def test_a_model_without_errors_is_not_called_certain():
   assert metrics["macro_f1_ci95"] is None
 
 
-def test_a_class_without_examples_counts_zero_and_keeps_its_row():
+def test_macro_f1_is_the_mean_over_the_classes_that_occur_as_of_scikit_learn():
   logits = np.array([[9, 0, 0], [0, 9, 0], [9, 0, 0]], np.float32)
   metrics = measure(logits, np.array([0, 1, 1]), ["a", "b", "absent"])
   assert metrics["per_class"]["absent"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
-  assert metrics["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+  assert metrics["macro_f1"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+  assert metrics["macro_f1"] == pytest.approx(sklearn.metrics.f1_score([0, 1, 1], [0, 1, 0], average="macro"))
+  assert statistics.classes_without_examples(metrics) == ["absent"]
+  # An answer that is no true class counts: scikit-learn warns of its recall and takes 0.
+  answered = measure(np.eye(3)[[0, 1, 2]] * 9.0, np.array([0, 1, 1]), ["a", "b", "absent"])
+  assert answered["macro_f1"] == pytest.approx(sklearn.metrics.f1_score([0, 1, 1], [0, 1, 2], average="macro"))
   assert metrics["confusion_matrix"] == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
 
 

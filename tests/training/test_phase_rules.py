@@ -88,6 +88,12 @@ WITHOUT_EFFECT = [
   (phase_rules.rank_needs_lora, {"lora_rank": 4}, (), "it belongs to --recipe=lora"),
   (phase_rules.ema_needs_averages, {"recipe": "contrastive", "ema": 0.5}, (), "keeps no averaged weights"),
   (
+    phase_rules.frozen_heads_need_the_task_loss,
+    {"recipe": "contrastive", "freeze_head": True},
+    (),
+    "--recipe=contrastive trains the backbone without the head",
+  ),
+  (
     phase_rules.optimizer_flags_need_gradients,
     {"probe_solver": "svm", "head_epochs": 3},
     (),

@@ -30,11 +30,15 @@ def skipped(examples):
   """Yields the findings about the examples that were removed as bad."""
   by_kind = collections.defaultdict(list)
   for bad in examples.skipped:
-    by_kind[_OF_REASON.get(bad["reason"], "unreadable")].append(bad)
+    by_kind[_kind(bad["reason"])].append(bad)
   total = len(examples) + len(examples.skipped)
   for kind, members in by_kind.items():
-    shown = [bad["id"] if kind in _OF_REASON.values() else f"{bad['id']} ({bad['reason']})" for bad in members[:SHOWN]]
+    shown = [bad["id"] if bad["reason"] in _OF_REASON else f"{bad['id']} ({bad['reason']})" for bad in members[:SHOWN]]
     yield from find(kind, len(members), total, examples=shown)
+
+
+def _kind(reason):
+  return "no_label" if reason.startswith("it has no label") else _OF_REASON.get(reason, "unreadable")
 
 
 def repeats(subject):

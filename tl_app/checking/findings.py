@@ -46,8 +46,16 @@ KINDS = {
     WARNING, "contents that nearly equal a content with another label", "check them and keep one label for each", True
   ),
   "label_noise": Kind(WARNING, "labels that are probably wrong", "check them, the most certain first"),
+  "bracketed_labels": Kind(
+    SERIOUS,
+    "labels that begin or end with a bracket or a quote, as parts of a list do",
+    "write lists as JSON, or the names alone",
+  ),
   "similar_labels": Kind(
-    WARNING, "labels that differ only in case, in separators or in the spelling of a number", "use one spelling"
+    WARNING,
+    "labels that differ only in case, in separators or in the spelling of a number, or by one typing error from a much "
+    "larger class",
+    "use one spelling",
   ),
   "placeholder_labels": Kind(
     WARNING, "labels that stand for a missing value in tables", "label these examples or remove them"

@@ -1,6 +1,7 @@
 """What is wrong with the classes: their names, sizes, and how the splits share them."""
 
 import collections
+import os
 import re
 import unicodedata
 
@@ -15,6 +16,10 @@ IMBALANCE = 5
 MIN_CONTENTS = 3
 # Between two words, of which at most one is a number: "v1.0" is not "v10", "C#" not "C" and "A-" not "A".
 _SEPARATORS = re.compile(r"(?<=[^\W\d])[ .,'/-]+(?=\w)|(?<=\d)[ .,'/-]+(?=[^\W\d])")
+_OPENING = {"]": "[", "}": "{"}
+# A typing error gives a class at least so many times smaller than the right one, which has at least LARGE examples;
+# names of fewer letters than SHORT are often one letter apart.
+LARGE, TIMES, SHORT = 10, 10, 4
 # What tables write where a value is missing.
 _PLACEHOLDERS = frozenset(["nan", "na", "n/a", "#n/a", "null", "none", "nil", "missing", "undefined", "?", "-", "--"])
 # A given split is unlike train when chance alone would give its classes less than once in 1,000 (chi-square), and the
@@ -32,7 +37,8 @@ def findings(subject):
   if subject.task.has_class_names:
     yield from _unseen(subject, pool)
     counts = subject.count(range(len(subject.examples)))
-    yield from _similar(sorted(counts))
+    yield from _bracketed(counts)
+    yield from _similar(counts)
     missing = {label: count for label, count in sorted(counts.items()) if label.casefold() in _PLACEHOLDERS}
     shown = [f"{label!r} ({count:,})" for label, count in missing.items()]
     yield from find("placeholder_labels", sum(missing.values()), len(subject.examples), examples=shown)
@@ -44,14 +50,68 @@ def findings(subject):
       yield from _unlike(split, subject.count(given[split]), train)
 
 
-def _similar(names):
+def _bracketed(counts):
+  shown = [f"{name!r} ({count:,})" for name, count in sorted(counts.items()) if _is_bracketed(name)]
+  yield from find("bracketed_labels", len(shown), len(counts), examples=shown)
+
+
+def _is_bracketed(name):
+  """Whether a name looks like part of a list: [a and 'b' and c] do, "a [b]" does not."""
+  if not name:
+    return False
+  closes = name[-1] in _OPENING and _OPENING[name[-1]] not in name
+  return closes or name[0] in "[{" or (len(name) > 1 and name[0] == name[-1] and name[0] in "'\"")
+
+
+def _similar(counts):
   same = collections.defaultdict(list)
-  for name in names:
+  for name in sorted(counts):
     same[_spelt_alike(name)].append(name)
   groups = [group for group in same.values() if len(group) > 1]
-  yield from find(
-    "similar_labels", sum(map(len, groups)), len(names), examples=[" = ".join(map(repr, g)) for g in groups]
-  )
+  found = {name for group in groups for name in group}
+  groups += [pair for pair in _typing_errors(counts) if not found & set(pair)]
+  members = {name for group in groups for name in group}
+  yield from find("similar_labels", len(members), len(counts), examples=[" = ".join(map(repr, g)) for g in groups])
+
+
+def _typing_errors(counts):
+  """Returns [[large class, small one]]: names of letters with one typing error between them, of very different size."""
+  near = collections.defaultdict(list)
+  large = {name: count for name, count in counts.items() if count >= LARGE}
+  for name in sorted(large):
+    for part in _with_one_deleted(name.casefold()):
+      near[part].append(name)
+  pairs = []
+  for name, count in sorted(counts.items()):
+    if len(name) < SHORT:
+      continue
+    others = {other for part in _with_one_deleted(name.casefold()) for other in near[part]}
+    others = [
+      other
+      for other in sorted(others)
+      if count * TIMES <= large[other] and _is_typing_error(name.casefold(), other.casefold())
+    ]
+    pairs += [[max(others, key=large.get), name]] if others else []
+  return pairs
+
+
+def _with_one_deleted(name):
+  return {name, *(name[:place] + name[place + 1 :] for place in range(len(name)))}
+
+
+def _is_typing_error(name, other):
+  """Whether two names differ by one letter that is added, absent, another one or at the place of its neighbour.
+
+  The first letter is seldom mistyped: "typical" and "atypical" are two names. Digits and signs tell names apart.
+  """
+  if name[0] != other[0]:
+    return False
+  start = len(os.path.commonprefix([name, other]))
+  first, second = name[start:], other[start:]
+  end = len(os.path.commonprefix([first[::-1], second[::-1]]))
+  first, second = first[: len(first) - end], second[: len(second) - end]
+  swapped = len(first) == len(second) == 2 and first == second[::-1]
+  return (swapped or max(len(first), len(second)) == 1) and (first + second).isalpha()
 
 
 def _spelt_alike(name):

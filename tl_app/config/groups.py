@@ -132,6 +132,16 @@ class DataConfig:
   label_separator: str = _field(
     "", "Separator of the class names in a cell of --task=multi_label. Empty: inferred from the labels among , ; |"
   )
+  label_names: str = _field(
+    "",
+    "Names of labels that are numbers, separated by commas, number 0 first: of classes, of the tags of words, or of "
+    "the places of a 0/1 vector. Empty: numbers are names themselves, the places of a vector class_0, class_1, ..",
+  )
+  sentence_column: str = _field(
+    "",
+    "Column of the sentence, for a table with one word and one tag per row: rows that follow each other and have the "
+    "same value, or none, are one sentence.",
+  )
   task: str = _field(
     "auto",
     "What the labels are. single_label: one class per example. multi_label: any number of classes. regression: one or "
@@ -186,10 +196,11 @@ class RecipeConfig:
   )
   train_stages: str = _field(
     "all",
-    "What fine-tuning trains: all, none, top:N, stage names separated by commas (head is the new layer), or a regular "
-    "expression over variable names.",
+    "What fine-tuning trains: all, none, top:N, stage names separated by commas, or a regular expression over variable "
+    "names. The head always trains with them, unless --freeze_head is given.",
     common=True,
   )
+  freeze_head: bool = _field(False, "Fine-tuning leaves the head as the probe has trained it.")
   bn: str = _field(
     "frozen",
     "BatchNormalization during fine-tuning. frozen: moving statistics everywhere. train_unfrozen: batch statistics "

@@ -170,6 +170,19 @@ def one_way_to_name_labels(config):
   return ""
 
 
+def words_have_one_tag(config):
+  """A table with one word per row has one column of texts and one of tags."""
+  if config.sentence_column and (config.text_pair_column or config.label_columns):
+    other = "text_pair_column" if config.text_pair_column else "label_columns"
+    return f"--sentence_column does not go with --{other}: a row is one word with one tag"
+  return ""
+
+
+def label_names_name_one_column(config):
+  """--label_columns have names already."""
+  return unused(config, ["label_names"], "with --label_columns, which are names") if config.label_columns else ""
+
+
 def devices_need_a_strategy(config):
   """Several devices need --strategy=mirrored."""
   if config.num_devices > 1 and config.strategy == "single":
@@ -212,7 +225,7 @@ def columns_need_a_table(config):
   """Groups, times and pairs of texts are read from tables only."""
   for flag, name in _datasets(config).items():
     if not name.startswith("table:"):
-      for key in ("group_column", "time_column"):
+      for key in ("group_column", "time_column", "sentence_column"):
         if getattr(config, key):
           return f"--{key}={getattr(config, key)} names a column of a table, but --{flag}={name} is none"
       if config.text_pair_column:
@@ -287,6 +300,8 @@ def flags_fit_the_task(config, task):
   names += [] if task.supports_mixup else ["mixup", "cutmix"]
   names += ["text_pair_column", "label_columns", "preprocessor", "augment", "long_text"] if task.per_token else []
   names += [] if task.uses_separator else ["label_separator"]
+  names += [] if task.has_class_names else ["label_names"]
+  names += [] if task.per_token else ["sentence_column"]
   return unused(config, names, f"for --task={task.name}")
 
 
@@ -369,6 +384,8 @@ RULES = {
     imbalance_needs_gradients,
     contrastive_has_its_own_loss,
     one_way_to_name_labels,
+    label_names_name_one_column,
+    words_have_one_tag,
     devices_need_a_strategy,
     devices_share_a_batch,
     cache_size_needs_a_cache,

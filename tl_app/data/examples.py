@@ -177,6 +177,10 @@ class Examples:
     """The name of the modality of the inputs, see `Inputs.modality`."""
     return self.inputs.modality
 
+  def single_texts(self) -> np.ndarray | None:
+    """Returns the texts, object array [n] of str; None where the inputs are images or pairs."""
+    return self.inputs.array() if list(self.inputs.modalities.values()) == ["text"] else None
+
   def take(self, indices):
     """Returns the examples at `indices` (int array or bool mask [n]), in that order."""
     names = ("ids", "inputs", "labels", "hashes", "splits", "classes")

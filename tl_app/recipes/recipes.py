@@ -87,7 +87,7 @@ def probe(config, facts, num_devices=1) -> list[Phase]:
 
 def lp_ft(config, facts, num_devices=1) -> list[Phase]:
   """Trains the probe to convergence, then fine-tunes --train_stages at a small learning rate (Kumar et al. 2022)."""
-  names, trainable_filter = train_stages.parse(config.train_stages, facts)
+  names, trainable_filter = train_stages.parse(config.train_stages, facts, config.freeze_head)
   phase = _fine_tune(config, facts, num_devices, names)
   return [*probe(config, facts, num_devices), phase.replace(trainable_filter=trainable_filter)]
 
@@ -97,7 +97,7 @@ def gradual(config, facts, num_devices=1) -> list[Phase]:
 
   The epochs are shared among the phases; with more stages than epochs, a phase unfreezes several stages.
   """
-  names, trainable_filter = train_stages.parse(config.train_stages, facts)
+  names, trainable_filter = train_stages.parse(config.train_stages, facts, config.freeze_head)
   phases = probe(config, facts, num_devices)
   backbone = [name for name in names if facts.stages.get(name)]
   if not backbone and any(name != HEAD for name in names):
@@ -115,9 +115,9 @@ def gradual(config, facts, num_devices=1) -> list[Phase]:
 
 def full(config, facts, num_devices=1) -> list[Phase]:
   """Trains --train_stages and a new head at once. The probe is trained too, for comparison."""
-  names, trainable_filter = train_stages.parse(config.train_stages, facts)
+  names, trainable_filter = train_stages.parse(config.train_stages, facts, config.freeze_head)
   if HEAD not in names:
-    raise UserError(f"--recipe=full trains a new head: add head to --train_stages={config.train_stages}")
+    raise UserError("--recipe=full trains a new head: remove --freeze_head")
   phase = _fine_tune(config, facts, num_devices, names)
   learning_rates = phase.optimizer.learning_rates | {HEAD: config.head_learning_rate}
   changes = {"trainable_filter": trainable_filter, "reset_head": True, "learning_rates": learning_rates}
@@ -144,7 +144,7 @@ def contrastive(config, facts, num_devices=1) -> list[Phase]:
 
   This is meant for few examples per class (SetFit, Tunstall et al. 2022; here with the loss of Khosla et al. 2020).
   """
-  names, trainable_filter = train_stages.parse(config.train_stages, facts)
+  names, trainable_filter = train_stages.parse(config.train_stages, facts, config.freeze_head)
   names = tuple(name for name in names if name != HEAD)
   first = probe(config, facts, num_devices)
   if not names:
@@ -176,7 +176,7 @@ RECIPES = {
 
 def _whole_stages(config, facts, what):
   """Returns the names of the stages that train, for a recipe that selects the variables itself."""
-  names, trainable_filter = train_stages.parse(config.train_stages, facts)
+  names, trainable_filter = train_stages.parse(config.train_stages, facts, config.freeze_head)
   if trainable_filter != ALL:
     raise UserError(f"--recipe={config.recipe} selects the {what} itself: use stage names in --train_stages")
   return names

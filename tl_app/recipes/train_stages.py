@@ -7,20 +7,31 @@ from tl_app.recipes.facts import Facts
 from tl_app.recipes.phase import ALL, HEAD
 
 
-def parse(text: str, facts: Facts) -> tuple[tuple, str]:
+def parse(text: str, facts: Facts, freeze_head: bool = False) -> tuple[tuple, str]:
   """Parses --train_stages.
 
   Args:
     text: "all", "none", "top:N", stage names separated by commas, or a regular expression over variable paths.
     facts: the `Facts`, for the stages of the backbone.
+    freeze_head: whether the head keeps the values of the probe. By default it trains together with any stages.
 
   Returns:
-    (names of the stages that train, from the input upwards; filter of their variables: "all", or the regular
-    expression).
+    (names of the stages that train, from the input upwards, the head last; filter of their variables: "all", or the
+    regular expression).
 
   Raises:
-    UserError: neither a stage nor a variable matches.
+    UserError: neither a stage nor a variable matches, or freeze_head contradicts the text.
   """
+  names, trainable_filter = _parse(text, facts)
+  if not freeze_head:
+    return names, trainable_filter
+  if HEAD in _listed(text):
+    raise UserError(f"--train_stages={text} names the head, which --freeze_head freezes: remove one of them")
+  return names[:-1], trainable_filter
+
+
+def _parse(text, facts):
+  """Returns what `parse` does for a head that trains."""
   backbone = list(facts.stages)
   if not text.strip():
     raise UserError("--train_stages is empty: use all, none, top:N, stage names or a regular expression")
@@ -28,9 +39,9 @@ def parse(text: str, facts: Facts) -> tuple[tuple, str]:
     return (*(backbone if text == "all" else []), HEAD), ALL
   if re.fullmatch(r"top:\d+", text):
     return _top(int(text[4:]), text, facts), ALL
-  wanted = [name.strip() for name in text.split(",") if name.strip()]
+  wanted = _listed(text)
   if wanted and set(wanted) <= {*backbone, HEAD}:
-    return tuple(name for name in (*backbone, HEAD) if name in wanted), ALL
+    return (*(name for name in backbone if name in wanted), HEAD), ALL
   try:
     expression = re.compile(text)
   except re.error as error:
@@ -42,6 +53,10 @@ def parse(text: str, facts: Facts) -> tuple[tuple, str]:
       "that can train matches it as a regular expression"
     )
   return (*matching, HEAD), text
+
+
+def _listed(text):
+  return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _top(count, text, facts):

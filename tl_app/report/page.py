@@ -12,6 +12,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.report import formatting, plots, predictions
+from tl_app.tasks import statistics
 
 _TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
 # A larger matrix has no readable cells.
@@ -111,9 +112,11 @@ def _read_log(path):
 
 
 def _test_results(test):
-  """Returns the sections "classes", "matrix" and "confusions" of the metrics of the test split."""
+  """Returns what the page shows of the metrics of the test split: classes, matrix and confusions."""
   return {
     "classes": _classes(test),
+    "without_examples": statistics.classes_without_examples(test),
+    "macro_f1_note": statistics.MACRO_F1_NOTE if "macro_f1" in test else "",
     "matrix": _matrix(test),
     "confusions": _confusions(test)[:_MAX_CONFUSIONS],
   }

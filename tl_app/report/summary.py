@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from tl_app import tasks
 from tl_app.report import formatting
+from tl_app.tasks import statistics
 from tl_app.workdir import Workdir
 
 
@@ -21,6 +22,7 @@ def lines(metrics: Mapping, workdir: str | pathlib.Path | None = None) -> str:
     (f"test {title}", _with_interval(test, primary), f"{test.get('num_examples', 0):,} examples"),
     ("baseline", _decimals(task.metrics.baseline_score(metrics)), f"{title} of {task.metrics.baseline_title}"),
     *((name, _with_interval(test, key), "") for key, name in task.metrics.secondary_titles.items()),
+    ("classes", _without_examples(test, task), statistics.MACRO_F1_NOTE if "macro_f1" in test else ""),
     ("validation", _with_interval(metrics.get("validation") or {}, primary), title),
     ("text", _tokens_read(metrics.get("preprocessing") or {}), ""),
     ("candidates", _candidates(metrics.get("candidates") or {}, task), ""),
@@ -42,6 +44,11 @@ def _decimals(value):
 def _with_interval(values, name):
   text, bounds = _decimals(values.get(name)), values.get(f"{name}_ci95")
   return f"{text} (95 % interval {formatting.interval(bounds)})" if text and bounds else text
+
+
+def _without_examples(test, task):
+  absent, number = statistics.classes_without_examples(test), len(test.get("per_class", {}))
+  return f"{len(absent):,} of {number:,} have no test {task.metrics.support_title}" if absent else ""
 
 
 def _tokens_read(preprocessing):

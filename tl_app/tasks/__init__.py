@@ -5,7 +5,7 @@ from typing import Any
 
 from tl_app.config import Config, rules
 from tl_app.config.groups import DataConfig
-from tl_app.tasks import cells, tags
+from tl_app.tasks import cells, label_problems, tags
 from tl_app.tasks.multi_label import MULTI_LABEL
 from tl_app.tasks.regression import REGRESSION
 from tl_app.tasks.single_label import IMBALANCED, SINGLE_LABEL
@@ -24,6 +24,7 @@ def choose(config: Config, examples) -> tuple[Task, str]:
   Raises:
     UserError: the labels, or another flag, do not fit --task.
   """
+  rules.require(label_problems.find(config.data, examples.labels, examples.single_texts()))
   name, why = (config.task, "by --task") if config.task != "auto" else guess(config.data, set(examples.labels))
   task = TASKS[name] if config.imbalance == "none" else _WITH_IMBALANCE.get(name, TASKS[name])
   rules.check(rules.DATA, config, task)

@@ -1,28 +1,91 @@
 """Label cells: the text that a reader gives for a label, and what is in it."""
 
+import ast
 import collections
 import json
 import math
+import re
 from collections.abc import Sequence
 
 from tl_app.errors import UserError
 
 SEPARATORS = (",", ";", "|")
 # pandas writes 0.0 and 1.0 where a column has had a missing value.
-FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+BITS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+FLAGS = BITS | {"no": False, "yes": True, "n": False, "y": True, "f": False, "t": True}
 # More different numbers than this are amounts and no classes: ratings in half stars have 10, in tenths of a point 41.
 MOST_CLASSES = 20
 
+# A list as Python or NumPy writes it: ['a', 'b'], ['a' 'b'], {'a', 'b'}, array(['a'], dtype=object), [1. 0.].
+_CALL = re.compile(r"(?:np\.|numpy\.)?(?:array|list|tuple|set|frozenset)\((.*?)\s*(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
+_MEMBER = re.compile(
+  r"""\s*(?:(?:np|numpy)\.\w+\()?(?:(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<bare>[-+.\w]+))\)?\s*""",
+  re.DOTALL,
+)
+_BRACKETS = {"[": "]", "{": "}", "(": ")"}
+# A number as people write amounts: with a currency or a percent sign, and with separators.
+_UNIT = re.compile(r"^[\s$€£¥]+|[\s$€£¥%]+$|^(?:USD|EUR|GBP|CHF)\s*|\s*(?:USD|EUR|GBP|CHF)$")
+_GROUPED = re.compile(r"[-+]?\d{1,3}([,.' \u00a0\u2009\u202f])\d{3}(?:\1\d{3})*(?:[.,]\d+)?")
+
 
 def listed(cell: str) -> list[str] | None:
-  """Returns the list of str of a cell that is a JSON list (a list column, or several columns), else None."""
-  if not cell.startswith("["):
+  """Returns the list of str of a cell that is a list, else None.
+
+  A cell of a list column, and of several columns, is JSON. A table that pandas wrote holds the text that Python or
+  NumPy give a list: "['a', 'b']", "['a' 'b']", "[1. 0.]", "{'a', 'b'}", "array(['a'], dtype=object)".
+  """
+  if cell.startswith("["):
+    try:
+      return [value if isinstance(value, str) else json.dumps(value) for value in json.loads(cell)]
+    except ValueError:
+      pass
+  return _python_list(cell.strip())
+
+
+def _python_list(text):
+  call = _CALL.fullmatch(text)
+  text = call[1] if call else text
+  if call and not text:
+    return []
+  if len(text) < 2 or _BRACKETS.get(text[0]) != text[-1]:
     return None
-  try:
-    values = json.loads(cell)
-  except ValueError:
+  inside, values, quoted, position = text[1:-1].strip(), [], False, 0
+  while position < len(inside):
+    member = _MEMBER.match(inside, position)
+    value = _python_member(member)
+    if value is None:
+      return None
+    values.append(value)
+    quoted |= member["text"] is not None
+    position = member.end()
+    comma = inside[position : position + 1] == ","
+    # Two members without anything between them are none: "it's".
+    if position < len(inside) and not comma and not inside[position - 1].isspace():
+      return None
+    position += comma
+  # (1) and (late) are names, ('late',) is a list.
+  return values if text[0] == "[" or (quoted and (text[0] == "{" or "," in inside)) else None
+
+
+def _python_member(member):
+  """Returns the str of a match of `_MEMBER`, None where it is no member."""
+  if not member:
     return None
-  return [value if isinstance(value, str) else json.dumps(value) for value in values]
+  if member["text"] is not None:
+    try:
+      return ast.literal_eval(member["text"])
+    except (ValueError, SyntaxError):
+      return None
+  if member["bare"] in ("True", "False"):
+    return member["bare"].lower()
+  value = number(member["bare"])
+  return None if value is None else str(int(value)) if value.is_integer() else member["bare"]
+
+
+def shown(cell: str) -> str:
+  """Returns a cell as messages show it: a list of numbers without quotes."""
+  members = listed(cell)
+  return f"[{', '.join(members)}]" if members and all(number(member) is not None for member in members) else cell
 
 
 def number(cell: str) -> float | None:
@@ -32,6 +95,12 @@ def number(cell: str) -> float | None:
   except ValueError:
     return None
   return value if math.isfinite(value) else None
+
+
+def is_written_number(cell: str) -> bool:
+  """Whether a cell is an amount as people write it: "1,013.50", "1.013,50", "0,5", "$5", "7 %"."""
+  text = _UNIT.sub("", _UNIT.sub("", cell.strip()))
+  return bool(_GROUPED.fullmatch(text)) or number(text.replace(",", ".")) is not None
 
 
 def amounts(cells: set[str]) -> bool:

@@ -171,10 +171,11 @@ class MultiLabelMetrics(Metrics):
       seed: seed of the bootstrap.
 
     Returns:
-      A dict: "num_examples"; "loss"; "macro_f1" (mean over the classes), "micro_f1" (over all answers),
-      "subset_accuracy" (share of the examples without any wrong class), each with "_ci95", the 95 % percentile
-      bootstrap interval over examples, or None with fewer than ten right or wrong answers; "per_class" {name:
-      {"precision", "recall", "f1", "support", "average_precision", "threshold"}}. What is 0/0 counts 0.
+      A dict: "num_examples"; "loss"; "macro_f1" (mean over the classes that have examples or answers),
+      "micro_f1" (over all answers), "subset_accuracy" (share of the examples without any wrong class), each with
+      "_ci95", the 95 % percentile bootstrap interval over examples, or None with fewer than ten right or wrong answers;
+      "per_class" {name: {"precision", "recall", "f1", "support", "average_precision", "threshold"}}. What is 0/0 counts
+      0.
     """
     logits, targets = usable_logits(logits, targets), np.asarray(targets)
     probabilities = _probabilities(logits)

@@ -121,10 +121,10 @@ class AccuracyMetrics(Metrics):
     Returns:
       A dict: "num_examples"; "loss" (mean cross-entropy in nats); "accuracy"; "accuracy_ci95" ([low, high], see
       `statistics.accuracy_interval`); "balanced_accuracy" (mean recall over the classes with examples); "macro_f1"
-      (mean F1 over all classes); "macro_f1_ci95" ([low, high] or None, see `statistics.macro_f1_interval`); "matthews"
-      (the correlation of Matthews, -1 to 1; Gorodkin 2004 for several classes); "per_class" {name: {"precision",
-      "recall", "f1", "support"}}; "confusion_matrix" (rows: true class, columns: predicted class). A precision, recall
-      or F1 that is 0/0 counts 0: a class with neither examples nor predictions lowers the macro F1.
+      (mean F1 over the classes that have examples or answers, as of scikit-learn); "macro_f1_ci95" ([low, high] or
+      None, see `statistics.macro_f1_interval`); "matthews" (the correlation of Matthews, -1 to 1; Gorodkin 2004 for
+      several classes); "per_class" {name: {"precision", "recall", "f1", "support"}}; "confusion_matrix" (rows: true
+      class, columns: predicted class). A precision, recall or F1 that is 0/0 counts 0.
     """
     logits, labels = usable_logits(logits, targets), np.asarray(targets)
     predictions = logits.argmax(axis=1)
@@ -141,7 +141,7 @@ class AccuracyMetrics(Metrics):
       "accuracy": num_correct / len(labels),
       "accuracy_ci95": statistics.accuracy_interval(num_correct, len(labels), seed),
       "balanced_accuracy": float(recall[support > 0].mean()),
-      "macro_f1": float(f1.mean()),
+      "macro_f1": float(f1[(support > 0) | (confusion.sum(axis=0) > 0)].mean()),
       "macro_f1_ci95": statistics.macro_f1_interval(confusion, seed),
       "matthews": float(sklearn.metrics.matthews_corrcoef(labels, predictions)),
       "per_class": {

@@ -1,7 +1,7 @@
 """The statistics behind the metrics: losses, intervals and paired tests of two models."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import scipy.stats
@@ -10,6 +10,7 @@ RESAMPLES = 2000
 
 # With fewer right or wrong answers than this the resamples are too coarse for an interval.
 FEW = 10
+MACRO_F1_NOTE = "macro F1 is the mean over the classes in the test labels or the answers"
 _Z95 = 1.959963984540054
 
 
@@ -67,7 +68,7 @@ def macro_f1_interval(confusion: np.ndarray, seed: int = 0) -> list[float] | Non
     predicted[:, columns] += draws.astype(np.int32)
     hits[:, row] = draws[:, columns == row].sum(axis=1)
   # F1 = 2 TP / (2 TP + FP + FN), and the sum below it is predictions plus support.
-  return percentiles((2 * hits / np.maximum(predicted + support, 1)).mean(axis=1))
+  return percentiles(macro_f1(np.concatenate([hits, predicted, np.broadcast_to(support, hits.shape)], axis=1)))
 
 
 def majority_accuracy(train_labels: Sequence, test_labels: Sequence) -> float:
@@ -126,9 +127,19 @@ def class_counts(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(sums: np.ndarray) -> np.ndarray:
-  """Returns the macro F1 [..] of sums of `class_counts` [.., 3 classes]; 0/0 counts 0."""
+  """Returns the macro F1 [..] of sums of `class_counts` [.., 3 classes].
+
+  It is the mean over the classes that occur in the truth or in the answers, as of scikit-learn's `f1_score`; 0 where
+  none occurs.
+  """
   hits, predicted, support = np.split(sums, 3, axis=-1)
-  return (2 * hits / np.maximum(predicted + support, 1)).mean(axis=-1)
+  occurs = predicted + support > 0
+  return (2 * hits / np.maximum(predicted + support, 1)).sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1)
+
+
+def classes_without_examples(metrics: Mapping) -> list[str]:
+  """Returns the names of the classes that have no example in the split of `Metrics.compute_metrics`."""
+  return [name for name, values in metrics.get("per_class", {}).items() if not values.get("support", 1)]
 
 
 def mcnemar(right: np.ndarray, other_right: np.ndarray) -> float:

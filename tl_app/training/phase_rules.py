@@ -108,6 +108,7 @@ RULES = (
 FINE_TUNING_FLAGS = (
   *("epochs", "learning_rate", "backbone_learning_rate", "layer_decay", "bn", "clip_norm", "ema", "accumulate_steps"),
   *("batch_tokens", "augment", "mixup", "cutmix", "label_smoothing", "precision", "jit", "max_minutes", "train_stages"),
+  "freeze_head",
   "recipe",
 )
 # Values of --train_stages that leave the head alone.
@@ -161,6 +162,13 @@ def ema_needs_averages(config, phases, bn_modes, has_image_size):
   return {"ema": f"--recipe={config.recipe} keeps no averaged weights"}
 
 
+def frozen_heads_need_the_task_loss(config, phases, bn_modes, has_image_size):
+  """Some objectives train the backbone without the head."""
+  if any(phase.trains_backbone and phase.objective.trains_head for phase in phases):
+    return {}
+  return {"freeze_head": f"--recipe={config.recipe} trains the backbone without the head"}
+
+
 def optimizer_flags_need_gradients(config, phases, bn_modes, has_image_size):
   """scikit-learn's solvers take no optimizer steps."""
   if phases[0].optimizer.uses_gradients:
@@ -173,9 +181,11 @@ def optimizer_flags_need_gradients(config, phases, bn_modes, has_image_size):
 
 
 WITHOUT_EFFECT = (
-  fine_tuning_needs_a_backbone_phase,
   bn_needs_batch_normalization,
   rank_needs_lora,
   ema_needs_averages,
+  frozen_heads_need_the_task_loss,
+  # After the rule above, whose reason it replaces.
+  fine_tuning_needs_a_backbone_phase,
   optimizer_flags_need_gradients,
 )

@@ -1,5 +1,6 @@
 """`load`: the examples of --dataset, read by the room of its form, checked, and joined with the extra data sets."""
 
+import dataclasses
 import unicodedata
 
 import numpy as np
@@ -13,6 +14,7 @@ from tl_app.data.readers import verify as verify_lib
 from tl_app.data.readers.rows import Raw, Row
 from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
+from tl_app.tasks import label_names
 
 
 def load(config: Config, assets: Assets, verify=None, known=frozenset()) -> Examples:
@@ -40,7 +42,8 @@ def load(config: Config, assets: Assets, verify=None, known=frozenset()) -> Exam
     if getattr(config, flag):
       extra = _load_one(getattr(config, flag), flag, config, assets, verify, known)
       examples = _with_split(examples, extra, split, flag)
-  return examples
+  labels, notes = label_names.resolve(examples.labels, config.data, examples.single_texts())
+  return dataclasses.replace(examples, labels=strings(labels), notes=[*examples.notes, *notes], classes=None)
 
 
 def _load_one(name, flag, config, assets, verify, known):

@@ -1,5 +1,6 @@
 """Which columns of a table hold the inputs and the labels."""
 
+import dataclasses
 import typing
 
 from tl_app import config as configs
@@ -11,6 +12,9 @@ from tl_app.data.readers.rows import columns
 from tl_app.data.readers.table_files import suffix
 from tl_app.errors import UserError
 
+# Column names of Kaggle's entity-annotated-corpus (ner_dataset.csv).
+KAGGLE = {"sentence_column": "Sentence #", "text_column": "Word", "label_column": "Tag"}
+
 
 class Columns(typing.NamedTuple):
   """The columns of a table.
@@ -20,12 +24,14 @@ class Columns(typing.NamedTuple):
     inputs: {flag: column} of the inputs: of one text or image, or of a pair of texts.
     splits: {flag: column} of --group_column and --time_column, if they are given.
     labels: names of the columns of the label.
+    sentence: column that tells the sentence of a word, or "".
   """
 
   modality: Modality
   inputs: dict
   splits: dict
   labels: list
+  sentence: str = ""
 
 
 def of_splits(config: Config) -> dict[str, str]:
@@ -55,12 +61,27 @@ def choose(names: list[str], config: DataConfig, split_columns: dict[str, str], 
   Raises:
     UserError: a column is not there, or there is a choice that the user has to make.
   """
+  config = _with_kaggles(config, names)
   modality, column = _input_column(names, config, file)
-  for flag, name in split_columns.items():
+  sentence = {"sentence_column": config.sentence_column} if config.sentence_column else {}
+  if sentence and modality.column_flag != "text_column":
+    raise UserError(f"--sentence_column={config.sentence_column}, but {file} is read for its {modality.plural}")
+  for flag, name in (split_columns | sentence).items():
     if name not in names:
       raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
   labels = _label_columns(names, config, file)
-  return Columns(modality, _with_pair(names, modality, column, config.text_pair_column, file), split_columns, labels)
+  inputs = _with_pair(names, modality, column, config.text_pair_column, file)
+  return Columns(modality, inputs, split_columns, labels, config.sentence_column)
+
+
+def _with_kaggles(config, names):
+  """Returns the config with `KAGGLE` if the table has these columns and the flags name no others."""
+  own = {flag: getattr(config, flag) for flag in KAGGLE}
+  default = {flag for flag, name in own.items() if name == configs.FIELDS[flag].default and name not in names}
+  wanted = own | {flag: KAGGLE[flag] for flag in default}
+  if set(KAGGLE.values()) <= set(names) and wanted == KAGGLE and not config.label_columns:
+    return dataclasses.replace(config, **wanted)
+  return config
 
 
 def known(file, names, wanted):

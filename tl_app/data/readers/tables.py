@@ -3,11 +3,12 @@
 from tl_app.assets import Assets
 from tl_app.config.groups import DataConfig
 from tl_app.data import modalities
-from tl_app.data.readers import table_columns, table_files
+from tl_app.data.readers import sentences, table_columns, table_files
 from tl_app.data.readers.rows import Raw, Row, as_label, as_text, keep_image, relative_name
 from tl_app.data.readers.table_files import suffix
 from tl_app.data.readers.table_formats import open_table
 from tl_app.errors import UserError
+from tl_app.tasks import cells as label_cells
 from tl_app.tasks import tags
 
 
@@ -44,7 +45,13 @@ def read(path: str, what: str, config: DataConfig, split_columns: dict[str, str]
     raw.columns = by_name
     before = len(raw.rows)
     folder = relative_name(file.parent, root)
-    for row in _rows(file, table, columns, split, store):
+    rows = list(_rows(file, table, columns, split, store))
+    if columns.sentence:
+      rows, words = sentences.joined(rows, columns.sentence), len(rows)
+      raw.notes.append(
+        f"{file.name}: {words:,} words are {len(rows):,} sentences by --sentence_column={columns.sentence}"
+      )
+    for row in rows:
       raw.rows.append(row if folder == "." else row._replace(id=f"{folder}/{row.id}"))
     if len(raw.rows) == before:
       raise UserError(f"{file} has a header but no rows")
@@ -52,17 +59,19 @@ def read(path: str, what: str, config: DataConfig, split_columns: dict[str, str]
 
 
 def _rows(file, table, columns, split, store):
-  """Yields the `Row` of each record of a `Table`."""
+  """Yields the `Row` of each record of a `Table`; with a column of sentences (`Row`, its cell in that column)."""
   inputs, names = len(columns.inputs), [*columns.inputs.values(), *columns.splits.values()]
+  names += [columns.sentence] if columns.sentence else []
   for id, cell, reason in cells(file, table, names, columns.labels, inputs=inputs):
-    label = _one_label(cell[len(names) :])
+    label, fault = _one_label(cell[len(names) :], columns.labels)
     located = [located_input(value, columns.modality, file, store) for value in cell[:inputs]]
-    reason = reason or next((fault for _, fault in located if fault), "")
+    reason = reason or next((fault for _, fault in located if fault), "") or fault
     extra = dict(zip(columns.splits, cell[inputs:]))
     empty = [f"it has no {name} (--{flag})" for flag, name in columns.splits.items() if not extra[flag]]
     reason = reason or "".join(empty[:1])
     values = tuple(value for value, _ in located)
-    yield Row(id, values, label, split, reason, extra.get("group_column"), extra.get("time_column"))
+    row = Row(id, values, label, split, reason, extra.get("group_column"), extra.get("time_column"))
+    yield (row, cell[len(names) - 1]) if columns.sentence else row
 
 
 def located_input(value, modality, file, store):
@@ -96,13 +105,11 @@ def cells(file, table, wanted, labels=(), words=False, inputs=None):
     try:
       if isinstance(record, str):
         raise ValueError(record)
-      tagged = words or any(isinstance(record[position], (list, tuple)) for position in label_positions)
+      given = [record[position] for position in label_positions]
+      lists = [_list_in(value) for value in given]
+      tagged = words or any(value is not None for value in lists)
       found = [_as_cell(record[position], tagged, i < inputs) for i, position in enumerate(positions)]
-      yield (
-        id,
-        found + [tags.as_cell(record[position]) or as_label(record[position]) for position in label_positions],
-        "",
-      )
+      yield id, found + [tags.as_cell(members) or as_label(value) for value, members in zip(given, lists)], ""
     except ValueError as error:
       yield id, [None] * (len(positions) + len(label_positions)), str(error)
 
@@ -114,14 +121,30 @@ def _as_cell(value, words, is_input):
     value = value.get("path") if value["bytes"] is None else value["bytes"]
   if is_input and isinstance(value, bytes):
     return value
-  return tags.joined(value) if words and isinstance(value, (list, tuple)) else as_text(value)
+  members = _list_in(value) if words and is_input else None
+  return tags.joined(members) if members else as_text(value)
 
 
-def _one_label(cells):
-  """Returns the label of the cells of its columns: the cell, or of several the JSON list; None where one is absent."""
+def _list_in(value):
+  """Returns the list that a cell holds, itself or as the text that Python and NumPy give it; else None."""
+  if isinstance(value, str):
+    return label_cells.listed(value)
+  return value if isinstance(value, (list, tuple)) else None
+
+
+def _one_label(cells, names):
+  """Returns (the label of the cells of its columns: the cell, or of several the JSON list; what is wrong with it).
+
+  Args:
+    cells: of the label columns; a blank one is no label.
+    names: of these columns.
+  """
   if len(cells) == 1:
-    return cells[0]
-  return None if any(not (cell and cell.strip()) for cell in cells) else as_label([cell.strip() for cell in cells])
+    return cells[0], ""
+  blank = next((name for name, cell in zip(names, cells) if not (cell and cell.strip())), None)
+  if blank is not None:
+    return None, f"it has no label in the column {blank!r} of --label_columns"
+  return as_label([cell.strip() for cell in cells]), ""
 
 
 def _need_same_columns(first, expected, file, names):

@@ -6,7 +6,6 @@ Takes all flags of tl_app.train. Prints ratios with their spread and writes benc
 """
 
 from tl_app import cli
-from tl_app.commands import early_checks
 
 cli.define_run()
 cli.flag("parts", "stages,head,trunk,lengths", "What to measure, separated by commas; see docs/performance.md.")
@@ -17,6 +16,8 @@ cli.flag("steps", 20, "Number of batches per candidate and round.", low=1)
 def main():
   flags = cli.FLAGS
   config = cli.config_from_flags()
+  from tl_app.commands import early_checks
+
   early_checks.run(config)
   cli.start_tensorflow()
   from tl_app.commands import benchmark

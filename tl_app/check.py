@@ -9,7 +9,6 @@ Takes the flags of training, of which only --dataset is needed. Exit code 0: not
 import pathlib
 
 from tl_app import cli, files
-from tl_app.commands import early_checks
 from tl_app.errors import RunFailed, UserError
 
 cli.define()
@@ -21,6 +20,8 @@ def main():
   config = cli.config_from_flags(needed=("dataset",))
   if flags.output and pathlib.Path(flags.output).is_dir():
     raise UserError(f"--output={flags.output} is a directory: give a file")
+  from tl_app.commands import early_checks
+
   early_checks.run(config)
   cli.start_tensorflow()
   from tl_app.checking import summary

@@ -6,7 +6,6 @@ Takes all flags of tl_app.train. Finished runs are not repeated. Writes comparis
 """
 
 from tl_app import cli
-from tl_app.commands import early_checks
 
 cli.define_run()
 cli.flag("recipes", "probe,lp_ft,full,gradual,lora", "Values of --recipe, separated by commas. Replaces --recipe.")
@@ -15,6 +14,8 @@ cli.flag("seeds", "0,1,2", "Numbers separated by commas; each is the --split_see
 
 def main():
   config = cli.config_from_flags()
+  from tl_app.commands import early_checks
+
   early_checks.run(config)
   from tl_app.commands import compare
 

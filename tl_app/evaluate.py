@@ -5,7 +5,6 @@ python -m tl_app.evaluate --workdir=runs/movie_reviews --dataset=table:more.csv 
 """
 
 from tl_app import cli, workdir
-from tl_app.commands import early_checks
 
 COLUMNS = ["text_column", "text_pair_column", "image_column", "label_column", "label_columns"]
 DATA = ["dataset", "data_dir", *COLUMNS, "on_bad_example"]
@@ -17,6 +16,8 @@ def main():
   flags = cli.FLAGS
   cli.need("workdir")
   _, config = workdir.open_run(flags.workdir)
+  from tl_app.commands import early_checks
+
   early_checks.evaluation(config, cli.given(DATA))
   cli.start_tensorflow()
   from tl_app.commands import evaluate as command

@@ -6,7 +6,6 @@ Takes all flags of tl_app.train. Writes find_lr.json and find_lr.svg; no trained
 """
 
 from tl_app import cli
-from tl_app.commands import early_checks
 
 cli.define_run()
 cli.flag("steps", 100, "Number of batches, each with a higher learning rate.", low=10)
@@ -14,6 +13,8 @@ cli.flag("steps", 100, "Number of batches, each with a higher learning rate.", l
 
 def main():
   config = cli.config_from_flags()
+  from tl_app.commands import early_checks
+
   early_checks.run(config)
   cli.start_tensorflow()
   from tl_app.commands import find_lr

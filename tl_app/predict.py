@@ -4,7 +4,6 @@ python -m tl_app.predict --model=runs/movie_reviews/export --input=reviews.txt
 """
 
 from tl_app import cli
-from tl_app.commands import early_checks
 
 COLUMNS = ["text_column", "text_pair_column", "image_column"]
 cli.flag("model", "", "The exported SavedModel: WORKDIR/export.", path=True)
@@ -22,6 +21,8 @@ cli.define(COLUMNS)
 def main():
   flags = cli.FLAGS
   cli.need("model", "input")
+  from tl_app.commands import early_checks
+
   early_checks.prediction(flags.model, flags.input, {name: flags[name].value for name in COLUMNS})
   cli.start_tensorflow()
   from tl_app.commands import predict

@@ -4,7 +4,6 @@ python -m tl_app.train --flagfile=configs/movie_reviews_minilm.cfg --workdir=run
 """
 
 from tl_app import cli
-from tl_app.commands import early_checks
 
 cli.define_run()
 
@@ -12,6 +11,8 @@ cli.define_run()
 def main():
   config = cli.config_from_flags()
   # A wrong name is reported at once, not after the seconds that TensorFlow takes to start.
+  from tl_app.commands import early_checks
+
   early_checks.run(config)
   cli.start_tensorflow()
   from tl_app.commands import train

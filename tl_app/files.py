@@ -21,8 +21,9 @@ def expanded(value: Any) -> Any:
     value = os.fspath(value)
   if not isinstance(value, str):
     return value
-  form, path = re.fullmatch(r"([a-z]+:(?=~))?(.*)", value, re.DOTALL).groups(default="")
-  return form + os.path.expanduser(path)
+  found = re.match(r"[a-z]+:(?=~)", value)
+  form = found[0] if found else ""
+  return form + os.path.expanduser(value[len(form) :])
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import math
 import pathlib
+import typing
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def read(path: pathlib.Path, examples: Examples) -> "Splits":
   return Splits(examples=examples, notes=notes, settings=settings, **indices)
 
 
-def _positions(columns, examples, path):
+def _positions(columns, examples, path) -> dict[str, typing.Any]:
   """Returns {split: sorted int positions} of the listed examples: by id, or else all by content and label.
 
   Content and label tell them where rows have moved: an id has the line in it.

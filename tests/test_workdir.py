@@ -138,3 +138,21 @@ def test_a_file_of_a_newer_format_is_refused(tmp_path):
   files.write_json(tmp_path / "plan.json", {"format": 2})
   with pytest.raises(UserError, match="has format 2, and this tl_app reads format 1: update tl_app"):
     workdir.read(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), UserError("flag"), KeyboardInterrupt()])
+def test_a_run_that_is_measured_survives_a_failure_after_that(tmp_path, error):
+  with pytest.raises(type(error)), workdir.claim(tmp_path, CONFIG) as paths:
+    files.write_json(paths.metrics, {"selected": "probe"})
+    raise error
+  assert files.read_json(paths.metrics) == {"selected": "probe"} and not paths.earlier.exists()
+
+
+def test_json_has_a_list_of_numbers_on_a_line(tmp_path):
+  value = {"matrix": [[1, 2.5], [0, 0]], "none": [], "names": ["é", None], "flags": [True], "deep": [{"a": {}}]}
+  files.write_json(tmp_path / "v.json", value)
+  assert files.read_json(tmp_path / "v.json") == value
+  assert "    [1, 2.5],\n    [0, 0]\n" in (tmp_path / "v.json").read_text(encoding="utf-8")
+  with pytest.raises(ValueError, match="JSON"):
+    files.write_json(tmp_path / "v.json", {"a": [float("nan")]})
+  assert files.read_json(tmp_path / "v.json") == value

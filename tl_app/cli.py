@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import pathlib
+import re
 import signal
 import sys
 import tempfile
@@ -197,7 +198,13 @@ def _machine_error(error):
   text, path = str(error), getattr(error, "filename", None)
   # HDF5 and TensorFlow raise their own errors for a full disk, which contain the system's message.
   if os.strerror(errno.ENOSPC) in text or getattr(error, "errno", None) == errno.EDQUOT:
-    return f"no space is left on the disk{f' for {path}' if path else ''}: free some, or choose another directory"
+    # TensorFlow names the path in the text only.
+    path = path or next(iter(re.findall(r"(?<![\w.])/[^\s;:,'\"]+", text)), "")
+    where = f" for {path}" if path else ""
+    temporary = os.environ.get("TMPDIR") or "/tmp"
+    if path and pathlib.Path(temporary) in pathlib.Path(path).parents:
+      return f"no space is left on the disk{where}: free some, or set TMPDIR to another directory than {temporary}"
+    return f"no space is left on the disk{where}: free some, or choose another directory"
   # By name, because TensorFlow may not have been imported.
   if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError" or "OOM when" in text:
     return "out of memory: use --batch_size=auto, or lower --max_length or --image_size"

@@ -7,6 +7,9 @@ from tl_app import cli, workdir
 
 cli.define(["workdir", "cache_dir", "offline"])
 cli.flag("output", "", "Directory of the SavedModel. Empty: export/ in the workdir.", path=True)
+cli.flag(
+  "candidate", "", "Model to export: probe, fine_tuned or averaged, where the run has it. Empty: the selected one."
+)
 
 
 def main():
@@ -17,7 +20,9 @@ def main():
   from tl_app.commands import export as command
 
   with cli.progress():
-    directory, parity, task = command.export(flags.workdir, flags.output, flags.cache_dir, flags.offline)
+    directory, parity, task = command.export(
+      flags.workdir, flags.output, flags.cache_dir, flags.offline, flags.candidate
+    )
   print(f"{directory}: {task.answers.describe_parity(parity)}")
 
 

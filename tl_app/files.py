@@ -52,8 +52,36 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-  """Writes `value` as indented JSON, atomically. NaN is an error, since it is not JSON."""
-  write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+  """Writes `value` as indented JSON, atomically; a list of numbers is one line. NaN is an error: it is not JSON.
+
+  The text is written in parts, so that a large value needs no second copy in memory.
+  """
+  with atomic_path(path) as new, open(new, "w", encoding="utf-8") as file:
+    file.writelines(_json_parts(value, "\n"))
+    file.write("\n")
+
+
+def _json_parts(value, newline):
+  """Yields the text of a JSON value whose lines begin with `newline`."""
+  inner, parts = newline + "  ", ()
+  if isinstance(value, dict) and value:
+    parts = (
+      (_json_text(name if isinstance(name, str) else json.dumps(name)) + ": ", part) for name, part in value.items()
+    )
+  elif isinstance(value, (list, tuple)) and not all(type(part) in (int, float) for part in value):
+    parts = (("", part) for part in value)
+  else:
+    yield _json_text(value)
+    return
+  opening, closing = "{}" if isinstance(value, dict) else "[]"
+  for index, (name, part) in enumerate(parts):
+    yield (opening if index == 0 else ",") + inner + name
+    yield from _json_parts(part, inner)
+  yield newline + closing
+
+
+def _json_text(value):
+  return json.dumps(value, allow_nan=False, ensure_ascii=False)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

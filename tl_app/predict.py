@@ -15,6 +15,13 @@ cli.flag(
 )
 cli.flag("output", "", "File of the answers. Empty: standard output.", path=True)
 cli.flag("batch_size", 32, "Number of inputs per call of the model.")
+cli.flag(
+  "top",
+  0,
+  "Number of classes whose probabilities are written, the highest first. 0: all; of more than 100 classes the 10 "
+  "highest.",
+  low=0,
+)
 cli.define(COLUMNS)
 
 
@@ -35,6 +42,7 @@ def main():
     text_pair_column=flags.text_pair_column,
     image_column=flags.image_column,
     batch_size=flags.batch_size,
+    top=flags.top,
   )
 
 

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import fcntl
+import glob
 import json
+import os
 import pathlib
 import shutil
 import time
@@ -18,6 +20,8 @@ LOCK = ".lock"
 EXPORT_FACTS = "assets.extra/tl_app.json"
 # Number of the layout of the JSON files of a workdir; each has it under the key "format".
 FORMAT = 1
+# Forms of a data set that are followed by a path.
+PATH_FORMS = ("images", "table", "tfrecord")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +60,13 @@ class Workdir:
     """The fitted task: how the logits of these weights are read."""
     return self.root / "checkpoints" / "task.json"
 
+  def candidate(self, name: str) -> pathlib.Path:
+    """The directory of the weights and the task of a candidate."""
+    return self.weights.parent / name
+
   @property
   def metrics(self) -> pathlib.Path:
-    """All metrics of the run. Only the report is written later: a run that has this file is finished."""
+    """All metrics of the run. A run that has this file has been measured: only report and export are written later."""
     return self.root / "metrics.json"
 
   @property
@@ -168,9 +176,9 @@ class Record:
     """Writes findings.json."""
     self._write(self.paths.findings, values)
 
-  def write_task(self, values: dict) -> None:
-    """Writes checkpoints/task.json: how the logits of the weights are read."""
-    self._write(self.paths.task, values)
+  def write_task(self, values: dict, directory: pathlib.Path | None = None) -> None:
+    """Writes task.json beside the weights whose logits it reads: those of the selected model, or of a candidate."""
+    self._write((directory or self.paths.task.parent) / self.paths.task.name, values)
 
   def write_metrics(self, values: dict) -> None:
     """Writes metrics.json, which makes the run a finished one."""
@@ -206,8 +214,9 @@ def claim(root: str | pathlib.Path, config: config_lib.Config) -> Iterator[Workd
   """Makes `root` the workdir of `config` and locks it while the block runs; yields its `Workdir`.
 
   A finished run with the same flags is repeated, an unfinished one is replaced. If the block fails, a finished run that
-  was in `root` is restored; after a killed process that happens at the next call. `UserError` and `OSError` restore an
-  unfinished run too. After any other failure the results of an unfinished run are removed.
+  was in `root` is restored; after a killed process that happens at the next call. If there was none, a run that has
+  written its metrics keeps all its files. Else `UserError` and `OSError` restore an unfinished run too; after any other
+  failure the results of an unfinished run are removed.
 
   Raises:
     UserError: the directory holds a finished run with other flags, files of something else, or a run in progress.
@@ -228,13 +237,11 @@ def claim(root: str | pathlib.Path, config: config_lib.Config) -> Iterator[Workd
     try:
       files.write_text(run.config, config_lib.to_json(dataclasses.replace(config, workdir=str(run.root))))
       yield run
-    except (UserError, OSError):
-      _restore(run)
-      raise
-    except BaseException:
-      if Workdir(run.earlier).metrics.is_file():
+    except BaseException as error:
+      finished_before = Workdir(run.earlier).metrics.is_file()
+      if finished_before or (isinstance(error, (UserError, OSError)) and not run.metrics.is_file()):
         _restore(run)
-      else:
+      elif not run.metrics.is_file():
         _remove(run.results())
       raise
     finally:
@@ -259,6 +266,52 @@ def open_run(root: str | pathlib.Path) -> tuple[Workdir, config_lib.Config]:
     if not path.is_file():
       raise UserError(f"--workdir={root} holds no finished run: {path.relative_to(run.root)} is missing; train first")
   return run, config_lib.from_json(run.config.read_text(encoding="utf-8"), str(run.config))
+
+
+def place(run: Workdir) -> dict[str, str]:
+  """Returns {"directory", "workdir"}: where the paths of a run's flags start now, and where its workdir is."""
+  return {"directory": os.getcwd(), "workdir": str(run.root.resolve())}
+
+
+def located(run: Workdir, config: config_lib.Config, names: Iterable[str]) -> config_lib.Config:
+  """Returns the `Config` of a finished run with the named path flags as they lead to files now.
+
+  A relative path starts in the directory in which the run was started. If the run has been moved, together with what
+  lies around it, the path leads to the same place around it. Else it starts in the current directory.
+
+  Args:
+    run: the `Workdir`.
+    config: its `Config`.
+    names: of flags; a flag that is no path stays as it is.
+
+  Raises:
+    UserError: a path leads nowhere.
+  """
+  try:
+    then = read(run.plan).get("started", {})
+  except ValueError:
+    raise UserError(f"{run.plan} is damaged: train again") from None
+  return dataclasses.replace(config, **{name: _located(run, name, getattr(config, name), then) for name in names})
+
+
+def _located(run, name, value, then):
+  form, colon, path = value.partition(":")
+  if not colon or form not in PATH_FORMS:
+    form, colon, path = "", "", value
+    if not path or "://" in path or name not in ("backbone", "preprocessor", "data_dir"):
+      return value
+  path = os.path.expanduser(path)
+  tried = [os.path.abspath(path)]
+  if then:
+    start = os.path.join(then["directory"], path)
+    moved = os.path.join(run.root.resolve(), os.path.relpath(start, then["workdir"]))
+    tried = list(dict.fromkeys(map(os.path.normpath, (start, moved, *tried))))
+  found = next((place for place in tried if os.path.exists(place) or glob.glob(place)), None)
+  if found is None and (form or os.sep in path):
+    raise UserError(
+      f"--{name}={value}, of {run.config}, leads nowhere: {' and '.join(tried)} do not exist; correct it in that file"
+    )
+  return f"{form}{colon}{found}" if found else value
 
 
 def _was_killed(run):

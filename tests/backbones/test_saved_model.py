@@ -265,14 +265,21 @@ def test_ragged_and_missing_outputs_stand_aside(tmp_path):
 
 def test_a_name_decides_which_output_is_used_and_a_guess_is_noted(tmp_path):
   def wide(module, images, name="embedding"):
-    return {name: _mean(module, images), "logits": tf.tile(_mean(module, images) @ module.top, [1, 9])}
+    return {name: _mean(module, images), "wide": tf.tile(_mean(module, images) @ module.top, [1, 9])}
 
   named = load(tiny_modules.custom(tmp_path / "named", wide, PIXELS))
   assert named.feature_size == 8 and not any("widest" in note for note in named.notes)
   guessed = load(tiny_modules.custom(tmp_path / "guessed", lambda m, x: wide(m, x, "other"), PIXELS))
   assert (
-    guessed.feature_size == 72 and "the features are its output 'logits', the widest; others: 'other'" in guessed.notes
+    guessed.feature_size == 72 and "the features are its output 'wide', the widest; others: 'other'" in guessed.notes
   )
+
+
+def test_logits_are_not_taken_for_features(tmp_path):
+  def answers(module, images):
+    return {"other": _mean(module, images), "logits": tf.tile(_mean(module, images) @ module.top, [1, 9])}
+
+  assert load(tiny_modules.custom(tmp_path / "module", answers, PIXELS)).feature_size == 8
 
 
 @pytest.mark.parametrize("pixels", ["unit", "byte", "signed"])
@@ -292,7 +299,7 @@ def test_pixels_that_cannot_be_chosen_are_refused(tmp_path):
   with pytest.raises(UserError, match="takes pixels as integers from 0 to 255: remove --pixels"):
     path = tiny_modules.image(tmp_path / "bytes", dtype=tf.uint8)
     backbones.load(backbones.resolve(path), Assets(), pixels="signed")
-  with pytest.raises(UserError, match="--pixels=byte is for SavedModels; efficientnet_lite0.pypi has its own"):
+  with pytest.raises(UserError, match="--pixels=byte is for SavedModels and Keras files; efficientnet_lite0"):
     backbones.load(backbones.resolve("efficientnet_lite0"), Assets(), pixels="byte")
 
 

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -254,20 +255,21 @@ def test_nonsense_lists_names_and_forms(name):
 
 @pytest.mark.parametrize("name", ["/no/such/directory", "runs/mine", "./mine"])
 def test_a_path_that_is_not_there_is_seen_from_here(name):
-  with pytest.raises(UserError, match="there is no such directory, seen from .*Names: .*Or give"):
+  with pytest.raises(UserError, match="there is no such file or directory, seen from .*; give"):
     backbones.resolve(name)
 
 
 def test_load_dispatches_by_kind(monkeypatch, tmp_path):
   calls = {}
   fake = type(sys)("fake")
-  fake.load = lambda *args, **kwargs: calls.update(args=args, **kwargs) or "loaded"
+  loaded = types.SimpleNamespace(spec=backbones.resolve("bert_base.tfhub"), preprocess=types.SimpleNamespace(size=0))
+  fake.load = lambda *args, **kwargs: calls.update(args=args, **kwargs) or loaded
   for module in ("saved_model", "native"):
     monkeypatch.setitem(sys.modules, f"tl_app.backbones.{module}", fake)
     monkeypatch.setattr(backbones, module, fake, raising=False)
   monkeypatch.setattr(Assets, "hub_module", lambda self, handle: f"dir of {handle}")
   spec = backbones.resolve("bert_base.tfhub")
-  assert backbones.load(spec, Assets(tmp_path)) == "loaded"
+  assert backbones.load(spec, Assets(tmp_path)) is loaded
   assert calls["args"] == (f"dir of {spec.handle}", spec)
   assert calls["preprocessor"] == f"dir of {spec.preprocessor}" and calls["pooling"] == "auto"
   backbones.load(spec, Assets(tmp_path), preprocessor="mine", pooling="cls")

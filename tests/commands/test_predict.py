@@ -233,3 +233,11 @@ def test_terminals_of_any_locale_get_utf8(exports, tmp_path, monkeypatch):
   monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
   predict_lib.predict(exports["text"], str(path))
   assert json.loads(raw.getvalue())["id"] == "größe.txt:1"
+
+
+def test_only_the_highest_probabilities_are_written(answer, tmp_path, monkeypatch):
+  (tmp_path / "t.txt").write_text("kurz\n")
+  assert list(answer("text", tmp_path / "t.txt")[0]["probabilities"].items()) == [("high", 0.0), ("low", 1.0)]
+  assert answer("text", tmp_path / "t.txt", top=1)[0]["probabilities"] == {"low": 1.0}
+  monkeypatch.setattr(predict_lib, "MANY_CLASSES", 1)
+  assert list(answer("text", tmp_path / "t.txt")[0]["probabilities"]) == ["low", "high"]

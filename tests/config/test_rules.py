@@ -55,6 +55,8 @@ EXAMPLES = [
     (),
     "examples of a whole batch",
   ),
+  (rules.selected_candidate_is_trained, {"recipe": "probe", "select": "fine_tuned"}, (), "fine-tunes nothing"),
+  (rules.selected_candidate_is_trained, {"ema": 0.0, "select": "averaged"}, (), "use an --ema above 0"),
   (rules.one_way_to_name_labels, {"label_column": "a", "label_columns": "b,c"}, (), "use one of them"),
   (rules.label_names_name_one_column, {"label_names": "a,b", "label_columns": "b,c"}, (), "with --label_columns"),
   (

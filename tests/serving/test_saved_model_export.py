@@ -102,10 +102,11 @@ def test_the_fresh_process_takes_as_many_at_a_time_as_memory_holds(tmp_path, ima
   module = _Counts()
   tf.saved_model.save(module, str(tmp_path / "counts"), signatures=module.serve)
   with parity.Client("image") as client:
-    assert client.answer(tmp_path / "counts", [(b"x",)] * 5, 2)["batch"].tolist() == [2, 2, 2, 2, 1]
+    batches = [[(b"x",)] * 2, [(b"x",)] * 2, [(b"x",)]]
+    assert parity.joined(client.answer(tmp_path / "counts", batches))["batch"].tolist() == [2, 2, 2, 2, 1]
   model, inputs, _, _ = images
   monkeypatch.setattr(saved_model, "write", lambda model, directory: directory.mkdir())
-  monkeypatch.setattr(parity, "prove", lambda *args: args[-1])
+  monkeypatch.setattr(parity, "prove", lambda *args: (args[-1], (), {}))
   for fits, taken in ((2, 2), (64, parity.BATCH)):
     client = contextlib.nullcontext()
     assert (
@@ -187,6 +188,13 @@ def test_labels_are_in_the_assets(images):
   assert (export / "assets/labels.txt").read_text(encoding="utf-8").splitlines() == COLOURS
   facts = files.read_json(export / saved_model.FACTS)
   assert list(facts.pop("stages")) == list(model.stages)
+  assert facts.pop("origin") == {
+    "backbone": model.backbone.spec.name,
+    "preprocessor": "",
+    "pooling": "auto",
+    "image_size": 16,
+    "pixels": "auto",
+  }
   assert facts == {
     "modality": "image",
     "class_names": COLOURS,

@@ -10,7 +10,7 @@ import scipy.stats
 import sklearn.metrics
 
 from tl_app.errors import RunFailed, UserError
-from tl_app.tasks import SINGLE_LABEL, statistics
+from tl_app.tasks import SINGLE_LABEL, single_label, statistics
 
 
 def confused(num_examples, num_classes, accuracy, seed=0):
@@ -145,3 +145,19 @@ def test_majority_is_chosen_on_train_and_counted_on_test():
   assert statistics.majority_accuracy(train, np.array(["no", "no", "no", "yes"], dtype=object)) == 0.25
   assert statistics.majority_accuracy(np.array([0, 0, 1]), np.array([1, 1])) == 0.0
   assert statistics.majority_accuracy(["b", "a"], ["a", "a", "b"]) == pytest.approx(2 / 3)
+
+
+def test_many_classes_give_the_same_metrics_without_a_matrix(monkeypatch):
+  rng = np.random.default_rng(0)
+  targets, logits = rng.integers(0, 30, 200), rng.normal(size=(200, 30))
+  logits[np.arange(200), targets] += 1.5
+  task = SINGLE_LABEL.with_codec(names=tuple(map(str, range(30))))
+  dense = task.metrics.compute_metrics(logits, targets)
+  monkeypatch.setattr(single_label, "MAX_MATRIX_CLASSES", 10)
+  sparse = task.metrics.compute_metrics(logits, targets)
+  matrix = np.zeros((30, 30), int)
+  for row, column, count in sparse.pop("confusion_cells"):
+    matrix[row, column] = count
+  assert matrix.tolist() == dense.pop("confusion_matrix")
+  assert sparse.pop("matthews") == pytest.approx(dense.pop("matthews"))
+  assert sparse == dense

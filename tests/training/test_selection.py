@@ -34,11 +34,26 @@ def test_the_best_is_selected_and_of_equal_ones_the_simpler(wrong, best):
 
 
 @pytest.mark.parametrize(
-  ("wrong", "p", "doubt"), [(3, "0.25", ": 20 examples do not distinguish them)"), (8, "0.0078", ")")]
+  ("wrong", "p", "doubt"), [(3, "0.25", ": 20 examples cannot show a difference below 0.3)"), (8, "0.0078", ")")]
 )
 def test_the_reason_names_the_p_value_and_what_few_examples_do_not_show(wrong, p, doubt):
   selected = selection.select([_candidate("probe", wrong), _candidate("fine_tuned", 0)], LABELS, TASK)
   assert selected.reason.endswith(f"p = {p}{doubt}")
+
+
+def test_a_tie_says_how_small_a_difference_the_examples_can_show():
+  selected = selection.select([_candidate("probe", 5), _candidate("fine_tuned", 5)], LABELS, TASK)
+  assert selected.reason.endswith("probe 0.7500; 20 examples cannot show a difference below 0.3)")
+  # Six examples that only one of two models answers are just significant.
+  for different, significant in ((6, True), (5, False)):
+    assert (statistics.mcnemar(np.arange(20) < different, np.zeros(20, bool)) <= selection.SIGNIFICANT) == significant
+
+
+def test_a_candidate_can_be_asked_for():
+  candidates = [_candidate("probe", 5), _candidate("fine_tuned", 9)]
+  selected = selection.select(candidates, LABELS, TASK, "fine_tuned")
+  assert selected.best.name == "fine_tuned" and "by --select=fine_tuned" in selected.reason
+  assert selection.select(candidates, LABELS, TASK, "averaged").best.name == "probe"
 
 
 def test_mcnemar_counts_the_examples_that_one_of_two_models_gets_right():

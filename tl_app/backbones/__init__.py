@@ -6,7 +6,8 @@ import re
 import typing
 
 from tl_app import config
-from tl_app.backbones.spec import BackboneSpec
+from tl_app.backbones import tuned
+from tl_app.backbones.spec import BackboneSpec, Origin
 from tl_app.backbones.table import SPECS
 from tl_app.errors import UserError
 
@@ -17,9 +18,12 @@ if typing.TYPE_CHECKING:
 MODULE_URL = re.compile(r"https://(tfhub\.dev|(www\.)?kaggle\.com/models)/\S+")
 # {value of --pixels: (low, high)}.
 RANGES = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "byte": (0.0, 255.0)}
+# Files of `model.save` of Keras.
+KERAS_FILES = (".keras", ".h5", ".hdf5")
 FORMS = (
   "a tfhub.dev or kaggle.com/models URL, kaggle://OWNER/MODEL/FRAMEWORK/VARIATION, hf://OWNER/MODEL, "
-  "a directory with saved_model.pb, a preset directory with config.json"
+  "a directory with saved_model.pb, a preset directory with config.json, a .keras or .h5 file for images, "
+  "a finished run, an export of tl_app"
 )
 
 
@@ -29,19 +33,27 @@ def resolve(name: str) -> BackboneSpec:
   Raises:
     UserError: the name is none of these; the message gives the nearest name, all names and the forms of a handle.
   """
-  for spec in SPECS:
-    if name in (spec.name, spec.name.partition(".")[0]):
-      return spec
+  if is_known(name):
+    return next(spec for spec in SPECS if name in (spec.name, spec.name.partition(".")[0]))
   kind = _handle_kind(name)
+  if kind == "tuned":
+    return _tuned(name)
   for spec in SPECS:
     if kind and spec.handle.removesuffix("/") == name.removesuffix("/"):
       return dataclasses.replace(spec, name=name)
   if kind == "saved_model":
     return BackboneSpec(name=name, kind=kind, handle=name)
+  if kind == "keras_file":
+    return BackboneSpec(name=name, kind=kind, handle=str(pathlib.Path(name).expanduser()))
   if kind == "kerashub":
     # Every KerasHub backbone has a sequence or a map, few have a pooler; their converters expect pixels in [0, 255].
     return BackboneSpec(name=name, kind=kind, handle=name, pooling="mean", value_range=(0.0, 255.0))
   raise UserError(_unknown(name))
+
+
+def is_known(name: str) -> bool:
+  """Returns whether `name` is a name of the table, or a family."""
+  return any(name in (spec.name, spec.name.partition(".")[0]) for spec in SPECS)
 
 
 def load(
@@ -65,14 +77,40 @@ def load(
     pixels: key of `RANGES`, or "auto" for the record's; only for SavedModels.
 
   Returns:
-    The `Backbone`.
+    The `Backbone`. Its record has an `origin`.
 
   Raises:
     UserError: the network cannot be loaded with these choices.
   """
+  origin = Origin(spec.name) if spec.origin is None else spec.origin
+  origin = dataclasses.replace(
+    origin,
+    backbone=_absolute(origin.backbone),
+    preprocessor=_absolute(preprocessor or origin.preprocessor),
+    pooling=origin.pooling if pooling == "auto" else pooling,
+    image_size=image_size or origin.image_size,
+    pixels=origin.pixels if pixels == "auto" else pixels,
+  )
+  backbone = _load(
+    spec,
+    assets,
+    preprocessor=origin.preprocessor,
+    pooling=origin.pooling,
+    image_size=origin.image_size,
+    pixels=origin.pixels,
+  )
+  origin = dataclasses.replace(origin, image_size=int(backbone.preprocess.size or 0))
+  backbone.spec = dataclasses.replace(backbone.spec, origin=origin)
+  if spec.tuned:
+    tuned.assign(backbone, pathlib.Path(spec.tuned))
+  return backbone
+
+
+def _load(spec, assets, *, preprocessor, pooling, image_size, pixels):
+  """Returns the `Backbone` of a record with its pretrained weights."""
   if pixels != "auto":
-    if spec.kind != "saved_model":
-      raise UserError(f"--pixels={pixels} is for SavedModels; {spec.name} has its own normalisation")
+    if spec.kind not in ("saved_model", "keras_file"):
+      raise UserError(f"--pixels={pixels} is for SavedModels and Keras files; {spec.name} has its own normalisation")
     spec = dataclasses.replace(spec, value_range=RANGES[pixels])
   if spec.kind == "saved_model":
     from tl_app.backbones import saved_model
@@ -87,6 +125,10 @@ def load(
     )
   if preprocessor:
     raise UserError(f"--preprocessor={preprocessor} is for SavedModels; {spec.name} has its own tokenizer")
+  if spec.kind == "keras_file":
+    from tl_app.backbones import keras_file
+
+    return keras_file.load(spec, pooling=pooling, image_size=image_size, pixels=pixels)
   from tl_app.backbones import native
 
   return native.load(spec, assets, pooling=pooling, image_size=image_size)
@@ -115,11 +157,33 @@ def _handle_kind(name):
   if re.fullmatch(r"(kaggle|hf)://[^/\s]+(/[^/\s]+)+", name):
     return "kerashub"
   directory = pathlib.Path(name).expanduser()
+  if name and directory.is_file() and directory.suffix in KERAS_FILES:
+    return "keras_file"
   if not name or not directory.is_dir():
     return ""
+  if tuned.is_tuned(directory):
+    return "tuned"
   if (directory / "saved_model.pb").exists():
     return "saved_model"
   return "kerashub" if (directory / "config.json").exists() else ""
+
+
+def _tuned(name):
+  """Returns the record of a run, a candidate or an export: that of its pretrained network, with other weights."""
+  directory = pathlib.Path(name).expanduser().resolve()
+  origin = tuned.origin(directory)
+  try:
+    spec = resolve(origin.backbone)
+  except UserError as error:
+    raise UserError(f"--backbone={name} was trained from another backbone, which is needed: {error}") from None
+  if spec.tuned:
+    raise UserError(f"--backbone={name} is damaged: it names {origin.backbone} as its pretrained network")
+  return dataclasses.replace(spec, name=name, origin=origin, tuned=str(directory))
+
+
+def _absolute(handle):
+  path = pathlib.Path(handle).expanduser()
+  return str(path.resolve()) if handle and not is_known(handle) and path.exists() else handle
 
 
 def _unknown(name):
@@ -129,7 +193,9 @@ def _unknown(name):
   if name and directory.is_dir():
     found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
     return f"--backbone={name} is a directory with neither saved_model.pb nor config.json; it holds {found}. {forms}"
-  if "://" not in name and "/" in name:
-    return f"--backbone={name}: there is no such directory, seen from {pathlib.Path.cwd()}; {forms}"
+  if directory.is_file():
+    return f"--backbone={name} is a file of no known form: give {FORMS}"
+  if "://" not in name and ("/" in name or directory.suffix in KERAS_FILES):
+    return f"--backbone={name}: there is no such file or directory, seen from {pathlib.Path.cwd()}; give {FORMS}"
   families = dict.fromkeys(known.partition(".")[0] for known in names)
   return f"--backbone={name} is not known{config.suggestion(name, [*names, *families]) or '.'} {forms}"

@@ -16,6 +16,7 @@ from tl_app.backbones.pooling import pool
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import UserError
 from tl_app.preprocessing import image, text
+from tl_app.preprocessing.base import Preprocess
 
 # {KerasHub's name of an input: that of `text.INPUT_NAMES`}.
 KERASHUB_INPUTS = {"token_ids": "input_word_ids", "padding_mask": "input_mask", "segment_ids": "input_type_ids"}
@@ -244,7 +245,7 @@ def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
     inputs: {name of `text.INPUT_NAMES`: symbolic input}.
     outputs: {"sequence", "pooler" if the network has one: symbolic output}.
     pooling: as in `load`.
-    facts: as in `_backbone`.
+    facts: as in `of_network`.
   """
   pooling = spec.pooling_for(pooling)
   if pooling == "pooler" and "pooler" not in outputs:
@@ -256,7 +257,7 @@ def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
     features = keras.layers.UnitNormalization(name=L2_NORMALIZED_FEATURES)(features)
   network = keras.Model(inputs, {"features": features, "sequence": sequence}, name="backbone")
   spec = dataclasses.replace(spec, modality="text", pooling=pooling, max_length=preprocess.limit)
-  return _backbone(spec, preprocess, network, facts)
+  return of_network(spec, preprocess, network, facts)
 
 
 def _image_backbone(spec, pixels, outputs, pooling, facts):
@@ -267,7 +268,7 @@ def _image_backbone(spec, pixels, outputs, pooling, facts):
     pixels: symbolic input, [batch, height, width, 3] in [0, 1].
     outputs: {"map" or "sequence", "pooler" if the network has one: symbolic output}.
     pooling: as in `load`.
-    facts: as in `_backbone`.
+    facts: as in `of_network`.
   """
   pooling = spec.pooling_for(pooling)
   pooler = outputs.pop("pooler", None)
@@ -282,10 +283,10 @@ def _image_backbone(spec, pixels, outputs, pooling, facts):
     features = keras.layers.GlobalAveragePooling2D(name="pool")(output)
   network = keras.Model(pixels, {"features": features, kind: output}, name="backbone")
   spec = dataclasses.replace(spec, modality="image", pooling=pooling)
-  return _backbone(spec, image.ImagePreprocess(spec.image_size), network, facts)
+  return of_network(spec, image.ImagePreprocess(spec.image_size), network, facts)
 
 
-def _backbone(spec, preprocess, network, facts):
+def of_network(spec: BackboneSpec, preprocess: Preprocess, network: keras.Model, facts: dict) -> Backbone:
   """Returns the `Backbone`.
 
   Args:

@@ -63,6 +63,11 @@ def load(
   own_name, *others = outputs[source].alternatives or ("",)
   if others:
     notes.append(f"the features are its output {own_name!r}, the widest; others: {', '.join(map(repr, others[:4]))}")
+  if not spec.modality and source == "pooler" and interface.gives_probabilities(outputs[source], size):
+    notes.append(
+      "the features sum to 1 for each example: they are probabilities of a classifier; a module without its last layer "
+      "gives better features"
+    )
   if interface.modality == "image" and not interface.takes_bytes():
     notes.append("pixels are scaled to {:g} to {:g}; --pixels sets another range".format(*spec.value_range))
   return SavedModelBackbone(

@@ -3,14 +3,18 @@
 import dataclasses
 import re
 
+import numpy as np
 import tensorflow as tf
 
 from tl_app.errors import UserError
 from tl_app.preprocessing.text import INPUT_NAMES
 
-SIGNATURES = ("serving_default", "default", "image_feature_vector", "tokens")
+# Signatures, the first of which is called that a module has: those of features before those of answers.
+SIGNATURES = ("features", "embedding", "embeddings", "serving_default", "default", "image_feature_vector", "tokens")
 TRAINING_NAMES = ("training", "is_training")
 POOLED = ("pooled_output", "pooler_output", "default", "feature_vector", "features", "embedding", "embeddings")
+# Outputs that answer, in place of features; taken only if there is no other.
+ANSWERS = re.compile(r"prob|logit|softmax|predict|^(scores?|class|classes|labels?)$", re.IGNORECASE)
 _ROLES = dict(zip(INPUT_NAMES, (r"word_id|input_ids|token_ids|^tokens?$", r"mask", r"type|segment")))
 
 
@@ -207,6 +211,11 @@ class ModuleInterface:
       raise UserError(f"--backbone gives no {kinds}: {self.described()}")
     return found
 
+  def gives_probabilities(self, output: Output, image_size: int) -> bool:
+    """Returns whether a vector is not negative and sums to 1 for a blank example: an answer, not features."""
+    values = np.asarray(self(self._blank(image_size), False)[output.index], np.float64)
+    return values.shape[-1] > 1 and bool(np.all(values >= 0)) and np.allclose(values.sum(axis=-1), 1, atol=1e-4)
+
   def _blank(self, image_size):
     if self.modality == "image":
       return {"image": tf.zeros([1, image_size, image_size, 3])}
@@ -307,7 +316,8 @@ def _first(outputs, rank, names):
   if not outer:
     return None
   known = [output for name in names for output in outer if output[0] == name]
-  name, index, position, shape = known[0] if known else max(outer, key=lambda output: output[-1][-1] or 0)
+  inner = [output for output in outer if not ANSWERS.search(output[0])] or outer
+  name, index, position, shape = known[0] if known else max(inner, key=lambda output: output[-1][-1] or 0)
   others = [output[0] for output in outer if output[1] != index]
   alternatives = () if known or not others else (name, *others)
   sizes = [None] * (rank - 2) if rank == 3 else shape.as_list()[1:-1]

@@ -4,6 +4,25 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin:
+  """The flags that load a pretrained network; see `Config`.
+
+  Attributes:
+    backbone: name or handle, a local directory as an absolute path.
+    preprocessor: handle, likewise.
+    pooling: of --pooling.
+    image_size: height and width in pixels; 0 for the default, and for texts.
+    pixels: of --pixels.
+  """
+
+  backbone: str
+  preprocessor: str = ""
+  pooling: str = "auto"
+  image_size: int = 0
+  pixels: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
 class BackboneSpec:
   """What is known of a backbone before it is loaded.
 
@@ -29,6 +48,8 @@ class BackboneSpec:
     licence: SPDX identifier of the weights, or the words of their publisher.
     parameters: number of weights in the backbone, moving statistics included; 0 if only the loaded module shows it.
     note: one line for `inspect`.
+    origin: the flags that load the pretrained network; None before it is loaded, unless `tuned`.
+    tuned: directory of a finished run, a candidate or an export, whose weights replace the pretrained ones, or "".
   """
 
   name: str
@@ -49,6 +70,8 @@ class BackboneSpec:
   licence: str = "unknown"
   parameters: int = 0
   note: str = ""
+  origin: Origin | None = None
+  tuned: str = ""
 
   def pooling_for(self, pooling: str) -> str:
     """Returns the value of --pooling, or that of the record for "auto"."""

@@ -1,6 +1,5 @@
 """Evaluates the model of a finished run on its own test split, or on other labelled data."""
 
-import dataclasses
 import logging
 import pathlib
 
@@ -41,7 +40,7 @@ def evaluate(workdir: str | pathlib.Path, flags: dict, output: str, cache_dir: s
   if bool(flags.get("text_pair_column", config.text_pair_column)) != bool(config.text_pair_column):
     reads = "pairs of texts" if config.text_pair_column else "no pairs of texts"
     raise UserError(f"--text_pair_column={flags['text_pair_column']}, but the model of {workdir} reads {reads}")
-  data_config = dataclasses.replace(config, **_data_flags(flags))
+  data_config = finished_run.data_config(paths, config, flags)
   examples = data.load(data_config, assets, known=splits.hashes(paths.splits))
   model = finished_run.restore(paths, config, assets)
   if not flags.get("dataset"):
@@ -79,8 +78,3 @@ def _targets(examples: Examples, model: Model, workdir):
     return model.task.codec.targets(examples.labels)
   except UserError as error:
     raise UserError(f"--dataset={examples.source} does not fit the model of {workdir}: {error}") from None
-
-
-def _data_flags(flags):
-  # The validation and test sets of the run do not belong to another data set.
-  return flags | ({"validation_dataset": "", "test_dataset": ""} if flags.get("dataset") else {})

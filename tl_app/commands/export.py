@@ -3,30 +3,37 @@
 import pathlib
 
 from tl_app import data
+from tl_app import workdir as workdir_lib
+from tl_app.backbones import tuned
 from tl_app.commands import finished_run
 from tl_app.data.splitting import splits
 from tl_app.errors import UserError
 from tl_app.model import inference
-from tl_app.serving import parity
+from tl_app.report import page
+from tl_app.serving import handover, parity
 from tl_app.tasks.task import Task
+from tl_app.workdir import Record
 
 
 def export(
-  workdir: str | pathlib.Path, output: str, cache_dir: str = "", offline: bool = False
+  workdir: str | pathlib.Path, output: str, cache_dir: str = "", offline: bool = False, candidate: str = ""
 ) -> tuple[pathlib.Path, dict, Task]:
   """Exports the model of a finished run and checks the export on the run's test split.
+
+  An export into the workdir finishes a run whose own export failed: metrics.json and the report get the result.
 
   Args:
     workdir: directory of the run.
     output: directory of the SavedModel; "" is export/ in the workdir.
     cache_dir: as in `Config`; "" for that of the run.
     offline: as in `Config`.
+    candidate: name of the candidate to export; "" for the selected one. Another one needs `output`.
 
   Returns:
     (directory of the SavedModel, result of the export check, the `Task`).
 
   Raises:
-    UserError: there is no finished run, or `output` holds other files.
+    UserError: there is no finished run, it has no such candidate, or `output` holds other files.
     RunFailed: the answers of the export differ from those of the model.
   """
   finished_run.check_output(output)
@@ -34,11 +41,27 @@ def export(
   directory = pathlib.Path(output) if output else paths.export
   if output and directory.exists() and not (directory / "saved_model.pb").is_file() and any(directory.iterdir()):
     raise UserError(f"--output={output} is not empty and holds no SavedModel: choose another directory")
-  examples = data.load(config, assets, known=splits.hashes(paths.splits))
+  selected = tuned.selected(paths.root)
+  if candidate and not output and candidate != selected:
+    raise UserError(
+      f"--candidate={candidate}: {paths.export} is for the selected model, {selected}; give a directory with --output"
+    )
+  data_config = finished_run.data_config(paths, config)
+  examples = data.load(data_config, assets, known=splits.hashes(paths.splits))
   test = examples.take(splits.read(paths.splits, examples).test)
-  test = test.take(parity.sample(len(test)))
-  model = finished_run.restore(paths, config, assets)
+  candidate = candidate or selected
+  model = finished_run.restore(paths, config, assets, "" if candidate == selected else candidate)
   batch_size = finished_run.inference_batch(paths, model)
-  outputs = model.task.answers.outputs(inference.predict(model.network, model.backbone, test.inputs, batch_size))
-  proof = parity.export_and_prove(model, directory, test.inputs, outputs, batch_size=batch_size)
+  metrics = workdir_lib.read(paths.metrics)
+  if candidate == selected:
+    test, measured = test.take(parity.sample(len(test))), metrics["test"]
+  logits = inference.predict(model.network, model.backbone, test.inputs, batch_size)
+  if candidate != selected:
+    measured = model.task.metrics.compute_metrics(logits, model.task.codec.targets(test.labels))
+  about = handover.About(config.dataset, config.backbone, candidate, measured)
+  outputs = model.task.answers.outputs(logits)
+  proof = parity.export_and_prove(model, directory, test.inputs, outputs, batch_size=batch_size, about=about)
+  if not output:
+    Record(paths).write_metrics(metrics | {"parity": proof})
+    page.write(paths.root, examples)
   return directory, proof, model.task

@@ -2,13 +2,15 @@
 
 import dataclasses
 import pathlib
+import types
+from collections.abc import Mapping
 
 from tl_app import backbones, tasks
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.config import Config
 from tl_app.errors import UserError
-from tl_app.model import inference
+from tl_app.model import checkpoint, inference
 from tl_app.model import model as model_lib
 from tl_app.model.model import Model
 from tl_app.workdir import Workdir
@@ -23,7 +25,7 @@ def opened(workdir: str | pathlib.Path, cache_dir: str = "", offline: bool = Fal
     offline: as in `Config`.
 
   Returns:
-    (`Workdir`, `Config`, `Assets`).
+    (`Workdir`, `Config`, `Assets`). `data_config` finds its data.
 
   Raises:
     UserError: the directory holds no finished run.
@@ -33,41 +35,85 @@ def opened(workdir: str | pathlib.Path, cache_dir: str = "", offline: bool = Fal
   return paths, config, Assets(config.cache_dir, config.offline)
 
 
-def restore(paths: Workdir, config: Config, assets: Assets) -> Model:
-  """Returns the `Model` of a finished run: its backbone is loaded again, with the weights of the selected model.
+def restore(paths: Workdir, config: Config, assets: Assets, candidate: str = "") -> Model:
+  """Returns the `Model` of a finished run: its backbone is loaded again, with the weights of a candidate.
+
+  Args:
+    paths: the `Workdir`.
+    config: the `Config` of the run.
+    assets: the `Assets`.
+    candidate: name of the candidate; "" for the selected one.
 
   Raises:
-    UserError: plan.json or the weights are damaged, or --backbone is another network now.
+    UserError: plan.json or the weights are damaged, --backbone is another network now, or there is no such candidate.
   """
-  model = rebuild(paths, config, assets)
+  directory = checkpoint.candidate_directory(paths, candidate) if candidate else None
+  weights = directory or paths.weights
+  # The weights are complete: a run that started from another one does not need that one.
+  origin = _plan(paths).get("origin", {})
+  task = directory / paths.task.name if directory else paths.task
+  model = _load(paths, dataclasses.replace(config, **origin), assets, task)
   try:
-    model.network.load_weights(paths.weights)
+    if directory:
+      checkpoint.load(model, directory)
+    else:
+      model.network.load_weights(weights)
   except (OSError, ValueError, KeyError) as error:
     reason = " ".join(str(error).split())[:200]
     raise UserError(
-      f"{paths.weights} does not fit --backbone={config.backbone} ({reason}): one of them has changed; train again"
+      f"{weights} does not fit --backbone={config.backbone} ({reason}): one of them has changed; train again"
     ) from None
   return model
 
 
 def rebuild(paths: Workdir, config: Config, assets: Assets) -> Model:
-  """Returns the `Model` as it was before training: the pretrained backbone and a new head.
+  """Returns the `Model` as it was before training: the backbone as the run has loaded it, and a new head.
 
   Raises:
     UserError: plan.json or the description of the task is damaged.
   """
+  return _load(paths, config, assets, paths.task)
+
+
+def _load(paths, config, assets, task_path):
   try:
-    preprocessing = workdir_lib.read(paths.plan)["preprocessing"]
+    preprocessing = _plan(paths)["preprocessing"]
     max_length = preprocessing.get("max_length", 0)
     image_size = preprocessing.get("image_size", config.image_size)
-  except (ValueError, KeyError, TypeError, AttributeError):
+  except (KeyError, TypeError, AttributeError):
     raise UserError(f"{paths.plan} is damaged: train again") from None
   try:
-    task = tasks.from_config(workdir_lib.read(paths.task))
-  except (ValueError, KeyError, TypeError):
-    raise UserError(f"{paths.task} is damaged: train again") from None
-  config = dataclasses.replace(config, image_size=image_size)
+    task = tasks.from_config(workdir_lib.read(task_path))
+  except (OSError, ValueError, KeyError, TypeError):
+    raise UserError(f"{task_path} is damaged: train again") from None
+  names = [name for name in ("backbone", "preprocessor") if not backbones.is_known(getattr(config, name))]
+  config = workdir_lib.located(paths, dataclasses.replace(config, image_size=image_size), names)
   return model_lib.load(config, backbones.resolve(config.backbone), assets, task, max_length)
+
+
+def _plan(paths):
+  try:
+    return workdir_lib.read(paths.plan)
+  except (OSError, ValueError):
+    raise UserError(f"{paths.plan} is damaged: train again") from None
+
+
+def data_config(paths: Workdir, config: Config, flags: Mapping = types.MappingProxyType({})) -> Config:
+  """Returns the `Config` of a run with the data flags that were given, and its other paths as they lead to files now.
+
+  Args:
+    paths: the `Workdir`.
+    config: the `Config` of the run.
+    flags: {name: value} of data flags. The validation and test sets of the run do not belong to another data set.
+
+  Raises:
+    UserError: a path of the run leads nowhere.
+  """
+  if flags.get("dataset"):
+    flags = {"validation_dataset": "", "test_dataset": ""} | dict(flags)
+  config = dataclasses.replace(config, **flags)
+  names = ("dataset", "validation_dataset", "test_dataset", "data_dir")
+  return workdir_lib.located(paths, config, [name for name in names if name not in flags])
 
 
 def inference_batch(paths: Workdir, model: Model) -> int:

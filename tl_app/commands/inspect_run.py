@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tl_app import files
 from tl_app import workdir as workdir_lib
+from tl_app.backbones import tuned
 from tl_app.backbones.backbone import parameters
 from tl_app.commands import finished_run
 from tl_app.errors import RunFailed, UserError
@@ -235,7 +236,7 @@ class _Exported:
     if len(positions) != len(members):
       raise UserError(f"{self._directory} has {len(positions)} variables in stage {stage}, --backbone {len(members)}")
     for variable, position in zip(members, positions):
-      value = self._reader.get_tensor(saved_model.CHECKPOINT_KEY.format(position=position))
+      value = self._reader.get_tensor(tuned.CHECKPOINT_KEY.format(position=position))
       value = np.asarray(value)
       if value.shape != tuple(variable.shape) or value.dtype != variable.numpy().dtype:
         raise UserError(

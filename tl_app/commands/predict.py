@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import heapq
 import importlib
 import itertools
 import json
@@ -20,6 +21,10 @@ from tl_app.serving import saved_model
 
 log = logging.getLogger(__name__)
 
+# With more classes the default of --top is `TOP`.
+MANY_CLASSES = 100
+TOP = 10
+
 
 def predict(
   model: str | pathlib.Path,
@@ -29,6 +34,7 @@ def predict(
   image_column: str = "image",
   batch_size: int = 32,
   text_pair_column: str = "",
+  top: int = 0,
 ) -> None:
   """Writes one JSON object per line and input, in order: {"id"} and the answers of the task, or {"id", "error"}.
 
@@ -41,6 +47,8 @@ def predict(
     image_column: column of the image paths in a table.
     batch_size: number of inputs per call of the model.
     text_pair_column: column of the second text in a table, for a model of pairs of texts; "" for other models.
+    top: number of classes whose probabilities are written, the highest first; 0 for all of at most `MANY_CLASSES`
+      classes, in their own order, else for the `TOP` highest.
 
   Raises:
     UserError: `model` is no export, or `source` does not exist, is empty, has another modality or lacks a column.
@@ -52,6 +60,8 @@ def predict(
     raise UserError(f"--output={output} is a directory: name a file")
   if batch_size < 1:
     raise UserError(f"--batch_size={batch_size}: use 1 or more")
+  if top < 0:
+    raise UserError(f"--top={top}: use 1 or more, or 0 for the default")
   facts = files.read_json(directory / saved_model.FACTS)
   if facts["pairs"] != bool(text_pair_column):
     takes = "pairs of texts: name the second column with" if facts["pairs"] else "single texts or images: remove"
@@ -59,10 +69,13 @@ def predict(
   per_token = tasks.from_config(facts["task"]).per_token
   inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column, words=per_token)
   signature = _signature(directory, facts["modality"])
+  if not top and len(facts["task"]["names"]) > MANY_CLASSES:
+    top = TOP
   total = failed = 0
   with _sink(output) as file:
     for answers in _answers(inputs, facts, signature, batch_size):
-      file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in answers))
+      lines = (_with_highest(answer, top) for answer in answers)
+      file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
       file.flush()
       total += len(answers)
       failed += sum("error" in line for line in answers)
@@ -101,6 +114,14 @@ def _answers(inputs, facts, signature, batch_size):
       good = [row.values if facts["pairs"] else row.values[0] for row, reason in zip(batch, reasons) if not reason]
       answers = iter(_rows(signature(inputs=tf.constant(good, tf.string)), task, good) if good else ())
       yield [{"id": row.id} | ({"error": reason} if reason else next(answers)) for row, reason in zip(batch, reasons)]
+
+
+def _with_highest(answer, top):
+  """Returns an answer with the `top` highest of its probabilities, the highest first; 0 leaves it as it is."""
+  probabilities = answer.get("probabilities")
+  if not top or not isinstance(probabilities, dict):
+    return answer
+  return answer | {"probabilities": dict(heapq.nlargest(top, probabilities.items(), key=lambda item: item[1]))}
 
 
 def _reason(row, modality):

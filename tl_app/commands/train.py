@@ -1,5 +1,6 @@
 """Runs training from a `Config` to a checked SavedModel."""
 
+import contextlib
 import dataclasses
 import errno
 import logging
@@ -7,7 +8,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from tl_app import backbones, data, files, tasks
 from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
+from tl_app.backbones import tuned
 from tl_app.backbones.backbone import parameters
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.checking import summary
@@ -32,14 +34,17 @@ from tl_app.data.training_data import TrainingData
 from tl_app.errors import UserError
 from tl_app.features import frozen
 from tl_app.features.frozen import Features
+from tl_app.model import checkpoint, stages
 from tl_app.model import model as model_lib
 from tl_app.model.model import Model
 from tl_app.recipes import recipes
+from tl_app.recipes.phase import Phase
 from tl_app.report import machine, page, predictions
-from tl_app.serving import parity
+from tl_app.serving import handover, parity
 from tl_app.training import batch_size, image_size, input_profile, phases, plan_text, planning
 from tl_app.training.phase_rules import flags_without_effect
 from tl_app.training.planning import Plan
+from tl_app.training.selection import Candidate
 from tl_app.training.time_limit import TimeLimit
 from tl_app.workdir import Record
 
@@ -59,7 +64,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
       `recipes.probe`, with which model selection compares the other phases.
 
   Raises:
-    UserError: something the user must change; no result is written.
+    UserError: something the user must change.
     RunFailed: the run itself failed: a loss is not finite, or the audit or the export check failed.
   """
   start, config = time.monotonic(), dataclasses.replace(config, workdir=str(workdir))
@@ -76,7 +81,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     baselines = phases.baseline_scores(features)
     candidates, results = phases.train(plan.phases, features, config, record, limit)
     record.write_plan(plan.with_results(results, features.model).to_json())
-    selection = phases.select(candidates, baselines, features)
+    selection = phases.select(candidates, baselines, features, config.select)
     phases.use(selection.best, plan.phases, features)
     task = features.model.task.tune_thresholds(selection.best.logits, features.data.validation_targets)
     metrics, outputs = evaluate(task, selection.best.name, features, record)
@@ -88,11 +93,8 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
       "selected_phase": selection.best.phase,
     }
     save(features.model, task, record)
-    if config.export:
-      metrics["parity"] = export(config, features, outputs, record)
-    record.write_metrics(metrics | machine.describe(record.seconds, features.devices.replicas))
-    page.write(paths.root, features.data.examples)
-    return files.read_json(paths.metrics)
+    save_candidates(candidates, plan.phases, features, record)
+    return finish(config, features, metrics, outputs, record)
 
 
 def prepare(
@@ -119,6 +121,8 @@ def prepare(
     model = _with_smaller_images(
       config, spec, assets, make_features(config, model, train_data, devices, workdir_lib.Clock()), limit
     )
+  record.note("started", workdir_lib.place(record.paths))
+  record.note("origin", dataclasses.asdict(model.backbone.spec.origin))
   preprocessing = planning.choose_preprocessing(config.inputs, train_data, model)
   if preprocessing.get("max_length"):
     model.backbone.preprocess.max_length = preprocessing["max_length"]
@@ -221,7 +225,8 @@ def evaluate(task, selected: str, features: Features, record: Record) -> tuple[d
     predictions.write(record.paths.predictions, task.answers.columns, rows)
   metrics |= task.metrics.baseline(train_data.train_targets, train_data.targets[train_data.test])
   metrics |= {"task": task.name, "primary_metric": task.metrics.primary_metric}
-  return metrics | {"selected": "probe" if is_probe else "fine_tuned"}, outputs["test"]
+  metrics |= {"selected": "probe" if is_probe else "fine_tuned", "selected_candidate": selected}
+  return metrics, outputs["test"]
 
 
 def save(model: Model, task, record: Record) -> None:
@@ -238,7 +243,54 @@ def save(model: Model, task, record: Record) -> None:
   record.write_task(task.get_config())
 
 
-def export(config: Config, features: Features, outputs: np.ndarray, record: Record) -> dict:
+def save_candidates(
+  candidates: list[Candidate], phase_list: Sequence[Phase], features: Features, record: Record
+) -> None:
+  """Writes the weights and the task of every candidate, see `Workdir.candidate`."""
+  model, targets = features.model, features.data.validation_targets
+  changing = [id(variable) for variable in stages.changing(model, phase_list)]
+  for candidate in candidates:
+    changed = dict(zip(changing, candidate.values))
+    directory = record.paths.candidate(candidate.name)
+    with files.atomic_path(directory / tuned.WEIGHTS) as new:
+      checkpoint.write(new, checkpoint.arrays(model, changed, head_only=candidate.name == "probe"))
+    record.write_task(model.task.tune_thresholds(candidate.logits, targets).get_config(), directory)
+
+
+def finish(config: Config, features: Features, metrics: dict, outputs: np.ndarray, record: Record) -> dict:
+  """Writes the metrics, then the export and the report. A failure of the export leaves a measured run.
+
+  Args:
+    config: the `Config`.
+    features: the `Features` of the run.
+    metrics: the content of metrics.json, without what `machine.describe` returns.
+    outputs: as for `export`.
+    record: the `Record` of the run.
+
+  Returns:
+    The metrics, as written to metrics.json.
+  """
+  paths, replicas = record.paths, features.devices.replicas
+  record.write_metrics(metrics | machine.describe(record.seconds, replicas))
+  if config.export:
+    try:
+      about = handover.About(config.dataset, config.backbone, metrics["selected_candidate"], metrics["test"])
+      metrics["parity"] = export(config, features, outputs, record, about)
+    except Exception:
+      with contextlib.suppress(OSError):
+        page.write(paths.root, features.data.examples)
+      log.warning(
+        "only the export is missing: metrics, predictions and weights are in %s; when the reason below is gone, "
+        "python -m tl_app.export --workdir=%s",
+        *(paths.root, paths.root),
+      )
+      raise
+    record.write_metrics(metrics | machine.describe(record.seconds, replicas))
+  page.write(paths.root, features.data.examples)
+  return files.read_json(paths.metrics)
+
+
+def export(config: Config, features: Features, outputs: np.ndarray, record: Record, about: handover.About) -> dict:
   """Exports the saved model and checks the export.
 
   Args:
@@ -246,6 +298,7 @@ def export(config: Config, features: Features, outputs: np.ndarray, record: Reco
     features: the `Features` of the run.
     outputs: float64 [test examples, outputs], the outputs of the model on the test split.
     record: the `Record` of the run.
+    about: what the README of the export says.
 
   Returns:
     The result of the export check.
@@ -262,6 +315,7 @@ def export(config: Config, features: Features, outputs: np.ndarray, record: Reco
       outputs,
       client,
       features.batch_size,
+      about,
     )
 
 

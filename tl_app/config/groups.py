@@ -39,7 +39,8 @@ class BackboneConfig:
 
   backbone: str = _field(
     "",
-    "Name from `python -m tl_app.inspect`, or a handle: a URL, kaggle://, hf://, or a directory.",
+    "Name from `python -m tl_app.inspect`, or a handle: a URL, kaggle://, hf://, a directory, a .keras or .h5 file, "
+    "or a run or an export of tl_app.",
     common=True,
     path=True,
   )
@@ -208,6 +209,12 @@ class RecipeConfig:
     choices=("frozen", "train_unfrozen", "train"),
   )
   lora_rank: int = _field(8, "Rank of the updates of --recipe=lora.", low=1)
+  select: str = _field(
+    "auto",
+    "Which candidate becomes the model. auto: the one with the best validation score, of equal ones the probe. probe, "
+    "fine_tuned, averaged (the averaged weights of --ema): this one. The weights of all are kept, see tl_app.export.",
+    choices=("auto", "probe", "fine_tuned", "averaged"),
+  )
   probe_solver: str = _field(
     "adamw",
     "Solver of the linear probe: adamw, or scikit-learn's logistic, svm, ridge (for --task=regression), with the "

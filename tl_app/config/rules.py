@@ -163,6 +163,15 @@ def contrastive_has_its_own_loss(config):
   return unused(config, names, "with --recipe=contrastive") or unused(config, auto_batch_size(config), where)
 
 
+def selected_candidate_is_trained(config):
+  """--select names a candidate that the recipe trains."""
+  if config.select in ("fine_tuned", "averaged") and config.recipe == "probe":
+    return f"--select={config.select}: --recipe=probe fine-tunes nothing; use another recipe, or remove --select"
+  if config.select == "averaged" and not config.ema:
+    return "--select=averaged needs averaged weights: use an --ema above 0"
+  return ""
+
+
 def one_way_to_name_labels(config):
   """--label_columns replaces --label_column."""
   if config.label_columns and is_given(config, "label_column"):
@@ -383,6 +392,7 @@ RULES = {
     long_pairs_are_encoded_separately,
     imbalance_needs_gradients,
     contrastive_has_its_own_loss,
+    selected_candidate_is_trained,
     one_way_to_name_labels,
     label_names_name_one_column,
     words_have_one_tag,

@@ -34,12 +34,13 @@ def describe(seconds: Mapping[str, float], replicas: int) -> dict:
       "platform": platform.platform(),
       "devices": [device.name for device in tf.config.list_logical_devices()],
       "replicas": replicas,
-      "packages": {name: _version(name) for name in PACKAGES},
+      "packages": {name: version(name) for name in PACKAGES},
     },
   }
 
 
-def _version(package):
+def version(package: str) -> str:
+  """Returns the version of a distribution, or "not installed"."""
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:

@@ -145,17 +145,22 @@ def _matrix(test):
 def _confusions(test):
   """Returns every confusion, most frequent first: {"label", "prediction", "count", "share" of the label's examples}."""
   names, confusion = _confusion_matrix(test)
-  support = confusion.sum(axis=1)
-  rows, columns = np.nonzero(confusion * (1 - np.eye(len(names), dtype=int)))
-  order = np.argsort(-confusion[rows, columns], kind="stable")
+  if names:
+    rows, columns = np.nonzero(confusion)
+    counts = confusion[rows, columns]
+  else:
+    names = list(test.get("per_class", {}))
+    rows, columns, counts = np.array(test.get("confusion_cells") or np.zeros((0, 3)), dtype=np.int64).T
+  support = np.bincount(rows, weights=counts, minlength=len(names))
+  order = [cell for cell in np.argsort(-counts, kind="stable") if rows[cell] != columns[cell]]
   return [
     {
-      "label": names[row],
-      "prediction": names[column],
-      "count": int(confusion[row, column]),
-      "share": confusion[row, column] / support[row],
+      "label": names[rows[cell]],
+      "prediction": names[columns[cell]],
+      "count": int(counts[cell]),
+      "share": counts[cell] / support[rows[cell]],
     }
-    for row, column in zip(rows[order], columns[order])
+    for cell in order
   ]
 
 

@@ -1,57 +1,60 @@
 """The script of the export check: a client of the SavedModel that imports TensorFlow and nothing of tl_app.
 
-python -P fresh_process.py [tensorflow_text] <<<'["SAVED_MODEL", "INPUTS.tfrecord", "ANSWERS.npz", 32]'
+python -P fresh_process.py [tensorflow_text]
+
+It reads from standard input and writes to standard output. A request is a line with the directory of a SavedModel.
+Then each batch is a line with a JSON list of the lengths of its values, and these values. The answer to a batch is a
+line with the length of an .npz file, and this file with the outputs by name. The end of the input ends the process.
 """
 
 import importlib
+import io
 import json
+import os
 import sys
 
 
-def main(modules, requests):
-  """Imports TensorFlow and `modules`, then answers the request on the first line of the file `requests`, if any."""
+def main(modules, requests, answers):
+  """Imports TensorFlow and `modules`, then answers the batches of a request, if there is one.
+
+  Args:
+    modules: names of modules that the SavedModel needs.
+    requests: binary file of the request and its batches.
+    answers: binary file of the answers.
+  """
   for module in ("tensorflow", *modules):
     importlib.import_module(module)
   line = requests.readline()
   if line:
-    answer(*json.loads(line))
+    answer(json.loads(line), requests, answers)
 
 
-def answer(directory, asked, answered, batch_size):
-  """Answers inputs with a SavedModel and writes the outputs, by name, to an .npz file.
+def answer(directory, requests, answers):
+  """Answers batches with the signature `serving_default` of a SavedModel.
 
-  Args:
-    directory: directory of the SavedModel.
-    asked: path of a TFRecord file. Where the signature takes pairs, two records are one input.
-    answered: path of the .npz file.
-    batch_size: inputs in a call.
+  Where the signature takes pairs, two values are one input.
   """
   import numpy as np
   import tensorflow as tf
 
   signature = tf.saved_model.load(directory).signatures["serving_default"]
-  records = tf.data.TFRecordDataset(asked)
   columns = signature.structured_input_signature[1]["inputs"].shape.as_list()[1:]
-  outputs = [signature(inputs=batch) for batch in (records.batch(*columns) if columns else records).batch(batch_size)]
-  joined = {name: _joined([output[name].numpy() for output in outputs]) for name in outputs[0]}
-  strings = {name: values for name, values in joined.items() if values.dtype == object}
-  for name, values in strings.items():
-    joined[name] = np.array([value.decode("utf-8") for value in values.flat]).reshape(values.shape)
-  np.savez(answered, **joined)
-
-
-def _joined(batches):
-  """Returns the batches as one array. Shorter ones are filled with zeros, or b""."""
-  import numpy as np
-
-  shape = [sum(map(len, batches)), *np.max([batch.shape[1:] for batch in batches], axis=0).astype(int)]
-  joined = np.full(shape, b"" if batches[0].dtype == object else 0, batches[0].dtype)
-  start = 0
-  for batch in batches:
-    joined[(slice(start, start + len(batch)), *map(slice, batch.shape[1:]))] = batch
-    start += len(batch)
-  return joined
+  while line := requests.readline():
+    values = [requests.read(length) for length in json.loads(line)]
+    inputs = tf.reshape(tf.constant(values, tf.string), [-1, *columns])
+    outputs = {name: output.numpy() for name, output in signature(inputs=inputs).items()}
+    for name, array in outputs.items():
+      if array.dtype == object:
+        # An array of objects would be a pickle.
+        outputs[name] = np.array([value.decode("utf-8") for value in array.flat], dtype=str).reshape(array.shape)
+    file = io.BytesIO()
+    np.savez(file, **outputs)
+    answers.write(b"%d\n" % file.tell() + file.getvalue())
+    answers.flush()
 
 
 if __name__ == "__main__":
-  main(sys.argv[1:], sys.stdin)
+  # What a library prints to standard output must not come between the answers.
+  own = os.fdopen(os.dup(1), "wb")
+  os.dup2(2, 1)
+  main(sys.argv[1:], sys.stdin.buffer, own)

@@ -1,5 +1,8 @@
 """The export check: a new process answers test examples with the export as the evaluation did."""
 
+import collections
+import contextlib
+import io
 import itertools
 import json
 import logging
@@ -8,17 +11,17 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from tl_app import files
 from tl_app.data import modalities
 from tl_app.data.examples import Inputs
 from tl_app.errors import RunFailed
 from tl_app.model.model import Model
-from tl_app.serving import fresh_process, saved_model
+from tl_app.serving import fresh_process, handover, saved_model
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,10 @@ PARITY_EXAMPLES = 512
 TOLERANCE = 1e-4
 # Largest number of inputs in a call.
 BATCH = 32
+# Test examples of which the shortest is the example of the export's README.
+EXAMPLES = 16
+# Last lines of the new process's standard error that are kept.
+ERROR_LINES = 100
 
 
 class Client:
@@ -45,7 +52,11 @@ class Client:
     command += modalities.of(modality).serving_modules
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     pipe = subprocess.PIPE
-    self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+    self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+    # Read all the time: a full pipe would stop the process.
+    self._errors = collections.deque(maxlen=ERROR_LINES)
+    self._reader = threading.Thread(target=lambda: self._errors.extend(self._process.stderr), daemon=True)
+    self._reader.start()
 
   def __enter__(self):
     return self
@@ -53,32 +64,61 @@ class Client:
   def __exit__(self, *error):
     if self._process.poll() is None:
       self._process.kill()
-      self._process.communicate()
+    self._process.wait()
+    self._reader.join()
+    for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+      with contextlib.suppress(OSError):
+        pipe.close()
 
   def answer(
-    self, directory: pathlib.Path | str, rows: list[tuple[bytes, ...]], batch_size: int
-  ) -> dict[str, np.ndarray]:
-    """Returns the outputs of `serving_default` of a SavedModel, by name; then the process ends.
+    self, directory: pathlib.Path | str, batches: Iterable[Sequence[tuple[bytes, ...]]]
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the outputs of `serving_default` of a SavedModel for each batch, by name. Call it once.
+
+    Inputs and answers go through pipes, a batch at a time, so that nothing is written to a disk.
 
     Args:
       directory: directory of the SavedModel.
-      rows: list of tuples of bytes, one for each column.
-      batch_size: rows in a call.
+      batches: lists of rows, which are tuples of bytes, one for each column.
 
     Raises:
       RunFailed: the export does not run there.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-      asked, answered = os.path.join(scratch, "inputs.tfrecord"), os.path.join(scratch, "answers.npz")
-      with tf.io.TFRecordWriter(asked) as writer:
-        for part in itertools.chain.from_iterable(rows):
-          writer.write(part)
-      _, errors = self._process.communicate(json.dumps([str(directory), asked, answered, batch_size]) + "\n")
-      if self._process.returncode:
-        last = (errors.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1]
-        raise RunFailed(f"export check: the export does not run in a new process ({last}); no export is left")
-      with np.load(answered) as answers:
-        return {name: answers[name] for name in answers.files}
+    try:
+      self._process.stdin.write(json.dumps(str(directory)).encode() + b"\n")
+      for batch in batches:
+        values = list(itertools.chain.from_iterable(batch))
+        self._process.stdin.write(json.dumps(list(map(len, values))).encode() + b"\n")
+        self._process.stdin.writelines(values)
+        self._process.stdin.flush()
+        length = self._process.stdout.readline()
+        if not length:
+          raise BrokenPipeError
+        with np.load(io.BytesIO(self._process.stdout.read(int(length)))) as answers:
+          outputs = {name: answers[name] for name in answers.files}
+        yield outputs
+    except BrokenPipeError:
+      code = self._process.wait()
+      self._reader.join()
+      lines = [line.decode(errors="replace").strip() for line in self._errors]
+      last = ([line for line in lines if line] or [f"exit code {code}"])[-1]
+      raise RunFailed(f"export check: the export does not run in a new process ({last}); no export is left") from None
+
+
+def joined(answers: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """Returns the outputs of several batches as those of one. Shorter outputs are filled with zeros, or ""."""
+  answers = list(answers)
+  return {name: _joined([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def _joined(batches):
+  shape = [sum(map(len, batches)), *np.max([batch.shape[1:] for batch in batches], axis=0).astype(int)]
+  joined = np.zeros(shape, np.result_type(*batches))
+  start = 0
+  for batch in batches:
+    joined[(slice(start, start + len(batch)), *map(slice, batch.shape[1:]))] = batch
+    start += len(batch)
+  return joined
 
 
 def export_and_prove(
@@ -88,6 +128,7 @@ def export_and_prove(
   outputs: np.ndarray,
   client: Client | None = None,
   batch_size: int = BATCH,
+  about: handover.About | None = None,
 ) -> dict:
   """Writes the SavedModel of a model and checks that a new process answers as the evaluation did.
 
@@ -98,6 +139,7 @@ def export_and_prove(
     outputs: float [n, outputs], the answers of the evaluation, see `Answers.outputs`.
     client: a `Client` that was started before, or None for a new one.
     batch_size: number of inputs that fit into a forward pass; a call has `BATCH` inputs at most.
+    about: what the README of the export says; None writes the SavedModel alone.
 
   Returns:
     The result of the check, see `Answers.parity`.
@@ -111,10 +153,15 @@ def export_and_prove(
   with files.atomic_path(directory) as new, client or Client(model.backbone.modality) as client:
     saved_model.write(model, new)
     try:
-      return prove(new, model, inputs[chosen], np.asarray(outputs)[chosen], client, min(BATCH, batch_size))
+      result, example, answer = prove(
+        new, model, inputs[chosen], np.asarray(outputs)[chosen], client, min(BATCH, batch_size)
+      )
     except RunFailed:
       shutil.rmtree(directory, ignore_errors=True)
       raise
+    if about:
+      handover.write(new, model, about, example, answer)
+    return result
 
 
 def _encoded(row, modality):
@@ -132,14 +179,23 @@ def sample(count: int) -> np.ndarray:
 
 def prove(
   directory: pathlib.Path | str, model: Model, inputs: Inputs, outputs: np.ndarray, client: Client, batch_size: int
-) -> dict:
-  """Returns the result of the check that `client` gives `outputs` for `inputs` with the SavedModel at `directory`.
+) -> tuple[dict, tuple[bytes, ...], dict[str, np.ndarray]]:
+  """Checks that `client` gives `outputs` for `inputs` with the SavedModel at `directory`.
+
+  Returns:
+    (the result of the check; an example, one of the shortest inputs as a client sends it; the answer to it alone).
 
   Raises:
     RunFailed: the answers differ.
   """
-  answers = client.answer(directory, [_encoded(row, model.backbone.modality) for row in inputs.rows()], batch_size)
+  rows = (_encoded(row, model.backbone.modality) for row in inputs.rows())
+  first = list(itertools.islice(rows, EXAMPLES))
+  example = min(first, key=lambda row: (not all(row), sum(map(len, row))))
+  rows = itertools.chain(first, rows)
+  batches = iter(lambda: list(itertools.islice(rows, batch_size)), [])
+  answer, *answers = client.answer(directory, itertools.chain([[example]], batches))
+  answers = joined(answers)
   parity = model.task.answers.parity(answers, outputs)
   if not model.task.answers.is_equal(parity, TOLERANCE):
     raise RunFailed(f"export check: {model.task.answers.describe_parity(parity)}; no export is left")
-  return parity
+  return parity, example, answer

@@ -1,5 +1,6 @@
 """Writes a model as a SavedModel: raw strings or encoded images in, class names out."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -13,8 +14,6 @@ from tl_app.model.model import Model
 
 LABELS = "labels.txt"
 FACTS = workdir.EXPORT_FACTS
-# Key of a variable of `Served._variables` in the checkpoint of an export.
-CHECKPOINT_KEY = "_variables/{position}/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class Served(tf.Module):
@@ -73,11 +72,13 @@ def write(model: Model, directory: pathlib.Path | str) -> None:
     "modality": model.backbone.modality,
     "class_names": list(model.task.names),
     "backbone": model.backbone.spec.name,
+    "origin": dataclasses.asdict(model.backbone.spec.origin),
     "stages": _positions(model),
     "pairs": model.backbone.pairs,
     "task": model.task.get_config(),
   }
-  with tempfile.TemporaryDirectory() as scratch:
+  # Beside the export: the directory of temporary files may be small.
+  with tempfile.TemporaryDirectory(dir=pathlib.Path(directory).parent) as scratch:
     labels = pathlib.Path(scratch) / LABELS
     labels.write_text("".join(f"{' '.join(name.splitlines())}\n" for name in model.task.names), encoding="utf-8")
     served = Served(model, labels)

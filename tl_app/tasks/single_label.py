@@ -16,6 +16,8 @@ from tl_app.tasks.task import Task
 
 # Two classes nearer than float32 rounding are a tie: which of them comes first does not matter.
 TIE = 1e-6
+# With more classes the confusion matrix is written as its cells above 0: at most one for each example.
+MAX_MATRIX_CLASSES = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,9 @@ class SingleLabelCodec(LabelCodec):
     return np.array([position[label] for label in labels], np.int32)
 
   def as_probabilities(self, targets):
-    return np.eye(len(self.names), dtype=np.float32)[targets]
+    probabilities = np.zeros((len(targets), len(self.names)), np.float32)
+    probabilities[np.arange(len(targets)), targets] = 1
+    return probabilities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,17 +128,20 @@ class AccuracyMetrics(Metrics):
       (mean F1 over the classes that have examples or answers, as of scikit-learn); "macro_f1_ci95" ([low, high] or
       None, see `statistics.macro_f1_interval`); "matthews" (the correlation of Matthews, -1 to 1; Gorodkin 2004 for
       several classes); "per_class" {name: {"precision", "recall", "f1", "support"}}; "confusion_matrix" (rows: true
-      class, columns: predicted class). A precision, recall or F1 that is 0/0 counts 0.
+      class, columns: predicted class), or with more than `MAX_MATRIX_CLASSES` classes "confusion_cells" ([position of
+      the true class, of the predicted class, count] of each cell above 0). A precision, recall or F1 that is 0/0 counts
+      0.
     """
     logits, labels = usable_logits(logits, targets), np.asarray(targets)
     predictions = logits.argmax(axis=1)
     names = self.codec.names
     classes = np.arange(len(names))
-    confusion = sklearn.metrics.confusion_matrix(labels, predictions, labels=classes)
+    confusion = statistics.confusion_matrix(labels, predictions, len(names))
+    few_classes = len(names) <= MAX_MATRIX_CLASSES
     precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(
       labels, predictions, labels=classes, zero_division=0
     )
-    num_correct = int(np.trace(confusion))
+    num_correct = int(confusion.trace())
     return {
       "num_examples": len(labels),
       "loss": statistics.cross_entropy(logits, labels),
@@ -143,13 +150,18 @@ class AccuracyMetrics(Metrics):
       "balanced_accuracy": float(recall[support > 0].mean()),
       "macro_f1": float(f1[(support > 0) | (confusion.sum(axis=0) > 0)].mean()),
       "macro_f1_ci95": statistics.macro_f1_interval(confusion, seed),
-      "matthews": float(sklearn.metrics.matthews_corrcoef(labels, predictions)),
+      "matthews": float(sklearn.metrics.matthews_corrcoef(labels, predictions))
+      if few_classes
+      else statistics.matthews(confusion),
       "per_class": {
         str(name): {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
         for name, p, r, f, s in zip(names, precision, recall, f1, support)
       },
-      "confusion_matrix": confusion.tolist(),
-    }
+    } | (
+      {"confusion_matrix": confusion.toarray().tolist()}
+      if few_classes
+      else {"confusion_cells": np.stack([*confusion.nonzero(), confusion.data], axis=1).tolist()}
+    )
 
   def baseline(self, train_targets, targets):
     return {"majority_accuracy": statistics.majority_accuracy(train_targets, targets)}

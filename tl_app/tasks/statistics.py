@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import scipy.sparse
 import scipy.stats
 
 RESAMPLES = 2000
@@ -47,24 +48,49 @@ def accuracy_interval(num_correct: int, num_examples: int, seed: int = 0) -> lis
   return percentiles(resamples / num_examples)
 
 
-def macro_f1_interval(confusion: np.ndarray, seed: int = 0) -> list[float] | None:
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> scipy.sparse.csr_array:
+  """Returns the counts, int [classes, classes], with a row for each true class and a column for each predicted one.
+
+  The matrix is sparse: with thousands of classes nearly all of its cells are 0.
+
+  Args:
+    labels: int [n], in [0, num_classes).
+    predictions: int [n], likewise.
+    num_classes: number of classes.
+  """
+  ones = np.ones(len(labels), np.int64)
+  matrix = scipy.sparse.coo_array((ones, (labels, predictions)), shape=(num_classes, num_classes)).tocsr()
+  matrix.sort_indices()
+  return matrix
+
+
+def matthews(confusion: scipy.sparse.csr_array) -> float:
+  """Returns the correlation of Matthews, -1 to 1, for several classes (Gorodkin 2004); 0 where it is 0/0."""
+  support, predicted = (confusion.sum(axis=axis).astype(np.float64) for axis in (1, 0))
+  total = support.sum()
+  spread = (total**2 - support @ support) * (total**2 - predicted @ predicted)
+  return float((confusion.trace() * total - support @ predicted) / math.sqrt(spread)) if spread else 0.0
+
+
+def macro_f1_interval(confusion: np.ndarray | scipy.sparse.csr_array, seed: int = 0) -> list[float] | None:
   """Returns the 95 % percentile bootstrap interval [low, high] of the macro F1 of a confusion matrix, or None.
 
   Examples are resampled within each true class, as for a stratified split: a rare class keeps its support in every
   resample. A row of the matrix is then multinomial. With fewer than ten right or ten wrong answers the resamples
   hardly differ, and no interval is given.
   """
-  confusion = np.asarray(confusion)
+  confusion = scipy.sparse.csr_array(confusion)
   support = confusion.sum(axis=1)
-  num_correct = np.trace(confusion)
+  num_correct = confusion.trace()
   if min(num_correct, support.sum() - num_correct) < FEW:
     return None
   rng = np.random.default_rng(seed)
-  hits = np.zeros((RESAMPLES, len(confusion)), dtype=np.int32)
+  hits = np.zeros((RESAMPLES, len(support)), dtype=np.int32)
   predicted = np.zeros_like(hits)
   for row in np.flatnonzero(support):
-    columns = np.flatnonzero(confusion[row])
-    draws = rng.multinomial(support[row], confusion[row, columns] / support[row], size=RESAMPLES)
+    cells = slice(confusion.indptr[row], confusion.indptr[row + 1])
+    columns = confusion.indices[cells]
+    draws = rng.multinomial(support[row], confusion.data[cells] / support[row], size=RESAMPLES)
     predicted[:, columns] += draws.astype(np.int32)
     hits[:, row] = draws[:, columns == row].sum(axis=1)
   # F1 = 2 TP / (2 TP + FP + FN), and the sum below it is predictions plus support.

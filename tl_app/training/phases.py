@@ -71,7 +71,9 @@ def train(
   return candidates + fine_tuned + _averaged(results, features, changing), results
 
 
-def select(candidates: list[Candidate], baselines: dict[str, float], features: Features) -> Selection:
+def select(
+  candidates: list[Candidate], baselines: dict[str, float], features: Features, wanted: str = selection.AUTO
+) -> Selection:
   """Selects a candidate, see `selection.select`, and logs the scores of all candidates and baselines.
 
   Args:
@@ -81,7 +83,10 @@ def select(candidates: list[Candidate], baselines: dict[str, float], features: F
   """
   task = features.model.task
   metric, title = task.metrics.primary_metric, task.metrics.primary_title
-  selected = selection.select(candidates, features.data.validation_targets, task)
+  names = [candidate.name for candidate in candidates]
+  if wanted not in (selection.AUTO, *names):
+    log.warning("--select=%s: this run has no such candidate, only %s; the best is selected", wanted, ", ".join(names))
+  selected = selection.select(candidates, features.data.validation_targets, task, wanted)
   scores = baselines | {name: values[metric] for name, values in selected.metrics.items()}
   listed = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
   log.info("candidates on the validation split: %s %s", title, listed)

@@ -14,6 +14,10 @@ NEIGHBOURS = 20
 NEIGHBOUR_EXAMPLES = 20000
 # Largest p-value of a difference that is called significant.
 SIGNIFICANT = 0.05
+# Least number of examples that two models answer differently and McNemar's exact test calls significant: 2 * 0.5**6.
+LEAST_DIFFERENT = 6
+# Value of --select: the best candidate.
+AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,7 @@ def better(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Candid
   return max(candidates, key=lambda candidate: task.metrics.score(candidate.logits, targets))
 
 
-def select(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Selection:
+def select(candidates: Sequence[Candidate], targets: np.ndarray, task, wanted: str = AUTO) -> Selection:
   """Selects the candidate with the highest primary metric, and the first one if several are equal.
 
   The paired test of the task compares each candidate with the first.
@@ -69,6 +73,7 @@ def select(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Select
     candidates: the candidates, the simplest one, the probe, first.
     targets: [validation examples, ..].
     task: the `Task`.
+    wanted: name of the candidate to select whatever its metric is, or "auto". If there is no such candidate, "auto".
   """
   first = candidates[0]
   metrics = {
@@ -76,8 +81,22 @@ def select(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Select
     | {"p_value": task.metrics.p_value(first.logits, candidate.logits, targets)}
     for candidate in candidates
   }
+  by_name = {candidate.name: candidate for candidate in candidates}
+  if wanted in by_name:
+    scores = ", ".join(f"{name} {values[task.metrics.primary_metric]:.4f}" for name, values in metrics.items())
+    reason = f"{formatting.candidate(wanted)}: by --select={wanted} (on the validation split: {scores})"
+    return Selection(by_name[wanted], reason, metrics)
   best = max(candidates, key=lambda candidate: metrics[candidate.name][task.metrics.primary_metric])
   return Selection(best, _reason(best, first, metrics, task, len(targets)), metrics)
+
+
+def _doubt(p_value, task, count):
+  """Returns what `count` examples cannot show of a difference with this p-value, or ""."""
+  if p_value <= SIGNIFICANT:
+    return ""
+  if not task.metrics.counts_right_answers:
+    return f"{count} examples do not distinguish them"
+  return f"{count} examples cannot show a difference below {min(1, LEAST_DIFFERENT / count):.2g}"
 
 
 def _reason(best, first, metrics, task, count):
@@ -87,15 +106,16 @@ def _reason(best, first, metrics, task, count):
     if not others:
       return f"{best.name} (nothing else was trained)"
     beaten = max(others, key=score.get)
+    doubt = _doubt(metrics[beaten]["p_value"], task, count)
     return (
       f"{best.name}: fine-tuning did not help on the validation split "
-      f"({formatting.candidate(beaten)} {score[beaten]:.4f}, {best.name} {score[best.name]:.4f})"
+      f"({formatting.candidate(beaten)} {score[beaten]:.4f}, {best.name} {score[best.name]:.4f}{doubt and '; '}{doubt})"
     )
   p = metrics[best.name]["p_value"]
-  doubt = f": {count} examples do not distinguish them" if p > SIGNIFICANT else ""
+  doubt = _doubt(p, task, count)
   return (
     f"{formatting.candidate(best.name)}: {score[best.name]:.4f} on the validation split, "
-    f"{first.name} {score[first.name]:.4f} ({task.metrics.test_title} p = {p:.2g}{doubt})"
+    f"{first.name} {score[first.name]:.4f} ({task.metrics.test_title} p = {p:.2g}{doubt and ': '}{doubt})"
   )
 
 

@@ -1,0 +1,71 @@
+"""Keras files as backbones: what they give, what is left out, and what is refused with a way out."""
+
+import keras
+import numpy as np
+import pytest
+
+from tl_app import backbones
+from tl_app.assets import Assets
+from tl_app.errors import UserError
+
+pytestmark = pytest.mark.slow
+LAYERS = keras.layers
+
+
+def load(path, **flags):
+  return backbones.load(backbones.resolve(str(path)), Assets(offline=True), **flags)
+
+
+def saved(path, *layers, size=16):
+  keras.Sequential([keras.Input((size, size, 3)), *layers]).save(path)
+  return path
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_model_file_gives_its_features_in_the_range_that_it_expects(tmp_path, suffix):
+  model = keras.Sequential(
+    [
+      keras.Input((16, 16, 3)),
+      LAYERS.Rescaling(1 / 255),
+      LAYERS.Conv2D(4, 3),
+      LAYERS.GlobalAveragePooling2D(name="features"),
+      LAYERS.Dropout(0.2),
+      LAYERS.Dense(10, activation="softmax"),
+    ]
+  )
+  model.save(tmp_path / f"m{suffix}")
+  backbone = load(tmp_path / f"m{suffix}")
+  pixels = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+  wanted = keras.Model(model.inputs, model.get_layer("features").output)(255 * pixels)
+  np.testing.assert_allclose(backbone.network(pixels)["features"], wanted, atol=1e-5)
+  assert backbone.spec.value_range == (0.0, 255.0) and any("left out at the end: dense" in n for n in backbone.notes)
+
+
+def test_a_map_is_pooled_and_pixels_are_those_of_the_flag(tmp_path):
+  path = saved(tmp_path / "map.keras", LAYERS.Conv2D(5, 3))
+  assert load(path).network.output["map"].shape == (None, 14, 14, 5)
+  assert load(path).spec.value_range == (0.0, 1.0) and load(path, pixels="byte").spec.value_range == (0.0, 255.0)
+  with pytest.raises(UserError, match="--pooling=cls: .* does not have it; possible: mean"):
+    load(path, pooling="cls")
+  with pytest.raises(UserError, match="takes only 16: remove the flag"):
+    load(path, image_size=32)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+  for name in ("code.keras", "code.h5"):
+    saved(tmp_path / name, LAYERS.Lambda(lambda x: 2 * x), LAYERS.Conv2D(4, 3))
+    with pytest.raises(UserError, match="safe mode .*; if you trust the file, convert it .* --backbone=converted"):
+      load(tmp_path / name)
+
+
+def test_what_cannot_be_a_backbone_says_what_to_do(tmp_path):
+  model = keras.Sequential([keras.Input((5,)), LAYERS.Dense(4)])
+  model.save(tmp_path / "numbers.keras")
+  with pytest.raises(UserError, match="takes float32 .*not images"):
+    load(tmp_path / "numbers.keras")
+  model.save_weights(tmp_path / "w.weights.h5")
+  with pytest.raises(UserError, match="holds weights alone: build the model"):
+    load(tmp_path / "w.weights.h5")
+  (tmp_path / "bad.keras").write_bytes(b"no archive")
+  with pytest.raises(UserError, match="cannot be loaded in Keras' safe mode"):
+    load(tmp_path / "bad.keras")

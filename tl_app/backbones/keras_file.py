@@ -1,0 +1,168 @@
+"""Models that `model.save` of Keras wrote, `.keras` or `.h5`, as backbones for images."""
+
+import dataclasses
+import json
+import pathlib
+
+import keras
+
+from tl_app.backbones import keras_internals, native
+from tl_app.backbones.backbone import Backbone
+from tl_app.backbones.spec import BackboneSpec
+from tl_app.errors import UserError
+from tl_app.preprocessing import image
+
+# Activations of a layer that gives answers, not features.
+_ANSWERS = ("softmax", "sigmoid", "log_softmax")
+# A first layer that divides pixels by at least this expects them in [0, 255].
+_BYTE_SCALE = 1 / 100
+DEFAULT_SIZE = 224
+
+
+def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixels: str = "auto") -> Backbone:
+  """Loads a model file in the safe mode of Keras: code in the file is not run.
+
+  A last layer that classifies is left out, with the dropout before it.
+
+  Args:
+    spec: `BackboneSpec`, whose handle is the path.
+    pooling: "mean" for a model that ends with a feature map, "pooler" for a vector, or "auto".
+    image_size: height and width in pixels; 0 for those of the model.
+    pixels: "auto" looks at whether the model rescales its input itself; another value has set `spec.value_range`.
+
+  Raises:
+    UserError: the file cannot be loaded safely, or the model does not take images.
+  """
+  model = _read(spec)
+  if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[-1] != 3:
+    images = "not images [batch, height, width, 3]"
+    may_be_text = any("int" in tensor.dtype or tensor.dtype == "string" for tensor in model.inputs)
+    way = f"; a model for texts must be a SavedModel: {_way(spec)}" if may_be_text else ""
+    raise UserError(f"--backbone={spec.name} takes {_shapes(model.inputs)}, {images}{way}")
+  if len(model.outputs) != 1:
+    raise UserError(f"--backbone={spec.name} has {len(model.outputs)} outputs: save a model with one, its features")
+  if pixels == "auto" and _rescales_bytes(model):
+    spec = dataclasses.replace(spec, value_range=(0.0, 255.0))
+  size = _size(spec, model, image_size)
+  output, left_out = _features(model.outputs[0])
+  if len(output.shape) not in (2, 4):
+    raise UserError(f"--backbone={spec.name} gives {_shapes([output])}: a vector or a feature map is needed")
+  spec = dataclasses.replace(spec, image_size=size, pooling="pooler" if len(output.shape) == 2 else "mean")
+  if spec.pooling_for(pooling) != spec.pooling:
+    raise UserError(f"--pooling={pooling}: {spec.name} does not have it; possible: {spec.pooling}")
+  inputs = keras.Input((size, size, 3), name="image")
+  features = keras.Model(model.inputs[0], output).call(native.normalize(inputs, spec))
+  outputs = {"features": features}
+  if len(features.shape) == 4:
+    outputs = {"features": keras.layers.GlobalAveragePooling2D(name="pool")(features), "map": features}
+  network = keras.Model(inputs, outputs, name="backbone")
+  spec = dataclasses.replace(spec, modality="image")
+  backbone = native.of_network(spec, image.ImagePreprocess(size), network, {"config": model.get_config()})
+  if left_out:
+    backbone.notes.append(f"left out at the end: {', '.join(left_out)}, which give answers in place of features")
+  backbone.notes.append("pixels are scaled to {:g} to {:g}; --pixels sets another range".format(*spec.value_range))
+  return backbone
+
+
+def _read(spec):
+  path = pathlib.Path(spec.handle)
+  try:
+    if path.suffix != ".keras":
+      _refuse_code(path)
+    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+  except UserError:
+    raise
+  except Exception as error:
+    # Keras raises whatever the code of a damaged or foreign file raises.
+    reason = " ".join(str(error).split())[:200]
+    raise UserError(f"--backbone={spec.name} cannot be loaded in Keras' safe mode ({reason}); {_way(spec)}") from None
+  if not isinstance(model, keras.Model) or not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+    raise UserError(f"--backbone={spec.name} is no functional or sequential model with known inputs; {_way(spec)}")
+  # A sequential model has no graph of nodes.
+  return keras.Model(model.inputs, model.outputs)
+
+
+def _refuse_code(path):
+  """Refuses an HDF5 file with weights alone, or with Lambda layers, which Keras may run in spite of its safe mode."""
+  import h5py
+
+  with h5py.File(path) as file:
+    config = file.attrs.get("model_config")
+  if config is None:
+    raise UserError(
+      f"--backbone={path} holds weights alone: build the model, call model.load_weights and model.export(DIRECTORY), "
+      "then give --backbone=DIRECTORY"
+    )
+  text = config.decode("utf-8") if isinstance(config, bytes) else config
+  if any(layer == "Lambda" for layer in _class_names(json.loads(text))):
+    raise ValueError("it has a Lambda layer, which is Python code")
+
+
+def _class_names(config):
+  if isinstance(config, dict):
+    yield config.get("class_name")
+    for value in config.values():
+      yield from _class_names(value)
+  elif isinstance(config, list):
+    for value in config:
+      yield from _class_names(value)
+
+
+def _way(spec):
+  """Returns how to convert a file, for messages."""
+  return (
+    "if you trust the file, convert it where its code is: "
+    f"keras.saving.load_model({spec.handle!r}, compile=False, safe_mode=False).export('converted'), "
+    "then --backbone=converted"
+  )
+
+
+def _shapes(tensors):
+  return ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in tensors)
+
+
+def _size(spec, model, image_size):
+  height, width = model.inputs[0].shape[1:3]
+  if height != width and height and width:
+    raise UserError(f"{spec.name} takes images of {height} x {width} pixels: only square ones are supported")
+  fixed = height or width
+  if fixed and image_size and image_size != fixed:
+    raise UserError(f"--image_size={image_size}, but {spec.name} takes only {fixed}: remove the flag")
+  return fixed or image_size or DEFAULT_SIZE
+
+
+def _rescales_bytes(model):
+  """Returns whether the first layer with an effect scales pixels from [0, 255], or normalises them by data."""
+  for node in keras_internals.nodes(model):
+    layer = node.operation
+    if isinstance(layer, keras.layers.InputLayer):
+      continue
+    if isinstance(layer, keras.layers.Rescaling):
+      return 0 < float(keras.ops.max(layer.scale)) <= _BYTE_SCALE
+    return isinstance(layer, keras.layers.Normalization)
+  return False
+
+
+def _features(output):
+  """Returns (the tensor of the features, names of the layers after it that are left out)."""
+  tensor, left_out = output, []
+  layer = keras_internals.producer(tensor)
+  while isinstance(layer, (keras.layers.Activation, keras.layers.Softmax)) and _answers(layer):
+    left_out.append(layer.name)
+    tensor = layer.input
+    layer = keras_internals.producer(tensor)
+  if not (isinstance(layer, keras.layers.Dense) and (left_out or _answers(layer)) and len(tensor.shape) == 2):
+    return output, []
+  while True:
+    left_out.append(layer.name)
+    tensor = layer.input
+    layer = keras_internals.producer(tensor)
+    if not isinstance(layer, keras.layers.Dropout):
+      break
+  return tensor, left_out
+
+
+def _answers(layer):
+  if isinstance(layer, keras.layers.Softmax):
+    return True
+  return getattr(layer.activation, "__name__", "") in _ANSWERS

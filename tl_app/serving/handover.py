@@ -1,0 +1,201 @@
+"""What an export has besides the SavedModel for those who serve it: README.md, requirements.txt, an example request.
+
+The example request has the row form of the REST interface of TensorFlow Serving, which KServe takes too.
+"""
+
+import base64
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tl_app import files
+from tl_app.data import modalities
+from tl_app.model.model import Model
+from tl_app.report import formatting, machine
+
+README = "README.md"
+REQUIREMENTS = "requirements.txt"
+REQUEST = "example_request.json"
+ANSWER = "example_answer.json"
+# More labels are left to assets/labels.txt.
+_MANY_LABELS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+  """What README.md says of the model besides what the model itself shows.
+
+  Attributes:
+    dataset: the training data, as of --dataset.
+    backbone: the pretrained network, as of --backbone.
+    candidate: name of the exported candidate.
+    test: metrics of the test split, see `Metrics.compute_metrics`.
+  """
+
+  dataset: str
+  backbone: str
+  candidate: str
+  test: Mapping
+
+
+def write(
+  directory: pathlib.Path | str,
+  model: Model,
+  about: About,
+  example: Sequence[bytes],
+  answer: Mapping[str, np.ndarray],
+) -> None:
+  """Writes the files into the directory of an export.
+
+  Args:
+    directory: of the export.
+    model: the exported `Model`.
+    about: the `About`.
+    example: what a client sends for one input: one value, or those of a pair.
+    answer: the outputs of `serving_default` for a batch of this input.
+  """
+  directory = pathlib.Path(directory)
+  needed = requirements(model.backbone.modality)
+  files.write_text(directory / REQUIREMENTS, "".join(f"{line}\n" for line in needed))
+  _write_json(directory / REQUEST, request([example]))
+  _write_json(directory / ANSWER, response(answer))
+  files.write_text(directory / README, _readme(model, about, answer, needed))
+
+
+def request(inputs: Sequence[Sequence[bytes]]) -> dict:
+  """Returns the REST request, ready for JSON, for inputs of one value each, or of two for pairs."""
+  rows = [[{"b64": base64.b64encode(value).decode("ascii")} for value in values] for values in inputs]
+  return {"signature_name": "serving_default", "instances": [row if len(row) > 1 else row[0] for row in rows]}
+
+
+def response(outputs: Mapping[str, np.ndarray]) -> dict:
+  """Returns the REST answer, ready for JSON, for the outputs of a batch, each [batch, ..].
+
+  As TensorFlow Serving does, an only output has no name.
+  """
+  rows = [dict(zip(outputs, values)) for values in zip(*(array.tolist() for array in outputs.values()))]
+  return {"predictions": [row if len(row) > 1 else next(iter(row.values())) for row in rows]}
+
+
+def requirements(modality: str) -> list[str]:
+  """Returns NAME==VERSION of the distributions that a Python client of an export needs."""
+  distributions = importlib.metadata.packages_distributions()
+  names = ("tensorflow", *modalities.of(modality).serving_modules, "numpy")
+  found = (min(distributions.get(name, []), default="") for name in names)
+  return [f"{name}=={importlib.metadata.version(name)}" for name in dict.fromkeys(found) if name]
+
+
+def _write_json(path, value):
+  files.write_text(path, json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def _readme(model, about, answer, needed):
+  task, pairs = model.task, model.backbone.pairs
+  names, modality = list(task.names), model.backbone.modality
+  metrics = [
+    f"| {title} | {_with_interval(about.test, name)} |"
+    for name, title in task.metrics.metric_titles.items()
+    if formatting.decimals(about.test.get(name)) != formatting.MISSING
+  ]
+  labels = [f"- `{name}`" for name in names[:_MANY_LABELS]]
+  if len(names) > _MANY_LABELS:
+    labels.append(f"- .. and {len(names) - _MANY_LABELS:,} more, see `assets/labels.txt`")
+  takes = "JPEG, PNG, GIF or BMP files, as bytes" if modality == "image" else "UTF-8 texts"
+  shape = "[batch, 2], pairs of" if pairs else "[batch],"
+  outputs = [
+    f"| `{name}` | {'string' if array.dtype.kind == 'U' else array.dtype.name} | "
+    f"[{', '.join(['batch', *map(str, array.shape[1:])])}] |"
+    for name, array in answer.items()
+  ]
+  imports = "".join(
+    f"import {name}  # noqa: F401, the operations of the model\n" for name in modalities.of(modality).serving_modules
+  )
+  version = machine.version("tl_app")
+  return f"""# A model for {modality}s: {task.name.replace("_", " ")}
+
+Made by tl_app {version} on {datetime.date.today().isoformat()}. It is the candidate `{about.candidate}` of a
+training on `{about.dataset}`, and starts from the pretrained network `{about.backbone}`.
+
+## Test results
+
+On {about.test.get("num_examples", 0):,} test examples that were not used for training:
+
+| metric | value |
+| --- | --- |
+{chr(10).join(metrics)}
+
+## Labels
+
+The outputs are in this order:
+
+{chr(10).join(labels)}
+
+## Input and output
+
+The signature `serving_default` takes `inputs`, string {shape} {takes}. It returns:
+
+| output | type | shape |
+| --- | --- | --- |
+{chr(10).join(outputs)}
+
+The signature `features` takes the same inputs and returns the features of the network, float32.
+
+## Python
+
+Install the exact versions of `{REQUIREMENTS}`: {", ".join(needed)}.
+
+```python
+import base64
+import json
+
+import tensorflow as tf
+{imports}
+with open("{REQUEST}") as file:
+  instances = json.load(file)["instances"]
+inputs = {_PYTHON_PAIRS if pairs else _PYTHON_INPUTS}
+model = tf.saved_model.load(".")
+print(model.signatures["serving_default"](inputs=tf.constant(inputs)))
+```
+
+## TensorFlow Serving
+
+`{REQUEST}` is a request to the REST interface, `{ANSWER}` its answer. Each value is encoded in Base64 under `b64`:
+
+```bash
+docker run -p 8501:8501 -v "$PWD":/models/model/1 -e MODEL_NAME=model tensorflow/serving &
+curl -d @{REQUEST} http://localhost:8501/v1/models/model:predict
+```
+
+{_own_input(modality, pairs)}
+"""
+
+
+_PYTHON_INPUTS = '[base64.b64decode(value["b64"]) for value in instances]'
+_PYTHON_PAIRS = '[[base64.b64decode(value["b64"]) for value in pair] for pair in instances]'
+
+
+def _own_input(modality, pairs):
+  """Returns how to send an input of one's own, in Markdown."""
+  if modality == "image":
+    return """A photograph of your own:
+
+```bash
+echo '{"instances": [{"b64": "'"$(base64 -w0 photo.jpg)"'"}]}' | curl -d @- http://localhost:8501/v1/models/model:predict
+```"""
+  instance = '["a text", "another text"]' if pairs else '"a text"'
+  return f"""Texts may also be sent as they are:
+
+```bash
+curl -d '{{"instances": [{instance}]}}' http://localhost:8501/v1/models/model:predict
+```"""
+
+
+def _with_interval(test, name):
+  bounds = test.get(f"{name}_ci95")
+  value = formatting.decimals(test.get(name))
+  return f"{value} (95 % interval {formatting.interval(bounds)})" if bounds else value

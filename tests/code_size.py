@@ -25,6 +25,8 @@ REASONS = {
   "tl_app/commands/predict.py predict": "one for each flag of the command",
   "tl_app/config/groups.py _field": "the facts about a flag, by name and with defaults",
   "tl_app/preprocessing/text.py __init__": "the settings of a BERT tokenizer, by name and with defaults",
+  "tl_app/serving/handover.py _readme": "the text of one page",
+  "tl_app/serving/parity.py export_and_prove": "the model, where it goes, and what its answers must be",
   "tl_app/recipes/recipes.py _fine_tune": "what every recipe gives, and three that single recipes change",
   "tl_app/training/optimizers.py __init__": "the settings of the optimizer, as those of keras.optimizers.AdamW",
 }

@@ -1,4 +1,4 @@
-"""Keras files as backbones: what they give, what is left out, and what is refused with a way out."""
+"""Keras files as backbones: what they give, what is removed, and what is refused with a way out."""
 
 import keras
 import numpy as np
@@ -38,7 +38,7 @@ def test_a_model_file_gives_its_features_in_the_range_that_it_expects(tmp_path, 
   pixels = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
   wanted = keras.Model(model.inputs, model.get_layer("features").output)(255 * pixels)
   np.testing.assert_allclose(backbone.network(pixels)["features"], wanted, atol=1e-5)
-  assert backbone.spec.value_range == (0.0, 255.0) and any("left out at the end: dense" in n for n in backbone.notes)
+  assert backbone.spec.value_range == (0.0, 255.0) and any("removed at the end: dense" in n for n in backbone.notes)
 
 
 def test_a_map_is_pooled_and_pixels_are_those_of_the_flag(tmp_path):

@@ -116,7 +116,7 @@ def test_a_failed_export_leaves_a_measured_run_that_export_finishes(project, tmp
   assert (tmp_path / "run" / "export" / "saved_model.pb").is_file()
 
 
-def test_the_shipped_request_has_the_shipped_answer(project):
+def test_the_example_request_has_the_example_answer(project):
   directory = project / "runs" / "first" / "export"
   request = files.read_json(directory / handover.REQUEST)
   (instance,) = request["instances"]

@@ -22,7 +22,7 @@ DEFAULT_SIZE = 224
 def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixels: str = "auto") -> Backbone:
   """Loads a model file in the safe mode of Keras: code in the file is not run.
 
-  A last layer that classifies is left out, with the dropout before it.
+  A last layer that classifies is removed, with the dropout before it.
 
   Args:
     spec: `BackboneSpec`, whose handle is the path.
@@ -37,14 +37,14 @@ def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixe
   if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[-1] != 3:
     images = "not images [batch, height, width, 3]"
     may_be_text = any("int" in tensor.dtype or tensor.dtype == "string" for tensor in model.inputs)
-    way = f"; a model for texts must be a SavedModel: {_way(spec)}" if may_be_text else ""
-    raise UserError(f"--backbone={spec.name} takes {_shapes(model.inputs)}, {images}{way}")
+    advice = f"; a model for texts must be a SavedModel: {_way(spec)}" if may_be_text else ""
+    raise UserError(f"--backbone={spec.name} takes {_shapes(model.inputs)}, {images}{advice}")
   if len(model.outputs) != 1:
     raise UserError(f"--backbone={spec.name} has {len(model.outputs)} outputs: save a model with one, its features")
   if pixels == "auto" and _rescales_bytes(model):
     spec = dataclasses.replace(spec, value_range=(0.0, 255.0))
   size = _size(spec, model, image_size)
-  output, left_out = _features(model.outputs[0])
+  output, removed = _features(model.outputs[0])
   if len(output.shape) not in (2, 4):
     raise UserError(f"--backbone={spec.name} gives {_shapes([output])}: a vector or a feature map is needed")
   spec = dataclasses.replace(spec, image_size=size, pooling="pooler" if len(output.shape) == 2 else "mean")
@@ -58,8 +58,8 @@ def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixe
   network = keras.Model(inputs, outputs, name="backbone")
   spec = dataclasses.replace(spec, modality="image")
   backbone = native.of_network(spec, image.ImagePreprocess(size), network, {"config": model.get_config()})
-  if left_out:
-    backbone.notes.append(f"left out at the end: {', '.join(left_out)}, which give answers in place of features")
+  if removed:
+    backbone.notes.append(f"removed at the end: {', '.join(removed)}, which give answers in place of features")
   backbone.notes.append("pixels are scaled to {:g} to {:g}; --pixels sets another range".format(*spec.value_range))
   return backbone
 
@@ -144,22 +144,22 @@ def _rescales_bytes(model):
 
 
 def _features(output):
-  """Returns (the tensor of the features, names of the layers after it that are left out)."""
-  tensor, left_out = output, []
+  """Returns (the tensor of the features, names of the layers after it that are removed)."""
+  tensor, removed = output, []
   layer = keras_internals.producer(tensor)
   while isinstance(layer, (keras.layers.Activation, keras.layers.Softmax)) and _answers(layer):
-    left_out.append(layer.name)
+    removed.append(layer.name)
     tensor = layer.input
     layer = keras_internals.producer(tensor)
-  if not (isinstance(layer, keras.layers.Dense) and (left_out or _answers(layer)) and len(tensor.shape) == 2):
+  if not (isinstance(layer, keras.layers.Dense) and (removed or _answers(layer)) and len(tensor.shape) == 2):
     return output, []
   while True:
-    left_out.append(layer.name)
+    removed.append(layer.name)
     tensor = layer.input
     layer = keras_internals.producer(tensor)
     if not isinstance(layer, keras.layers.Dropout):
       break
-  return tensor, left_out
+  return tensor, removed
 
 
 def _answers(layer):

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -53,9 +54,11 @@ class Client:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     pipe = subprocess.PIPE
     self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+    pipes = self._process.stdin, self._process.stdout, self._process.stderr
+    self._stdin, self._stdout, self._stderr = typing.cast(tuple[typing.IO[bytes], ...], pipes)
     # Read all the time: a full pipe would stop the process.
     self._errors = collections.deque(maxlen=ERROR_LINES)
-    self._reader = threading.Thread(target=lambda: self._errors.extend(self._process.stderr), daemon=True)
+    self._reader = threading.Thread(target=lambda: self._errors.extend(self._stderr), daemon=True)
     self._reader.start()
 
   def __enter__(self):
@@ -66,7 +69,7 @@ class Client:
       self._process.kill()
     self._process.wait()
     self._reader.join()
-    for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+    for pipe in (self._stdin, self._stdout, self._stderr):
       with contextlib.suppress(OSError):
         pipe.close()
 
@@ -85,16 +88,16 @@ class Client:
       RunFailed: the export does not run there.
     """
     try:
-      self._process.stdin.write(json.dumps(str(directory)).encode() + b"\n")
+      self._stdin.write(json.dumps(str(directory)).encode() + b"\n")
       for batch in batches:
         values = list(itertools.chain.from_iterable(batch))
-        self._process.stdin.write(json.dumps(list(map(len, values))).encode() + b"\n")
-        self._process.stdin.writelines(values)
-        self._process.stdin.flush()
-        length = self._process.stdout.readline()
+        self._stdin.write(json.dumps(list(map(len, values))).encode() + b"\n")
+        self._stdin.writelines(values)
+        self._stdin.flush()
+        length = self._stdout.readline()
         if not length:
           raise BrokenPipeError
-        with np.load(io.BytesIO(self._process.stdout.read(int(length)))) as answers:
+        with np.load(io.BytesIO(self._stdout.read(int(length)))) as answers:
           outputs = {name: answers[name] for name in answers.files}
         yield outputs
     except BrokenPipeError:

@@ -68,11 +68,12 @@ class Served(tf.Module):
 
 def write(model: Model, directory: pathlib.Path | str) -> None:
   """Writes the SavedModel of `model` to `directory`, which must not exist."""
+  origin = model.backbone.spec.origin
   facts = {
     "modality": model.backbone.modality,
     "class_names": list(model.task.names),
     "backbone": model.backbone.spec.name,
-    "origin": dataclasses.asdict(model.backbone.spec.origin),
+    "origin": dataclasses.asdict(origin) if origin else None,
     "stages": _positions(model),
     "pairs": model.backbone.pairs,
     "task": model.task.get_config(),

@@ -101,7 +101,8 @@ def read(path: pathlib.Path, examples: Examples) -> "Splits":
   indices = _positions(columns, examples, path)
   if len(examples) > num_examples:
     notes.append(f"{len(examples) - num_examples:,} examples are newer than {path} and are ignored")
-  return Splits(examples=examples, notes=notes, settings=settings, **indices)
+  train, validation, test = (indices[split] for split in SPLITS)
+  return Splits(examples, train, validation, test, notes, settings)
 
 
 def _positions(columns, examples, path) -> dict[str, typing.Any]:

@@ -26,6 +26,8 @@ cli.define(COLUMNS)
 
 
 def main():
+  from tl_app.commands import early_checks
+
   flags = cli.FLAGS
   cli.need("model", "input")
   from tl_app.commands import early_checks

@@ -39,8 +39,7 @@ class BackboneConfig:
 
   backbone: str = _field(
     "",
-    "Name from `python -m tl_app.inspect`, or a handle: a URL, kaggle://, hf://, a directory, a .keras or .h5 file, "
-    "or a run or an export of tl_app.",
+    "Name from `python -m tl_app.inspect`, or a URL, kaggle://, hf://, directory, Keras file, run or export.",
     common=True,
     path=True,
   )

@@ -113,14 +113,14 @@ def test_commands_are_of_known_modules():
 
 @pytest.mark.slow
 def test_inline_flags_have_valid_values():
-  known = {command: parse(command, [])[1] for command in ("train", "benchmark")}
+  known = {command: parse(command, [])[1] for command in ("train", "benchmark", "export", "predict")}
   lines = {command: [] for command in known}
   for line in inline_flags(EVERYTHING):
     names = {argument[2:].partition("=")[0] for argument in line}
     command = next(command for command in known if names <= known[command])
     lines[command].append({"arguments": line, "whole": False})
   assert all(lines.values())
-  assert {command: parse(command, lines[command])[0] for command in known} == {"train": {}, "benchmark": {}}
+  assert {command: parse(command, lines[command])[0] for command in known} == dict.fromkeys(known, {})
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ import json
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from tl_app.config.groups import DataConfig
 from tl_app.errors import UserError
 from tl_app.tasks import cells, tags
@@ -13,7 +15,7 @@ _PLAIN_VECTOR = re.compile(r"[01](?:\.0)?(?:(?:\s+|\s*[,;|]\s*)[01](?:\.0)?)+")
 _NAMED = "--label_names"
 
 
-def resolve(labels: Sequence[str], config: DataConfig, texts=None) -> tuple[list[str], list[str]]:
+def resolve(labels: Sequence[str] | np.ndarray, config: DataConfig, texts=None) -> tuple[list[str], list[str]]:
   """Returns (the label cells with names, str [n]; notes for the user).
 
   - 0/1 vectors of one length become the names of the places that are 1: one name where every vector has exactly one 1,

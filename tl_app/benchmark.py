@@ -14,8 +14,6 @@ cli.flag("steps", 20, "Number of batches per candidate and round.", low=1)
 
 
 def main():
-  from tl_app.commands import early_checks
-
   flags = cli.FLAGS
   config = cli.config_from_flags()
   from tl_app.commands import early_checks

@@ -16,8 +16,6 @@ cli.flag("output", "", "JSON file of the findings. Empty: they are only printed.
 
 
 def main():
-  from tl_app.commands import early_checks
-
   flags = cli.FLAGS
   config = cli.config_from_flags(needed=("dataset",))
   if flags.output and pathlib.Path(flags.output).is_dir():

@@ -13,8 +13,6 @@ cli.flag("seeds", "0,1,2", "Numbers separated by commas; each is the --split_see
 
 
 def main():
-  from tl_app.commands import early_checks
-
   config = cli.config_from_flags()
   from tl_app.commands import early_checks
 

@@ -13,8 +13,6 @@ cli.flag("output", "", "Directory for metrics.json and predictions.csv. Empty: t
 
 
 def main():
-  from tl_app.commands import early_checks
-
   flags = cli.FLAGS
   cli.need("workdir")
   _, config = workdir.open_run(flags.workdir)

@@ -12,8 +12,6 @@ cli.flag("steps", 100, "Number of batches, each with a higher learning rate.", l
 
 
 def main():
-  from tl_app.commands import early_checks
-
   config = cli.config_from_flags()
   from tl_app.commands import early_checks
 

@@ -9,8 +9,6 @@ cli.define_run()
 
 
 def main():
-  from tl_app.commands import early_checks
-
   config = cli.config_from_flags()
   # A wrong name is reported at once, not after the seconds that TensorFlow takes to start.
   from tl_app.commands import early_checks

@@ -8,10 +8,12 @@ import tiny_data
 import tiny_modules
 import tiny_presets
 
-from tl_app import files
-from tl_app.commands import benchmark
+from tl_app import backbones, files, workdir
+from tl_app.commands import benchmark, train
 from tl_app.config import Config
 from tl_app.errors import UserError
+from tl_app.model import variables
+from tl_app.recipes import recipes
 
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 
@@ -48,6 +50,20 @@ def test_every_part_is_measured_and_written(config, tmp_path):
   assert "batches of similar length" in text and "times as fast" in text
   # Nothing of the run itself stays behind.
   assert [path.name for path in (tmp_path / "out").iterdir()] == ["benchmark.json"]
+
+
+@pytest.mark.slow
+def test_a_step_trains_the_stages_of_its_row(config, tmp_path, monkeypatch):
+  monkeypatch.setattr(benchmark, "_side_by_side", lambda candidates, repeats: candidates)
+  with workdir.claim(tmp_path / "run", config) as paths:
+    spec = backbones.resolve(config.backbone)
+    features, _ = train.prepare(config, spec, workdir.Record(paths), recipes.plan)
+  stages = features.model.stages
+  for name, step in benchmark.stage_steps(config, features, repeats=1, steps=2).items():
+    before = variables.checksums(stages)
+    step()
+    moved = [stage for stage, sums in variables.checksums(stages).items() if sums != before[stage]]
+    assert moved == benchmark._trained_stages(features.model)[name], name
 
 
 @pytest.mark.slow

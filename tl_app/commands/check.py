@@ -101,7 +101,5 @@ def _features(config, spec, assets, subject, clock):
   # Nothing is trained, so the targets are not used.
   data = training_data.make(examples, whole, np.zeros(len(examples), np.int32))
   data = frozen.with_lengths(data, model.backbone)
-  preprocessing = planning.choose_preprocessing(config.inputs, data, model)
-  if preprocessing.get("max_length"):
-    model.backbone.preprocess.max_length = preprocessing["max_length"]
+  planning.set_preprocessing(config.inputs, data, model)
   return train.make_features(config, model, data, devices, clock)

@@ -123,9 +123,7 @@ def prepare(
     )
   record.note("started", workdir_lib.place(record.paths))
   record.note("origin", dataclasses.asdict(model.backbone.spec.origin))
-  preprocessing = planning.choose_preprocessing(config.inputs, train_data, model)
-  if preprocessing.get("max_length"):
-    model.backbone.preprocess.max_length = preprocessing["max_length"]
+  preprocessing = planning.set_preprocessing(config.inputs, train_data, model)
   preprocessing |= planning.truncation(train_data, model)
   planned = planning.plan_phases(config, train_data, model, devices, recipe)
   features = make_features(config, model, train_data, devices, record.clock)

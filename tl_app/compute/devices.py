@@ -15,21 +15,14 @@ class Devices:
 
   Attributes:
     strategy: `tf.distribute.Strategy`.
-    worker: index of this process among the workers, from 0.
   """
 
   strategy: tf.distribute.Strategy
-  worker: int = 0
 
   @property
   def replicas(self) -> int:
     """Number of devices that share a batch."""
     return self.strategy.num_replicas_in_sync
-
-  @property
-  def is_chief(self) -> bool:
-    """Whether this process makes the decisions and writes the files."""
-    return self.worker == 0
 
   @property
   def has_gpu(self) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-# What --batch_size may be besides a number.
+# The value with which a flag leaves a choice to the run.
 AUTO = "auto"
 
 

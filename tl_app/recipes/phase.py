@@ -111,6 +111,7 @@ class SupervisedContrastive:
 
   batch_classes: int
 
+  imbalance: typing.ClassVar[str] = "none"
   name: typing.ClassVar[str] = "supervised_contrastive"
   trains_head: typing.ClassVar[bool] = False
   keeps_averages: typing.ClassVar[bool] = False

@@ -33,7 +33,6 @@ class PhaseResult:
     planned: the `Phase` as planned.
     done: the `Phase` as it was run, or None if --max_minutes left no time for it.
     policy: the `StepPolicy` of its steps.
-    changes: {stage: {"variables", "trainable", "changed"}}, see `audit.audit`.
     averaged_values: averaged weights of the variables that the phase trains, NumPy arrays in the order of
       `stages.changing`; None if it averages none.
   """
@@ -41,7 +40,6 @@ class PhaseResult:
   planned: Phase
   done: Phase | None
   policy: StepPolicy = precision.PLAIN
-  changes: dict = dataclasses.field(default_factory=dict)
   averaged_values: list[np.ndarray] | None = None
 
 
@@ -95,7 +93,8 @@ def fit(
     stages.set_trainable(model, phase)
     before = audit.state(model, phase)
     _fit_sklearn(phase, features, recomputed)
-    return PhaseResult(phase, phase, changes=_audited(model, phase, before))
+    _audit(model, phase, before)
+    return PhaseResult(phase, phase)
 
 
 def whole_network_steps(phase: Phase, features: Features, seed: int) -> tuple[Feed, PhaseSteps]:
@@ -123,11 +122,10 @@ def _fit_sklearn(phase, features, recomputed):
   log.info("%s: %s", solver, "; ".join(", ".join(f"{k} {v:.4g}" for k, v in t.items()) for t in tried))
 
 
-def _audited(model, phase, before):
+def _audit(model, phase, before):
   changes = audit.audit(model, before)
   changed = ", ".join(f"{name} {c['changed']}/{c['variables']}" for name, c in changes.items() if c["changed"])
   log.info("audit of phase %s: changed variables: %s; all others identical to the bit", phase.name, changed or "none")
-  return changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +151,8 @@ class _GradientFit:
         return PhaseResult(planned, None)
       prepared = self._with_schedule(prepared, done)
     averaged = self._fit(prepared)
-    return PhaseResult(planned, done, prepared.policy, _audited(self.features.model, done, prepared.before), averaged)
+    _audit(self.features.model, done, prepared.before)
+    return PhaseResult(planned, done, prepared.policy, averaged)
 
   def _prepare(self, phase, profile=False):
     """Sets what trains, makes the feed and the steps, and chooses the step policy."""

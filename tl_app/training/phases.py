@@ -6,6 +6,7 @@ import logging
 import numpy as np
 
 from tl_app.backbones.weights import values
+from tl_app.config import AUTO
 from tl_app.errors import RunFailed
 from tl_app.features.frozen import Features
 from tl_app.model import heads, stages
@@ -72,7 +73,7 @@ def train(
 
 
 def select(
-  candidates: list[Candidate], baselines: dict[str, float], features: Features, wanted: str = selection.AUTO
+  candidates: list[Candidate], baselines: dict[str, float], features: Features, wanted: str = AUTO
 ) -> Selection:
   """Selects a candidate, see `selection.select`, and logs the scores of all candidates and baselines.
 
@@ -80,11 +81,12 @@ def select(
     candidates: the candidates, the probe first.
     baselines: {name: primary metric}.
     features: the `Features` of the run.
+    wanted: value of --select.
   """
   task = features.model.task
   metric, title = task.metrics.primary_metric, task.metrics.primary_title
   names = [candidate.name for candidate in candidates]
-  if wanted not in (selection.AUTO, *names):
+  if wanted not in (AUTO, *names):
     log.warning("--select=%s: this run has no such candidate, only %s; the best is selected", wanted, ", ".join(names))
   selected = selection.select(candidates, features.data.validation_targets, task, wanted)
   scores = baselines | {name: values[metric] for name, values in selected.metrics.items()}

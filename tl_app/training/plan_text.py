@@ -28,7 +28,7 @@ def lines(plan: Plan, dataset: str, data: TrainingData, model: Model) -> Iterato
   yield from (f"  {note}" for note in backbone["notes"])
   yield "preprocessing: " + ", ".join(f"{name} {value}" for name, value in plan.preprocessing.items())
   for phase, facts in zip(plan.phases, plan.phase_facts):
-    imbalance = getattr(phase.objective, "imbalance", "none")
+    imbalance = phase.objective.imbalance
     treatment = f", imbalance: {imbalance}" if imbalance != "none" else ""
     yield f"phase {phase.name}: {_work(phase)}{treatment}"
     if facts["changed_examples"]:

@@ -33,7 +33,7 @@ class Plan:
   Attributes:
     task: {"name", "why"}.
     backbone: {"name", "kind", "feature_size", "parameters", "notes"}.
-    preprocessing: {"image_size"}, or {"max_length", ..}, see `choose_preprocessing`.
+    preprocessing: {"image_size"}, or {"max_length", ..}, see `set_preprocessing`.
     class_names: names of the logits.
     stages: [{"name", "variables", "parameters"}].
     phases: the `Phase`s, in order.
@@ -77,22 +77,25 @@ class Plan:
     return content | ({"batch_size": self.batch_size.notes} if self.batch_size.notes else {})
 
 
-def choose_preprocessing(config: InputConfig, data: TrainingData, model: Model) -> dict:
-  """Returns how inputs are read: {"image_size"} in pixels, or {"max_length"} in tokens and what it truncates.
+def set_preprocessing(config: InputConfig, data: TrainingData, model: Model) -> dict:
+  """Chooses the text length, sets it in the model's preprocessing, and returns how inputs are read.
 
-  The text length is that of --max_length, or one that holds `LENGTH_QUANTILE` of the training texts whole.
+  The length is that of --max_length, or one that holds `LENGTH_QUANTILE` of the training texts whole. It can be chosen
+  only after the loaded preprocessing has counted the tokens.
+
+  Returns:
+    {"image_size"} in pixels, or {"max_length"} in tokens (0: no limit) with "long_text" and its "max_windows".
   """
   preprocess, how = model.backbone.preprocess, config.long_text
   if not modalities.of(data.examples.modality).varies_in_length:
     return {"image_size": int(preprocess.size)}
   if not preprocess.limit:
     return {"max_length": 0}
-  lengths, max_length = data.lengths[data.train], preprocess.max_length
   if not config.max_length:
-    longest = math.ceil(np.quantile(lengths, LENGTH_QUANTILE) / 16) * 16
+    longest = math.ceil(np.quantile(data.lengths[data.train], LENGTH_QUANTILE) / 16) * 16
     limit = long_text.WINDOW_LENGTH if how == "windows" else preprocess.limit
-    max_length = int(min(longest, limit, preprocess.limit))
-  chosen = {"max_length": int(max_length), "long_text": how}
+    preprocess.max_length = int(min(longest, limit, preprocess.limit))
+  chosen = {"max_length": int(preprocess.max_length), "long_text": how}
   return chosen | ({"max_windows": config.max_windows} if how == "windows" else {})
 
 
@@ -159,7 +162,7 @@ def make(
 
   Args:
     reason: why the task is the one of the model.
-    preprocessing: what `choose_preprocessing` and `truncation` return.
+    preprocessing: what `set_preprocessing` and `truncation` return.
     phases: what `plan_phases` returns, with the microbatches of `batch_size`.
     batch_size: the `BatchSize`.
     data: the `TrainingData`.

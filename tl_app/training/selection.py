@@ -7,6 +7,7 @@ import numpy as np
 import sklearn
 import sklearn.neighbors
 
+from tl_app.config import AUTO
 from tl_app.report import formatting
 
 NEIGHBOURS = 20
@@ -16,8 +17,6 @@ NEIGHBOUR_EXAMPLES = 20000
 SIGNIFICANT = 0.05
 # Least number of examples that two models answer differently and McNemar's exact test calls significant: 2 * 0.5**6.
 LEAST_DIFFERENT = 6
-# Value of --select: the best candidate.
-AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

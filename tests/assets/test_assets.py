@@ -353,6 +353,7 @@ def test_tf1_module_is_named(hub, tmp_path):
     urllib.error.URLError(socket.gaierror(-3, "Temporary failure in name resolution")),
     urllib.error.HTTPError(MODULE_URL, 403, "Forbidden", {}, None),
     ConnectionResetError("reset by peer"),
+    ValueError("the archive is damaged"),
   ],
 )
 def test_network_fault_is_one_line_with_advice(hub, tmp_path, fault):

@@ -7,18 +7,19 @@ import pathlib
 import shutil
 import socket
 
+from tl_app.assets import cache
 from tl_app.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-def resolve(handle, cache):
-  """Returns the path of `tensorflow_hub.resolve(handle)` with `cache` as its cache."""
+def resolve(handle, directory):
+  """Returns the path of `tensorflow_hub.resolve(handle)` with `directory` as its cache."""
   import tensorflow as tf
   import tensorflow_hub
 
   before = os.environ.get("TFHUB_CACHE_DIR")
-  os.environ["TFHUB_CACHE_DIR"] = str(cache)
+  os.environ["TFHUB_CACHE_DIR"] = str(directory)
   try:
     return tensorflow_hub.resolve(handle)
   except (tf.errors.OpError, ValueError, RuntimeError) as error:

@@ -213,6 +213,15 @@ def test_keras_3_exports(tmp_path):
   assert len(backbone.network.trainable_variables) == 4 and len(backbone.network.variables) == 6
 
 
+def test_a_note_tells_probabilities_from_features(tmp_path):
+  layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4), keras.layers.Softmax()]
+  for count, told in ((2, False), (3, True)):
+    keras.Sequential([keras.Input((16, 16, 3)), *layers[:count]]).export(tmp_path / str(count), verbose=False)
+    assert any("they are probabilities of a classifier" in note for note in load(tmp_path / str(count)).notes) == told
+  # A record says what its network gives.
+  assert not any("probabilities" in note for note in load(tmp_path / "3", modality="image").notes)
+
+
 @pytest.mark.slow
 def test_what_cannot_be_a_backbone_is_refused_in_one_line(tmp_path):
   with pytest.raises(UserError, match="holds no readable SavedModel"):

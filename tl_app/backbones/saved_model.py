@@ -13,7 +13,7 @@ from tl_app.backbones import stages_by_name, variable_usage
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.pooling import pool
 from tl_app.backbones.saved_model_layer import SavedModelLayer
-from tl_app.backbones.saved_model_signature import ModuleInterface
+from tl_app.backbones.saved_model_signature import ModuleInterface, blank_tokens
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import UserError
 from tl_app.preprocessing import image, text
@@ -59,7 +59,6 @@ def load(
   chosen, source, notes = _choose_pooling(pooling, spec, interface, outputs)
   layer = SavedModelLayer(module, interface, outputs, source, spec.value_range)
   stages, stage_notes = _stages(layer, spec)
-  spec = dataclasses.replace(spec, modality="image" if interface.modality == "image" else "text", pooling=chosen)
   own_name, *others = outputs[source].alternatives or ("",)
   if others:
     notes.append(f"the features are its output {own_name!r}, the widest; others: {', '.join(map(repr, others[:4]))}")
@@ -68,6 +67,7 @@ def load(
       "the features sum to 1 for each example: they are probabilities of a classifier; a module without its last layer "
       "gives better features"
     )
+  spec = dataclasses.replace(spec, modality="image" if interface.modality == "image" else "text", pooling=chosen)
   if interface.modality == "image" and not interface.takes_bytes():
     notes.append("pixels are scaled to {:g} to {:g}; --pixels sets another range".format(*spec.value_range))
   return SavedModelBackbone(
@@ -227,9 +227,8 @@ def _limit(interface, layer, spec):
 
 
 def _reads(layer, length):
-  ids = tf.ones([1, length], tf.int32)
   try:
-    layer({name: tf.zeros_like(ids) if "type" in name else ids for name in text.INPUT_NAMES})
+    layer(blank_tokens(length))
   except (tf.errors.OpError, ValueError):
     return False
   return True

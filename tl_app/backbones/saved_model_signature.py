@@ -221,7 +221,16 @@ class ModuleInterface:
       return {"image": tf.zeros([1, image_size, image_size, 3])}
     if self.modality == "strings":
       return {"text": tf.constant(["a"])}
-    return {role: tf.ones([1, spec.shape[1] or 16], tf.int32) for role, spec in self.roles.items()}
+    return blank_tokens(self.roles["input_word_ids"].shape[1] or 16)
+
+
+def blank_tokens(length: int) -> dict[str, tf.Tensor]:
+  """Returns the inputs for one sequence without padding, {name of `INPUT_NAMES`: int32 [1, length]}.
+
+  The types are 0: some modules have only this one.
+  """
+  ids = tf.ones([1, length], tf.int32)
+  return {name: tf.zeros_like(ids) if name == "input_type_ids" else ids for name in INPUT_NAMES}
 
 
 def _entries(module, spec):

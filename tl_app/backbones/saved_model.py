@@ -52,7 +52,7 @@ def load(
       f"{spec.name} keeps its weights in reference variables of TensorFlow 1, which would be lost in the export: save "
       "it again with tf.compat.v1.enable_resource_variables()"
     )
-  size = _image_size(interface, spec, image_size) if interface.modality == "image" else 0
+  size = _image_size(interface, spec, image_size) if interface.form == "image" else 0
   outputs = interface.outputs(size)
   if interface.takes_bytes() and min(spec.value_range) < 0:
     raise UserError(f"{spec.name} takes pixels as integers from 0 to 255: remove --pixels")
@@ -67,8 +67,8 @@ def load(
       "the features sum to 1 for each example: they are probabilities of a classifier; a module without its last layer "
       "gives better features"
     )
-  spec = dataclasses.replace(spec, modality="image" if interface.modality == "image" else "text", pooling=chosen)
-  if interface.modality == "image" and not interface.takes_bytes():
+  spec = dataclasses.replace(spec, modality="image" if interface.form == "image" else "text", pooling=chosen)
+  if interface.form == "image" and not interface.takes_bytes():
     notes.append("pixels are scaled to {:g} to {:g}; --pixels sets another range".format(*spec.value_range))
   return SavedModelBackbone(
     spec=spec,
@@ -175,16 +175,16 @@ def _choose_pooling(pooling, spec, interface, outputs):
   if wanted != spec.pooling:
     gives = ", ".join(choice for choice in ("pooler", "mean", "cls") if possible[choice])
     raise UserError(f"--pooling={wanted}: {spec.name} does not have it; possible: {gives}")
-  note = [f"the module has no {wanted} pooling: {instead} is used"] if interface.modality == "tokens" else []
+  note = [f"the module has no {wanted} pooling: {instead} is used"] if interface.form == "tokens" else []
   return instead, possible[instead], note
 
 
 def _network(layer, interface, size, pooling, source):
   """Returns the functional model from the backbone's inputs to "features" and the module's "sequence" or "map"."""
-  if interface.modality == "image":
+  if interface.form == "image":
     inputs = keras.Input((size, size, 3), dtype="float32", name="image")
     tensors = {"image": inputs}
-  elif interface.modality == "strings":
+  elif interface.form == "strings":
     inputs = keras.Input((), dtype="string", name="text")
     tensors = {"text": inputs}
   else:
@@ -197,9 +197,9 @@ def _network(layer, interface, size, pooling, source):
 
 def _preprocess(module, interface, layer, spec, preprocessor, size):
   """Returns the `tf.Module` from raw strings or encoded images to the network's inputs."""
-  if interface.modality == "image":
+  if interface.form == "image":
     return image.ImagePreprocess(size)
-  if interface.modality == "strings":
+  if interface.form == "strings":
     return text.RawStrings()
   limit = _limit(interface, layer, spec)
   if preprocessor is not None:

@@ -86,8 +86,8 @@ class Call:
     )
 
   @property
-  def modality(self):
-    """ "image", "strings" or "tokens"."""
+  def form(self):
+    """What goes in: "image", "strings" or "tokens"."""
     return {"image": "image", "text": "strings"}.get(next(iter(self.roles), ""), "tokens")
 
   def shapes(self):
@@ -142,7 +142,7 @@ class ModuleInterface:
     entries = [(function, notes, _calls(function)) for function, notes in _entries(module, spec)]
 
     def fits(call):
-      return call.roles and call.modality in allowed and call.training is not True
+      return call.roles and call.form in allowed and call.training is not True
 
     function, notes, calls = next((entry for entry in entries if any(map(fits, entry[2]))), entries[0])
     usable = [call for call in calls if fits(call)]
@@ -156,9 +156,9 @@ class ModuleInterface:
     return cls(function, chosen, training[0] if training else None, notes)
 
   @property
-  def modality(self):
-    """ "image", "strings" or "tokens"."""
-    return self.inference.modality
+  def form(self):
+    """What goes in: "image", "strings" or "tokens"."""
+    return self.inference.form
 
   @property
   def roles(self):
@@ -173,7 +173,7 @@ class ModuleInterface:
 
   def takes_bytes(self):
     """Returns whether the module takes pixels as integers in [0, 255]."""
-    return self.modality == "image" and self.roles["image"].dtype.is_integer
+    return self.form == "image" and self.roles["image"].dtype.is_integer
 
   def described(self):
     """Returns a description of inputs and outputs, for messages."""
@@ -197,17 +197,17 @@ class ModuleInterface:
     if any(shape.rank is None or (shape.rank > 1 and shape[-1] is None) for *_, shape in leaves):
       tensors = self(self._blank(image_size), False)
       leaves = [(name, index, position, tensors[index].shape) for name, index, position, _ in leaves]
-    floats = leaves if self.modality != "strings" else [leaf for leaf in leaves if leaf[-1].rank == 2]
+    floats = leaves if self.form != "strings" else [leaf for leaf in leaves if leaf[-1].rank == 2]
     found = {
       "pooler": _first(floats, 2, POOLED),
-      "sequence": _first(floats, 3, ("sequence_output", "default")) if self.modality != "image" else None,
+      "sequence": _first(floats, 3, ("sequence_output", "default")) if self.form != "image" else None,
       "map": _first(floats, 4, ("default", "map", "feature_map")),
     }
-    if self.modality == "image" and not found["pooler"] and not found["map"]:
+    if self.form == "image" and not found["pooler"] and not found["map"]:
       found["sequence"] = _first(floats, 3, ("default",))
     found = {kind: output for kind, output in found.items() if output}
     if not found:
-      kinds = "vector per text" if self.modality == "strings" else "vector, sequence or map per example"
+      kinds = "vector per text" if self.form == "strings" else "vector, sequence or map per example"
       raise UserError(f"--backbone gives no {kinds}: {self.described()}")
     return found
 
@@ -217,9 +217,9 @@ class ModuleInterface:
     return values.shape[-1] > 1 and bool(np.all(values >= 0)) and np.allclose(values.sum(axis=-1), 1, atol=1e-4)
 
   def _blank(self, image_size):
-    if self.modality == "image":
+    if self.form == "image":
       return {"image": tf.zeros([1, image_size, image_size, 3])}
-    if self.modality == "strings":
+    if self.form == "strings":
       return {"text": tf.constant(["a"])}
     return blank_tokens(self.roles["input_word_ids"].shape[1] or 16)
 

@@ -215,7 +215,7 @@ def _only_folder(folders, strays):
 
 def _need_the_same_classes(directory, folders, what):
   """Raises `UserError` where folders that are named like splits have no class in common."""
-  if not _shared_names(map(_classes_folder, folders)):
+  if not _shared_names(_inner_names(_classes_folder(folder)) for folder in folders):
     names = " and ".join(folder.name for folder in folders)
     raise UserError(
       f"{what}: {names} are named like splits, but have no class folder in common: name the splits train/, val/ and "
@@ -228,9 +228,13 @@ def _holds_no_images(folder):
   return bool(folders) and not any(map(image_kind, files))
 
 
-def _shared_names(folders):
-  """Returns the names of sub folders that several of `folders` have, sorted."""
-  counts = collections.Counter(name for folder in folders for name in _inner_names(folder))
+def _shared_names(inner_names):
+  """Returns the names that sub folders of several folders have, sorted.
+
+  Args:
+    inner_names: the `_inner_names` of each folder.
+  """
+  counts = collections.Counter(name for names in inner_names for name in names)
   return sorted(name for name, count in counts.items() if count > 1)
 
 
@@ -246,15 +250,18 @@ def _inner_names(folder):
 def _refuse_lost_level(folder, classes, what):
   """Raises `UserError` where the folders of `folder` are hardly its classes, or one class lies in another."""
   names = {_class_name(path) for path in classes}
-  for path in classes:
-    others = names - {_class_name(path)}
-    inner = next((name for name in sorted(_inner_names(path)) if _class_name(path / name) in others), None)
+  inner_names = {path: sorted(_inner_names(path)) for path in classes}
+  for path, inside in inner_names.items():
+    own = _class_name(path)
+    inner = next(
+      (name for name in inside if own != _class_name(path / name) and _class_name(path / name) in names), None
+    )
     if inner:
       raise UserError(
         f"{what}: {path / inner} lies in the folder of the class {path.name} and has the name of another class: move "
         f"its images to {folder / inner}, or rename it"
       )
-  shared = _shared_names(classes)
+  shared = _shared_names(inner_names.values())
   if len(classes) > 1 and len(shared) > 1 and all(_holds_no_images(path) for path in classes):
     one, other = classes[:2]
     if all(name.lower() in SPLIT_NAMES for name in shared):

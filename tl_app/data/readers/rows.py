@@ -179,9 +179,12 @@ def matching(pattern, what, split_file, wanted=os.path.isfile, ignored=None):
   if os.path.exists(pattern) or glob.escape(pattern) == pattern:
     return None
   matches = sorted({pathlib.Path(path) for path in glob.glob(pattern, recursive=True)})
-  found = [path for path in matches if wanted(path)]
-  if ignored is not None:
-    ignored += [path for path in matches if path not in set(found) and not is_system_file(path)]
+  found = []
+  for path in matches:
+    if wanted(path):
+      found.append(path)
+    elif ignored is not None and not is_system_file(path):
+      ignored.append(path)
   if not found:
     raise UserError(f"{what}: nothing that it takes matches {pattern}")
   fixed = pathlib.Path(pattern).parts

@@ -95,7 +95,7 @@ def _of_glob(root, found, what, notes):
   tables = [file for file in found if is_table(file)]
   if not tables:
     raise UserError(f"{what} matches no table by its suffix, e.g. {found[0].name}; known are {', '.join(SUFFIXES)}")
-  others = [file for file in found if file not in tables]
+  others = [file for file in found if not is_table(file)]
   _note_ignored(others, "files that are not tables", what, notes)
   return root, [("", file) for file in tables]
 
@@ -114,7 +114,8 @@ def _of_directory(path, what, notes):
   split_files = [file for file in map(split_file, tables) if file]
   if "train" not in {file.split for file in split_files}:
     split_files = _with_the_word_of_a_split(tables, what, notes) or split_files
-  unread = [file for file in tables if file not in {file.path for file in split_files}]
+  read = {file.path for file in split_files}
+  unread = [file for file in tables if file not in read]
   _refuse_unread(unread, split_files, what)
   if not split_files:
     raise UserError(

@@ -120,7 +120,7 @@ def _files(path, what, notes):
   if not split_files:
     return path, [("", file) for file in records]
   if len(split_files) < len(records):
-    others = [file.name for file in records if file not in {file.path for file in split_files}]
+    others = [file.name for file in records if not split_file(file)]
     notes.append(f"{what}: files that name no split, which are ignored: {len(others):,}, e.g. {others[0]}")
   return path, files_by_split(split_files, what)
 

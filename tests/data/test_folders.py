@@ -61,6 +61,13 @@ def test_images_bad_ones_stop_or_are_listed(tmp_path):
   assert examples.skipped[0]["reason"] == "it is damaged"
 
 
+def test_images_a_link_to_itself_is_a_bad_example(tmp_path):
+  write_images(tmp_path, "a/1.jpg", "b/2.jpg")
+  os.symlink(tmp_path / "a" / "loop.jpg", tmp_path / "a" / "loop.jpg")
+  examples = load(f"images:{tmp_path}", on_bad_example="skip")
+  assert [bad["id"] for bad in examples.skipped] == ["a/loop.jpg"]
+
+
 def test_images_empty_class_is_refused_unless_skipped(tmp_path):
   write_images(tmp_path, "a/1.jpg", "b/2.jpg")
   (tmp_path / "empty").mkdir()
@@ -119,6 +126,8 @@ def test_splits_may_have_other_names(tmp_path):
       f"{test}/a/3.jpg": "test",
     }
     assert set(examples.labels) == {"a", "b"} and "read as splits" in examples.notes[0]
+  root = write_images(tmp_path / "case", "TRain/a/1.jpg", "TRain/b/2.jpg", "tEST/a/3.jpg")
+  assert list(load(f"images:{root}").splits) == ["train", "train", "test"]
   root = write_images(tmp_path / "valid", "train/a/1.jpg", "train/b/1.jpg", "valid/a/2.jpg", "eval_set/a/3.jpg")
   assert "are both the validation split" in refusal(f"images:{root}")
   root = write_images(tmp_path / "pred", "seg_train/a/1.jpg", "seg_test/a/2.jpg", "seg_pred/3.jpg")

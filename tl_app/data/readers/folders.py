@@ -242,9 +242,14 @@ def _inner_names(folder):
   """Returns the names of the visible sub folders; of a folder of many images, without a look at each."""
   try:
     with os.scandir(folder) as entries:
-      return [entry.name for entry in entries if entry.is_dir() and not is_system_file(pathlib.Path(entry.name))]
+      return [entry.name for entry in entries if _is_folder(entry) and not is_system_file(pathlib.Path(entry.name))]
   except OSError as error:
     raise UserError(f"{folder} cannot be listed: {error.strerror}") from None
+
+
+def _is_folder(entry):
+  # An entry of `os.scandir` fails on a link that leads to itself.
+  return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _refuse_lost_level(folder, classes, what):

@@ -103,6 +103,8 @@ def split_of(name):
 
   A name by itself decides nothing: a class may be called "train_station".
   """
+  if name.lower() in SPLIT_NAMES:
+    return SPLIT_NAMES[name.lower()]
   words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
   words += [re.sub(r"(set|data|images|files)$", "", word) for word in words]
   found = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}

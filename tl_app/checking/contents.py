@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from tl_app.checking.findings import SHOWN, find
-from tl_app.data.examples import brief
+from tl_app.data.examples import SPLITS, brief
 from tl_app.data.readers.rows import EMPTY_CLASS
 from tl_app.data.splitting import duplicates, splits
 
@@ -99,7 +99,7 @@ def _conflicting(classes, groups):
 def leaks(subject):
   """Yields what given splits share."""
   kinds = {"exact": "leak", "near": "near_leak", "group": "group_leak"}
-  given = {split: subject.given.get(split, np.zeros(0, np.int64)) for split in ("train", "validation", "test")}
+  given = {split: subject.given.get(split, np.zeros(0, np.int64)) for split in SPLITS}
   for split, other, kind, pairs in splits.leaks(subject.examples, given, subject.fingerprints):
     shown = [_pair(subject.examples, *pair) for pair in pairs[:SHOWN]]
     yield from find(kinds[kind], len(pairs), len(given[split]), f"{split} in {other}", shown)

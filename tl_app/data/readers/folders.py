@@ -13,11 +13,11 @@ from tl_app.data.readers.rows import (
   Row,
   SplitFile,
   by_suffix,
+  files_by_split,
   image_kind,
   is_system_file,
   matching,
   not_decoded,
-  one_for_each_split,
   relative_name,
   split_of,
   visible,
@@ -190,7 +190,8 @@ def _split_folders(directory, what, notes):
       f"{what}: {directory} mixes splits ({', '.join(folder.name for folder in named)}) with other folders "
       f"({', '.join(others[:5])}): it takes either CLASS/ folders or train/, val/ and test/"
     )
-  return [(split, _classes_folder(folder)) for split, folder in one_for_each_split([(f, like[f]) for f in named], what)]
+  found = files_by_split([SplitFile(folder, like[folder], folder.name) for folder in named], what)
+  return [(split, _classes_folder(folder)) for split, folder in found]
 
 
 def _classes_folder(folder):

@@ -13,6 +13,7 @@ import typing
 
 from tl_app import config as configs
 from tl_app import files
+from tl_app.data.examples import SPLITS
 from tl_app.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".jfif", ".jpe", ".jif")
@@ -81,10 +82,10 @@ class Raw:
 
 
 class SplitFile(typing.NamedTuple):
-  """A file whose name puts it into a split.
+  """A file or folder whose name puts it into a split.
 
   Attributes:
-    path: the file.
+    path: the file or folder.
     split: "train", "validation" or "test".
     whole: name that all shards of one set share.
     number: number of the shard, from 0.
@@ -147,7 +148,7 @@ def files_by_split(files, what):
     UserError: two are for one split and no shards of one set, or a shard is missing.
   """
   found = []
-  for split in ("train", "validation", "test"):
+  for split in SPLITS:
     members = sorted((file for file in files if file.split == split), key=lambda file: file.path)
     if not members:
       continue
@@ -209,21 +210,6 @@ def keep_image(encoded, directory):
     with files.atomic_path(path) as new:
       new.write_bytes(encoded)
   return str(path)
-
-
-def one_for_each_split(candidates, what):
-  """Returns [(split, path)] in the order train, validation, test, of candidates (path, a key of `SPLIT_NAMES`).
-
-  Raises:
-    UserError: two candidates are for one split.
-  """
-  found = {}
-  for path, name in candidates:
-    split = SPLIT_NAMES[name.lower()]
-    if split in found:
-      raise UserError(f"{what}: {found[split].name} and {path.name} are both the {split} split: keep one")
-    found[split] = path
-  return [(split, found[split]) for split in ("train", "validation", "test") if split in found]
 
 
 def is_system_file(path):

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 
+from tl_app.data.examples import SPLITS
 from tl_app.data.readers.rows import (
   IMAGE_SUFFIXES,
   SPLIT_NAMES,
@@ -20,7 +21,6 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll", ".xlsx", ".csv.gz", 
 _SHARD = r"(?:-(?P<number>\d+)-of-(?P<of>\d+)(?:-[0-9a-f]{16})?)?"
 # "train2", "train_part3", "train (1)": a part of what "train" names.
 _PART = re.compile(r"[a-z]+[-_. (]*(?:part|chunk|fold)?[-_. ]*\d+\)?", re.I)
-_SPLITS = ("train", "validation", "test")
 # Files that lie beside the tables of a data set and are none.
 _ABOUT = re.compile(r"(readme|licen[cs]e|citation|notice|changelog)\b.*|.*\.(md|py|ipynb|pdf|html|log)", re.I)
 _ADVICE = {
@@ -160,7 +160,7 @@ def _refuse_unread(unread, split_files, what):
   A part ("train_2") always; another name ("validation_matched") where the split has no file of its own. Without train
   there is nothing to learn from: any name with its word is told.
   """
-  own = {split: [file.path for file in split_files if file.split == split] for split in _SPLITS}
+  own = {split: [file.path for file in split_files if file.split == split] for split in SPLITS}
   more = {split: [] for split in own}
   for file in unread:
     stem = file.name[: len(file.name) - len(suffix(file))]

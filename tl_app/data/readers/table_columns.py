@@ -112,19 +112,34 @@ def _label_columns(names, config, file):
   return wanted
 
 
+def input_modality(present: dict[str, str], config: DataConfig, file) -> Modality:
+  """Returns the `Modality` of the inputs: that of the one that is there, or of two the one that the user chose by flag.
+
+  Args:
+    present: {flag: column or feature} of the inputs that are there, one at least.
+    config: names of the columns by flag.
+    file: path, for the message.
+
+  Raises:
+    UserError: both are there, and the flags name neither or both.
+  """
+  by_flag = [flag for flag in present if getattr(config, flag) != configs.FIELDS[flag].default]
+  chosen = list(present) if len(present) == 1 else by_flag
+  if len(chosen) != 1:
+    raise UserError(
+      f"{file} has both {present['text_column']!r} and {present['image_column']!r}: pass --image_column= (empty) to "
+      "train on the texts, --text_column= to train on the images"
+    )
+  return next(modality for modality in modalities.MODALITIES.values() if modality.column_flag == chosen[0])
+
+
 def _input_column(names, config, file):
   """Returns (modality, column name): the one that is there, or of two the one that the user chose by flag."""
-  present = [m for m in modalities.MODALITIES.values() if getattr(config, m.column_flag) in names]
-  if len(present) > 1:
-    by_flag = [m for m in present if getattr(config, m.column_flag) != configs.FIELDS[m.column_flag].default]
-    if len(by_flag) != 1:
-      raise UserError(
-        f"{file} has both {config.text_column!r} and {config.image_column!r}: pass --image_column= (empty) to train on "
-        "the texts, --text_column= to train on the images"
-      )
-    present = by_flag
+  columns_by_flag = {m.column_flag: getattr(config, m.column_flag) for m in modalities.MODALITIES.values()}
+  present = {flag: name for flag, name in columns_by_flag.items() if name in names}
   if present:
-    return present[0], getattr(config, present[0].column_flag)
+    modality = input_modality(present, config, file)
+    return modality, present[modality.column_flag]
   raise UserError(
     f"{file} has neither a column {config.text_column!r} (--text_column) nor {config.image_column!r} (--image_column); "
     + known(file, names, config.text_column)

@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 from tl_app import config as configs
 from tl_app.assets import Assets
 from tl_app.config.groups import DataConfig
-from tl_app.data import modalities
 from tl_app.data.examples import Record
+from tl_app.data.readers import table_columns
 from tl_app.data.readers.rows import (
   SPLIT_NAMES,
   Raw,
@@ -197,27 +197,20 @@ def _features(serialized, reason):
 
 def _choose(features, file, config):
   """Returns (modality, its feature, the label's): by flag, else by convention."""
-  has = {flag: _named(features, config, flag) for flag in CONVENTIONS}
-  if has["text_column"] and has["image_column"]:
-    own = [flag for flag in ("text_column", "image_column") if getattr(config, flag) != configs.FIELDS[flag].default]
-    if len(own) != 1:
-      raise UserError(
-        f"{file} has both {has['text_column']!r} and {has['image_column']!r}: pass --image_column= (empty) to train on "
-        "the texts, --text_column= to train on the images"
-      )
-    has["image_column" if own == ["text_column"] else "text_column"] = ""
-  if not (has["text_column"] or has["image_column"]):
+  has = {flag: name for flag in CONVENTIONS if (name := _named(features, config, flag))}
+  inputs = {flag: name for flag, name in has.items() if flag != "label_column"}
+  if not inputs:
     raise UserError(
       f"{file} has neither a feature {config.image_column!r} (--image_column) nor {config.text_column!r} "
       f"(--text_column); {columns(sorted(features), config.image_column or config.text_column, 'its features are')}"
     )
-  if not has["label_column"]:
+  modality = table_columns.input_modality(inputs, config, file)
+  if "label_column" not in has:
     raise UserError(
       f"{file} has no feature {config.label_column!r} (--label_column); "
       + columns(sorted(features), config.label_column, "its features are")
     )
-  modality = next(modality for modality in modalities.MODALITIES.values() if has[modality.column_flag])
-  return modality, has[modality.column_flag], has["label_column"]
+  return modality, inputs[modality.column_flag], has["label_column"]
 
 
 def _named(features, config, flag):

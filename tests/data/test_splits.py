@@ -3,19 +3,17 @@
 import collections
 import dataclasses
 import hashlib
-import pathlib
 import random
 
 import numpy as np
 import pytest
+from loading import load
 
-from tl_app import data, files
+from tl_app import files
 from tl_app.config import Config
 from tl_app.data.examples import SPLITS, Examples, Inputs, strings
 from tl_app.data.splitting import splits
 from tl_app.errors import UserError
-
-SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared"
 
 
 def examples_of(rows, skipped=()):
@@ -88,7 +86,7 @@ def test_random_trees_never_leak(tmp_path, trial):
   rng = random.Random(trial)
   names = random_tree(tmp_path, rng)
   config = Config(dataset=f"images:{tmp_path}", split_seed=trial)
-  examples = data.load(config, None, verify=lambda encoded: None)
+  examples = load(config.dataset, verify=lambda _: None)
   made = splits.make(examples, config)
   assert_partition(made, len(examples))
   assert set(made.examples.labels[made.train]) == set(names)
@@ -306,35 +304,27 @@ def test_manifest_of_other_contents_is_refused(tmp_path):
 # Real data
 
 
-def load(name):
-  return data.load(Config(dataset=name), None, verify=lambda encoded: None)
-
-
-@pytest.mark.skipif(not (SHARED / "data/tf_flowers").exists(), reason="../shared/data/tf_flowers is absent")
-def test_tf_flowers_has_every_class_in_every_split():
-  made = splits.make(load(f"images:{SHARED / 'data/tf_flowers/all'}"), Config())
+def test_tf_flowers_has_every_class_in_every_split(shared):
+  made = splits.make(load(f"images:{shared('data/tf_flowers/all')}", verify=lambda _: None), Config())
   assert_partition(made, 750)
   for split, number in (("train", 108), ("validation", 12), ("test", 30)):
     assert set(made.manifest()["counts"][split].values()) == {number}
 
 
-@pytest.mark.skipif(not (SHARED / "data/trashnet").exists(), reason="../shared/data/trashnet is absent")
-def test_trashnet_notes_the_pairs_under_two_labels():
-  made = splits.make(load(f"images:{SHARED / 'data/trashnet'}"), Config())
+def test_trashnet_notes_the_pairs_under_two_labels(shared):
+  made = splits.make(load(f"images:{shared('data/trashnet')}", verify=lambda _: None), Config())
   assert len(made.train) + len(made.validation) + len(made.test) == 2527
   assert any("images with more than one label: 3" in note for note in made.notes)
 
 
-@pytest.mark.skipif(not (SHARED / "data/banking77").exists(), reason="../shared/data/banking77 is absent")
-def test_banking77_validation_shares_nothing():
-  made = splits.make(load(f"table:{SHARED / 'data/banking77'}"), Config())
+def test_banking77_validation_shares_nothing(shared):
+  made = splits.make(load(f"table:{shared('data/banking77')}"), Config())
   assert not hashes(made, "validation") & (hashes(made, "train") | hashes(made, "test"))
   assert len(set(made.examples.labels[made.validation])) == 77
   assert any("test texts that are also in train: 6" in note for note in made.notes)
 
 
-@pytest.mark.skipif(not (SHARED / "data/sms_spam").exists(), reason="../shared/data/sms_spam is absent")
-def test_sms_spam_keeps_its_repeats_together():
-  made = splits.make(load(f"table:{SHARED / 'data/sms_spam/all.tsv'}"), Config())
+def test_sms_spam_keeps_its_repeats_together(shared):
+  made = splits.make(load(f"table:{shared('data/sms_spam/all.tsv')}"), Config())
   assert_partition(made, 5574)
   assert any("repeat an earlier one: 414" in note for note in made.notes)

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 
 from tl_app.checking import contents, images, labels, texts
-from tl_app.checking.findings import SERIOUS, SEVERITIES, Subject, in_order
+from tl_app.checking.findings import INFO, SERIOUS, SEVERITIES, Subject, in_order
 from tl_app.data import modalities
 from tl_app.data.examples import SPLITS
 
@@ -34,7 +34,7 @@ def cheap(subject, preprocess=None):
 def start_lines(found):
   """Yields the lines about the data at the start of a run; the notes of the splits are not repeated."""
   for finding in found:
-    if finding.severity != "info" and finding.kind not in _NOTED:
+    if finding.severity != INFO and finding.kind not in _NOTED:
       yield finding.line()
 
 

@@ -50,7 +50,7 @@ def read(path, what):
   directory = pathlib.Path(path)
   raw = Raw({"image": "image"}, [])
   nested = []
-  for split, classes, strays in layout(path, what, raw.notes):
+  for split, classes, strays in _layout(path, what, raw.notes):
     ignored += strays
     for class_folder in classes:
       rows, others = _class_rows(class_folder, directory, split)
@@ -65,8 +65,8 @@ def read(path, what):
   return raw
 
 
-def layout(path, what, notes):
-  """Returns [(split, class folders, files beside them)] of a directory; it opens no image.
+def _layout(path, what, notes):
+  """Returns [(split, class folders, files beside them)] of a directory.
 
   Args:
     path: str: the directory.

@@ -1,4 +1,4 @@
-"""`load`: the examples of --dataset, read by the room of its form, checked, and joined with the extra data sets."""
+"""`load`: the examples of --dataset, read by the reader of its form, checked, and joined with the extra data sets."""
 
 import dataclasses
 import unicodedata

@@ -43,7 +43,6 @@ def read(path: str, what: str, config: DataConfig, split_columns: dict[str, str]
         f"{file} has a column of {columns.modality.plural}, the tables beside it {others}: give all the same columns"
       )
     raw.columns = by_name
-    before = len(raw.rows)
     folder = relative_name(file.parent, root)
     rows = list(_rows(file, table, columns, split, store))
     if columns.sentence:
@@ -53,7 +52,7 @@ def read(path: str, what: str, config: DataConfig, split_columns: dict[str, str]
       )
     for row in rows:
       raw.rows.append(row if folder == "." else row._replace(id=f"{folder}/{row.id}"))
-    if len(raw.rows) == before:
+    if not rows:
       raise UserError(f"{file} has a header but no rows")
   return raw
 
@@ -64,7 +63,7 @@ def _rows(file, table, columns, split, store):
   names += [columns.sentence] if columns.sentence else []
   for id, cell, reason in cells(file, table, names, columns.labels, inputs=inputs):
     label, fault = _one_label(cell[len(names) :], columns.labels)
-    located = [located_input(value, columns.modality, file, store) for value in cell[:inputs]]
+    located = [_located(value, columns.modality, file, store) for value in cell[:inputs]]
     reason = reason or next((fault for _, fault in located if fault), "") or fault
     extra = dict(zip(columns.splits, cell[inputs:]))
     empty = [f"it has no {name} (--{flag})" for flag, name in columns.splits.items() if not extra[flag]]
@@ -74,7 +73,7 @@ def _rows(file, table, columns, split, store):
     yield (row, cell[len(names) - 1]) if columns.sentence else row
 
 
-def located_input(value, modality, file, store):
+def _located(value, modality, file, store):
   """Returns (value, reason): what the cell of an input stands for, see `Modality.locate` and `Modality.from_bytes`."""
   if isinstance(value, bytes):
     try:

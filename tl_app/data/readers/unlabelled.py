@@ -33,7 +33,7 @@ def read(source, modality, text_column="text", image_column="image", text_pair_c
   Raises:
     UserError: there is no such input, it is of the other modality, or a column is not there: at once, before any row.
   """
-  path, modality = pathlib.Path(source).expanduser(), modalities.of(modality)
+  path, modality = pathlib.Path(source), modalities.of(modality)
   suffix = table_files.suffix(path)
   if text_pair_column and suffix not in table_files.SUFFIXES:
     raise UserError(f"--input={source} holds no pairs of texts: give a table ({_TABLES})")

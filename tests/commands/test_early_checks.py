@@ -1,4 +1,4 @@
-"""A name, a file or a column that is not there is told before TensorFlow starts."""
+"""A name, a file or a column that is missing is reported before TensorFlow starts."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ from loading import write, write_images
 
 from tl_app.commands import early_checks
 from tl_app.config import Config
+from tl_app.data.readers.table_formats import open_table
 from tl_app.errors import UserError
 
 
@@ -31,13 +32,17 @@ def test_what_is_not_there(tmp_path, flags, message):
     early_checks.run(Config(**{name: value.format(tmp_path) for name, value in flags.items()}))
 
 
-def test_what_is_there(tmp_path):
+def test_what_is_there(tmp_path, monkeypatch):
+  opened = []
+  monkeypatch.setattr(early_checks, "open_table", lambda file: opened.append(file.name) or open_table(file))
   write(tmp_path / "t.csv", "text,label\nx,a\n")
   write_images(tmp_path, "photos/a/1.jpg")
   write(tmp_path / "t.conll", "a\tO\n")
   for dataset in ("table:{}/t.csv", "table:{}/*.csv", "images:{}/photos", "images:{}/photos/*", "table:{}/t.conll"):
     early_checks.run(Config(dataset=dataset.format(tmp_path)))
   early_checks.run(Config(dataset="tfds:mnist"))
+  # Nothing was raised, and the columns of the csv file were looked at each time.
+  assert opened == ["t.csv", "t.csv"]
 
 
 def test_what_evaluate_and_predict_are_given(tmp_path):

@@ -143,6 +143,8 @@ def test_every_rule_has_a_docstring_and_an_example():
 def test_the_defaults_break_no_rule(dataset):
   config = dataclasses.replace(GOOD, dataset=dataset)
   rules.validate(config)
+  facts = {rules.FLAGS: (), rules.DEVICES: (2,), rules.DATA: (CLASSES,), rules.BACKBONE: about_images(RESNET)}
+  assert [line for rule, moment in MOMENT.items() if (line := rule(config, *facts[moment]))] == []
   rules.check(rules.DEVICES, config, 2)
   for task in tasks.TASKS.values():
     rules.check(rules.DATA, config, task)

@@ -1,4 +1,7 @@
-"""The settings of a run by group: each field is a flag with its default, limits and help. Standard library only."""
+"""The settings of a run by group: each field is a flag with its default, limits and help. Standard library only.
+
+A group that no property of `Config` returns is never created: it has no methods, whose generation costs time at start.
+"""
 
 import dataclasses
 
@@ -11,7 +14,7 @@ def _field(default, help, choices=None, low=None, high=None, word=None, common=F
   return dataclasses.field(default=default, metadata=metadata)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class RunConfig:
   """Where a run lies and what it writes."""
 
@@ -33,7 +36,7 @@ class RunConfig:
   )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class BackboneConfig:
   """The pretrained network."""
 
@@ -180,7 +183,7 @@ class SplitConfig:
   )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class RecipeConfig:
   """Which part of the network trains, and in which phases."""
 
@@ -222,7 +225,7 @@ class RecipeConfig:
   )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class OptimisationConfig:
   """Epochs, batches, learning rates and when to stop."""
 
@@ -285,7 +288,7 @@ class OptimisationConfig:
   )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class AugmentationConfig:
   """Changes of the training examples and of the loss."""
 

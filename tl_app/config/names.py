@@ -71,25 +71,20 @@ def suggestion(name: str, known: Iterable[str]) -> str:
   Near are a spelling with about one letter in four different, a name that has `name` as one of its words, and a name
   that it begins, whatever their case: "texts", "review_text" and "Text" for "text", and not "date".
   """
-  known = list(known)
   wanted = name.casefold()
-  near = [other for other in known if _is_near(wanted, other.casefold())]
-  ratio = difflib.SequenceMatcher(b=wanted)
-  best = max(near, key=lambda other: _ratio(ratio, other.casefold()), default=None)
-  return f"; did you mean {best}?" if best else ""
+  matcher, ratios = difflib.SequenceMatcher(b=wanted), {}
+  for other in filter(None, known if name else ()):
+    matcher.set_seq1(other.casefold())
+    ratio = matcher.ratio()
+    if ratio >= NEAR or _have_a_word_in_common(wanted, other.casefold()):
+      ratios[other] = ratio
+  return f"; did you mean {max(ratios, key=ratios.__getitem__)}?" if ratios else ""
 
 
-def _is_near(name, other):
-  if not name or not other:
-    return False
+def _have_a_word_in_common(name, other):
   one, two = (set(re.split(r"[\W_]+", word)) for word in (name, other))
   begins = min(len(name), len(other)) > 2 and (name.startswith(other) or other.startswith(name))
-  return begins or name in two or other in one or difflib.SequenceMatcher(a=other, b=name).ratio() >= NEAR
-
-
-def _ratio(matcher, other):
-  matcher.set_seq1(other)
-  return matcher.ratio()
+  return begins or name in two or other in one
 
 
 def differing(config: Config, other: Config) -> list[str]:

@@ -26,10 +26,9 @@ cli.define(COLUMNS)
 
 
 def main():
-  from tl_app.commands import early_checks
-
   flags = cli.FLAGS
   cli.need("model", "input")
+  from tl_app.commands import early_checks
 
   early_checks.prediction(flags.model, flags.input, {name: flags[name].value for name in COLUMNS})
   cli.start_tensorflow()

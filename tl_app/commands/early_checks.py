@@ -1,4 +1,4 @@
-"""What is wrong and can be seen before TensorFlow starts: a name, a file or a column that is not there."""
+"""Checks that need no TensorFlow and run before it starts: for a name, a file or a column that is missing."""
 
 import dataclasses
 import os
@@ -17,10 +17,10 @@ _READ_WHOLE = (".conll", ".xlsx")
 
 
 def run(config: Config) -> None:
-  """Looks whether the backbone has a known name, whether the data sets exist, and whether tables have the columns.
+  """Checks that the backbone has a known name, that the data sets exist, and that tables have the columns.
 
   Raises:
-    UserError: with the message that the loader of what is missing has.
+    UserError: one of them is missing; the message is that of its loader.
   """
   if config.backbone:
     backbones.resolve(config.backbone)
@@ -30,7 +30,7 @@ def run(config: Config) -> None:
 
 
 def evaluation(config: Config, given: dict) -> None:
-  """Looks at the data set that `evaluate` was given in place of the run's own ones, as `run` does.
+  """Checks the data set that `evaluate` was given in place of that of the run, as `run` does.
 
   Args:
     config: the `Config` of the run.
@@ -42,7 +42,7 @@ def evaluation(config: Config, given: dict) -> None:
 
 
 def prediction(model: str, source: str, columns: dict[str, str]) -> None:
-  """Looks whether the export and the inputs of `predict` exist, and whether a table has their columns.
+  """Checks that the export and the inputs of `predict` exist, and that a table has the columns of the inputs.
 
   Args:
     model: directory of the export.

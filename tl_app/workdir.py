@@ -209,6 +209,18 @@ def read(path: pathlib.Path) -> dict:
   return values
 
 
+def read_plan(run: Workdir) -> dict:
+  """Returns plan.json of a finished run.
+
+  Raises:
+    UserError: the file is missing or damaged, or a newer tl_app wrote it.
+  """
+  try:
+    return read(run.plan)
+  except (OSError, ValueError):
+    raise UserError(f"{run.plan} is damaged: train again") from None
+
+
 @contextlib.contextmanager
 def claim(root: str | pathlib.Path, config: config_lib.Config) -> Iterator[Workdir]:
   """Makes `root` the workdir of `config` and locks it while the block runs; yields its `Workdir`.
@@ -285,12 +297,9 @@ def located(run: Workdir, config: config_lib.Config, names: Iterable[str]) -> co
     names: of flags; a flag that is no path stays as it is.
 
   Raises:
-    UserError: a path leads nowhere.
+    UserError: a path leads nowhere, or plan.json is damaged.
   """
-  try:
-    then = read(run.plan).get("started", {})
-  except ValueError:
-    raise UserError(f"{run.plan} is damaged: train again") from None
+  then = read_plan(run).get("started", {})
   return dataclasses.replace(config, **{name: _located(run, name, getattr(config, name), then) for name in names})
 
 

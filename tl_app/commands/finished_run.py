@@ -50,7 +50,7 @@ def restore(paths: Workdir, config: Config, assets: Assets, candidate: str = "")
   directory = checkpoint.candidate_directory(paths, candidate) if candidate else None
   weights = directory or paths.weights
   # The weights are complete: a run that started from another one does not need that one.
-  origin = _plan(paths).get("origin", {})
+  origin = workdir_lib.read_plan(paths).get("origin", {})
   task = directory / paths.task.name if directory else paths.task
   model = _load(paths, dataclasses.replace(config, **origin), assets, task)
   try:
@@ -77,7 +77,7 @@ def rebuild(paths: Workdir, config: Config, assets: Assets) -> Model:
 
 def _load(paths, config, assets, task_path):
   try:
-    preprocessing = _plan(paths)["preprocessing"]
+    preprocessing = workdir_lib.read_plan(paths)["preprocessing"]
     max_length = preprocessing.get("max_length", 0)
     image_size = preprocessing.get("image_size", config.image_size)
   except (KeyError, TypeError, AttributeError):
@@ -89,13 +89,6 @@ def _load(paths, config, assets, task_path):
   names = [name for name in ("backbone", "preprocessor") if not backbones.is_known(getattr(config, name))]
   config = workdir_lib.located(paths, dataclasses.replace(config, image_size=image_size), names)
   return model_lib.load(config, backbones.resolve(config.backbone), assets, task, max_length)
-
-
-def _plan(paths):
-  try:
-    return workdir_lib.read(paths.plan)
-  except (OSError, ValueError):
-    raise UserError(f"{paths.plan} is damaged: train again") from None
 
 
 def data_config(paths: Workdir, config: Config, flags: Mapping = types.MappingProxyType({})) -> Config:
@@ -118,7 +111,7 @@ def data_config(paths: Workdir, config: Config, flags: Mapping = types.MappingPr
 
 def inference_batch(paths: Workdir, model: Model) -> int:
   """Returns the number of examples per forward pass; with --batch_size=auto, the number that the run measured."""
-  measured = workdir_lib.read(paths.plan).get("batch_size", {})
+  measured = workdir_lib.read_plan(paths).get("batch_size", {})
   return measured["forward_pass"]["examples"] if measured else inference.inference_batch(model.backbone)
 
 

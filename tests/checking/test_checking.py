@@ -159,6 +159,17 @@ def test_what_a_sign_or_a_number_tells_apart_is_no_second_spelling(tmp_path):
   assert found.count == 4 and found.examples == ["'1' = '1.0'", "'New-York' = 'new york'"]
 
 
+def test_a_fault_is_of_its_kind_where_its_column_or_word_is_named(tmp_path):
+  pairs = "".join(f"{text},more,{label}\n" for text, label, _ in text_rows())
+  (tmp_path / "pairs.csv").write_text(f"text,other,label\n{pairs}velvet,,apples\n")
+  found = kinds_of(f"table:{tmp_path / 'pairs.csv'}", text_pair_column="other")
+  assert found["empty_text"].examples == ["pairs.csv:62 (--text_pair_column: the text is empty)"]
+  words = "".join(f"{number},John,B-PER\n{number},saw {number},O\n" for number in range(30))
+  (tmp_path / "words.csv").write_text(f"sentence,text,label\n{words}31,John,B-PER\n31,saw,\n")
+  found = kinds_of(f"table:{tmp_path / 'words.csv'}", sentence_column="sentence")
+  assert found["no_label"].examples == ["words.csv:62 (words.csv:63: it has no label)"]
+
+
 def test_a_label_one_typing_error_from_a_large_class_is_a_second_spelling(tmp_path):
   rows = text_rows(40, ("refund", "typical", "card_1", "tea", "arrival"))
   rare = ["refnud", "refunds", "refumd", "atypical", "card_2", "tee", "arival", "rival"]

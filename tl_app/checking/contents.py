@@ -38,7 +38,8 @@ def skipped(examples):
 
 
 def _kind(reason):
-  return "no_label" if reason.startswith("it has no label") else _OF_REASON.get(reason, "unreadable")
+  # A reason may name the column or the word of a sentence beside what is wrong.
+  return next((kind for fault, kind in _OF_REASON.items() if fault in reason), "unreadable")
 
 
 def repeats(subject):

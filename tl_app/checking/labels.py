@@ -85,7 +85,7 @@ def _typing_errors(counts):
   for name, count in sorted(counts.items()):
     if len(name) < SHORT:
       continue
-    others = {other for part in _with_one_deleted(name.casefold()) for other in near[part]}
+    others = {other for part in _with_one_deleted(name.casefold()) for other in near.get(part, ())}
     others = [
       other
       for other in sorted(others)

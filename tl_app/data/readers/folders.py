@@ -134,9 +134,10 @@ def image_files(folder):
   kinds, seen, waiting = {"image": [], "other_image": [], "": []}, set(), [folder]
   while waiting:
     current = waiting.pop()
-    if current.resolve() in seen:
+    real = current.resolve()
+    if real in seen:
       continue
-    seen.add(current.resolve())
+    seen.add(real)
     folders, files = visible(current)
     waiting += folders
     for path in files:

@@ -228,7 +228,10 @@ def visible(folder):
     paths = sorted(path for path in folder.iterdir() if not is_system_file(path))
   except OSError as error:
     raise UserError(f"{folder} cannot be listed: {error.strerror}") from None
-  return [path for path in paths if path.is_dir()], [path for path in paths if not path.is_dir()]
+  folders, others = [], []
+  for path in paths:
+    (folders if path.is_dir() else others).append(path)
+  return folders, others
 
 
 def relative_name(path, root):

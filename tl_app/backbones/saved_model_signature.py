@@ -195,7 +195,7 @@ class ModuleInterface:
         leaves.append((name, index, position, spec.shape))
       position += 0 if spec is None else len(tf.nest.flatten(spec, expand_composites=True))
     if any(shape.rank is None or (shape.rank > 1 and shape[-1] is None) for *_, shape in leaves):
-      tensors = self(self._blank(image_size), False)
+      tensors = self._of_blank(image_size)
       leaves = [(name, index, position, tensors[index].shape) for name, index, position, _ in leaves]
     floats = leaves if self.form != "strings" else [leaf for leaf in leaves if leaf[-1].rank == 2]
     found = {
@@ -213,8 +213,15 @@ class ModuleInterface:
 
   def gives_probabilities(self, output: Output, image_size: int) -> bool:
     """Returns whether a vector is not negative and sums to 1 for a blank example: an answer, not features."""
-    values = np.asarray(self(self._blank(image_size), False)[output.index], np.float64)
+    values = np.asarray(self._of_blank(image_size)[output.index], np.float64)
     return values.shape[-1] > 1 and bool(np.all(values >= 0)) and np.allclose(values.sum(axis=-1), 1, atol=1e-4)
+
+  def _of_blank(self, image_size):
+    """Returns the flat outputs for one blank example."""
+    # A function that was loaded in the scope of a strategy can only be called in one of its replicas.
+    strategy = tf.distribute.get_strategy()
+    outputs = strategy.run(self, args=(self._blank(image_size), False))
+    return [strategy.experimental_local_results(tensor)[0] for tensor in outputs]
 
   def _blank(self, image_size):
     if self.form == "image":

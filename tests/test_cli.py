@@ -49,7 +49,7 @@ def tl_train(world, tmp_path, monkeypatch, capsys):
     )
     monkeypatch.setattr(sys, "argv", ["train", *defaults, *flags])
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as exit:
-      cli.run(train.main, train.__doc__)
+      cli.run(train.main, train.__doc__, train.define_flags)
     return exit.value.code, *capsys.readouterr()
 
   return call
@@ -195,6 +195,7 @@ def test_flags_override_the_config_file(world, tmp_path, monkeypatch):
   written = Config(workdir="w", backbone="b", dataset="digits", epochs=7, seed=1)
   (tmp_path / "config.json").write_text(config_lib.to_json(written))
   with flagsaver.flagsaver():
+    train.define_flags()
     cli.FLAGS(["train", f"--config={tmp_path}/config.json", "--seed=2", "--noexport"])
     config = cli.config_from_flags()
   assert (config.epochs, config.seed, config.export, config.dataset) == (7, 2, False, "digits")

@@ -108,6 +108,13 @@ def test_entry_points_are_thin():
     assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) < 70, name
 
 
+def test_entry_points_define_their_flags_only_when_they_run():
+  names = ORDER[-1][2:]
+  code = f"from tl_app import cli, {', '.join(names)}; before = set(cli.FLAGS); train.define_flags(); "
+  code += "print(len(before & set(cli.config_lib.FIELDS)), set(cli.config_lib.FIELDS) <= set(cli.FLAGS))"
+  assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "0 True\n"
+
+
 def test_circles_and_levels_of_a_small_graph():
   edges = {"a": {"b", "c"}, "b": {"c"}, "c": set(), "d": {"a"}}
   assert import_graph.circles(edges) == [] and import_graph.levels(edges) == 4

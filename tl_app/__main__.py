@@ -21,7 +21,7 @@ def main():
   elif name in COMMANDS:
     sys.argv = [f"tl_app {name}", *arguments]
     module = importlib.import_module(f"tl_app.{name}")
-    cli.run(module.main, module.__doc__)
+    cli.run(module.main, module.__doc__, module.define_flags)
   else:
     near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
@@ -30,7 +30,7 @@ def main():
 
 
 def listing():
-  """Returns the commands with one line each. No command is imported: each defines the flags of its own process."""
+  """Returns the commands with one line each. No command is imported: that costs time."""
   lines = ["Fine-tunes pretrained image and text models.", "", "Usage: tl_app COMMAND [--flag=value ..]", ""]
   for name in COMMANDS:
     code = pathlib.Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")

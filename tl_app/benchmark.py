@@ -7,10 +7,12 @@ Takes all flags of tl_app.train. Prints ratios with their spread and writes benc
 
 from tl_app import cli
 
-cli.define_run()
-cli.flag("parts", "stages,head,trunk,lengths", "What to measure, separated by commas; see docs/performance.md.")
-cli.flag("repeats", 5, "Number of rounds. Each round runs every candidate once.", low=2)
-cli.flag("steps", 20, "Number of batches per candidate and round.", low=1)
+
+def define_flags():
+  cli.define_run()
+  cli.flag("parts", "stages,head,trunk,lengths", "What to measure, separated by commas; see docs/performance.md.")
+  cli.flag("repeats", 5, "Number of rounds. Each round runs every candidate once.", low=2)
+  cli.flag("steps", 20, "Number of batches per candidate and round.", low=1)
 
 
 def main():
@@ -26,4 +28,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main, __doc__)
+  cli.run(main, __doc__, define_flags)

@@ -11,8 +11,10 @@ import pathlib
 from tl_app import cli, files
 from tl_app.errors import RunFailed, UserError
 
-cli.define()
-cli.flag("output", "", "JSON file of the findings. Empty: they are only printed.", path=True)
+
+def define_flags():
+  cli.define()
+  cli.flag("output", "", "JSON file of the findings. Empty: they are only printed.", path=True)
 
 
 def main():
@@ -37,4 +39,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main, __doc__)
+  cli.run(main, __doc__, define_flags)

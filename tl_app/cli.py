@@ -106,13 +106,17 @@ def need(*names: str) -> None:
       raise UserError(f"--{name} is needed: {FLAGS[name].help}")
 
 
-def run(main: Callable[[], object], description: str) -> None:
+def run(main: Callable[[], object], description: str, define_flags: Callable[[], object] = lambda: None) -> None:
   """Parses the command line, calls `main()`, and exits: 0 done, 1 the run failed, 2 the user must change something.
 
   Args:
     main: function of no arguments.
     description: what the command does; the first lines of `--help`.
+    define_flags: defines the flags of the command. An entry point that is only imported defines none.
   """
+  for names in _DEFINED.values():
+    names.clear()
+  define_flags()
   flags.DEFINE_boolean("help", False, "Show the common flags.", short_name="h")
   flags.DEFINE_boolean("helpfull", False, "Show all flags.")
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

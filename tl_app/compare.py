@@ -7,9 +7,11 @@ Takes all flags of tl_app.train. Finished runs are not repeated. Writes comparis
 
 from tl_app import cli
 
-cli.define_run()
-cli.flag("recipes", "probe,lp_ft,full,gradual,lora", "Values of --recipe, separated by commas. Replaces --recipe.")
-cli.flag("seeds", "0,1,2", "Numbers separated by commas; each is the --split_seed and the --seed of a run.")
+
+def define_flags():
+  cli.define_run()
+  cli.flag("recipes", "probe,lp_ft,full,gradual,lora", "Values of --recipe, separated by commas. Replaces --recipe.")
+  cli.flag("seeds", "0,1,2", "Numbers separated by commas; each is the --split_seed and the --seed of a run.")
 
 
 def main():
@@ -25,4 +27,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main, __doc__)
+  cli.run(main, __doc__, define_flags)

@@ -8,8 +8,11 @@ from tl_app import cli, workdir
 
 COLUMNS = ["text_column", "text_pair_column", "image_column", "label_column", "label_columns"]
 DATA = ["dataset", "data_dir", *COLUMNS, "on_bad_example"]
-cli.define(["workdir", "cache_dir", "offline", *DATA])
-cli.flag("output", "", "Directory for metrics.json and predictions.csv. Empty: they are only printed.", path=True)
+
+
+def define_flags():
+  cli.define(["workdir", "cache_dir", "offline", *DATA])
+  cli.flag("output", "", "Directory for metrics.json and predictions.csv. Empty: they are only printed.", path=True)
 
 
 def main():
@@ -29,4 +32,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main, __doc__)
+  cli.run(main, __doc__, define_flags)

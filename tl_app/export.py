@@ -5,11 +5,13 @@ python -m tl_app.export --workdir=runs/movie_reviews --output=serving/1
 
 from tl_app import cli, workdir
 
-cli.define(["workdir", "cache_dir", "offline"])
-cli.flag("output", "", "Directory of the SavedModel. Empty: export/ in the workdir.", path=True)
-cli.flag(
-  "candidate", "", "Model to export: probe, fine_tuned or averaged, where the run has it. Empty: the selected one."
-)
+
+def define_flags():
+  cli.define(["workdir", "cache_dir", "offline"])
+  cli.flag("output", "", "Directory of the SavedModel. Empty: export/ in the workdir.", path=True)
+  cli.flag(
+    "candidate", "", "Model to export: probe, fine_tuned or averaged, where the run has it. Empty: the selected one."
+  )
 
 
 def main():
@@ -27,4 +29,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main, __doc__)
+  cli.run(main, __doc__, define_flags)

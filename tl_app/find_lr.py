@@ -7,8 +7,10 @@ Takes all flags of tl_app.train. Writes find_lr.json and find_lr.svg; no trained
 
 from tl_app import cli
 
-cli.define_run()
-cli.flag("steps", 100, "Number of batches, each with a higher learning rate.", low=10)
+
+def define_flags():
+  cli.define_run()
+  cli.flag("steps", 100, "Number of batches, each with a higher learning rate.", low=10)
 
 
 def main():
@@ -23,4 +25,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main, __doc__)
+  cli.run(main, __doc__, define_flags)

@@ -10,8 +10,11 @@ from tl_app.assets import Assets
 from tl_app.errors import UserError
 
 LOADING = ["preprocessor", "pooling", "image_size", "pixels"]
-cli.define(["cache_dir", "offline", "backbone", *LOADING])
-cli.flag("workdir", "", "A finished run: compares its export, stage by stage, with the original backbone.", path=True)
+
+
+def define_flags():
+  cli.define(["cache_dir", "offline", "backbone", *LOADING])
+  cli.flag("workdir", "", "A finished run: compares its export, stage by stage, with the original backbone.", path=True)
 
 
 def main():
@@ -48,4 +51,4 @@ def inspect_run(flags):
 
 
 if __name__ == "__main__":
-  cli.run(main, __doc__)
+  cli.run(main, __doc__, define_flags)

@@ -5,7 +5,9 @@ python -m tl_app.train --flagfile=configs/movie_reviews_minilm.cfg --workdir=run
 
 from tl_app import cli
 
-cli.define_run()
+
+def define_flags():
+  cli.define_run()
 
 
 def main():
@@ -24,4 +26,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main, __doc__)
+  cli.run(main, __doc__, define_flags)

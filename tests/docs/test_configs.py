@@ -18,6 +18,7 @@ FLAG = re.compile(r"(?<![\w-])--(\w+)")
 PARSE = """
 import dataclasses, json, sys
 from tl_app import cli, train
+train.define_flags()
 cli.FLAGS(sys.argv)
 print(json.dumps(dataclasses.asdict(cli.config_from_flags())))
 """

@@ -30,7 +30,7 @@ import importlib, json, sys
 from tl_app import cli, config
 from tl_app.errors import UserError
 name, lines = sys.argv[1], json.load(sys.stdin)
-importlib.import_module(f"tl_app.{name}")
+importlib.import_module(f"tl_app.{name}").define_flags()
 faults = {}
 for line in lines:
   arguments, whole = line["arguments"], line["whole"]

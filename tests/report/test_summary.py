@@ -1,26 +1,8 @@
 """What the terminal shows at the end of a run."""
 
-import numpy as np
+from tiny_metrics import confused, measure, names
 
 from tl_app.report import summary
-from tl_app.tasks import SINGLE_LABEL
-
-
-def confused(num_examples, num_classes, accuracy, seed=0):
-  """Returns float32 logits and labels: about `accuracy` of the rows are right."""
-  rng = np.random.default_rng(seed)
-  labels = rng.integers(0, num_classes, num_examples)
-  answers = np.where(rng.random(num_examples) < accuracy, labels, rng.integers(0, num_classes, num_examples))
-  logits = rng.normal(size=(num_examples, num_classes)) + 8 * np.eye(num_classes)[answers]
-  return logits.astype(np.float32), labels
-
-
-def measure(logits, labels, class_names):
-  return SINGLE_LABEL.with_codec(names=tuple(class_names)).metrics.compute_metrics(logits, labels)
-
-
-def names(num_classes):
-  return [f"class {i}" for i in range(num_classes)]
 
 
 def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tl_app.errors import RunFailed, UserError
+from tl_app.tasks import statistics
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
 
@@ -99,6 +100,21 @@ class Metrics(abc.ABC):
   @abc.abstractmethod
   def score_from_statistics(self, sums: np.ndarray) -> np.ndarray:
     """Returns the primary metric [..] of sums, float [.., k], of `sufficient_statistics`."""
+
+
+class CountMetrics(Metrics):
+  """Metrics whose primary one depends on the sum of counts over the examples, as every F1 does."""
+
+  @abc.abstractmethod
+  def counts(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns the counts of each example, float [n, k], as `sufficient_statistics` does, see `score`."""
+
+  def score(self, outputs, targets):
+    return float(self.score_from_statistics(self.counts(outputs, targets).sum(axis=0)))
+
+  def p_value(self, first, second, targets):
+    one, two = (self.counts(logits, targets) for logits in (first, second))
+    return statistics.randomisation([(one, two, self.score_from_statistics)])
 
 
 def usable_logits(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

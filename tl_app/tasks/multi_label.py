@@ -13,7 +13,7 @@ from tl_app.tasks import cells, solvers, statistics
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
-from tl_app.tasks.metrics import Metrics, usable_logits
+from tl_app.tasks.metrics import CountMetrics, usable_logits
 from tl_app.tasks.task import Task
 
 # A class with fewer validation examples takes the threshold that is best for all classes together.
@@ -139,7 +139,7 @@ class SigmoidLoss(LossSpec):
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiLabelMetrics(Metrics):
+class MultiLabelMetrics(CountMetrics):
   """Macro F1 decides. Between two models it is compared at the best thresholds of each."""
 
   primary_metric: typing.ClassVar = "macro_f1"
@@ -154,13 +154,6 @@ class MultiLabelMetrics(Metrics):
   class_note: typing.ClassVar = (
     "A class is answered if its probability is above its threshold, which was tuned on the validation split."
   )
-
-  def score(self, outputs, targets):
-    return float(self.score_from_statistics(self._counts(outputs, targets).sum(axis=0)))
-
-  def p_value(self, first, second, targets):
-    one, two = (self._counts(logits, targets) for logits in (first, second))
-    return statistics.randomisation([(one, two, self.score_from_statistics)])
 
   def compute_metrics(self, logits, targets, seed=0):
     """Returns the metrics of one split as plain Python values, ready for JSON.
@@ -224,7 +217,7 @@ class MultiLabelMetrics(Metrics):
   def score_from_statistics(self, sums):
     return statistics.macro_f1(sums)
 
-  def _counts(self, outputs, targets):
+  def counts(self, outputs, targets):
     return statistics.class_counts(outputs > best_thresholds(outputs, targets), targets)
 
 

@@ -11,7 +11,7 @@ from tl_app.tasks import cells, solvers, statistics
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
-from tl_app.tasks.metrics import Metrics, usable_logits
+from tl_app.tasks.metrics import CountMetrics, Metrics, usable_logits
 from tl_app.tasks.task import Task
 
 # Two classes nearer than float32 rounding are a tie: which of them comes first does not matter.
@@ -177,7 +177,7 @@ class AccuracyMetrics(Metrics):
 
 
 @dataclasses.dataclass(frozen=True)
-class MacroF1Metrics(AccuracyMetrics):
+class MacroF1Metrics(CountMetrics, AccuracyMetrics):
   """With --imbalance macro F1 decides: rare classes hardly count in accuracy."""
 
   primary_metric: typing.ClassVar = "macro_f1"
@@ -190,15 +190,8 @@ class MacroF1Metrics(AccuracyMetrics):
   test_title: typing.ClassVar = "randomisation test"
   counts_right_answers: typing.ClassVar = False
 
-  def score(self, outputs, targets):
-    return float(self.score_from_statistics(self._counts(outputs, targets).sum(axis=0)))
-
   def monitor_metrics(self, logits, targets):
-    return super().monitor_metrics(logits, targets) | {"accuracy": super().score(logits, targets)}
-
-  def p_value(self, first, second, targets):
-    one, two = self._counts(first, targets), self._counts(second, targets)
-    return statistics.randomisation([(one, two, self.score_from_statistics)])
+    return super().monitor_metrics(logits, targets) | {"accuracy": AccuracyMetrics.score(self, logits, targets)}
 
   def baseline(self, train_targets, targets):
     majority = np.eye(len(self.codec.names))[[np.bincount(train_targets).argmax()] * len(targets)]
@@ -217,7 +210,7 @@ class MacroF1Metrics(AccuracyMetrics):
   def score_from_statistics(self, sums):
     return statistics.macro_f1(sums)
 
-  def _counts(self, outputs, targets):
+  def counts(self, outputs, targets):
     return statistics.class_counts(
       self.codec.as_probabilities(outputs.argmax(axis=1)), self.codec.as_probabilities(targets)
     )

@@ -11,7 +11,7 @@ from tl_app.tasks import cells, solvers, statistics, tags
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
-from tl_app.tasks.metrics import Metrics, usable_logits
+from tl_app.tasks.metrics import CountMetrics, usable_logits
 from tl_app.tasks.single_label import TIE
 from tl_app.tasks.task import Task
 
@@ -130,7 +130,7 @@ class TagLoss(LossSpec):
 
 
 @dataclasses.dataclass(frozen=True)
-class EntityMetrics(Metrics):
+class EntityMetrics(CountMetrics):
   """F1 of whole entities decides."""
 
   primary_metric: typing.ClassVar = "f1"
@@ -143,13 +143,6 @@ class EntityMetrics(Metrics):
   baseline_name: typing.ClassVar = "no_entity"
   baseline_title: typing.ClassVar = "answering O for every word"
   support_title: typing.ClassVar = "entities"
-
-  def score(self, outputs, targets):
-    return float(self.score_from_statistics(self._counts(outputs, targets).sum(axis=0)))
-
-  def p_value(self, first, second, targets):
-    one, two = (self._counts(logits, targets) for logits in (first, second))
-    return statistics.randomisation([(one, two, self.score_from_statistics)])
 
   def compute_metrics(self, logits, targets, seed=0):
     """Returns the metrics of one split as plain Python values, ready for JSON.
@@ -166,7 +159,7 @@ class EntityMetrics(Metrics):
       {"precision", "recall", "f1", "support"}}. What is 0/0 counts 0.
     """
     logits, targets = usable_logits(logits, targets), np.asarray(targets)
-    counts = self._counts(logits, targets)
+    counts = self.counts(logits, targets)
     known = targets != NO_WORD
     right = ((_answers(logits, targets.shape[1]) == targets) & known).sum(axis=1)
     words = np.stack([right, known.sum(axis=1)], axis=1).astype(np.float64)
@@ -203,7 +196,7 @@ class EntityMetrics(Metrics):
   def score_from_statistics(self, sums):
     return _entity_metrics(sums)["f1"]
 
-  def _counts(self, outputs, targets):
+  def counts(self, outputs, targets):
     """Returns `_count` of the answers and the targets."""
     names, lengths = np.array(self.codec.names), (targets != NO_WORD).sum(axis=1)
     pairs = zip(targets, _answers(outputs, targets.shape[1]), lengths)
@@ -314,7 +307,7 @@ def _aligned_in_graph(logits, like):
 
 
 def _entity_metrics(sums):
-  """Returns {"precision", "recall", "f1"} [..] of sums of `_counts` [.., 3 types], over all types; 0/0 counts 0."""
+  """Returns {"precision", "recall", "f1"} [..] of sums of `counts` [.., 3 types], over all types; 0/0 counts 0."""
   hits, predicted, support = (part.sum(axis=-1) for part in np.split(sums, 3, axis=-1))
   return {
     "precision": hits / np.maximum(predicted, 1),

@@ -18,6 +18,8 @@ from tl_app.errors import UserError
 LOCK = ".lock"
 # The file in an export that holds what its signatures do not tell: modality, task, stages.
 EXPORT_FACTS = "assets.extra/tl_app.json"
+# Key of a variable in the checkpoint of an export; the file above lists the positions by stage.
+EXPORT_VARIABLE = "_variables/{position}/.ATTRIBUTES/VARIABLE_VALUE"
 # Number of the layout of the JSON files of a workdir; each has it under the key "format".
 FORMAT = 1
 # Forms of a data set that are followed by a path.

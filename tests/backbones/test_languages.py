@@ -10,7 +10,7 @@ import tensorflow as tf
 import tiny_modules
 import tiny_presets
 
-from tl_app import backbones, files
+from tl_app import backbones, files, workdir
 from tl_app.assets import Assets
 from tl_app.backbones import bert, kerashub_tokens, saved_model
 from tl_app.backbones.spec import BackboneSpec
@@ -207,7 +207,7 @@ def test_names_of_classes_survive_in_every_file(run, tmp_path):
   page = (work / "report.html").read_text(encoding="utf-8")
   assert "体育 &amp; 赛" in page and MONEY in page
   assert SPORT in (work / "plan.json").read_text(encoding="utf-8")
-  assert files.read_json(work / "export" / serving.FACTS)["class_names"] == sorted([SPORT, MONEY])
+  assert files.read_json(work / "export" / workdir.EXPORT_FACTS)["class_names"] == sorted([SPORT, MONEY])
   asked, answered = tmp_path / "文.txt", tmp_path / "答.jsonl"
   asked.write_text("北京球球球天\n市股股股好\n" + "\n".join(s for s in NASTY if s.split() == [s]), encoding="utf-8")
   predict.predict(str(work / "export"), str(asked), str(answered))

@@ -8,14 +8,13 @@ import pytest
 import tensorflow as tf
 import tiny_modules
 
-from tl_app import files
+from tl_app import files, workdir
 from tl_app.backbones import kerashub_tokens, native_stages, pooling, saved_model, text_pairs
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.commands import evaluate, predict, train
 from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.preprocessing import text
-from tl_app.serving import saved_model as serving
 
 WORDS = [f"word{i}" for i in range(20)]
 
@@ -91,7 +90,7 @@ def test_both_encodings_of_bert_train_and_are_exported(world, tmp_path, encoding
   assert metrics["parity"]["label_flips"] == 0 and metrics["candidates"].keys() >= {"probe", "fine_tuned"}
   plan = files.read_json(tmp_path / "run/plan.json")
   assert plan["backbone"]["feature_size"] == tiny_modules.WIDTH * (4 if encoding == "bi_encoder" else 1)
-  assert files.read_json(tmp_path / "run/export" / serving.FACTS)["pairs"] is True
+  assert files.read_json(tmp_path / "run/export" / workdir.EXPORT_FACTS)["pairs"] is True
 
 
 def test_joined_texts_carry_segments_and_the_longer_is_cut():

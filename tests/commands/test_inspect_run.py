@@ -16,7 +16,6 @@ from tl_app import files, workdir
 from tl_app.commands import inspect_run, train
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
-from tl_app.serving import saved_model
 from tl_app.training import selection
 
 pytestmark = pytest.mark.slow
@@ -82,7 +81,7 @@ def test_one_stage_of_a_saved_model(tuned):
 
 
 def test_the_export_names_the_stage_of_each_variable(tuned):
-  written = files.read_json(tuned / "export" / saved_model.FACTS)["stages"]
+  written = files.read_json(tuned / "export" / workdir.EXPORT_FACTS)["stages"]
   served = tf.saved_model.load(str(tuned / "export"))._variables
   assert list(written) == ["stem", "block_0", "block_1", "top", "head"]
   positions = [position for members in written.values() for _, position in members]

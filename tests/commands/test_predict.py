@@ -10,11 +10,10 @@ import pytest
 import tensorflow as tf
 from loading import write
 
-from tl_app import files
+from tl_app import files, workdir
 from tl_app.commands import predict as predict_lib
 from tl_app.errors import UserError
 from tl_app.preprocessing import image
-from tl_app.serving import saved_model
 
 CLASSES = ["high", "low"]
 TASK = {"name": "single_label", "names": CLASSES}
@@ -44,7 +43,7 @@ class _Answers(tf.Module):
 def _export(directory, modality):
   module = _Answers(modality)
   tf.saved_model.save(module, str(directory), signatures={"serving_default": module.serving_default})
-  files.write_json(directory / saved_model.FACTS, {"modality": modality, "pairs": False, "task": TASK})
+  files.write_json(directory / workdir.EXPORT_FACTS, {"modality": modality, "pairs": False, "task": TASK})
   return directory
 
 
@@ -221,7 +220,7 @@ def test_a_directory_that_is_no_export(exports, tmp_path):
   with pytest.raises(UserError, match="is not an export of tl_app"):
     predict_lib.predict(tmp_path, "x.txt")
   broken = tmp_path / "broken"
-  files.write_json(broken / saved_model.FACTS, {"modality": "text", "pairs": False, "task": TASK})
+  files.write_json(broken / workdir.EXPORT_FACTS, {"modality": "text", "pairs": False, "task": TASK})
   (broken / "saved_model.pb").write_bytes(b"damaged")
   with pytest.raises(UserError, match="cannot be loaded"):
     predict_lib.predict(broken, str(write(tmp_path / "x.txt", "x\n")))

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tiny_data
 import tiny_modules
 
-from tl_app import backbones, files
+from tl_app import backbones, files, workdir
 from tl_app.assets import Assets
 from tl_app.config import Config
 from tl_app.data.examples import Inputs
@@ -186,7 +186,7 @@ def test_the_signature_is_that_of_the_contract(modality, classes, answers):
 def test_labels_are_in_the_assets(images):
   model, _, export, proof = images
   assert (export / "assets/labels.txt").read_text(encoding="utf-8").splitlines() == COLOURS
-  facts = files.read_json(export / saved_model.FACTS)
+  facts = files.read_json(export / workdir.EXPORT_FACTS)
   assert list(facts.pop("stages")) == list(model.stages)
   assert facts.pop("origin") == {
     "backbone": model.backbone.spec.name,

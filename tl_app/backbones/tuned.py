@@ -14,25 +14,21 @@ from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.backbones.spec import Origin
 from tl_app.errors import UserError
+from tl_app.recipes.phase import HEAD
+from tl_app.workdir import EXPORT_FACTS, EXPORT_VARIABLE
 
 if typing.TYPE_CHECKING:
   import numpy as np
 
   from tl_app.backbones.backbone import Backbone
 
-# File of an export with what its signatures do not tell.
-FACTS = workdir_lib.EXPORT_FACTS
-# Key of a variable of an export in its checkpoint.
-CHECKPOINT_KEY = "_variables/{position}/.ATTRIBUTES/VARIABLE_VALUE"
-# The stage of the weights of a run that is not the backbone's: its head.
-NEW_STAGE = "head"
 # File of the weights in the directory of a candidate: {STAGE/POSITION: array}.
 WEIGHTS = "weights.npz"
 
 
 def is_tuned(directory: pathlib.Path) -> bool:
   """Returns whether a directory is a run, a candidate of a run, or an export of tl_app."""
-  return any((directory / name).is_file() for name in (FACTS, WEIGHTS)) or is_run(directory)
+  return any((directory / name).is_file() for name in (EXPORT_FACTS, WEIGHTS)) or is_run(directory)
 
 
 def is_run(directory: pathlib.Path) -> bool:
@@ -47,7 +43,7 @@ def origin(directory: pathlib.Path) -> Origin:
     UserError: the run is not finished, or a file is damaged.
   """
   try:
-    if (directory / FACTS).is_file():
+    if (directory / EXPORT_FACTS).is_file():
       return _of_export(directory)
     run = directory.parent.parent if (directory / WEIGHTS).is_file() else directory
     return _of_run(run)
@@ -66,7 +62,7 @@ def assign(backbone: "Backbone", directory: pathlib.Path) -> None:
   Raises:
     UserError: the weights do not fit.
   """
-  if (directory / FACTS).is_file():
+  if (directory / EXPORT_FACTS).is_file():
     weights, note = _export_weights(directory), "the weights are those of the export"
   elif (directory / WEIGHTS).is_file():
     weights, note = read_weights(directory), f"the weights are those of the candidate {directory.name}"
@@ -76,7 +72,7 @@ def assign(backbone: "Backbone", directory: pathlib.Path) -> None:
     if name == "probe" and (directory / "checkpoints" / "fine_tuned").is_dir():
       note += f", which trained the head only; {directory}/checkpoints/fine_tuned has the fine-tuned weights"
   for stage, position, value in weights:
-    if stage == NEW_STAGE:
+    if stage == HEAD:
       continue
     variables = backbone.stages.get(stage, [])
     if position >= len(variables) or tuple(variables[position].shape) != value.shape:
@@ -98,7 +94,7 @@ def selected(run: pathlib.Path) -> str:
 def _of_run(run):
   paths, config = workdir_lib.open_run(run)
   if not (run / "checkpoints" / selected(run) / WEIGHTS).is_file():
-    if (paths.export / FACTS).is_file():
+    if (paths.export / EXPORT_FACTS).is_file():
       return _of_export(paths.export)
     raise UserError(f"--backbone={run} was trained by an earlier tl_app: python -m tl_app.export --workdir={run}")
   kept = workdir_lib.read(paths.plan).get("origin")
@@ -108,7 +104,7 @@ def _of_run(run):
 
 
 def _of_export(export):
-  facts = json.loads((export / FACTS).read_bytes())
+  facts = json.loads((export / EXPORT_FACTS).read_bytes())
   if facts.get("stages") is None:
     raise UserError(f"--backbone={export} does not say its stages: export the run again, python -m tl_app.export")
   if facts.get("origin"):
@@ -127,14 +123,14 @@ def _export_weights(export) -> Iterator[tuple[str, int, "np.ndarray"]]:
   import numpy as np
   import tensorflow as tf
 
-  stages = json.loads((export / FACTS).read_bytes())["stages"]
+  stages = json.loads((export / EXPORT_FACTS).read_bytes())["stages"]
   try:
     reader = tf.train.load_checkpoint(str(export / "variables" / "variables"))
   except (ValueError, tf.errors.OpError) as error:
     raise UserError(f"--backbone={export} holds no readable weights: {str(error).splitlines()[0]}") from None
   for stage, rows in stages.items():
     for position, (_, of_export) in enumerate(rows):
-      yield stage, position, np.asarray(reader.get_tensor(CHECKPOINT_KEY.format(position=of_export)))
+      yield stage, position, np.asarray(reader.get_tensor(EXPORT_VARIABLE.format(position=of_export)))
 
 
 def read_weights(directory: pathlib.Path) -> Iterator[tuple[str, int, "np.ndarray"]]:

@@ -8,14 +8,12 @@ import tensorflow as tf
 
 from tl_app import files
 from tl_app import workdir as workdir_lib
-from tl_app.backbones import tuned
 from tl_app.backbones.backbone import parameters
 from tl_app.commands import finished_run
 from tl_app.errors import RunFailed, UserError
 from tl_app.model import stages
 from tl_app.recipes.phase import HEAD, Phase
 from tl_app.report import formatting
-from tl_app.serving import saved_model
 
 
 @dataclasses.dataclass
@@ -218,10 +216,10 @@ class _Exported:
   """The variables of an exported SavedModel, by stage."""
 
   def __init__(self, directory):
-    if not (directory / saved_model.FACTS).is_file():
+    if not (directory / workdir_lib.EXPORT_FACTS).is_file():
       raise UserError(f"{directory} holds no export: python -m tl_app.export --workdir={directory.parent}")
     self._directory = directory
-    self._stages = files.read_json(directory / saved_model.FACTS).get("stages")
+    self._stages = files.read_json(directory / workdir_lib.EXPORT_FACTS).get("stages")
     if self._stages is None:
       raise UserError(f"{directory} does not list its stages: export again with python -m tl_app.export")
     self._reader = tf.train.load_checkpoint(str(directory / "variables" / "variables"))
@@ -236,7 +234,7 @@ class _Exported:
     if len(positions) != len(members):
       raise UserError(f"{self._directory} has {len(positions)} variables in stage {stage}, --backbone {len(members)}")
     for variable, position in zip(members, positions):
-      value = self._reader.get_tensor(tuned.CHECKPOINT_KEY.format(position=position))
+      value = self._reader.get_tensor(workdir_lib.EXPORT_VARIABLE.format(position=position))
       value = np.asarray(value)
       if value.shape != tuple(variable.shape) or value.dtype != variable.numpy().dtype:
         raise UserError(

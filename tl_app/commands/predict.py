@@ -13,11 +13,10 @@ import sys
 
 import tensorflow as tf
 
-from tl_app import files, tasks
+from tl_app import files, tasks, workdir
 from tl_app.data import modalities
 from tl_app.data.readers import unlabelled
 from tl_app.errors import UserError
-from tl_app.serving import saved_model
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def predict(
     UserError: `model` is no export, or `source` does not exist, is empty, has another modality or lacks a column.
   """
   directory = pathlib.Path(model)
-  if not (directory / "saved_model.pb").is_file() or not (directory / saved_model.FACTS).is_file():
+  if not (directory / "saved_model.pb").is_file() or not (directory / workdir.EXPORT_FACTS).is_file():
     raise UserError(f"--model={model} is not an export of tl_app: use WORKDIR/export")
   if output and pathlib.Path(output).is_dir():
     raise UserError(f"--output={output} is a directory: name a file")
@@ -62,7 +61,7 @@ def predict(
     raise UserError(f"--batch_size={batch_size}: use 1 or more")
   if top < 0:
     raise UserError(f"--top={top}: use 1 or more, or 0 for the default")
-  facts = files.read_json(directory / saved_model.FACTS)
+  facts = files.read_json(directory / workdir.EXPORT_FACTS)
   if facts["pairs"] != bool(text_pair_column):
     takes = "pairs of texts: name the second column with" if facts["pairs"] else "single texts or images: remove"
     raise UserError(f"--model={model} takes {takes} --text_pair_column")

@@ -13,7 +13,6 @@ from tl_app.data import modalities
 from tl_app.model.model import Model
 
 LABELS = "labels.txt"
-FACTS = workdir.EXPORT_FACTS
 
 
 class Served(tf.Module):
@@ -85,7 +84,7 @@ def write(model: Model, directory: pathlib.Path | str) -> None:
     served = Served(model, labels)
     signatures = {"serving_default": served.serving_default, "features": served.features}
     tf.saved_model.save(served, str(directory), signatures=signatures)
-  extra = pathlib.Path(directory) / FACTS
+  extra = pathlib.Path(directory) / workdir.EXPORT_FACTS
   extra.parent.mkdir()
   extra.write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 

@@ -1,13 +1,21 @@
 """`Preprocess`: the interface of everything that turns a raw column into the inputs of a backbone."""
 
+import abc
+
 import tensorflow as tf
 
 
-class Preprocess(tf.Module):
+class _AbstractModule(abc.ABCMeta, type(tf.Module)):
+  """`tf.Module` has a metaclass of its own, so `abc.ABC` cannot stand beside it."""
+
+
+class Preprocess(tf.Module, metaclass=_AbstractModule):
   """Raw values to backbone inputs, in TensorFlow operations alone.
 
   Training, evaluation and the exported model run the same function. It is a `tf.Module`, so that its tables and files
-  are saved with the export. Every attribute has a default; a subclass sets those that apply to it.
+  are saved with the export. Every attribute has a default; a subclass sets those that apply to it, and defines
+  `__call__`. The other methods are optional: preprocessings of texts have `count_tokens`, and the attributes say which
+  have `tokenize`, `pack` and `join`.
 
   Attributes:
     identity: str that distinguishes two preprocessings: two with the same identity and the same `max_length` give the
@@ -36,13 +44,13 @@ class Preprocess(tf.Module):
     """Ids of the start, end and padding tokens; None if the preprocessing does not know them."""
     return None
 
+  @abc.abstractmethod
   def __call__(self, raw: tf.Tensor):
     """Returns the backbone's inputs, a tensor or a dict of tensors, for a batch of raw values.
 
     Args:
       raw: string [batch], or [batch, 2] for pairs of texts: texts, or encoded images.
     """
-    raise NotImplementedError
 
   def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
     """Returns the number of tokens of each text before truncation, special tokens included, int32 [batch]."""

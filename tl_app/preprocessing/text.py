@@ -1,5 +1,6 @@
 """Texts to the inputs of a text network, in TensorFlow operations."""
 
+import abc
 import hashlib
 import os
 import pathlib
@@ -168,9 +169,9 @@ class TokenPreprocess(Preprocess):
     """Ids of the start, end and padding tokens."""
     return self._start, self._end, self._pad
 
+  @abc.abstractmethod
   def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
     """Returns ragged int32 [batch, (tokens)] without special tokens for texts, string [batch]."""
-    raise NotImplementedError
 
   def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns BERT's inputs (see `pack`) for texts, string [batch]."""

@@ -32,7 +32,7 @@ class LossSpec(abc.ABC):
     """Returns the loss for `compile`, a function of (targets, logits)."""
 
   def weighted_loss(self, label_smoothing: float, imbalance: str, targets: np.ndarray) -> Callable:
-    """Returns the loss of --imbalance, a function of (targets, logits).
+    """Returns the loss of --imbalance, a function of (targets, logits). Tasks without `Task.imbalances` have none.
 
     Args:
       label_smoothing: share of the target that is spread over the classes.

@@ -215,6 +215,24 @@ def make_parent(path):
   return path
 
 
+def test_pairs_with_a_text_of_train_are_found(tmp_path):
+  texts = [text for text, _, _ in text_rows(60)]
+  for split, start, end in (("train", 0, 40), ("validation", 40, 60), ("test", 80, 100)):
+    rows = [{"text": texts[i], "other": texts[i + 1], "label": "ab"[i // 2 % 2]} for i in range(start, end, 2)]
+    if split == "test":
+      # A text of train: in its own column, in the other one, and a whole pair, which is a leak.
+      rows += [{"text": texts[0].upper(), "other": "an orange plum", "label": "a"}]
+      rows += [{"text": "an orange pear", "other": texts[2], "label": "b"}]
+      rows += [{"text": texts[4], "other": texts[5], "label": "a"}]
+    (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  found = kinds_of(f"table:{tmp_path}", text_pair_column="other")
+  assert set(found) == {"leak", "duplicates", "shared_texts"}
+  shared = found["shared_texts"]
+  assert (shared.severity, shared.count, shared.total) == ("warning", 2, 13)
+  assert shared.detail == "test: --text_column 7.7%, --text_pair_column 7.7%"
+  assert shared.examples == ["test.jsonl:11 = train.jsonl:1", "test.jsonl:12 = train.jsonl:2"]
+
+
 def test_groups_in_two_given_splits_are_found(tmp_path):
   for split, groups in {"train": "abcd", "validation": "efef", "test": "ghdg"}.items():
     rows = text_rows(2, seed=ord(groups[0]))
@@ -427,7 +445,8 @@ def test_checks_that_did_not_run_are_listed(pictures):
 
 
 def test_every_kind_is_planted_somewhere():
-  elsewhere = {"leak", "near_leak", "group_leak", "unseen_labels", "split_imbalance", "one_class", "unsplittable"}
+  elsewhere = {"leak", "near_leak", "group_leak", "shared_texts", "unseen_labels", "split_imbalance"}
+  elsewhere |= {"one_class", "unsplittable"}
   with_backbone = {"unknown_tokens", "long_texts", "label_noise"}
   assert set(BAD_TEXTS) | set(BAD_IMAGES) | elsewhere | with_backbone == set(KINDS)
 

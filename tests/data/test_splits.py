@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import random
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from loading import load
 from tl_app import files
 from tl_app.config import Config
 from tl_app.data.examples import SPLITS, Examples, Inputs, strings
-from tl_app.data.splitting import splits
+from tl_app.data.splitting import shared_texts, splits
 from tl_app.errors import UserError
 
 
@@ -198,6 +199,74 @@ def test_what_is_not_given_is_drawn_from_train_and_leaks_into_nothing(given, dra
     assert {"a", "b", "c"} == set(made.examples.labels[getattr(made, drawn)])
 
 
+def pairs_of(pairs):
+  """Returns `Examples` of (text, other text, label)."""
+  examples = examples_of([(f"{one}\xff{other}", label) for one, other, label in pairs])
+  inputs = Inputs.from_rows({"text": "text", "text_pair": "text"}, [pair[:2] for pair in pairs])
+  return dataclasses.replace(examples, inputs=inputs)
+
+
+def common_texts(made, split):
+  """Returns how many pairs of a split have a text that train has too."""
+  return len(
+    {i for pairs in shared_texts.shared(made.fingerprints, getattr(made, split), made.train).values() for i, _ in pairs}
+  )
+
+
+def chains(number, rng):
+  """Returns pairs in groups of 1 to 6, in which each pair has a text of the one before, as its first or second."""
+  pairs = []
+  for group in range(number):
+    text = f"start {group}"
+    for step in range(rng.randint(1, 6)):
+      other = f"text {group} {step}"
+      pairs.append((*rng.sample([text, other.upper()], 2), rng.choice(["yes", "no"])))
+      text = other
+  return pairs
+
+
+def test_pairs_with_a_text_in_common_stay_in_one_split():
+  rng = random.Random(0)
+  pairs = chains(150, rng)
+  examples = pairs_of(pairs)
+  made = splits.make(examples, Config())
+  assert_partition(made, len(pairs))
+  assert common_texts(made, "validation") == common_texts(made, "test") == 0
+  assert any(f"stay in one split: 150 groups of {len(pairs)} pairs, the largest has 6" in note for note in made.notes)
+  assert abs(len(made.test) - 0.2 * len(pairs)) <= 2 and abs(len(made.validation) - 0.08 * len(pairs)) <= 2
+  labels = examples.labels == "yes"
+  assert abs(labels[made.test].mean() - labels.mean()) < 0.02
+  # Not only the single pairs are in test.
+  group = np.array([int(re.search(r"\d+", " ".join(pair[:2]))[0]) for pair in pairs])
+  sizes = np.bincount(group)[group]
+  assert abs(sizes[made.test].mean() - sizes.mean()) < 0.2
+  order = np.array(rng.sample(range(len(pairs)), len(pairs)))
+  again = splits.make(examples.take(order), Config())
+  assert ids(again, "test") == ids(made, "test") and ids(again, "validation") == ids(made, "validation")
+
+
+def test_pairs_without_common_texts_are_split_as_single_texts_are():
+  pairs = [(f"one {i}", f"two {i}", "ab"[i % 2]) for i in range(60)]
+  made = splits.make(pairs_of([*pairs, pairs[0]]), Config())
+  single = make([(f"{one}\xff{two}", label) for one, two, label in [*pairs, pairs[0]]])
+  for split in SPLITS:
+    assert ids(made, split) == ids(single, split)
+  assert not any("in common" in note for note in made.notes)
+
+
+def test_where_all_pairs_hang_together_one_column_is_kept_apart_or_none():
+  aspects = [(f"review {i}", aspect, label) for i in range(80) for aspect, label in (("food", "a"), ("staff", "b"))]
+  made = splits.make(pairs_of(aspects), Config())
+  reviews = {split: {aspects[i][0] for i in getattr(made, split)} for split in SPLITS}
+  assert not (reviews["test"] | reviews["validation"]) & reviews["train"]
+  assert any("in common in the column --text_column stay in one split: 80 groups of 160" in note for note in made.notes)
+  few = pairs_of([(f"query {i % 10}", f"answer {i // 10}", "ab"[i % 2]) for i in range(100)])
+  made = splits.make(few, Config())
+  single = splits.make(dataclasses.replace(few, inputs=Inputs.of("text", few.hashes)), Config())
+  assert all(ids(made, split) == ids(single, split) for split in SPLITS)
+  assert common_texts(made, "test") == len(made.test) == 20
+
+
 def test_labels_that_train_lacks_are_refused_by_name():
   message = refusal(plain(9, split="train") + [("x", "new", "test"), ("y", "new", "test"), ("z", "a", "test")])
   assert "labels of test that train has no example of: 'new' (2);" in message
@@ -328,3 +397,12 @@ def test_sms_spam_keeps_its_repeats_together(shared):
   made = splits.make(load(f"table:{shared('data/sms_spam/all.tsv')}"), Config())
   assert_partition(made, 5574)
   assert any("repeat an earlier one: 414" in note for note in made.notes)
+
+
+def test_stsb_pairs_share_no_text_in_sampled_splits(shared):
+  flags = {"text_column": "text_a", "text_pair_column": "text_b"}
+  examples = load(f"table:{shared('data/stsb')}/train.tsv", **flags)
+  made = splits.make(examples, Config(), named=False)
+  assert_partition(made, 5749)
+  assert common_texts(made, "test") == common_texts(made, "validation") == 0
+  assert any("4,855 groups of 5,749 pairs, the largest has 245" in note for note in made.notes)

@@ -8,7 +8,7 @@ import numpy as np
 from tl_app.checking.findings import SHOWN, find
 from tl_app.data.examples import SPLITS, brief
 from tl_app.data.readers.rows import EMPTY_CLASS
-from tl_app.data.splitting import duplicates, splits
+from tl_app.data.splitting import duplicates, shared_texts, splits
 
 _OF_REASON = {
   "it is empty": "empty_file",
@@ -24,6 +24,7 @@ def findings(subject):
   yield from repeats(subject)
   yield from conflicts(subject)
   yield from leaks(subject)
+  yield from common_texts(subject)
 
 
 def skipped(examples):
@@ -104,6 +105,17 @@ def leaks(subject):
   for split, other, kind, pairs in splits.leaks(subject.examples, given, subject.fingerprints):
     shown = [_pair(subject.examples, *pair) for pair in pairs[:SHOWN]]
     yield from find(kinds[kind], len(pairs), len(given[split]), f"{split} in {other}", shown)
+
+
+def common_texts(subject):
+  """Yields what the pairs of validation and test, given or sampled, share with those of train: one of their texts."""
+  for split in ("validation", "test"):
+    indices = subject.splits[split]
+    by_column = shared_texts.shared(subject.fingerprints, indices, subject.splits["train"])
+    first = {index: other for pairs in reversed(by_column.values()) for index, other in pairs}
+    shares = [f"--{name}_column {len(pairs) / len(indices):.1%}" for name, pairs in by_column.items() if pairs]
+    shown = [_pair(subject.examples, index, first[index]) for index in sorted(first)[:SHOWN]]
+    yield from find("shared_texts", len(first), len(indices), f"{split}: {', '.join(shares)}", shown)
 
 
 def _pair(examples, index, other, labels=False):

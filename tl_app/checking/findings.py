@@ -41,6 +41,11 @@ KINDS = {
   "leak": Kind(WARNING, "examples of a given split that another split has too", "remove them", True),
   "near_leak": Kind(WARNING, "examples that nearly equal an example of another given split", "remove them", True),
   "group_leak": Kind(WARNING, "examples whose group another given split has too", "split by group", True),
+  "shared_texts": Kind(
+    WARNING,
+    "pairs of a split with a text that train has in another pair",
+    "expect lower metrics on new texts, or keep pairs together by --group_column",
+  ),
   "conflicting_labels": Kind(WARNING, "contents with several labels", "keep one label for each", True),
   "near_conflicting_labels": Kind(
     WARNING, "contents that nearly equal a content with another label", "check them and keep one label for each", True

@@ -39,6 +39,13 @@ class Fingerprints:
     columns = [column.texts for column in self.columns.values() if hasattr(column, "texts")]
     return [_BETWEEN.join(texts) for texts in zip(*columns)] if columns else None
 
+  @functools.cached_property
+  def text_numbers(self) -> dict[str, np.ndarray]:
+    """{name of a column of texts: int64 [n], the same for equal and nearly equal texts, in all columns}."""
+    columns = {name: column.texts for name, column in self.columns.items() if hasattr(column, "texts")}
+    numbers = duplicates.numbered([text for texts in columns.values() for text in texts])
+    return dict(zip(columns, np.split(numbers, len(columns)))) if columns else {}
+
   @property
   def facts(self) -> list[ImageFacts | None] | None:
     """The `ImageFacts` of the image of each example; None if no column is of images."""

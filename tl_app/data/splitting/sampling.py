@@ -37,6 +37,14 @@ class Pool:
     """Returns the set of the classes of some examples."""
     return {name for index in indices for name in self.classes[index]}
 
+  def wanted(self):
+    """Returns {split: how many examples it should have}."""
+    wanted, rest = {}, float(len(self.indices))
+    for split, fraction in self.fractions.items():
+      wanted[split] = fraction * rest
+      rest -= wanted[split]
+    return wanted
+
   def members(self):
     """Returns {unit: its examples in the pool}, in sampling order: by the first of its contents."""
     members = collections.defaultdict(list)

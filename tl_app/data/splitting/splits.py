@@ -13,7 +13,7 @@ from tl_app.assets import cache_root
 from tl_app.config.groups import SplitConfig
 from tl_app.data import modalities
 from tl_app.data.examples import SPLITS, Examples, brief, strings
-from tl_app.data.splitting import duplicates, sampling
+from tl_app.data.splitting import duplicates, sampling, shared_texts
 from tl_app.data.splitting.fingerprints import Fingerprints, fingerprint
 from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
@@ -38,7 +38,8 @@ def make(
   A split that is not given is sampled from the training examples, test before validation. Within a class the contents
   are ordered by sha256(split seed, content hash) and the first ones are sampled. So the order of the files does not
   matter, and additional examples move few others. Equal and nearly equal contents stay together, whatever their
-  labels, and so do the groups of --group_column. A content that a given split has too is never sampled. A class with
+  labels, and so do the groups of --group_column. Without groups and times, pairs with a text in common stay together
+  where that can be, see `shared_texts`. A content that a given split has too is never sampled. A class with
   three distinct contents is in every split, if the groups allow it. With --time_column the latest examples are sampled.
 
   Args:
@@ -60,8 +61,7 @@ def make(
   missing = [split for split in ("test", "validation") if not np.any(examples.splits == split)]
   assigned = strings([split or "train" for split in examples.splits])
   fingerprints = fingerprints or fingerprint(examples, DecodedImageIndex(cache_root()))
-  units = _units(examples, fingerprints, pool, config)
-  sampled, notes = _sample(examples, pool, units, missing, config) if missing else ({}, [])
+  sampled, notes = _sample(examples, pool, fingerprints, missing, config) if missing else ({}, [])
   for split, positions in sampled.items():
     assigned[positions] = split
   indices = {split: np.flatnonzero(assigned == split) for split in SPLITS}
@@ -211,8 +211,13 @@ def _units(examples, fingerprints, pool, config):
   return units
 
 
-def _sample(examples, pool, units, missing, config):
-  """Returns ({split: its positions}, notes) of the `missing` splits, sampled from the examples at `pool`."""
+def _sample(examples, pool, fingerprints, missing, config):
+  """Returns ({split: its positions}, notes) of the `missing` splits, sampled from the examples at `pool`.
+
+  Raises:
+    UserError: groups or times that do not allow it.
+  """
+  units = _units(examples, fingerprints, pool, config)
   fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
   given = frozenset(np.delete(units, pool))
   fractions = {split: fractions[split] for split in missing}
@@ -221,9 +226,12 @@ def _sample(examples, pool, units, missing, config):
     flag = f"--time_column={config.time_column}"
     times = sampling.instants(examples.times, examples.ids, flag)
     return sampling.by_time(all_of, times, examples.times, flag)
-  if examples.groups is not None or any(len(names) != 1 for names in examples.classes):
+  if examples.groups is not None:
     return sampling.by_group(all_of)
-  return sampling.by_class(all_of)
+  several = any(len(names) != 1 for names in examples.classes)
+  sampled, notes = sampling.by_group(all_of) if several else sampling.by_class(all_of)
+  apart = shared_texts.sample(all_of, fingerprints, sampled)
+  return (apart[0], notes + apart[1]) if apart else (sampled, notes)
 
 
 def _at_most(examples, train, config):

@@ -119,7 +119,6 @@ def run(main: Callable[[], object], description: str, define_flags: Callable[[],
   define_flags()
   flags.DEFINE_boolean("help", False, "Show the common flags.", short_name="h")
   flags.DEFINE_boolean("helpfull", False, "Show all flags.")
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   logging.basicConfig(format="%(message)s", stream=sys.stderr)
   logging.getLogger("tl_app").setLevel(logging.INFO)
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
@@ -131,6 +130,7 @@ def run(main: Callable[[], object], description: str, define_flags: Callable[[],
 
 def start_tensorflow() -> None:
   """Imports TensorFlow without the lines that its C++ parts print at every start, whatever the log level."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   sys.stderr.flush()
   with tempfile.TemporaryFile() as printed:
     stderr = os.dup(2)
@@ -178,7 +178,7 @@ def _exit_code(main, description):
     signal.alarm(0)
     return _report("interrupted; the same command starts the run again", 130)
   except Exception as error:
-    line = _machine_error(error)
+    line = machine_error(error)
     if not line:
       raise
     return _report(line, 2)
@@ -197,7 +197,7 @@ def _parse():
     raise UserError(str(error).removeprefix("ERROR:: ")) from None
 
 
-def _machine_error(error):
+def machine_error(error: Exception) -> str:
   """Returns one line about a full disk, full memory, or a path that cannot be used; "" for other errors: bugs."""
   text, path = str(error), getattr(error, "filename", None)
   # HDF5 and TensorFlow raise their own errors for a full disk, which contain the system's message.

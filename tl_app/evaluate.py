@@ -5,13 +5,11 @@ python -m tl_app.evaluate --workdir=runs/movie_reviews --dataset=table:more.csv 
 """
 
 from tl_app import cli, workdir
-
-COLUMNS = ["text_column", "text_pair_column", "image_column", "label_column", "label_columns"]
-DATA = ["dataset", "data_dir", *COLUMNS, "on_bad_example"]
+from tl_app.config.rules import EVALUATION_FLAGS
 
 
 def define_flags():
-  cli.define(["workdir", "cache_dir", "offline", *DATA])
+  cli.define(["workdir", "cache_dir", "offline", *EVALUATION_FLAGS])
   cli.flag("output", "", "Directory for metrics.json and predictions.csv. Empty: they are only printed.", path=True)
 
 
@@ -21,13 +19,13 @@ def main():
   _, config = workdir.open_run(flags.workdir)
   from tl_app.commands import early_checks
 
-  early_checks.evaluation(config, cli.given(DATA))
+  early_checks.evaluation(config, cli.given(EVALUATION_FLAGS))
   cli.start_tensorflow()
   from tl_app.commands import evaluate as command
   from tl_app.report import summary
 
   with cli.progress():
-    metrics = command.evaluate(flags.workdir, cli.given(DATA), flags.output, flags.cache_dir, flags.offline)
+    metrics = command.evaluate(flags.workdir, cli.given(EVALUATION_FLAGS), flags.output, flags.cache_dir, flags.offline)
   print(summary.lines(metrics, flags.output or None))
 
 

@@ -146,7 +146,7 @@ def test_the_flag_takes_a_number_or_auto():
   "error", [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[9]"), MemoryError()]
 )
 def test_the_message_about_full_memory_names_the_flags(error):
-  assert cli._machine_error(error) == "out of memory: use --batch_size=auto, or lower --max_length or --image_size"
+  assert cli.machine_error(error) == "out of memory: use --batch_size=auto, or lower --max_length or --image_size"
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 import dataclasses
 import pathlib
 import re
+import sys
+import types
 import typing
 
 from tl_app import config
@@ -199,3 +201,20 @@ def _unknown(name):
     return f"--backbone={name}: there is no such file or directory, seen from {pathlib.Path.cwd()}; give {FORMS}"
   families = dict.fromkeys(known.partition(".")[0] for known in names)
   return f"--backbone={name} is not known{config.suggestion(name, [*names, *families]) or '.'} {forms}"
+
+
+class _Module(types.ModuleType):
+  """This package, which `tl_app.backbones()` calls: the name of a package and of a function of tl_app is the same."""
+
+  def __call__(self):
+    """Returns `table` as a pandas DataFrame.
+
+    Example:
+      tl_app.backbones().query("modality == 'text'")
+    """
+    import pandas as pd
+
+    return pd.DataFrame(table())
+
+
+sys.modules[__name__].__class__ = _Module

@@ -2,11 +2,9 @@
 
 import pathlib
 
-from tl_app import data
 from tl_app import workdir as workdir_lib
 from tl_app.backbones import tuned
 from tl_app.commands import finished_run
-from tl_app.data.splitting import splits
 from tl_app.errors import UserError
 from tl_app.model import inference
 from tl_app.report import page
@@ -46,9 +44,7 @@ def export(
     raise UserError(
       f"--candidate={candidate}: {paths.export} is for the selected model, {selected}; give a directory with --output"
     )
-  data_config = finished_run.data_config(paths, config)
-  examples = data.load(data_config, assets, known=splits.hashes(paths.splits))
-  test = examples.take(splits.read(paths.splits, examples).test)
+  examples = test = finished_run.test_examples(paths, config, assets)
   candidate = candidate or selected
   model = finished_run.restore(paths, config, assets, "" if candidate == selected else candidate)
   batch_size = finished_run.inference_batch(paths, model)

@@ -5,10 +5,12 @@ import pathlib
 import types
 from collections.abc import Mapping
 
-from tl_app import backbones, tasks
+from tl_app import backbones, data, tasks
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.config import Config
+from tl_app.data.examples import Examples
+from tl_app.data.splitting import splits
 from tl_app.errors import UserError
 from tl_app.model import checkpoint, inference
 from tl_app.model import model as model_lib
@@ -107,6 +109,16 @@ def data_config(paths: Workdir, config: Config, flags: Mapping = types.MappingPr
   config = dataclasses.replace(config, **flags)
   names = ("dataset", "validation_dataset", "test_dataset", "data_dir")
   return workdir_lib.located(paths, config, [name for name in names if name not in flags])
+
+
+def test_examples(paths: Workdir, config: Config, assets: Assets) -> Examples:
+  """Returns the examples of the run's own test split.
+
+  Raises:
+    UserError: a path of the run leads nowhere, or the data have changed.
+  """
+  examples = data.load(data_config(paths, config), assets, known=splits.hashes(paths.splits))
+  return examples.take(splits.read(paths.splits, examples).test)
 
 
 def inference_batch(paths: Workdir, model: Model) -> int:

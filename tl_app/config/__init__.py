@@ -1,7 +1,7 @@
 """The settings of a run: `Config`, its groups, its names in config.json, and which flags go together."""
 
 from tl_app.config.groups import AUTO
-from tl_app.config.names import differing, from_json, renamed_flag, renamed_value, suggestion, to_json
+from tl_app.config.names import differing, from_json, from_values, renamed_flag, renamed_value, suggestion, to_json
 from tl_app.config.rules import validate
 from tl_app.config.settings import FIELDS, GROUPS, TYPES, Config
 
@@ -13,6 +13,7 @@ __all__ = [
   "Config",
   "differing",
   "from_json",
+  "from_values",
   "renamed_flag",
   "renamed_value",
   "suggestion",

@@ -4,7 +4,8 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tl_app.config.settings import FIELDS, TYPES, Config
 from tl_app.errors import UserError
@@ -37,6 +38,17 @@ def from_json(text: str, source: str = "config") -> Config:
     raise UserError(f"{source} is not JSON: {error}") from None
   if not isinstance(values, dict):
     raise UserError(f"{source} does not hold a JSON object of flags and values")
+  return from_values(values, source)
+
+
+def from_values(values: Mapping[str, Any], source: str) -> Config:
+  """Returns the `Config` of {field: value}. Missing fields have their defaults, renamed ones are read.
+
+  A number of a field of floats may be an int.
+
+  Raises:
+    UserError: a field is unknown; the message begins with `source`.
+  """
   fields = {}
   for written, value in values.items():
     name = str(RENAMED_FLAGS.get(written, written))

@@ -25,6 +25,11 @@ from tl_app.config.values import fault
 from tl_app.errors import UserError
 
 FLAGS, DEVICES, DATA, BACKBONE = "flags", "devices", "data", "backbone"
+# Flags of `evaluate` that replace those of the run.
+EVALUATION_FLAGS = (
+  *("dataset", "data_dir", "text_column", "text_pair_column", "image_column", "label_column", "label_columns"),
+  "on_bad_example",
+)
 # Flags that the commands beside `train` do not use.
 UNUSED_BY_COMMAND = {
   "find_lr": ("backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"),

@@ -1,22 +1,19 @@
 """The report of a run: one HTML page that needs no network, made from the files of the workdir."""
 
-import json
 import pathlib
 
 import jinja2
-import numpy as np
 
 from tl_app import config as config_lib
 from tl_app import files, tasks
 from tl_app import workdir as workdir_lib
 from tl_app.data import modalities
+from tl_app.data.examples import Examples
 from tl_app.errors import UserError
-from tl_app.report import formatting, plots, predictions
+from tl_app.report import confusions, epoch_log, formatting, plots, predictions
 from tl_app.tasks import statistics
 
 _TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
-# A larger matrix has no readable cells.
-_MAX_MATRIX_CLASSES = 40
 _MAX_CONFUSIONS = 25
 _MAX_ERRORS = 25
 _MAX_SKIPPED = 50
@@ -59,7 +56,7 @@ def write(root: str | pathlib.Path, examples=None) -> pathlib.Path:
     "metrics": metrics,
     "baseline": task.metrics.baseline_score(metrics),
     "plan": plan,
-    "curves": plots.curves(_read_log(paths.log), task.metrics),
+    "curves": plots.curves(epoch_log.read(paths.log), task.metrics),
     "candidates": [{"name": formatting.candidate(name)} | values for name, values in candidates.items()],
     "stages": _stages(plan),
     "data": _data(_read_json(paths.splits)),
@@ -98,19 +95,6 @@ def _read_json(path):
     raise UserError(f"{path} is damaged ({error}): run the training again") from None
 
 
-def _read_log(path):
-  """Returns the epochs of log.jsonl in order, without other lines or the incomplete last line of a killed run."""
-  epochs = []
-  for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-    try:
-      entry = json.loads(line)
-    except ValueError:
-      continue
-    if isinstance(entry, dict) and {"phase", "epoch"} <= entry.keys():
-      epochs.append(entry)
-  return epochs
-
-
 def _test_results(test):
   """Returns what the page shows of the metrics of the test split: classes, matrix and confusions."""
   return {
@@ -118,7 +102,7 @@ def _test_results(test):
     "without_examples": statistics.classes_without_examples(test),
     "macro_f1_note": statistics.MACRO_F1_NOTE if "macro_f1" in test else "",
     "matrix": _matrix(test),
-    "confusions": _confusions(test)[:_MAX_CONFUSIONS],
+    "confusions": confusions.most_frequent(test)[:_MAX_CONFUSIONS],
   }
 
 
@@ -126,7 +110,7 @@ def _classes(test):
   """Returns the rows of the table of classes, lowest F1 first, each with its most frequent confusion."""
   per_class = test.get("per_class", {})
   confused_with = {}
-  for confusion in reversed(_confusions(test)):
+  for confusion in reversed(confusions.most_frequent(test)):
     confused_with[confusion["label"]] = confusion
   rows = [{"name": name, "confused_with": confused_with.get(name)} | values for name, values in per_class.items()]
   return sorted(rows, key=lambda row: row.get("f1", 0))
@@ -134,42 +118,11 @@ def _classes(test):
 
 def _matrix(test):
   """Returns {"names", "rows"} of a confusion matrix that can be read; a cell is (count, share of its row), or None."""
-  names, confusion = _confusion_matrix(test)
-  if not 0 < len(names) <= _MAX_MATRIX_CLASSES:
+  names, counts = confusions.matrix(test)
+  if not 0 < len(names) <= confusions.MAX_MATRIX_CLASSES:
     return None
-  shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-  cells = [list(zip(*row)) for row in zip(confusion.tolist(), shares.tolist())]
+  cells = [list(zip(*row)) for row in zip(counts.tolist(), confusions.shares(counts).tolist())]
   return {"names": names, "rows": list(zip(names, cells))}
-
-
-def _confusions(test):
-  """Returns every confusion, most frequent first: {"label", "prediction", "count", "share" of the label's examples}."""
-  names, confusion = _confusion_matrix(test)
-  if names:
-    rows, columns = np.nonzero(confusion)
-    counts = confusion[rows, columns]
-  else:
-    names = list(test.get("per_class", {}))
-    rows, columns, counts = np.array(test.get("confusion_cells") or np.zeros((0, 3)), dtype=np.int64).T
-  support = np.bincount(rows, weights=counts, minlength=len(names))
-  order = [cell for cell in np.argsort(-counts, kind="stable") if rows[cell] != columns[cell]]
-  return [
-    {
-      "label": names[rows[cell]],
-      "prediction": names[columns[cell]],
-      "count": int(counts[cell]),
-      "share": counts[cell] / support[rows[cell]],
-    }
-    for cell in order
-  ]
-
-
-def _confusion_matrix(test):
-  names = list(test.get("per_class", {}))
-  confusion = np.array(test.get("confusion_matrix", []), dtype=np.int64)
-  if confusion.shape != (len(names), len(names)):
-    return [], np.zeros((0, 0), dtype=np.int64)
-  return names, confusion
 
 
 def _test_predictions(path, task, examples):
@@ -182,7 +135,7 @@ def _test_predictions(path, task, examples):
   return {
     "errors": errors,
     "errors_text": task.answers.describe_errors(len(errors.worst), errors.wrong, errors.total),
-    "inputs": _previews(examples, {row["id"] for row in errors.worst}) if examples else None,
+    "inputs": previews(examples, {row["id"] for row in errors.worst}) if examples else None,
     "scatter": None if task.has_class_names else plots.scatter(predictions.read(path)),
   }
 
@@ -196,12 +149,12 @@ def _format_labels(rows, examples, answers):
     )
 
 
-def _previews(examples, ids):
+def previews(examples: Examples, ids: set[str]) -> dict[str, dict[str, str]]:
   """Returns {"texts": {id: text}, "images": {id: data URI of a thumbnail}} of the examples with these ids."""
   modality = modalities.of(examples.modality)
-  previews = {id: modality.preview(row) for id, row in zip(examples.ids, examples.inputs.rows()) if id in ids}
+  found = {id: modality.preview(row) for id, row in zip(examples.ids, examples.inputs.rows()) if id in ids}
   return {
-    f"{form}s": {id: preview[form] for id, preview in previews.items() if form in preview} for form in ("text", "image")
+    f"{form}s": {id: preview[form] for id, preview in found.items() if form in preview} for form in ("text", "image")
   }
 
 

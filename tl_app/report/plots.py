@@ -1,21 +1,36 @@
-"""Plots of the report: SVG images in data URIs, one for light and one for dark pages."""
+"""Plots of a run: figures, and for the report SVG images in data URIs, one for light and one for dark pages."""
 
 import base64
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
+import PIL.Image
 
-from tl_app.report import formatting
+from tl_app.report import confusions, formatting
 from tl_app.tasks.metrics import Metrics
 
 # Each point is a path in the page, once for light and once for dark.
 MAX_POINTS = 2000
 _INKS = {"light": "#1c2430", "dark": "#e6e9ed"}
 _LINES = {"train": "#8a94a0", "validation": "#2f81d0"}
+# Cells with a number in them, on one side of a confusion matrix.
+_MAX_NUMBERED = 25
+# Pictures in one row.
+_COLUMNS = 5
+
+
+class Figure(matplotlib.figure.Figure):
+  """A `matplotlib.figure.Figure` that a notebook shows without pyplot."""
+
+  def _repr_png_(self):
+    buffer = io.BytesIO()
+    self.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def curves(epochs: Sequence[Mapping], metrics: Metrics) -> dict[str, str] | None:
@@ -30,8 +45,7 @@ def curves(epochs: Sequence[Mapping], metrics: Metrics) -> dict[str, str] | None
   """
   if not epochs:
     return None
-  titles = {"loss": "loss", metrics.primary_metric: metrics.primary_title}
-  last = epochs[-1]
+  titles, last = _curve_titles(metrics), epochs[-1]
   names = {f"{prefix}{key}": title for key, title in titles.items() for prefix in ("", "val_")}
   values = [
     f"{'validation ' if name.startswith('val_') else ''}{title} {formatting.decimals(last[name])}"
@@ -42,7 +56,7 @@ def curves(epochs: Sequence[Mapping], metrics: Metrics) -> dict[str, str] | None
   alt = (
     f"Loss and {metrics.primary_title} per epoch; phases: {phases}; {len(epochs)} epochs. Last: {', '.join(values)}."
   )
-  return _themes(lambda ink: _curves_figure(epochs, titles, ink)) | {"alt": alt}
+  return _themes(lambda ink: curves_figure(epochs, metrics, ink)) | {"alt": alt}
 
 
 def scatter(rows: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
@@ -54,26 +68,30 @@ def scatter(rows: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
   Returns:
     {"light": data URI, "dark": data URI, "alt": text}.
   """
-  rows = [row for row in rows if "label" in row]
+  rows = _points(rows)
   if not rows:
     return None
-  rows = rows[:: -(-len(rows) // MAX_POINTS)]
-  label, prediction = (np.array([float(row[name]) for row in rows]) for name in ("label", "prediction"))
-  figure = _themes(lambda ink: _scatter_figure(label, prediction, ink))
-  return figure | {"alt": f"Predictions against labels of {len(rows):,} test examples"}
+  return _themes(lambda ink: scatter_figure(rows, ink)) | {
+    "alt": f"Predictions against labels of {len(rows):,} test examples"
+  }
 
 
 def _themes(draw: Callable) -> dict[str, str]:
   return {theme: _data_uri(draw(ink), ink) for theme, ink in _INKS.items()}
 
 
-def _curves_figure(epochs, titles, ink):
-  """Returns a figure with one row for each phase: a phase with few epochs is not squeezed by a long one."""
-  phases = {}
+def curves_figure(epochs: Sequence[Mapping], metrics: Metrics, ink: str = _INKS["light"]) -> Figure:
+  """Returns a figure with one row for each phase: a phase with few epochs is not squeezed by a long one.
+
+  Args:
+    epochs, metrics: as of `curves`; there is at least one epoch.
+    ink: colour of text and axes.
+  """
+  titles, phases = _curve_titles(metrics), {}
   for entry in epochs:
     phases.setdefault(str(entry["phase"]), []).append(entry)
   with matplotlib.rc_context(_style(ink)):
-    figure = matplotlib.figure.Figure(figsize=(9.6, 0.5 + 2.6 * len(phases)), layout="constrained")
+    figure = Figure(figsize=(9.6, 0.5 + 2.6 * len(phases)), layout="constrained")
     grid = figure.subplots(len(phases), 2, squeeze=False, sharey="col")
     for row, (phase, entries) in zip(grid, phases.items()):
       for axes, (key, title) in zip(row, titles.items()):
@@ -81,6 +99,10 @@ def _curves_figure(epochs, titles, ink):
         axes.set_title(f"{phase}: {title}", loc="left", fontsize=10)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
   return figure
+
+
+def _curve_titles(metrics):
+  return {"loss": "loss", metrics.primary_metric: metrics.primary_title}
 
 
 def _plot_curves(axes, epochs, name):
@@ -96,15 +118,80 @@ def _plot_curves(axes, epochs, name):
   axes.grid(axis="y", color="#8a94a0", alpha=0.25, linewidth=0.8)
 
 
-def _scatter_figure(label, prediction, ink):
+def scatter_figure(rows: Sequence[Mapping[str, str]], ink: str = _INKS["light"]) -> Figure:
+  """Returns a figure of predictions against labels, of at most `MAX_POINTS` examples.
+
+  Args:
+    rows: of the predictions file; at least one has a label.
+    ink: colour of text and axes.
+  """
+  label, prediction = (np.array([float(row[name]) for row in _points(rows)]) for name in ("label", "prediction"))
   with matplotlib.rc_context(_style(ink)):
-    figure = matplotlib.figure.Figure(figsize=(9.6, 4.4), layout="constrained")
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.scatter(label, prediction, s=9, color=_LINES["validation"], alpha=0.45, linewidths=0)
     ends = [min(label.min(), prediction.min()), max(label.max(), prediction.max())]
     axes.plot(ends, ends, color=_LINES["train"], linewidth=1)
     axes.set_xlabel("label")
     axes.set_ylabel("prediction")
+  return figure
+
+
+def _points(rows):
+  """Returns the rows that have one target each, of very many every n-th."""
+  rows = [row for row in rows if "label" in row]
+  return rows[:: -(-len(rows) // MAX_POINTS)] if rows else rows
+
+
+def confusion_figure(test: Mapping, ink: str = _INKS["light"]) -> Figure:
+  """Returns a figure of the confusion matrix: a row per true class, coloured by the share of its examples.
+
+  Of many classes it shows those of `confusions.readable_matrix`.
+
+  Args:
+    test: "test" of metrics.json, with a confusion matrix.
+    ink: colour of text and axes.
+  """
+  names, counts = confusions.readable_matrix(test)
+  shares, size = confusions.shares(counts), len(names)
+  side = min(2.5 + 0.45 * size, 12)
+  with matplotlib.rc_context(_style(ink)):
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
+    shown = [textwrap.shorten(name, 24, placeholder="..") or name[:24] for name in names]
+    font = 10 if size <= _MAX_NUMBERED else 7
+    axes.set_xticks(range(size), shown, rotation=90 if max(map(len, shown)) > 3 else 0, fontsize=font)
+    axes.set_yticks(range(size), shown, fontsize=font)
+    for row, column in np.argwhere(counts) if size <= _MAX_NUMBERED else ():
+      colour = "white" if shares[row, column] > 0.5 else "#1c2430"
+      axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label")
+    total = len(test["per_class"])
+    if size < total:
+      axes.set_title(f"the {size} of {total:,} classes with the most wrong answers", fontsize=10)
+  return figure
+
+
+def pictures_figure(pictures: Sequence[str], titles: Sequence[str], ink: str = _INKS["light"]) -> Figure:
+  """Returns a figure of pictures with a title each.
+
+  Args:
+    pictures: data URIs of JPEG images, see `Modality.preview`; at least one.
+    titles: one for each picture.
+    ink: colour of text.
+  """
+  lines = -(-len(pictures) // _COLUMNS)
+  with matplotlib.rc_context(_style(ink)):
+    figure = Figure(figsize=(2.2 * _COLUMNS, 2.7 * lines), layout="constrained")
+    grid = list(figure.subplots(lines, _COLUMNS, squeeze=False).flat)
+    for axes in grid:
+      axes.set_axis_off()
+    for axes, picture, title in zip(grid, pictures, titles):
+      axes.imshow(PIL.Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))))
+      axes.set_title(title, fontsize=9)
   return figure
 
 

@@ -41,6 +41,12 @@ def write(path: str | pathlib.Path, columns: Sequence[str], rows: Iterable[Seque
     writer.writerows(rows)
 
 
+def columns(path: str | pathlib.Path) -> list[str]:
+  """Returns the names of the columns of a predictions file."""
+  with open(path, newline="", encoding="utf-8") as file:
+    return next(csv.reader(file))
+
+
 def read(path: str | pathlib.Path) -> list[dict[str, str]]:
   """Returns the rows of a predictions file, {column: cell}."""
   with open(path, newline="", encoding="utf-8") as file:

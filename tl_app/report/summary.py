@@ -10,15 +10,20 @@ from tl_app.workdir import Workdir
 
 
 def lines(metrics: Mapping, workdir: str | pathlib.Path | None = None) -> str:
-  """Returns the few aligned lines that end a training or an evaluation.
+  """Returns the few aligned lines that end a training or an evaluation; the arguments are those of `rows`."""
+  return "\n".join(f"{name:<17} {text}" for name, text in rows(metrics, workdir))
+
+
+def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None) -> list[tuple[str, str]]:
+  """Returns the summary of a training or an evaluation as (name, text) pairs.
 
   Args:
-    metrics: the content of metrics.json. A value that is missing gives no line.
+    metrics: the content of metrics.json. A value that is missing gives no row.
     workdir: directory of the run; adds the paths of the report, the metrics and the export.
   """
   task, test, parity = tasks.of_metrics(metrics), metrics.get("test", {}), metrics.get("parity")
   primary, title = task.metrics.primary_metric, task.metrics.primary_title
-  rows = [
+  found = [
     (f"test {title}", _with_interval(test, primary), f"{test.get('num_examples', 0):,} examples"),
     ("baseline", _decimals(task.metrics.baseline_score(metrics)), f"{title} of {task.metrics.baseline_title}"),
     *((name, _with_interval(test, key), "") for key, name in task.metrics.secondary_titles.items()),
@@ -33,8 +38,8 @@ def lines(metrics: Mapping, workdir: str | pathlib.Path | None = None) -> str:
   if workdir is not None:
     paths = Workdir(pathlib.Path(workdir))
     written = [("report", paths.report), ("metrics", paths.metrics), ("saved model", paths.export)]
-    rows += [(name, str(path), "") for name, path in written if path.exists()]
-  return "\n".join(f"{name:<17} {', '.join(filter(None, (value, more)))}" for name, value, more in rows if value)
+    found += [(name, str(path), "") for name, path in written if path.exists()]
+  return [(name, ", ".join(filter(None, (value, more)))) for name, value, more in found if value]
 
 
 def _decimals(value):

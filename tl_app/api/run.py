@@ -1,0 +1,222 @@
+"""`Run`: a finished run, as Python and notebooks use it."""
+
+import html
+import pathlib
+import typing
+
+from tl_app import files, tasks
+from tl_app import workdir as workdir_lib
+from tl_app.api import session
+from tl_app.commands import early_checks
+from tl_app.config import rules
+from tl_app.errors import UserError
+from tl_app.report import epoch_log, predictions, summary
+
+if typing.TYPE_CHECKING:
+  import pandas as pd
+
+  from tl_app.report.plots import Figure
+
+
+class Run:
+  """A finished run. `tl_app.fit` and `tl_app.load` return one.
+
+  A notebook shows the summary of the run. All methods read the files of the workdir, so that a run can be opened again
+  at any time.
+
+  Attributes:
+    workdir: the directory, `pathlib.Path`.
+    config: the `Config` of the run.
+  """
+
+  def __init__(self, workdir: str | pathlib.Path):
+    """Opens a finished run.
+
+    Args:
+      workdir: its directory.
+
+    Raises:
+      UserError: the directory holds no finished run.
+    """
+    self._paths, self.config = workdir_lib.open_run(workdir)
+    self.workdir = self._paths.root
+
+  @property
+  def metrics(self) -> "Metrics":
+    """The content of metrics.json: the metrics of the test and validation splits, candidates, times, .."""
+    return Metrics(workdir_lib.read(self._paths.metrics))
+
+  @property
+  def report(self) -> "Report":
+    """The report, one HTML page, which a notebook shows in a frame."""
+    return Report(self._paths.report)
+
+  def evaluate(self, output: str | pathlib.Path = "", **data: typing.Any) -> "Metrics":
+    """Evaluates the model on its own test split, or on other labelled data, as `python -m tl_app.evaluate` does.
+
+    Args:
+      output: directory for metrics.json and predictions.csv; "" writes neither.
+      **data: `dataset` and other fields of `Config` that say how to read it: `data_dir`, the columns,
+        `on_bad_example`. Without `dataset`, the test split of the run is evaluated.
+
+    Returns:
+      The metrics: {"test": .., "task", "primary_metric", "dataset", and those of the baseline}.
+
+    Raises:
+      UserError: the data do not fit the model, or `output` is a file.
+
+    Example:
+      run.evaluate(dataset="table:more.csv")["test"]["accuracy"]
+    """
+    unknown = [name for name in data if name not in rules.EVALUATION_FLAGS]
+    if unknown:
+      raise UserError(f"run.evaluate takes no {unknown[0]!r}, but {', '.join(rules.EVALUATION_FLAGS)}")
+    data = {name: files.expanded(value) for name, value in data.items()}
+    early_checks.evaluation(self.config, data)
+    with session.running():
+      from tl_app.commands import evaluate
+
+      return Metrics(evaluate.evaluate(self.workdir, data, str(output)))
+
+  def errors(self) -> "pd.DataFrame":
+    """Returns the wrong predictions of the test split, the worst first.
+
+    A row has the columns of predictions_test.csv. The worst are the wrong answers with the highest scores, or of
+    --task=regression the largest errors.
+
+    Example:
+      run.errors().head(10)
+    """
+    import pandas as pd
+
+    wrong = self._errors(self.metrics["test"]["num_examples"])
+    table = pd.DataFrame(wrong.worst, columns=list(predictions.columns(self._paths.predictions)))
+    for name in {"score"} & set(table):
+      table[name] = pd.to_numeric(table[name])
+    return table
+
+  def plot_training(self) -> "Figure":
+    """Returns the curves of the loss and of the primary metric, one row for each phase, as in the report."""
+    from tl_app.report import plots
+
+    epochs = epoch_log.read(self._paths.log)
+    if not epochs:
+      raise UserError(f"{self._paths.log} holds no epochs")
+    return plots.curves_figure(epochs, self._task.metrics)
+
+  def plot_confusion_matrix(self) -> "Figure":
+    """Returns the confusion matrix of the test split: a row per true class.
+
+    Of more than 40 classes those with the most wrong answers are shown.
+
+    Raises:
+      UserError: the task has no confusion matrix.
+    """
+    from tl_app.report import plots
+
+    test = self.metrics["test"]
+    if "confusion_matrix" not in test and "confusion_cells" not in test:
+      raise UserError(f"--task={self._task.name} has no confusion matrix: it is for one class per example")
+    return plots.confusion_figure(test)
+
+  def plot_predictions(self) -> "Figure":
+    """Returns predictions against labels of the test split, for --task=regression with one target.
+
+    Raises:
+      UserError: the task is another one.
+    """
+    from tl_app.report import plots
+
+    rows = [] if self._task.has_class_names else predictions.read(self._paths.predictions)
+    if not any("label" in row for row in rows):
+      raise UserError("predictions are drawn against labels where these are numbers, one per example")
+    return plots.scatter_figure(rows)
+
+  def plot_errors(self, most: int = 10) -> "Figure":
+    """Returns the images of the worst wrong predictions of the test split.
+
+    Args:
+      most: number of images.
+
+    Raises:
+      UserError: the run has no images or no wrong prediction.
+    """
+    with session.running():
+      from tl_app.commands import wrong_images
+      from tl_app.report import plots
+
+      return plots.pictures_figure(*wrong_images.worst(self.workdir, most))
+
+  def export(self, output: str | pathlib.Path = "", candidate: str = "") -> pathlib.Path:
+    """Exports the model again and checks the export, as `python -m tl_app.export` does.
+
+    Args:
+      output: directory of the SavedModel; "" is export/ in the workdir.
+      candidate: "probe", "fine_tuned" or "averaged", where the run has it; "" for the selected one. Another one needs
+        `output`.
+
+    Returns:
+      The directory of the SavedModel.
+
+    Raises:
+      UserError: the run has no such candidate, or `output` holds other files.
+      RunFailed: the answers of the export differ from those of the model.
+
+    Example:
+      run.export("serving/1")
+    """
+    with session.running():
+      from tl_app.commands import export
+
+      return export.export(self.workdir, files.expanded(str(output)), candidate=candidate)[0]
+
+  @property
+  def _task(self):
+    return tasks.of_metrics(self.metrics)
+
+  def _errors(self, most):
+    errors = predictions.worst(self._paths.predictions, self._task.answers, most)
+    if errors is None:
+      raise UserError(f"{self._paths.predictions} is missing: train again")
+    return errors
+
+  def __repr__(self):
+    return summary.lines(self.metrics, self.workdir)
+
+  def _repr_html_(self):
+    return _table(summary.rows(self.metrics, self.workdir))
+
+
+class Metrics(dict):
+  """Metrics as in metrics.json: a dict, of which a notebook shows the summary."""
+
+  def _repr_html_(self):
+    return _table(summary.rows(self))
+
+
+class Report:
+  """The report of a run.
+
+  Attributes:
+    path: the HTML file.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+
+  def __repr__(self):
+    return str(self.path)
+
+  def _repr_html_(self):
+    # A frame keeps the styles of the page away from those of the notebook.
+    page = html.escape(self.path.read_text(encoding="utf-8"))
+    return f'<iframe srcdoc="{page}" width="100%" height="600" frameborder="0"></iframe>'
+
+
+def _table(rows):
+  cell = '<td style="text-align:left;white-space:normal">'
+  lines = [
+    f'<tr><th style="text-align:left;white-space:nowrap">{html.escape(name)}</th>{cell}{html.escape(text)}</td></tr>'
+    for name, text in rows
+  ]
+  return f"<table>{''.join(lines)}</table>"

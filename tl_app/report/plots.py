@@ -1,4 +1,4 @@
-"""Plots of a run: figures, and for the report SVG images in data URIs, one for light and one for dark pages."""
+"""Plots of a run. For the report they are SVG images in data URIs, one for light and one for dark pages."""
 
 import base64
 import io

@@ -67,6 +67,13 @@ def _short(backbone, max_length=12):
   return backbone
 
 
+def _from_nothing(name):
+  """Returns a small backbone without pretrained weights, the same each time."""
+  keras.utils.set_random_seed(0)
+  spec = backbones.configured(backbones.resolve(name), "auto", width=8, depth=2)
+  return backbones.load(backbones.with_vocabulary(spec, TEXTS, 100), Assets(offline=True), image_size=0)
+
+
 # How a backbone of each kind is loaded from these files.
 BACKBONES = {
   "image_module": lambda load: load("image_module"),
@@ -85,6 +92,8 @@ BACKBONES = {
   "head_tail": lambda load: _short(long_text.read_long(load("kerashub_bert"), "head_tail", 1)),
   "cross_encoder": lambda load: _short(text_pairs.read_pairs(load("kerashub_bert"), "cross_encoder")),
   "bi_encoder": lambda load: _short(text_pairs.read_pairs(load("kerashub_bert"), "bi_encoder")),
+  "lstm": lambda load: _short(_from_nothing("lstm.scratch")),
+  "cnn_small": lambda load: _from_nothing("cnn_small.scratch"),
   "bi_encoder_of_a_module": lambda load: text_pairs.read_pairs(load("text_module_of_strings"), "bi_encoder"),
 }
 

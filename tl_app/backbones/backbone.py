@@ -68,6 +68,11 @@ class Backbone:
     return self.spec.modality
 
   @property
+  def pretrained(self) -> bool:
+    """Whether the weights were trained before, by their publisher or in a run; otherwise they are random."""
+    return self.spec.pretrained or bool(self.spec.tuned)
+
+  @property
   def has_training_mode(self) -> bool:
     """Whether the network has a training mode at all."""
     return True

@@ -34,6 +34,8 @@ def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixe
     UserError: the file cannot be loaded safely, or the model does not take images.
   """
   model = _read(spec)
+  if not spec.pretrained:
+    model = keras.models.clone_model(model)
   if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[-1] != 3:
     images = "not images [batch, height, width, 3]"
     may_be_text = any("int" in tensor.dtype or tensor.dtype == "string" for tensor in model.inputs)

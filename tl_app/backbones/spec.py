@@ -13,6 +13,8 @@ class Origin:
     pooling: of --pooling.
     image_size: height and width in pixels; 0 for the default, and for texts.
     pixels: of --pixels.
+    init: of --init.
+    network_width, network_depth: of the flags of these names; 0 where the size of the network is fixed.
   """
 
   backbone: str
@@ -20,6 +22,9 @@ class Origin:
   pooling: str = "auto"
   image_size: int = 0
   pixels: str = "auto"
+  init: str = "auto"
+  network_width: int = 0
+  network_depth: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +33,9 @@ class BackboneSpec:
 
   Attributes:
     name: "family.source" for a table record; for a handle, the handle as the user gave it.
-    kind: its loader: "saved_model", "kerashub", "applications", "bert_safetensors",
-      "efficientnet_lite_torch".
-    handle: address that `assets` fetches, or the class name in keras.applications.
+    kind: its loader: "saved_model", "kerashub", "applications", "bert_safetensors", "efficientnet_lite_torch",
+      "scratch".
+    handle: address that `assets` fetches, the class name in keras.applications, or the name in `scratch.NETWORKS`.
     modality: "text", "image", or "" if only the loaded module shows it.
     preprocessor: handle of the TF Hub preprocessing model for texts; "" if there is none.
     pooling: "mean", "cls" or "pooler".
@@ -48,6 +53,10 @@ class BackboneSpec:
     licence: SPDX identifier of the weights, or the words of their publisher.
     parameters: number of weights in the backbone, moving statistics included; 0 if only the loaded module shows it.
     note: one line for `inspect`.
+    pretrained: whether the network has pretrained weights. Without, its initial weights are drawn at random.
+    width, depth: of a network whose size can be chosen, see --network_width and --network_depth; 0 for any other.
+    learns_vocabulary: whether the tokens are learnt from the training texts.
+    vocabulary: these tokens, in the order of their ids; () before they are known, and for a network with its own.
     origin: the flags that load the pretrained network; None before it is loaded, unless `tuned`.
     tuned: directory of a finished run, a candidate or an export, whose weights replace the pretrained ones, or "".
   """
@@ -70,6 +79,11 @@ class BackboneSpec:
   licence: str = "unknown"
   parameters: int = 0
   note: str = ""
+  pretrained: bool = True
+  width: int = 0
+  depth: int = 0
+  learns_vocabulary: bool = False
+  vocabulary: tuple[str, ...] = dataclasses.field(default=(), repr=False)
   origin: Origin | None = None
   tuned: str = ""
 

@@ -52,6 +52,14 @@ def origin(directory: pathlib.Path) -> Origin:
     raise UserError(f"--backbone={directory} is damaged ({reason}): train or export it again") from None
 
 
+def vocabulary(directory: pathlib.Path) -> tuple[str, ...]:
+  """Returns the learnt vocabulary of a run, a candidate or an export; () if its network had its own."""
+  if (directory / FACTS).is_file():
+    return workdir_lib.read_vocabulary(directory / workdir_lib.EXPORT_VOCABULARY)
+  run = directory.parent.parent if (directory / WEIGHTS).is_file() else directory
+  return workdir_lib.read_vocabulary(workdir_lib.Workdir(run).vocabulary)
+
+
 def assign(backbone: "Backbone", directory: pathlib.Path) -> None:
   """Gives a backbone the weights of a run, a candidate or an export, and adds a note about it.
 

@@ -92,12 +92,13 @@ def _features(config, spec, assets, subject, clock):
   examples, names = subject.examples, sorted(subject.count(range(len(subject.examples))))
   devices = devices_lib.make(config.strategy, config.num_devices)
   task = subject.task.with_codec(names=tuple(names))
-  model = train.load_model(config, spec, assets, devices, task, examples.modality)
   split = dict(subject.splits)
   # The examples that --max_examples removes from the training split are checked too.
   others = np.setdiff1d(np.arange(len(examples)), np.concatenate([*split.values()]))
   test = np.union1d(split["test"], others)
   whole = splits.Splits(examples, split["train"], split["validation"], test, [], {})
+  spec = train.with_vocabulary(config, spec, whole)
+  model = train.load_model(config, spec, assets, devices, task, examples.modality)
   # Nothing is trained, so the targets are not used.
   data = training_data.make(examples, whole, np.zeros(len(examples), np.int32))
   data = frozen.with_lengths(data, model.backbone)

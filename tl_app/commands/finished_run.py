@@ -69,12 +69,16 @@ def restore(paths: Workdir, config: Config, assets: Assets, candidate: str = "")
 
 
 def rebuild(paths: Workdir, config: Config, assets: Assets) -> Model:
-  """Returns the `Model` as it was before training: the backbone as the run has loaded it, and a new head.
+  """Returns the `Model` as it was before training: the backbone as the run has loaded or drawn it.
 
   Raises:
     UserError: plan.json or the description of the task is damaged.
   """
-  return _load(paths, config, assets, paths.task)
+  model = _load(paths, config, assets, paths.task)
+  if not model.backbone.pretrained:
+    # The probe has the initial weights, which are drawn only once.
+    checkpoint.load(model, checkpoint.candidate_directory(paths, "probe"))
+  return model
 
 
 def _load(paths, config, assets, task_path):
@@ -90,7 +94,10 @@ def _load(paths, config, assets, task_path):
     raise UserError(f"{task_path} is damaged: train again") from None
   names = [name for name in ("backbone", "preprocessor") if not backbones.is_known(getattr(config, name))]
   config = workdir_lib.located(paths, dataclasses.replace(config, image_size=image_size), names)
-  return model_lib.load(config, backbones.resolve(config.backbone), assets, task, max_length)
+  spec = dataclasses.replace(
+    backbones.resolve(config.backbone), vocabulary=workdir_lib.read_vocabulary(paths.vocabulary)
+  )
+  return model_lib.load(config, spec, assets, task, max_length)
 
 
 def data_config(paths: Workdir, config: Config, flags: Mapping = types.MappingProxyType({})) -> Config:

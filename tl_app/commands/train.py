@@ -115,6 +115,8 @@ def prepare(
   assets = Assets(config.cache_dir, config.offline)
   split, task, reason = load_data(config, assets)
   record.write_splits(split.manifest())
+  spec = with_vocabulary(config, spec, split)
+  record.write_vocabulary(spec.vocabulary)
   model = load_model(config, spec, assets, devices, task, split.examples.modality)
   train_data = frozen.with_lengths(make_training_data(config, split, task), model.backbone)
   if limit:
@@ -147,12 +149,21 @@ def load_data(config: Config, assets: Assets) -> tuple[splits.Splits, tasks.Task
   return split, task.fit(examples.labels[split.train]), reason
 
 
+def with_vocabulary(config: Config, spec: BackboneSpec, split: splits.Splits) -> BackboneSpec:
+  """Returns the record of a backbone with the vocabulary that it learns from the training texts, if it does."""
+  if spec.modality != split.examples.modality:
+    # `load_model` refuses it.
+    return backbones.with_vocabulary(spec, (), config.vocabulary_size)
+  texts = split.examples.inputs[split.train].array().ravel()
+  return backbones.with_vocabulary(spec, texts, config.vocabulary_size)
+
+
 def load_model(config: Config, spec: BackboneSpec, assets: Assets, devices: Devices, task, modality: str) -> Model:
   """Returns the `Model`: the backbone with a new head for the task.
 
   Args:
     config: the `Config`.
-    spec: the record of --backbone.
+    spec: the record of --backbone, with its learnt vocabulary.
     assets: the `Assets`.
     devices: the `Devices`.
     task: the fitted `Task`.

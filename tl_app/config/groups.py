@@ -7,6 +7,8 @@ import dataclasses
 
 # The value with which a flag leaves a choice to the run.
 AUTO = "auto"
+# The value of --init that leaves pretrained weights out.
+RANDOM = "random"
 
 
 def _field(default, help, choices=None, low=None, high=None, word=None, common=False, path=False):
@@ -38,7 +40,7 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class BackboneConfig:
-  """The pretrained network."""
+  """The network below the head, its initial weights and its size."""
 
   backbone: str = _field(
     "",
@@ -64,6 +66,29 @@ class BackboneConfig:
     "Range of pixel values that a SavedModel expects. auto: as in the backbone table, else [0, 1] as for TF Hub "
     "modules. unit: [0, 1]. signed: [-1, 1]. byte: [0, 255], as most exported keras.applications models expect.",
     choices=("auto", "unit", "signed", "byte"),
+  )
+  init: str = _field(
+    AUTO,
+    "Initial weights of the backbone. auto: pretrained, where the backbone has such weights. random: drawn with "
+    "--seed, for a comparison, or for data that are far from those of pretraining.",
+    choices=(AUTO, RANDOM),
+  )
+  network_width: int = _field(
+    0,
+    "Width of a .scratch backbone: units of each layer and of the embeddings of lstm, channels of the last stage of "
+    "cnn_small. 0: as in the backbone table.",
+    low=0,
+    high=4096,
+  )
+  network_depth: int = _field(
+    0,
+    "Depth of a .scratch backbone: layers of lstm, residual blocks in each stage of cnn_small. 0: as in the backbone "
+    "table.",
+    low=0,
+    high=64,
+  )
+  vocabulary_size: int = _field(
+    8000, "Maximum number of tokens of a vocabulary that is learnt from the training texts (lstm.scratch).", low=100
   )
 
 
@@ -188,13 +213,13 @@ class RecipeConfig:
   """Which part of the network trains, and in which phases."""
 
   recipe: str = _field(
-    "lp_ft",
-    "probe: train the head on frozen features. lp_ft: probe, then fine-tune from it. gradual: probe, then unfreeze "
-    "one more stage per phase from the top. full: fine-tune everything at once from a new head. lora: probe, then "
-    "low-rank updates of the kernels. bias_norm: probe, then biases and normalisation only. contrastive: train the "
-    "backbone with a supervised contrastive loss, then a new probe; for few examples per class. The model with the "
-    "best validation score is selected.",
-    choices=("probe", "lp_ft", "gradual", "full", "lora", "bias_norm", "contrastive"),
+    AUTO,
+    "auto: lp_ft, or full for a backbone with random weights. probe: train the head on frozen features. lp_ft: probe, "
+    "then fine-tune from it. gradual: probe, then unfreeze one more stage per phase from the top. full: fine-tune "
+    "everything at once from a new head. lora: probe, then low-rank updates of the kernels. bias_norm: probe, then "
+    "biases and normalisation only. contrastive: train the backbone with a supervised contrastive loss, then a new "
+    "probe; for few examples per class. The model with the best validation score is selected.",
+    choices=(AUTO, "probe", "lp_ft", "gradual", "full", "lora", "bias_norm", "contrastive"),
     common=True,
   )
   train_stages: str = _field(
@@ -205,10 +230,11 @@ class RecipeConfig:
   )
   freeze_head: bool = _field(False, "Fine-tuning leaves the head as the probe has trained it.")
   bn: str = _field(
-    "frozen",
-    "BatchNormalization during fine-tuning. frozen: moving statistics everywhere. train_unfrozen: batch statistics "
-    "in the stages that train. train: batch statistics everywhere.",
-    choices=("frozen", "train_unfrozen", "train"),
+    AUTO,
+    "BatchNormalization during fine-tuning. auto: frozen, or train for a backbone with random weights. frozen: moving "
+    "statistics everywhere. train_unfrozen: batch statistics in the stages that train. train: batch statistics "
+    "everywhere.",
+    choices=(AUTO, "frozen", "train_unfrozen", "train"),
   )
   lora_rank: int = _field(8, "Rank of the updates of --recipe=lora.", low=1)
   select: str = _field(
@@ -260,7 +286,7 @@ class OptimisationConfig:
   )
   head_learning_rate: float = _field(1e-3, "Peak learning rate of a new head.", low=0.0)
   layer_decay: float = _field(
-    0.9, "Learning rate of each stage, as a share of the learning rate of the stage above it.", low=0.01, high=1.0
+    0.9, "Learning rate of each stage, as a share of that of the stage above it. Random weights: 1.", low=0.01, high=1.0
   )
   weight_decay: float = _field(
     0.01, "Decoupled weight decay of AdamW. Not applied to biases and normalisation.", low=0.0, high=1.0

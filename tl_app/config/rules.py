@@ -382,6 +382,21 @@ def xla_fits_the_backbone(config, modality, other_flags, backbone):
   return ""
 
 
+def layers_share_a_learning_rate(config, modality, other_flags, backbone):
+  """Random weights have no lower layers that are good already."""
+  if backbone.pretrained:
+    return ""
+  return unused(config, ["layer_decay"], f"for {backbone.spec.name}, whose initial weights are random")
+
+
+def sizes_fit_the_backbone(config, modality, other_flags, backbone):
+  """The size of a pretrained network is fixed, and so is its vocabulary."""
+  spec = backbone.spec
+  names = [] if spec.width and not spec.tuned else ["network_width", "network_depth"]
+  names += [] if spec.learns_vocabulary and not spec.tuned else ["vocabulary_size"]
+  return unused(config, names, f"for --backbone={config.backbone}, which has its own")
+
+
 # {moment: rules in the order in which they are checked}.
 RULES = {
   FLAGS: (
@@ -428,5 +443,7 @@ RULES = {
     flags_fit_the_modality,
     precision_fits_the_backbone,
     xla_fits_the_backbone,
+    layers_share_a_learning_rate,
+    sizes_fit_the_backbone,
   ),
 }

@@ -22,8 +22,8 @@ def arrays(model: Model, changed: Mapping[int, np.ndarray], head_only: bool) -> 
   found = {}
   for stage, variables in model.stages.items():
     for position, variable in enumerate(variables):
-      if stage != HEAD and model.backbone.spec.tuned:
-        # The run need not find the run that it started from.
+      if stage != HEAD and (model.backbone.spec.tuned or not model.backbone.pretrained):
+        # The run need not find the run that it started from, nor draw the same random weights again.
         found[f"{stage}/{position}"] = changed.get(id(variable), variable)
       elif id(variable) in changed and (stage == HEAD or not head_only):
         found[f"{stage}/{position}"] = changed[id(variable)]

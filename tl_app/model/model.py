@@ -68,9 +68,8 @@ def load(config: Config, spec: BackboneSpec, assets: Assets, task: Task, max_len
   """Loads the `Model` of a configuration with a fresh head, in the scope of the current strategy.
 
   Args:
-    config: provides the preprocessor, the pooling, the image size, the reading of long texts and of pairs, and the
-      recipe.
-    spec: the `BackboneSpec` of --backbone.
+    config: provides the flags of the backbone, the image size, the reading of long texts and of pairs, and the recipe.
+    spec: the `BackboneSpec` of --backbone, with its learnt vocabulary.
     assets: `Assets`.
     task: the fitted `Task`.
     max_length: largest number of tokens of a text; 0 keeps the limit of the backbone.
@@ -82,7 +81,7 @@ def load(config: Config, spec: BackboneSpec, assets: Assets, task: Task, max_len
     # Features per word come from the sequence, as the mean does, and need a tokenizer with a vocabulary of its own.
     spec = dataclasses.replace(spec, preprocessor="", pooling="mean")
   backbone = backbones.load(
-    spec,
+    backbones.configured(spec, config.init, config.network_width, config.network_depth),
     assets,
     preprocessor=config.preprocessor,
     pooling=config.pooling,

@@ -15,6 +15,7 @@ class Facts:
       that the features do not depend on has none.
     primary_metric: key of the task's metric that fine-tuning monitors.
     batch_examples: mean number of examples in a batch of --batch_tokens; 0 without that flag.
+    pretrained: whether the backbone has pretrained weights. Random ones have to be trained, all and longer.
   """
 
   num_train: int
@@ -23,3 +24,4 @@ class Facts:
   stages: dict
   primary_metric: str = "accuracy"
   batch_examples: float = 0.0
+  pretrained: bool = True

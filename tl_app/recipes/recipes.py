@@ -26,6 +26,9 @@ WARMUP = 0.1
 FINE_TUNING_STEPS = 1000
 # Smallest and largest number of epochs of fine-tuning.
 EPOCHS = (3, 20)
+# The same three numbers for random weights, which need more steps; early stopping ends most runs before.
+STEPS_FROM_RANDOM = 3000
+EPOCHS_FROM_RANDOM = (10, 60)
 # Recipes that train the angles between features, so that the head reads L2-normalised features.
 L2_NORMALIZED = ("contrastive",)
 # On banking77 with ten examples per class, 60 batches of 64 were as good as 120.
@@ -53,6 +56,14 @@ def plan(config, facts, num_devices=1) -> list[Phase]:
   # --train_stages=none leaves the probe.
   last = phases[-1]
   return phases if last.trains_backbone or last.inputs.recompute_features else phases[:1]
+
+
+def auto(config, facts, num_devices=1) -> list[Phase]:
+  """Returns the phases of `lp_ft`, or of `full` for a backbone with random weights.
+
+  A head that was trained on random features is no better start than a new one.
+  """
+  return (lp_ft if facts.pretrained else full)(config, facts, num_devices)
 
 
 def probe(config, facts, num_devices=1) -> list[Phase]:
@@ -164,6 +175,7 @@ def contrastive(config, facts, num_devices=1) -> list[Phase]:
 
 
 RECIPES = {
+  "auto": auto,
   "probe": probe,
   "lp_ft": lp_ft,
   "gradual": gradual,
@@ -200,9 +212,11 @@ def _fine_tune(config, facts, num_devices, names, epochs=None, lr_multiplier=1.0
   top = config.backbone_learning_rate or rate
   trainable = [name for name in reversed(facts.stages) if facts.stages[name]]
   depth = {name: i for i, name in enumerate(trainable)}
+  decay = config.layer_decay if facts.pretrained else 1.0
+  bn = {"auto": "frozen" if facts.pretrained else "train"}.get(config.bn, config.bn)
   return Phase(
     name="fine_tune",
-    trains=Trainable(tuple(names), bn=config.bn),
+    trains=Trainable(tuple(names), bn=bn),
     schedule=Schedule(
       epochs=epochs,
       steps_per_epoch=steps_per_epoch,
@@ -211,7 +225,7 @@ def _fine_tune(config, facts, num_devices, names, epochs=None, lr_multiplier=1.0
       monitor=facts.primary_metric,
     ),
     optimizer=OptimizerSpec(
-      learning_rates={name: rate if name == HEAD else top * config.layer_decay ** depth.get(name, 0) for name in names},
+      learning_rates={name: rate if name == HEAD else top * decay ** depth.get(name, 0) for name in names},
       weight_decay=config.weight_decay,
       clip_norm=config.clip_norm,
       accumulate_steps=config.accumulate_steps,
@@ -233,7 +247,8 @@ def _epochs(config, facts, num_devices):
   if config.epochs:
     return config.epochs
   updates_per_epoch = _batches(config, facts, num_devices)[1] / config.accumulate_steps
-  return min(EPOCHS[1], max(EPOCHS[0], round(FINE_TUNING_STEPS / updates_per_epoch)))
+  steps, (least, most) = (FINE_TUNING_STEPS, EPOCHS) if facts.pretrained else (STEPS_FROM_RANDOM, EPOCHS_FROM_RANDOM)
+  return min(most, max(least, round(steps / updates_per_epoch)))
 
 
 def _batches(config, facts, num_devices):

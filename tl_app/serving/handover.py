@@ -116,10 +116,11 @@ def _readme(model, about, answer, needed):
     f"import {name}  # noqa: F401, the operations of the model\n" for name in modalities.of(modality).serving_modules
   )
   version = machine.version("tl_app")
+  start = "pretrained network" if model.backbone.pretrained else "random weights of the network"
   return f"""# A model for {modality}s: {task.name.replace("_", " ")}
 
 Made by tl_app {version} on {datetime.date.today().isoformat()}. It is the candidate `{about.candidate}` of a
-training on `{about.dataset}`, and starts from the pretrained network `{about.backbone}`.
+training on `{about.dataset}`, and starts from the {start} `{about.backbone}`.
 
 ## Test results
 

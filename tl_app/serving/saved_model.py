@@ -86,6 +86,7 @@ def write(model: Model, directory: pathlib.Path | str) -> None:
     tf.saved_model.save(served, str(directory), signatures=signatures)
   extra = pathlib.Path(directory) / workdir.EXPORT_FACTS
   extra.parent.mkdir()
+  workdir.write_vocabulary(pathlib.Path(directory) / workdir.EXPORT_VOCABULARY, model.backbone.spec.vocabulary)
   extra.write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 

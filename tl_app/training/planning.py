@@ -1,6 +1,7 @@
 """`Plan`: everything that is decided before anything trains."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Sequence
 
@@ -22,8 +23,12 @@ from tl_app.recipes.phase import HEAD, Phase
 from tl_app.training import objectives, phase_rules
 from tl_app.training.batch_size import BatchSize
 
+log = logging.getLogger(__name__)
+
 # The automatic --max_length holds this share of the training texts whole.
 LENGTH_QUANTILE = 0.99
+# Default peak learning rate of a backbone with random weights.
+RANDOM_LEARNING_RATE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +132,13 @@ def facts(config, data: TrainingData, model: Model, devices: Devices) -> Facts:
   return Facts(
     num_train=len(data.train),
     num_classes=len(model.task.codec.names),
-    learning_rate=modalities.of(data.examples.modality).learning_rate(backbone.width),
+    learning_rate=modalities.of(data.examples.modality).learning_rate(backbone.width)
+    if backbone.pretrained
+    else RANDOM_LEARNING_RATE,
     stages={name: tuple(v.path for v in stage if id(v) in model.can_train) for name, stage in backbone.stages.items()},
     primary_metric=model.task.metrics.primary_metric,
     batch_examples=batch_examples,
+    pretrained=backbone.pretrained,
   )
 
 
@@ -150,6 +158,7 @@ def plan_phases(config, data: TrainingData, model: Model, devices: Devices, reci
   phases = recipe(config, facts(config, data, model, devices), devices.replicas)
   phase_rules.check(config, phases, model, devices)
   precision.warn_if_slow(config.machine, model.backbone)
+  _tell_of_random_weights(phases, model.backbone)
   for phase in phases:
     _check_stages(phase, model, devices)
   return phases
@@ -217,6 +226,21 @@ def stage_rows(phase: Phase, model: Model) -> list[dict]:
       }
     )
   return rows
+
+
+def _tell_of_random_weights(phases, backbone):
+  """Says of a backbone with random weights what trains, and warns of the stages that do not."""
+  if backbone.pretrained:
+    return
+  name, trained = backbone.spec.name, {stage for phase in phases for stage in phase.trains.train_stages}
+  untrained = [stage for stage in backbone.stages if stage not in trained]
+  if untrained:
+    log.warning(
+      "%s starts from random weights, and no phase trains %s: pass --recipe=full --train_stages=all",
+      *(name, ", ".join(untrained)),
+    )
+  else:
+    log.info("%s starts from random weights: %s trains all its stages", name, phases[-1].name)
 
 
 def _check_stages(phase, model, devices):

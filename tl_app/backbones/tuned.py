@@ -54,7 +54,7 @@ def origin(directory: pathlib.Path) -> Origin:
 
 def vocabulary(directory: pathlib.Path) -> tuple[str, ...]:
   """Returns the learnt vocabulary of a run, a candidate or an export; () if its network had its own."""
-  if (directory / FACTS).is_file():
+  if (directory / workdir_lib.EXPORT_FACTS).is_file():
     return workdir_lib.read_vocabulary(directory / workdir_lib.EXPORT_VOCABULARY)
   run = directory.parent.parent if (directory / WEIGHTS).is_file() else directory
   return workdir_lib.read_vocabulary(workdir_lib.Workdir(run).vocabulary)

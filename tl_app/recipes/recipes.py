@@ -213,10 +213,10 @@ def _fine_tune(config, facts, num_devices, names, epochs=None, lr_multiplier=1.0
   trainable = [name for name in reversed(facts.stages) if facts.stages[name]]
   depth = {name: i for i, name in enumerate(trainable)}
   decay = config.layer_decay if facts.pretrained else 1.0
-  bn = {"auto": "frozen" if facts.pretrained else "train"}.get(config.bn, config.bn)
+  automatic_bn = "frozen" if facts.pretrained else "train"
   return Phase(
     name="fine_tune",
-    trains=Trainable(tuple(names), bn=bn),
+    trains=Trainable(tuple(names), bn=automatic_bn if config.bn == "auto" else config.bn),
     schedule=Schedule(
       epochs=epochs,
       steps_per_epoch=steps_per_epoch,

@@ -12,6 +12,7 @@ from loading import write
 
 from tl_app import files, workdir
 from tl_app.commands import predict as predict_lib
+from tl_app.data.readers import unlabelled
 from tl_app.errors import UserError
 from tl_app.preprocessing import image
 
@@ -240,3 +241,32 @@ def test_only_the_highest_probabilities_are_written(answer, tmp_path, monkeypatc
   assert answer("text", tmp_path / "t.txt", top=1)[0]["probabilities"] == {"low": 1.0}
   monkeypatch.setattr(predict_lib, "MANY_CLASSES", 1)
   assert list(answer("text", tmp_path / "t.txt")[0]["probabilities"]) == ["low", "high"]
+
+
+def test_inputs_in_memory_are_answered_in_order_by_an_export_that_is_loaded_once(exports, tmp_path):
+  texts = predict_lib.Predictor(exports["text"])
+  for inputs, labels in ((["no", "certainly", ""], ["low", "high", "low"]), ([], [])):
+    rows = unlabelled.from_values(inputs, "text", pairs=False)
+    answers = [answer for batch in texts.answers(rows, batch_size=2) for answer in batch]
+    assert [answer["label"] for answer in answers] == labels
+    assert [answer["id"] for answer in answers] == [str(i) for i in range(len(inputs))]
+  white = _png(255)
+  (tmp_path / "white.png").write_bytes(white)
+  rows = unlabelled.from_values([white, str(tmp_path / "white.png"), tmp_path / "absent.png"], "image", pairs=False)
+  (answers,) = predict_lib.Predictor(exports["image"]).answers(rows)
+  assert [answer.get("label") for answer in answers] == ["high", "high", None]
+  assert answers[2]["error"] == f"{tmp_path}/absent.png cannot be read: No such file or directory"
+  for value, modality, pairs in (([1], "text", False), (["one"], "text", True), ([["a", "b"]], "image", False)):
+    with pytest.raises(UserError, match="^input 0 is not "):
+      next(unlabelled.from_values(value, modality, pairs))
+
+
+def test_cells_of_an_answer_hold_the_next_best_class_or_the_numbers():
+  answer = {"id": "0", "label": "b", "score": 0.5, "probabilities": {"a": 0.1, "b": 0.5, "c": 0.4}}
+  assert predict_lib.cells(answer) == {"label": "b", "score": 0.5, "next_label": "c", "next_score": 0.4}
+  assert predict_lib.cells({"id": "0", "values": {"x": 1.0, "y": 2.0}}) == {"x": 1.0, "y": 2.0}
+  assert predict_lib.cells({"id": "0", "labels": ["a"], "score": 0.5, "probabilities": {"a": 0.5}}) == {
+    "labels": ["a"],
+    "score": 0.5,
+  }
+  assert predict_lib.cells({"id": "0", "error": "it is empty"}) == {"error": "it is empty"}

@@ -1,6 +1,8 @@
 """`Run`: a finished run, as Python and notebooks use it."""
 
 import html
+import itertools
+import os
 import pathlib
 import typing
 
@@ -40,6 +42,7 @@ class Run:
     """
     self._paths, self.config = workdir_lib.open_run(workdir)
     self.workdir = self._paths.root
+    self._predictor = None
 
   @property
   def metrics(self) -> "Metrics":
@@ -77,6 +80,55 @@ class Run:
       from tl_app.commands import evaluate
 
       return Metrics(evaluate.evaluate(self.workdir, data, str(output)))
+
+  def predict(self, inputs: typing.Any, batch_size: int = 32) -> "pd.DataFrame":
+    """Answers new inputs with the export of the run, as `python -m tl_app.predict` does.
+
+    Args:
+      inputs: list of texts, of paths or encoded bytes of images, or of pairs of texts; or the path of a file or
+        directory, as --input of the command. A table has the columns that the settings of the run name.
+      batch_size: number of inputs per call of the model.
+
+    Returns:
+      A row for each input, in order: `input` (the text, the path, or the place in a file), and for one class per input
+      `label`, `score`, `next_label` and `next_score`. An input that cannot be read has an `error` instead.
+
+    Raises:
+      UserError: the run has no export, or an input does not fit.
+
+    Example:
+      run.predict(["I lost my card", "Where is my money?"])
+    """
+    import pandas as pd
+
+    with session.running():
+      rows = list(self._answers(inputs, batch_size))
+    return pd.DataFrame(rows)
+
+  def _answers(self, inputs, batch_size):
+    from tl_app.commands import predict
+    from tl_app.data.readers import unlabelled
+
+    if self._predictor is None:
+      if not self._paths.export.is_dir():
+        raise UserError(f"{self.workdir} has no export: run.export() writes it")
+      self._predictor = predict.Predictor(self._paths.export)
+    facts = self._predictor.facts
+    if isinstance(inputs, (str, os.PathLike)):
+      names, rows = None, self._read(facts, files.expanded(inputs))
+    else:
+      inputs = list(inputs)
+      names = [f"input {i}" if isinstance(value, bytes) else value for i, value in enumerate(inputs)]
+      rows = unlabelled.from_values(inputs, facts["modality"], facts["pairs"])
+    answers = itertools.chain.from_iterable(self._predictor.answers(rows, batch_size))
+    for number, answer in enumerate(answers):
+      yield {"input": names[number] if names else answer["id"]} | predict.cells(answer)
+
+  def _read(self, facts, source):
+    from tl_app.commands import predict
+
+    columns = self.config.text_column, self.config.image_column, self.config.text_pair_column
+    return predict.read(facts, source, *columns)
 
   def errors(self) -> "pd.DataFrame":
     """Returns the wrong predictions of the test split, the worst first.
@@ -168,7 +220,9 @@ class Run:
     with session.running():
       from tl_app.commands import export
 
-      return export.export(self.workdir, files.expanded(str(output)), candidate=candidate)[0]
+      directory = export.export(self.workdir, files.expanded(str(output)), candidate=candidate)[0]
+    self._predictor = None
+    return directory
 
   @property
   def _task(self):

@@ -10,12 +10,14 @@ import logging
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from tl_app import files, tasks, workdir
 from tl_app.data import modalities
 from tl_app.data.readers import unlabelled
+from tl_app.data.readers.rows import Row
 from tl_app.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,29 +54,22 @@ def predict(
   Raises:
     UserError: `model` is no export, or `source` does not exist, is empty, has another modality or lacks a column.
   """
-  directory = pathlib.Path(model)
-  if not (directory / "saved_model.pb").is_file() or not (directory / workdir.EXPORT_FACTS).is_file():
-    raise UserError(f"--model={model} is not an export of tl_app: use WORKDIR/export")
   if output and pathlib.Path(output).is_dir():
     raise UserError(f"--output={output} is a directory: name a file")
   if batch_size < 1:
     raise UserError(f"--batch_size={batch_size}: use 1 or more")
   if top < 0:
     raise UserError(f"--top={top}: use 1 or more, or 0 for the default")
-  facts = files.read_json(directory / workdir.EXPORT_FACTS)
+  facts = read_facts(model)
   if facts["pairs"] != bool(text_pair_column):
     takes = "pairs of texts: name the second column with" if facts["pairs"] else "single texts or images: remove"
     raise UserError(f"--model={model} takes {takes} --text_pair_column")
-  per_token = tasks.from_config(facts["task"]).per_token
-  inputs = unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column, words=per_token)
-  signature = _signature(directory, facts["modality"])
-  if not top and len(facts["task"]["names"]) > MANY_CLASSES:
-    top = TOP
+  inputs = read(facts, source, text_column, image_column, text_pair_column)
+  predictor = Predictor(model)
   total = failed = 0
   with _sink(output) as file:
-    for answers in _answers(inputs, facts, signature, batch_size):
-      lines = (_with_highest(answer, top) for answer in answers)
-      file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    for answers in predictor.answers(inputs, batch_size, top):
+      file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in answers))
       file.flush()
       total += len(answers)
       failed += sum("error" in line for line in answers)
@@ -82,6 +77,76 @@ def predict(
       raise UserError(f"--input={source} has no inputs")
   if failed:
     log.warning('%s of %s inputs have no answer: see their "error"', f"{failed:,}", f"{total:,}")
+
+
+def read_facts(model: str | pathlib.Path) -> dict:
+  """Returns what an export says of itself: "modality", "pairs", "task", "class_names", ..
+
+  Raises:
+    UserError: `model` is no export.
+  """
+  directory = pathlib.Path(model)
+  if not (directory / "saved_model.pb").is_file() or not (directory / workdir.EXPORT_FACTS).is_file():
+    raise UserError(f"--model={model} is not an export of tl_app: use WORKDIR/export")
+  return files.read_json(directory / workdir.EXPORT_FACTS)
+
+
+def read(facts: dict, source: str, text_column: str, image_column: str, text_pair_column: str) -> Iterator[Row]:
+  """Returns the rows of a file or directory for an export, see `unlabelled.read`.
+
+  Args:
+    facts: see `read_facts`.
+    source, text_column, image_column, text_pair_column: as of `predict`.
+  """
+  per_token = tasks.from_config(facts["task"]).per_token
+  return unlabelled.read(source, facts["modality"], text_column, image_column, text_pair_column, words=per_token)
+
+
+class Predictor:
+  """An export that is loaded once and answers any number of inputs.
+
+  Attributes:
+    facts: see `read_facts`.
+  """
+
+  def __init__(self, model: str | pathlib.Path):
+    """Loads an export.
+
+    Args:
+      model: its directory.
+
+    Raises:
+      UserError: `model` is no export, or it cannot be loaded.
+    """
+    self.facts = read_facts(model)
+    self._signature = _signature(pathlib.Path(model), self.facts["modality"])
+
+  def answers(self, inputs: Iterator[Row], batch_size: int = 32, top: int = 0) -> Iterator[list[dict]]:
+    """Yields the answers of each batch, in order: {"id"} and the answers of the task, or {"id", "error"}.
+
+    Args:
+      inputs: see `unlabelled`. Only one batch of them is in memory.
+      batch_size: number of inputs per call of the model.
+      top: as of `predict`.
+    """
+    if not top and len(self.facts["task"]["names"]) > MANY_CLASSES:
+      top = TOP
+    for answers in _answers(inputs, self.facts, self._signature, batch_size):
+      yield [_with_highest(answer, top) for answer in answers]
+
+
+def cells(answer: dict) -> dict:
+  """Returns an answer as the cells of a row, {column: cell}, for a table.
+
+  Of one class per input: label, score, next_label and next_score, the class with the second highest probability. Of
+  numbers: one column each. Else what the answer holds, without the probabilities.
+  """
+  row = {name: value for name, value in answer.items() if name not in ("id", "values", "probabilities")}
+  row |= answer.get("values", {})
+  others = [pair for pair in answer.get("probabilities", {}).items() if pair[0] != answer.get("label")]
+  if "label" in answer and others:
+    row["next_label"], row["next_score"] = max(others, key=lambda pair: pair[1])
+  return row
 
 
 def _signature(directory, modality):
@@ -105,7 +170,6 @@ def _sink(output):
 
 
 def _answers(inputs, facts, signature, batch_size):
-  """Yields the answers of each batch, a list of dicts. Only one batch of `inputs` is in memory."""
   task = tasks.from_config(facts["task"])
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     while batch := list(itertools.islice(inputs, batch_size)):

@@ -2,8 +2,10 @@
 
 import codecs
 import logging
+import os
 import pathlib
 import sys
+from collections.abc import Iterable, Iterator
 
 from tl_app.data import modalities
 from tl_app.data.readers import folders, table_columns, table_files, tables
@@ -54,6 +56,32 @@ def read(source, modality, text_column="text", image_column="image", text_pair_c
     return _file_lines(path)
   _need("image", source, "is an image" if suffix in IMAGE_SUFFIXES else "is not a .txt", modality)
   return iter([_image(path.name, path)])
+
+
+def from_values(values: Iterable, modality: str, pairs: bool) -> Iterator[Row]:
+  """Yields the `Row`s of inputs in memory, as `read` does; the id is the position.
+
+  Args:
+    values: texts, or paths or encoded bytes of images; with `pairs`, two texts each.
+    modality: name of the `Modality` that the model reads.
+    pairs: whether the model reads pairs of texts.
+
+  Raises:
+    UserError: a value is none of these.
+  """
+  kind = modalities.of(modality)
+  types = (str, os.PathLike, bytes) if kind.is_decoded else (str,)
+  one = f"the path or the bytes of an {modality}" if kind.is_decoded else f"a {modality}"
+  for number, value in enumerate(values):
+    parts = value if pairs and isinstance(value, (tuple, list)) else (value,)
+    if len(parts) != 1 + pairs or not all(isinstance(part, types) for part in parts):
+      wanted = f"a pair of {kind.plural}" if pairs else one
+      raise UserError(f"input {number} is not {wanted}: {' '.join(repr(value).split())[:60]}")
+    encoded, reason = (), ""
+    for part in parts:
+      data, fault = kind.encode(os.fspath(part), allow_empty=True)
+      encoded, reason = (*encoded, data), reason or fault
+    yield Row(str(number), encoded, reason=reason)
 
 
 def _need(name, source, what, modality):

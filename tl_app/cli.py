@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from absl import flags
 
 from tl_app import config as config_lib
-from tl_app import files
+from tl_app import files, terminal
 from tl_app.errors import RunFailed, UserError
 
 FLAGS = flags.FLAGS
@@ -119,7 +119,8 @@ def run(main: Callable[[], object], description: str, define_flags: Callable[[],
   define_flags()
   flags.DEFINE_boolean("help", False, "Show the common flags.", short_name="h")
   flags.DEFINE_boolean("helpfull", False, "Show all flags.")
-  logging.basicConfig(format="%(message)s", stream=sys.stderr)
+  terminal.escape_names()
+  logging.basicConfig(format="%(message)s", handlers=[terminal.Handler()])
   logging.getLogger("tl_app").setLevel(logging.INFO)
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
     # Programs that a shell runs in the background ignore the first of them.
@@ -144,6 +145,8 @@ def start_tensorflow() -> None:
     finally:
       os.dup2(stderr, 2)
       os.close(stderr)
+  # Its warnings, for instance about functions that are traced again, are about code and not about a run.
+  logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def progress():
@@ -219,7 +222,7 @@ def machine_error(error: Exception) -> str:
 
 def _report(message, code):
   line = " ".join(str(message).split())
-  print(f"tl_app: {line}", file=sys.stderr, flush=True)
+  print(terminal.fitted(f"tl_app: {line}", sys.stderr), file=sys.stderr, flush=True)
   return code
 
 

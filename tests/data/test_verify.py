@@ -6,6 +6,7 @@ import os
 
 from loading import load, refusal, write, write_images
 
+from tl_app import progress
 from tl_app.data.readers import verify as verify_lib
 
 
@@ -22,13 +23,14 @@ def test_images_are_checked_with_the_decoder_of_training(tmp_path):
 
 
 def test_many_images_keep_their_order_and_show_progress(tmp_path, monkeypatch, caplog):
-  monkeypatch.setattr(verify_lib, "_PROGRESS_EVERY", 5)
+  monkeypatch.setattr(verify_lib, "_BLOCK", 5)
+  monkeypatch.setattr(progress._Lines, "interval", -1)
   write_images(tmp_path, *(f"c{number % 2}/{number:02}.jpg" for number in range(12)))
   with caplog.at_level(logging.INFO, logger="tl_app"):
     examples = load(f"images:{tmp_path}")
   assert list(examples.ids) == sorted(examples.ids)
   assert len(examples) == 12
-  assert "Checking images: 5 of 12" in caplog.text
+  assert "reading images: 1 of 12" in caplog.text
 
 
 def test_images_that_an_earlier_run_decoded_are_only_hashed(tmp_path):

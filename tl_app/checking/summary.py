@@ -1,6 +1,7 @@
 """`cheap`: every finding that needs no network; and the result as text and as JSON."""
 
 import collections
+import dataclasses
 
 import numpy as np
 
@@ -11,8 +12,12 @@ from tl_app.data.examples import SPLITS
 
 # By the name of the modality.
 CHECKS = {"text": texts, "image": images}
-# What the notes of the splits say already, at the start of a run.
-_NOTED = {"duplicates", "near_duplicates", "leak", "near_leak", "group_leak", "conflicting_labels", "small_classes"}
+# What a note of the splits says already, at the start of a run.
+_NOTED = {"small_classes"}
+# Harmless, but they say how many different examples there are.
+_TOLD_INFO = {"duplicates", "near_duplicates"}
+# Number of examples that a line at the start of a run shows.
+_FEW = 3
 
 
 def subject(examples, split, task):
@@ -32,10 +37,10 @@ def cheap(subject, preprocess=None):
 
 
 def start_lines(found):
-  """Yields the lines about the data at the start of a run; the notes of the splits are not repeated."""
+  """Yields the lines about the data at the start of a run, the worst first."""
   for finding in found:
-    if finding.severity != INFO and finding.kind not in _NOTED:
-      yield finding.line()
+    if (finding.severity != INFO or finding.kind in _TOLD_INFO) and finding.kind not in _NOTED:
+      yield dataclasses.replace(finding, examples=finding.examples[:_FEW]).line()
 
 
 def as_json(subject, found, seconds, not_checked):

@@ -64,7 +64,9 @@ def measure(config: Config, parts: str, repeats: int, steps: int) -> dict:
       config, workdir=f"{scratch}/run", feature_cache=f"{scratch}/features", export=False
     )
     with workdir_lib.claim(run_config.workdir, run_config) as paths:
-      features, _ = train_lib.prepare(run_config, backbones.resolve(run_config.backbone), Record(paths), recipes.plan)
+      spec = backbones.resolve(run_config.backbone)
+      features, plan = train_lib.prepare(run_config, spec, Record(paths), recipes.plan)
+      train_lib.announce(plan, run_config, features)
       timings = {name: PARTS[name](run_config, features, repeats, steps) for name in names}
   result = {
     "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "workdir"},

@@ -1,6 +1,5 @@
 """Evaluates the model of a finished run on its own test split, or on other labelled data."""
 
-import logging
 import pathlib
 
 from tl_app import data, files, progress
@@ -12,8 +11,6 @@ from tl_app.errors import UserError
 from tl_app.model import inference
 from tl_app.model.model import Model
 from tl_app.report import predictions
-
-log = logging.getLogger(__name__)
 
 
 def evaluate(workdir: str | pathlib.Path, flags: dict, output: str, cache_dir: str = "", offline: bool = False) -> dict:
@@ -47,10 +44,9 @@ def evaluate(workdir: str | pathlib.Path, flags: dict, output: str, cache_dir: s
     examples = examples.take(splits.read(paths.splits, examples).test)
   task = model.task
   labels = _targets(examples, model, workdir)
-  log.info("evaluating %s examples", f"{len(examples):,}")
-  moving_bar = int(progress.verbosity() == 1)
   batch_size = finished_run.inference_batch(paths, model)
-  logits = inference.predict(model.network, model.backbone, examples.inputs, batch_size, verbose=moving_bar)
+  with progress.examples("evaluating", len(examples)):
+    logits = inference.predict(model.network, model.backbone, examples.inputs, batch_size)
   metrics = {
     "test": task.metrics.compute_metrics(logits, labels),
     **task.metrics.baseline(task.codec.targets(splits.training_labels(paths.splits)), labels),

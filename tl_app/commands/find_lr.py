@@ -63,6 +63,7 @@ def measure(config: Config, steps: int) -> dict:
     with workdir_lib.claim(run_config.workdir, run_config) as paths:
       record = Record(paths)
       features, plan = train_lib.prepare(run_config, backbones.resolve(run_config.backbone), record, recipes.plan)
+      train_lib.announce(plan, run_config, features)
       phase = next((phase for phase in plan.phases if phase.trains_backbone), None)
       if phase is None:
         raise UserError(

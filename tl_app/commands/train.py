@@ -76,6 +76,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     limit = TimeLimit(deadline, config.max_minutes, config.export) if config.max_minutes else None
     features, plan = prepare(config, spec, record, recipe or recipes.plan, limit)
     check(features, record)
+    announce(plan, config, features)
     if config.profile_input and not any(phase.trains_backbone for phase in plan.phases):
       input_profile.profile_inference(plan.phases[0], features, config.seed, record)
     baselines = phases.baseline_scores(features)
@@ -100,7 +101,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
 def prepare(
   config: Config, spec: BackboneSpec, record: Record, recipe: Callable, limit: TimeLimit | None = None
 ) -> tuple[Features, Plan]:
-  """Loads data and backbone, plans the run, writes plan.json and prints the plan.
+  """Loads data and backbone, prints what the data are, plans the run and writes plan.json.
 
   Args:
     config: the `Config`.
@@ -133,7 +134,6 @@ def prepare(
   features = features.with_batch_size(chosen.inference)
   plan = planning.make(reason, preprocessing, chosen.applied(planned), chosen, train_data, model)
   record.write_plan(plan.to_json())
-  _print(plan, config, features)
   return features, plan
 
 
@@ -144,9 +144,11 @@ def load_data(config: Config, assets: Assets) -> tuple[splits.Splits, tasks.Task
   examples = dataclasses.replace(examples, classes=strings(task.codec.classes(examples.labels)))
   fingerprints = fingerprint(examples, DecodedImageIndex(assets.root))
   split = splits.make(examples, config.splits, fingerprints, task.has_class_names)
-  for note in split.notes:
-    log.warning("%s", note)
-  return split, task.fit(examples.labels[split.train]), reason
+  task = task.fit(examples.labels[split.train])
+  notes = (f"note: {note}" for note in split.notes if note not in split.findings)
+  for line in (*plan_text.data_lines(config.dataset, split, task, reason), *notes):
+    log.info("%s", line)
+  return split, task, reason
 
 
 def with_vocabulary(config: Config, spec: BackboneSpec, split: splits.Splits) -> BackboneSpec:
@@ -207,6 +209,17 @@ def check(features: Features, record: Record) -> None:
   seconds = {"look": time.monotonic() - start}
   label_noise = "python -m tl_app.check" if task.single_label else f"--task={task.name} has no check of it"
   record.write_findings(summary.as_json(subject, findings, seconds, {"label_noise": label_noise}))
+
+
+def announce(plan: Plan, config: Config, features: Features) -> None:
+  """Prints the plan, and the flags that have no effect in its phases."""
+  for line in plan_text.lines(plan):
+    log.info("%s", line)
+  log.info("%s", plan_text.to_do(plan, len(features.data.used_rows), config.export))
+  modes = {row["bn"] for facts in plan.phase_facts for row in facts["stages"]}
+  has_image_size = "image_size" in modalities.of(features.data.examples.modality).flags
+  for name, reason in flags_without_effect(config, plan.phases, modes, has_image_size).items():
+    log.warning("--%s=%s does nothing here: %s", name, getattr(config, name), reason)
 
 
 def evaluate(task, selected: str, features: Features, record: Record) -> tuple[dict, np.ndarray]:
@@ -352,13 +365,3 @@ def _with_smaller_images(config, spec, assets, features, limit):
     *(config.max_minutes, size, size, full_size, full_size, seconds, remaining, full_size),
   )
   return smaller
-
-
-def _print(plan, config, features):
-  """Prints the plan, and the flags that have no effect in its phases."""
-  for line in plan_text.lines(plan, config.dataset, features.data, features.model):
-    log.info("%s", line)
-  modes = {row["bn"] for facts in plan.phase_facts for row in facts["stages"]}
-  has_image_size = "image_size" in modalities.of(features.data.examples.modality).flags
-  for name, reason in flags_without_effect(config, plan.phases, modes, has_image_size).items():
-    log.warning("--%s=%s does nothing here: %s", name, getattr(config, name), reason)

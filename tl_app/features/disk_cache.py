@@ -9,11 +9,14 @@ import json
 import logging
 import os
 import pathlib
+import time
 import typing
 import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
+
+from tl_app import progress
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +226,8 @@ def features(cache: FeatureCache | None, hashes: np.ndarray, compute: Callable[[
     compute: function from int [k] positions in `hashes` to their features, float32 [k, width].
   """
   if cache is None:
-    return compute(np.arange(len(hashes)))
+    with _computing(len(hashes)):
+      return compute(np.arange(len(hashes)))
   starts, _, rows = compute_missing(cache, hashes, compute)
   return rows[starts].astype(np.float32, copy=False)
 
@@ -240,7 +244,8 @@ def ragged_features(
     chunk: number of examples computed at a time.
   """
   if cache is None:
-    parts = [compute(np.arange(i, min(i + chunk, len(hashes)))) for i in range(0, len(hashes), chunk)]
+    with _computing(len(hashes)):
+      parts = [compute(np.arange(i, min(i + chunk, len(hashes)))) for i in range(0, len(hashes), chunk)]
     rows = [row for part in parts for row in part]
     counts = np.array([len(row) for row in rows], np.int64)
     return np.cumsum(counts) - counts, np.concatenate(rows)
@@ -273,23 +278,33 @@ def compute_missing(
     missing = np.flatnonzero(counts < 0)
     if len(known):
       log.info(
-        "feature cache: %d of %d features read from %s; %d of them agree with new ones",
-        *(len(known), len(hashes), cache.directory, min(PROBES, len(known))),
+        "features: %s of %s examples read from %s; %d of them agree with new ones",
+        *(f"{len(known):,}", f"{len(hashes):,}", cache.directory, min(PROBES, len(known))),
       )
     _, first = np.unique(hashes[missing], return_index=True)
     distinct, computed = missing[np.sort(first)], []
-    for start in range(0, len(distinct), chunk):
-      part = distinct[start : start + chunk]
-      log.info("features: computing %d to %d of %d", start + 1, start + len(part), len(distinct))
-      rows = compute(part)
-      if writable:
-        cache.append(hashes[part], rows)
-      else:
-        computed += [np.reshape(row, (-1, cache.width)) for row in rows]
+    with _computing(len(distinct)):
+      for start in range(0, len(distinct), chunk):
+        part = distinct[start : start + chunk]
+        rows = compute(part)
+        if writable:
+          cache.append(hashes[part], rows)
+        else:
+          computed += [np.reshape(row, (-1, cache.width)) for row in rows]
     if len(missing) and not writable:
       return _with_unstored(cache.rows(), starts, counts, hashes, distinct, computed)
     # `find` reads every row for its checksum, so it is called again only if rows were added.
     return *(cache.find(hashes) if len(missing) else (starts, counts)), cache.rows()
+
+
+@contextlib.contextmanager
+def _computing(count):
+  """Shows how many of `count` examples have features, and logs the time at the end."""
+  start = time.monotonic()
+  with progress.examples("features", count):
+    yield
+  if count:
+    log.info("features: %s examples computed in %.1f s", f"{count:,}", time.monotonic() - start)
 
 
 def _with_unstored(rows, starts, counts, hashes, distinct, computed):

@@ -8,7 +8,6 @@ import pathlib
 import keras
 import numpy as np
 
-from tl_app import progress
 from tl_app.compute.devices import Devices
 from tl_app.config.groups import MachineConfig
 from tl_app.data import modalities, pipeline
@@ -77,23 +76,22 @@ class Features:
     """Returns features of the same run that use other batches; what has been computed is not kept."""
     return Features(self.model, self.data, self.devices, self.store, batch_size, self.clock)
 
-  def predict(self, network: keras.Model, rows: np.ndarray, verbose: int = 0) -> np.ndarray:
+  def predict(self, network: keras.Model, rows: np.ndarray) -> np.ndarray:
     """Returns the output of a network on the backbone's inputs, float32 [len(rows), ..].
 
     Args:
       network: `keras.Model`, or what has its `predict`.
       rows: int [n], rows of the data.
-      verbose: Keras progress bar, 0 or 1.
     """
     lengths = None if self.data.lengths is None else self.data.lengths[rows]
     inputs = self.data.inputs[rows]
-    return inference.predict(network, self.model.backbone, inputs, self.batch_size, verbose, lengths)
+    return inference.predict(network, self.model.backbone, inputs, self.batch_size, lengths)
 
-  def computing(self, network: keras.Model, verbose: int = 0) -> contextlib.AbstractContextManager:
+  def computing(self, network: keras.Model) -> contextlib.AbstractContextManager:
     """Returns the context of `inference_engine.computing` for a frozen network on the rows of the data."""
     return inference_engine.computing(
       network,
-      lambda chosen, rows: self.predict(chosen, rows, verbose),
+      self.predict,
       self.store.engine,
       self.data.examples.modality,
       self.devices.replicas,
@@ -139,9 +137,9 @@ class Features:
     return [preprocess.identity, preprocess.max_length]
 
   def _per_example(self):
-    rows, verbose = self.data.used_rows, int(progress.verbosity() == 1)
+    rows = self.data.used_rows
     cache = self._cache_with_space(np.ones(len(rows), np.int64), rows)
-    with self.computing(self.model.features, verbose) as compute:
+    with self.computing(self.model.features) as compute:
       features = disk_cache.features(cache, self.data.hashes[rows], lambda part: compute(rows[part]))
     return self._one_row_each(rows, features)
 

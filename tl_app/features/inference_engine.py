@@ -7,12 +7,13 @@ import sys
 import tempfile
 import time
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_app import progress
 from tl_app.backbones import keras_internals
 from tl_app.data import modalities
 from tl_app.errors import UserError
@@ -39,7 +40,7 @@ FOLDED_BYTES = 2**29
 class Predictor(typing.Protocol):
   """A network that predicts; `keras.Model` is one."""
 
-  def predict(self, dataset: tf.data.Dataset, verbose: int = 0) -> np.ndarray:
+  def predict(self, dataset: tf.data.Dataset, verbose: int = 0, callbacks: Sequence = ()) -> np.ndarray:
     """Returns the outputs, float32 [n, ..], for a dataset of batches of the network's inputs."""
     ...
 
@@ -84,7 +85,7 @@ def computing(
 
   With "auto", OpenVINO takes over when `MIN_EXAMPLES` examples have been requested in total, unless the network cannot
   be converted or its outputs differ from those of TensorFlow. With "openvino" it computes everything, or the run stops.
-  At the end the log says how many examples each engine has computed.
+  If OpenVINO has computed examples, the log says at the end how many each engine has.
 
   Args:
     network: frozen `keras.Model` with one output tensor, in inference mode.
@@ -99,9 +100,9 @@ def computing(
   """
   engine = _Engine(plain(network, num_devices), network, predict, choice, is_candidate(choice, modality, num_devices))
   yield engine
-  done = [f"{count:,} by {name}" for name, count in engine.counts.items() if count]
-  if done:
-    log.info("frozen features computed: %s", ", ".join(done))
+  if engine.counts["OpenVINO"]:
+    done = " and ".join(f"{name} for {count:,}" for name, count in engine.counts.items() if count)
+    log.info("features were computed by %s examples", done)
 
 
 class _Engine:
@@ -128,7 +129,8 @@ class _Engine:
     sample = indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)]
     try:
       converted = convert(self._network)
-      largest = difference(self._predict(converted, sample), self._predict(self._plain, sample))
+      with progress.uncounted():
+        largest = difference(self._predict(converted, sample), self._predict(self._plain, sample))
       # Not `>`: the difference may be NaN.
       if not largest <= TOLERANCE:
         raise Refused(
@@ -167,13 +169,13 @@ def difference(features: np.ndarray, exact: np.ndarray) -> float:
 class _BatchPredictor:
   """A `Predictor` that computes one batch after the other."""
 
-  def predict(self, dataset, verbose=0):
+  def predict(self, dataset, verbose=0, callbacks=()):
     """Returns the outputs, float32 [n, ..], for a dataset of batches of the network's inputs."""
-    bar = keras.utils.Progbar(int(dataset.cardinality()), verbose=verbose)
     outputs = []
-    for batch in dataset:
+    for index, batch in enumerate(dataset):
       outputs.append(self.predict_on_batch(batch))
-      bar.add(1)
+      for callback in callbacks:
+        callback.on_predict_batch_end(index, {"outputs": outputs[-1]})
     return np.concatenate(outputs)
 
 

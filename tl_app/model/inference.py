@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tl_app import progress
 from tl_app.backbones.backbone import Backbone
 from tl_app.data import pipeline
 from tl_app.data.examples import Inputs
@@ -25,21 +26,26 @@ def predict(
   backbone: Backbone,
   inputs: Inputs,
   batch_size: int,
-  verbose: int = 0,
   lengths: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Runs a network on raw inputs.
+  """Runs a network on raw inputs and counts the examples, see `progress.examples`.
 
   Args:
     network: `keras.Model` on the backbone's inputs with one output tensor.
     backbone: provides the preprocessing.
     inputs: `Inputs`.
     batch_size: global batch; divisible by the number of devices.
-    verbose: Keras progress bar, 0 or 1.
     lengths: `pipeline.token_counts` of the inputs, if they are known.
 
   Returns:
     float32 [n, ..], in the order of the inputs.
   """
   dataset, positions = pipeline.for_inference(inputs, backbone.preprocess, batch_size, lengths)
-  return pipeline.restore(network.predict(dataset, verbose=verbose), positions)
+  return pipeline.restore(network.predict(dataset, verbose=0, callbacks=[_Counted()]), positions)
+
+
+class _Counted(keras.callbacks.Callback):
+  """Counts the examples of each batch."""
+
+  def on_predict_batch_end(self, batch, logs=None):
+    progress.examples_done(len(keras.tree.flatten(logs["outputs"])[0]))

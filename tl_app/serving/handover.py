@@ -117,7 +117,7 @@ def _readme(model, about, answer, needed):
   )
   version = machine.version("tl_app")
   start = "pretrained network" if model.backbone.pretrained else "random weights of the network"
-  return f"""# A model for {modality}s: {task.name.replace("_", " ")}
+  return f"""# {formatting.sentence(modality)} model, {task.name.replace("_", " ")}
 
 Made by tl_app {version} on {datetime.date.today().isoformat()}. It is the candidate `{about.candidate}` of a
 training on `{about.dataset}`, and starts from the {start} `{about.backbone}`.

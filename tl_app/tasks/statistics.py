@@ -176,6 +176,18 @@ def mcnemar(right: np.ndarray, other_right: np.ndarray) -> float:
   return float(scipy.stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
+def least_difference(count: int, significance: float) -> float | None:
+  """Returns the smallest difference of two accuracies on `count` examples that McNemar's test can call significant.
+
+  The difference is smallest where one model is right on every example on which only one of the two is. None if even a
+  difference of 1 has a larger p-value than `significance`.
+  """
+  for number in range(1, count + 1):
+    if mcnemar(np.ones(number, bool), np.zeros(number, bool)) <= significance:
+      return number / count
+  return None
+
+
 def class_parity(probabilities: np.ndarray, expected: np.ndarray, flips: np.ndarray) -> dict:
   """Returns how the probabilities of an export differ from those of the evaluation, [n, classes] both.
 

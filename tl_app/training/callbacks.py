@@ -8,10 +8,14 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
+from tl_app import progress
 from tl_app.backbones.weights import values
 from tl_app.errors import RunFailed
 
 log = logging.getLogger(__name__)
+
+# Number of steps after which a phase says how long it takes; the first one compiles.
+FIRST_STEPS = 4
 
 
 class Validate(keras.callbacks.Callback):
@@ -40,6 +44,7 @@ class KeepBest(keras.callbacks.Callback):
 
   Attributes:
     epoch: index of the best epoch, from 0.
+    stopped: whether it has stopped training early.
     averaged_values: averaged weights at the end of training, NumPy arrays; None if the optimizer averages none.
   """
 
@@ -67,10 +72,13 @@ class KeepBest(keras.callbacks.Callback):
     self._moved = moved
     self._score = None
     self._values = None
+    self._last = 0
     self.epoch = 0
+    self.stopped = False
     self.averaged_values = None
 
   def on_epoch_end(self, epoch, logs=None):
+    self._last = epoch
     loss = logs["val_loss"]
     score = (-loss,) if self._monitor == "loss" else (logs[f"val_{self._monitor}"], -loss)
     if self._score is None and not self._moved():
@@ -79,7 +87,15 @@ class KeepBest(keras.callbacks.Callback):
       self._score, self.epoch = score, epoch
       self._values = values(self._variables)
     elif self._patience and epoch - self.epoch >= self._patience:
-      self.model.stop_training = True
+      self.stopped = self.model.stop_training = True
+
+  def summary(self, most: int) -> str:
+    """Returns how training ended, in words; `most` is the largest number of epochs."""
+    done = f"{self._last + 1} of at most {most} epochs"
+    if self.stopped:
+      monitored = "a lower validation loss" if self._monitor == "loss" else f"a higher validation {self._monitor}"
+      done = f"stopped early after {done}: {self._patience} epochs without {monitored}"
+    return f"{done}; the best is epoch {self.epoch + 1}" if self._values else done
 
   def on_train_end(self, logs=None):
     optimizer = self.model.optimizer
@@ -149,18 +165,46 @@ class EpochLog(keras.callbacks.Callback):
     self._record.log_epoch(values)
 
 
-class SparseProgress(keras.callbacks.Callback):
-  """Prints a line after epochs 1, 2, 5, 10, 20, 50, .. and the last: a probe has many short epochs."""
+class ShowProgress(keras.callbacks.Callback):
+  """Moves the bar of a phase, and prints how long it takes and how its epochs end.
 
-  def __init__(self, phase, print_line):
+  A phase that trains the backbone has few and long epochs: each has a line. A probe has many short ones: it has a line
+  after epochs 1, 2, 5, 10, 20, 50, .. and the last.
+  """
+
+  def __init__(self, phase, bar, print_line):
+    """Creates the callback.
+
+    Args:
+      phase: the `Phase`.
+      bar: the `progress.Bar` of the steps of all its epochs.
+      print_line: function that prints a line, given as the arguments of `logging.info`.
+    """
     super().__init__()
     self._phase = phase
+    self._bar = bar
     self._print_line = print_line
+    self._epoch = 0
+    self._start = 0.0
+    self._said_how_long = not phase.trains_backbone
+
+  def on_epoch_begin(self, epoch, logs=None):
+    self._epoch = epoch
+    self._start = time.monotonic()
+
+  def on_train_batch_end(self, batch, logs=None):
+    epochs = self._phase.schedule.epochs
+    self._bar.advance(1, f"epoch {self._epoch + 1} of {epochs}, loss {float(logs['loss']):.4f}")
+    seconds = self._bar.seconds_left()
+    if not self._said_how_long and seconds is not None and batch + 1 >= FIRST_STEPS:
+      self._said_how_long = True
+      self._print_line("phase %s: %s to go, by its first steps", self._phase.name, progress.about(seconds))
 
   def on_epoch_end(self, epoch, logs=None):
     number, epochs = epoch + 1, self._phase.schedule.epochs
     digits = str(number)
     is_round = digits[0] in "125" and set(digits[1:]) <= {"0"}
-    if number == epochs or is_round:
+    if self._phase.trains_backbone or number == epochs or is_round:
       metrics = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
-      self._print_line(f"{self._phase.name} epoch {number}/{epochs}  {metrics}")
+      seconds = time.monotonic() - self._start
+      self._print_line("%s epoch %d/%d  %s  %.1f s", self._phase.name, number, epochs, metrics, seconds)

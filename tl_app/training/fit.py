@@ -252,18 +252,22 @@ class _GradientFit:
       phase.schedule.patience,
       lambda: audit.has_moved(model, prepared.before),
     )
-    with precision.computing(steps.network, prepared.policy.precision):
+    with (
+      precision.computing(steps.network, prepared.policy.precision),
+      progress.bar(phase.name, phase.schedule.steps) as bar,
+    ):
       steps.network.fit(
         prepared.feed.dataset(),
         epochs=phase.schedule.epochs,
         steps_per_epoch=phase.schedule.steps_per_epoch,
-        callbacks=self._callbacks(prepared, best),
-        verbose=progress.verbosity() if phase.trains_backbone else 0,
+        callbacks=self._callbacks(prepared, best, bar),
+        verbose=0,
         shuffle=False,  # The dataset is shuffled.
       )
+    log.info("phase %s: %s", phase.name, best.summary(phase.schedule.epochs))
     return best.averaged_values
 
-  def _callbacks(self, prepared, best):
+  def _callbacks(self, prepared, best, bar):
     """Returns the callbacks of a phase; validation comes first, since the others read its metrics."""
     phase, validation_logits = prepared.phase, prepared.feed.validation_logits
     labels, task = self.features.data.validation_targets, self.features.model.task
@@ -276,9 +280,8 @@ class _GradientFit:
       *validated,
       callbacks.EpochLog(self.record, phase),
       keras.callbacks.TensorBoard(str(self.record.paths.tensorboard / phase.name), write_graph=False),
+      callbacks.ShowProgress(phase, bar, log.info),
     ]
-    if not phase.trains_backbone:
-      return [*watching, callbacks.SparseProgress(phase, log.info)]
     return watching + ([callbacks.StopInTime(self.limit.last_step)] if self.limit else [])
 
 

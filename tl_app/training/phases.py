@@ -11,6 +11,7 @@ from tl_app.errors import RunFailed
 from tl_app.features.frozen import Features
 from tl_app.model import heads, stages
 from tl_app.recipes.phase import Phase
+from tl_app.report import formatting
 from tl_app.training import selection
 from tl_app.training.fit import PhaseResult, fit
 from tl_app.training.selection import Candidate, Selection
@@ -90,9 +91,9 @@ def select(
     log.warning("--select=%s: this run has no such candidate, only %s; the best is selected", wanted, ", ".join(names))
   selected = selection.select(candidates, features.data.validation_targets, task, wanted)
   scores = baselines | {name: values[metric] for name, values in selected.metrics.items()}
-  listed = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
-  log.info("candidates on the validation split: %s %s", title, listed)
-  log.info("%s", selected.reason)
+  listed = ", ".join(f"{formatting.candidate(name)} {score:.4f}" for name, score in scores.items())
+  log.info("candidates, by %s on the validation split: %s", title, listed)
+  log.info("selected model: %s", selected.reason)
   return selected
 
 

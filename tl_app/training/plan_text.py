@@ -2,28 +2,31 @@
 
 from collections.abc import Iterator
 
-from tl_app.data.training_data import TrainingData
-from tl_app.model.model import Model
+from tl_app.data.examples import SPLITS
+from tl_app.data.splitting.splits import Splits
 from tl_app.recipes.phase import HEAD
+from tl_app.tasks.task import Task
 from tl_app.training import objectives
 from tl_app.training.planning import Plan
 
 
-def lines(plan: Plan, dataset: str, data: TrainingData, model: Model) -> Iterator[str]:
-  """Yields the lines about a plan.
+def data_lines(dataset: str, split: Splits, task: Task, why: str) -> Iterator[str]:
+  """Yields the lines about the data, which come before the backbone is loaded.
 
   Args:
-    plan: the `Plan`.
     dataset: value of --dataset.
-    data: the `TrainingData`.
-    model: the `Model`.
+    split: the `Splits`.
+    task: the fitted `Task`.
+    why: the reason for its choice.
   """
+  counts = ", ".join(f"{len(getattr(split, name)):,} {name}" for name in SPLITS)
+  yield f"data: {dataset}, {task.codec.describe()}; {counts} examples"
+  yield f"task: {task.name}, {why}"
+
+
+def lines(plan: Plan) -> Iterator[str]:
+  """Yields the lines about a plan: the backbone, the preprocessing, and what each phase trains."""
   backbone = plan.backbone
-  yield f"task: {plan.task['name']}, {plan.task['why']}"
-  yield (
-    f"data: {dataset}, {model.task.codec.describe()}; {len(data.train)} train, {len(data.validation)} validation, "
-    f"{len(data.test)} test examples"
-  )
   yield f"backbone: {backbone['name']}, {backbone['parameters']:,} parameters, features [{backbone['feature_size']}]"
   yield from (f"  {note}" for note in backbone["notes"])
   yield "preprocessing: " + ", ".join(f"{name} {value}" for name, value in plan.preprocessing.items())
@@ -35,6 +38,22 @@ def lines(plan: Plan, dataset: str, data: TrainingData, model: Model) -> Iterato
       yield f"  training examples are augmented: {facts['changed_examples']}"
     if phase.trains.train_stages != (HEAD,):
       yield from _table(facts["stages"])
+
+
+def to_do(plan: Plan, num_examples: int, export: bool) -> str:
+  """Returns what a run does after its plan, as a line. How long it takes is known after the first steps.
+
+  Args:
+    plan: the `Plan`.
+    num_examples: number of examples whose features are needed.
+    export: whether the run exports.
+  """
+  phases = [
+    f"phase {phase.name}" + (f" (at most {phase.schedule.steps:,} steps)" if phase.optimizer.uses_gradients else "")
+    for phase in plan.phases
+  ]
+  parts = [f"features of {num_examples:,} examples", *phases, "selection and test", *(["export"] if export else [])]
+  return f"to do: {', '.join(parts)}; the time left is shown after the first steps of each"
 
 
 def _table(rows):
@@ -51,7 +70,7 @@ def _work(phase):
   if not optimizer.uses_gradients:
     return f"solved by scikit-learn ({optimizer.solver})"
   return (
-    f"at most {schedule.epochs} epochs of {schedule.steps_per_epoch} batches of {_batch(phase.inputs)}"
+    f"at most {schedule.epochs} epochs of {schedule.steps_per_epoch:,} batches of {_batch(phase.inputs)}"
     f"{objectives.of(phase).description(phase)}, weight decay {optimizer.weight_decay:g}, new optimizer"
   )
 

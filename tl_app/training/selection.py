@@ -9,14 +9,13 @@ import sklearn.neighbors
 
 from tl_app.config import AUTO
 from tl_app.report import formatting
+from tl_app.tasks import statistics
 
 NEIGHBOURS = 20
 # Largest number of training examples for the nearest neighbours, which are only a baseline.
 NEIGHBOUR_EXAMPLES = 20000
 # Largest p-value of a difference that is called significant.
 SIGNIFICANT = 0.05
-# Least number of examples that two models answer differently and McNemar's exact test calls significant: 2 * 0.5**6.
-LEAST_DIFFERENT = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +94,10 @@ def _doubt(p_value, task, count):
     return ""
   if not task.metrics.counts_right_answers:
     return f"{count} examples do not distinguish them"
-  return f"{count} examples cannot show a difference below {min(1, LEAST_DIFFERENT / count):.2g}"
+  least = statistics.least_difference(count, SIGNIFICANT)
+  if least is None:
+    return f"{count} examples cannot show any difference"
+  return f"{count} examples cannot show a difference below {least:.2g}"
 
 
 def _reason(best, first, metrics, task, count):

@@ -2,15 +2,15 @@
 
 import concurrent.futures
 import hashlib
-import logging
+import itertools
 import os
 
+from tl_app import progress
 from tl_app.data import modalities
 from tl_app.data.examples import content_hash
 
-log = logging.getLogger(__name__)
-
-_PROGRESS_EVERY = 2000
+# Rows that wait for a thread: a future for each row of a large data set would cost more memory than the rows.
+_BLOCK = 2000
 
 
 def check(raw, verify=None, known=frozenset()):
@@ -64,13 +64,10 @@ def _label_fault(row):
 
 
 def _map(function, rows, threads):
-  """Yields `function(row)` in the order of `rows`; with `threads` in several, and with a log line every so many."""
+  """Yields `function(row)` in the order of `rows`; with `threads` in several, and with a bar."""
   if not threads:
     yield from map(function, rows)
     return
-  # One block at a time: a future for every row of a large data set would cost more memory than the rows.
   with concurrent.futures.ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
-    for start in range(0, len(rows), _PROGRESS_EVERY):
-      if len(rows) > _PROGRESS_EVERY:
-        log.info("Checking images: %s of %s", f"{start:,}", f"{len(rows):,}")
-      yield from pool.map(function, rows[start : start + _PROGRESS_EVERY])
+    blocks = (pool.map(function, rows[start : start + _BLOCK]) for start in range(0, len(rows), _BLOCK))
+    yield from progress.counted(itertools.chain.from_iterable(blocks), len(rows), "reading images")

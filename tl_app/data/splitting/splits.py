@@ -72,9 +72,11 @@ def make(
     raise UserError(f"--on_leak=fail: {leaks[0]}: remove them, or pass --on_leak=report")
   if config.max_examples or config.max_examples_per_class:
     indices["train"] = _at_most(examples, indices["train"], config)
+  findings = [*leaks, *_content_notes(examples, indices, fingerprints)]
   return Splits(
     examples=examples,
-    notes=[*examples.notes, *_skipped_note(examples), *notes, *leaks, *_content_notes(examples, indices, fingerprints)],
+    notes=[*examples.notes, *_skipped_note(examples), *notes, *findings],
+    findings=findings,
     settings={name: getattr(config, name) for name in _SETTINGS} | {"sampled": sorted(missing)},
     fingerprints=fingerprints,
     **indices,
@@ -339,6 +341,7 @@ class Splits:
     notes: lines worth telling the user.
     settings: the flags that decide sampling, and the names of the sampled splits.
     fingerprints: the `Fingerprints` of `examples`, or None where the manifest was read.
+    findings: those of the notes that `checking` finds too.
   """
 
   examples: Examples
@@ -348,6 +351,7 @@ class Splits:
   notes: list
   settings: dict
   fingerprints: Fingerprints | None = None
+  findings: list = dataclasses.field(default_factory=list)
 
   def manifest(self):
     """Returns what splits.json holds: the settings, and id, content hash and label of every example of each split."""

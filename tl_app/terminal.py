@@ -1,0 +1,77 @@
+"""What people see on a terminal: its width, its colours, lines that are wrapped between words.
+
+A pipe or a file gets the same lines without colours, each in one piece.
+"""
+
+import logging
+import os
+import sys
+import textwrap
+import typing
+
+# Codes of the colours of the word with which a line begins.
+_COLOURS = {"serious": "1;31", "warning": "33", "tl_app:": "1;31"}
+_NARROWEST = 40
+
+
+def is_terminal(stream: typing.TextIO) -> bool:
+  """Whether a stream is a terminal that can move its cursor."""
+  return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def has_colours(stream: typing.TextIO) -> bool:
+  """Whether a stream shows colours: a terminal, unless the environment has NO_COLOR (https://no-color.org)."""
+  return is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def width(stream: typing.TextIO) -> int:
+  """Returns the number of columns of a terminal; $COLUMNS has precedence."""
+  columns = os.environ.get("COLUMNS", "")
+  try:
+    return max(_NARROWEST, int(columns) if columns.isdigit() else os.get_terminal_size(stream.fileno()).columns)
+  except OSError:
+    return 80
+
+
+def fitted(line: str, stream: typing.TextIO, hanging: int = 2) -> str:
+  """Returns a line as the stream shows it: on a terminal it is wrapped between words and may have a coloured word.
+
+  Args:
+    line: the line.
+    stream: where it will be written.
+    hanging: number of columns by which its second and later lines are indented, beside its own indentation.
+  """
+  if not is_terminal(stream):
+    return line
+  indent = " " * (len(line) - len(line.lstrip()) + hanging)
+  options = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False, "expand_tabs": False}
+  wrapped = "\n".join(textwrap.wrap(line, width(stream), subsequent_indent=indent, **options))
+  word = wrapped.split(" ", 1)[0]
+  if word in _COLOURS and has_colours(stream):
+    wrapped = f"\x1b[{_COLOURS[word]}m{word}\x1b[0m" + wrapped[len(word) :]
+  return wrapped
+
+
+def print_results(lines: str, hanging: int = 2) -> None:
+  """Prints the lines of a result to standard output; on a terminal an empty line comes before them."""
+  if is_terminal(sys.stderr):
+    print(file=sys.stderr, flush=True)
+  for line in lines.splitlines():
+    print(fitted(line, sys.stdout, hanging))
+
+
+def escape_names() -> None:
+  """Makes standard output and error escape what their encoding lacks: a name of a file or a class may have any letter."""
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, "reconfigure"):
+      stream.reconfigure(errors="backslashreplace")
+
+
+class Handler(logging.Handler):
+  """Writes log records to standard error as it is at that moment: a moving bar stands in for it while it is shown."""
+
+  def emit(self, record):
+    try:
+      print(fitted(self.format(record), sys.stderr), file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+      self.handleError(record)

@@ -14,8 +14,9 @@ from tests import import_graph
 
 # Packages and modules directly under tl_app/. Rooms on one line do not import each other.
 ORDER = [
-  ["errors", "files", "progress"],
-  ["config", "assets"],
+  ["errors", "files", "terminal"],
+  ["config", "progress"],
+  ["assets"],
   ["recipes", "preprocessing"],
   ["tasks", "workdir", "cli", "augmentation"],
   ["backbones"],

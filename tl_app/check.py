@@ -31,7 +31,7 @@ def main():
 
   with cli.progress():
     result, found = check.check(config)
-  print("\n".join(summary.lines(result, found)))
+  cli.print_results("\n".join(summary.lines(result, found)))
   if flags.output:
     files.write_json(flags.output, result)
   if summary.is_serious(found):

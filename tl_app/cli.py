@@ -154,6 +154,16 @@ def progress():
   return contextlib.redirect_stdout(sys.stderr)
 
 
+def print_results(lines: str, indent: int = 2) -> None:
+  """Prints the lines of a result, see `terminal.print_results`."""
+  terminal.print_results(lines, indent)
+
+
+def elapsed() -> float:
+  """Returns the seconds that the command has taken."""
+  return terminal.elapsed()
+
+
 def _interrupt(signum, frame):
   # Python drops exceptions raised inside a destructor, and TensorFlow has many destructors.
   signal.alarm(AGAIN)

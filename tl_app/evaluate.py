@@ -26,7 +26,7 @@ def main():
 
   with cli.progress():
     metrics = command.evaluate(flags.workdir, cli.given(EVALUATION_FLAGS), flags.output, flags.cache_dir, flags.offline)
-  print(summary.lines(metrics, flags.output or None))
+  cli.print_results(summary.lines(metrics, flags.output or None), summary.INDENT)
 
 
 if __name__ == "__main__":

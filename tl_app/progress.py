@@ -28,17 +28,6 @@ _LINE_SHARE = 0.02
 
 _running: list["Bar"] = []
 _of_examples: list["Bar"] = []
-_start = [time.monotonic()]
-
-
-def restart_clock() -> None:
-  """Starts the clock that a bar shows beside the time that is left. It runs from the import of this module."""
-  _start[0] = time.monotonic()
-
-
-def elapsed() -> float:
-  """Returns the seconds of the clock, see `restart_clock`."""
-  return time.monotonic() - _start[0]
 
 
 def about(seconds: float) -> str:
@@ -186,8 +175,9 @@ class _Lines(_Display):
   interval = _FIRST_LINE_SECONDS
 
   def update(self):
-    self.interval = max(_LINE_SECONDS, _LINE_SHARE * elapsed())
-    log.info("%s: %s", self._bar.what, ", ".join(filter(None, (self._bar.detail, _left(self._bar)))))
+    self.interval = max(_LINE_SECONDS, _LINE_SHARE * terminal.elapsed())
+    if self._bar.done < self._bar.total:
+      log.info("%s: %s", self._bar.what, ", ".join(filter(None, (self._bar.detail, _left(self._bar)))))
 
 
 class _Terminal(_Display):
@@ -199,13 +189,14 @@ class _Terminal(_Display):
     super().__init__(shown)
     import rich.console
     import rich.progress
+    import rich.table
     import rich.text
 
     class Words(rich.progress.ProgressColumn):
       """Words that change."""
 
       def __init__(self, words):
-        super().__init__()
+        super().__init__(rich.table.Column(no_wrap=True))
         self._words = words
 
       def render(self, task):
@@ -213,10 +204,10 @@ class _Terminal(_Display):
 
     self._progress = rich.progress.Progress(
       Words(lambda: shown.what),
-      rich.progress.BarColumn(bar_width=None),
+      rich.progress.BarColumn(None, table_column=rich.table.Column(ratio=1)),
       Words(lambda: shown.detail),
       Words(lambda: _left(shown)),
-      Words(lambda: f"total {_clock(elapsed())}"),
+      Words(lambda: f"total {_clock(terminal.elapsed())}"),
       console=rich.console.Console(file=sys.stderr, highlight=False),
       refresh_per_second=4,
       transient=True,
@@ -252,7 +243,7 @@ class _Notebook(_Display):
     self._handle.update(self._html())
 
   def _html(self):
-    words = (self._bar.detail, _left(self._bar), f"total {_clock(elapsed())}")
+    words = (self._bar.detail, _left(self._bar), f"total {_clock(terminal.elapsed())}")
     return self._ipython.HTML(
       f"{html.escape(self._bar.what)} <progress value='{self._bar.done}' max='{max(self._bar.total, 1)}'></progress> "
       + html.escape(", ".join(filter(None, words)))

@@ -7,11 +7,23 @@ import logging
 import os
 import sys
 import textwrap
+import time
 import typing
 
 # Codes of the colours of the word with which a line begins.
 _COLOURS = {"serious": "1;31", "warning": "33", "tl_app:": "1;31"}
 _NARROWEST = 40
+_start = [time.monotonic()]
+
+
+def restart_clock() -> None:
+  """Starts the clock of `elapsed`, which runs from the import of this module."""
+  _start[0] = time.monotonic()
+
+
+def elapsed() -> float:
+  """Returns the seconds of the clock: the time of the command, or of what a program has done since `restart_clock`."""
+  return time.monotonic() - _start[0]
 
 
 def is_terminal(stream: typing.TextIO) -> bool:
@@ -61,7 +73,7 @@ def print_results(lines: str, hanging: int = 2) -> None:
 
 
 def escape_names() -> None:
-  """Makes standard output and error escape what their encoding lacks: a name of a file or a class may have any letter."""
+  """Makes standard output and error escape the letters that their encoding lacks, for instance in a name of a file."""
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, "reconfigure"):
       stream.reconfigure(errors="backslashreplace")

@@ -3,7 +3,11 @@
 python -m tl_app.train --flagfile=configs/movie_reviews_minilm.cfg --workdir=runs/movie_reviews
 """
 
+import logging
+
 from tl_app import cli
+
+log = logging.getLogger("tl_app.train")
 
 
 def define_flags():
@@ -16,13 +20,14 @@ def main():
   from tl_app.commands import early_checks
 
   early_checks.run(config)
+  log.info("training %s on %s; results go to %s", config.backbone, config.dataset, config.workdir)
   cli.start_tensorflow()
   from tl_app.commands import train
   from tl_app.report import summary
 
   with cli.progress():
     metrics = train.train_and_evaluate(config, config.workdir)
-  print(summary.lines(metrics, config.workdir))
+  cli.print_results(summary.lines(metrics, config.workdir, cli.elapsed()), summary.INDENT)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp
   assert "validation accuracy: majority class 0.500, probe 0.600, fine-tuned 0.700" in text
   assert "fine-tuned: 0.7 on the validation split" in text
   assert (
-    "60 s" in text
+    "1 min 0 s, in seconds: features 41, train 9, evaluate 1, export 9" in text
     and "256 test examples answered by a new process, 0 labels differ" in text
     and str(tmp_path / "report.html") in text
   )

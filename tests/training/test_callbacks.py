@@ -1,11 +1,13 @@
 """Callbacks: the best epoch is restored, patience and NaN stop training, the log has one object per epoch."""
 
 import json
+import re
 
 import keras
 import numpy as np
 import pytest
 
+from tl_app import progress
 from tl_app.config import Config
 from tl_app.errors import RunFailed
 from tl_app.recipes import recipes
@@ -63,8 +65,24 @@ def test_the_best_epoch_is_restored(monitor, losses, accuracies, best):
 
 def test_training_stops_after_patience_epochs():
   model, given = _model(), GivenMetrics([5, 4, 4.5, 4.5, 1, 1])
-  _fit(model, [given, callbacks.KeepBest(model.variables, "loss", patience=2)])
+  keep = callbacks.KeepBest(model.variables, "loss", patience=2)
+  _fit(model, [given, keep])
   assert len(given.weights) == 4
+  stopped = "stopped early after 4 of at most 6 epochs: 2 epochs without a lower validation loss; the best is epoch 2"
+  assert keep.summary(6) == stopped
+
+
+def test_a_phase_says_how_long_it_takes_and_how_its_epochs_end(monkeypatch):
+  now, lines = iter(range(1000)), []
+  monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
+  phase = recipes.plan(Config(recipe="lp_ft", epochs=3, batch_size=4), Facts(8, 2, 1e-4, {"encoder": 1}))[1]
+  bar = progress.Bar("fine_tune", phase.schedule.steps)
+  show = callbacks.ShowProgress(phase, bar, 1.0, lambda line, *values: lines.append(line % values))
+  _fit(_model(), [GivenMetrics([3, 2, 1]), show], epochs=3)
+  assert bar.done == bar.total == 6
+  (estimate,) = [line for line in lines if "first steps" in line]
+  assert re.fullmatch("phase fine_tune: its first steps say that it takes about [0-9]+ s, or less", estimate)
+  assert [line[:19] for line in lines if "val_loss" in line] == [f"fine_tune epoch {n}/3" for n in (1, 2, 3)]
 
 
 def test_nan_stops_the_run_and_names_the_step():

@@ -8,18 +8,22 @@ from tl_app.report import formatting
 from tl_app.tasks import statistics
 from tl_app.workdir import Workdir
 
+# Column in which the values begin.
+INDENT = 18
 
-def lines(metrics: Mapping, workdir: str | pathlib.Path | None = None) -> str:
+
+def lines(metrics: Mapping, workdir: str | pathlib.Path | None = None, seconds: float = 0.0) -> str:
   """Returns the few aligned lines that end a training or an evaluation; the arguments are those of `rows`."""
-  return "\n".join(f"{name:<17} {text}" for name, text in rows(metrics, workdir))
+  return "\n".join(f"{name:<{INDENT - 1}} {text}" for name, text in rows(metrics, workdir, seconds))
 
 
-def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None) -> list[tuple[str, str]]:
+def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None, seconds: float = 0.0) -> list[tuple[str, str]]:
   """Returns the summary of a training or an evaluation as (name, text) pairs.
 
   Args:
     metrics: the content of metrics.json. A value that is missing gives no row.
     workdir: directory of the run; adds the paths of the report, the metrics and the export.
+    seconds: the time of the whole command; 0 for the sum of the parts that metrics.json has.
   """
   task, test, parity = tasks.of_metrics(metrics), metrics.get("test", {}), metrics.get("parity")
   primary, title = task.metrics.primary_metric, task.metrics.primary_title
@@ -33,7 +37,7 @@ def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None) -> list[tu
     ("candidates", _candidates(metrics.get("candidates") or {}, task), ""),
     ("selected model", _selected(metrics), ""),
     ("export check", task.answers.describe_parity(parity) if parity else "", ""),
-    ("time", *_seconds(metrics.get("seconds") or {})),
+    ("time", *_seconds(metrics.get("seconds") or {}, seconds)),
   ]
   if workdir is not None:
     paths = Workdir(pathlib.Path(workdir))
@@ -75,7 +79,10 @@ def _selected(metrics):
   return metrics.get("selection_reason") or formatting.candidate(metrics.get("selected", ""))
 
 
-def _seconds(seconds):
+def _seconds(seconds, total):
   known = {name: value for name, value in seconds.items() if isinstance(value, (int, float)) and value}
-  text = ", ".join(f"{name} {value:.0f}" for name, value in known.items())
-  return (f"{sum(known.values()):.0f} s", text) if known else ("", "")
+  if not known:
+    return "", ""
+  rest = {"start and the rest": total - sum(known.values())} if total else {}
+  parts = ", ".join(f"{name} {value:.0f}" for name, value in (known | rest).items())
+  return formatting.duration(round(total or sum(known.values()))), f"in seconds: {parts}"

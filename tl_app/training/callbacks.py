@@ -91,7 +91,7 @@ class KeepBest(keras.callbacks.Callback):
 
   def summary(self, most: int) -> str:
     """Returns how training ended, in words; `most` is the largest number of epochs."""
-    done = f"{self._last + 1} of at most {most} epochs"
+    done = f"{most} epochs" if self._last + 1 == most else f"{self._last + 1} of at most {most} epochs"
     if self.stopped:
       monitored = "a lower validation loss" if self._monitor == "loss" else f"a higher validation {self._monitor}"
       done = f"stopped early after {done}: {self._patience} epochs without {monitored}"
@@ -172,17 +172,19 @@ class ShowProgress(keras.callbacks.Callback):
   after epochs 1, 2, 5, 10, 20, 50, .. and the last.
   """
 
-  def __init__(self, phase, bar, print_line):
+  def __init__(self, phase, bar, validation_steps, print_line):
     """Creates the callback.
 
     Args:
       phase: the `Phase`.
       bar: the `progress.Bar` of the steps of all its epochs.
+      validation_steps: the time of the validation after each epoch, in training steps.
       print_line: function that prints a line, given as the arguments of `logging.info`.
     """
     super().__init__()
     self._phase = phase
     self._bar = bar
+    self._validation_share = validation_steps / phase.schedule.steps_per_epoch
     self._print_line = print_line
     self._epoch = 0
     self._start = 0.0
@@ -193,12 +195,16 @@ class ShowProgress(keras.callbacks.Callback):
     self._start = time.monotonic()
 
   def on_train_batch_end(self, batch, logs=None):
-    epochs = self._phase.schedule.epochs
-    self._bar.advance(1, f"epoch {self._epoch + 1} of {epochs}, loss {float(logs['loss']):.4f}")
+    schedule = self._phase.schedule
+    # Keras reports several steps at once where they are compiled together.
+    steps = self._epoch * schedule.steps_per_epoch + batch + 1
+    detail = f"epoch {self._epoch + 1} of {schedule.epochs}, loss {float(logs['loss']):.4f}"
+    self._bar.advance(steps - self._bar.done, detail)
     seconds = self._bar.seconds_left()
-    if not self._said_how_long and seconds is not None and batch + 1 >= FIRST_STEPS:
+    if not self._said_how_long and seconds is not None and steps >= FIRST_STEPS:
       self._said_how_long = True
-      self._print_line("phase %s: %s to go, by its first steps", self._phase.name, progress.about(seconds))
+      most = progress.about(seconds * (1 + self._validation_share))
+      self._print_line("phase %s: its first steps say that it takes %s, or less", self._phase.name, most)
 
   def on_epoch_end(self, epoch, logs=None):
     number, epochs = epoch + 1, self._phase.schedule.epochs

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tl_app import progress
-from tl_app.compute import precision
+from tl_app.compute import precision, time_budget
 from tl_app.compute.precision import StepPolicy
 from tl_app.features import trunk
 from tl_app.features.frozen import Features
@@ -280,7 +280,7 @@ class _GradientFit:
       *validated,
       callbacks.EpochLog(self.record, phase),
       keras.callbacks.TensorBoard(str(self.record.paths.tensorboard / phase.name), write_graph=False),
-      callbacks.ShowProgress(phase, bar, log.info),
+      callbacks.ShowProgress(phase, bar, time_budget.FORWARD * len(labels) / phase.inputs.batch_size, log.info),
     ]
     return watching + ([callbacks.StopInTime(self.limit.last_step)] if self.limit else [])
 

@@ -203,6 +203,6 @@ def test_a_run_by_openvino_is_a_run_by_tensorflow(tmp_path, caplog, monkeypatch)
   caplog.clear()
   probe = Config(frozen_engine="tensorflow", recipe="probe", **flags)
   second = train.train_and_evaluate(dataclasses.replace(probe, epochs=0), tmp_path / "second")
-  assert any(line.startswith("feature cache: 60 of 60 features read") for line in _logged(caplog))
+  assert any(line.startswith("features: 60 of 60 examples read") for line in _logged(caplog))
   assert second["candidates"]["probe"]["loss"] == pytest.approx(first["candidates"]["probe"]["loss"], abs=1e-5)
   assert files.read_json(tmp_path / "first/config.json")["frozen_engine"] == "openvino"

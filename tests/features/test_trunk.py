@@ -102,7 +102,7 @@ def test_a_damaged_row_is_computed_again(run, tmp_path, caplog):
   rows.write_bytes(damaged)
   caplog.clear()
   again = run("resnet", tmp_path / "cache")
-  assert "features: computing 1 to 1 of 1" in caplog.text
+  assert "features: 1 examples computed in" in caplog.text
   assert again["candidates"] == first["candidates"]
 
 

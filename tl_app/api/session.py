@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator
 
-from tl_app import cli
+from tl_app import cli, terminal
 from tl_app.errors import UserError
 
 _log = logging.getLogger("tl_app")
@@ -24,6 +24,7 @@ def running() -> Iterator[None]:
     UserError: memory or disk are full, or a path cannot be used.
   """
   progress = contextlib.nullcontext() if in_notebook() else cli.progress()
+  terminal.restart_clock()
   with _log_shown(), progress:
     cli.start_tensorflow()
     try:
@@ -45,7 +46,7 @@ def _log_shown():
   if _log.hasHandlers() and _log.isEnabledFor(logging.INFO):
     yield
     return
-  handler = logging.StreamHandler(sys.stdout if in_notebook() else sys.stderr)
+  handler = logging.StreamHandler(sys.stdout) if in_notebook() else terminal.Handler()
   level, propagate = _log.level, _log.propagate
   _log.addHandler(handler)
   _log.setLevel(logging.INFO)

@@ -188,7 +188,7 @@ class ShowProgress(keras.callbacks.Callback):
     self._print_line = print_line
     self._epoch = 0
     self._start = 0.0
-    self._said_how_long = not phase.trains_backbone
+    self._has_estimate = not phase.trains_backbone
 
   def on_epoch_begin(self, epoch, logs=None):
     self._epoch = epoch
@@ -201,10 +201,10 @@ class ShowProgress(keras.callbacks.Callback):
     detail = f"epoch {self._epoch + 1} of {schedule.epochs}, loss {float(logs['loss']):.4f}"
     self._bar.advance(steps - self._bar.done, detail)
     seconds = self._bar.seconds_left()
-    if not self._said_how_long and seconds is not None and steps >= FIRST_STEPS:
-      self._said_how_long = True
+    if not self._has_estimate and seconds is not None and steps >= FIRST_STEPS:
+      self._has_estimate = True
       most = progress.about(seconds * (1 + self._validation_share))
-      self._print_line("phase %s: its first steps say that it takes %s, or less", self._phase.name, most)
+      self._print_line("phase %s: judging by its first steps it takes %s or less", self._phase.name, most)
 
   def on_epoch_end(self, epoch, logs=None):
     number, epochs = epoch + 1, self._phase.schedule.epochs

@@ -66,7 +66,6 @@ def test_unknown_field_is_refused_with_the_nearest():
     ({"feature_cache": ""}, "--feature_cache is empty: use auto, off or a directory"),
     ({"learning_rate": float("nan")}, "--learning_rate=nan is not a number"),
     ({"max_length": 2}, "--max_length=2 leaves no token"),
-    ({"head_learning_rate": 0.0}, "--head_learning_rate=0 trains no head"),
     ({"pair_encoding": "apart"}, "--pair_encoding=apart is now named bi_encoder: use --pair_encoding=bi_encoder"),
     ({"epochs": "3"}, "is not of type int"),
     ({"epochs": True}, "is not of type int"),

@@ -37,7 +37,23 @@ def about_images(backbone):
 
 # (rule, flags that break it, facts of its moment, part of its line).
 EXAMPLES = [
-  (rules.head_has_a_learning_rate, {"head_learning_rate": 0.0}, (), "--head_learning_rate=0 trains no head"),
+  (rules.hidden_units_are_widths, {"head_hidden_units": "64,,8"}, (), "'' is no width; use whole numbers"),
+  (rules.activation_needs_hidden_units, {"head_activation": "tanh"}, (), "does nothing without --head_hidden_units"),
+  (
+    rules.head_layers_need_gradients,
+    {"head_hidden_units": "64", "probe_solver": "svm"},
+    (),
+    "--head_hidden_units=64 needs --probe_solver=adamw: svm of scikit-learn fits a linear head",
+  ),
+  (rules.head_layers_need_gradients, {"head_dropout": 0.1, "probe_solver": "logistic"}, (), "--head_dropout=0.1 needs"),
+  (rules.momentum_needs_sgd, {"momentum": 0.5}, (), "--momentum=0.5 does nothing with --optimizer=adamw"),
+  (
+    rules.adam_has_no_weight_decay,
+    {"optimizer": "adam", "weight_decay": 0.1},
+    (),
+    "adamw is Adam with weight decay",
+  ),
+  (rules.lora_needs_adam, {"recipe": "lora", "optimizer": "sgd"}, (), "not --optimizer=sgd: use adamw or adam"),
   (rules.length_holds_a_token, {"max_length": 2}, (), "--max_length=2 leaves no token"),
   (rules.splits_leave_training_examples, {"validation_fraction": 0.5, "test_fraction": 0.5}, (), "nothing to train on"),
   (rules.pair_encoding_needs_pairs, {"pair_encoding": "cross_encoder"}, (), "does nothing without --text_pair_column"),

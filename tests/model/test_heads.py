@@ -1,10 +1,12 @@
 """Heads: equal probabilities at first, and scikit-learn's answer carried over exactly."""
 
+import keras
 import numpy as np
 import pytest
 import sklearn.linear_model
 import sklearn.svm
 
+from tl_app.config.groups import HeadConfig
 from tl_app.model import heads
 from tl_app.tasks import SINGLE_LABEL, solvers
 
@@ -17,14 +19,35 @@ def _data(num_classes, n=120):
 
 
 def test_a_fresh_head_gives_equal_probabilities():
-  head = heads.linear(6, 3)
+  head = heads.build(6, 3)
   assert np.asarray(head(np.ones((2, 6)), training=False)).tolist() == [[0.0] * 3] * 2
+
+
+def test_hidden_layers_start_with_equal_probabilities_and_learn_what_no_linear_head_can():
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(400, 6)).astype("f")
+  labels = (features[:, 0] * features[:, 1] > 0).astype("int32")
+  accuracy = {}
+  for units in ("", "32,16"):
+    keras.utils.set_random_seed(0)
+    head = heads.build(6, 2, HeadConfig(head_hidden_units=units, head_dropout=0.1))
+    heads.standardize(head, features)
+    assert not np.asarray(head(features[:4], training=False)).any()
+    before = head.get_weights()
+    head.compile(keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    head.fit(features, labels, epochs=30, verbose=0)
+    accuracy[units] = np.mean(heads.logits(head, features).argmax(axis=1) == labels)
+    heads.reset(head, np.zeros(2, "f"))
+    for value, again in zip(before, head.get_weights()):
+      np.testing.assert_array_equal(value, again)
+  assert accuracy[""] < 0.7 and accuracy["32,16"] > 0.9
+  assert [layer.name for layer in head.layers if "hidden" in layer.name] == ["hidden_1", "hidden_2"]
 
 
 def test_standardize_centres_and_keeps_relative_scales():
   features, _ = _data(3)
   features[:, 2] *= 0.01
-  head = heads.linear(6, 3)
+  head = heads.build(6, 3)
   heads.standardize(head, features)
   layer = head.get_layer("standardize")
   scaled = np.asarray(layer(features, training=False))
@@ -35,7 +58,7 @@ def test_standardize_centres_and_keeps_relative_scales():
 
 
 def test_features_that_hardly_vary_do_not_carry_rounding_into_the_answer():
-  head = heads.linear(6, 3)
+  head = heads.build(6, 3)
   features = 5 + 1e-5 * np.random.default_rng(0).normal(size=(50, 6))
   heads.standardize(head, features)
   scaled = np.asarray(head.get_layer("standardize")(features.astype("f"), training=False))
@@ -44,7 +67,7 @@ def test_features_that_hardly_vary_do_not_carry_rounding_into_the_answer():
 
 
 def test_constant_features_do_not_divide_by_zero():
-  head = heads.linear(6, 3)
+  head = heads.build(6, 3)
   heads.standardize(head, np.ones((10, 6)))
   assert np.isfinite(np.asarray(head(np.ones((2, 6)), training=False))).all()
 
@@ -53,7 +76,7 @@ def test_constant_features_do_not_divide_by_zero():
 @pytest.mark.parametrize("solver", ["logistic", "svm"])
 def test_scikit_learn_is_carried_over_exactly(solver, num_classes):
   features, labels = _data(num_classes)
-  head = heads.linear(6, num_classes)
+  head = heads.build(6, num_classes)
   heads.standardize(head, features[:90])
   task = SINGLE_LABEL.with_codec(names=tuple(map(str, range(num_classes))))
   tried = heads.solve(

@@ -49,7 +49,7 @@ def test_whole_epochs_first_then_a_part_of_one(seconds, expected):
   left = time_budget.shorten(PHASE, step_seconds=1.0, seconds=seconds, validation_batches=60)
   assert (left and (left.schedule.epochs, left.schedule.steps_per_epoch)) == expected
   if left:
-    assert left.schedule.warmup_steps == pytest.approx(recipes.WARMUP * left.schedule.steps, abs=1)
+    assert left.schedule.warmup_steps == pytest.approx(Config().warmup * left.schedule.steps, abs=1)
     assert (left is PHASE) == (expected == (3, 100))
 
 

@@ -33,7 +33,13 @@ def _fit(parts, strategy):
   with strategy.scope():
     network = train_steps.microbatched(_network(), parts)
     optimizer = optimizers.StagedAdamW(
-      optimizers.WarmupCosine(9, 2), lambda v: 1e-2, lambda v: True, 0.1, clip_norm=0.5, use_ema=True, ema_momentum=0.9
+      optimizers.WarmupSchedule(9, 2),
+      lambda v: 1e-2,
+      lambda v: True,
+      0.1,
+      clip_norm=0.5,
+      use_ema=True,
+      ema_momentum=0.9,
     )
     network.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
   values = []
@@ -141,7 +147,7 @@ def test_a_batch_is_weighted_by_its_size_if_gradients_are_clipped(size):
   inputs = keras.Input(x.shape[1:])
   outputs = keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(inputs))
   network = train_steps.size_weighted(keras.Model(inputs, outputs), mean=24)
-  schedule = optimizers.WarmupCosine(1, 1)
+  schedule = optimizers.WarmupSchedule(1, 1)
   optimizer = optimizers.StagedAdamW(schedule, lambda v: 1e-2, lambda v: False, clip_norm=1e-3, beta_1=0.0)
   network.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
   network.fit(x, y, batch_size=size, verbose=0)

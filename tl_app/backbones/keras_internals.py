@@ -37,18 +37,11 @@ def count_loss(model: keras.Model, loss: tf.Tensor, examples: tf.Tensor) -> None
   model._loss_tracker.update_state(loss, sample_weight=examples)
 
 
-class Adam(keras.optimizers.Adam):
-  """`keras.optimizers.Adam` with its state and two steps of an update under public names."""
+class Optimizer(keras.optimizers.Optimizer):
+  """`keras.optimizers.Optimizer` with its state and two steps of an update under public names.
 
-  @property
-  def first_moments(self) -> list:
-    """One variable for each trainable variable, in the order of `index_of`."""
-    return self._momentums
-
-  @property
-  def second_moments(self) -> list:
-    """One variable for each trainable variable, in the order of `index_of`."""
-    return self._velocities
+  A base class beside one of Keras' optimizers: `class Own(keras_internals.Optimizer, keras.optimizers.SGD)`.
+  """
 
   @property
   def averaged_variables(self) -> list:
@@ -82,3 +75,17 @@ class Adam(keras.optimizers.Adam):
 
   def _update_model_variables_moving_average(self, trainable_variables):
     self.update_averages(trainable_variables)
+
+
+class Adam(Optimizer, keras.optimizers.Adam):
+  """`keras.optimizers.Adam` with its state under public names."""
+
+  @property
+  def first_moments(self) -> list:
+    """One variable for each trainable variable, in the order of `index_of`."""
+    return self._momentums
+
+  @property
+  def second_moments(self) -> list:
+    """One variable for each trainable variable, in the order of `index_of`."""
+    return self._velocities

@@ -245,9 +245,28 @@ class RecipeConfig:
   )
   probe_solver: str = _field(
     "adamw",
-    "Solver of the linear probe: adamw, or scikit-learn's logistic, svm, ridge (for --task=regression), with the "
-    "regularisation chosen on the validation split.",
+    "Solver of the probe: adamw is gradient descent by --optimizer; scikit-learn's logistic, svm and ridge (for "
+    "--task=regression) fit a linear head, with the regularisation chosen on the validation split.",
     choices=("adamw", "logistic", "svm", "ridge"),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+  """The layers between the features and the logits."""
+
+  head_hidden_units: str = _field(
+    "",
+    "Widths of hidden layers of the head, separated by commas: 1024, or 512,256. Empty: a linear head.",
+  )
+  head_activation: str = _field(
+    "relu", "Activation of the hidden layers of the head.", choices=("relu", "gelu", "silu", "tanh")
+  )
+  head_dropout: float = _field(
+    0.0,
+    "Dropout rate of the head in training: of each hidden layer, or of the features if there is none.",
+    low=0.0,
+    high=0.9,
   )
 
 
@@ -284,12 +303,36 @@ class OptimisationConfig:
   backbone_learning_rate: float = _field(
     0.0, "Peak learning rate of the top stage of the backbone. 0: the same as --learning_rate.", low=0.0
   )
-  head_learning_rate: float = _field(1e-3, "Peak learning rate of a new head.", low=0.0)
+  head_learning_rate: float = _field(
+    0.0,
+    "Peak learning rate of a new head. 0: 1e-3, and a multiple of it for --optimizer=sgd, lion, lamb or adafactor.",
+    low=0.0,
+  )
   layer_decay: float = _field(
     0.9, "Learning rate of each stage, as a share of that of the stage above it. Random weights: 1.", low=0.01, high=1.0
   )
   weight_decay: float = _field(
-    0.01, "Decoupled weight decay of AdamW. Not applied to biases and normalisation.", low=0.0, high=1.0
+    0.01,
+    "Decoupled weight decay, multiplied by the learning rate. Not applied to biases and normalisation.",
+    low=0.0,
+    high=1.0,
+  )
+  optimizer: str = _field(
+    "adamw",
+    "Optimizer of the probe and of fine-tuning, as Keras computes it, with a learning rate for each stage. adam: AdamW "
+    "without weight decay. muon: for matrices; Adam for all others and for the logits.",
+    choices=("adamw", "adam", "sgd", "lion", "lamb", "adafactor", "muon"),
+  )
+  momentum: float = _field(0.9, "Momentum of --optimizer=sgd.", low=0.0, high=1.0)
+  schedule: str = _field(
+    "cosine",
+    "Learning rate after the warm-up. cosine, linear: to 0 at the last step. constant: the peak. steps: a tenth after "
+    "half of the steps, a hundredth after three quarters. one_cycle: rises along a cosine from 1/25 of the peak, falls "
+    "along one to 0; momentum stays.",
+    choices=("cosine", "linear", "constant", "steps", "one_cycle"),
+  )
+  warmup: float = _field(
+    0.1, "Share of the steps until the peak learning rate, which a linear warm-up reaches. 0: none.", low=0.0, high=0.9
   )
   clip_norm: float = _field(1.0, "Maximum global norm of the gradients in fine-tuning. 0: no limit.", low=0.0)
   accumulate_steps: int = _field(

@@ -30,6 +30,7 @@ EVALUATION_FLAGS = (
   *("dataset", "data_dir", "text_column", "text_pair_column", "image_column", "label_column", "label_columns"),
   "on_bad_example",
 )
+MAX_HIDDEN_UNITS = 65536
 # Flags that the commands beside `train` do not use.
 UNUSED_BY_COMMAND = {
   "find_lr": ("backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"),
@@ -88,10 +89,49 @@ def auto_batch_size(config: Config) -> list[str]:
 # FLAGS: (config)
 
 
-def head_has_a_learning_rate(config):
-  """A head with learning rate 0 does not train."""
-  if config.head_learning_rate == 0:
-    return "--head_learning_rate=0 trains no head: use a learning rate above 0"
+def hidden_units_are_widths(config):
+  """--head_hidden_units is a list of widths."""
+  for width in config.head_hidden_units.split(",") if config.head_hidden_units else ():
+    if not (width.strip().isdecimal() and 0 < int(width) <= MAX_HIDDEN_UNITS):
+      return (
+        f"--head_hidden_units={config.head_hidden_units}: {width.strip()!r} is no width; use whole numbers from 1 to "
+        f"{MAX_HIDDEN_UNITS}, separated by commas"
+      )
+  return ""
+
+
+def activation_needs_hidden_units(config):
+  """A linear head has no activation."""
+  return "" if config.head_hidden_units else unused(config, ["head_activation"], "without --head_hidden_units")
+
+
+def head_layers_need_gradients(config):
+  """scikit-learn's solvers fit a linear head."""
+  if config.probe_solver == "adamw":
+    return ""
+  for name in ("head_hidden_units", "head_dropout"):
+    if is_given(config, name):
+      value = getattr(config, name)
+      return f"--{name}={value} needs --probe_solver=adamw: {config.probe_solver} of scikit-learn fits a linear head"
+  return ""
+
+
+def momentum_needs_sgd(config):
+  """The other optimizers have coefficients of their own."""
+  return "" if config.optimizer == "sgd" else unused(config, ["momentum"], f"with --optimizer={config.optimizer}")
+
+
+def adam_has_no_weight_decay(config):
+  """Adam with decoupled weight decay is AdamW."""
+  if config.optimizer != "adam":
+    return ""
+  return unused(config, ["weight_decay"], "with --optimizer=adam: adamw is Adam with weight decay")
+
+
+def lora_needs_adam(config):
+  """The factors of low-rank updates have the moments of Adam."""
+  if config.recipe == "lora" and config.optimizer not in ("adamw", "adam"):
+    return f"--recipe=lora updates its factors by Adam, not --optimizer={config.optimizer}: use adamw or adam"
   return ""
 
 
@@ -400,7 +440,12 @@ def sizes_fit_the_backbone(config, modality, other_flags, backbone):
 # {moment: rules in the order in which they are checked}.
 RULES = {
   FLAGS: (
-    head_has_a_learning_rate,
+    hidden_units_are_widths,
+    activation_needs_hidden_units,
+    head_layers_need_gradients,
+    momentum_needs_sgd,
+    adam_has_no_weight_decay,
+    lora_needs_adam,
     length_holds_a_token,
     splits_leave_training_examples,
     pair_encoding_needs_pairs,

@@ -13,6 +13,7 @@ from tl_app.config.groups import (
   AugmentationConfig,
   BackboneConfig,
   DataConfig,
+  HeadConfig,
   InputConfig,
   MachineConfig,
   OptimisationConfig,
@@ -31,6 +32,7 @@ GROUPS = {
   "Data": DataConfig,
   "Splits": SplitConfig,
   "Recipe": RecipeConfig,
+  "Head": HeadConfig,
   "Optimisation": OptimisationConfig,
   "Augmentation and loss": AugmentationConfig,
   "Machine": MachineConfig,
@@ -43,6 +45,7 @@ class Config(
   MachineConfig,
   AugmentationConfig,
   OptimisationConfig,
+  HeadConfig,
   RecipeConfig,
   SplitConfig,
   DataConfig,
@@ -75,6 +78,11 @@ class Config(
   def inputs(self) -> InputConfig:
     """What the network reads of an example."""
     return self._group(InputConfig)
+
+  @property
+  def head(self) -> HeadConfig:
+    """The layers of the head."""
+    return self._group(HeadConfig)
 
   @property
   def machine(self) -> MachineConfig:

@@ -1,4 +1,4 @@
-"""Heads: features to logits."""
+"""Heads: features to logits, by one dense layer or several."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tl_app.backbones.float32_layers import L2_NORMALIZED
+from tl_app.config.groups import HeadConfig
 from tl_app.tasks.task import Task
 
 # Smallest scale, as a share of the size of the features. Features that vary less (a random network's) would carry the
@@ -14,16 +15,21 @@ from tl_app.tasks.task import Task
 # its probabilities.
 LEAST_DEVIATION = 0.02
 MOMENT_ROWS = 4096
+# Name of the last layer.
+LOGITS = "logits"
+LINEAR = HeadConfig()
 
 
-def linear(feature_size: int, num_outputs: int, l2_normalized: bool = False) -> keras.Model:
-  """Returns a linear head with fresh weights.
+def build(feature_size: int, num_outputs: int, config: HeadConfig = LINEAR, l2_normalized: bool = False) -> keras.Model:
+  """Returns a head with fresh weights.
 
-  Its dense weights start at zero, so that training starts from equal probabilities (Kolesnikov et al. 2020, BiT).
+  The weights of its last layer start at zero, so that training starts from equal probabilities (Kolesnikov et al. 2020,
+  BiT).
 
   Args:
     feature_size: width of the features.
     num_outputs: width of the logits.
+    config: hidden layers, their activation, and dropout.
     l2_normalized: whether the features are scaled to L2 norm 1 first.
 
   Returns:
@@ -34,8 +40,18 @@ def linear(feature_size: int, num_outputs: int, l2_normalized: bool = False) -> 
   x = keras.layers.UnitNormalization(name=L2_NORMALIZED)(features) if l2_normalized else features
   # BatchNormalization that never trains: a shift and a scale that are saved with the weights.
   x = keras.layers.BatchNormalization(center=False, scale=False, epsilon=0.0, trainable=False, name="standardize")(x)
-  logits = keras.layers.Dense(num_outputs, kernel_initializer="zeros", dtype="float32", name="logits")(x)
+  widths = [int(width) for width in config.head_hidden_units.split(",") if width]
+  for number, width in enumerate(widths, start=1):
+    x = keras.layers.Dense(width, config.head_activation, dtype="float32", name=f"hidden_{number}")(x)
+    x = _dropped(x, config.head_dropout, f"dropout_{number}")
+  if not widths:
+    x = _dropped(x, config.head_dropout, "dropout")
+  logits = keras.layers.Dense(num_outputs, kernel_initializer="zeros", dtype="float32", name=LOGITS)(x)
   return keras.Model(features, logits, name="head")
+
+
+def _dropped(x, rate, name):
+  return keras.layers.Dropout(rate, name=name)(x) if rate else x
 
 
 def standardize(head: keras.Model, features: np.ndarray) -> None:
@@ -71,9 +87,12 @@ def logits(head: keras.Model, features: np.ndarray) -> np.ndarray:
 
 
 def reset(head: keras.Model, bias: np.ndarray) -> None:
-  """Sets the dense layer to its initial values: weights zero, and `bias`, float32 [outputs]."""
-  dense = head.get_layer("logits")
-  dense.set_weights([np.zeros(dense.kernel.shape, np.float32), bias])
+  """Sets the dense layers to their initial values; those of the logits are zero, and `bias`, float32 [outputs]."""
+  for layer in head.layers:
+    if isinstance(layer, keras.layers.Dense):
+      # An initializer returns the same values each time.
+      layer.kernel.assign(layer.kernel_initializer(layer.kernel.shape))
+      layer.bias.assign(bias if layer.name == LOGITS else np.zeros(layer.bias.shape, np.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +117,7 @@ def solve(
   """Fits scikit-learn's linear model on the standardised features and copies it into the head exactly.
 
   Args:
-    head: the `keras.Model` of `linear`, standardised.
+    head: a linear head of `build`, standardised.
     solver: as --probe_solver, without "adamw". "svm" takes the strength with the highest validation score, the others
       the one with the lowest validation loss.
     task: the `Task`.
@@ -113,11 +132,11 @@ def solve(
   tried, best = [], None
   for strength, estimator in task.loss.probe_estimators(solver):
     weights = [w.astype(np.float32) for w in task.loss.probe_weights(estimator.fit(x, train.targets))]
-    head.get_layer("logits").set_weights(weights)
+    head.get_layer(LOGITS).set_weights(weights)
     metrics = task.metrics.monitor_metrics(validation.by_example(logits(head, validation.features)), validation.targets)
     tried.append({"strength": strength, **metrics})
     value = metrics[task.metrics.primary_metric] if solver == "svm" else -metrics["loss"]
     if best is None or value > best[0]:
       best = value, weights
-  head.get_layer("logits").set_weights(best[1])
+  head.get_layer(LOGITS).set_weights(best[1])
   return tried

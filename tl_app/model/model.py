@@ -10,6 +10,7 @@ from tl_app.backbones import long_text, text_pairs, token_features
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.config import Config
+from tl_app.config.groups import HeadConfig
 from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.model import heads
@@ -45,18 +46,19 @@ class Model:
   @property
   def stages(self) -> dict[str, list[keras.Variable]]:
     """Ordered dict, stage name -> variables: the stages of the backbone, then the head."""
-    return {**self.backbone.stages, HEAD: list(self.head.variables)}
+    return {**self.backbone.stages, HEAD: list(self.head.weights)}
 
 
-def build(backbone: Backbone, task: Task, l2_normalized: bool = False) -> Model:
+def build(backbone: Backbone, task: Task, l2_normalized: bool = False, head_config: HeadConfig = heads.LINEAR) -> Model:
   """Builds the `Model` of a backbone and a fresh head.
 
   Args:
     backbone: the `Backbone`.
     task: the fitted `Task`.
-    l2_normalized: as in `heads.linear`.
+    l2_normalized: as in `heads.build`.
+    head_config: layers of the head.
   """
-  head = heads.linear(backbone.feature_size, len(task.names), l2_normalized)
+  head = heads.build(backbone.feature_size, len(task.names), head_config, l2_normalized)
   features = keras.Model(backbone.network.input, backbone.network.output["features"], name="features")
   network = keras.Model(backbone.network.input, head_on(head, backbone.network.output), name="network")
   can_train = frozenset(id(variable) for variable in network.trainable_variables)
@@ -68,7 +70,8 @@ def load(config: Config, spec: BackboneSpec, assets: Assets, task: Task, max_len
   """Loads the `Model` of a configuration with a fresh head, in the scope of the current strategy.
 
   Args:
-    config: provides the flags of the backbone, the image size, the reading of long texts and of pairs, and the recipe.
+    config: provides the flags of the backbone, the image size, the reading of long texts and of pairs, the recipe and the
+      layers of the head.
     spec: the `BackboneSpec` of --backbone, with its learnt vocabulary.
     assets: `Assets`.
     task: the fitted `Task`.
@@ -90,7 +93,7 @@ def load(config: Config, spec: BackboneSpec, assets: Assets, task: Task, max_len
   )
   if modalities.of(backbone.modality).varies_in_length:
     backbone = _read_texts(backbone, config, task, max_length)
-  return build(backbone, task, config.recipe in L2_NORMALIZED)
+  return build(backbone, task, config.recipe in L2_NORMALIZED, config.head)
 
 
 def _read_texts(backbone, config, task, max_length):

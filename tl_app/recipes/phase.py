@@ -7,7 +7,8 @@ import typing
 HEAD = "head"
 # Values of `Trainable.trainable_filter`, in addition to a regular expression over variable paths.
 ALL, BIAS_NORM, KERNELS = "all", "bias_norm", "kernels"
-# The probe solver that minimises the loss by gradient descent; the other solvers are scikit-learn's.
+# The default optimizer, and the probe solver that minimises the loss by gradient descent; the other solvers are
+# scikit-learn's.
 ADAMW = "adamw"
 # Share of the steps, at the end, without mixup and cutmix. YOLOX (Ge et al. 2021) trains the last 15 of 300 epochs
 # without them, and timm has --mixup-off-epoch; a run of few epochs needs a larger share.
@@ -40,10 +41,11 @@ class Schedule:
   Attributes:
     epochs: largest number of epochs.
     steps_per_epoch: number of batches per epoch.
-    warmup_steps: number of batches until the peak learning rate, which then follows a cosine to 0 at the last step.
+    warmup_steps: number of batches until the peak learning rate.
     patience: number of epochs without a better `monitor` after which the phase ends; 0 turns early stopping off.
     monitor: metric of the validation split that decides which epoch is best: "loss", or the name of the primary metric,
       with the loss for ties.
+    curve: the learning rate after the warm-up, see --schedule.
   """
 
   epochs: int
@@ -51,6 +53,7 @@ class Schedule:
   warmup_steps: int = 0
   patience: int = 0
   monitor: str = "loss"
+  curve: str = "cosine"
 
   @property
   def steps(self) -> int:
@@ -69,6 +72,8 @@ class OptimizerSpec:
     accumulate_steps: number of batches per optimizer step.
     ema: momentum of the averaged weights; 0 averages none.
     solver: "adamw", or the scikit-learn solver of a head: "logistic", "svm", "ridge".
+    algorithm: name of the optimizer, see --optimizer.
+    momentum: momentum of "sgd".
   """
 
   learning_rates: dict
@@ -77,6 +82,8 @@ class OptimizerSpec:
   accumulate_steps: int = 1
   ema: float = 0.0
   solver: str = ADAMW
+  algorithm: str = ADAMW
+  momentum: float = 0.9
 
   @property
   def uses_gradients(self) -> bool:

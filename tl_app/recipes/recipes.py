@@ -19,8 +19,10 @@ from tl_app.recipes.phase import (
   Trainable,
 )
 
-# Share of the steps before the peak learning rate, as in Devlin et al. 2019 and AutoGluon.
-WARMUP = 0.1
+# Peak learning rate of a head that starts from zero, with Adam.
+HEAD_RATE = 1e-3
+# {optimizer: factor of the default learning rates, which are those of Adam}.
+OPTIMIZER_MULTIPLIERS = {"sgd": 10.0, "lion": 0.1, "lamb": 10.0, "adafactor": 10.0}
 # With fewer optimizer steps a small data set is underfitted (Mosbach et al. 2021 take 20 epochs for a few thousand
 # texts).
 FINE_TUNING_STEPS = 1000
@@ -77,14 +79,17 @@ def probe(config, facts, num_devices=1) -> list[Phase]:
       schedule=Schedule(
         epochs=config.head_epochs,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=math.ceil(WARMUP * config.head_epochs * steps_per_epoch),
+        warmup_steps=math.ceil(config.warmup * config.head_epochs * steps_per_epoch),
         patience=config.early_stopping_patience,
         monitor="loss",
+        curve=config.schedule,
       ),
       optimizer=OptimizerSpec(
-        learning_rates={HEAD: config.head_learning_rate},
-        weight_decay=config.weight_decay,
+        learning_rates={HEAD: _head_rate(config)},
+        weight_decay=_weight_decay(config),
         solver=config.probe_solver,
+        algorithm=config.optimizer,
+        momentum=config.momentum,
       ),
       objective=TaskLoss(imbalance=config.imbalance),
       inputs=InputSpec(
@@ -130,7 +135,7 @@ def full(config, facts, num_devices=1) -> list[Phase]:
   if HEAD not in names:
     raise UserError("--recipe=full trains a new head: remove --freeze_head")
   phase = _fine_tune(config, facts, num_devices, names)
-  learning_rates = phase.optimizer.learning_rates | {HEAD: config.head_learning_rate}
+  learning_rates = phase.optimizer.learning_rates | {HEAD: _head_rate(config)}
   changes = {"trainable_filter": trainable_filter, "reset_head": True, "learning_rates": learning_rates}
   return [*probe(config, facts, num_devices), phase.replace(name="full", **changes)]
 
@@ -208,7 +213,7 @@ def _fine_tune(config, facts, num_devices, names, epochs=None, lr_multiplier=1.0
   """
   batch_size, steps_per_epoch = batches or _batches(config, facts, num_devices)
   epochs = epochs or _epochs(config, facts, num_devices)
-  rate = config.learning_rate or facts.learning_rate * lr_multiplier
+  rate = config.learning_rate or facts.learning_rate * lr_multiplier * _rate_multiplier(config)
   top = config.backbone_learning_rate or rate
   trainable = [name for name in reversed(facts.stages) if facts.stages[name]]
   depth = {name: i for i, name in enumerate(trainable)}
@@ -220,16 +225,19 @@ def _fine_tune(config, facts, num_devices, names, epochs=None, lr_multiplier=1.0
     schedule=Schedule(
       epochs=epochs,
       steps_per_epoch=steps_per_epoch,
-      warmup_steps=math.ceil(WARMUP * (epochs * steps_per_epoch)),
+      warmup_steps=math.ceil(config.warmup * (epochs * steps_per_epoch)),
       patience=config.early_stopping_patience,
       monitor=facts.primary_metric,
+      curve=config.schedule,
     ),
     optimizer=OptimizerSpec(
       learning_rates={name: rate if name == HEAD else top * decay ** depth.get(name, 0) for name in names},
-      weight_decay=config.weight_decay,
+      weight_decay=_weight_decay(config),
       clip_norm=config.clip_norm,
       accumulate_steps=config.accumulate_steps,
       ema=config.ema,
+      algorithm=config.optimizer,
+      momentum=config.momentum,
     ),
     objective=TaskLoss(config.label_smoothing, config.imbalance),
     inputs=InputSpec(
@@ -241,6 +249,20 @@ def _fine_tune(config, facts, num_devices, names, epochs=None, lr_multiplier=1.0
       cutmix=config.cutmix,
     ),
   )
+
+
+def _head_rate(config):
+  """Returns the peak learning rate of a new head."""
+  return config.head_learning_rate or HEAD_RATE * _rate_multiplier(config)
+
+
+def _rate_multiplier(config):
+  return OPTIMIZER_MULTIPLIERS.get(config.optimizer, 1.0)
+
+
+def _weight_decay(config):
+  """Returns the weight decay: Adam without it is what --optimizer=adam means."""
+  return 0.0 if config.optimizer == "adam" else config.weight_decay
 
 
 def _epochs(config, facts, num_devices):

@@ -24,7 +24,7 @@ class PhaseSteps:
     phase: the `Phase`.
     model: the `Model` of the run, whose variables `network` shares.
     train_targets: [train, ..]; a loss that weights classes counts them.
-    schedule: returns learning rates as shares of the peak ones; None for warm-up and cosine.
+    schedule: returns learning rates as shares of the peak ones; None for those of the phase.
   """
 
   network: keras.Model
@@ -57,17 +57,14 @@ class PhaseSteps:
   def _optimizer(self):
     phase, spec = self.phase, self.phase.optimizer
     stage_of = {id(v): name for name, variables in self.model.stages.items() for v in variables}
-    cosine = optimizers.WarmupCosine(phase.schedule.steps, phase.schedule.warmup_steps, spec.accumulate_steps)
-    return optimizers.StagedAdamW(
-      self.schedule or cosine,
+    planned = phase.schedule
+    schedule = optimizers.WarmupSchedule(planned.steps, planned.warmup_steps, spec.accumulate_steps, planned.curve)
+    return optimizers.make(
+      spec,
+      self.schedule or schedule,
       rate_of=lambda variable: spec.learning_rates[stage_of[id(variable)]],
       decays=stages.decays,
-      weight_decay=spec.weight_decay,
       rank_of=lambda variable: phase.trains.lora_rank if stage_of[id(variable)] != HEAD else 0,
-      clip_norm=spec.clip_norm,
-      gradient_accumulation_steps=spec.accumulate_steps if spec.accumulate_steps > 1 else None,
-      use_ema=spec.ema > 0,
-      ema_momentum=spec.ema or None,
     )
 
 

@@ -175,7 +175,7 @@ def optimizer_flags_need_gradients(config, phases, bn_modes, has_image_size):
     return {}
   gradient = [phase for phase in phases if phase.optimizer.uses_gradients]
   names = [] if any(phase.trains.reset_head for phase in gradient) else ["head_learning_rate"]
-  names += [] if gradient else ["weight_decay", "early_stopping_patience"]
+  names += [] if gradient else ["weight_decay", "early_stopping_patience", "optimizer", "schedule", "warmup"]
   reason = f"--probe_solver={phases[0].optimizer.solver} does not train by gradient descent"
   return dict.fromkeys(["head_epochs", *names], reason)
 

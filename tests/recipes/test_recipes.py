@@ -49,7 +49,7 @@ def test_random_weights_train_whole_and_longer():
   assert recipes.plan(config, facts) == recipes.plan(dataclasses.replace(config, recipe="full"), facts)
   phase = recipes.plan(config, facts)[-1]
   assert phase.trains.reset_head and phase.trains.train_stages == (*STAGES, "head")
-  assert set(phase.optimizer.learning_rates.values()) == {FACTS.learning_rate, config.head_learning_rate}
+  assert set(phase.optimizer.learning_rates.values()) == {FACTS.learning_rate, recipes.HEAD_RATE}
   pretrained = recipes.plan(config, FACTS)[-1]
   assert (phase.trains.bn, pretrained.trains.bn) == ("train", "frozen")
   assert phase.schedule.epochs > pretrained.schedule.epochs

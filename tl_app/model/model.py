@@ -70,8 +70,8 @@ def load(config: Config, spec: BackboneSpec, assets: Assets, task: Task, max_len
   """Loads the `Model` of a configuration with a fresh head, in the scope of the current strategy.
 
   Args:
-    config: provides the flags of the backbone, the image size, the reading of long texts and of pairs, the recipe and the
-      layers of the head.
+    config: provides the flags of the backbone, the image size, the reading of long texts and of pairs, the recipe
+      and the layers of the head.
     spec: the `BackboneSpec` of --backbone, with its learnt vocabulary.
     assets: `Assets`.
     task: the fitted `Task`.

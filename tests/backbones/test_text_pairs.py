@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import rest_server
 import tensorflow as tf
 import tiny_modules
 
@@ -72,6 +73,7 @@ def test_the_export_takes_both_texts_and_predict_reads_both_columns(bi_encoder, 
   asked, answered = tmp_path / "asked.csv", tmp_path / "answered.jsonl"
   asked.write_text("one,two\n" + "word3 word3 word3,word3 word3 word3\nword3 word3 word3,word9 word9 word9\n")
   predict.predict(str(workdir / "export"), str(asked), str(answered), text_column="one", text_pair_column="two")
+  assert rest_server.check_example(workdir / "export")["label"] in ("other", "same")
   answers = [json.loads(line)["probabilities"]["same"] for line in answered.read_text().splitlines()]
   assert answers[0] > answers[1]
   with pytest.raises(UserError, match="takes pairs of texts: name the second column with --text_pair_column"):

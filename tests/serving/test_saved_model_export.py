@@ -1,13 +1,18 @@
 """The export: raw bytes or strings in, class names out, in a process that knows TensorFlow and nothing of tl_app."""
 
+import base64
 import contextlib
 import json
+import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import rest_server
 import tensorflow as tf
 import tiny_data
 import tiny_modules
@@ -19,7 +24,7 @@ from tl_app.data.examples import Inputs
 from tl_app.errors import RunFailed
 from tl_app.model import heads, inference
 from tl_app.model import model as model_lib
-from tl_app.serving import parity, saved_model
+from tl_app.serving import handover, parity, saved_model
 from tl_app.tasks import SINGLE_LABEL, statistics
 
 pytestmark = pytest.mark.slow
@@ -28,6 +33,9 @@ COLOURS = ["blue", "green", "réd"]
 TEXTS = Inputs.of(
   "text", ["the film is good", "bad, bad film!", "word3", "CAFE is the good word1 and an unknown one " * 5]
 )
+
+
+ABOUT = handover.About("images:photos", "a backbone", "probe", {"num_examples": 8, "accuracy": 0.5})
 
 
 def load(directory, class_names, inputs, **flags):
@@ -64,7 +72,7 @@ def images(tmp_path_factory):
     model,
     inputs,
     root / "export",
-    parity.export_and_prove(model, root / "export", inputs, probabilities(model, inputs)),
+    parity.export_and_prove(model, root / "export", inputs, probabilities(model, inputs), about=ABOUT),
   )
 
 
@@ -76,7 +84,7 @@ def texts(tmp_path_factory):
     model,
     TEXTS,
     root / "export",
-    parity.export_and_prove(model, root / "export", TEXTS, probabilities(model, TEXTS)),
+    parity.export_and_prove(model, root / "export", TEXTS, probabilities(model, TEXTS), about=ABOUT),
   )
 
 
@@ -181,6 +189,32 @@ def test_the_signature_is_that_of_the_contract(modality, classes, answers):
     "probabilities": ["float32", [None, classes]],
   }
   assert answers["strangers"] == []
+
+
+def test_images_are_answered_over_rest(images):
+  assert rest_server.check_example(images[2])["label"] in COLOURS
+
+
+@pytest.mark.parametrize("modality", ["images", "texts"])
+def test_the_command_of_the_readme_gives_the_example_answer(modality, request, tmp_path):
+  export = shutil.copytree(request.getfixturevalue(modality)[2], tmp_path / "export")
+  (instance,) = files.read_json(export / handover.REQUEST)["instances"]
+  example = base64.b64decode(instance["b64"])
+  readme = (export / handover.README).read_text()
+  (command,) = re.search(r"## Command line\n.*?```bash\n(.*?)```", readme, re.DOTALL).groups()
+  if modality == "images":
+    (export / "photo.jpg").write_bytes(example)
+  else:
+    command = command.replace("a text", example.decode())
+  environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+  command = f"{command.strip()} --outdir {tmp_path}"
+  done = subprocess.run(
+    ["bash", "-c", command], cwd=export, env=environment, capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  (answer,) = files.read_json(export / handover.ANSWER)["predictions"]
+  np.testing.assert_allclose(np.load(tmp_path / "probabilities.npy"), [answer["probabilities"]], atol=1e-5)
+  assert f"[{answer['label'].encode()!r}]" in done.stdout
 
 
 def test_labels_are_in_the_assets(images):

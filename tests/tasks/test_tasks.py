@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 import pytest
+import rest_server
 import scipy.stats
 import sklearn.metrics
 import tiny_modules
@@ -133,6 +134,13 @@ def test_amounts_come_back_in_their_own_units(regression, tmp_path):
   values = json.loads(answered.read_text())["values"]
   assert values["price"] == pytest.approx(120, abs=12) and values["weight"] == pytest.approx(0, abs=1.5)
   assert 'id="targets"' in (workdir / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_exports_answer_their_example_over_rest(multi_label, regression):
+  answer = rest_server.check_example(multi_label[1] / "export")
+  assert len(answer["predicted"]) == len(answer["probabilities"]) == 3
+  assert len(rest_server.check_example(regression[1] / "export")[""]) == 2
 
 
 @pytest.mark.slow

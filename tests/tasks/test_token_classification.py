@@ -5,6 +5,7 @@ import json
 import pathlib
 
 import pytest
+import rest_server
 import seqeval.metrics
 import tiny_data
 import tiny_modules
@@ -91,6 +92,11 @@ def test_the_export_answers_with_entities_and_their_places(run, tmp_path):
   lists.write_text(json.dumps({"text": ["the", "word0"]}))
   predict.predict(str(workdir / "export"), str(lists), str(answered))
   assert json.loads(answered.read_text())["labels"] == ["O", "B-place"]
+
+
+def test_the_export_answers_its_example_over_rest(run):
+  answer = rest_server.check_example(run[1] / "export")
+  assert len(answer["words"]) == len(answer["labels"]) == len(answer["probabilities"]) > 0
 
 
 def test_a_finished_run_is_measured_again_on_other_schemes(run, tmp_path):

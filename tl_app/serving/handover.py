@@ -148,7 +148,11 @@ The signature `features` takes the same inputs and returns the features of the n
 
 ## Python
 
-Install the exact versions of `{REQUIREMENTS}`: {", ".join(needed)}.
+The exact versions are {", ".join(needed)}:
+
+```bash
+pip install -r {REQUIREMENTS}
+```
 
 ```python
 import base64
@@ -163,13 +167,17 @@ model = tf.saved_model.load(".")
 print(model.signatures["serving_default"](inputs=tf.constant(inputs)))
 ```
 
+## Command line
+
+{_command_line(modality, pairs)}
+
 ## TensorFlow Serving
 
 `{REQUEST}` is a request to the REST interface, `{ANSWER}` its answer. Each value is encoded in Base64 under `b64`:
 
 ```bash
 docker run -p 8501:8501 -v "$PWD":/models/model/1 -e MODEL_NAME=model tensorflow/serving &
-curl -d @{REQUEST} http://localhost:8501/v1/models/model:predict
+curl --retry 20 --retry-connrefused -d @{REQUEST} http://localhost:8501/v1/models/model:predict
 ```
 
 {_own_input(modality, pairs)}
@@ -178,6 +186,25 @@ curl -d @{REQUEST} http://localhost:8501/v1/models/model:predict
 
 _PYTHON_INPUTS = '[base64.b64decode(value["b64"]) for value in instances]'
 _PYTHON_PAIRS = '[[base64.b64decode(value["b64"]) for value in pair] for pair in instances]'
+
+
+def _command_line(modality, pairs):
+  """Returns how `saved_model_cli` answers an input of one's own, in Markdown."""
+  run = "run --dir . --tag_set serve --signature_def serving_default"
+  if modality == "image":
+    return f"""A photograph of your own:
+
+```bash
+python -c 'import numpy; numpy.save("photo.npy", numpy.array([open("photo.jpg", "rb").read()]))'
+saved_model_cli {run} --inputs inputs=photo.npy
+```"""
+  text = '["a text", "another text"]' if pairs else '"a text"'
+  return f"""`saved_model_cli` needs the operations of `tensorflow_text`:
+
+```bash
+python -c 'import tensorflow_text; from tensorflow.python.tools import saved_model_cli; saved_model_cli.main()' \\
+  {run} --input_exprs 'inputs=[{text}]'
+```"""
 
 
 def _own_input(modality, pairs):

@@ -7,9 +7,11 @@ python -m tl_app.inspect --workdir=runs/movie_reviews
 
 from tl_app import backbones, cli, workdir
 from tl_app.assets import Assets
+from tl_app.config import Config
 from tl_app.errors import UserError
 
-LOADING = ["preprocessor", "pooling", "image_size", "pixels"]
+LOADING = ["preprocessor", "pooling", "image_size", "pixels", "init", "network_width", "network_depth"]
+LOADING += ["vocabulary_size"]
 
 
 def define_flags():
@@ -34,8 +36,8 @@ def inspect_backbone(flags):
   cli.start_tensorflow()
   from tl_app.commands import inspect_backbone as command
 
-  assets = Assets(flags.cache_dir, flags.offline)
-  print(command.describe(flags.backbone, assets, **{name: flags[name].value for name in LOADING}))
+  config = Config(**{name: flags[name].value for name in ["cache_dir", "offline", "backbone", *LOADING]})
+  print(command.describe(config, Assets(config.cache_dir, config.offline)))
 
 
 def inspect_run(flags):

@@ -1,7 +1,6 @@
 """Names and handles to `BackboneSpec` records, and records to loaded backbones. `resolve` needs no TensorFlow."""
 
 import dataclasses
-import logging
 import pathlib
 import re
 import sys
@@ -18,8 +17,6 @@ from tl_app.errors import UserError
 if typing.TYPE_CHECKING:
   from tl_app.assets import Assets
   from tl_app.backbones.backbone import Backbone
-
-log = logging.getLogger(__name__)
 
 MODULE_URL = re.compile(r"https://(tfhub\.dev|(www\.)?kaggle\.com/models)/\S+")
 # {value of --pixels: (low, high)}.
@@ -102,9 +99,7 @@ def with_vocabulary(spec: BackboneSpec, texts: Iterable[str], size: int) -> Back
     return spec
   from tl_app.preprocessing import vocabulary
 
-  tokens = vocabulary.learn(texts, size)
-  log.info("%s: vocabulary of %s tokens, learnt from the training texts", spec.name, f"{len(tokens):,}")
-  return dataclasses.replace(spec, vocabulary=tokens)
+  return dataclasses.replace(spec, vocabulary=vocabulary.learn(texts, size))
 
 
 def load(

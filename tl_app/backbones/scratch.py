@@ -53,7 +53,9 @@ def _lstm(spec, pooling, size):
   is_token = ops.expand_dims(inputs["input_mask"], axis=-1) > 0
   largest = ops.max(ops.where(is_token, x, LEAST), axis=1)
   outputs = {"sequence": x, "pooler": ops.concatenate([native.pool(x, inputs["input_mask"], "mean"), largest], axis=-1)}
-  return native.text_backbone(spec, preprocess, inputs, outputs, pooling, _facts(spec))
+  backbone = native.text_backbone(spec, preprocess, inputs, outputs, pooling, _facts(spec))
+  backbone.notes.append(f"vocabulary of {len(spec.vocabulary):,} tokens, learnt from the training texts")
+  return backbone
 
 
 def _cnn_small(spec, pooling, size):

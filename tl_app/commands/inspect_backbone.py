@@ -1,8 +1,11 @@
 """Describes the backbones: the whole table, without TensorFlow, or one loaded backbone."""
 
+import dataclasses
+
 from tl_app import backbones
 from tl_app.assets import Assets
 from tl_app.backbones.backbone import parameters
+from tl_app.config import Config, rules
 
 # Columns of the table that `listing` returns.
 COLUMNS = ("name", "modality", "input", "parameters", "licence", "handle")
@@ -15,24 +18,27 @@ def listing() -> str:
   return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
-def describe(
-  name: str, assets: Assets, preprocessor: str = "", pooling: str = "auto", image_size: int = 0, pixels: str = "auto"
-) -> str:
+def describe(config: Config, assets: Assets) -> str:
   """Loads a backbone and returns its description as text: inputs, outputs, features, licence and stages.
 
   Args:
-    name: as in --backbone.
+    config: provides the flags of the backbone, and the image size.
     assets: the `Assets`.
-    preprocessor: as in `Config`.
-    pooling: as in `Config`.
-    image_size: as in `Config`, in pixels.
-    pixels: as in `Config`.
   """
   import keras
 
-  backbone = backbones.load(
-    backbones.resolve(name), assets, preprocessor=preprocessor, pooling=pooling, image_size=image_size, pixels=pixels
+  spec = backbones.configured(
+    backbones.resolve(config.backbone), config.init, config.network_width, config.network_depth
   )
+  backbone = backbones.load(
+    _with_any_vocabulary(spec, config.vocabulary_size),
+    assets,
+    preprocessor=config.preprocessor,
+    pooling=config.pooling,
+    image_size=config.image_size,
+    pixels=config.pixels,
+  )
+  rules.require(rules.sizes_fit_the_backbone(config, "", (), backbone))
   spec = backbone.spec
   inputs = keras.tree.flatten(backbone.network.input)
   lines = [
@@ -51,6 +57,17 @@ def describe(
   for stage, variables in backbone.stages.items():
     lines.append(f"    {stage.ljust(width)}  {len(variables):4} variables  {parameters(variables):12,} parameters")
   return "\n".join(lines)
+
+
+def _with_any_vocabulary(spec, size):
+  """Returns the record; if its vocabulary is learnt from training texts, with `size` tokens that occur in no text."""
+  if not spec.learns_vocabulary or spec.vocabulary:
+    return spec
+  reserved = backbones.with_vocabulary(spec, (), 0).vocabulary
+  tokens = (*reserved, *(f"[unused{i}]" for i in range(size - len(reserved))))
+  return dataclasses.replace(
+    spec, vocabulary=tokens, note=f"{spec.note}; the sizes are those for {size:,} tokens, the largest number"
+  )
 
 
 def _size(backbone):

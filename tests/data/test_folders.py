@@ -154,6 +154,15 @@ def test_a_single_folder_is_looked_through(tmp_path):
   assert set(load(f"images:{tmp_path / 'data'}").splits) == {"train"}
 
 
+def test_a_folder_between_splits_and_classes_is_looked_through(tmp_path):
+  write_images(
+    tmp_path, *(f"{split}/images/{c}/{i}.jpg" for split in ("train", "test") for c in "ab" for i in range(3))
+  )
+  examples = load(f"images:{tmp_path}")
+  assert set(examples.labels) == {"a", "b"} and set(examples.splits) == {"train", "test"}
+  assert "each split has one folder, whose folders are read instead: images" in examples.notes[0]
+
+
 def test_a_level_of_folders_is_not_lost(tmp_path):
   sites = write_images(tmp_path / "sites", *(f"{site}/{name}/1.jpg" for site in ("north", "south") for name in "abc"))
   message = refusal(f"images:{sites}")

@@ -58,6 +58,9 @@ def numpy_text(values):
     ("[0. 1. 1.]", ["0", "1", "1"]),
     ("[0 1\n 1]", ["0", "1", "1"]),
     ("[True, False]", ["true", "false"]),
+    ("[b'pay', b'post']", ["pay", "post"]),
+    ("tensor([1, 0], device='cuda:0')", ["1", "0"]),
+    ("tf.Tensor([1 0], shape=(2,), dtype=int32)", ["1", "0"]),
     *((text, None) for text in ("pay", "(late)", "(1)", "('a')", "[urgent]", "[pay, post]", "{'a': 1}", "[0 ... 1]")),
     *((text, None) for text in ("[1] see note", "'a', 'b'", "['a'b]", "[", "")),
   ],
@@ -163,6 +166,13 @@ THREE = ["one two three"] * 3
     ([[0.25, 0.75], [0.5, 0.5]], None, "lists of numbers that are not whole, e.g. .0.25, 0.75.:"),
     ([[1, 0, -1], [0, 0, 1], [1, 1, -1]], None, r"vectors of 0, 1 and -1, .*\(-1 in 2 rows\)"),
     ([[1, 2], [3, 3, 1]], None, "holds a number twice"),
+    (["{'pay': 1, 'post': 0}", "{}"], None, "labels are dictionaries, e.g. {'pay': 1, 'post': 0}: write the list of"),
+    (['{"pay": true}', '{"pay": false}'], None, "labels are dictionaries.* with --label_columns"),
+    (
+      ["DT NN VB", "DT NN NN", "DT VB DT"],
+      THREE,
+      "as many words as the texts, e.g. 'DT': .* needs one tag per word: O",
+    ),
   ],
 )
 def test_lists_that_hold_no_names_are_refused(tmp_path, labels, texts, message):

@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import contextlib
 import json
 import math
 import re
@@ -16,10 +17,15 @@ FLAGS = BITS | {"no": False, "yes": True, "n": False, "y": True, "f": False, "t"
 # More different numbers than this are amounts and no classes: ratings in half stars have 10, in tenths of a point 41.
 MOST_CLASSES = 20
 
-# A list as Python or NumPy writes it: ['a', 'b'], ['a' 'b'], {'a', 'b'}, array(['a'], dtype=object), [1. 0.].
-_CALL = re.compile(r"(?:np\.|numpy\.)?(?:array|list|tuple|set|frozenset)\((.*?)\s*(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
+# A list as Python, NumPy or PyTorch writes it: ['a', 'b'], ['a' 'b'], {'a', 'b'}, array(['a'], dtype=object), [1. 0.],
+# tensor([1, 0], device='cuda:0'), tf.Tensor([1 0], shape=(2,), dtype=int32).
+_CALL = re.compile(
+  r"(?:(?:np|numpy|torch|tf)\.)?(?:array|tensor|Tensor|list|tuple|set|frozenset)\((.*?)\s*"
+  r"(?:,\s*(?:(?:dtype|device)=[^(),]*|shape=\([^()]*\)))*\)",
+  re.DOTALL,
+)
 _MEMBER = re.compile(
-  r"""\s*(?:(?:np|numpy)\.\w+\()?(?:(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<bare>[-+.\w]+))\)?\s*""",
+  r"""\s*(?:(?:np|numpy)\.\w+\()?(?:(?P<text>b?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"))|(?P<bare>[-+.\w]+))\)?\s*""",
   re.DOTALL,
 )
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
@@ -32,7 +38,7 @@ def listed(cell: str) -> list[str] | None:
   """Returns the list of str of a cell that is a list, else None.
 
   A cell of a list column, and of several columns, is JSON. A table that pandas wrote holds the text that Python or
-  NumPy give a list: "['a', 'b']", "['a' 'b']", "[1. 0.]", "{'a', 'b'}", "array(['a'], dtype=object)".
+  NumPy give a list: "['a', 'b']", "['a' 'b']", "[1. 0.]", "{'a', 'b'}", "array(['a'], dtype=object)", "tensor([1, 0])".
   """
   if cell.startswith("["):
     try:
@@ -73,13 +79,24 @@ def _python_member(member):
     return None
   if member["text"] is not None:
     try:
-      return ast.literal_eval(member["text"])
+      value = ast.literal_eval(member["text"])
+      return value.decode() if isinstance(value, bytes) else value
     except (ValueError, SyntaxError):
       return None
   if member["bare"] in ("True", "False"):
     return member["bare"].lower()
   value = number(member["bare"])
   return None if value is None else str(int(value)) if value.is_integer() else member["bare"]
+
+
+def is_dictionary(cell: str) -> bool:
+  """Whether a cell is the text of a Python dictionary or of a JSON object: "{'pay': 1, 'post': 0}"."""
+  if not cell.startswith("{"):
+    return False
+  for read in (json.loads, ast.literal_eval):
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+      return isinstance(read(cell), dict)
+  return False
 
 
 def shown(cell: str) -> str:

@@ -31,7 +31,35 @@ def find(config: DataConfig, labels: Sequence[str], texts: np.ndarray | None = N
     return problem
   if config.label_columns:
     return _columns(config, labels)
-  return _numbers(labels) or _identifier(config, labels)
+  return _dictionaries(labels) or _sequences(labels, texts) or _numbers(labels) or _identifier(config, labels)
+
+
+def _dictionaries(labels):
+  """Cells with the text of a dictionary."""
+  example = labels[0]
+  if not cells.is_dictionary(example) or not all(map(cells.is_dictionary, set(labels))):
+    return ""
+  return (
+    f"the labels are dictionaries, e.g. {example}: write the list of the names that apply, or one column of 0 and 1 "
+    "per name, with --label_columns"
+  )
+
+
+def _sequences(labels, texts):
+  """Labels of one word for each word of the text that are no tags: parts of speech, or tags in another form."""
+  words = [label.split() for label in labels]
+  if texts is None or max(map(len, words)) < 2:
+    return ""
+  if any(len(row) != len(tags.spans(text)) for row, text in zip(words, texts)):
+    return ""
+  distinct = {word for row in words for word in row}
+  if FEWEST_PER_CLASS * len(distinct) > sum(map(len, words)) or all(tags.is_tag(word) for word in distinct):
+    return ""
+  odd = min(word for word in distinct if not tags.is_tag(word))
+  return (
+    f"the labels have as many words as the texts, e.g. {odd!r}: if they are tags, --task=token_classification needs "
+    f"{_TAG_FORM}; if they are classes, pass --task=single_label"
+  )
 
 
 def _words_alone(labels, texts):

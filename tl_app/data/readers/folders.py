@@ -192,6 +192,11 @@ def _split_folders(directory, what, notes):
       f"({', '.join(others[:5])}): it takes either CLASS/ folders or train/, val/ and test/"
     )
   found = files_by_split([SplitFile(folder, like[folder], folder.name) for folder in named], what)
+  # train/images/CLASS and test/images/CLASS: one class of this name could not be learnt.
+  inner = [_only_folder(*visible(folder)) for _, folder in found]
+  if all(inner) and len({folder.name for folder in inner}) == 1:
+    notes.append(f"{what}: each split has one folder, whose folders are read instead: {inner[0].name}")
+    return [(split, folder) for (split, _), folder in zip(found, inner)]
   return [(split, _classes_folder(folder)) for split, folder in found]
 
 

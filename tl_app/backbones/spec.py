@@ -55,6 +55,7 @@ class BackboneSpec:
     note: one line for `inspect`.
     pretrained: whether the network has pretrained weights. Without, its initial weights are drawn at random.
     width, depth: of a network whose size can be chosen, see --network_width and --network_depth; 0 for any other.
+    learning_rate: default peak learning rate of fine-tuning; 0 for that of the modality, or of random weights.
     learns_vocabulary: whether the tokens are learnt from the training texts.
     vocabulary: these tokens, in the order of their ids; () before they are known, and for a network with its own.
     origin: the flags that load the pretrained network; None before it is loaded, unless `tuned`.
@@ -82,6 +83,7 @@ class BackboneSpec:
   pretrained: bool = True
   width: int = 0
   depth: int = 0
+  learning_rate: float = 0.0
   learns_vocabulary: bool = False
   vocabulary: tuple[str, ...] = dataclasses.field(default=(), repr=False)
   origin: Origin | None = None

@@ -451,6 +451,7 @@ SPECS = (
     pretrained=False,
     width=256,
     depth=1,
+    learning_rate=1e-3,
     learns_vocabulary=True,
   ),
   BackboneSpec(
@@ -467,5 +468,6 @@ SPECS = (
     pretrained=False,
     width=128,
     depth=1,
+    learning_rate=1e-3,
   ),
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tl_app import augmentation
-from tl_app.backbones.backbone import parameters
+from tl_app.backbones.backbone import Backbone, parameters
 from tl_app.compute import precision
 from tl_app.compute.devices import Devices
 from tl_app.config.groups import InputConfig
@@ -132,14 +132,19 @@ def facts(config, data: TrainingData, model: Model, devices: Devices) -> Facts:
   return Facts(
     num_train=len(data.train),
     num_classes=len(model.task.codec.names),
-    learning_rate=modalities.of(data.examples.modality).learning_rate(backbone.width)
-    if backbone.pretrained
-    else RANDOM_LEARNING_RATE,
+    learning_rate=default_learning_rate(backbone),
     stages={name: tuple(v.path for v in stage if id(v) in model.can_train) for name, stage in backbone.stages.items()},
     primary_metric=model.task.metrics.primary_metric,
     batch_examples=batch_examples,
     pretrained=backbone.pretrained,
   )
+
+
+def default_learning_rate(backbone: Backbone) -> float:
+  """Returns the default peak learning rate of fine-tuning: of the record, of random weights, or of the modality."""
+  if backbone.spec.learning_rate:
+    return backbone.spec.learning_rate
+  return modalities.of(backbone.modality).learning_rate(backbone.width) if backbone.pretrained else RANDOM_LEARNING_RATE
 
 
 def plan_phases(config, data: TrainingData, model: Model, devices: Devices, recipe: Callable) -> list[Phase]:

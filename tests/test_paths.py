@@ -1,4 +1,4 @@
-"""~ is the home directory in every flag that is a path."""
+"""~ is the home directory, and $NAME an environment variable, in every flag that is a path."""
 
 import ast
 import dataclasses
@@ -18,6 +18,7 @@ OWN = {"model", "input", "output", "workdir"}
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  monkeypatch.setenv("FORM", "table:~")
   monkeypatch.chdir(tmp_path)
   return tmp_path / "home"
 
@@ -31,6 +32,9 @@ def home(tmp_path, monkeypatch):
     ("images:~/p*/*", "images:{}/p*/*"),
     ("runs/~/x", "runs/~/x"),
     ("~no_such_user/x", "~no_such_user/x"),
+    ("$HOME/runs", "{}/runs"),
+    ("table:${HOME}/mails-$NOT_SET.csv", "table:{}/mails-$NOT_SET.csv"),
+    ("$FORM/mails.csv", "table:{}/mails.csv"),
     ("hf://~/x", "hf://~/x"),
     ("a:b~c", "a:b~c"),
     (pathlib.Path("~/runs"), "{}/runs"),

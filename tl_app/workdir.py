@@ -334,7 +334,7 @@ def _located(run, name, value, then):
     form, colon, path = "", "", value
     if not path or "://" in path or name not in ("backbone", "preprocessor", "data_dir"):
       return value
-  path = os.path.expanduser(path)
+  path = files.expanded(path)
   tried = [os.path.abspath(path)]
   if then:
     start = os.path.join(then["directory"], path)

@@ -22,7 +22,7 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 def cache_root(cache_dir: str = "") -> pathlib.Path:
   """Returns the cache directory: `cache_dir`, else $TL_APP_CACHE, else tl_app in the user's cache directory."""
   user = os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~/.cache").expanduser()
-  root = pathlib.Path(cache_dir or os.environ.get("TL_APP_CACHE") or pathlib.Path(user, "tl_app")).expanduser()
+  root = pathlib.Path(files.expanded(cache_dir or os.environ.get("TL_APP_CACHE") or pathlib.Path(user, "tl_app")))
   if root.is_file():
     raise UserError(f"the cache {root} is a file: give a directory, by --cache_dir or $TL_APP_CACHE")
   return root

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import socket
 
+from tl_app import files
 from tl_app.assets import cache
 from tl_app.errors import UserError
 
@@ -83,7 +84,7 @@ def require_tf2(directory, handle):
 
 
 def local_module(handle):
-  directory = pathlib.Path(handle).expanduser()
+  directory = pathlib.Path(files.expanded(handle))
   if not directory.is_dir():
     raise UserError(
       f"{handle} is not a directory: expected one with saved_model.pb, or a tfhub.dev or kaggle.com/models URL"

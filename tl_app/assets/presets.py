@@ -10,7 +10,7 @@ from tl_app.errors import UserError
 
 def local_preset(handle):
   """Returns the directory of a preset; raises `UserError` if files are missing."""
-  directory = pathlib.Path(handle).expanduser()
+  directory = pathlib.Path(files.expanded(handle))
   if not directory.is_dir():
     raise UserError(f"{handle} is not a directory: expected a preset with config.json")
   try:

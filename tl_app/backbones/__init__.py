@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Iterable
 
-from tl_app import config
+from tl_app import config, files
 from tl_app.backbones import tuned
 from tl_app.backbones.spec import BackboneSpec, Origin
 from tl_app.backbones.table import SPECS
@@ -47,7 +47,7 @@ def resolve(name: str) -> BackboneSpec:
   if kind == "saved_model":
     return BackboneSpec(name=name, kind=kind, handle=name)
   if kind == "keras_file":
-    return BackboneSpec(name=name, kind=kind, handle=str(pathlib.Path(name).expanduser()))
+    return BackboneSpec(name=name, kind=kind, handle=files.expanded(name))
   if kind == "kerashub":
     # Every KerasHub backbone has a sequence or a map, few have a pooler; their converters expect pixels in [0, 255].
     return BackboneSpec(name=name, kind=kind, handle=name, pooling="mean", value_range=(0.0, 255.0))
@@ -211,7 +211,7 @@ def _handle_kind(name):
     return "saved_model"
   if re.fullmatch(r"(kaggle|hf)://[^/\s]+(/[^/\s]+)+", name):
     return "kerashub"
-  directory = pathlib.Path(name).expanduser()
+  directory = pathlib.Path(files.expanded(name))
   if name and directory.is_file() and directory.suffix in KERAS_FILES:
     return "keras_file"
   if not name or not directory.is_dir():
@@ -225,7 +225,7 @@ def _handle_kind(name):
 
 def _tuned(name):
   """Returns the record of a run, a candidate or an export: that of its pretrained network, with other weights."""
-  directory = pathlib.Path(name).expanduser().resolve()
+  directory = pathlib.Path(files.expanded(name)).resolve()
   origin = tuned.origin(directory)
   try:
     spec = resolve(origin.backbone)
@@ -239,14 +239,14 @@ def _tuned(name):
 
 
 def _absolute(handle):
-  path = pathlib.Path(handle).expanduser()
+  path = pathlib.Path(files.expanded(handle))
   return str(path.resolve()) if handle and not is_known(handle) and path.exists() else handle
 
 
 def _unknown(name):
   names = [spec.name for spec in SPECS]
   forms = f"Names: {', '.join(names)}. Or give {FORMS}"
-  directory = pathlib.Path(name).expanduser()
+  directory = pathlib.Path(files.expanded(name))
   if name and directory.is_dir():
     found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
     return f"--backbone={name} is a directory with neither saved_model.pb nor config.json; it holds {found}. {forms}"

@@ -30,7 +30,7 @@ ORDER = [
   # Entry points. `tl_app` is the package's own `__init__.py`.
   [
     *("tl_app", "__main__"),
-    *("train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"),
+    *("train", "pretrain", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"),
   ],
 ]
 LINE_OF = {room: line for line, rooms in enumerate(ORDER) for room in rooms}

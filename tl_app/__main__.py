@@ -8,7 +8,7 @@ import sys
 
 from tl_app import cli
 
-COMMANDS = ("train", "check", "compare", "evaluate", "export", "predict", "inspect", "find_lr", "benchmark")
+COMMANDS = ("train", "pretrain", "check", "compare", "evaluate", "export", "predict", "inspect", "find_lr", "benchmark")
 
 
 def main():

@@ -32,10 +32,10 @@ _DEFINED = {heading: [] for heading in (OWN, *config_lib.GROUPS)}
 
 
 def define(names: Iterable[str] | None = None) -> None:
-  """Defines a flag for each field of `Config` (or the named ones)."""
+  """Defines a flag for each field of `Config` but those of pretraining, or for the named ones."""
   for heading, group in config_lib.GROUPS.items():
     for field in dataclasses.fields(group):
-      if names is None or field.name in names:
+      if field.name in names if names else heading != "Pretraining":
         _define_field(field)
         _DEFINED[heading].append(field.name)
 
@@ -74,9 +74,9 @@ def flag(name: str, default: str | int, help: str, low: int | None = None, path:
   _DEFINED[OWN].append(name)
 
 
-def define_run() -> None:
-  """Defines every flag of a training run: the fields of `Config`, and --config."""
-  define()
+def define_run(names: Iterable[str] | None = None) -> None:
+  """Defines every flag of a run: the fields of `Config` as `define` does, and --config."""
+  define(names)
   _define_path("config", "", "config.json of an earlier run. Flags on the command line override it.")
   _DEFINED["Run"].append("config")
 

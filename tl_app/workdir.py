@@ -25,7 +25,7 @@ EXPORT_VOCABULARY = "assets.extra/vocab.txt"
 # Number of the layout of the JSON files of a workdir; each has it under the key "format".
 FORMAT = 1
 # Forms of a data set that are followed by a path.
-PATH_FORMS = ("images", "table", "tfrecord")
+PATH_FORMS = ("images", "table", "tfrecord", "texts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,16 @@ class Workdir:
     return self.root / "export"
 
   @property
+  def backbone(self) -> pathlib.Path:
+    """The pretrained backbone, which --backbone reads."""
+    return self.root / "backbone"
+
+  @property
+  def corpus(self) -> pathlib.Path:
+    """Copies of the texts of a pretraining, while it runs."""
+    return self.root / ".corpus"
+
+  @property
   def log(self) -> pathlib.Path:
     """One JSON object per epoch."""
     return self.root / "log.jsonl"
@@ -110,12 +120,12 @@ class Workdir:
 
   def results(self) -> tuple[pathlib.Path, ...]:
     """Returns the paths of the results of a finished run."""
-    return self.metrics, self.predictions, self.report, self.export
+    return self.metrics, self.predictions, self.report, self.export, self.backbone
 
   def all_paths(self) -> tuple[pathlib.Path, ...]:
     """Returns all paths that a run writes."""
     before = (self.config, self.plan, self.splits, self.findings, self.log, self.weights.parent, self.tensorboard)
-    return before + self.results()
+    return (*before, self.corpus, *self.results())
 
 
 class Clock:
@@ -299,6 +309,8 @@ def open_run(root: str | pathlib.Path) -> tuple[Workdir, config_lib.Config]:
       f"--workdir={root}: a second run is in progress there, or was killed: wait for it, or start it again; the "
       "finished run is kept until it ends"
     )
+  if run.backbone.is_dir() and run.metrics.is_file() and not run.weights.is_file():
+    raise UserError(f"--workdir={root} is a pretraining, which has no answers: give --backbone={run.backbone} to train")
   for path in (run.config, run.plan, run.weights, run.task, run.metrics):
     if not path.is_file():
       raise UserError(f"--workdir={root} holds no finished run: {path.relative_to(run.root)} is missing; train first")

@@ -97,6 +97,13 @@ EXAMPLES = [
   (rules.columns_need_a_table, {"dataset": "digits", "text_pair_column": "b"}, (), "needs --dataset=table:PATH"),
   (rules.data_dir_needs_tfds, {"data_dir": "d"}, (), "--data_dir=d does nothing without a tfds: data set"),
   (rules.column_names_need_columns, {"dataset": "images:x", "label_column": "y"}, (), "which has no columns"),
+  (
+    rules.objectives_have_own_flags,
+    {"objective": "other", "mask_share": 0.3},
+    (),
+    "does nothing with --objective=other",
+  ),
+  (rules.text_unit_needs_texts, {"text_unit": "file"}, (), "--text_unit=file does nothing without a texts: data set"),
   (rules.xla_needs_one_device, {"jit": "on"}, (2,), "pass --jit=off or --strategy=single"),
   (rules.openvino_needs_one_device, {"frozen_engine": "openvino"}, (2,), "computes on one device"),
   (rules.accumulation_needs_one_device, {"accumulate_steps": 2}, (2,), "cannot accumulate over several devices"),

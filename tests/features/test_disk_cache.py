@@ -342,7 +342,7 @@ def _features_of(rows, monkeypatch):
   examples = Examples(IDS, Inputs.of("text", IDS), *[IDS] * 3, [], "texts")
   split = Splits(examples, np.array([0]), np.array([1]), np.array([], int), [], {})
   data = training_data.make(examples, split, np.zeros((2, 4), np.int32))
-  model = Model(*[None] * 4, tasks.TOKEN_CLASSIFICATION, frozenset(), frozenset())
+  model = Model(None, None, frozenset(), frozenset(), None, None, tasks.TOKEN_CLASSIFICATION)
   monkeypatch.setattr(Features, "_per_token", lambda self: rows)
   return Features(model, data, None, FeatureStore(None, 0.0, "tensorflow"), 2, Clock())
 

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable
 
 from tl_app import config, files
-from tl_app.backbones import tuned
+from tl_app.backbones import saved_backbone, tuned
 from tl_app.backbones.spec import BackboneSpec, Origin
 from tl_app.backbones.table import SPECS
 from tl_app.errors import UserError
@@ -39,8 +39,13 @@ def resolve(name: str) -> BackboneSpec:
   if is_known(name):
     return next(spec for spec in SPECS if name in (spec.name, spec.name.partition(".")[0]))
   kind = _handle_kind(name)
+  directory = pathlib.Path(name).expanduser()
+  if kind and saved_backbone.is_saved(directory):
+    return saved_backbone.described(BackboneSpec(name=name, kind=kind, handle=name), directory)
   if kind == "tuned":
     return _tuned(name)
+  if kind == "pretraining":
+    return dataclasses.replace(resolve(str(directory / "backbone")), name=name)
   for spec in SPECS:
     if kind and spec.handle.removesuffix("/") == name.removesuffix("/"):
       return dataclasses.replace(spec, name=name)
@@ -216,10 +221,14 @@ def _handle_kind(name):
     return "keras_file"
   if not name or not directory.is_dir():
     return ""
+  if saved_backbone.is_saved(directory / "backbone") and not (directory / "checkpoints").is_dir():
+    return "pretraining"
   if tuned.is_tuned(directory):
     return "tuned"
   if (directory / "saved_model.pb").exists():
     return "saved_model"
+  if saved_backbone.is_saved(directory) and (directory / saved_backbone.KERAS_FILE).is_file():
+    return "keras_file"
   return "kerashub" if (directory / "config.json").exists() else ""
 
 

@@ -2,14 +2,19 @@
 
 import dataclasses
 import math
+import pathlib
+import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 if typing.TYPE_CHECKING:
   import keras
 
   from tl_app.backbones.spec import BackboneSpec
   from tl_app.preprocessing.base import Preprocess
+
+# Path of a table of token embeddings: not that of positions or segments.
+_TOKEN_TABLE = re.compile(r"^(?!.*(posit|segment|type)).*embed", re.IGNORECASE)
 
 
 @dataclasses.dataclass
@@ -34,6 +39,9 @@ class Backbone:
     identity: what distinguishes the network from another one besides its variables, kind and pooling: how it rescales
       its inputs, and those of its layers that have no weights.
     pairs: whether `preprocess` takes pairs of texts, string [batch, 2].
+    save: function that writes the network, with its present weights and its preprocessing, into an empty directory in
+      a form that --backbone reads; None if it has none.
+    tied: variables that `save` can write only with the values they have now.
     single_mode: whether all stages share one training mode. Then BatchNormalization cannot run on batch statistics in
       some stages only.
     has_training_mode: whether the network has a training mode at all (dropout, batch statistics).
@@ -52,6 +60,8 @@ class Backbone:
   width: int = 0
   identity: str = ""
   pairs: bool = False
+  save: "Callable[[pathlib.Path], None] | None" = None
+  tied: "list[keras.Variable]" = dataclasses.field(default_factory=list)
 
   single_mode: typing.ClassVar[bool] = False
   averages_statistics: typing.ClassVar[bool] = True
@@ -87,6 +97,20 @@ class Backbone:
     layers = keras_internals.flat_layers(self.network, include_self=False)
     found = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
     return [variable for layer in found for variable in (layer.moving_mean, layer.moving_variance)]
+
+  @property
+  def token_table(self) -> "keras.Variable | None":
+    """The table of token embeddings, [tokens, width of "sequence"]; None if the network has none of this width."""
+    if "sequence" not in self.network.output:
+      return None
+    width = self.network.output["sequence"].shape[-1]
+    found = [
+      variable
+      for variables in self.stages.values()
+      for variable in variables
+      if len(variable.shape) == 2 and variable.shape[1] == width and _TOKEN_TABLE.search(variable.path)
+    ]
+    return max(found, key=lambda variable: variable.shape[0], default=None)
 
   def can_split(self, stage: str) -> bool:
     """Returns whether the network can be split below `stage`, with at least one stage in the trunk."""

@@ -31,11 +31,16 @@ MPNET_NAMES = (
   (r"attention\.attn\.o\.", "attention.output.dense."),
   (r"attention\.LayerNorm\.", "attention.output.LayerNorm."),
 )
+# End of the name of a layer's terms for distances.
+RELATIVE_BIAS = "attention.relative_bias"
+# {pooling: its flag in a sentence-transformers directory}.
+POOLING_MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
 # Distances from here on share a bucket (`_distances`).
 FAR = 128
 
 
-def _gelu(x):
+def gelu(x):
+  """Returns the exact gelu of a tensor, in float32."""
   # By the error function, and in float32 whatever the precision of the layers around it: on a CPU this takes four
   # fifths of the time of TensorFlow's own gelu, and less than half of its time in bfloat16.
   x = ops.cast(x, "float32")
@@ -43,7 +48,7 @@ def _gelu(x):
 
 
 # Hugging Face's names. "gelu" is the exact function, not the tanh approximation of KerasHub's BERT.
-ACTIVATIONS = {"gelu": _gelu, "relu": ops.relu, "gelu_new": ops.gelu, "gelu_pytorch_tanh": ops.gelu}
+ACTIVATIONS = {"gelu": gelu, "relu": ops.relu, "gelu_new": ops.gelu, "gelu_pytorch_tanh": ops.gelu}
 
 
 def is_directory(directory: str | os.PathLike) -> bool:
@@ -67,7 +72,7 @@ def tokenizer_rules(directory: str | os.PathLike) -> dict[str, bool | None]:
 
 def special_tokens(config: dict) -> dict:
   """Returns {"special", "separators_between"} for a Hugging Face configuration; see `text.WordPiece`."""
-  return MPNET_TOKENS if _is_mpnet(config) else {"special": text.SPECIAL_TOKENS, "separators_between": 1}
+  return MPNET_TOKENS if is_mpnet(config) else {"special": text.SPECIAL_TOKENS, "separators_between": 1}
 
 
 def read_config(directory: str | os.PathLike) -> dict:
@@ -92,7 +97,7 @@ def load(directory: str | os.PathLike) -> keras.Model:
   config = read_config(directory)
   weights = {_name(key): value for key, value in read_safetensors(directory / "model.safetensors").items()}
   weights = {name: value for name, value in weights.items() if not UNUSED.match(name)}
-  if _is_mpnet(config):
+  if is_mpnet(config):
     weights = _from_mpnet(weights, config)
   try:
     network = build(config, pooler="pooler.dense.weight" in weights)
@@ -108,7 +113,7 @@ def build(config: dict, pooler: bool = True) -> keras.Model:
   Raises:
     KeyError: an entry of `config` is missing or not supported.
   """
-  if _is_mpnet(config):
+  if is_mpnet(config):
     positions = config["max_position_embeddings"] - MPNET_POSITION
     defaults = {"layer_norm_eps": 1e-5, "relative_attention_num_buckets": 32}
     config = {**defaults, **config, "max_position_embeddings": positions, "type_vocab_size": 0}
@@ -250,7 +255,8 @@ def _distances(buckets):
   return (np.where(distance > 0, half, 0) + np.where(steps < near, steps, far)).astype(np.int32)
 
 
-def _is_mpnet(config):
+def is_mpnet(config: dict) -> bool:
+  """Returns whether a configuration is that of an MPNet."""
   return config.get("model_type") == "mpnet"
 
 
@@ -266,6 +272,29 @@ def _from_mpnet(weights, config):
   if positions in weights:
     weights[positions] = weights[positions][MPNET_POSITION:]
   return weights
+
+
+def to_mpnet(weights: dict[str, np.ndarray], config: dict) -> dict[str, np.ndarray]:
+  """Returns weights with BERT's names under MPNet's: the reverse of what `load` does.
+
+  Raises:
+    UserError: the layers have different terms for distances, and the format holds one table for all.
+  """
+  tables = [value for name, value in weights.items() if name.endswith(RELATIVE_BIAS)]
+  if any(not np.array_equal(table, tables[0]) for table in tables[1:]):
+    raise UserError(
+      "the layers of this MPNet have different terms for distances since they were fine-tuned, and the format of "
+      "Hugging Face holds one table for all: give the run itself to --backbone"
+    )
+  weights = {name: value for name, value in weights.items() if not name.endswith(RELATIVE_BIAS)}
+  for old, new in MPNET_NAMES:
+    weights = {name.replace(new, old.replace("\\", "")): value for name, value in weights.items()}
+  if tables:
+    weights["encoder.relative_attention_bias.weight"] = tables[0]
+  positions = "embeddings.position_embeddings.weight"
+  # The rows of padding, which no text reads.
+  padding = np.zeros((MPNET_POSITION, weights[positions].shape[1]), np.float32)
+  return weights | {positions: np.concatenate([padding, weights[positions]])}
 
 
 def _norm(x, name, config):
@@ -284,10 +313,10 @@ def _targets(layer: keras.Layer) -> dict[str, Target]:
     kernel = name.endswith("weight") and "mbeddings" not in name
     return Target(variable, axes=(1, 0) if kernel else (), reshape=True)
 
-  return {name: target(name, variable) for name, variable in _torch_names(layer).items()}
+  return {name: target(name, variable) for name, variable in torch_names(layer).items()}
 
 
-def _torch_names(layer):
+def torch_names(layer: keras.Layer) -> dict[str, keras.Variable]:
   """Returns {Hugging Face's name: variable} of one layer."""
   if isinstance(layer, layers.Embedding):
     part = {"token": "word", "position": "position", "segment": "token_type"}[layer.name.partition("_")[0]]

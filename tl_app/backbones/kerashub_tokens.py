@@ -47,6 +47,8 @@ class KerasHubTokens(text.TokenPreprocess):
     vocabulary = hashlib.sha256("\n".join(tokenizer.get_vocabulary()).encode()).hexdigest()
     self.identity = f"{json.dumps(tokenizer.get_config(), sort_keys=True, default=str)} {vocabulary}"
     self._tokenizer = tokenizer
+    self.mask_token = -1 if getattr(tokenizer, "mask_token_id", None) is None else int(tokenizer.mask_token_id)
+    self.vocabulary_size = int(tokenizer.vocabulary_size())
     # KerasHub's tokenizers return Python lists when they are called eagerly, and ragged tensors in a graph.
     self._tokenize = tf.function(tokenizer.call, [tf.TensorSpec([None], tf.string)])
 

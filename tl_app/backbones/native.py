@@ -8,7 +8,7 @@ import pathlib
 import keras
 
 from tl_app.assets import Assets
-from tl_app.backbones import bert, efficientnet_lite, kerashub_tokens
+from tl_app.backbones import bert, efficientnet_lite, hugging_face, kerashub_tokens
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.float32_layers import L2_NORMALIZED_FEATURES
 from tl_app.backbones.native_stages import stage_weights
@@ -20,9 +20,6 @@ from tl_app.preprocessing.base import Preprocess
 
 # {KerasHub's name of an input: that of `text.INPUT_NAMES`}.
 KERASHUB_INPUTS = {"token_ids": "input_word_ids", "padding_mask": "input_mask", "segment_ids": "input_type_ids"}
-
-# {pooling: its flag in a sentence-transformers directory}.
-POOLING_MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
 DEFAULT_SIZE = 224
 
 
@@ -83,7 +80,10 @@ def _hugging_face_bert(spec, directory, pooling):
       "of two models"
     )
   preprocess = text.WordPiece(vocabulary, limit=limit, **tokens_of, **bert.tokenizer_rules(directory))
-  return text_backbone(spec, preprocess, dict(network.input), network.output, pooling, config)
+  backbone = text_backbone(spec, preprocess, dict(network.input), network.output, pooling, config)
+  backbone.save = lambda path: hugging_face.save(path, network, pathlib.Path(directory), backbone.spec)
+  backbone.tied = [weight for weight in network.weights if weight.path.endswith("relative_bias")]
+  return backbone
 
 
 def _applications(spec, assets, pooling, size):
@@ -123,7 +123,9 @@ def _kerashub(spec, assets, pooling, size):
     with _preset_faults(spec), fetching(spec.handle):
       tokenizer = keras_hub.tokenizers.Tokenizer.from_preset(preset)
     limit = getattr(network, "max_sequence_length", 0) or spec.max_length or 512
-    return _kerashub_text(spec, network, kerashub_tokens.preprocess(tokenizer, limit), pooling)
+    backbone = _kerashub_text(spec, network, kerashub_tokens.preprocess(tokenizer, limit), pooling)
+    backbone.save = lambda path: _save_presets(path, network, tokenizer)
+    return backbone
   if isinstance(network.input, dict) or len(network.input.shape) != 4:
     raise UserError(f"{spec.handle} is a {type(network).__name__}, which takes neither one text nor one image")
   with _preset_faults(spec), fetching(spec.handle):
@@ -131,7 +133,15 @@ def _kerashub(spec, assets, pooling, size):
       converter = keras_hub.layers.ImageConverter.from_preset(preset)
     except (FileNotFoundError, ValueError):
       converter = None
-  return _kerashub_image(spec, network, converter, pooling, size)
+  backbone = _kerashub_image(spec, network, converter, pooling, size)
+  backbone.save = lambda path: _save_presets(path, network, converter)
+  return backbone
+
+
+def _save_presets(path, *parts):
+  """Writes the parts of a KerasHub preset that there are: the network, and its tokenizer or image converter."""
+  for part in filter(None, parts):
+    part.save_to_preset(str(path))
 
 
 def _sentence_features(directory):
@@ -152,7 +162,7 @@ def _sentence_features(directory):
       return {}
     path = directory / folders["Pooling"] / "config.json"
     modes = json.loads(path.read_bytes())
-    chosen = [name for name, key in POOLING_MODES.items() if modes.get(key)]
+    chosen = [name for name, key in bert.POOLING_MODES.items() if modes.get(key)]
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(f"{path} is damaged ({error}): fetch the model again, or remove {directory}/modules.json") from None
   return {"pooling": chosen[0], "l2_normalized": "Normalize" in folders} if len(chosen) == 1 else {}

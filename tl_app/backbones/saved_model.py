@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import shutil
 import typing
 
 import keras
@@ -12,6 +13,7 @@ import tensorflow as tf
 from tl_app.backbones import stages_by_name, variable_usage
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.pooling import pool
+from tl_app.backbones.saved_backbone import PREPROCESSOR
 from tl_app.backbones.saved_model_layer import SavedModelLayer
 from tl_app.backbones.saved_model_signature import ModuleInterface, blank_tokens
 from tl_app.backbones.spec import BackboneSpec
@@ -78,7 +80,32 @@ def load(
     feature_size=int(outputs[source].shape[-1]),
     notes=interface.notes + notes + stage_notes + layer.notes(),
     identity=f"{_digest(directory)} {outputs[source].index} {spec.value_range}",
+    save=lambda path: save(module, layer, preprocessor, path),
   )
+
+
+def save(module, layer: SavedModelLayer, preprocessor, directory: pathlib.Path) -> None:
+  """Writes a loaded module with its present weights, and its preprocessing model into the folder `PREPROCESSOR`.
+
+  What the module had, it has again: `__call__(inputs, training)`, signatures, files. `variables`,
+  `trainable_variables` and `regularization_losses` are added where it had none.
+
+  Args:
+    module: result of `read`.
+    layer: the layer that runs it.
+    preprocessor: directory of the preprocessing model, or None.
+    directory: an empty directory.
+  """
+  variables = list(layer.by_name.values())
+  trainable = [variable.value for variable in variables if variable.trainable]
+  lists = {"variables": [variable.value for variable in variables], "trainable_variables": trainable}
+  for name, values in (lists | {"regularization_losses": []}).items():
+    if not hasattr(module, name):
+      setattr(module, name, values)
+  signatures = dict(getattr(module, "signatures", {}))
+  tf.saved_model.save(module, str(directory), signatures=signatures or None)
+  if preprocessor is not None:
+    shutil.copytree(preprocessor, directory / PREPROCESSOR)
 
 
 def read(directory: str | os.PathLike):

@@ -7,7 +7,7 @@ import pathlib
 from tl_app import backbones, files, workdir
 from tl_app.config import Config
 from tl_app.data import modalities
-from tl_app.data.readers import forms, rows, table_columns, table_files
+from tl_app.data.readers import forms, rows, table_columns, table_files, text_files
 from tl_app.data.readers.table_formats import open_table
 from tl_app.errors import UserError
 
@@ -16,17 +16,23 @@ LARGEST = 32 << 20
 _READ_WHOLE = (".conll", ".xlsx")
 
 
-def run(config: Config) -> None:
+def run(config: Config, labelled: bool = True) -> None:
   """Checks that the backbone has a known name, that the data sets exist, and that tables have the columns.
+
+  Args:
+    config: the `Config`.
+    labelled: whether the labels of --dataset are read.
 
   Raises:
     UserError: one of them is missing; the message is that of its loader.
   """
   if config.backbone:
     backbones.resolve(config.backbone)
-  for flag in ("dataset", "validation_dataset", "test_dataset"):
+  for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset"):
     if getattr(config, flag):
-      _check_data(getattr(config, flag), flag, config)
+      reads_labels = labelled or flag == "probe_dataset"
+      no_label = {} if reads_labels else {"label_column": "", "label_columns": ""}
+      _check_data(getattr(config, flag), flag, dataclasses.replace(config, **no_label))
 
 
 def evaluation(config: Config, given: dict) -> None:
@@ -69,6 +75,8 @@ def _check_data(name, flag, config):
   if form == "table":
     _, found = table_files.find(path, what, [])
     _check_columns(found[0][1], config)
+  elif form == "texts":
+    text_files.find(path, what, config.text_unit)
   elif form in ("images", "tfrecord"):
     is_glob = rows.matching(path, what, lambda _: None, os.path.lexists)
     if not is_glob and not os.path.exists(path):

@@ -69,6 +69,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
   """
   start, config = time.monotonic(), dataclasses.replace(config, workdir=str(workdir))
   config_lib.validate(config)
+  rules.refuse_unused(config, "train")
   spec = backbones.resolve(config.backbone)
   with workdir_lib.claim(workdir, config) as paths:
     record = Record(paths)

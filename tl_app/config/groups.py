@@ -134,7 +134,7 @@ class DataConfig:
   dataset: str = _field(
     "",
     "Training data: movie_reviews, digits, images:DIR, table:PATH, tfrecord:PATH (each may be a glob pattern), or "
-    "tfds:NAME[/CONFIG][:VERSION].",
+    "tfds:NAME[/CONFIG][:VERSION]. Pretraining reads no labels, and texts:PATH too.",
     common=True,
     path=True,
   )
@@ -177,6 +177,12 @@ class DataConfig:
     "and printed.",
     choices=("auto", "single_label", "multi_label", "regression", "token_classification"),
   )
+  text_unit: str = _field(
+    "auto",
+    "What one text of a texts: data set is. line: a line of a .txt. file: a whole .txt. auto: file for a folder, line "
+    "for a file or a glob. An object of a .jsonl is always one text.",
+    choices=("auto", "line", "file"),
+  )
   on_bad_example: str = _field(
     "fail", "What to do about an unreadable or empty example: stop, or skip and list it.", choices=("fail", "skip")
   )
@@ -205,6 +211,31 @@ class SplitConfig:
   max_examples: int = _field(0, "Maximum number of training examples, stratified by class. 0: all.", low=0)
   max_examples_per_class: int = _field(
     0, "Maximum number of training examples per class, as in few-shot studies. 0: all.", low=0
+  )
+
+
+@dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
+class PretrainingConfig:
+  """What `tl_app.pretrain` minimises, and how its result is measured. Training on labels does not take these flags."""
+
+  objective: str = _field(
+    "masked_tokens",
+    "What pretraining minimises. masked_tokens: predict masked tokens of texts, as BERT was pretrained.",
+    choices=("masked_tokens",),
+    common=True,
+  )
+  mask_share: float = _field(
+    0.15, "Share of the tokens that --objective=masked_tokens predicts.", low=0.01, high=0.9, common=True
+  )
+  whole_words: bool = _field(
+    False, "--objective=masked_tokens masks all tokens of a word together. Needs a vocabulary that marks them."
+  )
+  probe_dataset: str = _field(
+    "",
+    "Labelled data, in any form of --dataset. A linear probe on the features is measured before pretraining and after "
+    "each epoch; the epoch with the best probe is kept.",
+    path=True,
+    common=True,
   )
 
 

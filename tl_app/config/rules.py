@@ -15,11 +15,12 @@ Rules that need the phases are in `training.phase_rules`.
 To add a rule, write its function and put it into `RULES`; `tests/config/test_rules.py` requires an example of each.
 """
 
+import dataclasses
 import importlib.util
 import os
 from collections.abc import Iterable
 
-from tl_app.config.groups import AUTO
+from tl_app.config.groups import AUTO, PretrainingConfig
 from tl_app.config.settings import FIELDS, Config
 from tl_app.config.values import fault
 from tl_app.errors import UserError
@@ -31,10 +32,28 @@ EVALUATION_FLAGS = (
   "on_bad_example",
 )
 MAX_HIDDEN_UNITS = 65536
-# Flags that the commands beside `train` do not use.
+# Flags of `pretrain` alone.
+PRETRAINING = tuple(field.name for field in dataclasses.fields(PretrainingConfig))
+# All flags that `pretrain` uses.
+USED_BY_PRETRAIN = (
+  *("workdir", "cache_dir", "offline", "seed", "backbone", "preprocessor", "pooling", "pixels"),
+  *("init", "network_width", "network_depth", "vocabulary_size", "optimizer", "momentum", "schedule", "warmup"),
+  *("image_size", "max_length", "dataset", "validation_dataset", "data_dir", "text_column", "image_column"),
+  *("label_column", "text_unit", "on_bad_example", "split_seed", "validation_fraction", "max_examples"),
+  *PRETRAINING,
+  *("train_stages", "bn", "epochs", "batch_size", "learning_rate", "backbone_learning_rate", "head_learning_rate"),
+  *("layer_decay", "weight_decay", "clip_norm", "accumulate_steps", "early_stopping_patience", "max_minutes"),
+  *("strategy", "num_devices", "precision", "jit"),
+)
+# {objective of pretraining: flags that it alone uses}.
+OBJECTIVE_FLAGS = {"masked_tokens": ("mask_share", "whole_words")}
+# Flags that a command does not use.
 UNUSED_BY_COMMAND = {
-  "find_lr": ("backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"),
-  "benchmark": ("precision", "jit", "max_minutes", "profile_input", "feature_cache"),
+  "train": PRETRAINING,
+  "check": PRETRAINING,
+  "pretrain": tuple(name for name in FIELDS if name not in USED_BY_PRETRAIN),
+  "find_lr": (*PRETRAINING, "backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"),
+  "benchmark": (*PRETRAINING, "precision", "jit", "max_minutes", "profile_input", "feature_cache"),
 }
 
 
@@ -66,7 +85,7 @@ def require(problem: str) -> None:
 
 def refuse_unused(config: Config, command: str) -> None:
   """Raises `UserError` at the first flag that `command` does not use."""
-  auto = auto_batch_size(config) if command == "benchmark" else []
+  auto = auto_batch_size(config) if command in ("benchmark", "pretrain") else []
   require(unused(config, [*UNUSED_BY_COMMAND[command], *auto], f"in {command}"))
 
 
@@ -287,6 +306,17 @@ def columns_need_a_table(config):
   return ""
 
 
+def objectives_have_own_flags(config):
+  """A flag of one objective of pretraining does nothing with another."""
+  others = [name for objective, names in OBJECTIVE_FLAGS.items() if objective != config.objective for name in names]
+  return unused(config, others, f"with --objective={config.objective}")
+
+
+def text_unit_needs_texts(config):
+  """--text_unit is about texts: data sets."""
+  return "" if "texts" in _forms(config) else unused(config, ["text_unit"], "without a texts: data set")
+
+
 def data_dir_needs_tfds(config):
   """--data_dir is about TFDS data sets."""
   return "" if "tfds" in _forms(config) else unused(config, ["data_dir"], "without a tfds: data set")
@@ -294,7 +324,7 @@ def data_dir_needs_tfds(config):
 
 def column_names_need_columns(config):
   """Image folders and starter sets have no columns."""
-  if _forms(config) & {"table", "tfrecord", "tfds"}:
+  if _forms(config) & {"table", "tfrecord", "tfds", "texts"}:
     return ""
   columns = ["text_column", "image_column", "label_column"]
   return unused(config, columns, f"for --dataset={config.dataset}, which has no columns")
@@ -308,7 +338,8 @@ def _datasets(config):
 
 def _forms(config):
   """Returns the forms of the data sets: "images", "table", .., or the name of a starter set."""
-  return {name.partition(":")[0] for name in _datasets(config).values()}
+  names = [*_datasets(config).values(), config.probe_dataset]
+  return {name.partition(":")[0] for name in names if name}
 
 
 # DEVICES: (config, num_devices)
@@ -467,6 +498,8 @@ RULES = {
     cache_is_a_directory,
     openvino_is_installed,
     columns_need_a_table,
+    objectives_have_own_flags,
+    text_unit_needs_texts,
     data_dir_needs_tfds,
     column_names_need_columns,
   ),

@@ -4,7 +4,7 @@ import dataclasses
 
 from tl_app.errors import RunFailed
 from tl_app.model import stages
-from tl_app.model.model import Model
+from tl_app.model.model import BackboneWithHead
 from tl_app.model.variables import checksums, replicas_agree
 from tl_app.recipes.phase import Phase
 
@@ -24,7 +24,7 @@ class State:
   moves: dict[str, list[bool]]
 
 
-def state(model: Model, phase: Phase) -> State:
+def state(model: BackboneWithHead, phase: Phase) -> State:
   """Returns the `State` before a phase; call it after `stages.set_trainable`."""
   modes = stages.batch_norm_modes(model, phase)
   return State(
@@ -37,17 +37,17 @@ def state(model: Model, phase: Phase) -> State:
   )
 
 
-def has_moved(model: Model, before: State) -> bool:
+def has_moved(model: BackboneWithHead, before: State) -> bool:
   """Returns whether every stage that trains has changed since `before`."""
   training = {name: model.stages[name] for name, trains in before.trains.items() if any(trains)}
   return all(sums != before.sums[name] for name, sums in checksums(training).items())
 
 
-def audit(model: Model, before: State) -> dict[str, dict[str, int]]:
+def audit(model: BackboneWithHead, before: State) -> dict[str, dict[str, int]]:
   """Compares every variable with its checksum before the phase.
 
   Args:
-    model: the `Model` after the phase.
+    model: the `BackboneWithHead` after the phase.
     before: its `State` before the phase.
 
   Returns:

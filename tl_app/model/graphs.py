@@ -8,7 +8,7 @@ from keras import ops
 
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.float32_layers import PER_TOKEN
-from tl_app.recipes.phase import Phase
+from tl_app.recipes.phase import HEAD, Phase
 
 
 class Trunk(keras.layers.Layer):
@@ -82,11 +82,28 @@ def training_network(model, phase: Phase, top: Callable | None = None) -> keras.
   Returns:
     `keras.Model`, backbone inputs -> logits.
   """
-  lowest = lowest_active(model, phase)
   backbone: Backbone = model.backbone
-  if not backbone.can_split(lowest):
+  if not backbone.can_split(lowest_active(model, phase)):
     return keras.Model(backbone.network.input, top(model.features.output)) if top else model.network
-  trunk, tail = backbone.split(lowest)
-  outputs = tail(Trunk(trunk)(backbone.network.input))
+  outputs = backbone_outputs(model, phase)
   upper = top(outputs["features"]) if top else head_on(model.head, outputs)
   return keras.Model(backbone.network.input, upper, name="trunk_tail_head")
+
+
+def backbone_outputs(model, phase: Phase) -> dict[str, keras.KerasTensor]:
+  """Returns the outputs of the backbone on its inputs, `backbone.network.input`, as a phase trains it.
+
+  The stages below `lowest_active` form a trunk in inference mode; a phase that trains the head alone has the whole
+  backbone in it. A backbone that cannot be split is used whole, in training mode if any of it trains.
+
+  Args:
+    model: the `BackboneWithHead`.
+    phase: the `Phase`.
+  """
+  lowest, backbone = lowest_active(model, phase), model.backbone
+  if lowest == HEAD:
+    return Trunk(backbone.network)(backbone.network.input)
+  if not backbone.can_split(lowest):
+    return backbone.network.output
+  trunk, tail = backbone.split(lowest)
+  return tail(Trunk(trunk)(backbone.network.input))

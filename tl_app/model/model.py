@@ -1,6 +1,7 @@
 """Backbone and head as one network."""
 
 import dataclasses
+from collections.abc import Collection
 
 import keras
 
@@ -21,25 +22,18 @@ from tl_app.tasks.task import Task
 
 
 @dataclasses.dataclass
-class Model:
-  """What is trained, evaluated and exported.
+class BackboneWithHead:
+  """A backbone and what is trained on top of it.
 
   Attributes:
     backbone: the `Backbone`.
-    head: `keras.Model`, features [batch, feature_size] -> logits [batch, outputs].
-    features: `keras.Model`, backbone inputs -> features [batch, feature_size]; [batch, positions, feature_size] for a
-      task that answers per token.
-    network: `keras.Model`, backbone inputs -> logits; shares every variable with the others.
-    task: the `Task`: what the logits mean.
+    head: `keras.Model` on outputs of the backbone. Its variables are the stage "head".
     can_train: ids of the variables that a gradient may change; moving statistics and the head's scale are not.
     statistics: ids of the moving statistics of the backbone's BatchNormalization.
   """
 
   backbone: Backbone
   head: keras.Model
-  features: keras.Model
-  network: keras.Model
-  task: Task
   can_train: frozenset[int]
   statistics: frozenset[int]
 
@@ -47,6 +41,22 @@ class Model:
   def stages(self) -> dict[str, list[keras.Variable]]:
     """Ordered dict, stage name -> variables: the stages of the backbone, then the head."""
     return {**self.backbone.stages, HEAD: list(self.head.weights)}
+
+
+@dataclasses.dataclass
+class Model(BackboneWithHead):
+  """What is trained on labels, evaluated and exported. The head is features [batch, feature_size] -> logits.
+
+  Attributes:
+    features: `keras.Model`, backbone inputs -> features [batch, feature_size]; [batch, positions, feature_size] for a
+      task that answers per token.
+    network: `keras.Model`, backbone inputs -> logits; shares every variable with the others.
+    task: the `Task`: what the logits mean.
+  """
+
+  features: keras.Model
+  network: keras.Model
+  task: Task
 
 
 def build(backbone: Backbone, task: Task, l2_normalized: bool = False, head_config: HeadConfig = heads.LINEAR) -> Model:
@@ -61,9 +71,26 @@ def build(backbone: Backbone, task: Task, l2_normalized: bool = False, head_conf
   head = heads.build(backbone.feature_size, len(task.names), head_config, l2_normalized)
   features = keras.Model(backbone.network.input, backbone.network.output["features"], name="features")
   network = keras.Model(backbone.network.input, head_on(head, backbone.network.output), name="network")
-  can_train = frozenset(id(variable) for variable in network.trainable_variables)
+  return Model(**_parts(backbone, head, network.trainable_variables), features=features, network=network, task=task)
+
+
+def pretraining(backbone: Backbone, head: keras.Model, frozen: Collection[keras.Variable] = ()) -> BackboneWithHead:
+  """Returns a backbone with the head of an objective of pretraining.
+
+  Args:
+    backbone: the `Backbone`.
+    head: `keras.Model` on outputs of the backbone, with variables of its own.
+    frozen: variables of the backbone that do not train.
+  """
+  keep = {id(variable) for variable in frozen}
+  trainable = [*backbone.network.trainable_variables, *head.trainable_variables]
+  return BackboneWithHead(**_parts(backbone, head, [variable for variable in trainable if id(variable) not in keep]))
+
+
+def _parts(backbone, head, trainable):
   statistics = frozenset(id(variable) for variable in backbone.moving_statistics)
-  return Model(backbone, head, features, network, task, can_train, statistics)
+  can_train = frozenset(id(variable) for variable in trainable)
+  return {"backbone": backbone, "head": head, "can_train": can_train, "statistics": statistics}
 
 
 def load(config: Config, spec: BackboneSpec, assets: Assets, task: Task, max_length: int) -> Model:

@@ -1,5 +1,6 @@
 """Which variables train in a phase, by stage."""
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -7,27 +8,28 @@ import keras
 
 from tl_app.backbones import keras_internals
 from tl_app.errors import UserError
-from tl_app.model.model import Model
+from tl_app.model.model import BackboneWithHead
 from tl_app.model.variables import matrix_shape
 from tl_app.recipes.phase import ALL, BIAS_NORM, HEAD, KERNELS, Phase
 
 _SMALL = re.compile(r"(^|[_/])(bias|beta|gamma)(_\d+)?$")
 
 
-def set_trainable(model: Model, phase: Phase) -> None:
+def set_trainable(model: BackboneWithHead, phase: Phase) -> None:
   """Makes exactly what `phase` trains trainable, and sets the mode of BatchNormalization; compile again afterwards.
 
   Raises:
     UserError: the phase trains nothing of the backbone although it should.
   """
-  model.network.trainable = True
+  for network in (model.backbone.network, model.head):
+    network.trainable = True
   _set_batch_norm(model, phase)
   chosen = {id(variable) for variables in selected(model, phase).values() for variable in variables}
   for variable in (v for variables in model.stages.values() for v in variables):
     variable.trainable = id(variable) in chosen
 
 
-def selected(model: Model, phase: Phase) -> dict[str, list[keras.Variable]]:
+def selected(model: BackboneWithHead, phase: Phase) -> dict[str, list[keras.Variable]]:
   """Returns {stage: variables that `phase` trains}, stages from the input upwards.
 
   Raises:
@@ -59,7 +61,7 @@ def _nothing_trains(model, phase):
   )
 
 
-def that_can_train(model: Model) -> list[str]:
+def that_can_train(model: BackboneWithHead) -> list[str]:
   """Returns the names of the backbone's stages that hold a variable that can train, from the input upwards."""
   return [name for name, vs in model.backbone.stages.items() if any(id(v) in model.can_train for v in vs)]
 
@@ -100,7 +102,7 @@ def decays(variable: keras.Variable) -> bool:
   return not is_bias_or_norm(variable) and "norm" not in variable.path.lower()
 
 
-def batch_norm_modes(model: Model, phase: Phase) -> dict[str, str]:
+def batch_norm_modes(model: BackboneWithHead, phase: Phase) -> dict[str, str]:
   """Returns {stage: "frozen", "batch" or "-"}: how the stage's BatchNormalization runs while `phase` trains.
 
   A backbone with a single mode (a SavedModel) uses batch statistics under `train_unfrozen` only if every stage trains:
@@ -121,7 +123,7 @@ def batch_norm_modes(model: Model, phase: Phase) -> dict[str, str]:
   }
 
 
-def changing(model: Model, phases: Sequence[Phase]) -> list[keras.Variable]:
+def changing(model: BackboneWithHead, phases: Sequence[Phase]) -> list[keras.Variable]:
   """Returns the variables that `phases` can change: those of the stages that train, and the statistics they move."""
   chosen = {id(v) for phase in phases for name in phase.trains.train_stages for v in model.stages[name]}
   for phase in phases:
@@ -138,6 +140,9 @@ def _set_batch_norm(model, phase):
       model.backbone.set_training_mode("batch" in modes.values())
     return
   stage_of = {id(v): name for name, variables in model.stages.items() for v in variables}
-  for layer in keras_internals.flat_layers(model.network, include_self=False):
+  layers = (
+    keras_internals.flat_layers(network, include_self=False) for network in (model.backbone.network, model.head)
+  )
+  for layer in itertools.chain.from_iterable(layers):
     if isinstance(layer, keras.layers.BatchNormalization):
       layer.trainable = modes.get(stage_of.get(id(layer.moving_mean), "")) == "batch"

@@ -2,6 +2,7 @@
 
 import abc
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -28,6 +29,8 @@ class Preprocess(tf.Module, metaclass=_AbstractModule):
     can_pack: whether `tokenize` and `pack` exist, so that a caller can choose among the tokens of a text.
     can_join_pairs: whether `join` exists, which makes one sequence of two texts.
     separators_between: number of end tokens between the two texts of a joined pair (RoBERTa: 2).
+    mask_token: id of the token that stands for a masked one; -1 if there is none, or if it is not known.
+    vocabulary_size: number of token ids; 0 if it is not known.
   """
 
   identity: str = ""
@@ -38,6 +41,13 @@ class Preprocess(tf.Module, metaclass=_AbstractModule):
   can_pack: bool = False
   can_join_pairs: bool = False
   separators_between: int = 1
+  mask_token: int = -1
+  vocabulary_size: int = 0
+
+  @property
+  def word_starts(self) -> np.ndarray | None:
+    """Whether each token id may begin a word, bool [vocabulary_size]; None if the vocabulary does not tell."""
+    return None
 
   @property
   def special_tokens(self) -> tuple[int, int, int] | None:

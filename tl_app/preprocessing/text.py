@@ -232,11 +232,21 @@ class WordPiece(TokenPreprocess):
     usual = (special, separators_between) == (SPECIAL_TOKENS, 1)
     ends = [] if usual else [*special, str(separators_between)]
     self.identity = " ".join(["word_piece", *(f"{rule}={on}" for rule, on in self._rules.items()), *ends, digest])
+    self.mask_token = vocabulary.get("[MASK]", vocabulary.get("<mask>", -1))
+    self.vocabulary_size = 1 + max(vocabulary.values())
+    self._continuations = [index for token, index in vocabulary.items() if token.startswith("##")]
     keys, values = tf.constant(list(vocabulary)), tf.constant(list(vocabulary.values()), tf.int64)
     self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), vocabulary["[UNK]"])
     self._subwords = tf_text.WordpieceTokenizer(
       self._table, max_bytes_per_word=4 * _MAX_CHARS_PER_WORD, token_out_type=tf.int64
     )
+
+  @property
+  def word_starts(self) -> np.ndarray:
+    """Whether each token id may begin a word, bool [vocabulary_size]."""
+    starts = np.ones(self.vocabulary_size, bool)
+    starts[self._continuations] = False
+    return starts
 
   def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
     """Returns ragged int32 [batch, (tokens)] without special tokens for texts, string [batch]."""
@@ -279,6 +289,7 @@ class HubPreprocess(Preprocess):
     if not self.can_pack:
       self.limit = min(self.limit, fixed)
     self.max_length = self.limit
+    self.mask_token, self.vocabulary_size = self._special("mask_id", -1), self._special("vocab_size", 0)
 
   @property
   def can_join_pairs(self) -> bool:
@@ -336,6 +347,14 @@ class HubPreprocess(Preprocess):
     inputs = {name: inputs[name][:, : self.max_length] for name in INPUT_NAMES}
     ids = tf.concat([inputs["input_word_ids"][:, :-1], last], axis=1)
     return {**inputs, "input_word_ids": ids}
+
+  def _special(self, name, default):
+    """Returns a number that the tokenizer of the module tells, or the default."""
+    tell = getattr(getattr(self._module, "tokenize", None), "get_special_tokens_dict", None)
+    try:
+      return int(tell()[name]) if tell else default
+    except (TypeError, ValueError, KeyError):
+      return default
 
   def _fixed_length(self):
     try:

@@ -124,8 +124,26 @@ class SupervisedContrastive:
   keeps_averages: typing.ClassVar[bool] = False
 
 
-# Every record that `Phase.objective` may be.
+@dataclasses.dataclass(frozen=True)
+class MaskedTokens:
+  """Objective of pretraining: the masked tokens of a text (Devlin et al. 2019, BERT).
+
+  Attributes:
+    mask_share: share of the tokens that are predicted.
+    whole_words: whether all tokens of a word are masked together.
+  """
+
+  mask_share: float = 0.15
+  whole_words: bool = False
+
+  name: typing.ClassVar[str] = "masked_tokens"
+  trains_head: typing.ClassVar[bool] = True
+  keeps_averages: typing.ClassVar[bool] = False
+
+
+# Every record that `Phase.objective` may be: of training on labels, and of pretraining.
 OBJECTIVES = (TaskLoss, SupervisedContrastive)
+PRETRAINING_OBJECTIVES = (MaskedTokens,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +187,7 @@ class Phase:
     trains: the `Trainable`.
     schedule: the `Schedule`.
     optimizer: the `OptimizerSpec`.
-    objective: `TaskLoss` or `SupervisedContrastive`, the settings of an objective in `training.objectives`.
+    objective: one of `OBJECTIVES` or `PRETRAINING_OBJECTIVES`, the settings of an objective in `training`.
     inputs: the `InputSpec`.
   """
 
@@ -220,7 +238,7 @@ class Phase:
   @classmethod
   def from_json(cls, values: dict) -> "Phase":
     """Returns the phase from the dict that `to_json` returned; other keys are ignored."""
-    objectives = {objective.name: objective for objective in OBJECTIVES}
+    objectives = {objective.name: objective for objective in (*OBJECTIVES, *PRETRAINING_OBJECTIVES)}
     values = values | {"train_stages": tuple(values["train_stages"])}
     records = {
       "trains": Trainable,

@@ -33,6 +33,8 @@ STEPS_FROM_RANDOM = 3000
 EPOCHS_FROM_RANDOM = (10, 60)
 # Recipes that train the angles between features, so that the head reads L2-normalised features.
 L2_NORMALIZED = ("contrastive",)
+# Name of the phase that trains the head of an objective of pretraining alone.
+WARM_UP = "warm_up"
 # On banking77 with ten examples per class, 60 batches of 64 were as good as 120.
 CONTRASTIVE_STEPS = 60
 CONTRASTIVE_EPOCHS = (1, 20)
@@ -177,6 +179,33 @@ def contrastive(config, facts, num_devices=1) -> list[Phase]:
   changes |= {"ema": 0.0, "mixup": 0.0, "cutmix": 0.0, "batch_tokens": 0}
   refit = first[0].replace(name="refit", reset_head=True, recompute_features=True)
   return [*first, phase.replace(**changes), refit]
+
+
+def pretrain(config, facts, objective, warm_up_steps=0, num_devices=1) -> list[Phase]:
+  """Returns the phases of a pretraining: the head alone if it needs a warm-up, then --train_stages with it.
+
+  Args:
+    config: the `Config`.
+    facts: the `Facts`.
+    objective: the settings of the objective, one of `phase.PRETRAINING_OBJECTIVES`.
+    warm_up_steps: smallest number of steps of the head alone; 0 for no such phase.
+    num_devices: number of devices.
+
+  Raises:
+    UserError: --train_stages names nothing.
+  """
+  names, trainable_filter = train_stages.parse(config.train_stages, facts)
+  phase = dataclasses.replace(_fine_tune(config, facts, num_devices, names), name=objective.name, objective=objective)
+  phase = phase.replace(trainable_filter=trainable_filter, monitor="loss", ema=0.0)
+  if not phase.trains_backbone:
+    raise UserError(f"--train_stages={config.train_stages} trains nothing of the backbone: name stages, or use all")
+  if not warm_up_steps:
+    return [phase]
+  epochs = math.ceil(warm_up_steps / phase.schedule.steps_per_epoch)
+  changes = {"train_stages": (HEAD,), "trainable_filter": ALL, "epochs": epochs, "patience": 0}
+  changes |= {"warmup_steps": math.ceil(config.warmup * epochs * phase.schedule.steps_per_epoch), "accumulate_steps": 1}
+  head = phase.replace(name=WARM_UP, learning_rates={HEAD: _head_rate(config)}, **changes)
+  return [head, phase]
 
 
 RECIPES = {

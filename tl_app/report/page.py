@@ -44,11 +44,11 @@ def write(root: str | pathlib.Path, examples=None) -> pathlib.Path:
     UserError: metrics.json is absent, or one of the files cannot be read.
   """
   paths = workdir_lib.Workdir(pathlib.Path(root))
-  metrics = _read_json(paths.metrics)
+  metrics = read_json(paths.metrics)
   if "test" not in metrics:
     raise UserError(f"{root} holds no metrics of a finished run (metrics.json): train first, or correct --workdir")
   task = tasks.of_metrics(metrics)
-  config, plan = _read_json(paths.config), _read_json(paths.plan)
+  config, plan = read_json(paths.config), read_json(paths.plan)
   candidates = metrics.get("candidates", {})
   page = {
     "config": config,
@@ -59,17 +59,18 @@ def write(root: str | pathlib.Path, examples=None) -> pathlib.Path:
     "curves": plots.curves(epoch_log.read(paths.log), task.metrics),
     "candidates": [{"name": formatting.candidate(name)} | values for name, values in candidates.items()],
     "stages": _stages(plan),
-    "data": _data(_read_json(paths.splits)),
-    "findings": _read_json(paths.findings),
+    "data": _data(read_json(paths.splits)),
+    "findings": read_json(paths.findings),
     "flags": _flags(config),
     "command": formatting.command("tl_app.train", formatting.given_flags(config)),
   }
   page |= _test_results(metrics["test"]) | _test_predictions(paths.predictions, task, examples)
-  files.write_text(paths.report, _environment().get_template(_TEMPLATE.name).render(page))
+  files.write_text(paths.report, environment().get_template(_TEMPLATE.name).render(page))
   return paths.report
 
 
-def _environment():
+def environment() -> jinja2.Environment:
+  """Returns the environment of the templates."""
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_TEMPLATE.parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
   )
@@ -86,7 +87,8 @@ def _environment():
   return environment
 
 
-def _read_json(path):
+def read_json(path: pathlib.Path) -> dict:
+  """Returns a JSON file of a workdir, {} where it is absent. Raises `UserError` if it is damaged."""
   if not path.exists():
     return {}
   try:

@@ -45,18 +45,30 @@ def curves(epochs: Sequence[Mapping], metrics: Metrics) -> dict[str, str] | None
   """
   if not epochs:
     return None
-  titles, last = _curve_titles(metrics), epochs[-1]
+  return of_metrics(epochs, _curve_titles(metrics))
+
+
+def of_metrics(epochs: Sequence[Mapping], titles: Mapping[str, str]) -> dict[str, str]:
+  """Returns the curves of two metrics, of the training batches where they are logged and of the validation split.
+
+  Args:
+    epochs: lines of log.jsonl, at least one.
+    titles: {key: title} of the two metrics.
+
+  Returns:
+    {"light": data URI, "dark": data URI, "alt": text}.
+  """
   names = {f"{prefix}{key}": title for key, title in titles.items() for prefix in ("", "val_")}
+  last = epochs[-1]
   values = [
     f"{'validation ' if name.startswith('val_') else ''}{title} {formatting.decimals(last[name])}"
     for name, title in names.items()
     if name in last
   ]
   phases = ", ".join(dict.fromkeys(str(entry["phase"]) for entry in epochs))
-  alt = (
-    f"Loss and {metrics.primary_title} per epoch; phases: {phases}; {len(epochs)} epochs. Last: {', '.join(values)}."
-  )
-  return _themes(lambda ink: curves_figure(epochs, metrics, ink)) | {"alt": alt}
+  shown = " and ".join(titles.values())
+  alt = f"{shown.capitalize()} per epoch; phases: {phases}; {len(epochs)} epochs. Last: {', '.join(values)}."
+  return _themes(lambda ink: _curves_figure(epochs, titles, ink)) | {"alt": alt}
 
 
 def scatter(rows: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
@@ -87,7 +99,11 @@ def curves_figure(epochs: Sequence[Mapping], metrics: Metrics, ink: str = _INKS[
     epochs, metrics: as of `curves`; there is at least one epoch.
     ink: colour of text and axes.
   """
-  titles, phases = _curve_titles(metrics), {}
+  return _curves_figure(epochs, _curve_titles(metrics), ink)
+
+
+def _curves_figure(epochs, titles, ink):
+  phases = {}
   for entry in epochs:
     phases.setdefault(str(entry["phase"]), []).append(entry)
   with matplotlib.rc_context(_style(ink)):

@@ -46,6 +46,31 @@ def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None, seconds: f
   return [(name, ", ".join(filter(None, (value, more)))) for name, value, more in found if value]
 
 
+def pretraining_lines(metrics: Mapping, workdir: str | pathlib.Path, seconds: float = 0.0) -> str:
+  """Returns the few aligned lines that end a pretraining.
+
+  Args:
+    metrics: the content of metrics.json.
+    workdir: directory of the run.
+    seconds: of the whole command; 0 if they are not known.
+  """
+  paths, probe = Workdir(pathlib.Path(workdir)), metrics.get("probe")
+  rows = [
+    (f"held-out {title}", f"{metrics['before'][name]:.4f} before, {metrics['after'][name]:.4f} after", "")
+    for name, title in metrics["metric_titles"].items()
+  ]
+  rows[0] = (*rows[0][:2], f"{metrics['num_held_out']:,} examples")
+  if probe:
+    name = probe["primary_metric"]
+    before, after = (_with_interval(probe[when], name) for when in ("before", "after"))
+    rows.append((f"probe {name}", f"{before} before, {after} after", f"p = {probe['p_value']:.3g} ({probe['test']})"))
+  kept = f"the weights after {metrics['selected']}" if metrics["improved"] else "the start: no epoch was better"
+  rows += [("kept", kept, ""), ("time", *_seconds(metrics.get("seconds") or {}, seconds))]
+  written = [("report", paths.report), ("metrics", paths.metrics), ("backbone", paths.backbone)]
+  rows += [(name, str(path), "") for name, path in written]
+  return "\n".join(f"{name:<19} {', '.join(filter(None, (value, more)))}" for name, value, more in rows if value)
+
+
 def _decimals(value):
   return "" if value is None else formatting.decimals(value)
 

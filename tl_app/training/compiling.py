@@ -1,13 +1,14 @@
 """`PhaseSteps`: the training steps of one phase, ready to be compiled."""
 
 import dataclasses
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
 from tl_app.compute.precision import PLAIN, StepPolicy
 from tl_app.model import stages
-from tl_app.model.model import Model
+from tl_app.model.model import BackboneWithHead, Model
 from tl_app.recipes.phase import HEAD, Phase
 from tl_app.training import objectives, optimizers, train_steps
 
@@ -16,22 +17,36 @@ HEAD_STEPS_PER_CALL = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class PhaseSteps:
-  """The training steps of one phase on one network.
+class _Steps:
+  """The training steps of one phase on one network; a subclass has the loss.
 
   Attributes:
     network: `keras.Model` to fit, see `with_phase_steps`.
     phase: the `Phase`.
-    model: the `Model` of the run, whose variables `network` shares.
-    train_targets: [train, ..]; a loss that weights classes counts them.
-    schedule: returns learning rates as shares of the peak ones; None for those of the phase.
+    model: the `BackboneWithHead` of the run, whose variables `network` shares.
   """
 
   network: keras.Model
   phase: Phase
-  model: Model
-  train_targets: np.ndarray
-  schedule: keras.optimizers.schedules.LearningRateSchedule | None = None
+  model: BackboneWithHead
+
+  @property
+  def has_long_steps(self) -> bool:
+    """Whether a step is longer than the way into Python and back."""
+    return self.phase.trains_backbone
+
+  def loss(self):
+    """Returns a new loss."""
+    raise NotImplementedError
+
+  def metrics(self) -> list | None:
+    """Returns the Keras metrics of the training batches, or None."""
+    return None
+
+  def learning_rates(self) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns the learning rates as shares of the peak ones."""
+    planned, every = self.phase.schedule, self.phase.optimizer.accumulate_steps
+    return optimizers.WarmupSchedule(planned.steps, planned.warmup_steps, every, planned.curve)
 
   def compile(self, policy: StepPolicy = PLAIN) -> None:
     """Compiles the network with a new optimizer, since its slots belong to other variables and learning rates."""
@@ -43,13 +58,12 @@ class PhaseSteps:
     if policy.precision == "mixed_float16":
       # Keras scales the loss by itself only if the model as a whole has this policy.
       optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    objective = objectives.of(phase)
     # TensorFlow cannot run Keras' loop over steps on several devices: a placeholder in its branches stays unfed.
-    one_step = phase.trains_backbone or replicas > 1
+    one_step = self.has_long_steps or replicas > 1
     network.compile(
       optimizer=optimizer,
-      loss=objective.loss(self.model.task, phase, self.train_targets),
-      metrics=objective.keras_metrics(self.model.task),
+      loss=self.loss(),
+      metrics=self.metrics(),
       jit_compile=policy.jit,
       steps_per_execution=1 if one_step else min(phase.schedule.steps_per_epoch, HEAD_STEPS_PER_CALL),
     )
@@ -57,15 +71,60 @@ class PhaseSteps:
   def _optimizer(self):
     phase, spec = self.phase, self.phase.optimizer
     stage_of = {id(v): name for name, variables in self.model.stages.items() for v in variables}
-    planned = phase.schedule
-    schedule = optimizers.WarmupSchedule(planned.steps, planned.warmup_steps, spec.accumulate_steps, planned.curve)
     return optimizers.make(
       spec,
-      self.schedule or schedule,
+      self.learning_rates(),
       rate_of=lambda variable: spec.learning_rates[stage_of[id(variable)]],
       decays=stages.decays,
       rank_of=lambda variable: phase.trains.lora_rank if stage_of[id(variable)] != HEAD else 0,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseSteps(_Steps):
+  """The training steps of one phase on labels.
+
+  Attributes:
+    model: the `Model` of the run.
+    train_targets: [train, ..]; a loss that weights classes counts them.
+    schedule: returns learning rates as shares of the peak ones; None for warm-up and cosine.
+  """
+
+  model: Model
+  train_targets: np.ndarray
+  schedule: keras.optimizers.schedules.LearningRateSchedule | None = None
+
+  def loss(self):
+    """Returns the loss of the phase's objective."""
+    return objectives.of(self.phase).loss(self.model.task, self.phase, self.train_targets)
+
+  def metrics(self):
+    """Returns the Keras metrics of the task."""
+    return objectives.of(self.phase).keras_metrics(self.model.task)
+
+  def learning_rates(self):
+    """Returns `schedule`, or warm-up and cosine."""
+    return self.schedule or super().learning_rates()
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingSteps(_Steps):
+  """The training steps of one phase of pretraining.
+
+  Attributes:
+    make_loss: function that returns a new loss.
+  """
+
+  make_loss: Callable[[], Callable]
+
+  @property
+  def has_long_steps(self):
+    """A step runs the whole backbone, frozen or not."""
+    return True
+
+  def loss(self):
+    """Returns the loss of the phase's objective."""
+    return self.make_loss()
 
 
 def with_phase_steps(network: keras.Model, phase: Phase) -> keras.Model:

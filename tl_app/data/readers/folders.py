@@ -145,6 +145,38 @@ def image_files(folder):
   return FolderFiles(*map(sorted, kinds.values()))
 
 
+def unlabelled(path: str, what: str) -> Raw:
+  """Returns the `Raw` of all images below a directory, or of those that a glob matches, without labels.
+
+  A folder train/, val/ or test/ at the top gives its split.
+
+  Args:
+    path: a directory or a glob.
+    what: the flag with its value, the beginning of a message.
+
+  Raises:
+    UserError: there is no such directory, or it has no images.
+  """
+  root, others = pathlib.Path(path), []
+  globbed = matching(path, what, lambda _: None, os.path.isfile)
+  if globbed:
+    root, paths = globbed
+    paths, others = [one for one in paths if image_kind(one)], [one for one in paths if not image_kind(one)]
+  elif not root.is_dir():
+    raise UserError(f"{what}: there is no directory {root}")
+  else:
+    found = image_files(root)
+    paths, others = sorted([*found.images, *found.not_decoded]), found.others
+  if not paths:
+    raise UserError(f"{what}: {root} has no images; it holds {by_suffix(others) or 'nothing'}")
+  raw = Raw({"image": "image"}, [])
+  for one in paths:
+    top = one.relative_to(root).parts[0].lower()
+    raw.rows.append(_row(one, root, "", SPLIT_NAMES.get(top, ""), image_kind(one) == "image"))
+  _note_ignored(raw, others, "images", root)
+  return raw
+
+
 def _class_rows(folder, directory, split):
   """Returns (rows in the order of their paths, files that are no images) of a class folder."""
   found = image_files(folder)

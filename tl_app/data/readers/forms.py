@@ -7,7 +7,7 @@ from tl_app.data.readers import starters
 from tl_app.errors import UserError
 
 FORMS = f"{', '.join(starters.STARTERS)}, images:DIR, table:PATH, tfrecord:PATH, tfds:NAME[/CONFIG][:VERSION]"
-_NEED_REST = ("images", "table", "tfrecord", "tfds")
+_NEED_REST = ("images", "table", "tfrecord", "tfds", "texts")
 
 
 def parse(name: str, flag: str) -> tuple[str, str]:

@@ -117,6 +117,25 @@ def _with_split(examples, extra, split, flag):
   )
 
 
+def unlabelled(name: str, flag: str, config: Config, assets: Assets) -> Raw:
+  """Returns the unchecked `Raw` of a data set whose labels, if it has any, are not read; of any form but `texts:`.
+
+  Args:
+    name: the data set.
+    flag: the flag that names it.
+    config: the `Config`.
+    assets: the `Assets`.
+
+  Raises:
+    UserError: what is named does not exist or cannot be read.
+  """
+  form, rest = forms.parse(name, flag)
+  if form == "images":
+    return folders.unlabelled(rest, f"--{flag}={name}")
+  no_label = {"label_column": "", "label_columns": ""}
+  return _read(name, flag, dataclasses.replace(config, group_column="", time_column="", **no_label), assets)
+
+
 def _starter(modality, rows):
   return Raw({modality: modality}, [Row(id, (value,), label) for id, value, label in rows])
 
@@ -129,6 +148,8 @@ def _read(name, flag, config, assets):
   if form == "digits":
     return _starter("image", starters.digits())
   what = f"--{flag}={name}"
+  if form == "texts":
+    raise UserError(f"{what} has no labels, which training needs: it is for python -m tl_app.pretrain")
   if form == "images":
     return folders.read(rest, what)
   if form == "table":

@@ -103,7 +103,9 @@ def _with_pair(names, modality, column, pair, file):
 
 
 def _label_columns(names, config, file):
-  """Returns the names of the columns of the label: --label_columns, else --label_column."""
+  """Returns the names of the columns of the label: --label_columns, else --label_column; none if both are empty."""
+  if not config.label_columns and not config.label_column:
+    return []
   flag = "label_columns" if config.label_columns else "label_column"
   wanted = [name.strip() for name in config.label_columns.split(",") if name.strip()] or [config.label_column]
   for name in wanted:

@@ -138,8 +138,8 @@ def _one_label(cells, names):
     cells: of the label columns; a blank one is no label.
     names: of these columns.
   """
-  if len(cells) == 1:
-    return cells[0], ""
+  if len(cells) < 2:
+    return (cells[0] if cells else None), ""
   blank = next((name for name, cell in zip(names, cells) if not (cell and cell.strip())), None)
   if blank is not None:
     return None, f"it has no label in the column {blank!r} of --label_columns"

@@ -40,7 +40,8 @@ def read(name: str, what: str, config: DataConfig, assets: Assets) -> Raw:
   for split, part in _splits(list(builder.info.splits), what, raw.notes):
     data = builder.as_dataset(split=part, decoders=decoders, shuffle_files=False, read_config=read_config)
     for number, example in enumerate(data.as_numpy_iterator(), start=1):
-      id, label = f"{part}:{number}", _label(builder.info.features[label_key], example[label_key])
+      id = f"{part}:{number}"
+      label = _label(builder.info.features[label_key], example[label_key]) if label_key else None
       try:
         raw.rows.append(Row(id, (modality.from_bytes(example[key], store),), label, split))
       except ValueError as error:
@@ -127,7 +128,10 @@ def _splits(names, what, notes):
 
 
 def _features(info, what, config):
-  """Returns (modality, its feature, the label's): by flag, else `supervised_keys`, else the only one."""
+  """Returns (modality, its feature, the label's): by flag, else `supervised_keys`, else the only one.
+
+  With an empty --label_column the label's is "".
+  """
   from tensorflow_datasets import features as kinds
 
   features = dict(info.features.items())
@@ -144,10 +148,11 @@ def _features(info, what, config):
   inputs = inputs or _of_kind(features, supervised[:1], tuple(modality_of))
   labels = [flagged["label_column"]] if "label_column" in flagged else []
   labels = labels or _of_kind(features, supervised[1:], kinds.ClassLabel)
+  labels = labels if config.label_column else [""]
   if (
     len(inputs) == len(labels) == 1
     and isinstance(features[inputs[0]], tuple(modality_of))
-    and features[labels[0]].shape == ()
+    and (not labels[0] or features[labels[0]].shape == ())
   ):
     name = next(name for kind, name in modality_of.items() if isinstance(features[inputs[0]], kind))
     return modalities.of(name), inputs[0], labels[0]

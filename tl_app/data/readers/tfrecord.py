@@ -205,12 +205,12 @@ def _choose(features, file, config):
       f"(--text_column); {columns(sorted(features), config.image_column or config.text_column, 'its features are')}"
     )
   modality = table_columns.input_modality(inputs, config, file)
-  if "label_column" not in has:
+  if "label_column" not in has and config.label_column:
     raise UserError(
       f"{file} has no feature {config.label_column!r} (--label_column); "
       + columns(sorted(features), config.label_column, "its features are")
     )
-  return modality, inputs[modality.column_flag], has["label_column"]
+  return modality, inputs[modality.column_flag], has.get("label_column", "")
 
 
 def _named(features, config, flag):

@@ -37,6 +37,31 @@ def check(raw, verify=None, known=frozenset()):
   return rows, hashes, bad
 
 
+def check_inputs(modality, rows):
+  """Returns the rows of which the input is usable, their content hashes, and the bad ones as (id, reason), in order.
+
+  Args:
+    modality: the `Modality` of the one input of each row.
+    rows: list of `Row`; their labels are not looked at.
+  """
+  usable, hashes, bad = [], [], []
+  for row, digest, reason in _map(lambda row: _check_input(row, modality), rows, threads=modality.is_decoded):
+    if reason:
+      bad.append((row.id, reason))
+    else:
+      usable.append(row)
+      hashes.append(digest)
+  return usable, hashes, bad
+
+
+def _check_input(row, modality):
+  if row.reason:
+    return row, "", row.reason
+  encoded, reason = modality.encode(row.values[0])
+  reason = reason or modality.verify(encoded)
+  return row, "" if reason else content_hash([encoded]), reason
+
+
 def _check(row, columns, verify, known):
   """Returns (row, content hash, reason); the reason is empty where the row is usable."""
   reason = row.reason or _label_fault(row)

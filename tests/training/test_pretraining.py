@@ -1,0 +1,167 @@
+"""Pretraining: the objectives, whole runs on tiny networks, and what they write."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_modules
+import tiny_presets
+
+from tl_app import backbones, config
+from tl_app.assets import Assets
+from tl_app.commands import pretrain
+from tl_app.config import Config
+from tl_app.errors import UserError
+from tl_app.model import model as model_lib
+from tl_app.model import stages
+from tl_app.recipes import phase as phases
+from tl_app.recipes import recipes
+from tl_app.recipes.facts import Facts
+from tl_app.training import pretraining
+from tl_app.training.compiling import PretrainingSteps
+from tl_app.training.pretraining import masked_tokens
+
+TEXTS = [f"the film is good word{i}, bad word{i % 7}!" for i in range(24)]
+
+
+def load(directory):
+  return backbones.load(backbones.resolve(str(directory)), Assets(offline=True))
+
+
+def features(backbone):
+  return backbone.network(backbone.preprocess(tf.constant(TEXTS)), training=False)["features"].numpy()
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+  """Returns the directory of a BERT preset of KerasHub."""
+  return tiny_presets.bert(tmp_path_factory.mktemp("preset") / "bert", list(tiny_modules.VOCABULARY), layers=2)
+
+
+# {objective: flags}.
+OBJECTIVES = {"masked_tokens": {}, "masked_tokens_of_whole_words": {"whole_words": True}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objective(name, bert):
+  keras.utils.set_random_seed(0)
+  flags = Config(objective=name.partition("_of_")[0], batch_size=24, epochs=9, learning_rate=3e-3, **OBJECTIVES[name])
+  objective, backbone = pretraining.chosen(flags), load(bert)
+  assert objective.problem(backbone, flags) == ""
+  settings = objective.settings(flags)
+  model = model_lib.pretraining(backbone, objective.head(backbone, settings))
+  assert not {id(v) for v in model.head.variables} & {id(v) for v in backbone.network.variables}
+  paths = {stage: tuple(variable.path for variable in members) for stage, members in backbone.stages.items()}
+  planned = objective.phases(recipes.pretrain(flags, Facts(24, 0, 1e-3, paths, "loss"), settings))
+  for phase in planned:
+    assert phases.Phase.from_json(json.loads(json.dumps(phase.to_json()))) == phase
+  phase = planned[-1].replace(warmup_steps=0)
+  stages.set_trainable(model, phase)
+  network = objective.network(model, phase)
+  example = tf.function(objective.example(model, phase, seed=1))
+  batch = example(tf.constant(TEXTS), tf.range(24, dtype=tf.int64), tf.constant(0, tf.int64))
+  again = example(tf.constant(TEXTS), tf.range(24, dtype=tf.int64), tf.constant(0, tf.int64))
+  tf.nest.map_structure(np.testing.assert_array_equal, batch, again)
+  measure = objective.measure(network, phase)
+  before = measure([batch])
+  assert set(before) == set(objective.metrics)
+  PretrainingSteps(network, phase, model, lambda: objective.loss(phase)).compile()
+  for _ in range(5):
+    network.train_on_batch(*batch)
+  assert measure([batch])["loss"] < before["loss"]
+
+
+def test_every_objective_has_a_test():
+  kinds = {kind.name for kind in phases.PRETRAINING_OBJECTIVES}
+  assert set(pretraining.OBJECTIVES) == set(phases.PRETRAINING_OBJECTIVES)
+  assert kinds == set(config.FIELDS["objective"].metadata["choices"]) <= {n.partition("_of_")[0] for n in OBJECTIVES}
+
+
+def test_masks():
+  ids = tf.constant([[2, *range(5, 25), 3], [2, 5, 6, 3, *[0] * 18]])
+  inputs = {"input_word_ids": ids, "input_mask": tf.cast(ids > 0, tf.int32), "input_type_ids": tf.zeros_like(ids)}
+  starts = tf.constant(np.arange(30) % 2 == 1)
+  chosen, replaced = [], []
+  for number in range(300):
+    masked, labels = masked_tokens.mask(inputs, 0.2, (4, 30), tf.constant([0, number], tf.int64))
+    places, new = masked[masked_tokens.POSITIONS].numpy(), masked["input_word_ids"].numpy()
+    given = labels.numpy() >= 0
+    assert list(given.sum(axis=1)) == [4, 1]
+    for row in range(2):
+      at = places[row][given[row]]
+      np.testing.assert_array_equal(labels.numpy()[row][given[row]], ids.numpy()[row][at])
+      same = np.delete(np.arange(22), at)
+      np.testing.assert_array_equal(new[row][same], ids.numpy()[row][same])
+      chosen.append(at)
+      replaced += list(np.where(new[row][at] == 4, 0, np.where(new[row][at] == ids.numpy()[row][at], 2, 1)))
+  assert set(np.concatenate(chosen[::2])) == set(range(1, 21)) and set(np.concatenate(chosen[1::2])) == {1, 2}
+  np.testing.assert_allclose(np.bincount(replaced) / len(replaced), [0.8, 0.1, 0.1], atol=0.03)
+  for number in range(20):
+    seeds = tf.constant([0, number], tf.int64)
+    masked, labels = masked_tokens.mask(inputs, 0.2, (4, 30), seeds, word_starts=starts)
+    at = masked[masked_tokens.POSITIONS].numpy()[0][labels.numpy()[0] >= 0]
+    # An odd id begins a word, the even one after it goes on: both are masked.
+    assert {(place - 1) // 2 for place in at} == {(p - 1) // 2 for p in at} and len(at) == 4
+
+
+def run(tmp_path, backbone, name="run", **flags):
+  texts = tmp_path / "texts.txt"
+  texts.write_text("".join(f"the film is good word{i % 20} , bad word{i % 7} ! word{i % 3}\n" for i in range(420)))
+  defaults = {"epochs": 2, "batch_size": 32, "learning_rate": 3e-3, "cache_dir": str(tmp_path / "cache")}
+  flags = {"backbone": str(backbone), "dataset": f"texts:{texts}", "validation_fraction": 0.2} | defaults | flags
+  return pretrain.pretrain(Config(**flags), tmp_path / name), tmp_path / name
+
+
+@pytest.mark.slow
+def test_a_run_improves_the_held_out_loss_and_its_backbone_loads_again(tmp_path, bert, monkeypatch):
+  monkeypatch.setattr(masked_tokens.MaskedTokensObjective, "warm_up_steps", 10)
+  kept = {}
+  write = pretrain.saved_backbone.write
+
+  def spy(backbone, *rest):
+    kept["features"] = features(backbone)
+    write(backbone, *rest)
+
+  monkeypatch.setattr(pretrain.saved_backbone, "write", spy)
+  metrics, workdir = run(tmp_path, bert)
+  assert metrics["improved"] and metrics["after"]["perplexity"] < metrics["before"]["perplexity"]
+  again = load(workdir / "backbone")
+  np.testing.assert_allclose(features(again), kept["features"], atol=1e-5)
+  assert np.abs(features(load(bert)) - kept["features"]).max() > 1e-3
+  assert load(workdir).spec.pooling == again.spec.pooling and not (workdir / ".corpus").exists()
+  assert "held-out perplexity" in (workdir / "backbone" / "model_card.md").read_text()
+  assert "Before and after" in (workdir / "report.html").read_text()
+  with pytest.raises(UserError, match="is a pretraining"):
+    from tl_app import workdir as workdir_lib
+
+    workdir_lib.open_run(workdir)
+
+
+@pytest.mark.slow
+def test_nothing_better_leaves_the_start(tmp_path, bert, monkeypatch):
+  monkeypatch.setattr(masked_tokens.MaskedTokensObjective, "warm_up_steps", 10)
+  metrics, workdir = run(tmp_path, bert, learning_rate=30.0, epochs=1)
+  assert not metrics["improved"] and metrics["selected"] == "start" and metrics["after"] == metrics["before"]
+  np.testing.assert_allclose(features(load(workdir / "backbone")), features(load(bert)), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_what_cannot_work_is_one_line(tmp_path, bert):
+  refusals = [
+    ("takes strings and hides their tokens", tiny_modules.strings(tmp_path / "strings"), {}),
+    ("fewer than --batch_size=1000", bert, {"batch_size": 1000}),
+    ("--recipe=probe does nothing in pretrain", bert, {"recipe": "probe"}),
+    ("reads at most 32 tokens", bert, {"max_length": 64}),
+    ("trains nothing of the backbone", bert, {"train_stages": "none"}),
+  ]
+  for number, (message, backbone, flags) in enumerate(refusals):
+    with pytest.raises(UserError, match=message):
+      run(tmp_path, backbone, f"run_{number}", **flags)
+    assert not (tmp_path / f"run_{number}").exists()
+  objective, image = pretraining.chosen(Config()), dataclasses.replace(load(bert))
+  image.spec = dataclasses.replace(image.spec, modality="image")
+  assert "reads images, which have no tokens" in objective.problem(image, Config())

@@ -1,0 +1,112 @@
+"""The directory of a backbone that tl_app wrote: the network in its own format, its record, and model_card.md."""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+import typing
+from collections.abc import Mapping
+
+from tl_app import files
+from tl_app.backbones.spec import BackboneSpec
+from tl_app.errors import UserError
+
+if typing.TYPE_CHECKING:
+  from tl_app.backbones.backbone import Backbone
+
+# File with the fields of the record that the format of the network does not hold.
+FACTS = "tl_app_backbone.json"
+CARD = "model_card.md"
+# Folder of the TF Hub preprocessing model of a SavedModel.
+PREPROCESSOR = "preprocessor"
+# Keras model of a backbone that has no format of its own.
+KERAS_FILE = "model.keras"
+FIELDS = ("modality", "pooling", "l2_normalized", "image_size", "value_range", "mean", "channels", "stages", "licence")
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+  """What the model card says.
+
+  Attributes:
+    made_from: the backbone that the network started from, as of --backbone.
+    how: what was done.
+    data: the data, and how many examples.
+    figures: {name: (before, after)}.
+    licence: of the pretrained weights.
+  """
+
+  made_from: str
+  how: str
+  data: str
+  figures: Mapping[str, tuple]
+  licence: str
+
+
+def write(backbone: "Backbone", directory: pathlib.Path, card: Card) -> None:
+  """Writes a backbone with its present weights into a directory, which appears when it is whole.
+
+  Args:
+    backbone: with `save`.
+    directory: is replaced.
+    card: the `Card`.
+  """
+  assert backbone.save is not None
+  with files.atomic_path(directory) as new:
+    new.mkdir()
+    backbone.save(new)
+    spec = dataclasses.asdict(backbone.spec)
+    (new / FACTS).write_text(json.dumps({name: spec[name] for name in FIELDS}, indent=2) + "\n", encoding="utf-8")
+    (new / CARD).write_text(_text(card, backbone), encoding="utf-8")
+
+
+def is_saved(directory: pathlib.Path) -> bool:
+  """Returns whether `write` has made a directory."""
+  return (directory / FACTS).is_file()
+
+
+def described(spec: BackboneSpec, directory: pathlib.Path) -> BackboneSpec:
+  """Returns the record of a directory with what `write` has kept of it.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  try:
+    kept = json.loads((directory / FACTS).read_text(encoding="utf-8"))
+    kept = {name: _tuples(kept[name]) for name in FIELDS}
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f"--backbone={directory}: {FACTS} is damaged ({error}): pretrain again") from None
+  if (directory / KERAS_FILE).is_file():
+    spec = dataclasses.replace(spec, kind="keras_file", handle=str(directory / KERAS_FILE))
+  own = directory / PREPROCESSOR
+  return dataclasses.replace(spec, **kept, preprocessor=str(own) if own.is_dir() else "")
+
+
+def _tuples(value):
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _text(card, backbone):
+  rows = "\n".join(
+    f"| {name} | {_number(before)} | {_number(after)} |" for name, (before, after) in card.figures.items()
+  )
+  length = ", of length 1" if backbone.spec.l2_normalized else ""
+  table = f"\n| | before | after |\n| --- | --- | --- |\n{rows}\n" if rows else ""
+  return f"""# A backbone for {backbone.modality}s
+
+- Made from: `{card.made_from}` (licence of its weights: {card.licence})
+- How: {card.how}
+- Data: {card.data}
+- Date: {datetime.date.today().isoformat()}
+- Features: {backbone.feature_size} numbers, pooling `{backbone.spec.pooling}`{length}
+{table}
+Fine-tune it with tl_app:
+
+```bash
+python -m tl_app.train --backbone=DIRECTORY --dataset=table:DATA.csv --workdir=RUN
+```
+"""
+
+
+def _number(value):
+  return "" if value is None else f"{value:.4f}"

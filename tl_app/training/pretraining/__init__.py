@@ -1,0 +1,19 @@
+"""Pretraining on data without labels: the objectives, and the fit of their phases."""
+
+from tl_app.config import Config
+from tl_app.recipes.phase import MaskedTokens, Phase
+from tl_app.training.pretraining.masked_tokens import MaskedTokensObjective
+from tl_app.training.pretraining.objective import PretrainingObjective
+
+# {class of the settings in a `Phase`: its objective}.
+OBJECTIVES: dict[type, PretrainingObjective] = {MaskedTokens: MaskedTokensObjective()}
+
+
+def of(phase: Phase) -> PretrainingObjective:
+  """Returns the `PretrainingObjective` of a phase."""
+  return OBJECTIVES[type(phase.objective)]
+
+
+def chosen(config: Config) -> PretrainingObjective:
+  """Returns the one that --objective names."""
+  return next(objective for kind, objective in OBJECTIVES.items() if kind.name == config.objective)

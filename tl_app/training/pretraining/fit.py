@@ -1,0 +1,285 @@
+"""Runs the phases of a pretraining and keeps the best weights, which may be those of the start."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tl_app import progress
+from tl_app.backbones.weights import values
+from tl_app.compute import precision, time_budget
+from tl_app.compute.devices import Devices
+from tl_app.compute.precision import StepPolicy
+from tl_app.config import Config
+from tl_app.data.corpus import corpus as corpora
+from tl_app.data.corpus.corpus import Corpus
+from tl_app.errors import RunFailed
+from tl_app.model import audit, stages
+from tl_app.model.model import BackboneWithHead
+from tl_app.preprocessing import text
+from tl_app.recipes.phase import Phase
+from tl_app.training import callbacks
+from tl_app.training.compiling import PretrainingSteps, with_phase_steps
+from tl_app.training.pretraining.objective import PretrainingObjective
+from tl_app.workdir import Record
+
+log = logging.getLogger(__name__)
+
+# Seed of the random choices in the held-out part: the same for all runs, so that their metrics can be compared.
+HELD_OUT_SEED = 0
+START = "start"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+  """What the phases of a pretraining share.
+
+  Attributes:
+    objective: the `PretrainingObjective`.
+    model: the `BackboneWithHead`.
+    corpus: the `Corpus`.
+    devices: the `Devices`.
+    config: the `Config`.
+    record: the `Record`.
+    probe: function that returns the score of a linear probe on the present features, higher is better; None without
+      --probe_dataset.
+    deadline: when training must end, as `time.monotonic`; None without --max_minutes.
+  """
+
+  objective: PretrainingObjective
+  model: BackboneWithHead
+  corpus: Corpus
+  devices: Devices
+  config: Config
+  record: Record
+  probe: Callable[[], float] | None = None
+  deadline: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """Weights and what they measure.
+
+  Attributes:
+    name: "start", or PHASE/EPOCH.
+    metrics: of the held-out part, see `PretrainingObjective.metrics`, and "probe" with --probe_dataset.
+    values: NumPy arrays of the variables that the phases may change.
+  """
+
+  name: str
+  metrics: dict[str, float]
+  values: list[np.ndarray]
+
+  @property
+  def score(self) -> tuple:
+    """What the best weights have most of: the score of the probe if there is one, then the smallest loss."""
+    probe = (self.metrics["probe"],) if "probe" in self.metrics else ()
+    return (*probe, -self.metrics["loss"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What a pretraining did. The model has the weights of `best`.
+
+  Attributes:
+    start: before the backbone has trained; after the warm-up of the head.
+    best: what was kept; `start` if nothing was better.
+    done: the phases that were run.
+    policies: {name of a phase: its `StepPolicy`}.
+    examples_per_second: {name of a phase: training examples per second, without the evaluation}.
+  """
+
+  start: Measured
+  best: Measured
+  done: list[Phase]
+  policies: dict[str, StepPolicy]
+  examples_per_second: dict[str, float]
+
+
+def run(planned: Sequence[Phase], pretraining: Pretraining) -> Result:
+  """Runs the phases, and gives the model the best weights that were measured after the warm-up of the head.
+
+  Args:
+    planned: the phases: those that train the head alone come first.
+    pretraining: the `Pretraining`.
+
+  Raises:
+    RunFailed: a loss is not finite, or the audit of a phase failed.
+  """
+  model, record = pretraining.model, pretraining.record
+  changing = stages.changing(model, planned)
+  start, best, done, policies, speeds = None, None, [], {}, {}
+  for index, phase in enumerate(planned):
+    with record.clock("train"), pretraining.devices.scope():
+      fit = _PhaseFit(phase, pretraining, changing)
+      if phase.trains_backbone and start is None:
+        start = best = fit.measured(START)
+        log.info("before pretraining: %s", described(start.metrics))
+      found = fit.run(sum(later.trains_backbone for later in planned[index:]))
+    if found is None:
+      continue
+    done.append(found.phase)
+    policies[phase.name], speeds[phase.name] = found.policy, found.examples_per_second
+    if best is not None and found.best is not None and found.best.score > best.score:
+      best = found.best
+  assert start is not None and best is not None, "no phase trains the backbone"
+  for variable, value in zip(changing, best.values):
+    variable.assign(value)
+  return Result(start, best, done, policies, speeds)
+
+
+def described(metrics: dict[str, float]) -> str:
+  """Returns metrics as one line."""
+  return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+  """What came of one phase: the `Phase` as it was run, its `StepPolicy`, the best `Measured`, and its speed."""
+
+  phase: Phase
+  policy: StepPolicy
+  best: Measured | None
+  examples_per_second: float
+
+
+class _PhaseFit:
+  """One phase: its network, its batches and its measurements."""
+
+  def __init__(self, phase, pretraining, changing):
+    self._phase, self._all, self._changing = phase, pretraining, changing
+    objective, model, corpus = pretraining.objective, pretraining.model, pretraining.corpus
+    stages.set_trainable(model, phase)
+    self._before = audit.state(model, phase)
+    self._network = with_phase_steps(objective.network(model, phase), phase)
+    self._measure = objective.measure(self._network, phase)
+    prepared = objective.prepare(model, phase, corpus)
+    example = objective.example(model, phase, pretraining.config.seed, prepared)
+    self._batches = corpora.stream(corpus.batches(phase.inputs.batch_size, pretraining.config.seed), example)
+    self._held_out = held_out(pretraining, phase)
+    self._steps = PretrainingSteps(self._network, phase, model, lambda: objective.loss(phase))
+
+  def measured(self, name):
+    """Returns the `Measured` of the present weights."""
+    return Measured(name, self._metrics(), values(self._changing))
+
+  def _metrics(self):
+    with precision.computing(self._network, precision.FLOAT32):
+      found = self._measure(self._held_out)
+    if not np.isfinite(found["loss"]):
+      raise RunFailed("the loss on the held-out part is not finite: lower --learning_rate")
+    if self._phase.trains_backbone and self._all.probe:
+      found["probe"] = self._all.probe()
+    return found
+
+  def run(self, remaining):
+    """Fits the phase and returns its `_Fitted`; None if --max_minutes leaves no time for it.
+
+    Args:
+      remaining: number of phases of the backbone that share the time left, this one included.
+    """
+    phase, policy = self._phase, self._policy()
+    phase = self._shortened(policy, remaining)
+    if phase is None:
+      return None
+    steps = dataclasses.replace(self._steps, phase=phase)
+    steps.compile(policy)
+    watch = _Watch(self, phase)
+    with (
+      precision.computing(self._network, policy.precision),
+      progress.bar(phase.name, phase.schedule.steps) as bar,
+    ):
+      self._network.fit(
+        self._batches,
+        epochs=phase.schedule.epochs,
+        steps_per_epoch=phase.schedule.steps_per_epoch,
+        callbacks=self._callbacks(phase, watch, bar),
+        verbose=0,
+        shuffle=False,  # The dataset is shuffled.
+      )
+    changes = audit.audit(self._all.model, self._before)
+    changed = ", ".join(f"{name} {c['changed']}/{c['variables']}" for name, c in changes.items() if c["changed"])
+    log.info("audit of phase %s: changed variables: %s; all others identical to the bit", phase.name, changed)
+    return _Fitted(phase, policy, watch.best, watch.steps * phase.inputs.batch_size / max(watch.seconds, 1e-9))
+
+  def _callbacks(self, phase, watch, bar):
+    record = self._all.record
+    validation_steps = time_budget.FORWARD * len(self._all.corpus.held_out) / phase.inputs.batch_size
+    found = [
+      callbacks.StopAtNaN(phase),
+      watch,
+      callbacks.EpochLog(record, phase),
+      keras.callbacks.TensorBoard(str(record.paths.tensorboard / phase.name), write_graph=False),
+      callbacks.ShowProgress(phase, bar, validation_steps, log.info),
+    ]
+    return found + ([callbacks.StopInTime(self._all.deadline)] if self._all.deadline else [])
+
+  def _policy(self):
+    phase, config, backbone = self._phase, self._all.config, self._all.model.backbone
+    if not phase.trains_backbone:
+      return precision.PLAIN
+    policies = precision.candidates(config.machine, backbone, self._all.devices)
+    hurries = self._all.deadline and self._all.deadline - time.monotonic() < precision.MIN_SECONDS
+    num_steps = 0 if hurries else phase.schedule.steps
+    return precision.choose(policies, self._steps, self._batches, num_steps, text.shapes(backbone.preprocess))
+
+  def _shortened(self, policy, remaining):
+    """Returns the phase, with the epochs or the part of one that fit into --max_minutes; None if nothing fits."""
+    phase, deadline = self._phase, self._all.deadline
+    if deadline is None:
+      return phase
+    seconds = precision.measure(policy, self._steps, self._batches, rounds=2)[0]
+    # The warm-up of the head may take a quarter of the time.
+    share = 1 / remaining if phase.trains_backbone else 1 / 4
+    batches = -(-len(self._all.corpus.held_out) // phase.inputs.batch_size)
+    done = time_budget.shorten(phase, seconds, share * (deadline - time.monotonic()), batches)
+    if done is not phase:
+      left = f"{done.schedule.epochs} x {done.schedule.steps_per_epoch} steps" if done else "no step"
+      log.warning(
+        "--max_minutes=%g: phase %s at %.2f s a step: %s in place of %d x %d",
+        *(self._all.config.max_minutes, phase.name, seconds, left, phase.schedule.epochs),
+        phase.schedule.steps_per_epoch,
+      )
+    return done
+
+
+def held_out(pretraining: Pretraining, phase: Phase) -> tf.data.Dataset:
+  """Returns the batches (inputs, targets) of the held-out part, the same in every epoch and every run."""
+  example = pretraining.objective.example(pretraining.model, phase, HELD_OUT_SEED)
+  return corpora.stream(pretraining.corpus.held_out_batches(phase.inputs.batch_size), example)
+
+
+class _Watch(keras.callbacks.Callback):
+  """Measures the held-out part after each epoch, keeps the best weights, stops early, and counts the seconds of steps.
+
+  Attributes:
+    best: the best `Measured`; None for a phase of the head alone, which keeps its last weights.
+    steps, seconds: number of steps after the first ones, which trace, and the seconds they took.
+  """
+
+  def __init__(self, fit, phase):
+    super().__init__()
+    self._fit, self._phase = fit, phase
+    self.best, self.steps, self.seconds = None, 0, 0.0
+    self._best_epoch, self._begin = 0, 0.0
+
+  def on_train_batch_begin(self, batch, logs=None):
+    self._begin = time.perf_counter()
+
+  def on_train_batch_end(self, batch, logs=None):
+    if batch >= min(3, self._phase.schedule.steps_per_epoch - 1):
+      self.steps, self.seconds = self.steps + 1, self.seconds + time.perf_counter() - self._begin
+
+  def on_epoch_end(self, epoch, logs=None):
+    measured = self._fit.measured(f"{self._phase.name}/{epoch + 1}")
+    logs.update({f"val_{name}": value for name, value in measured.metrics.items()})
+    if not self._phase.trains_backbone:
+      return
+    if self.best is None or measured.score > self.best.score:
+      self.best, self._best_epoch = measured, epoch
+    elif self._phase.schedule.patience and epoch - self._best_epoch >= self._phase.schedule.patience:
+      self.model.stop_training = True

@@ -70,8 +70,8 @@ def test_equal_texts_count_once_and_the_content_draws_the_held_out_part(load, tm
 
 def test_long_texts_are_read_in_pieces_that_stay_together(load, tmp_path):
   text = "word " * 1000
-  assert "".join(text_store.pieces(text)).split() == text.split()
-  assert max(map(len, text_store.pieces(text))) <= text_store.PIECE
+  assert "".join(text_store.passages(text)).split() == text.split()
+  assert max(map(len, text_store.passages(text))) <= text_store.PASSAGE
   (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"{i} {text}"}) + "\n" for i in range(40)))
   found = load(dataset=f"texts:{tmp_path}/a.jsonl")
   assert found.facts["examples"] == 40 and len(found.held_out) % 3 == 0 and len(found.train) > 100

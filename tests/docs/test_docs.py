@@ -20,7 +20,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 EVERYTHING = "\n\n".join(TEXTS.values())
-COMMANDS = {"train", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"}
+COMMANDS = {"train", "pretrain", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"}
 MAX_README_LINES = 150
 MAX_README_RESULTS = 8
 
@@ -40,7 +40,7 @@ for line in lines:
     rest = cli.FLAGS([name, *arguments])[1:]
     if rest:
       raise UserError(f"{rest} are not flags")
-    if whole and name in ("train", "compare", "find_lr", "benchmark") and not cli.FLAGS.config:
+    if whole and name in ("train", "pretrain", "compare", "find_lr", "benchmark") and not cli.FLAGS.config:
       cli.config_from_flags()
     if whole and name == "check":
       config.validate(config.Config(**cli.given()), needed=("dataset",))

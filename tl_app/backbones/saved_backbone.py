@@ -32,14 +32,14 @@ class Card:
     made_from: the backbone that the network started from, as of --backbone.
     how: what was done.
     data: the data, and how many examples.
-    figures: {name: (before, after)}.
+    metrics: {name: (before, after)}.
     licence: of the pretrained weights.
   """
 
   made_from: str
   how: str
   data: str
-  figures: Mapping[str, tuple]
+  metrics: Mapping[str, tuple]
   licence: str
 
 
@@ -88,7 +88,7 @@ def _tuples(value):
 
 def _text(card, backbone):
   rows = "\n".join(
-    f"| {name} | {_number(before)} | {_number(after)} |" for name, (before, after) in card.figures.items()
+    f"| {name} | {_number(before)} | {_number(after)} |" for name, (before, after) in card.metrics.items()
   )
   length = ", of length 1" if backbone.spec.l2_normalized else ""
   table = f"\n| | before | after |\n| --- | --- | --- |\n{rows}\n" if rows else ""

@@ -226,7 +226,7 @@ def _card(config, corpus, metrics, backbone):
     if metrics["improved"]
     else "unchanged: nothing was better",
     data=f"`{corpus.facts['source']}`, {len(corpus.train):,} examples, {len(corpus.held_out):,} more held out",
-    figures={
+    metrics={
       f"held-out {name}": (metrics["before"].get(name), metrics["after"].get(name))
       for name in [*metrics["metric_titles"], "probe"]
       if name in metrics["before"]

@@ -228,7 +228,8 @@ class PretrainingConfig:
     0.15, "Share of the tokens that --objective=masked_tokens predicts.", low=0.01, high=0.9, common=True
   )
   whole_words: bool = _field(
-    False, "--objective=masked_tokens masks all tokens of a word together. Needs a vocabulary that marks them."
+    False,
+    "--objective=masked_tokens masks all tokens of a word together. Needs a vocabulary that tells where a word begins.",
   )
   probe_dataset: str = _field(
     "",

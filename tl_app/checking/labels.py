@@ -56,8 +56,8 @@ def _bracketed(counts):
 
 
 def _is_bracketed(name):
-  """Whether a name looks like part of a list: [a and 'b' and c] do, "a [b]" does not."""
-  if not name:
+  """Whether a name looks like a list or a part of one: [a and 'b' and c] and [a, b] do, "a [b]" and [a] do not."""
+  if not name or re.fullmatch(r"\[[^][{},'\"]+\]", name):
     return False
   closes = name[-1] in _OPENING and _OPENING[name[-1]] not in name
   return closes or name[0] in "[{" or (len(name) > 1 and name[0] == name[-1] and name[0] in "'\"")
@@ -67,9 +67,12 @@ def _similar(counts):
   same = collections.defaultdict(list)
   for name in sorted(counts):
     same[_spelt_alike(name)].append(name)
+  errors = {small: large for large, small in _typing_errors(counts)}
+  for small, large in errors.items():
+    alone = same[_spelt_alike(small)] == [small]
+    if alone and large not in errors:
+      same[_spelt_alike(large)].append(small)
   groups = [group for group in same.values() if len(group) > 1]
-  found = {name for group in groups for name in group}
-  groups += [pair for pair in _typing_errors(counts) if not found & set(pair)]
   members = {name for group in groups for name in group}
   yield from find("similar_labels", len(members), len(counts), examples=[" = ".join(map(repr, g)) for g in groups])
 
@@ -102,7 +105,8 @@ def _with_one_deleted(name):
 def _is_typing_error(name, other):
   """Whether two names differ by one letter that is added, absent, another one or at the place of its neighbour.
 
-  The first letter is seldom mistyped: "typical" and "atypical" are two names. Digits and signs tell names apart.
+  The first letter is seldom mistyped: "typical" and "atypical" are two names. Digits, signs and letters that are words
+  of their own tell names apart: "vitamin C" and "vitamin D".
   """
   if name[0] != other[0]:
     return False
@@ -110,6 +114,9 @@ def _is_typing_error(name, other):
   first, second = name[start:], other[start:]
   end = len(os.path.commonprefix([first[::-1], second[::-1]]))
   first, second = first[: len(first) - end], second[: len(second) - end]
+  before, after = name[:start][-1:], name[len(name) - end :][:1]
+  if not before.isalnum() and not after.isalnum():
+    return False
   swapped = len(first) == len(second) == 2 and first == second[::-1]
   return (swapped or max(len(first), len(second)) == 1) and (first + second).isalpha()
 

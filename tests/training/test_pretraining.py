@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import keras
 import numpy as np
@@ -41,16 +42,60 @@ def bert(tmp_path_factory):
   return tiny_presets.bert(tmp_path_factory.mktemp("preset") / "bert", list(tiny_modules.VOCABULARY), layers=2)
 
 
+class Rows:
+  """Stands for the rows of a `Corpus`."""
+
+  def __init__(self, values):
+    self.values = np.array(values, object)
+
+  def __len__(self):
+    return len(self.values)
+
+  def read(self, positions):
+    return self.values[positions]
+
+
+def squares():
+  """Returns 24 encoded images, noise of one colour each."""
+  rng = np.random.default_rng(0)
+  pixels = rng.normal(rng.integers(30, 220, size=[24, 1, 1, 3]), 20, size=[24, 16, 16, 3])
+  return [tf.io.encode_png(image).numpy() for image in np.clip(pixels, 0, 255).astype("uint8")]
+
+
+@pytest.fixture(scope="module")
+def networks(bert, tmp_path_factory):
+  """Returns {kind: function that loads a backbone}."""
+  saved_model = tiny_modules.bert(tmp_path_factory.mktemp("module") / "bert")
+  small = dataclasses.replace(backbones.resolve("cnn_small.scratch"), width=8, image_size=16)
+  return {
+    "bert": lambda: load(bert),
+    "images": lambda: backbones.load(small, Assets(offline=True)),
+    "saved_model": lambda: load(saved_model),
+  }
+
+
 # {objective: flags}.
-OBJECTIVES = {"masked_tokens": {}, "masked_tokens_of_whole_words": {"whole_words": True}}
+OBJECTIVES = {
+  "masked_tokens": {},
+  "masked_tokens_of_whole_words": {"whole_words": True},
+  "views": {},
+  "views_of_images": {},
+  "reconstruct": {},
+  "reconstruct_of_images": {},
+  "reconstruct_of_saved_model": {},
+  "clusters_of_images": {"clusters": 4, "color_jitter": 0.0},
+  "clusters_of_saved_model": {"clusters": 4},
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_objective(name, bert):
+def test_objective(name, networks):
   keras.utils.set_random_seed(0)
-  flags = Config(objective=name.partition("_of_")[0], batch_size=24, epochs=9, learning_rate=3e-3, **OBJECTIVES[name])
-  objective, backbone = pretraining.chosen(flags), load(bert)
+  kind, _, what = name.partition("_of_")
+  flags = Config(objective=kind, batch_size=24, epochs=9, learning_rate=3e-3, **OBJECTIVES[name])
+  objective, backbone = pretraining.chosen(flags), networks[what if what in networks else "bert"]()
+  raw = squares() if what == "images" else TEXTS
   assert objective.problem(backbone, flags) == ""
   settings = objective.settings(flags)
   model = model_lib.pretraining(backbone, objective.head(backbone, settings))
@@ -62,9 +107,9 @@ def test_objective(name, bert):
   phase = planned[-1].replace(warmup_steps=0)
   stages.set_trainable(model, phase)
   network = objective.network(model, phase)
-  example = tf.function(objective.example(model, phase, seed=1))
-  batch = example(tf.constant(TEXTS), tf.range(24, dtype=tf.int64), tf.constant(0, tf.int64))
-  again = example(tf.constant(TEXTS), tf.range(24, dtype=tf.int64), tf.constant(0, tf.int64))
+  prepared = objective.prepare(model, phase, types.SimpleNamespace(train=Rows(raw), held_out=Rows(raw[:8])))
+  example = tf.function(objective.example(model, phase, 1, prepared))
+  batch, again = (example(tf.constant(raw), tf.range(24, dtype=tf.int64), tf.constant(0, tf.int64)) for _ in range(2))
   tf.nest.map_structure(np.testing.assert_array_equal, batch, again)
   measure = objective.measure(network, phase)
   before = measure([batch])

@@ -1,5 +1,7 @@
 """Small networks without pretrained weights, whose width and depth are flags: an LSTM and a residual network."""
 
+import dataclasses
+
 import keras
 from keras import layers, ops
 
@@ -60,6 +62,7 @@ def _lstm(spec, pooling, size):
 
 def _cnn_small(spec, pooling, size):
   """Returns the backbone of a residual network (He et al. 2016) whose first stage keeps the resolution of the image."""
+  spec = dataclasses.replace(spec, image_size=size)
   pixels = keras.Input((size, size, 3), name="image")
   channels = [max(1, spec.width >> (STAGES - 1 - stage)) for stage in range(STAGES)]
   x = _convolution(native.normalize(pixels, spec), "stem", channels[0])

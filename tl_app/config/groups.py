@@ -220,8 +220,11 @@ class PretrainingConfig:
 
   objective: str = _field(
     "masked_tokens",
-    "What pretraining minimises. masked_tokens: predict masked tokens of texts, as BERT was pretrained.",
-    choices=("masked_tokens",),
+    "What pretraining minimises. masked_tokens: predict masked tokens of texts, as BERT was pretrained. views: two "
+    "views of an example have similar features: parts of an image in other colours, passes over a text with other "
+    "dropout. reconstruct: rebuild an image or the words of a text from the features of a part. clusters: predict the "
+    "cluster of the features, which are clustered anew in each round.",
+    choices=("masked_tokens", "views", "reconstruct", "clusters"),
     common=True,
   )
   mask_share: float = _field(
@@ -230,6 +233,30 @@ class PretrainingConfig:
   whole_words: bool = _field(
     False,
     "--objective=masked_tokens masks all tokens of a word together. Needs a vocabulary that tells where a word begins.",
+  )
+  temperature: float = _field(
+    0.0, "Temperature of --objective=views. 0: 0.05 for texts, 0.2 for images.", low=0.0, high=10.0
+  )
+  noise_share: float = _field(
+    0.5,
+    "Share of the patches of an image, or of the tokens of a text, that --objective=reconstruct hides.",
+    low=0.0,
+    high=0.95,
+  )
+  clusters: int = _field(50, "Number of clusters of --objective=clusters.", low=2)
+  rounds: int = _field(3, "Rounds of --objective=clusters, which share --epochs.", low=1)
+  crop_scale: float = _field(
+    0.3, "Smallest share of the area of an image that a view of it shows (views, clusters).", low=0.01, high=1.0
+  )
+  color_jitter: float = _field(
+    0.4,
+    "Largest relative change of brightness, contrast and saturation of a view of an image (views, clusters). 0: the "
+    "colours stay.",
+    low=0.0,
+    high=1.0,
+  )
+  view_flip: bool = _field(
+    True, "Mirror half of the views of images, left to right (views, clusters). Not for writing, digits and arrows."
   )
   probe_dataset: str = _field(
     "",

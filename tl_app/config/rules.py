@@ -46,7 +46,12 @@ USED_BY_PRETRAIN = (
   *("strategy", "num_devices", "precision", "jit"),
 )
 # {objective of pretraining: flags that it alone uses}.
-OBJECTIVE_FLAGS = {"masked_tokens": ("mask_share", "whole_words")}
+OBJECTIVE_FLAGS = {
+  "masked_tokens": ("mask_share", "whole_words"),
+  "views": ("temperature", "crop_scale", "color_jitter", "view_flip"),
+  "reconstruct": ("noise_share",),
+  "clusters": ("clusters", "rounds", "crop_scale", "color_jitter", "view_flip"),
+}
 # Flags that a command does not use.
 UNUSED_BY_COMMAND = {
   "train": PRETRAINING,
@@ -308,7 +313,8 @@ def columns_need_a_table(config):
 
 def objectives_have_own_flags(config):
   """A flag of one objective of pretraining does nothing with another."""
-  others = [name for objective, names in OBJECTIVE_FLAGS.items() if objective != config.objective for name in names]
+  own = OBJECTIVE_FLAGS.get(config.objective, ())
+  others = [name for names in OBJECTIVE_FLAGS.values() for name in names if name not in own]
   return unused(config, others, f"with --objective={config.objective}")
 
 

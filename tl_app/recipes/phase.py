@@ -141,9 +141,68 @@ class MaskedTokens:
   keeps_averages: typing.ClassVar[bool] = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Views:
+  """Objective of pretraining: agreement of two views of an example.
+
+  Attributes:
+    temperature: divisor of the similarities; 0 for the one of the modality.
+    crop_scale: smallest share of the area of an image that a view shows.
+    color_jitter: largest relative change of brightness, contrast and saturation.
+    view_flip: whether half of the views are mirrored.
+  """
+
+  temperature: float
+  crop_scale: float
+  color_jitter: float
+  view_flip: bool
+
+  name: typing.ClassVar[str] = "views"
+  trains_head: typing.ClassVar[bool] = True
+  keeps_averages: typing.ClassVar[bool] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruct:
+  """Objective of pretraining: an example is rebuilt from the features of what is left of it.
+
+  Attributes:
+    noise_share: share of the patches of an image, or of the tokens of a text, that are hidden.
+  """
+
+  noise_share: float
+
+  name: typing.ClassVar[str] = "reconstruct"
+  trains_head: typing.ClassVar[bool] = True
+  keeps_averages: typing.ClassVar[bool] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Clusters:
+  """Objective of pretraining: the clusters of the features, found anew before each round.
+
+  Attributes:
+    clusters: number of clusters.
+    rounds: number of rounds that share the epochs.
+    crop_scale: as in `Views`.
+    color_jitter: as in `Views`.
+    view_flip: as in `Views`.
+  """
+
+  clusters: int
+  rounds: int
+  crop_scale: float
+  color_jitter: float
+  view_flip: bool
+
+  name: typing.ClassVar[str] = "clusters"
+  trains_head: typing.ClassVar[bool] = True
+  keeps_averages: typing.ClassVar[bool] = False
+
+
 # Every record that `Phase.objective` may be: of training on labels, and of pretraining.
 OBJECTIVES = (TaskLoss, SupervisedContrastive)
-PRETRAINING_OBJECTIVES = (MaskedTokens,)
+PRETRAINING_OBJECTIVES = (MaskedTokens, Views, Reconstruct, Clusters)
 
 
 @dataclasses.dataclass(frozen=True)

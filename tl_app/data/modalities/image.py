@@ -22,7 +22,7 @@ class Image(Modality):
   name = "image"
   plural = "images"
   column_flag = "image_column"
-  flags = ("image_size", "pixels", "mixup", "cutmix")
+  flags = ("image_size", "pixels", "mixup", "cutmix", "crop_scale", "color_jitter", "view_flip")
   predict_sources = "an image, a directory of images, or a table of their paths ({tables})"
   encoded_form = "the bytes of one encoded image"
   is_decoded = True

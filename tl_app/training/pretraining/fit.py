@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+import typing
 from collections.abc import Callable, Sequence
 
 import keras
@@ -160,7 +161,7 @@ class _PhaseFit:
     prepared = objective.prepare(model, phase, corpus)
     example = objective.example(model, phase, pretraining.config.seed, prepared)
     self._batches = corpora.stream(corpus.batches(phase.inputs.batch_size, pretraining.config.seed), example)
-    self._held_out = held_out(pretraining, phase)
+    self._held_out = held_out(pretraining, phase, prepared)
     self._steps = PretrainingSteps(self._network, phase, model, lambda: objective.loss(phase))
 
   def measured(self, name):
@@ -247,9 +248,15 @@ class _PhaseFit:
     return done
 
 
-def held_out(pretraining: Pretraining, phase: Phase) -> tf.data.Dataset:
-  """Returns the batches (inputs, targets) of the held-out part, the same in every epoch and every run."""
-  example = pretraining.objective.example(pretraining.model, phase, HELD_OUT_SEED)
+def held_out(pretraining: Pretraining, phase: Phase, prepared: typing.Any = None) -> tf.data.Dataset:
+  """Returns the batches (inputs, targets) of the held-out part, the same in every epoch and every run.
+
+  Args:
+    pretraining: the `Pretraining`.
+    phase: the `Phase`.
+    prepared: what `PretrainingObjective.prepare` returned.
+  """
+  example = pretraining.objective.example(pretraining.model, phase, HELD_OUT_SEED, prepared, held_out=True)
   return corpora.stream(pretraining.corpus.held_out_batches(phase.inputs.batch_size), example)
 
 

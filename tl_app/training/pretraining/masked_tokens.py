@@ -62,7 +62,7 @@ class MaskedTokensObjective(PretrainingObjective):
     inputs = {**model.backbone.network.input, POSITIONS: positions}
     return keras.Model(inputs, model.head(AtPositions(name="at_positions")(states, positions)), name="masked_tokens")
 
-  def example(self, model, phase, seed, prepared=None):
+  def example(self, model, phase, seed, prepared=None, held_out=False):
     preprocess, settings = model.backbone.preprocess, phase.objective
     starts = tf.constant(preprocess.word_starts) if settings.whole_words else None
     vocabulary = preprocess.vocabulary_size or model.backbone.token_table.shape[0]
@@ -124,7 +124,7 @@ class TiedDecoder(keras.layers.Layer):
   def call(self, states):
     """Returns the logits, float32 [.., tokens], of `states` [.., width]."""
     table = tf.convert_to_tensor(self._table().value)
-    return tf.einsum("bkw,vw->bkv", tf.cast(states, tf.float32), table) + self.bias
+    return tf.einsum("...w,vw->...v", tf.cast(states, tf.float32), table) + self.bias
 
   def compute_output_spec(self, states):
     """Returns the shape and dtype of the result of `call`."""

@@ -55,18 +55,21 @@ class PretrainingObjective(abc.ABC):
     """
 
   @abc.abstractmethod
-  def example(self, model: BackboneWithHead, phase: Phase, seed: int, prepared: typing.Any = None) -> Callable:
+  def example(
+    self, model: BackboneWithHead, phase: Phase, seed: int, prepared: typing.Any = None, held_out: bool = False
+  ) -> Callable:
     """Returns the in-graph function (raw, rows, number) -> (inputs of `network`, targets).
 
-    Args of the function: string [batch] of UTF-8 texts or encoded images; int64 [batch] positions in the training part;
-    int64 number of the batch. The same number must give the same result: derive every random choice from
-    (`seed`, number), as in `tf.random.stateless_uniform`.
+    Args of the function: string [batch] of UTF-8 texts or encoded images; int64 [batch] positions in the training part,
+    or in the held-out one; int64 number of the batch. The same number must give the same result: derive every random
+    choice from (`seed`, number), as in `tf.random.stateless_uniform`.
 
     Args:
       model: the `BackboneWithHead`; `model.backbone.preprocess` reads `raw`.
       phase: the `Phase`.
       seed: seed of the random choices.
-      prepared: what `prepare` returned; None for the held-out part.
+      prepared: what `prepare` returned.
+      held_out: whether the examples are those of the held-out part.
     """
 
   @abc.abstractmethod
@@ -78,7 +81,10 @@ class PretrainingObjective(abc.ABC):
     return planned
 
   def prepare(self, model: BackboneWithHead, phase: Phase, corpus: Corpus) -> typing.Any:
-    """Returns what `example` needs besides an example, such as pseudo-labels of all rows, computed before a phase."""
+    """Returns what `example` needs besides an example, such as pseudo-labels of all rows, computed before a phase.
+
+    It may give the head new initial values.
+    """
     return None
 
   def measure(self, network: keras.Model, phase: Phase) -> Callable[[Iterable], dict[str, float]]:

@@ -13,6 +13,7 @@ import tiny_presets
 
 from tl_app import backbones, config
 from tl_app.assets import Assets
+from tl_app.backbones import saved_backbone
 from tl_app.commands import pretrain
 from tl_app.config import Config
 from tl_app.errors import UserError
@@ -151,6 +152,40 @@ def test_masks():
     at = masked[masked_tokens.POSITIONS].numpy()[0][labels.numpy()[0] >= 0]
     # An odd id begins a word, the even one after it goes on: both are masked.
     assert {(place - 1) // 2 for place in at} == {(p - 1) // 2 for p in at} and len(at) == 4
+
+
+CARD = saved_backbone.Card("the start", "a test", "no data", {}, "no licence")
+# {kind: function, directory -> (what --backbone names, files that its result has)}.
+SAVED = {
+  "kerashub_text": lambda path: (tiny_presets.bert(path, list(tiny_modules.VOCABULARY), layers=2), "tokenizer.json"),
+  "kerashub_image": lambda path: (tiny_presets.resnet(path, size=32), "image_converter.json"),
+  "text_module": lambda path: (tiny_modules.bert(path), "saved_model.pb"),
+  "image_module": lambda path: (tiny_modules.image(path, size=16), "saved_model.pb"),
+  "strings_module": lambda path: (tiny_modules.strings(path), "saved_model.pb"),
+  "scratch_images": lambda path: ("cnn_small.scratch", saved_backbone.KERAS_FILE),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SAVED)
+def test_a_saved_backbone_gives_the_same_features(kind, tmp_path):
+  name, file = SAVED[kind](tmp_path / "start")
+  backbone = load(name)
+  for variable in backbone.network.trainable_variables[:5]:
+    variable.assign(variable + 0.05)
+  saved_backbone.write(backbone, tmp_path / "saved", CARD)
+  assert (tmp_path / "saved" / file).is_file()
+  again, raw = load(tmp_path / "saved"), tf.constant(TEXTS)
+  if backbone.modality == "image":
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), np.uint8)
+    raw = tf.constant([tf.io.encode_png(image).numpy() for image in pixels])
+  expected, found = (each.network(each.preprocess(raw), training=False)["features"] for each in (backbone, again))
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert list(again.stages) == list(backbone.stages) and again.spec.pooling == backbone.spec.pooling
+  if file == "saved_model.pb":
+    module = tf.saved_model.load(str(tmp_path / "saved"))
+    assert len(module.variables) >= len(module.trainable_variables) > 0
+    assert isinstance(list(module.regularization_losses), list) and callable(module)
 
 
 def run(tmp_path, backbone, name="run", **flags):

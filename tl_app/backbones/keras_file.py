@@ -6,7 +6,7 @@ import pathlib
 
 import keras
 
-from tl_app.backbones import keras_internals, native
+from tl_app.backbones import keras_internals, native, saved_backbone
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import UserError
@@ -60,6 +60,7 @@ def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixe
   network = keras.Model(inputs, outputs, name="backbone")
   spec = dataclasses.replace(spec, modality="image")
   backbone = native.of_network(spec, image.ImagePreprocess(size), network, {"config": model.get_config()})
+  backbone.save = lambda path: keras.Model(inputs, features).save(path / saved_backbone.KERAS_FILE)
   if removed:
     backbone.notes.append(f"removed at the end: {', '.join(removed)}, which give answers in place of features")
   backbone.notes.append("pixels are scaled to {:g} to {:g}; --pixels sets another range".format(*spec.value_range))

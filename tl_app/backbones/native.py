@@ -8,7 +8,7 @@ import pathlib
 import keras
 
 from tl_app.assets import Assets
-from tl_app.backbones import bert, efficientnet_lite, hugging_face, kerashub_tokens
+from tl_app.backbones import bert, efficientnet_lite, hugging_face, kerashub_tokens, saved_backbone
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.float32_layers import L2_NORMALIZED_FEATURES
 from tl_app.backbones.native_stages import stage_weights
@@ -293,7 +293,11 @@ def image_backbone(spec, pixels, outputs, pooling, facts):
     features = keras.layers.GlobalAveragePooling2D(name="pool")(output)
   network = keras.Model(pixels, {"features": features, kind: output}, name="backbone")
   spec = dataclasses.replace(spec, modality="image", pooling=pooling)
-  return of_network(spec, image.ImagePreprocess(spec.image_size), network, facts)
+  backbone = of_network(spec, image.ImagePreprocess(spec.image_size), network, facts)
+  saved = features if pooling == "pooler" else output
+  if len(saved.shape) in (2, 4):
+    backbone.save = lambda path: keras.Model(pixels, saved).save(path / saved_backbone.KERAS_FILE)
+  return backbone
 
 
 def of_network(spec: BackboneSpec, preprocess: Preprocess, network: keras.Model, facts: dict) -> Backbone:

@@ -56,6 +56,9 @@ def write(backbone: "Backbone", directory: pathlib.Path, card: Card) -> None:
     new.mkdir()
     backbone.save(new)
     spec = dataclasses.asdict(backbone.spec)
+    if (new / KERAS_FILE).is_file():
+      # Its graph scales the pixels.
+      spec |= {"value_range": (0.0, 1.0), "mean": (), "channels": "RGB"}
     (new / FACTS).write_text(json.dumps({name: spec[name] for name in FIELDS}, indent=2) + "\n", encoding="utf-8")
     (new / CARD).write_text(_text(card, backbone), encoding="utf-8")
 

@@ -11,7 +11,7 @@ from tl_app.errors import RunFailed, UserError
 
 if typing.TYPE_CHECKING:
   from tl_app import backbones
-  from tl_app.api import Run, find_faults, fit, load
+  from tl_app.api import Run, find_faults, fit, load, stages
   from tl_app.commands.train import train_and_evaluate
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
   "find_faults",
   "fit",
   "load",
+  "stages",
   "train_and_evaluate",
 ]
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ _HOMES = {
   "find_faults": "tl_app.api",
   "fit": "tl_app.api",
   "load": "tl_app.api",
+  "stages": "tl_app.api",
   "train_and_evaluate": "tl_app.commands.train",
 }
 

@@ -8,14 +8,12 @@ python -m tl_app.inspect --workdir=runs/movie_reviews
 from tl_app import backbones, cli, workdir
 from tl_app.assets import Assets
 from tl_app.config import Config
+from tl_app.config.rules import LOADING_FLAGS
 from tl_app.errors import UserError
-
-LOADING = ["preprocessor", "pooling", "image_size", "pixels", "init", "network_width", "network_depth"]
-LOADING += ["vocabulary_size"]
 
 
 def define_flags():
-  cli.define(["cache_dir", "offline", "backbone", *LOADING])
+  cli.define(["cache_dir", "offline", "backbone", *LOADING_FLAGS])
   cli.flag("workdir", "", "A finished run: compares its export, stage by stage, with the original backbone.", path=True)
 
 
@@ -36,12 +34,12 @@ def inspect_backbone(flags):
   cli.start_tensorflow()
   from tl_app.commands import inspect_backbone as command
 
-  config = Config(**{name: flags[name].value for name in ["cache_dir", "offline", "backbone", *LOADING]})
+  config = Config(**{name: flags[name].value for name in ["cache_dir", "offline", "backbone", *LOADING_FLAGS]})
   print(command.describe(config, Assets(config.cache_dir, config.offline)))
 
 
 def inspect_run(flags):
-  if cli.given(["backbone", *LOADING]):
+  if cli.given(["backbone", *LOADING_FLAGS]):
     raise UserError("--workdir names a run, which has a backbone: remove --backbone and its flags")
   workdir.open_run(flags.workdir)
   cli.start_tensorflow()

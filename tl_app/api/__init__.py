@@ -10,11 +10,12 @@ from tl_app.api import session
 from tl_app.api.run import Run
 from tl_app.commands import early_checks
 from tl_app.config import Config, rules
+from tl_app.errors import UserError
 
 if typing.TYPE_CHECKING:
   import pandas as pd
 
-__all__ = ["Run", "find_faults", "fit", "load"]
+__all__ = ["Run", "find_faults", "fit", "load", "stages"]
 
 
 def _takes_settings(function: typing.Any) -> typing.Any:
@@ -109,6 +110,40 @@ def find_faults(**settings: typing.Any) -> "pd.DataFrame":
   faults = pd.DataFrame(result.pop("findings"), columns=columns)
   faults.attrs.update(result)
   return faults
+
+
+def stages(backbone: str | pathlib.Path, **loading: typing.Any) -> "pd.DataFrame":
+  """Loads a backbone and returns its stages, as `python -m tl_app.inspect` does: the names that `train_stages` takes.
+
+  Args:
+    backbone: a name or a handle, as of `fit`.
+    **loading: other fields of `Config` about it, such as `preprocessor`, `pooling`, `image_size`, `pixels`,
+      `cache_dir`, `offline`.
+
+  Returns:
+    A row for each stage, from the input upwards: stage, variables (their number), parameters.
+
+  Raises:
+    UserError: the backbone is not known, or it cannot be loaded with these settings.
+
+  Example:
+    tl_app.stages("minilm_l6.pypi")
+  """
+  known = (*rules.LOADING_FLAGS, "cache_dir", "offline")
+  unknown = [name for name in loading if name not in known]
+  if unknown:
+    raise UserError(f"tl_app.stages takes no {unknown[0]!r}, but {', '.join(known)}")
+  config = _config("tl_app.stages", {"backbone": backbone, **loading})
+  config_lib.validate(config, needed=("backbone",))
+  early_checks.run(config)
+  with session.running():
+    import pandas as pd
+
+    from tl_app.assets import Assets
+    from tl_app.commands import inspect_backbone
+
+    loaded = inspect_backbone.load(config, Assets(config.cache_dir, config.offline))
+    return pd.DataFrame(inspect_backbone.stages(loaded), columns=["stage", "variables", "parameters"])
 
 
 def _config(source, settings):

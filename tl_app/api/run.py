@@ -147,6 +147,32 @@ class Run:
       table[name] = pd.to_numeric(table[name])
     return table
 
+  def changes(self) -> "pd.DataFrame":
+    """Compares the export with the pretrained backbone, variable by variable, as `python -m tl_app.inspect` does.
+
+    Returns:
+      A row for each stage, from the input upwards: stage, variables (their number), identical (to the bit), planned
+      (to train), trained (of those, changed), parameters, changed_parameters.
+
+    Raises:
+      UserError: the run has no export, or `backbone` is another network now.
+      RunFailed: a variable changed that the plan freezes, or a stage that should train did not.
+
+    Example:
+      run.changes()
+    """
+    import pandas as pd
+
+    with session.running():
+      from tl_app.commands import inspect_run
+
+      changes = inspect_run.compare(self.workdir)
+      inspect_run.require_agreement(changes)
+    columns = {"name": "stage", "variables": "variables", "identical": "identical", "planned": "planned"}
+    columns |= {"trained": "trained", "parameters": "parameters", "moved": "changed_parameters"}
+    rows = [{new: getattr(stage, old) for old, new in columns.items()} for stage in changes.stages]
+    return pd.DataFrame(rows, columns=list(columns.values()))
+
   def plot_training(self) -> "Figure":
     """Returns the curves of the loss and of the primary metric, one row for each phase, as in the report."""
     from tl_app.report import plots

@@ -4,7 +4,7 @@ import dataclasses
 
 from tl_app import backbones
 from tl_app.assets import Assets
-from tl_app.backbones.backbone import parameters
+from tl_app.backbones.backbone import Backbone, parameters
 from tl_app.config import Config, rules
 
 # Columns of the table that `listing` returns.
@@ -18,15 +18,13 @@ def listing() -> str:
   return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
-def describe(config: Config, assets: Assets) -> str:
-  """Loads a backbone and returns its description as text: inputs, outputs, features, licence and stages.
+def load(config: Config, assets: Assets) -> Backbone:
+  """Loads a backbone.
 
   Args:
     config: provides the flags of the backbone, and the image size.
     assets: the `Assets`.
   """
-  import keras
-
   spec = backbones.configured(
     backbones.resolve(config.backbone), config.init, config.network_width, config.network_depth
   )
@@ -39,6 +37,26 @@ def describe(config: Config, assets: Assets) -> str:
     pixels=config.pixels,
   )
   rules.require(rules.sizes_fit_the_backbone(config, "", (), backbone))
+  return backbone
+
+
+def stages(backbone: Backbone) -> list[dict]:
+  """Returns {"stage", "variables", "parameters"} of each stage, from the input upwards."""
+  return [
+    {"stage": name, "variables": len(variables), "parameters": parameters(variables)}
+    for name, variables in backbone.stages.items()
+  ]
+
+
+def describe(config: Config, assets: Assets) -> str:
+  """Loads a backbone and returns its description as text: inputs, outputs, features, licence and stages.
+
+  Args:
+    config, assets: as of `load`.
+  """
+  import keras
+
+  backbone = load(config, assets)
   spec = backbone.spec
   inputs = keras.tree.flatten(backbone.network.input)
   lines = [
@@ -52,10 +70,12 @@ def describe(config: Config, assets: Assets) -> str:
     f"  parameters  {parameters(sum(backbone.stages.values(), [])):,}",
   ]
   lines += [f"  note        {note}" for note in [spec.note, *backbone.notes] if note]
-  width = max((len(stage) for stage in backbone.stages), default=0)
-  lines.append(f"  {len(backbone.stages)} stages{', from the input upwards:' if backbone.stages else ''}")
-  for stage, variables in backbone.stages.items():
-    lines.append(f"    {stage.ljust(width)}  {len(variables):4} variables  {parameters(variables):12,} parameters")
+  rows = stages(backbone)
+  width = max((len(row["stage"]) for row in rows), default=0)
+  lines.append(f"  {len(rows)} stages{', from the input upwards:' if rows else ''}")
+  lines += [
+    f"    {row['stage'].ljust(width)}  {row['variables']:4} variables  {row['parameters']:12,} parameters" for row in rows
+  ]
   return "\n".join(lines)
 
 

@@ -26,6 +26,11 @@ from tl_app.config.values import fault
 from tl_app.errors import UserError
 
 FLAGS, DEVICES, DATA, BACKBONE = "flags", "devices", "data", "backbone"
+# Flags of `inspect` about the backbone that it loads.
+LOADING_FLAGS = (
+  *("preprocessor", "pooling", "image_size", "pixels", "init", "network_width", "network_depth"),
+  "vocabulary_size",
+)
 # Flags of `evaluate` that replace those of the run.
 EVALUATION_FLAGS = (
   *("dataset", "data_dir", "text_column", "text_pair_column", "image_column", "label_column", "label_columns"),

@@ -12,6 +12,7 @@ from tl_app.errors import RunFailed, UserError
 if typing.TYPE_CHECKING:
   from tl_app import backbones
   from tl_app.api import Run, find_faults, fit, load, stages
+  from tl_app.cli import start_tensorflow
   from tl_app.commands.train import train_and_evaluate
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
   "fit",
   "load",
   "stages",
+  "start_tensorflow",
   "train_and_evaluate",
 ]
 __version__ = "0.1.0"
@@ -35,6 +37,7 @@ _HOMES = {
   "fit": "tl_app.api",
   "load": "tl_app.api",
   "stages": "tl_app.api",
+  "start_tensorflow": "tl_app.cli",
   "train_and_evaluate": "tl_app.commands.train",
 }
 

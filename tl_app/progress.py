@@ -143,7 +143,7 @@ def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 def _display(shown):
   if terminal.is_terminal(sys.stderr):
     return _Terminal(shown)
-  return _Notebook(shown) if "ipykernel" in sys.modules else _Lines(shown)
+  return _Notebook(shown) if terminal.in_notebook() else _Lines(shown)
 
 
 def _left(shown):

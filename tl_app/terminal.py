@@ -31,6 +31,13 @@ def is_terminal(stream: typing.TextIO) -> bool:
   return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
+def in_notebook() -> bool:
+  """Whether this process is the kernel of a notebook."""
+  # IPython is there already if it runs this process; a test or a tool may have imported the rest of Jupyter.
+  ipython = sys.modules.get("IPython")
+  return hasattr(ipython.get_ipython() if ipython else None, "kernel")
+
+
 def has_colours(stream: typing.TextIO) -> bool:
   """Whether a stream shows colours: a terminal, unless the environment has NO_COLOR (https://no-color.org)."""
   return is_terminal(stream) and not os.environ.get("NO_COLOR")

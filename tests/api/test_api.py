@@ -4,7 +4,6 @@ import base64
 import inspect
 import io
 import logging
-import sys
 
 import PIL.Image
 import pytest
@@ -12,7 +11,7 @@ from tiny_runs import write_run
 
 import tl_app
 from tl_app import config as config_lib
-from tl_app import files
+from tl_app import files, terminal
 from tl_app.api import session
 from tl_app.report import confusions, plots
 
@@ -130,7 +129,7 @@ def test_log_lines_are_shown_unless_the_program_shows_them_itself(capsys, caplog
   with caplog.at_level(logging.INFO), session.running():
     log.info("to the program")
   assert "to the program" in caplog.text and capsys.readouterr() == ("", "")
-  monkeypatch.setitem(sys.modules, "ipykernel", object())
+  monkeypatch.setattr(terminal, "in_notebook", lambda: True)
   with session.running():
     log.info("in a notebook")
     print("a result")

@@ -11,11 +11,6 @@ from tl_app.errors import UserError
 _log = logging.getLogger("tl_app")
 
 
-def in_notebook() -> bool:
-  """Whether this process is the kernel of a notebook."""
-  return "ipykernel" in sys.modules
-
-
 @contextlib.contextmanager
 def running() -> Iterator[None]:
   """A context in which TensorFlow has started and log lines are shown.
@@ -23,7 +18,7 @@ def running() -> Iterator[None]:
   Raises:
     UserError: memory or disk are full, or a path cannot be used.
   """
-  progress = contextlib.nullcontext() if in_notebook() else cli.progress()
+  progress = contextlib.nullcontext() if terminal.in_notebook() else cli.progress()
   terminal.restart_clock()
   with _log_shown(), progress:
     cli.start_tensorflow()
@@ -46,7 +41,7 @@ def _log_shown():
   if _log.hasHandlers() and _log.isEnabledFor(logging.INFO):
     yield
     return
-  handler = logging.StreamHandler(sys.stdout) if in_notebook() else terminal.Handler()
+  handler = logging.StreamHandler(sys.stdout) if terminal.in_notebook() else terminal.Handler()
   level, propagate = _log.level, _log.propagate
   _log.addHandler(handler)
   _log.setLevel(logging.INFO)

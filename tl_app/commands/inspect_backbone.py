@@ -74,7 +74,8 @@ def describe(config: Config, assets: Assets) -> str:
   width = max((len(row["stage"]) for row in rows), default=0)
   lines.append(f"  {len(rows)} stages{', from the input upwards:' if rows else ''}")
   lines += [
-    f"    {row['stage'].ljust(width)}  {row['variables']:4} variables  {row['parameters']:12,} parameters" for row in rows
+    f"    {row['stage'].ljust(width)}  {row['variables']:4} variables  {row['parameters']:12,} parameters"
+    for row in rows
   ]
   return "\n".join(lines)
 

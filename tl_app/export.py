@@ -4,11 +4,15 @@ python -m tl_app.export --workdir=runs/movie_reviews --output=serving/1
 """
 
 from tl_app import cli, workdir
+from tl_app.errors import UserError
 
 
 def define_flags():
   cli.define(["workdir", "cache_dir", "offline"])
   cli.flag("output", "", "Directory of the SavedModel. Empty: export/ in the workdir.", path=True)
+  cli.flag(
+    "part", "model", "What to export: model, the SavedModel that answers; or backbone, the network without its head."
+  )
   cli.flag(
     "candidate", "", "Model to export: probe, fine_tuned or averaged, where the run has it. Empty: the selected one."
   )
@@ -18,9 +22,16 @@ def main():
   flags = cli.FLAGS
   cli.need("workdir")
   workdir.open_run(flags.workdir)
+  if flags.part not in ("model", "backbone"):
+    raise UserError(f"--part={flags.part} is not one of: model, backbone")
   cli.start_tensorflow()
   from tl_app.commands import export as command
 
+  if flags.part == "backbone":
+    with cli.progress():
+      written = command.export_backbone(flags.workdir, flags.output, flags.cache_dir, flags.offline, flags.candidate)
+    print(f"{written}: --backbone reads it")
+    return
   with cli.progress():
     directory, parity, task = command.export(
       flags.workdir, flags.output, flags.cache_dir, flags.offline, flags.candidate

@@ -9,6 +9,8 @@ import pytest
 import tiny_data
 
 from tl_app.assets import Assets
+from tl_app.checking import summary
+from tl_app.commands import check
 from tl_app.config import Config
 from tl_app.data.corpus import corpus as corpora
 from tl_app.data.corpus import order, text_store
@@ -107,6 +109,15 @@ def test_faults_are_one_line(load, tmp_path):
   refused("1 different examples and none of them to hold out")
   (tmp_path / "a.jsonl").write_text('{"body": "x"}\n')
   refused("a.jsonl:1: it has no key 'text'", name="a.jsonl")
+
+
+def test_check_reads_texts(tmp_path):
+  texts = write_lines(tmp_path / "a.txt")
+  (tmp_path / "a.txt").write_bytes("\n".join([*texts, texts[0], "<br>html", "..."]).encode() + b"\n\xff\n")
+  result, found = check.check(Config(dataset=f"texts:{tmp_path}/a.txt"))
+  counts = {finding.kind: finding.count for finding in found}
+  assert counts == {"unreadable": 1, "html": 1, "no_words": 1, "duplicates": 1}
+  assert "without labels" in next(summary.lines(result, found)) and json.loads(json.dumps(result)) == result
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 64, 1000])

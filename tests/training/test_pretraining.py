@@ -14,7 +14,7 @@ import tiny_presets
 from tl_app import backbones, config
 from tl_app.assets import Assets
 from tl_app.backbones import saved_backbone
-from tl_app.commands import pretrain
+from tl_app.commands import export, pretrain, train
 from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.model import model as model_lib
@@ -245,3 +245,17 @@ def test_what_cannot_work_is_one_line(tmp_path, bert):
   objective, image = pretraining.chosen(Config()), dataclasses.replace(load(bert))
   image.spec = dataclasses.replace(image.spec, modality="image")
   assert "reads images, which have no tokens" in objective.problem(image, Config())
+
+
+@pytest.mark.slow
+def test_the_backbone_of_a_run_is_exported(tmp_path):
+  flags = tiny_presets.reviews_run(tmp_path)
+  run_flags = Config(epochs=1, head_epochs=2, export=False, learning_rate=3e-3, select="fine_tuned", **flags)
+  train.train_and_evaluate(run_flags, tmp_path / "run")
+  directory = export.export_backbone(tmp_path / "run", "")
+  assert (
+    directory == tmp_path / "run" / "backbone" and "fine-tuned on labels" in (directory / "model_card.md").read_text()
+  )
+  tuned, saved = load(tmp_path / "run"), load(directory)
+  assert tuned.spec.tuned and not saved.spec.tuned
+  np.testing.assert_allclose(features(saved), features(tuned), atol=1e-5)

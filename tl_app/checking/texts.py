@@ -47,17 +47,42 @@ def _characters(subject):
   def those(test):
     return np.array([any(test(text) for text in row) for row in examples.inputs.rows()])
 
-  yield from named("replacement_characters", examples, those(lambda text: "\ufffd" in text))
-  yield from named("mojibake", examples, those(_has_mojibake))
-  yield from named("control_characters", examples, those(_CONTROLS.search))
-  yield from named("html", examples, those(_HTML.search))
-  yield from named("no_words", examples, those(lambda text: not any(map(str.isalnum, text))))
+  for kind, test in CHARACTERS.items():
+    yield from named(kind, examples, those(test))
   if subject.task.has_class_names:
     yield from _label_in_text(subject)
 
 
+def unlabelled(texts):
+  """Returns the findings about texts without labels; memory does not grow with them.
+
+  Args:
+    texts: iterator of `text_files.Text`.
+  """
+  counts, shown = collections.Counter(), collections.defaultdict(list)
+  for text in texts:
+    counts[""] += 1
+    kinds = ["unreadable"] if text.reason else [kind for kind, test in CHARACTERS.items() if test(text.text)]
+    for kind in kinds:
+      counts[kind] += 1
+      if len(shown[kind]) < SHOWN:
+        shown[kind].append(f"{text.id}: {text.reason}" if text.reason else text.id)
+  total = counts.pop("", 0)
+  return [finding for kind in counts for finding in find(kind, counts[kind], total, "", shown[kind])]
+
+
 def _has_mojibake(text):
   return not text.isascii() and any(_decodes(match.group()) for match in _MOJIBAKE.finditer(text))
+
+
+# {kind of finding: function that tells of a text whether it has it}.
+CHARACTERS = {
+  "replacement_characters": lambda text: "\ufffd" in text,
+  "mojibake": _has_mojibake,
+  "control_characters": _CONTROLS.search,
+  "html": _HTML.search,
+  "no_words": lambda text: not any(map(str.isalnum, text)),
+}
 
 
 def _decodes(run):

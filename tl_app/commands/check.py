@@ -1,20 +1,25 @@
 """Checks a data set for every kind of fault."""
 
+import collections
 import dataclasses
 import importlib.util
+import pathlib
+import tempfile
 
 import numpy as np
 
 from tl_app import backbones, data, tasks
 from tl_app import config as config_lib
 from tl_app.assets import Assets
-from tl_app.checking import noise, summary
-from tl_app.checking.findings import Finding, find, in_order
+from tl_app.checking import noise, summary, texts
+from tl_app.checking.findings import SEVERITIES, Finding, find, in_order
 from tl_app.commands import train
 from tl_app.compute import devices as devices_lib
-from tl_app.config import Config
+from tl_app.config import Config, rules
 from tl_app.data import modalities, training_data
+from tl_app.data.corpus import corpus as corpora
 from tl_app.data.examples import strings
+from tl_app.data.readers import forms
 from tl_app.data.splitting import splits
 from tl_app.data.splitting.fingerprints import fingerprint
 from tl_app.data.splitting.image_index import DecodedImageIndex
@@ -40,6 +45,9 @@ def check(config: Config) -> tuple[dict, list[Finding]]:
     UserError: a flag cannot work, or no example is usable.
   """
   config_lib.validate(config, needed=("dataset",))
+  rules.refuse_unused(config, "check")
+  if forms.parse(config.dataset, "dataset")[0] == "texts":
+    return _check_texts(config)
   spec = backbones.resolve(config.backbone) if config.backbone else None
   config = dataclasses.replace(config, on_bad_example="skip", on_leak="report")
   assets, clock = Assets(config.cache_dir, config.offline), Clock()
@@ -72,6 +80,32 @@ def check(config: Config) -> tuple[dict, list[Finding]]:
       findings += noise.findings(subject, features.frozen().rows)
   findings = in_order(findings)
   return summary.as_json(subject, findings, clock.seconds, not_checked), findings
+
+
+def _check_texts(config):
+  """Returns what `check` does for texts without labels, which are read twice as a stream."""
+  clock, config = Clock(), dataclasses.replace(config, on_bad_example="skip")
+  with tempfile.TemporaryDirectory() as directory, clock("decode"):
+    corpus = corpora.load(config, Assets(config.cache_dir, config.offline), pathlib.Path(directory))
+  with clock("look"):
+    findings = texts.unlabelled(corpora.texts_of(config, "dataset", []))
+  findings = in_order([*findings, *find("duplicates", corpus.facts["duplicates"], corpus.facts["examples"])])
+  counts = collections.Counter(finding.severity for finding in findings)
+  result = {
+    "dataset": config.dataset,
+    "modality": corpus.modality,
+    "num_examples": corpus.facts["examples"],
+    "num_skipped": corpus.facts["bad_examples"],
+    "task": "without labels",
+    "num_classes": None,
+    "splits": {"train": len(corpus.train), "held_out": len(corpus.held_out)},
+    "seconds": {name: round(value, 2) for name, value in clock.seconds.items()},
+    **{severity: counts[severity] for severity in SEVERITIES},
+    "notes": corpus.notes,
+    "findings": [finding.as_json() for finding in findings],
+    "not_checked": {"labels": "there are none"},
+  }
+  return result, findings
 
 
 def _listed(words):

@@ -3,7 +3,7 @@
 import pathlib
 
 from tl_app import workdir as workdir_lib
-from tl_app.backbones import tuned
+from tl_app.backbones import saved_backbone, tuned
 from tl_app.commands import finished_run
 from tl_app.errors import UserError
 from tl_app.model import inference
@@ -61,3 +61,39 @@ def export(
     Record(paths).write_metrics(metrics | {"parity": proof})
     page.write(paths.root, examples)
   return directory, proof, model.task
+
+
+def export_backbone(
+  workdir: str | pathlib.Path, output: str, cache_dir: str = "", offline: bool = False, candidate: str = ""
+) -> pathlib.Path:
+  """Writes the backbone of a finished run, without its head, for --backbone.
+
+  Args:
+    workdir: directory of the run.
+    output: directory to write; "" is backbone/ in the workdir.
+    cache_dir, offline: as of `export`.
+    candidate: name of the candidate; "" for the selected one.
+
+  Returns:
+    The directory.
+
+  Raises:
+    UserError: there is no finished run or candidate, its backbone cannot be written, or `output` holds other files.
+  """
+  finished_run.check_output(output)
+  paths, config, assets = finished_run.opened(workdir, cache_dir, offline)
+  directory = pathlib.Path(output) if output else paths.backbone
+  if output and directory.exists() and not saved_backbone.is_saved(directory) and any(directory.iterdir()):
+    raise UserError(f"--output={output} is not empty and holds no backbone: choose another directory")
+  selected = tuned.selected(paths.root)
+  candidate = candidate or selected
+  backbone = finished_run.restore(paths, config, assets, "" if candidate == selected else candidate).backbone
+  if backbone.save is None:
+    raise UserError(f"--part=backbone: a backbone of the kind {backbone.spec.kind}, as used here, has no form to write")
+  metrics = workdir_lib.read(paths.metrics)
+  how = f"fine-tuned on labels, the candidate {candidate}"
+  title = metrics.get("primary_metric", "accuracy")
+  measured = {f"test {title} of the run, of {selected}": (None, metrics["test"].get(title))}
+  card = saved_backbone.Card(config.backbone, how, f"`{config.dataset}`", measured, backbone.spec.licence)
+  saved_backbone.write(backbone, directory, card)
+  return directory

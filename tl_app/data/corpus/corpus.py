@@ -131,18 +131,28 @@ def load(config: Config, assets: Assets, directory: pathlib.Path) -> Corpus:
   form, _ = forms.parse(config.dataset, "dataset")
   loader = _Loader(config, assets, directory)
   if form == "texts":
-    loader.add_texts(_texts_of(config, "dataset", loader.notes), held_out=False)
+    loader.add_texts(texts_of(config, "dataset", loader.notes), held_out=False)
   else:
     loader.add_set("dataset", held_out=False)
   if config.validation_dataset:
     if forms.parse(config.validation_dataset, "validation_dataset")[0] == "texts":
-      loader.add_texts(_texts_of(config, "validation_dataset", loader.notes), held_out=True)
+      loader.add_texts(texts_of(config, "validation_dataset", loader.notes), held_out=True)
     else:
       loader.add_set("validation_dataset", held_out=True)
   return loader.corpus()
 
 
-def _texts_of(config, flag, notes) -> Iterator[text_files.Text]:
+def texts_of(config: Config, flag: str, notes: list[str]) -> Iterator[text_files.Text]:
+  """Returns the `Text`s of a texts: data set.
+
+  Args:
+    config: the `Config`.
+    flag: the flag that names the data set.
+    notes: list that gets lines worth telling the user.
+
+  Raises:
+    UserError: there is no such file.
+  """
   name = getattr(config, flag)
   what = f"--{flag}={name}"
   files = text_files.find(forms.parse(name, flag)[1], what, config.text_unit)

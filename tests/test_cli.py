@@ -133,11 +133,11 @@ def test_help_of_predict_describes_its_own_batch_size():
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    (["--bakcbone=x"], "Unknown command line flag 'bakcbone'. Did you mean: backbone"),
+    (["--bakcbone=x"], "--bakcbone is not a flag of this command; --helpfull lists them; did you mean --backbone?"),
     (["extra"], "'extra' is not a flag: flags have the form --name=value"),
     (["--workdir="], "--workdir is needed: "),
     (["--epochs=three"], "--epochs=three: invalid literal"),
-    (["--recipe=prob"], "--recipe=prob: value should be one of <probe|"),
+    (["--recipe=prob"], "bias_norm|contrastive>; did you mean probe?"),
     (["--backbone=resnet5.tfhub"], "--backbone=resnet5.tfhub is not known; did you mean resnet50.tfhub?"),
     (["--backbone={world}/colours"], "is a directory with neither saved_model.pb nor config.json"),
     (["--backbone={world}/bert"], "reads texts, but --dataset=images:"),
@@ -154,7 +154,10 @@ def test_help_of_predict_describes_its_own_batch_size():
     (["--config={world}/binary"], "{world}/binary is not JSON"),
     (["--flagfile=/nowhere.cfg"], "Unable to open flagfile: [Errno 2]"),
     (["--flagfile={world}/binary"], "--flagfile is not a text file in UTF-8"),
-    (["--flagfile={world}/typo.cfg"], "Unknown command line flag 'epohcs'. Did you mean: epochs"),
+    (
+      ["--flagfile={world}/typo.cfg"],
+      "--epohcs is not a flag of this command; --helpfull lists them; did you mean --epochs?",
+    ),
     (["--workdir={world}/file"], "--workdir={world}/file is a file: give a directory"),
     (["--workdir={world}/file/below"], "--workdir={world}/file/below cannot be created: Not a directory"),
     (["--workdir={world}/foreign"], "--workdir={world}/foreign is not empty and holds no run of tl_app"),

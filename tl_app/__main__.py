@@ -1,12 +1,12 @@
 """The console command: `tl_app train ..` is `python -m tl_app.train ..`."""
 
 import ast
-import difflib
 import importlib
 import pathlib
 import sys
 
 from tl_app import cli
+from tl_app.errors import suggestion
 
 COMMANDS = ("train", "pretrain", "check", "compare", "evaluate", "export", "predict", "inspect", "find_lr", "benchmark")
 
@@ -23,9 +23,7 @@ def main():
     module = importlib.import_module(f"tl_app.{name}")
     cli.run(module.main, module.__doc__, module.define_flags)
   else:
-    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    print(f"tl_app: {name!r} is not a command{hint} (`tl_app` lists them)", file=sys.stderr)
+    print(f"tl_app: {name!r} is not a command; `tl_app` lists them{suggestion(name, COMMANDS)}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -81,7 +81,7 @@ def define_run(names: Iterable[str] | None = None) -> None:
   _DEFINED["Run"].append("config")
 
 
-def config_from_flags(needed: Iterable[str] = ("workdir", "backbone", "dataset")) -> config_lib.Config:
+def config_from_flags(needed: Iterable[str] = ("workdir", "dataset")) -> config_lib.Config:
   """Returns the validated `Config` of the command line; the fields `needed` must be given."""
   config = config_lib.Config()
   path = FLAGS.config if "config" in FLAGS else ""
@@ -205,7 +205,11 @@ def _parse():
     raise UserError("--flagfile is not a text file in UTF-8: it has one --name=value per line") from None
   except flags.UnrecognizedFlagError as error:
     renamed = config_lib.renamed_flag(error.flagname, str(error.flagvalue).partition("=")[2])
-    raise UserError(renamed or str(error)) from None
+    names = [name for names in _DEFINED.values() for name in names]
+    hint = config_lib.suggestion(error.flagname, [*names, "flagfile", "help", "helpfull"]).replace("mean ", "mean --")
+    raise UserError(
+      renamed or f"--{error.flagname} is not a flag of this command; --helpfull lists them{hint}"
+    ) from None
   except flags.Error as error:
     raise UserError(str(error).removeprefix("ERROR:: ")) from None
 
@@ -302,6 +306,9 @@ class _Choice(flags.EnumParser):
     renamed = config_lib.renamed_value(self._name, argument)
     if renamed:
       raise ValueError(renamed)
+    if argument not in self.enum_values:
+      hint = config_lib.suggestion(argument, self.enum_values)
+      raise ValueError(f"value should be one of <{'|'.join(self.enum_values)}>{hint}")
     return super().parse(argument)
 
 

@@ -15,9 +15,10 @@ def define_flags():
 
 def main():
   config = cli.config_from_flags()
-  from tl_app.commands import early_checks
+  from tl_app.commands import default_backbone, early_checks
 
   early_checks.run(config)
+  config = default_backbone.named(config, quickly=True)
   cli.start_tensorflow()
   from tl_app.commands import find_lr
 

@@ -1,22 +1,31 @@
-"""Answers new inputs with an exported model: one JSON object per line.
+"""Answers new inputs with the model of a run.
 
-python -m tl_app.predict --model=runs/movie_reviews/export --input=reviews.txt
+python -m tl_app.predict --model=runs/movie_reviews --text="A gripping, moving film."
+python -m tl_app.predict --model=runs/movie_reviews --input=reviews.txt --output=answers.csv
 """
 
 from tl_app import cli
-
-COLUMNS = ["text_column", "text_pair_column", "image_column"]
+from tl_app.errors import UserError
+from tl_app.workdir import INPUT_COLUMNS
 
 
 def define_flags():
-  cli.flag("model", "", "The exported SavedModel: WORKDIR/export.", path=True)
+  cli.flag("model", "", "A finished run, or its exported SavedModel.", path=True)
   cli.flag(
     "input",
     "",
     "An image, a directory of images, a .txt file or - (one text per line), csv, tsv, jsonl, xlsx, parquet, conll.",
     path=True,
   )
-  cli.flag("output", "", "File of the answers. Empty: standard output.", path=True)
+  cli.flag("text", "", "One text, in place of --input.")
+  cli.flag("text_pair", "", "The second text, beside --text, for a model of pairs of texts.")
+  cli.flag(
+    "output",
+    "",
+    "File of the answers: a table with the best two classes if its name ends with .csv, else one JSON object per line. "
+    "Empty: standard output.",
+    path=True,
+  )
   cli.flag("batch_size", 32, "Number of inputs per call of the model.")
   cli.flag(
     "top",
@@ -25,28 +34,24 @@ def define_flags():
     "highest.",
     low=0,
   )
-  cli.define(COLUMNS)
+  cli.define(INPUT_COLUMNS)
 
 
 def main():
   flags = cli.FLAGS
-  cli.need("model", "input")
+  cli.need("model")
+  texts = [flags[name].value for name in ("text", "text_pair") if flags[name].present]
+  if flags["text"].present == bool(flags.input) or (flags["text_pair"].present and not flags["text"].present):
+    raise UserError("give either --input, a file or directory, or --text, one text (and --text_pair for a pair)")
   from tl_app.commands import early_checks
 
-  early_checks.prediction(flags.model, flags.input, {name: flags[name].value for name in COLUMNS})
+  columns = cli.given(INPUT_COLUMNS)
+  early_checks.prediction(flags.model, flags.input, columns)
   cli.start_tensorflow()
   from tl_app.commands import predict
 
-  predict.predict(
-    flags.model,
-    flags.input,
-    flags.output,
-    text_column=flags.text_column,
-    text_pair_column=flags.text_pair_column,
-    image_column=flags.image_column,
-    batch_size=flags.batch_size,
-    top=flags.top,
-  )
+  source = [texts if texts[1:] else texts[0]] if texts else flags.input
+  predict.predict(flags.model, source, flags.output, batch_size=flags.batch_size, top=flags.top, **columns)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ def define_flags():
 def main():
   config = cli.config_from_flags()
   # A wrong name is reported at once, not after the seconds that TensorFlow takes to start.
-  from tl_app.commands import early_checks
+  from tl_app.commands import default_backbone, early_checks
 
   early_checks.run(config)
-  log.info("training %s on %s; results go to %s", config.backbone, config.dataset, config.workdir)
+  config = default_backbone.named(config, quickly=True)
+  log.info("training %s on %s; results go to %s", config.backbone or "a network", config.dataset, config.workdir)
   cli.start_tensorflow()
   from tl_app.commands import train
   from tl_app.report import summary

@@ -24,6 +24,8 @@ EXPORT_VARIABLE = "_variables/{position}/.ATTRIBUTES/VARIABLE_VALUE"
 EXPORT_VOCABULARY = "assets.extra/vocab.txt"
 # Number of the layout of the JSON files of a workdir; each has it under the key "format".
 FORMAT = 1
+# Flags of the columns of the inputs of a table. An export remembers them, for `predict`.
+INPUT_COLUMNS = ("text_column", "text_pair_column", "image_column")
 # Forms of a data set that are followed by a path.
 PATH_FORMS = ("images", "table", "tfrecord", "texts")
 

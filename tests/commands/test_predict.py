@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import sys
 
 import pandas as pd
@@ -11,6 +12,7 @@ import tensorflow as tf
 from loading import write
 
 from tl_app import files, workdir
+from tl_app.commands import answer_files
 from tl_app.commands import predict as predict_lib
 from tl_app.data.readers import unlabelled
 from tl_app.errors import UserError
@@ -263,10 +265,54 @@ def test_inputs_in_memory_are_answered_in_order_by_an_export_that_is_loaded_once
 
 def test_cells_of_an_answer_hold_the_next_best_class_or_the_numbers():
   answer = {"id": "0", "label": "b", "score": 0.5, "probabilities": {"a": 0.1, "b": 0.5, "c": 0.4}}
-  assert predict_lib.cells(answer) == {"label": "b", "score": 0.5, "next_label": "c", "next_score": 0.4}
-  assert predict_lib.cells({"id": "0", "values": {"x": 1.0, "y": 2.0}}) == {"x": 1.0, "y": 2.0}
-  assert predict_lib.cells({"id": "0", "labels": ["a"], "score": 0.5, "probabilities": {"a": 0.5}}) == {
+  assert answer_files.cells(answer) == {"label": "b", "score": 0.5, "next_label": "c", "next_score": 0.4}
+  assert answer_files.cells({"id": "0", "values": {"x": 1.0, "y": 2.0}}) == {"x": 1.0, "y": 2.0}
+  assert answer_files.cells({"id": "0", "labels": ["a"], "score": 0.5, "probabilities": {"a": 0.5}}) == {
     "labels": ["a"],
     "score": 0.5,
   }
-  assert predict_lib.cells({"id": "0", "error": "it is empty"}) == {"error": "it is empty"}
+  assert answer_files.cells({"id": "0", "error": "it is empty"}) == {"error": "it is empty"}
+
+
+def test_a_csv_has_the_text_and_the_best_two_classes(exports, tmp_path):
+  table = write(tmp_path / "t.tsv", "words\tother\nkurz\t1\nlang, genug\t2\n")
+  output = tmp_path / "answers.CSV"
+  predict_lib.predict(exports["text"], str(table), str(output), text_column="words", batch_size=1)
+  assert output.read_text() == (
+    "id,text,label,score,next_label,next_score,error\n"
+    "t.tsv:2,kurz,low,1.0,high,0.0,\n"
+    't.tsv:3,"lang, genug",high,1.0,low,0.0,\n'
+  )
+  images = tmp_path / "p"
+  images.mkdir()
+  (images / "a.png").write_bytes(b"damaged")
+  predict_lib.predict(exports["image"], str(images), str(output), batch_size=1)
+  header, row = output.read_text().splitlines()
+  assert header == "id,error" and row.startswith("a.png,")
+  (images / "b.png").write_bytes(_png(255))
+  predict_lib.predict(exports["image"], str(images), str(output), batch_size=1)
+  header, first, second = output.read_text().splitlines()
+  assert header == "id,label,score,next_label,next_score,error" and first.startswith("a.png,,,,,")
+  assert second == "b.png,high,1.0,low,0.0,"
+  with pytest.raises(UserError, match="--top=2 does nothing for --output="):
+    predict_lib.predict(exports["text"], str(table), str(output), top=2)
+
+
+def test_a_text_is_answered_by_a_run_which_remembers_its_columns(exports, tmp_path, capsys, monkeypatch):
+  run = tmp_path / "run"
+  shutil.copytree(exports["text"], run / "export")
+  write(run / "config.json", "{}")
+  facts = files.read_json(run / "export" / workdir.EXPORT_FACTS) | {"columns": {"text_column": "body"}}
+  files.write_json(run / "export" / workdir.EXPORT_FACTS, facts)
+  monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
+  predict_lib.predict(run, ["a long text"])
+  sys.stdout.seek(0)
+  assert json.loads(sys.stdout.read())["label"] == "high"
+  table, output = write(tmp_path / "t.csv", "text,body\nlong enough,no\n"), tmp_path / "out.jsonl"
+  predict_lib.predict(run, str(table), str(output))
+  predict_lib.predict(run, str(table), str(tmp_path / "other.jsonl"), text_column="text")
+  labels = [json.loads(path.read_text())["label"] for path in (output, tmp_path / "other.jsonl")]
+  assert labels == ["low", "high"]
+  shutil.rmtree(run / "export")
+  with pytest.raises(UserError, match="is a run without an export: python -m tl_app.export --workdir="):
+    predict_lib.predict(run, ["a text"])

@@ -54,7 +54,7 @@ def test_unknown_field_is_refused_with_the_nearest():
     ({"epochs": -1}, "--epochs=-1 is below 0"),
     ({"layer_decay": 1.5}, "--layer_decay=1.5 is above 1"),
     ({"recipe": "magic"}, "--recipe=magic is not one of: "),
-    ({"backbone": ""}, "--backbone is needed"),
+    ({"dataset": ""}, "--dataset is needed"),
     ({"workdir": ""}, "--workdir is needed"),
     ({"validation_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
     ({"strategy": "single", "num_devices": 2}, "needs --strategy=mirrored"),

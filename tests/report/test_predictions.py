@@ -22,7 +22,7 @@ def test_predictions_come_back_as_they_were_written(tmp_path):
   write(path, ids, ["NA", "体育", "ja, doch", "NA"], probabilities, class_names)
   with open(path, newline="", encoding="utf-8") as file:
     header, *rows = csv.reader(file)
-  assert header == ["id", "label", "prediction", "score"]
+  assert header == ["id", "label", "prediction", "score", "next_label", "next_score"]
   assert [row[0] for row in rows] == [*ids[:3], "bad\\udcff.jpg"]
   assert [row[1] for row in rows] == ["NA", "体育", "ja, doch", "NA"]
   assert [row[2] for row in rows] == [class_names[i] for i in probabilities.argmax(axis=1)]

@@ -37,8 +37,8 @@ def fit(**settings: typing.Any) -> Run:
   configured logging, the lines go there.
 
   Args:
-    **settings: the fields of `Config`, which are the flags of the command. `dataset`, `backbone` and `workdir` are
-      needed. A path may be a `pathlib.Path`.
+    **settings: the fields of `Config`, which are the flags of the command. `dataset` and `workdir` are needed.
+      A path may be a `pathlib.Path`.
 
   Returns:
     The finished `Run`.

@@ -106,7 +106,7 @@ class Run:
     return pd.DataFrame(rows)
 
   def _answers(self, inputs, batch_size):
-    from tl_app.commands import predict
+    from tl_app.commands import answer_files, predict
     from tl_app.data.readers import unlabelled
 
     if self._predictor is None:
@@ -122,7 +122,7 @@ class Run:
       rows = unlabelled.from_values(inputs, facts["modality"], facts["pairs"])
     answers = itertools.chain.from_iterable(self._predictor.answers(rows, batch_size))
     for number, answer in enumerate(answers):
-      yield {"input": names[number] if names else answer["id"]} | predict.cells(answer)
+      yield {"input": names[number] if names else answer["id"]} | answer_files.cells(answer)
 
   def _read(self, facts, source):
     from tl_app.commands import predict

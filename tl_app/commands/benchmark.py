@@ -15,7 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import backbones, files
+from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
+from tl_app.commands import default_backbone
 from tl_app.commands import train as train_lib
 from tl_app.config import Config, rules
 from tl_app.data import pipeline
@@ -57,7 +59,8 @@ def measure(config: Config, parts: str, repeats: int, steps: int) -> dict:
   names = [name.strip() for name in parts.split(",") if name.strip()]
   for name in names or [parts]:
     if name not in PARTS:
-      raise UserError(f"--parts={parts}: {name!r} is not one of {', '.join(PARTS)}")
+      raise UserError(f"--parts={parts}: {name!r} is not one of {', '.join(PARTS)}{config_lib.suggestion(name, PARTS)}")
+  config = default_backbone.named(config)
   with tempfile.TemporaryDirectory() as scratch:
     # An empty feature cache: an earlier run may have stored these features.
     run_config = dataclasses.replace(

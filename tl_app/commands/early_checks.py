@@ -5,15 +5,12 @@ import os
 import pathlib
 
 from tl_app import backbones, files, workdir
+from tl_app.commands import exports
 from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.data.readers import forms, rows, table_columns, table_files, text_files
-from tl_app.data.readers.table_formats import open_table
+from tl_app.data.readers.table_headers import column_names
 from tl_app.errors import UserError
-
-# Bytes of a table whose columns are looked at; a larger one takes seconds, and its reader has the same message.
-LARGEST = 32 << 20
-_READ_WHOLE = (".conll", ".xlsx")
 
 
 def run(config: Config, labelled: bool = True) -> None:
@@ -51,22 +48,23 @@ def prediction(model: str, source: str, columns: dict[str, str]) -> None:
   """Checks that the export and the inputs of `predict` exist, and that a table has the columns of the inputs.
 
   Args:
-    model: directory of the export.
-    source: the inputs.
-    columns: {flag: column} of "text_column", "image_column" and "text_pair_column".
+    model: a run, or the directory of an export.
+    source: the inputs; "" for a text in memory.
+    columns: {flag: column} of `workdir.INPUT_COLUMNS` that were given.
 
   Raises:
     UserError: one of them does not exist.
   """
-  if not os.path.exists(model):
-    raise UserError(f"--model={model} is not an export of tl_app: use WORKDIR/export")
-  if source != "-" and not os.path.exists(source):
+  path, file = exports.export_of(model) / workdir.EXPORT_FACTS, pathlib.Path(source)
+  if source not in ("", "-") and not file.exists():
     raise UserError(f"--input={source}: there is no such file or directory")
-  facts, file = pathlib.Path(model, workdir.EXPORT_FACTS), pathlib.Path(source)
-  if _is_quickly_read(file) and facts.is_file():
-    modality = modalities.of(files.read_json(facts)["modality"])
-    wanted = {flag: columns[flag] for flag in (modality.column_flag, "text_pair_column") if columns[flag]}
-    table_columns.require(open_table(file).names, wanted, modality, file)
+  if file.is_file() and table_files.is_table(file) and path.is_file():
+    facts = files.read_json(path)
+    modality, names = modalities.of(facts["modality"]), exports.input_columns(facts, columns)
+    wanted = {flag: names[flag] for flag in (modality.column_flag, "text_pair_column") if names[flag]}
+    found = column_names(file, wanted.values())
+    if found:
+      table_columns.require(found, wanted, modality, file)
 
 
 def _check_data(name, flag, config):
@@ -85,11 +83,6 @@ def _check_data(name, flag, config):
 
 
 def _check_columns(file, config):
-  if _is_quickly_read(file):
-    table_columns.choose(open_table(file).names, config.data, table_columns.of_splits(config), file)
-
-
-def _is_quickly_read(file):
-  suffix = table_files.suffix(file)
-  is_table = suffix in table_files.SUFFIXES and suffix.removesuffix(".gz") not in _READ_WHOLE
-  return is_table and file.is_file() and file.stat().st_size <= LARGEST
+  names = column_names(file, table_columns.wanted(config)) if file.is_file() else None
+  if names:
+    table_columns.choose(names, config.data, table_columns.of_splits(config), file)

@@ -57,7 +57,7 @@ def evaluate(workdir: str | pathlib.Path, flags: dict, output: str, cache_dir: s
   if output:
     directory = pathlib.Path(output)
     rows = task.answers.rows(examples.ids, examples.labels, task.answers.outputs(logits))
-    predictions.write(directory / "predictions.csv", task.answers.columns, rows)
+    predictions.write(directory / "predictions.csv", task.answers.columns, rows, examples.inputs)
     files.write_json(directory / "metrics.json", {"format": workdir_lib.FORMAT, **metrics})
   return metrics
 

@@ -54,7 +54,7 @@ def export(
   logits = inference.predict(model.network, model.backbone, test.inputs, batch_size)
   if candidate != selected:
     measured = model.task.metrics.compute_metrics(logits, model.task.codec.targets(test.labels))
-  about = handover.About(config.dataset, config.backbone, candidate, measured)
+  about = handover.about(config, candidate, measured)
   outputs = model.task.answers.outputs(logits)
   proof = parity.export_and_prove(model, directory, test.inputs, outputs, batch_size=batch_size, about=about)
   if not output:

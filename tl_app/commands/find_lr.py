@@ -13,6 +13,7 @@ import numpy as np
 from tl_app import backbones, files
 from tl_app import workdir as workdir_lib
 from tl_app.backbones.weights import values
+from tl_app.commands import default_backbone
 from tl_app.commands import train as train_lib
 from tl_app.config import Config, rules
 from tl_app.errors import RunFailed, UserError
@@ -58,6 +59,7 @@ def measure(config: Config, steps: int) -> dict:
     RunFailed: the loss is not finite before or at the first step.
   """
   rules.refuse_unused(config, "find_lr")
+  config = default_backbone.named(config)
   with tempfile.TemporaryDirectory() as scratch:
     run_config = dataclasses.replace(config, workdir=f"{scratch}/run", export=False)
     with workdir_lib.claim(run_config.workdir, run_config) as paths:

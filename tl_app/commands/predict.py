@@ -1,20 +1,18 @@
 """Predicts new inputs with an exported model, through its serving signature only, like a serving client."""
 
 import concurrent.futures
-import contextlib
 import heapq
 import importlib
 import itertools
-import json
 import logging
 import os
 import pathlib
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
 from tl_app import files, tasks, workdir
+from tl_app.commands import answer_files, exports
 from tl_app.data import modalities
 from tl_app.data.readers import unlabelled
 from tl_app.data.readers.rows import Row
@@ -29,25 +27,28 @@ TOP = 10
 
 def predict(
   model: str | pathlib.Path,
-  source: str,
+  source: str | Sequence,
   output: str = "",
-  text_column: str = "text",
-  image_column: str = "image",
+  text_column: str = "",
+  image_column: str = "",
   batch_size: int = 32,
   text_pair_column: str = "",
   top: int = 0,
 ) -> None:
-  """Writes one JSON object per line and input, in order: {"id"} and the answers of the task, or {"id", "error"}.
+  """Answers inputs and writes the answers in order.
+
+  A file whose name ends with .csv is a table with "id", the text, and what `answer_files.cells` returns. Else each
+  line is a JSON object: {"id"} and the answers of the task, or {"id", "error"}.
 
   Args:
-    model: directory of the export.
+    model: a finished run, or the directory of an export.
     source: an image, a directory of images, a .txt file (one text per line), a table, or "-" (standard input, one text
-      per line).
+      per line); or a list of texts, see `unlabelled.from_values`.
     output: file, which is complete when it appears; "" is standard output, flushed after every batch.
-    text_column: column of the texts in a table.
-    image_column: column of the image paths in a table.
+    text_column: column of the texts in a table; "" for that of the training data.
+    image_column: column of the image paths in a table; "" likewise.
     batch_size: number of inputs per call of the model.
-    text_pair_column: column of the second text in a table, for a model of pairs of texts; "" for other models.
+    text_pair_column: column of the second text in a table, for a model of pairs of texts; "" likewise.
     top: number of classes whose probabilities are written, the highest first; 0 for all of at most `MANY_CLASSES`
       classes, in their own order, else for the `TOP` highest.
 
@@ -60,23 +61,33 @@ def predict(
     raise UserError(f"--batch_size={batch_size}: use 1 or more")
   if top < 0:
     raise UserError(f"--top={top}: use 1 or more, or 0 for the default")
+  if top and answer_files.is_table(output):
+    raise UserError(f"--top={top} does nothing for --output={output}, which has the best two classes: remove the flag")
+  model = exports.export_of(model)
   facts = read_facts(model)
-  if facts["pairs"] != bool(text_pair_column):
-    takes = "pairs of texts: name the second column with" if facts["pairs"] else "single texts or images: remove"
-    raise UserError(f"--model={model} takes {takes} --text_pair_column")
-  inputs = read(facts, source, text_column, image_column, text_pair_column)
+  given = {"text_column": text_column, "image_column": image_column, "text_pair_column": text_pair_column}
+  inputs = _inputs(facts, source, exports.input_columns(facts, given), model)
   predictor = Predictor(model)
   total = failed = 0
-  with _sink(output) as file:
-    for answers in predictor.answers(inputs, batch_size, top):
-      file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in answers))
-      file.flush()
-      total += len(answers)
-      failed += sum("error" in line for line in answers)
+  with answer_files.opened(output, facts) as write:
+    while rows := list(itertools.islice(inputs, batch_size)):
+      for answers in predictor.answers(iter(rows), batch_size, top):
+        write(rows, answers)
+        total += len(answers)
+        failed += sum("error" in line for line in answers)
     if not total and source != "-":
       raise UserError(f"--input={source} has no inputs")
   if failed:
     log.warning('%s of %s inputs have no answer: see their "error"', f"{failed:,}", f"{total:,}")
+
+
+def _inputs(facts, source, columns, model):
+  if not isinstance(source, str):
+    return unlabelled.from_values(source, facts["modality"], facts["pairs"])
+  if facts["pairs"] != bool(columns["text_pair_column"]):
+    takes = "pairs of texts: name the second column with" if facts["pairs"] else "single texts or images: remove"
+    raise UserError(f"--model={model} takes {takes} --text_pair_column")
+  return read(facts, source, columns["text_column"], columns["image_column"], columns["text_pair_column"])
 
 
 def read_facts(model: str | pathlib.Path) -> dict:
@@ -135,20 +146,6 @@ class Predictor:
       yield [_with_highest(answer, top) for answer in answers]
 
 
-def cells(answer: dict) -> dict:
-  """Returns an answer as the cells of a row, {column: cell}, for a table.
-
-  Of one class per input: label, score, next_label and next_score, the class with the second highest probability. Of
-  numbers: one column each. Else what the answer holds, without the probabilities.
-  """
-  row = {name: value for name, value in answer.items() if name not in ("id", "values", "probabilities")}
-  row |= answer.get("values", {})
-  others = [pair for pair in answer.get("probabilities", {}).items() if pair[0] != answer.get("label")]
-  if "label" in answer and others:
-    row["next_label"], row["next_score"] = max(others, key=lambda pair: pair[1])
-  return row
-
-
 def _signature(directory, modality):
   for module in modalities.of(modality).serving_modules:
     importlib.import_module(module)
@@ -156,17 +153,6 @@ def _signature(directory, modality):
     return tf.saved_model.load(str(directory)).signatures["serving_default"]
   except (OSError, tf.errors.OpError) as error:
     raise UserError(f"--model={directory} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
-
-
-@contextlib.contextmanager
-def _sink(output):
-  if not output:
-    # JSON is UTF-8, whatever the locale of the terminal.
-    sys.stdout.reconfigure(encoding="utf-8")
-    yield sys.stdout
-    return
-  with files.atomic_path(output) as new, open(new, "w", encoding="utf-8") as file:
-    yield file
 
 
 def _answers(inputs, facts, signature, batch_size):

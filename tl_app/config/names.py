@@ -1,14 +1,12 @@
 """Names of flags and values, the old ones too, and config.json."""
 
 import dataclasses
-import difflib
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tl_app.config.settings import FIELDS, TYPES, Config
-from tl_app.errors import UserError
+from tl_app.errors import UserError, suggestion
 
 # Share of letters that a name has in common with one that `suggestion` proposes for it.
 NEAR = 0.74
@@ -75,28 +73,6 @@ def renamed_value(name: str, value: str) -> str:
   """Returns what to say about a value that is now named differently, or an empty string."""
   new = RENAMED_VALUES.get(name, {}).get(value)
   return f"is now named {new}: use --{name}={new}" if new else ""
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-  """Returns `"; did you mean X?"` for the nearest known name, or an empty string if none is near.
-
-  Near are a spelling with about one letter in four different, a name that has `name` as one of its words, and a name
-  that it begins, whatever their case: "texts", "review_text" and "Text" for "text", and not "date".
-  """
-  wanted = name.casefold()
-  matcher, ratios = difflib.SequenceMatcher(b=wanted), {}
-  for other in filter(None, known if name else ()):
-    matcher.set_seq1(other.casefold())
-    ratio = matcher.ratio()
-    if ratio >= NEAR or _have_a_word_in_common(wanted, other.casefold()):
-      ratios[other] = ratio
-  return f"; did you mean {max(ratios, key=ratios.__getitem__)}?" if ratios else ""
-
-
-def _have_a_word_in_common(name, other):
-  one, two = (set(re.split(r"[\W_]+", word)) for word in (name, other))
-  begins = min(len(name), len(other)) > 2 and (name.startswith(other) or other.startswith(name))
-  return begins or name in two or other in one
 
 
 def differing(config: Config, other: Config) -> list[str]:

@@ -67,7 +67,7 @@ UNUSED_BY_COMMAND = {
 }
 
 
-def validate(config: Config, needed: Iterable[str] = ("workdir", "backbone", "dataset")) -> None:
+def validate(config: Config, needed: Iterable[str] = ("workdir", "dataset")) -> None:
   """Checks the values of `config`, and the rules that need nothing but flags.
 
   Raises:

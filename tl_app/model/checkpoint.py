@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tl_app.backbones import tuned
-from tl_app.errors import UserError
+from tl_app.errors import UserError, suggestion
 from tl_app.model.model import Model
 from tl_app.recipes.phase import HEAD
 
@@ -64,5 +64,5 @@ def candidate_directory(paths, name: str):
     kept = (
       f"it has {', '.join(found)}" if found else "an earlier tl_app has trained it, which kept the selected one only"
     )
-    raise UserError(f"--candidate={name}: the run {paths.root} has no such candidate; {kept}")
+    raise UserError(f"--candidate={name}: the run {paths.root} has no such candidate; {kept}{suggestion(name, found)}")
   return directory

@@ -2,7 +2,7 @@
 
 import re
 
-from tl_app.errors import UserError
+from tl_app.errors import UserError, suggestion
 from tl_app.recipes.facts import Facts
 from tl_app.recipes.phase import ALL, HEAD
 
@@ -50,9 +50,15 @@ def _parse(text, facts):
   if not matching:
     raise UserError(
       f"--train_stages={text} is no stage of this backbone ({', '.join([*backbone, HEAD])}), and no name of a variable "
-      "that can train matches it as a regular expression"
+      f"that can train matches it as a regular expression{_suggestion(wanted, [*backbone, HEAD])}"
     )
   return (*matching, HEAD), text
+
+
+def _suggestion(wanted, names):
+  """Returns "; did you mean X?" for the first of the wanted names that is none; layer_9 is not meant by layer_0."""
+  unknown = next((name for name in wanted if name not in names), "")
+  return suggestion(unknown, [name for name in names if re.sub(r"\d", "", name) != re.sub(r"\d", "", unknown)])
 
 
 def _listed(text):

@@ -136,6 +136,7 @@ def _test_predictions(path, task, examples):
     _format_labels(errors.worst, examples, task.answers)
   return {
     "errors": errors,
+    "error_columns": [name for name in (errors.worst or [{}])[0] if name not in ("id", *predictions.INPUTS)],
     "errors_text": task.answers.describe_errors(len(errors.worst), errors.wrong, errors.total),
     "inputs": previews(examples, {row["id"] for row in errors.worst}) if examples else None,
     "scatter": None if task.has_class_names else plots.scatter(predictions.read(path)),

@@ -7,8 +7,14 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from tl_app import files
+from tl_app.data.examples import Inputs
 from tl_app.errors import UserError
 from tl_app.tasks.answers import Answers
+
+# Columns of the inputs, see `Inputs.columns`.
+INPUTS = ("text", "text_pair", "image")
+# Texts may be whole documents; the csv module stops at 128 KiB otherwise.
+csv.field_size_limit(2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +32,31 @@ class Errors:
   worst: list[dict[str, str]]
 
 
-def write(path: str | pathlib.Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
+def write(
+  path: str | pathlib.Path, columns: Sequence[str], rows: Iterable[Sequence], inputs: Inputs | None = None
+) -> None:
   """Writes a header and rows as UTF-8 CSV, in the given order; atomically.
 
   Args:
     path: the file.
     columns: see `Answers.columns`.
     rows: see `Answers.rows`.
+    inputs: the `Inputs` of the rows; their texts and the paths of their images become the last columns.
   """
+  shown = _shown(inputs) if inputs is not None else {}
+  if shown:
+    rows = ((*row, *values) for row, values in zip(rows, zip(*shown.values(), strict=True), strict=True))
   # A file name that is not UTF-8 comes as lone surrogates, which only backslashreplace can write.
   with files.atomic_path(path) as new, open(new, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow([*columns, *shown])
     writer.writerows(rows)
+
+
+def _shown(inputs):
+  """Returns {name: texts or paths} of inputs; images without files, for instance in memory, have no column."""
+  values = {name: [v if isinstance(v, str) else "" for v in column.values] for name, column in inputs.columns.items()}
+  return {name: column for name, column in values.items() if any(column)}
 
 
 def columns(path: str | pathlib.Path) -> list[str]:

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tl_app import files
+from tl_app import files, workdir
+from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.model.model import Model
 from tl_app.report import formatting, machine
@@ -35,12 +36,26 @@ class About:
     backbone: the pretrained network, as of --backbone.
     candidate: name of the exported candidate.
     test: metrics of the test split, see `Metrics.compute_metrics`.
+    columns: {flag: column} of the inputs in the training table, which `predict` reads too.
   """
 
   dataset: str
   backbone: str
   candidate: str
   test: Mapping
+  columns: Mapping[str, str]
+
+
+def about(config: Config, candidate: str, test: Mapping) -> About:
+  """Returns the `About` of a candidate of a run.
+
+  Args:
+    config: the `Config` of the run.
+    candidate: name of the exported candidate.
+    test: metrics of the test split.
+  """
+  columns = {name: getattr(config, name) for name in workdir.INPUT_COLUMNS}
+  return About(config.dataset, config.backbone, candidate, test, columns)
 
 
 def write(

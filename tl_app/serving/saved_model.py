@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 import tempfile
+from collections.abc import Mapping
 
 import tensorflow as tf
 
@@ -65,8 +66,14 @@ class Served(tf.Module):
     return {name: value[: tf.shape(inputs)[0]] for name, value in outputs.items()}
 
 
-def write(model: Model, directory: pathlib.Path | str) -> None:
-  """Writes the SavedModel of `model` to `directory`, which must not exist."""
+def write(model: Model, directory: pathlib.Path | str, columns: Mapping[str, str] | None = None) -> None:
+  """Writes the SavedModel of `model` to `directory`, which must not exist.
+
+  Args:
+    model: the `Model`.
+    directory: of the SavedModel.
+    columns: {flag: column} of the inputs in the training table, which the export remembers.
+  """
   origin = model.backbone.spec.origin
   facts = {
     "modality": model.backbone.modality,
@@ -75,6 +82,7 @@ def write(model: Model, directory: pathlib.Path | str) -> None:
     "origin": dataclasses.asdict(origin) if origin else None,
     "stages": _positions(model),
     "pairs": model.backbone.pairs,
+    "columns": dict(columns or {}),
     "task": model.task.get_config(),
   }
   # Beside the export: the directory of temporary files may be small.

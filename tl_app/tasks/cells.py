@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from tl_app.errors import UserError
+from tl_app.errors import UserError, suggestion
 
 SEPARATORS = (",", ";", "|")
 # pandas writes 0.0 and 1.0 where a column has had a missing value.
@@ -156,4 +156,6 @@ def split(cell: str, mark: str) -> list[str]:
 
 def unknown(label: str, names: Sequence[str]) -> UserError:
   """Returns the `UserError` about a label that the model does not know."""
-  return UserError(f"the label {label!r} is unknown; the model knows: {', '.join(names[:20])}")
+  return UserError(
+    f"the label {label!r} is unknown; the model knows: {', '.join(names[:20])}{suggestion(label, names)}"
+  )

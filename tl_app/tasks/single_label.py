@@ -220,14 +220,20 @@ class MacroF1Metrics(CountMetrics, AccuracyMetrics):
 class SingleLabelAnswers(Answers):
   """The class with the highest probability, which is its score."""
 
+  @property
+  def columns(self):
+    return (*super().columns, "next_label", "next_score")
+
   def outputs(self, logits):
     return statistics.softmax(logits)
 
   def rows(self, ids, labels, outputs):
-    best = outputs.argmax(axis=1)
-    # Nine significant digits tell any two float32 apart.
-    for example_id, label, index, score in zip(ids, labels, best, outputs[np.arange(len(best)), best]):
-      yield example_id, label, self.codec.names[index], f"{score:.9g}"
+    best, names = outputs.argmax(axis=1), self.codec.names
+    for example_id, label, index, row in zip(ids, labels, best, outputs):
+      after = np.delete(row, index).argmax()
+      after += after >= index
+      # Nine significant digits tell any two float32 apart.
+      yield example_id, label, names[index], f"{row[index]:.9g}", names[after], f"{row[after]:.9g}"
 
   def signature_outputs(self, logits, inputs):
     import tensorflow as tf

@@ -3,9 +3,13 @@
 import os
 
 from tl_app import config as configs
+from tl_app.data import modalities
+from tl_app.data.modalities import Modality
 from tl_app.data.readers import starters
 from tl_app.errors import UserError
 
+# {form: modality} of the forms that have only one.
+_MODALITIES = {"images": "image", "digits": "image", "movie_reviews": "text"}
 FORMS = f"{', '.join(starters.STARTERS)}, images:DIR, table:PATH, tfrecord:PATH, tfds:NAME[/CONFIG][:VERSION]"
 _NEED_REST = ("images", "table", "tfrecord", "tfds", "texts")
 
@@ -29,3 +33,8 @@ def parse(name: str, flag: str) -> tuple[str, str]:
   if os.path.exists(name):
     hint = f"; did you mean images:{name} or table:{name}?"
   raise UserError(f"--{flag}={name} is not a data set that is known; it takes: {FORMS}{hint}")
+
+
+def modality(form: str) -> Modality:
+  """Returns the `Modality` of a form that has only one: "images", or the name of a starter set."""
+  return modalities.of(_MODALITIES[form])

@@ -39,6 +39,12 @@ def of_splits(config: Config) -> dict[str, str]:
   return {flag: getattr(config, flag) for flag in ("group_column", "time_column") if getattr(config, flag)}
 
 
+def wanted(config: Config) -> list[str]:
+  """Returns the names of all columns that the flags name."""
+  flags = [name for name in configs.FIELDS if name.endswith("_column")]
+  return [*(getattr(config, flag) for flag in flags), *(name.strip() for name in config.label_columns.split(","))]
+
+
 def require(names: list[str], wanted: dict[str, str], modality: Modality, file) -> None:
   """Raises `UserError` if one of the columns {flag: column} of the inputs of `predict` is not there."""
   for flag, column in wanted.items():

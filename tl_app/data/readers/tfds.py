@@ -9,6 +9,7 @@ from tl_app import config as configs
 from tl_app.assets import Assets
 from tl_app.config.groups import DataConfig
 from tl_app.data import modalities
+from tl_app.data.modalities import Modality
 from tl_app.data.readers.rows import SPLIT_NAMES, Raw, Row, as_text, columns, keep_image, visible
 from tl_app.errors import UserError
 
@@ -47,6 +48,11 @@ def read(name: str, what: str, config: DataConfig, assets: Assets) -> Raw:
       except ValueError as error:
         raw.rows.append(Row(id, reason=str(error)))
   return raw
+
+
+def modality(name: str, what: str, config: DataConfig, assets: Assets) -> Modality:
+  """Returns the `Modality` of a data set of TFDS, as its features tell it; the arguments are those of `read`."""
+  return _features(_builder(name, what, config, assets.offline).info, what, config)[0]
 
 
 def _builder(name, what, config, offline):

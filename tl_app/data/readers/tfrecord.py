@@ -14,6 +14,7 @@ from tl_app import config as configs
 from tl_app.assets import Assets
 from tl_app.config.groups import DataConfig
 from tl_app.data.examples import Record
+from tl_app.data.modalities import Modality
 from tl_app.data.readers import table_columns
 from tl_app.data.readers.rows import (
   SPLIT_NAMES,
@@ -83,6 +84,21 @@ def read(path: str, what: str, config: DataConfig, assets: Assets) -> Raw:
     raise UserError(f"{what}: {raw.rows[0].id}: {raw.rows[0].reason}; no record can be read")
   raw.columns = {chosen[0].name: chosen[0].name}
   return raw
+
+
+def modality(path: str, what: str, config: DataConfig) -> Modality:
+  """Returns the `Modality` of TFRecord files, as their first record tells it; the arguments are those of `read`.
+
+  Raises:
+    UserError: no such file, its first record cannot be read, or a feature is not there.
+  """
+  file = _files(path, what, [])[1][0][1]
+  for _, _, serialized, reason in _records(file):
+    try:
+      return _choose(_features(serialized, reason), file, config)[0]
+    except ValueError as error:
+      raise UserError(f"{what}: {file}: {error}; name a --backbone") from None
+  raise UserError(f"{file} has no records")
 
 
 def _store(file, offset, feature, assets, data):

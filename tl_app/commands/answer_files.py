@@ -1,0 +1,103 @@
+"""Where `predict` writes its answers: JSON lines, or a CSV table with the best two classes."""
+
+import contextlib
+import csv
+import json
+import pathlib
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+
+from tl_app import files
+from tl_app.data import modalities
+from tl_app.data.readers.rows import Row
+
+
+def is_table(output: str) -> bool:
+  """Whether a file of this name is a table."""
+  return pathlib.Path(output).suffix.lower() == ".csv"
+
+
+@contextlib.contextmanager
+def opened(output: str, facts: dict) -> Iterator[Callable[[Sequence[Row], Sequence[dict]], None]]:
+  """Yields a function that writes the answers of a batch of rows.
+
+  Args:
+    output: file, which is complete when it appears; "" is standard output, flushed after every batch.
+    facts: what the export says of itself.
+  """
+  if not output:
+    # JSON is UTF-8, whatever the locale of the terminal.
+    typing.cast(typing.Any, sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
+    yield _json_lines(sys.stdout)
+    return
+  # A file name that is not UTF-8 comes as lone surrogates, which only backslashreplace can write.
+  options = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+  with files.atomic_path(output) as new, open(new, "w", **options) as file:
+    if not is_table(output):
+      yield _json_lines(file)
+      return
+    table = _Table(file, facts)
+    yield table.write
+    table.close()
+
+
+def cells(answer: dict) -> dict:
+  """Returns an answer as the cells of a row, {column: cell}, for a table.
+
+  Of one class per input: label, score, next_label and next_score, the class with the second highest probability. Of
+  numbers: one column each. Else what the answer holds, without the probabilities.
+  """
+  row = {name: value for name, value in answer.items() if name not in ("id", "values", "probabilities")}
+  row |= answer.get("values", {})
+  others = [pair for pair in answer.get("probabilities", {}).items() if pair[0] != answer.get("label")]
+  if "label" in answer and others:
+    row["next_label"], row["next_score"] = max(others, key=lambda pair: pair[1])
+  return row
+
+
+def _json_lines(file):
+  def write(rows, answers):
+    del rows
+    file.write("".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers))
+    file.flush()
+
+  return write
+
+
+class _Table:
+  """Writes a row for each input: its id, the text, the cells of the answer, and what is wrong with it.
+
+  The first answer that is no error has the names of the cells; rows before it wait for the header.
+  """
+
+  def __init__(self, file, facts):
+    names = ("text", "text_pair") if facts["pairs"] else ("text",)
+    self._texts = () if modalities.of(facts["modality"]).is_decoded else names
+    self._file, self._writer, self._waiting = file, None, []
+
+  def write(self, rows, answers):
+    """Writes the rows of a batch."""
+    for row, answer in zip(rows, answers):
+      texts = dict(zip(self._texts, (value.decode("utf-8", "replace") for value in row.values)))
+      written = {name: _cell(value) for name, value in cells(answer).items()}
+      self._waiting.append({"id": row.id} | texts | written)
+      if self._writer is None and "error" not in answer:
+        self._write_header(written)
+    if self._writer:
+      self._writer.writerows(self._waiting)
+      self._waiting = []
+
+  def close(self):
+    """Writes the rows that wait for a header, where every answer is an error."""
+    if self._writer is None:
+      self._write_header(())
+      self._writer.writerows(self._waiting)
+
+  def _write_header(self, names):
+    self._writer = csv.DictWriter(self._file, ["id", *self._texts, *names, "error"], lineterminator="\n")
+    self._writer.writeheader()
+
+
+def _cell(value):
+  return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value

@@ -1,0 +1,39 @@
+"""What a command knows of an export without loading it. No TensorFlow."""
+
+import pathlib
+from collections.abc import Mapping
+
+from tl_app import config as config_lib
+from tl_app import files, workdir
+from tl_app.errors import UserError
+
+
+def export_of(model: str | pathlib.Path) -> pathlib.Path:
+  """Returns the directory of an export: `model` itself, or export/ of a run.
+
+  Raises:
+    UserError: there is no such directory, or the run has no export.
+  """
+  directory = pathlib.Path(files.expanded(model))
+  run = workdir.Workdir(directory)
+  if not directory.exists():
+    raise UserError(f"--model={model}: there is no such directory; give a finished run or an export of tl_app")
+  if not run.config.is_file() or (directory / "saved_model.pb").is_file():
+    return directory
+  if not run.export.is_dir():
+    raise UserError(f"--model={model} is a run without an export: python -m tl_app.export --workdir={model} writes it")
+  return run.export
+
+
+def input_columns(facts: Mapping, given: Mapping[str, str]) -> dict[str, str]:
+  """Returns {flag: column} of the inputs of a table: as given, else as the export remembers them, else the defaults.
+
+  Args:
+    facts: the content of `workdir.EXPORT_FACTS`.
+    given: {flag: column} of what the user gave.
+  """
+  remembered = facts.get("columns", {})
+  return {
+    name: given.get(name) or remembered.get(name) or str(config_lib.FIELDS[name].default)
+    for name in workdir.INPUT_COLUMNS
+  }

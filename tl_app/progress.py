@@ -74,9 +74,9 @@ class Bar:
 
   @contextlib.contextmanager
   def shown(self) -> Iterator["Bar"]:
-    """Shows the bar while the block runs. Inside the block of another bar nothing is shown."""
+    """Shows the bar while the block runs; not for a single thing, and not inside the block of another bar."""
     self._shown = time.monotonic()
-    self._display = _Display(self) if _running else _display(self)
+    self._display = _Display(self) if _running or self.total < 2 else _display(self)
     _running.append(self)
     try:
       with self._display:

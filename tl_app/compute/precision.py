@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_app import progress
 from tl_app.backbones import keras_internals
 from tl_app.backbones.float32_layers import L2_NORMALIZED, L2_NORMALIZED_FEATURES, PER_TOKEN
 from tl_app.backbones.weights import values
@@ -147,6 +148,8 @@ def choose(policies: list[StepPolicy], steps: Steps, dataset: Iterable, num_step
   best = fastest(measured, policies[0])
   for policy, (seconds, loss) in measured.items():
     log.info("%s: %.3f s per step, loss %.4f%s", policy, seconds, loss, "; chosen" if policy == best else "")
+  most = progress.about(measured[best][0] * num_steps)
+  log.info("at most %s steps of %.3f s, as measured: %s", f"{num_steps:,}", measured[best][0], most)
   return best
 
 

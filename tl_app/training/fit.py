@@ -217,6 +217,11 @@ class _GradientFit:
       done = time_limit.fit_into(phase, step_seconds, trained, self._shorten, self._seconds_of_narrower)
       # The measurements have made other stages trainable.
       stages.set_trainable(model, phase)
+    if done is not None:
+      most = progress.about(step_seconds * done.schedule.steps)
+      log.info(
+        "phase %s: at most %d steps of %.2f s, as measured: %s", done.name, done.schedule.steps, step_seconds, most
+      )
     if done is not phase:
       seconds = self.limit.seconds_for(phase, step_seconds, self.features.data, self.remaining_phases)
       time_limit.report(self.limit, phase, done, seconds, step_seconds)

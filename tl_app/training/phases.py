@@ -93,7 +93,7 @@ def select(
   scores = baselines | {name: values[metric] for name, values in selected.metrics.items()}
   listed = ", ".join(f"{formatting.candidate(name)} {score:.4f}" for name, score in scores.items())
   log.info("candidates, by %s on the validation split: %s", title, listed)
-  log.info("selected model: %s", selected.reason)
+  log.info("selected %s", selected.reason)
   return selected
 
 

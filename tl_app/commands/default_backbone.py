@@ -17,19 +17,20 @@ log = logging.getLogger(__name__)
 _NEED_TENSORFLOW = ("tfrecord", "tfds")
 
 
-def named(config: Config, quickly: bool = False) -> Config:
+def named(config: Config, quickly: bool = False, labelled: bool = True) -> Config:
   """Returns the config with a --backbone, and logs which if it named none.
 
   Args:
     config: the `Config`.
     quickly: whether a config without a backbone is returned as it is where TensorFlow would have to start.
+    labelled: whether the labels of --dataset are read.
 
   Raises:
     UserError: the data set is missing, or its modality cannot be told.
   """
   if config.backbone or (quickly and forms.parse(config.dataset, "dataset")[0] in _NEED_TENSORFLOW):
     return config
-  modality = modality_of(config)
+  modality = modality_of(config if labelled else dataclasses.replace(config, label_column="", label_columns=""))
   name = DEFAULT_BACKBONES[modality.name]
   log.info("backbone: %s, the default for %s; --backbone chooses another one", name, modality.plural)
   return dataclasses.replace(config, backbone=name)

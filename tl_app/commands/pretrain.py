@@ -17,7 +17,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.backbones import saved_backbone
 from tl_app.backbones.backbone import Backbone, parameters
-from tl_app.commands import pretrain_probe
+from tl_app.commands import default_backbone, pretrain_probe
 from tl_app.compute import devices as devices_lib
 from tl_app.config import Config, rules
 from tl_app.data import modalities
@@ -57,6 +57,7 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict:
   start, config = time.monotonic(), dataclasses.replace(config, workdir=str(workdir))
   config_lib.validate(config)
   rules.refuse_unused(config, "pretrain")
+  config = default_backbone.named(config, labelled=False)
   with workdir_lib.claim(workdir, config) as paths:
     try:
       return _run(config, Record(paths), start)

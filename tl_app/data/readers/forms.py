@@ -9,7 +9,7 @@ from tl_app.data.readers import starters
 from tl_app.errors import UserError
 
 # {form: modality} of the forms that have only one.
-_MODALITIES = {"images": "image", "digits": "image", "movie_reviews": "text"}
+_MODALITIES = {"images": "image", "digits": "image", "movie_reviews": "text", "texts": "text"}
 FORMS = f"{', '.join(starters.STARTERS)}, images:DIR, table:PATH, tfrecord:PATH, tfds:NAME[/CONFIG][:VERSION]"
 _NEED_REST = ("images", "table", "tfrecord", "tfds", "texts")
 
@@ -36,5 +36,5 @@ def parse(name: str, flag: str) -> tuple[str, str]:
 
 
 def modality(form: str) -> Modality:
-  """Returns the `Modality` of a form that has only one: "images", or the name of a starter set."""
+  """Returns the `Modality` of a form that has only one: "images", "texts", or the name of a starter set."""
   return modalities.of(_MODALITIES[form])

@@ -87,7 +87,7 @@ def configured(spec: BackboneSpec, init: str, width: int = 0, depth: int = 0) ->
         "backbone from KerasHub, keras.applications or a wheel"
       )
     spec = dataclasses.replace(spec, pretrained=False)
-  if not spec.width:
+  if not spec.has_chosen_size:
     return spec
   return dataclasses.replace(spec, width=width or spec.width, depth=depth or spec.depth)
 
@@ -229,6 +229,8 @@ def _handle_kind(name):
     return "saved_model"
   if saved_backbone.is_saved(directory) and (directory / saved_backbone.KERAS_FILE).is_file():
     return "keras_file"
+  if saved_backbone.is_saved(directory) and (directory / saved_backbone.NETWORK).is_file():
+    return "scratch"
   return "kerashub" if (directory / "config.json").exists() else ""
 
 

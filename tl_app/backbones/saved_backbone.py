@@ -7,7 +7,7 @@ import pathlib
 import typing
 from collections.abc import Mapping
 
-from tl_app import files
+from tl_app import files, workdir
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import UserError
 
@@ -21,6 +21,9 @@ CARD = "model_card.md"
 PREPROCESSOR = "preprocessor"
 # Keras model of a backbone that has no format of its own.
 KERAS_FILE = "model.keras"
+# Of a network of `scratch`: which one it is, its vocabulary and its weights.
+NETWORK, VOCABULARY, WEIGHTS = "network.json", "vocab.txt", "model.weights.h5"
+NETWORK_FIELDS = {"handle": str, "width": int, "depth": int, "max_length": int, "learning_rate": float}
 FIELDS = ("modality", "pooling", "l2_normalized", "image_size", "value_range", "mean", "channels", "stages", "licence")
 
 
@@ -81,8 +84,20 @@ def described(spec: BackboneSpec, directory: pathlib.Path) -> BackboneSpec:
     raise UserError(f"--backbone={directory}: {FACTS} is damaged ({error}): pretrain again") from None
   if (directory / KERAS_FILE).is_file():
     spec = dataclasses.replace(spec, kind="keras_file", handle=str(directory / KERAS_FILE))
+  if (directory / NETWORK).is_file():
+    spec = _of_scratch(spec, directory)
   own = directory / PREPROCESSOR
   return dataclasses.replace(spec, **kept, preprocessor=str(own) if own.is_dir() else "")
+
+
+def _of_scratch(spec, directory):
+  """Returns the record of a network that `scratch.save` wrote."""
+  try:
+    about = {name: kind(files.read_json(directory / NETWORK)[name]) for name, kind in NETWORK_FIELDS.items()}
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f"--backbone={directory}: {NETWORK} is damaged ({error}): pretrain again") from None
+  tokens = workdir.read_vocabulary(directory / VOCABULARY)
+  return dataclasses.replace(spec, kind="scratch", **about, vocabulary=tokens, weights=str(directory / WEIGHTS))
 
 
 def _tuples(value):

@@ -1,11 +1,14 @@
 """Small networks without pretrained weights, whose width and depth are flags: an LSTM and a residual network."""
 
 import dataclasses
+import functools
+import pathlib
 
 import keras
 from keras import layers, ops
 
-from tl_app.backbones import native
+from tl_app import files, workdir
+from tl_app.backbones import native, saved_backbone
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import UserError
@@ -22,7 +25,7 @@ MOMENTUM = 0.9
 
 
 def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0) -> Backbone:
-  """Builds a network of `NETWORKS` with random weights.
+  """Builds a network of `NETWORKS`, with random weights or those that `save` wrote.
 
   Args:
     spec: `BackboneSpec`, with width, depth and, for texts, the vocabulary.
@@ -30,9 +33,26 @@ def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0) -> B
     image_size: as in `native.load`.
 
   Raises:
-    UserError: the network does not have this pooling or image size, or there is no vocabulary.
+    UserError: the network does not have this pooling or image size, there is no vocabulary, or the weights are damaged.
   """
-  return NETWORKS[spec.handle](spec, pooling, image_size or spec.image_size)
+  backbone = NETWORKS[spec.handle](spec, pooling, image_size or spec.image_size)
+  if spec.pretrained:
+    try:
+      backbone.network.load_weights(spec.weights)
+    except (OSError, ValueError, KeyError) as error:
+      reason = " ".join(str(error).split())[:200]
+      raise UserError(f"--backbone={spec.name}: {spec.weights} is damaged ({reason}): pretrain again") from None
+  return backbone
+
+
+def save(backbone: Backbone, directory: pathlib.Path) -> None:
+  """Writes the network with its present weights, and its vocabulary, into an existing directory."""
+  spec = backbone.spec
+  files.write_json(
+    directory / saved_backbone.NETWORK, {name: getattr(spec, name) for name in saved_backbone.NETWORK_FIELDS}
+  )
+  workdir.write_vocabulary(directory / saved_backbone.VOCABULARY, spec.vocabulary)
+  backbone.network.save_weights(directory / saved_backbone.WEIGHTS)
 
 
 def _lstm(spec, pooling, size):
@@ -57,6 +77,7 @@ def _lstm(spec, pooling, size):
   outputs = {"sequence": x, "pooler": ops.concatenate([native.pool(x, inputs["input_mask"], "mean"), largest], axis=-1)}
   backbone = native.text_backbone(spec, preprocess, inputs, outputs, pooling, _facts(spec))
   backbone.notes.append(f"vocabulary of {len(spec.vocabulary):,} tokens, learnt from the training texts")
+  backbone.save = functools.partial(save, backbone)
   return backbone
 
 

@@ -57,6 +57,7 @@ class BackboneSpec:
     width, depth: of a network whose size can be chosen, see --network_width and --network_depth; 0 for any other.
     learning_rate: default peak learning rate of fine-tuning; 0 for that of the modality, or of random weights.
     learns_vocabulary: whether the tokens are learnt from the training texts.
+    weights: file of the weights of a network of `scratch`; "" if they are drawn at random.
     vocabulary: these tokens, in the order of their ids; () before they are known, and for a network with its own.
     origin: the flags that load the pretrained network; None before it is loaded, unless `tuned`.
     tuned: directory of a finished run, a candidate or an export, whose weights replace the pretrained ones, or "".
@@ -85,9 +86,15 @@ class BackboneSpec:
   depth: int = 0
   learning_rate: float = 0.0
   learns_vocabulary: bool = False
+  weights: str = ""
   vocabulary: tuple[str, ...] = dataclasses.field(default=(), repr=False)
   origin: Origin | None = None
   tuned: str = ""
+
+  @property
+  def has_chosen_size(self) -> bool:
+    """Whether --network_width and --network_depth say how large the network is."""
+    return bool(self.width) and not self.tuned and not self.weights
 
   def pooling_for(self, pooling: str) -> str:
     """Returns the value of --pooling, or that of the record for "auto"."""

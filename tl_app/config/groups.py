@@ -223,11 +223,13 @@ class PretrainingConfig:
 
   objective: str = _field(
     "masked_tokens",
-    "What pretraining minimises. masked_tokens: predict masked tokens of texts, as BERT was pretrained. views: two "
+    "What pretraining minimises. masked_tokens: predict masked tokens of texts, as BERT was pretrained. "
+    "next_token: predict each token from those before it, for networks that read from left to right, as lstm.scratch. "
+    "views: two "
     "views of an example have similar features: parts of an image in other colours, passes over a text with other "
     "dropout. reconstruct: rebuild an image or the words of a text from the features of a part. clusters: predict the "
     "cluster of the features, which are clustered anew in each round.",
-    choices=("masked_tokens", "views", "reconstruct", "clusters"),
+    choices=("masked_tokens", "next_token", "views", "reconstruct", "clusters"),
     common=True,
   )
   mask_share: float = _field(
@@ -260,6 +262,12 @@ class PretrainingConfig:
   )
   view_flip: bool = _field(
     True, "Mirror half of the views of images, left to right (views, clusters). Not for writing, digits and arrows."
+  )
+  sampled_tokens: int = _field(
+    1024,
+    "--objective=next_token compares the right token with a random sample of this many in training, where the "
+    "vocabulary is more than four times as large. 0: always with all tokens.",
+    low=0,
   )
   probe_dataset: str = _field(
     "",

@@ -53,6 +53,7 @@ USED_BY_PRETRAIN = (
 # {objective of pretraining: flags that it alone uses}.
 OBJECTIVE_FLAGS = {
   "masked_tokens": ("mask_share", "whole_words"),
+  "next_token": ("sampled_tokens",),
   "views": ("temperature", "crop_scale", "color_jitter", "view_flip"),
   "reconstruct": ("noise_share",),
   "clusters": ("clusters", "rounds", "crop_scale", "color_jitter", "view_flip"),
@@ -474,7 +475,7 @@ def layers_share_a_learning_rate(config, modality, other_flags, backbone):
 def sizes_fit_the_backbone(config, modality, other_flags, backbone):
   """The size of a pretrained network is fixed, and so is its vocabulary."""
   spec = backbone.spec
-  names = [] if spec.width and not spec.tuned else ["network_width", "network_depth"]
+  names = [] if spec.has_chosen_size else ["network_width", "network_depth"]
   names += [] if spec.learns_vocabulary and not spec.tuned else ["vocabulary_size"]
   return unused(config, names, f"for --backbone={config.backbone}, which has its own")
 

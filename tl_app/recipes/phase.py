@@ -142,6 +142,21 @@ class MaskedTokens:
 
 
 @dataclasses.dataclass(frozen=True)
+class NextToken:
+  """Objective of pretraining: each token of a text, from those before it.
+
+  Attributes:
+    sampled_tokens: number of tokens with which training compares the right one; 0 for all.
+  """
+
+  sampled_tokens: int = 1024
+
+  name: typing.ClassVar[str] = "next_token"
+  trains_head: typing.ClassVar[bool] = True
+  keeps_averages: typing.ClassVar[bool] = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Views:
   """Objective of pretraining: agreement of two views of an example.
 
@@ -202,7 +217,7 @@ class Clusters:
 
 # Every record that `Phase.objective` may be: of training on labels, and of pretraining.
 OBJECTIVES = (TaskLoss, SupervisedContrastive)
-PRETRAINING_OBJECTIVES = (MaskedTokens, Views, Reconstruct, Clusters)
+PRETRAINING_OBJECTIVES = (MaskedTokens, NextToken, Views, Reconstruct, Clusters)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Pretraining on data without labels: the objectives, and the fit of their phases."""
 
 from tl_app.config import Config
-from tl_app.recipes.phase import Clusters, MaskedTokens, Phase, Reconstruct, Views
+from tl_app.recipes.phase import Clusters, MaskedTokens, NextToken, Phase, Reconstruct, Views
 from tl_app.training.pretraining.clusters import ClustersObjective
 from tl_app.training.pretraining.masked_tokens import MaskedTokensObjective
+from tl_app.training.pretraining.next_token import NextTokenObjective
 from tl_app.training.pretraining.objective import PretrainingObjective
 from tl_app.training.pretraining.reconstruct import ReconstructObjective
 from tl_app.training.pretraining.views import ViewsObjective
@@ -11,6 +12,7 @@ from tl_app.training.pretraining.views import ViewsObjective
 # {class of the settings in a `Phase`: its objective}.
 OBJECTIVES: dict[type, PretrainingObjective] = {
   MaskedTokens: MaskedTokensObjective(),
+  NextToken: NextTokenObjective(),
   Views: ViewsObjective(),
   Reconstruct: ReconstructObjective(),
   Clusters: ClustersObjective(),

@@ -68,8 +68,10 @@ def networks(bert, tmp_path_factory):
   """Returns {kind: function that loads a backbone}."""
   saved_model = tiny_modules.bert(tmp_path_factory.mktemp("module") / "bert")
   small = dataclasses.replace(backbones.resolve("cnn_small.scratch"), width=8, image_size=16)
+  lstm = dataclasses.replace(backbones.resolve("lstm.scratch"), width=16)
   return {
     "bert": lambda: load(bert),
+    "lstm": lambda: backbones.load(backbones.with_vocabulary(lstm, TEXTS, 100), Assets(offline=True)),
     "images": lambda: backbones.load(small, Assets(offline=True)),
     "saved_model": lambda: load(saved_model),
   }
@@ -79,6 +81,7 @@ def networks(bert, tmp_path_factory):
 OBJECTIVES = {
   "masked_tokens": {},
   "masked_tokens_of_whole_words": {"whole_words": True},
+  "next_token_of_lstm": {"sampled_tokens": 5},
   "views": {},
   "views_of_images": {},
   "reconstruct": {},

@@ -261,6 +261,13 @@ def test_a_path_that_is_not_there_is_seen_from_here(name):
     backbones.resolve(name)
 
 
+@pytest.mark.parametrize(("name", "message"), [("model.onnx", "is a file of no known form"), ("saved_model.pb", "{}$")])
+def test_a_file_of_another_form_is_told(tmp_path, name, message):
+  (tmp_path / name).write_bytes(b"0")
+  with pytest.raises(UserError, match=message.format(f"give its directory, --backbone={tmp_path}")):
+    backbones.resolve(str(tmp_path / name))
+
+
 def test_load_dispatches_by_kind(monkeypatch, tmp_path):
   calls = {}
   fake = type(sys)("fake")

@@ -262,6 +262,8 @@ def _unknown(name):
     found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
     return f"--backbone={name} is a directory with neither saved_model.pb nor config.json; it holds {found}. {forms}"
   if directory.is_file():
+    if directory.name == "saved_model.pb":
+      return f"--backbone={name} is a file of a SavedModel: give its directory, --backbone={directory.parent}"
     return f"--backbone={name} is a file of no known form: give {FORMS}"
   if "://" not in name and ("/" in name or directory.suffix in KERAS_FILES):
     return f"--backbone={name}: there is no such file or directory, seen from {pathlib.Path.cwd()}; give {FORMS}"

@@ -93,10 +93,13 @@ def test_plots_have_alt_texts_and_are_well_formed(tmp_path):
   page = Page(page_lib.write(tmp_path))
   (image,) = page.attributes("img")
   assert "probe, full" in image["alt"] and "3 epochs" in image["alt"] and "validation loss 1.100" in image["alt"]
-  for address in (image["src"], page.attributes("source")[0]["srcset"]):
+  colours = {}
+  for theme, address in (("light", image["src"]), ("dark", page.attributes("source")[0]["srcset"])):
     kind, data = address.split(",")
     assert kind == "data:image/svg+xml;base64"
     xml.etree.ElementTree.fromstring(base64.b64decode(data))
+    colours[theme] = set(re.findall(rb"#[0-9a-f]{6};", base64.b64decode(data)))
+  assert colours["light"] ^ colours["dark"] == {b"#1c2430;", b"#e6e9ed;"} and b"#e6e9ed;" in colours["dark"]
 
 
 def test_everything_that_users_name_is_escaped(tmp_path):

@@ -3,7 +3,7 @@
 import base64
 import io
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import matplotlib.figure
@@ -68,7 +68,7 @@ def of_metrics(epochs: Sequence[Mapping], titles: Mapping[str, str]) -> dict[str
   phases = ", ".join(dict.fromkeys(str(entry["phase"]) for entry in epochs))
   shown = " and ".join(titles.values())
   alt = f"{shown.capitalize()} per epoch; phases: {phases}; {len(epochs)} epochs. Last: {', '.join(values)}."
-  return _themes(lambda ink: _curves_figure(epochs, titles, ink)) | {"alt": alt}
+  return _themes(_curves_figure(epochs, titles, _INKS["light"])) | {"alt": alt}
 
 
 def scatter(rows: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
@@ -83,13 +83,16 @@ def scatter(rows: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
   rows = _points(rows)
   if not rows:
     return None
-  return _themes(lambda ink: scatter_figure(rows, ink)) | {
-    "alt": f"Predictions against labels of {len(rows):,} test examples"
-  }
+  return _themes(scatter_figure(rows)) | {"alt": f"Predictions against labels of {len(rows):,} test examples"}
 
 
-def _themes(draw: Callable) -> dict[str, str]:
-  return {theme: _data_uri(draw(ink), ink) for theme, ink in _INKS.items()}
+def _themes(figure) -> dict[str, str]:
+  """Draws a figure for a light page; the one for a dark page differs in the colour of text and axes."""
+  buffer = io.BytesIO()
+  with matplotlib.rc_context(_style(_INKS["light"])):
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+  drawn = {theme: buffer.getvalue().replace(_INKS["light"].encode(), ink.encode()) for theme, ink in _INKS.items()}
+  return {theme: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" for theme, svg in drawn.items()}
 
 
 def curves_figure(epochs: Sequence[Mapping], metrics: Metrics, ink: str = _INKS["light"]) -> Figure:
@@ -220,10 +223,3 @@ def _style(ink):
     "axes.spines.right": False,
     "svg.hashsalt": "tl_app",
   }
-
-
-def _data_uri(figure, ink):
-  buffer = io.BytesIO()
-  with matplotlib.rc_context(_style(ink)):
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-  return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -2,6 +2,9 @@
 
 import os
 import pathlib
+import subprocess
+import sys
+import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -18,6 +21,16 @@ def two_cpu_devices():
   tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
   )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fast_export_checks():
+  """Runs make their export checks in processes that have TensorFlow already, see `warm_process`."""
+  import warm_process
+
+  # A module that a test imports later starts real processes.
+  if parity := sys.modules.get("tl_app.serving.parity"):
+    parity.subprocess = types.SimpleNamespace(Popen=warm_process.Popen, PIPE=subprocess.PIPE)
 
 
 @pytest.fixture

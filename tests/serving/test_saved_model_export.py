@@ -59,6 +59,13 @@ def probabilities(model, inputs):
   return statistics.softmax(inference.predict(model.network, model.backbone, inputs, batch_size=3))
 
 
+def proved(model, directory, inputs):
+  """Exports the model and proves it in a process of its own, which other tests fork, see `warm_process`."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(parity, "subprocess", subprocess)
+    return parity.export_and_prove(model, directory, inputs, probabilities(model, inputs), about=ABOUT)
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
   """Returns (the exported `Model`, its inputs, its export, the proof)."""
@@ -72,7 +79,7 @@ def images(tmp_path_factory):
     model,
     inputs,
     root / "export",
-    parity.export_and_prove(model, root / "export", inputs, probabilities(model, inputs), about=ABOUT),
+    proved(model, root / "export", inputs),
   )
 
 
@@ -84,7 +91,7 @@ def texts(tmp_path_factory):
     model,
     TEXTS,
     root / "export",
-    parity.export_and_prove(model, root / "export", TEXTS, probabilities(model, TEXTS), about=ABOUT),
+    proved(model, root / "export", TEXTS),
   )
 
 

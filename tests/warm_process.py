@@ -5,6 +5,7 @@ Importing TensorFlow is most of the time of a small script. `tests/serving/test_
 """
 
 import atexit
+import concurrent.futures
 import functools
 import json
 import os
@@ -18,20 +19,22 @@ _TEMPLATE = """
 import json, os, runpy, socket, sys, traceback
 import tensorflow
 
-def run(argv, environment):
+def run(argv, environment, directory):
   os.environ.clear()
   os.environ.update(environment)
+  os.chdir(directory)
   if argv[0] == "-c":
     sys.argv = ["-c", *argv[2:]]
+    sys.path.insert(0, "")
     exec(compile(argv[1], "<string>", "exec"), {"__name__": "__main__"})
   else:
     sys.argv = argv
     runpy.run_path(argv[0], run_name="__main__")
 
-def child(argv, environment):
+def child(*request):
   code = 0
   try:
-    run(argv, environment)
+    run(*request)
   except SystemExit as exit:
     code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
   except BaseException:
@@ -88,6 +91,16 @@ def _template():
   return ours
 
 
+def run(*command):
+  """Runs Python with a script, or with "-c" and code, and arguments; returns its `CompletedProcess`."""
+  pipe = subprocess.PIPE
+  process = Popen([sys.executable, *command], env=os.environ, stdin=pipe, stdout=pipe, stderr=pipe)
+  process.stdin.close()
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    stdout, stderr = pool.map(lambda stream: stream.read().decode(), (process.stdout, process.stderr))
+  return subprocess.CompletedProcess(command, process.wait(), stdout, stderr)
+
+
 class Popen:
   """Stands for `subprocess.Popen` with three pipes of bytes.
 
@@ -102,7 +115,7 @@ class Popen:
     (read_in, write_in), (read_out, write_out), (read_err, write_err), (read_status, write_status) = (
       os.pipe() for _ in range(4)
     )
-    request = json.dumps([[word for word in command[1:] if word != "-P"], dict(env)]).encode()
+    request = json.dumps([[word for word in command[1:] if word != "-P"], dict(env), os.getcwd()]).encode()
     theirs = [read_in, write_out, write_err, write_status]
     socket.send_fds(_template(), [request], theirs)
     for descriptor in theirs:

@@ -1,7 +1,5 @@
 """SavedModels of every form become backbones that train, freeze, save, distribute and export."""
 
-import subprocess
-import sys
 import textwrap
 
 import keras
@@ -10,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tiny_data
 import tiny_modules
+import warm_process
 
 from tl_app import backbones, files
 from tl_app.assets import Assets
@@ -389,7 +388,7 @@ def test_export_answers_in_a_process_with_tensorflow_alone(tmp_path):
       texts = tensorflow.constant({TEXTS!r})
       numpy.save({str(tmp_path / "answer.npy")!r}, module.pooled(texts).numpy())
   """
-  subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, cwd=tmp_path)
+  warm_process.run("-c", textwrap.dedent(code)).check_returncode()
   np.testing.assert_allclose(np.load(tmp_path / "answer.npy"), pooled(tf.constant(TEXTS)), atol=1e-6)
 
 
@@ -423,7 +422,7 @@ MIRRORED = """
 def test_two_devices_train_as_one(tmp_path, request):
   root = request.config.rootpath
   code = textwrap.dedent(MIRRORED).format(tests=str(root / "tests"), root=str(root), tmp=str(tmp_path))
-  run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+  run = warm_process.run("-c", code)
   differences = [float(line.split()[1]) for line in run.stdout.splitlines() if line.startswith("difference")]
   assert len(differences) == 4 and max(differences) < 1e-5
 

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tiny_data
 import tiny_modules
+import warm_process
 
 from tl_app import config as config_lib
 from tl_app import files, workdir
@@ -108,8 +109,7 @@ def test_one_stage_of_a_native_network_on_two_devices(world):
   root = world["root"]
   flags = {"train_stages": "layer_1,head", "strategy": "mirrored", "num_devices": 2, "epochs": 1}
   files.write_text(root / "mirrored.json", config_lib.to_json(configuration(world, "native", **flags)))
-  command = [sys.executable, "-c", FORCED, str(root / "mirrored.json"), str(root / "mirrored")]
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  done = warm_process.run("-c", FORCED, str(root / "mirrored.json"), str(root / "mirrored"))
   assert done.returncode == 0, done.stderr[-2000:]
   assert files.read_json(root / "mirrored/metrics.json")["environment"]["replicas"] == 2
   found = inspect_run.compare(root / "mirrored")

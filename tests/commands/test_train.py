@@ -5,8 +5,6 @@ import dataclasses
 import json
 import logging
 import pathlib
-import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 import tensorflow as tf
 import tiny_data
 import tiny_modules
+import warm_process
 
 from tl_app import config as config_lib
 from tl_app import data, files
@@ -177,24 +176,24 @@ from tl_app.commands import train
 from tl_app.compute import devices as devices_lib
 world, root = json.loads(sys.argv[2]), sys.argv[3]
 devices_lib.make("mirrored", 2)
-for recipe, batch_size in (("probe", 8), ("full", 8), ("full", 32)):
+for batch_size in (8, 32):
   for strategy, devices in (("single", 0), ("mirrored", 2)):
-    flags = {"recipe": recipe, "batch_size": batch_size, "head_epochs": 3, "epochs": 2, "feature_cache": "off"}
-    config = test_train.configuration(world, strategy=strategy, num_devices=devices, **flags)
-    train.train_and_evaluate(config, f"{root}/{recipe}-{batch_size}-{strategy}")
+    flags = {"recipe": "full", "batch_size": batch_size, "head_epochs": 3, "epochs": 2, "feature_cache": "off"}
+    config = test_train.configuration(world, strategy=strategy, num_devices=devices, select="fine_tuned", **flags)
+    train.train_and_evaluate(config, f"{root}/{batch_size}-{strategy}")
 """
 
 
 def test_two_devices_give_the_numbers_of_one(world, tmp_path):
   # Devices are chosen before TensorFlow starts, and here in a process without the strategies of other tests.
-  command = [sys.executable, "-c", MIRRORED, str(pathlib.Path(__file__).parents[1]), json.dumps(world), str(tmp_path)]
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  done = warm_process.run("-c", MIRRORED, str(pathlib.Path(__file__).parents[1]), json.dumps(world), str(tmp_path))
   assert done.returncode == 0, done.stderr
-  for case in ("probe-8", "full-8", "full-32"):
+  for case in (8, 32):
     one, two = tmp_path / f"{case}-single", tmp_path / f"{case}-mirrored"
     assert files.read_json(two / "metrics.json")["environment"]["replicas"] == 2
-    train = files.read_json(two / "plan.json")["phases"][-1]
-    assert train["examples"] % train["batch_size"]
+    phases = files.read_json(two / "plan.json")["phases"]
+    assert [phase["name"] for phase in phases] == ["probe", "full"]
+    assert all(phase["examples"] % phase["batch_size"] for phase in phases)
     logs = [[json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()] for root in (one, two)]
     assert len(logs[0]) == len(logs[1]) >= 2
     for name in ("loss", "val_loss"):

@@ -1,14 +1,13 @@
 """Stages: exactly what the plan says trains, on opaque and native backbones, and the audit sees what is wrong."""
 
 import pathlib
-import subprocess
-import sys
 import types
 
 import keras
 import numpy as np
 import pytest
 import tiny_modules
+import warm_process
 
 from tl_app.backbones import native_stages, saved_model
 from tl_app.backbones.backbone import Backbone
@@ -244,8 +243,7 @@ for opaque in (False, True):
 @pytest.mark.slow
 def test_the_audit_catches_a_device_that_went_its_own_way(tmp_path):
   # Devices are chosen before TensorFlow starts.
-  command = [sys.executable, "-c", TWO_DEVICES, str(pathlib.Path(__file__).parents[1]), str(tmp_path / "module")]
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  done = warm_process.run("-c", TWO_DEVICES, str(pathlib.Path(__file__).parents[1]), str(tmp_path / "module"))
   assert done.returncode == 0, done.stderr
   lines = [line for line in done.stdout.splitlines() if "stage" in line]
   assert [line.partition(" (")[0] for line in lines] == [

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app.data.examples import Inputs
+from tl_app.preprocessing.base import Preprocess
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
@@ -70,7 +71,7 @@ def tagged(directory, scheme="BIO", seed=0):
   return str(directory)
 
 
-class Lengths(tf.Module):
+class Lengths(Preprocess):
   """Stands for a text preprocessing: the length of each text, and the longest of the batch beside it."""
 
   def __call__(self, texts):

@@ -22,6 +22,23 @@ def test_inference_counts_every_example_once_in_order(batch_size):
   assert outputs[:, 0].tolist() == [len(text) for text in TEXTS.array()]
 
 
+def test_data_sets_share_one_trace_of_the_preprocessing():
+  class Counted(Lengths):
+    traces = 0
+
+    def __call__(self, texts):
+      Counted.traces += 1
+      return super().__call__(texts)
+
+  preprocess = Counted()
+  first, second = ([*pipeline.for_inference(TEXTS, preprocess, size)[0].as_numpy_iterator()] for size in (8, 8))
+  assert Counted.traces == 1 and np.array_equal(first, second)
+  preprocess.max_length = 4
+  pipeline.for_inference(TEXTS, preprocess, 8)
+  assert Counted.traces == 2
+  assert not preprocess._trackable_children(), "the functions are not part of an export"
+
+
 def test_inference_puts_texts_of_one_length_together():
   dataset, _ = pipeline.for_inference(TEXTS, Lengths(), 8)
   assert [int(batch[0, 1]) for batch in dataset] == [8, 16, 24, 32, 37]

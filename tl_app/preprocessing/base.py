@@ -1,6 +1,7 @@
 """`Preprocess`: the interface of everything that turns a raw column into the inputs of a backbone."""
 
 import abc
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -8,6 +9,13 @@ import tensorflow as tf
 
 class _AbstractModule(abc.ABCMeta, type(tf.Module)):
   """`tf.Module` has a metaclass of its own, so `abc.ABC` cannot stand beside it."""
+
+
+class _Traces:
+  """Holds functions by `max_length`. A `tf.Module` does not look into it, so they are not exported."""
+
+  def __init__(self):
+    self.of = {}
 
 
 class Preprocess(tf.Module, metaclass=_AbstractModule):
@@ -61,6 +69,15 @@ class Preprocess(tf.Module, metaclass=_AbstractModule):
     Args:
       raw: string [batch], or [batch, 2] for pairs of texts: texts, or encoded images.
     """
+
+  def traced(self) -> Callable:
+    """Returns `__call__` as a `tf.function`, which all data sets with the present `max_length` share.
+
+    Tracing a tokenizer takes longer than reading a small data set with it.
+    """
+    if "_traces" not in vars(self):
+      self._traces = _Traces()
+    return self._traces.of.setdefault(self.max_length, tf.function(self.__call__, reduce_retracing=True))
 
   def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
     """Returns the number of tokens of each text before truncation, special tokens included, int32 [batch]."""

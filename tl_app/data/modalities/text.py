@@ -57,18 +57,18 @@ class Text(Modality):
   def training_steps(self, inputs, preprocess, augment=None):
     import tensorflow as tf
 
-    raw = tf.constant(inputs.array(), tf.string)
+    raw, traced = tf.constant(inputs.array(), tf.string), preprocess.traced()
     return {
       "read": lambda i, *_: tf.gather(raw, i),
       **({"augment": lambda texts, number, _: augment(texts, number)} if augment else {}),
-      "tokenize": lambda texts, *_: preprocess(texts),
+      "tokenize": lambda texts, *_: traced(texts),
     }
 
   def inference_step(self, inputs, preprocess):
     import tensorflow as tf
 
-    raw = tf.constant(inputs.array(), tf.string)
-    return lambda i: preprocess(tf.gather(raw, i))
+    raw, traced = tf.constant(inputs.array(), tf.string), preprocess.traced()
+    return lambda i: traced(tf.gather(raw, i))
 
   def augmentation(self, name, inputs, seed):
     from tl_app.augmentation import texts

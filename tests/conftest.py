@@ -1,5 +1,6 @@
 """Fixtures shared by the suite. TensorFlow starts with two logical CPU devices, which stand in for two GPUs."""
 
+import gc
 import os
 import pathlib
 import subprocess
@@ -21,6 +22,8 @@ def two_cpu_devices():
   tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
   )
+  # The collector need not look at the modules again and again.
+  gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import functools
 import json
 import pathlib
 import re
@@ -64,6 +65,12 @@ def inline_flags(text):
       yield shlex.split(code)
 
 
+@functools.cache
+def flags_of(name):
+  """Returns the names of the flags of a command."""
+  return parse(name, [])[1]
+
+
 def parse(name, lines):
   """Returns ({line: fault}, the flags of the command) of a list of {"arguments", "whole"}."""
   done = subprocess.run(
@@ -113,7 +120,7 @@ def test_commands_are_of_known_modules():
 
 @pytest.mark.slow
 def test_inline_flags_have_valid_values():
-  known = {command: parse(command, [])[1] for command in ("train", "benchmark", "export", "predict")}
+  known = {command: flags_of(command) for command in ("train", "benchmark", "export", "predict")}
   lines = {command: [] for command in known}
   for line in inline_flags(EVERYTHING):
     names = {argument[2:].partition("=")[0] for argument in line}
@@ -126,7 +133,7 @@ def test_inline_flags_have_valid_values():
 @pytest.mark.slow
 def test_flags_that_the_docs_name_exist():
   named = set(re.findall(r"(?<![\w-])--(?:\[no\])?(\w+)", re.sub(r"python -m (?!tl_app)[^`\n]*", "", EVERYTHING)))
-  known = set().union(*(parse(command, [])[1] for command in COMMANDS))
+  known = set().union(*map(flags_of, COMMANDS))
   assert {name for name in named if name not in known and name.removeprefix("no") not in known} <= {
     "help",
     "helpfull",

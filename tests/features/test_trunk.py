@@ -176,7 +176,7 @@ def test_one_epoch_is_not_worth_it_but_reads_what_is_there(run, stored, tmp_path
   caplog.clear()
   from_disk = run("resnet", cache, epochs=1)
   # Those of the probe, and those below the stage that trains.
-  assert caplog.text.count("features read from") == 2 and "features: computing" not in caplog.text
+  assert caplog.text.count("features read from") == 2 and "examples computed in" not in caplog.text
   assert from_disk["candidates"]["fine_tuned"]["loss"] == pytest.approx(
     online["candidates"]["fine_tuned"]["loss"], abs=2e-3
   )
@@ -216,7 +216,7 @@ def test_features_that_may_only_be_read_are_read(run, stored, caplog, monkeypatc
   monkeypatch.setattr(disk_cache, "open", read_only, raising=False)
   again = run("resnet", cache)
   assert again["candidates"] == first["candidates"]
-  assert caplog.text.count("may not be written") == 2 and "features: computing" not in caplog.text
+  assert caplog.text.count("may not be written") == 2 and "examples computed in" not in caplog.text
   # What is missing is computed, and what trains again and again runs in every step.
   other = run("resnet", cache, image_size=48)
   assert other["candidates"] != first["candidates"]

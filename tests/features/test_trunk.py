@@ -176,7 +176,7 @@ def test_one_epoch_is_not_worth_it_but_reads_what_is_there(run, stored, tmp_path
   caplog.clear()
   from_disk = run("resnet", cache, epochs=1)
   # Those of the probe, and those below the stage that trains.
-  assert caplog.text.count("features read from") == 2 and "examples computed in" not in caplog.text
+  assert caplog.text.count("examples read from") == 2 and "examples computed in" not in caplog.text
   assert from_disk["candidates"]["fine_tuned"]["loss"] == pytest.approx(
     online["candidates"]["fine_tuned"]["loss"], abs=2e-3
   )

@@ -259,9 +259,9 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
     page_lib.write(tmp_path / "nowhere")
 
 
-def test_the_template_is_packaged():
+def test_the_templates_are_packaged():
   package = pathlib.Path(page_lib.__file__).parent
   setup = configparser.ConfigParser()
   setup.read(package.parents[1] / "setup.cfg")
   pattern = setup["options.package_data"]["tl_app.report"]
-  assert [path.name for path in package.glob(pattern)] == ["report.html"]
+  assert {path.name for path in package.glob(pattern)} == {"report.html", "pretraining.html", "style.html"}

@@ -78,6 +78,21 @@ EXAMPLES = [
   ),
   (rules.selected_candidate_is_trained, {"recipe": "probe", "select": "fine_tuned"}, (), "fine-tunes nothing"),
   (rules.selected_candidate_is_trained, {"ema": 0.0, "select": "averaged"}, (), "use an --ema above 0"),
+  (rules.selected_candidate_is_trained, {"select": "adapted"}, (), "--select=adapted needs an adaptation: add --adapt"),
+  (rules.adaptation_has_a_target, {"adapt": "coral"}, (), "add --unlabelled_dataset"),
+  (rules.adaptation_has_a_target, {"unlabelled_dataset": "digits"}, (), "does nothing without --adapt"),
+  (
+    rules.adaptation_trains_the_head,
+    {"adapt": "coral", "unlabelled_dataset": "digits"},
+    (),
+    "adapts the head on frozen features: add --recipe=probe",
+  ),
+  (
+    rules.adaptation_trains_the_head,
+    {"adapt": "dann", "unlabelled_dataset": "digits", "recipe": "probe"},
+    (),
+    "add --head_hidden_units, such as 256",
+  ),
   (rules.one_way_to_name_labels, {"label_column": "a", "label_columns": "b,c"}, (), "use one of them"),
   (rules.label_names_name_one_column, {"label_names": "a,b", "label_columns": "b,c"}, (), "with --label_columns"),
   (
@@ -122,6 +137,12 @@ EXAMPLES = [
   (rules.pooling_fits_the_task, {"pooling": "cls"}, (TAGS,), "the first subword of a word counts"),
   (rules.imbalance_fits_the_task, {"imbalance": "focal"}, (NUMBERS,), "--task=regression: remove the flag"),
   (rules.examples_per_class_need_classes, {"max_examples_per_class": 5}, (NUMBERS,), "has no classes"),
+  (
+    rules.adaptation_needs_one_class,
+    {"adapt": "coral"},
+    (SETS,),
+    "needs one class per example, not --task=multi_label",
+  ),
   (rules.contrastive_needs_one_class, {"recipe": "contrastive"}, (SETS,), "needs one class per example"),
   (
     rules.backbone_reads_the_data,

@@ -41,10 +41,10 @@ from tl_app.recipes import recipes
 from tl_app.recipes.phase import Phase
 from tl_app.report import machine, page, predictions
 from tl_app.serving import handover, parity
-from tl_app.training import batch_size, image_size, input_profile, phases, plan_text, planning
+from tl_app.training import adaptation, batch_size, image_size, input_profile, phases, plan_text, planning
 from tl_app.training.phase_rules import flags_without_effect
 from tl_app.training.planning import Plan
-from tl_app.training.selection import Candidate
+from tl_app.training.selection import HEADS, Candidate
 from tl_app.training.time_limit import TimeLimit
 from tl_app.workdir import Record
 
@@ -81,8 +81,14 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     announce(plan, config, features)
     if config.profile_input and not any(phase.trains_backbone for phase in plan.phases):
       input_profile.profile_inference(plan.phases[0], features, config.seed, record)
+    # Before anything trains: the target may be unreadable.
+    target = _target(config, features, record) if config.adapt != "none" else None
     baselines = phases.baseline_scores(features)
     candidates, results = phases.train(plan.phases, features, config, record, limit)
+    adapted = None
+    if target is not None:
+      adapted = adaptation.adapt(config, plan.phases[0], features, target, record)
+      candidates.append(adapted.candidate)
     record.write_plan(plan.with_results(results, features.model).to_json())
     selection = phases.select(candidates, baselines, features, config.select)
     phases.use(selection.best, plan.phases, features)
@@ -95,6 +101,8 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
       "selection_reason": selection.reason,
       "selected_phase": selection.best.phase,
     }
+    if adapted:
+      metrics["adaptation"] = adapted.facts | _source_only(adapted, features)
     save(features.model, task, record)
     save_candidates(candidates, plan.phases, features, record)
     return finish(config, features, metrics, outputs, record)
@@ -193,6 +201,22 @@ def make_training_data(config: Config, split: splits.Splits, task) -> TrainingDa
   return training_data.make(examples, split, training_data.targets_of(task, examples, split), augment, copied)
 
 
+def _target(config, features, record):
+  """Returns the features of --unlabelled_dataset."""
+  try:
+    with record.clock("features"):
+      return adaptation.target_features(config, features, Assets(config.cache_dir, config.offline), record)
+  finally:
+    shutil.rmtree(record.paths.corpus, ignore_errors=True)
+
+
+def _source_only(adapted, features):
+  """Returns the metrics of the head before the adaptation on the test split, for comparison."""
+  task, targets = features.model.task, features.data.targets[features.data.test]
+  found = task.metrics.compute_metrics(adapted.source_logits, targets)
+  return {"source_only_test": {name: found[name] for name in ("accuracy", "accuracy_ci95", "macro_f1")}}
+
+
 def make_features(config: Config, model: Model, train_data: TrainingData, devices: Devices, clock) -> Features:
   """Returns the `Features` of a run, with the batch size of the flags."""
   store = frozen.store(config.machine, cache_root(config.cache_dir))
@@ -237,7 +261,7 @@ def evaluate(task, selected: str, features: Features, record: Record) -> tuple[d
     (the metrics; the outputs of the model on the test split, float64 [test examples, outputs]).
   """
   train_data, metrics, outputs = features.data, {}, {}
-  is_probe = selected == "probe"
+  is_probe = selected in HEADS
   logits_of = features.head_logits if is_probe else features.logits
   with record.clock("evaluate"):
     for name, rows in (("test", train_data.test), ("validation", train_data.validation)):
@@ -277,7 +301,7 @@ def save_candidates(
     changed = dict(zip(changing, candidate.values))
     directory = record.paths.candidate(candidate.name)
     with files.atomic_path(directory / tuned.WEIGHTS) as new:
-      checkpoint.write(new, checkpoint.arrays(model, changed, head_only=candidate.name == "probe"))
+      checkpoint.write(new, checkpoint.arrays(model, changed, head_only=candidate.name in HEADS))
     record.write_task(model.task.tune_thresholds(candidate.logits, targets).get_config(), directory)
 
 

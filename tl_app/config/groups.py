@@ -310,8 +310,21 @@ class RecipeConfig:
   select: str = _field(
     "auto",
     "Which candidate becomes the model. auto: the one with the best validation score, of equal ones the probe. probe, "
-    "fine_tuned, averaged (the averaged weights of --ema): this one. The weights of all are kept, see tl_app.export.",
-    choices=("auto", "probe", "fine_tuned", "averaged"),
+    "fine_tuned, averaged (the averaged weights of --ema), adapted (--adapt): this one. The weights of all are kept, "
+    "see tl_app.export.",
+    choices=("auto", "probe", "fine_tuned", "averaged", "adapted"),
+  )
+  adapt: str = _field(
+    "none",
+    "Adaptation of the probe to the domain of --unlabelled_dataset, a candidate of its own. coral: the features get "
+    "the mean and covariance of the target. pseudo_labels: train on confident answers about the target too. dann: "
+    "hidden layers of the head from which the domain cannot be told.",
+    choices=("none", "coral", "dann", "pseudo_labels"),
+  )
+  unlabelled_dataset: str = _field(
+    "",
+    "Examples of the target domain of --adapt, in any form of --dataset or texts:PATH. Labels are not read.",
+    path=True,
   )
   probe_solver: str = _field(
     "adamw",

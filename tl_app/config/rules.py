@@ -39,6 +39,8 @@ EVALUATION_FLAGS = (
 MAX_HIDDEN_UNITS = 65536
 # Flags of `pretrain` alone.
 PRETRAINING = tuple(field.name for field in dataclasses.fields(PretrainingConfig))
+# Flags about another domain.
+ADAPTATION = ("adapt", "unlabelled_dataset")
 # All flags that `pretrain` uses.
 USED_BY_PRETRAIN = (
   *("workdir", "cache_dir", "offline", "seed", "backbone", "preprocessor", "pooling", "pixels"),
@@ -63,8 +65,8 @@ UNUSED_BY_COMMAND = {
   "train": PRETRAINING,
   "check": PRETRAINING,
   "pretrain": tuple(name for name in FIELDS if name not in USED_BY_PRETRAIN),
-  "find_lr": (*PRETRAINING, "backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"),
-  "benchmark": (*PRETRAINING, "precision", "jit", "max_minutes", "profile_input", "feature_cache"),
+  "find_lr": (*PRETRAINING, *ADAPTATION, "backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"),
+  "benchmark": (*PRETRAINING, *ADAPTATION, "precision", "jit", "max_minutes", "profile_input", "feature_cache"),
 }
 
 
@@ -244,7 +246,30 @@ def selected_candidate_is_trained(config):
     return f"--select={config.select}: --recipe=probe fine-tunes nothing; use another recipe, or remove --select"
   if config.select == "averaged" and not config.ema:
     return "--select=averaged needs averaged weights: use an --ema above 0"
+  if config.select == "adapted" and config.adapt == "none":
+    return "--select=adapted needs an adaptation: add --adapt"
   return ""
+
+
+def adaptation_has_a_target(config):
+  """--adapt and --unlabelled_dataset belong together."""
+  if config.adapt != "none" and not config.unlabelled_dataset:
+    return f"--adapt={config.adapt} needs examples of the target domain: add --unlabelled_dataset"
+  return "" if config.adapt != "none" else unused(config, ["unlabelled_dataset"], "without --adapt")
+
+
+def adaptation_trains_the_head(config):
+  """The features of source and target are those of the frozen backbone, one text or image each."""
+  if config.adapt == "none":
+    return ""
+  if config.recipe != "probe":
+    return f"--adapt={config.adapt} adapts the head on frozen features: add --recipe=probe"
+  if config.adapt == "dann" and not config.head_hidden_units:
+    return "--adapt=dann trains hidden layers of the head: add --head_hidden_units, such as 256"
+  if config.adapt == "dann" and config.probe_solver != "adamw":
+    return f"--adapt=dann needs --probe_solver=adamw, not {config.probe_solver}"
+  names = ["text_pair_column", "augment_copies"]
+  return unused(config, names, f"with --adapt={config.adapt}")
 
 
 def one_way_to_name_labels(config):
@@ -426,6 +451,13 @@ def examples_per_class_need_classes(config, task):
   return ""
 
 
+def adaptation_needs_one_class(config, task):
+  """Adaptation is about classes of whole examples."""
+  if config.adapt != "none" and not task.single_label:
+    return f"--adapt={config.adapt} needs one class per example, not --task={task.name}"
+  return ""
+
+
 def contrastive_needs_one_class(config, task):
   """The supervised contrastive loss needs exactly one class per example."""
   if config.recipe == "contrastive" and not task.single_label:
@@ -501,6 +533,8 @@ RULES = {
     imbalance_needs_gradients,
     contrastive_has_its_own_loss,
     selected_candidate_is_trained,
+    adaptation_has_a_target,
+    adaptation_trains_the_head,
     one_way_to_name_labels,
     label_names_name_one_column,
     words_have_one_tag,
@@ -527,6 +561,7 @@ RULES = {
     imbalance_fits_the_task,
     examples_per_class_need_classes,
     contrastive_needs_one_class,
+    adaptation_needs_one_class,
   ),
   BACKBONE: (
     backbone_reads_the_data,

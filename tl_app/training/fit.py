@@ -83,18 +83,41 @@ def fit(
   model, data = features.model, features.data
   with record.clock("train"), features.devices.scope():
     recomputed = features.recomputed() if phase.inputs.recompute_features else None
-    if recomputed is not None:
-      heads.standardize(model.head, recomputed[data.train])
+    if not phase.trains_backbone:
+      return _fit_head(phase, features, recomputed, config, record)
     if phase.trains.reset_head:
       heads.reset(model.head, model.task.loss.initial_bias(data.train_targets))
-    if phase.optimizer.uses_gradients:
-      limit = limit if phase.trains_backbone else None
-      return _GradientFit(features, recomputed, config, record, limit, remaining_phases).run(phase)
-    stages.set_trainable(model, phase)
-    before = audit.state(model, phase)
-    _fit_sklearn(phase, features, recomputed)
-    _audit(model, phase, before)
-    return PhaseResult(phase, phase)
+    return _GradientFit(features, recomputed, config, record, limit, remaining_phases).run(phase)
+
+
+def fit_head(phase: Phase, features: Features, rows: FeatureRows, config, record: Record) -> PhaseResult:
+  """Runs a phase of the head on other features than the frozen ones; otherwise as `fit`.
+
+  Args:
+    phase: a `Phase` that trains the head alone.
+    features: the `Features` of the run.
+    rows: features of every example of the training and validation splits.
+    config: the `Config`.
+    record: the `Record` of the run.
+  """
+  with record.clock("train"), features.devices.scope():
+    return _fit_head(phase, features, rows, config, record)
+
+
+def _fit_head(phase, features, recomputed, config, record):
+  """Fits the head on the features `recomputed`, or on the frozen ones if None."""
+  model, data = features.model, features.data
+  if recomputed is not None:
+    heads.standardize(model.head, recomputed[data.train])
+  if phase.trains.reset_head:
+    heads.reset(model.head, model.task.loss.initial_bias(data.train_targets))
+  if phase.optimizer.uses_gradients:
+    return _GradientFit(features, recomputed, config, record, None, 1).run(phase)
+  stages.set_trainable(model, phase)
+  before = audit.state(model, phase)
+  _fit_sklearn(phase, features, recomputed)
+  _audit(model, phase, before)
+  return PhaseResult(phase, phase)
 
 
 def whole_network_steps(phase: Phase, features: Features, seed: int) -> tuple[Feed, PhaseSteps]:

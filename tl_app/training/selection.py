@@ -16,6 +16,10 @@ NEIGHBOURS = 20
 NEIGHBOUR_EXAMPLES = 20000
 # Largest p-value of a difference that is called significant.
 SIGNIFICANT = 0.05
+# Name of the candidate of --adapt.
+ADAPTED = "adapted"
+# Candidates that differ from the pretrained network in the head alone.
+HEADS = ("probe", ADAPTED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Candidate:
   """A model that may be selected.
 
   Attributes:
-    name: "probe", "fine_tuned", "averaged".
+    name: "probe", "fine_tuned", "averaged", "adapted".
     logits: float32 [validation examples, outputs].
     values: NumPy arrays of the variables that may differ between candidates, in a fixed order.
     phase: name of the last phase that changed them.
@@ -84,8 +88,25 @@ def select(candidates: Sequence[Candidate], targets: np.ndarray, task, wanted: s
     scores = ", ".join(f"{name} {values[task.metrics.primary_metric]:.4f}" for name, values in metrics.items())
     reason = f"{formatting.candidate(wanted)}: by --select={wanted} (on the validation split: {scores})"
     return Selection(by_name[wanted], reason, metrics)
+  if ADAPTED in by_name:
+    return _adapted_or_first(by_name[ADAPTED], first, metrics, task)
   best = max(candidates, key=lambda candidate: metrics[candidate.name][task.metrics.primary_metric])
   return Selection(best, _reason(best, first, metrics, task, len(targets)), metrics)
+
+
+def _adapted_or_first(adapted, first, metrics, task):
+  """Returns the `Selection` of the adapted candidate, unless it is clearly worse than the first one on the source.
+
+  The validation split is of the source: the target has no labels on which the two could be compared.
+  """
+  score = {name: values[task.metrics.primary_metric] for name, values in metrics.items()}
+  worse = score[ADAPTED] < score[first.name] and metrics[ADAPTED]["p_value"] <= SIGNIFICANT
+  compared = (
+    f"on the validation split of the source {ADAPTED} {score[ADAPTED]:.4f}, {first.name} {score[first.name]:.4f}"
+  )
+  if worse:
+    return Selection(first, f"{first.name}: the adaptation lost too much; {compared}", metrics)
+  return Selection(adapted, f"{ADAPTED}: the target has no labels to compare on; {compared}", metrics)
 
 
 def _doubt(p_value, task, count):

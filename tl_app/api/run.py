@@ -143,8 +143,12 @@ class Run:
 
     wrong = self._errors(self.metrics["test"]["num_examples"])
     table = pd.DataFrame(wrong.worst, columns=list(predictions.columns(self._paths.predictions)))
-    for name in {"score"} & set(table):
-      table[name] = pd.to_numeric(table[name])
+    # A label that looks like a number stays the text that it is, unless it is an amount.
+    numbers = {"score", "next_score"} if self._task.has_class_names else {"label", "prediction", "error"}
+    for name in table.columns:
+      # With several targets a column begins with the name of one.
+      if name.rpartition(" ")[2] in numbers:
+        table[name] = pd.to_numeric(table[name])
     return table
 
   def changes(self) -> "pd.DataFrame":
@@ -241,7 +245,7 @@ class Run:
       RunFailed: the answers of the export differ from those of the model.
 
     Example:
-      run.export("serving/1")
+      run.export()
     """
     with session.running():
       from tl_app.commands import export

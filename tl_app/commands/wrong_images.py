@@ -28,5 +28,9 @@ def worst(workdir: str | pathlib.Path, most: int) -> tuple[list[str], list[str]]
   images = page.previews(examples, {row["id"] for row in errors.worst})["images"]
   if not images:
     raise UserError(f"{workdir} holds no images: errors() shows the wrong predictions")
-  titles = [f"{row['label']}, predicted {row['prediction']}\nscore {float(row['score']):.2f}" for row in errors.worst]
-  return [images[row["id"]] for row in errors.worst], titles
+  return [images[row["id"]] for row in errors.worst], [_title(row) for row in errors.worst]
+
+
+def _title(row):
+  score = f"\nscore {float(row['score']):.2f}" if "score" in row else ""
+  return f"{row['label']}, predicted {row['prediction']}{score}"

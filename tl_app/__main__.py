@@ -23,7 +23,7 @@ def main():
     module = importlib.import_module(f"tl_app.{name}")
     cli.run(module.main, module.__doc__, module.define_flags)
   else:
-    print(f"tl_app: {name!r} is not a command; `tl_app` lists them{suggestion(name, COMMANDS)}", file=sys.stderr)
+    print(f"tl_app: {name!r} is not a command{suggestion(name, COMMANDS)} (`tl_app` lists them)", file=sys.stderr)
     sys.exit(2)
 
 

@@ -43,7 +43,7 @@ class About:
   backbone: str
   candidate: str
   test: Mapping
-  columns: Mapping[str, str]
+  columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def about(config: Config, candidate: str, test: Mapping) -> About:

@@ -154,7 +154,7 @@ def export_and_prove(
   chosen = sample(len(inputs))
   log.info("export: writing the SavedModel, then %d test examples are answered by a new process", len(chosen))
   with files.atomic_path(directory) as new, client or Client(model.backbone.modality) as client:
-    saved_model.write(model, new, about.columns if about else None)
+    saved_model.write(model, new)
     try:
       result, example, answer = prove(
         new, model, inputs[chosen], np.asarray(outputs)[chosen], client, min(BATCH, batch_size)
@@ -163,6 +163,7 @@ def export_and_prove(
       shutil.rmtree(directory, ignore_errors=True)
       raise
     if about:
+      saved_model.remember_columns(new, about.columns)
       handover.write(new, model, about, example, answer)
     return result
 

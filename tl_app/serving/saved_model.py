@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tl_app import workdir
+from tl_app import files, workdir
 from tl_app.data import modalities
 from tl_app.model.model import Model
 
@@ -66,14 +66,8 @@ class Served(tf.Module):
     return {name: value[: tf.shape(inputs)[0]] for name, value in outputs.items()}
 
 
-def write(model: Model, directory: pathlib.Path | str, columns: Mapping[str, str] | None = None) -> None:
-  """Writes the SavedModel of `model` to `directory`, which must not exist.
-
-  Args:
-    model: the `Model`.
-    directory: of the SavedModel.
-    columns: {flag: column} of the inputs in the training table, which the export remembers.
-  """
+def write(model: Model, directory: pathlib.Path | str) -> None:
+  """Writes the SavedModel of `model` to `directory`, which must not exist."""
   origin = model.backbone.spec.origin
   facts = {
     "modality": model.backbone.modality,
@@ -82,7 +76,6 @@ def write(model: Model, directory: pathlib.Path | str, columns: Mapping[str, str
     "origin": dataclasses.asdict(origin) if origin else None,
     "stages": _positions(model),
     "pairs": model.backbone.pairs,
-    "columns": dict(columns or {}),
     "task": model.task.get_config(),
   }
   # Beside the export: the directory of temporary files may be small.
@@ -96,6 +89,12 @@ def write(model: Model, directory: pathlib.Path | str, columns: Mapping[str, str
   extra.parent.mkdir()
   workdir.write_vocabulary(pathlib.Path(directory) / workdir.EXPORT_VOCABULARY, model.backbone.spec.vocabulary)
   extra.write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def remember_columns(directory: pathlib.Path | str, columns: Mapping[str, str]) -> None:
+  """Adds {flag: column} of the inputs in the training table to what an export says of itself."""
+  path = pathlib.Path(directory) / workdir.EXPORT_FACTS
+  files.write_json(path, {**files.read_json(path), "columns": dict(columns)})
 
 
 def _positions(model):

@@ -76,8 +76,11 @@ def test_the_export_takes_both_texts_and_predict_reads_both_columns(bi_encoder, 
   assert rest_server.check_example(workdir / "export")["label"] in ("other", "same")
   answers = [json.loads(line)["probabilities"]["same"] for line in answered.read_text().splitlines()]
   assert answers[0] > answers[1]
-  with pytest.raises(UserError, match="takes pairs of texts: name the second column with --text_pair_column"):
-    predict.predict(str(workdir / "export"), str(asked), text_column="one")
+  # The run remembers its columns.
+  predict.predict(workdir, str(asked), str(tmp_path / "again.csv"))
+  header, first, _ = (tmp_path / "again.csv").read_text().splitlines()
+  assert header == "id,text,text_pair,label,score,next_label,next_score,error"
+  assert first.startswith("asked.csv:2,word3 word3 word3,word3 word3 word3,same,")
   with pytest.raises(UserError, match="no column 'three' .--text_pair_column"):
     predict.predict(str(workdir / "export"), str(asked), text_column="one", text_pair_column="three")
   with pytest.raises(UserError, match="holds no pairs of texts: give a table"):

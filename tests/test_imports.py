@@ -46,6 +46,7 @@ WITHOUT_TENSORFLOW = [
   "cli",
   "commands.inspect_backbone",
   "commands.early_checks",
+  "api",
   "commands.compare",
   "tasks.statistics",
 ]
@@ -148,6 +149,9 @@ def test_these_modules_do_not_import_tensorflow():
 def test_the_public_names_need_no_tensorflow_until_they_are_used():
   code = "import sys, tl_app; dir(tl_app); tl_app.Config(); from tl_app import train; "
   code += "print({'tensorflow', 'keras', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules))"
+  assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+  code = "import sys, tl_app\ntry:\n  tl_app.fit(dataset='table:absent.csv', backbone='minilm_l6.pypi', workdir='w')\n"
+  code += "except tl_app.UserError:\n  print({'tensorflow', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules))"
   assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
   assert dir(tl_app) == tl_app.__all__ and all(getattr(tl_app, name) for name in tl_app.__all__)
   with pytest.raises(AttributeError, match="no attribute 'train_all'"):

@@ -6,18 +6,18 @@ import os
 import pathlib
 import typing
 
-from tl_app import files, tasks
+from tl_app import files
 from tl_app import workdir as workdir_lib
 from tl_app.api import session
 from tl_app.commands import early_checks
 from tl_app.config import rules
 from tl_app.errors import UserError
-from tl_app.report import epoch_log, predictions, summary
 
 if typing.TYPE_CHECKING:
   import pandas as pd
 
   from tl_app.report.plots import Figure
+  from tl_app.tasks.task import Task
 
 
 class Run:
@@ -141,6 +141,8 @@ class Run:
     """
     import pandas as pd
 
+    from tl_app.report import predictions
+
     wrong = self._errors(self.metrics["test"]["num_examples"])
     table = pd.DataFrame(wrong.worst, columns=list(predictions.columns(self._paths.predictions)))
     # A label that looks like a number stays the text that it is, unless it is an amount.
@@ -179,7 +181,7 @@ class Run:
 
   def plot_training(self) -> "Figure":
     """Returns the curves of the loss and of the primary metric, one row for each phase, as in the report."""
-    from tl_app.report import plots
+    from tl_app.report import epoch_log, plots
 
     epochs = epoch_log.read(self._paths.log)
     if not epochs:
@@ -207,7 +209,7 @@ class Run:
     Raises:
       UserError: the task is another one.
     """
-    from tl_app.report import plots
+    from tl_app.report import plots, predictions
 
     rows = [] if self._task.has_class_names else predictions.read(self._paths.predictions)
     if not any("label" in row for row in rows):
@@ -255,27 +257,34 @@ class Run:
     return directory
 
   @property
-  def _task(self):
+  def _task(self) -> "Task":
+    # It imports scikit-learn. A call with a wrong setting is answered without.
+    from tl_app import tasks
+
     return tasks.of_metrics(self.metrics)
 
   def _errors(self, most):
+    from tl_app.report import predictions
+
     errors = predictions.worst(self._paths.predictions, self._task.answers, most)
     if errors is None:
       raise UserError(f"{self._paths.predictions} is missing: train again")
     return errors
 
   def __repr__(self):
+    from tl_app.report import summary
+
     return summary.lines(self.metrics, self.workdir)
 
   def _repr_html_(self):
-    return _table(summary.rows(self.metrics, self.workdir))
+    return _table(self.metrics, self.workdir)
 
 
 class Metrics(dict):
   """Metrics as in metrics.json: a dict, of which a notebook shows the summary."""
 
   def _repr_html_(self):
-    return _table(summary.rows(self))
+    return _table(self)
 
 
 class Report:
@@ -297,10 +306,12 @@ class Report:
     return f'<iframe srcdoc="{page}" width="100%" height="600" frameborder="0"></iframe>'
 
 
-def _table(rows):
+def _table(metrics, workdir=None):
+  from tl_app.report import summary
+
   cell = '<td style="text-align:left;white-space:normal">'
   lines = [
     f'<tr><th style="text-align:left;white-space:nowrap">{html.escape(name)}</th>{cell}{html.escape(text)}</td></tr>'
-    for name, text in rows
+    for name, text in summary.rows(metrics, workdir)
   ]
   return f"<table>{''.join(lines)}</table>"

@@ -13,7 +13,8 @@ import tiny_presets
 
 from tl_app import backbones, config
 from tl_app.assets import Assets
-from tl_app.backbones import saved_backbone
+from tl_app.backbones import bert as bert_lib
+from tl_app.backbones import hugging_face, saved_backbone
 from tl_app.commands import export, pretrain, train
 from tl_app.config import Config
 from tl_app.errors import UserError
@@ -157,9 +158,27 @@ def test_masks():
     assert {(place - 1) // 2 for place in at} == {(p - 1) // 2 for p in at} and len(at) == 4
 
 
+def hugging_face_directory(path, kind):
+  """Writes a tiny BERT or MPNet of random weights in the files of Hugging Face; returns the directory as str."""
+  words = ["<s>", "<pad>", "</s>", *tiny_modules.VOCABULARY] if kind == "mpnet" else tiny_modules.VOCABULARY
+  names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
+  settings = {"model_type": kind, "vocab_size": len(words), "type_vocab_size": 2, **dict(zip(names, (8, 2, 2, 16, 34)))}
+  network = bert_lib.build(settings)
+  table = np.random.default_rng(0).normal(size=(32, 2))
+  for variable in network.weights:
+    variable.assign(table if variable.path.endswith("relative_bias") else variable + 0.1)
+  path.mkdir()
+  (path / "config.json").write_text(json.dumps(settings))
+  (path / "vocab.txt").write_text("\n".join(words))
+  hugging_face.write_safetensors(path / "model.safetensors", hugging_face.weights(network, settings))
+  return str(path)
+
+
 CARD = saved_backbone.Card("the start", "a test", "no data", {}, "no licence")
 # {kind: function, directory -> (what --backbone names, files that its result has)}.
 SAVED = {
+  "bert": lambda path: (hugging_face_directory(path, "bert"), "model.safetensors"),
+  "mpnet": lambda path: (hugging_face_directory(path, "mpnet"), "model.safetensors"),
   "kerashub_text": lambda path: (tiny_presets.bert(path, list(tiny_modules.VOCABULARY), layers=2), "tokenizer.json"),
   "kerashub_image": lambda path: (tiny_presets.resnet(path, size=32), "image_converter.json"),
   "text_module": lambda path: (tiny_modules.bert(path), "saved_model.pb"),
@@ -174,8 +193,9 @@ SAVED = {
 def test_a_saved_backbone_gives_the_same_features(kind, tmp_path):
   name, file = SAVED[kind](tmp_path / "start")
   backbone = load(name)
-  for variable in backbone.network.trainable_variables[:5]:
-    variable.assign(variable + 0.05)
+  tied = {id(variable) for variable in backbone.tied}
+  for variable in backbone.network.trainable_variables[:20]:
+    variable.assign(variable if id(variable) in tied else variable + 0.05)
   saved_backbone.write(backbone, tmp_path / "saved", CARD)
   assert (tmp_path / "saved" / file).is_file()
   again, raw = load(tmp_path / "saved"), tf.constant(TEXTS)
@@ -248,6 +268,14 @@ def test_what_cannot_work_is_one_line(tmp_path, bert):
   objective, image = pretraining.chosen(Config()), dataclasses.replace(load(bert))
   image.spec = dataclasses.replace(image.spec, modality="image")
   assert "reads images, which have no tokens" in objective.problem(image, Config())
+
+
+def test_layers_with_different_terms_for_distances_cannot_be_written(tmp_path):
+  backbone = load(hugging_face_directory(tmp_path / "start", "mpnet"))
+  backbone.tied[0].assign(backbone.tied[0] + 1.0)
+  with pytest.raises(UserError, match="give the run itself to --backbone"):
+    saved_backbone.write(backbone, tmp_path / "saved", CARD)
+  assert not (tmp_path / "saved").exists()
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def make(strategy: str, num_devices: int) -> Devices:
   Raises:
     UserError: this machine has fewer devices, or TensorFlow has already started.
   """
-  gpus = tf.config.list_physical_devices("GPU")
+  gpus = tf.config.get_visible_devices("GPU")
   # TensorFloat-32 has three significant digits; the export check on the CPU allows a difference of 1e-4.
   tf.config.experimental.enable_tensor_float_32_execution(False)
   if strategy == "single" or (strategy == "auto" and len(gpus) < 2 and num_devices < 2):

@@ -44,9 +44,8 @@ class NextTokenObjective(PretrainingObjective):
       reason = "has no table of token embeddings as wide as its outputs"
     elif not is_causal(backbone):
       reason = "reads a text in both directions, and would see the token that it predicts"
-    return (
-      f"--objective=next_token: {backbone.spec.name} {reason}: use lstm.scratch, or masked_tokens" if reason else ""
-    )
+    name = backbone.spec.name
+    return f"--objective=next_token: {name} {reason}: choose another objective, or lstm.scratch" if reason else ""
 
   def head(self, backbone, settings):
     width = backbone.network.output["sequence"].shape[-1]

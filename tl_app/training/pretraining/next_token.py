@@ -125,13 +125,12 @@ class NextTokenLosses(keras.layers.Layer):
     table, bias = (tf.convert_to_tensor(variable.value) for variable in (self._table(), self.bias))
     labels = tf.maximum(targets, 0)
     if training and self._sampled:
+      labels_column, tokens = tf.cast(tf.reshape(labels, [-1, 1]), tf.int64), table.shape[0]
+      # By default TensorFlow samples small ids most, which in a WordPiece vocabulary are single characters.
+      sample = tf.random.uniform_candidate_sampler(labels_column, 1, self._sampled, unique=True, range_max=tokens)
+      flat = tf.reshape(states, [-1, states.shape[-1]])
       losses = tf.nn.sampled_softmax_loss(
-        self._table().value,
-        bias,
-        tf.cast(tf.reshape(labels, [-1, 1]), tf.int64),
-        tf.reshape(states, [-1, states.shape[-1]]),
-        self._sampled,
-        table.shape[0],
+        self._table().value, bias, labels_column, flat, self._sampled, tokens, sampled_values=sample
       )
       losses = tf.reshape(losses, tf.shape(labels))
       return tf.stack([losses, tf.zeros_like(losses)], axis=-1)

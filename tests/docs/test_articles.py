@@ -61,7 +61,11 @@ def tiny_config(path, world, workdir):
   """Returns the `Config` of an article on a tiny network and tiny data."""
   given = flags(path)
   modality = backbones.resolve(given["backbone"]).modality
-  return Config(**given | TINY[modality] | world[modality], workdir=str(workdir), feature_cache="off", offline=True)
+  tiny = TINY[modality] | world[modality]
+  if given["backbone"] == "lstm.scratch":
+    # It is small enough with another width.
+    tiny |= {"backbone": "lstm.scratch", "network_width": 8, "vocabulary_size": 100}
+  return Config(**given | tiny, workdir=str(workdir), feature_cache="off", offline=True)
 
 
 def assert_planned(phase, config):
@@ -72,8 +76,10 @@ def assert_planned(phase, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in CONFIGS if "bert" in path.stem], ids=lambda path: path.stem)
-def test_an_article_about_bert_trains_a_tiny_network(path, world, tmp_path):
+@pytest.mark.parametrize(
+  "path", [path for path in CONFIGS if path.stem != "resnet50_frozen"], ids=lambda path: path.stem
+)
+def test_an_article_about_texts_trains_a_tiny_network(path, world, tmp_path):
   config = tiny_config(path, world, tmp_path / "run")
   with workdir.claim(tmp_path / "run", config) as paths:
     record = Record(paths)

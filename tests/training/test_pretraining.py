@@ -258,6 +258,8 @@ def test_what_cannot_work_is_one_line(tmp_path, bert):
     ("takes strings and hides their tokens", tiny_modules.strings(tmp_path / "strings"), {}),
     ("fewer than --batch_size=1000", bert, {"batch_size": 1000}),
     ("--recipe=probe does nothing in pretrain", bert, {"recipe": "probe"}),
+    ("--label_column=y does nothing in pretrain without --probe_dataset", bert, {"label_column": "y"}),
+    ("--batch_size=auto does nothing in pretrain", bert, {"batch_size": "auto"}),
     ("reads at most 32 tokens", bert, {"max_length": 64}),
     ("trains nothing of the backbone", bert, {"train_stages": "none"}),
   ]

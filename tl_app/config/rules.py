@@ -100,6 +100,8 @@ def refuse_unused(config: Config, command: str) -> None:
   """Raises `UserError` at the first flag that `command` does not use."""
   auto = auto_batch_size(config) if command in ("benchmark", "pretrain") else []
   require(unused(config, [*UNUSED_BY_COMMAND[command], *auto], f"in {command}"))
+  if command == "pretrain" and not config.probe_dataset:
+    require(unused(config, ["label_column"], "in pretrain without --probe_dataset"))
 
 
 def is_given(config: Config, name: str) -> bool:

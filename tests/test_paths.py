@@ -73,3 +73,12 @@ def test_a_run_below_the_home_directory(home, tmp_path):
   with pytest.raises(UserError, match="holds no finished run"):
     workdir.open_run("~/runs/x")
   assert not (tmp_path / "~").exists()
+
+
+def test_a_file_name_that_is_not_utf8_is_read_as_it_was_written(tmp_path):
+  flags = Config(workdir=str(tmp_path / "run"), dataset="table:b\udce4nk.csv")
+  with workdir.claim(flags.workdir, flags) as paths:
+    text = paths.config.read_text(encoding="utf-8")
+    assert '"table:b\\udce4nk.csv"' in text and config.from_json(text).dataset == flags.dataset
+    files.write_json(tmp_path / "x.json", {"b\udce4nk.csv": "größe"})
+  assert files.read_json(tmp_path / "x.json") == {"b\udce4nk.csv": "größe"}

@@ -74,6 +74,7 @@ def test_lines_and_bars_fit_the_terminal(columns):
 def test_a_terminal_without_colours_or_letters():
   shown = on_a_terminal(80, NO_COLOR="1", PYTHONIOENCODING="ascii")
   assert "\x1b[33m" not in shown and "\x1b[38" not in shown
+  assert max(map(len, printable(shown))) <= 80
   assert "caf\\xe9" in shown and "━" not in shown and shown.isascii()
   assert "left" not in on_a_terminal(80, TERM="dumb")
 

@@ -48,9 +48,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Writes UTF-8 text atomically."""
+  """Writes UTF-8 text atomically. A file name that is not UTF-8 is escaped, in JSON so that it is read as it was."""
   with atomic_path(path) as new:
-    new.write_text(text, encoding="utf-8")
+    new.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -58,7 +58,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
   The text is written in parts, so that a large value needs no second copy in memory.
   """
-  with atomic_path(path) as new, open(new, "w", encoding="utf-8") as file:
+  with atomic_path(path) as new, open(new, "w", encoding="utf-8", errors="backslashreplace") as file:
     file.writelines(_json_parts(value, "\n"))
     file.write("\n")
 

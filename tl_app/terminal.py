@@ -60,6 +60,8 @@ def fitted(line: str, stream: typing.TextIO, hanging: int = 2) -> str:
     stream: where it will be written.
     hanging: number of columns by which its second and later lines are indented, beside its own indentation.
   """
+  encoding = stream.encoding or "utf-8"
+  line = line.encode(encoding, "backslashreplace").decode(encoding)
   if not is_terminal(stream):
     return line
   indent = " " * (len(line) - len(line.lstrip()) + hanging)

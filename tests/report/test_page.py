@@ -167,13 +167,13 @@ def test_the_worst_errors_show_their_image_as_the_model_sees_it(tmp_path):
   import tensorflow as tf
 
   write_run(tmp_path, ["a", "b"])
-  (tmp_path / "predictions_test.csv").write_text("id,label,prediction,score\nin memory,a,b,0.9\non disk,a,b,0.8\n")
+  (tmp_path / "predictions_test.csv").write_text("id,label,prediction,score\nin memory,a,b,0.9\non d\\udce4sk,a,b,0.8\n")
   red = np.zeros((300, 600, 3), np.uint8) + np.array([250, 0, 0], np.uint8)
   (tmp_path / "large.png").write_bytes(tf.io.encode_png(red).numpy())
   # 16 bits, which most browsers' and Pillow's readers show otherwise.
   deep = tf.io.encode_png(np.full((8, 8, 1), 65535, np.uint16)).numpy()
   inputs = [deep, str(tmp_path / "large.png")]
-  page = Page(page_lib.write(tmp_path, examples("image", ["in memory", "on disk"], inputs)))
+  page = Page(page_lib.write(tmp_path, examples("image", ["in memory", "on d\udce4sk"], inputs)))
   pictures = [attrs["src"] for attrs in page.attributes("img") if attrs["src"].startswith("data:image/jpeg;base64,")]
   small, large = (tf.io.decode_jpeg(base64.b64decode(src.partition(",")[2])).numpy() for src in pictures)
   assert small.shape[:2] == (8, 8) and small.min() > 250

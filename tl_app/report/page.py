@@ -145,7 +145,7 @@ def _test_predictions(path, task, examples):
 
 def _format_labels(rows, examples, answers):
   """Formats the labels and predictions of `rows` for people; `examples` have the inputs."""
-  inputs = dict(zip(examples.ids, examples.inputs.array()))
+  inputs = dict(zip(map(predictions.written, examples.ids), examples.inputs.array()))
   for row in rows:
     row.update(
       {key: answers.format_label(row[key], inputs[row["id"]]) for key in ("label", "prediction") if key in row}
@@ -153,9 +153,15 @@ def _format_labels(rows, examples, answers):
 
 
 def previews(examples: Examples, ids: set[str]) -> dict[str, dict[str, str]]:
-  """Returns {"texts": {id: text}, "images": {id: data URI of a thumbnail}} of the examples with these ids."""
+  """Returns {"texts": {id: text}, "images": {id: data URI of a thumbnail}} of the examples with these ids.
+
+  Args:
+    examples: the `Examples`.
+    ids: as a predictions file has them.
+  """
   modality = modalities.of(examples.modality)
-  found = {id: modality.preview(row) for id, row in zip(examples.ids, examples.inputs.rows()) if id in ids}
+  rows = zip(map(predictions.written, examples.ids), examples.inputs.rows())
+  found = {id: modality.preview(row) for id, row in rows if id in ids}
   return {
     f"{form}s": {id: preview[form] for id, preview in found.items() if form in preview} for form in ("text", "image")
   }

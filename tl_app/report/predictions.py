@@ -53,6 +53,11 @@ def write(
     writer.writerows(rows)
 
 
+def written(text: str) -> str:
+  """Returns a text as `write` writes it: a file name that is not UTF-8 is escaped."""
+  return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _shown(inputs):
   """Returns {name: texts or paths} of inputs; images without files, for instance in memory, have no column."""
   values = {name: [v if isinstance(v, str) else "" for v in column.values] for name, column in inputs.columns.items()}

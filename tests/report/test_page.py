@@ -167,7 +167,8 @@ def test_the_worst_errors_show_their_image_as_the_model_sees_it(tmp_path):
   import tensorflow as tf
 
   write_run(tmp_path, ["a", "b"])
-  (tmp_path / "predictions_test.csv").write_text("id,label,prediction,score\nin memory,a,b,0.9\non d\\udce4sk,a,b,0.8\n")
+  rows = ("id,label,prediction,score", "in memory,a,b,0.9", "on d\\udce4sk,a,b,0.8")
+  (tmp_path / "predictions_test.csv").write_text("\n".join(rows) + "\n")
   red = np.zeros((300, 600, 3), np.uint8) + np.array([250, 0, 0], np.uint8)
   (tmp_path / "large.png").write_bytes(tf.io.encode_png(red).numpy())
   # 16 bits, which most browsers' and Pillow's readers show otherwise.

@@ -27,6 +27,10 @@ def run(argv, environment, directory):
     sys.argv = ["-c", *argv[2:]]
     sys.path.insert(0, "")
     exec(compile(argv[1], "<string>", "exec"), {"__name__": "__main__"})
+  elif argv[0] == "-m":
+    sys.argv = argv[1:]
+    sys.path.insert(0, directory)
+    runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
   else:
     sys.argv = argv
     runpy.run_path(argv[0], run_name="__main__")
@@ -51,12 +55,18 @@ def keeper(request, streams, status):
     for number, stream in enumerate(streams):
       os.dup2(stream, number)
       os.close(stream)
+    # Those of the template may be files.
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", 1, errors="backslashreplace")
     child(*request)
   for stream in streams:
     os.close(stream)
   os.write(status, b"%d " % pid)
-  os.write(status, b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-  os._exit(0)
+  code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+  try:
+    os.write(status, b"%d" % code)
+  finally:
+    # Nobody reads it any more if the tests have ended.
+    os._exit(0)
 
 requests = socket.socket(fileno=int(sys.argv[1]))
 keepers = 0
@@ -74,8 +84,6 @@ while True:
     keepers -= 1
     if not keepers:
       break
-for _ in range(keepers):
-  os.wait()
 """
 
 
@@ -92,7 +100,7 @@ def _template():
 
 
 def run(*command):
-  """Runs Python with a script, or with "-c" and code, and arguments; returns its `CompletedProcess`."""
+  """Runs Python with a script, "-c" and code or "-m" and a module, and arguments; returns its `CompletedProcess`."""
   pipe = subprocess.PIPE
   process = Popen([sys.executable, *command], env=os.environ, stdin=pipe, stdout=pipe, stderr=pipe)
   process.stdin.close()
@@ -105,7 +113,7 @@ class Popen:
   """Stands for `subprocess.Popen` with three pipes of bytes.
 
   Args:
-    command: [Python, "-P"?, script or "-c" and code, *arguments].
+    command: [Python, "-P"?, what Python runs, *arguments].
     env: the environment.
     stdin, stdout, stderr: `subprocess.PIPE`.
   """
@@ -127,7 +135,9 @@ class Popen:
     )
     self._status, self._read, self.returncode = read_status, b"", None
     while b" " not in self._read:
-      self._read += os.read(self._status, 32)
+      chunk = os.read(self._status, 32)
+      assert chunk, "the process that is forked has ended: see its standard error"
+      self._read += chunk
     self.pid = int(self._read.split()[0])
 
   def poll(self):

@@ -1,8 +1,6 @@
 """What a run changed: its export beside the original backbone, opaque and native, one device and two."""
 
 import dataclasses
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -180,11 +178,11 @@ def test_a_run_without_an_export_or_with_another_backbone_is_refused(world, tune
 
 
 def test_inspect_prints_the_comparison(tuned):
-  command = [sys.executable, "-m", "tl_app.inspect", f"--workdir={tuned}"]
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  command = ["-m", "tl_app.inspect", f"--workdir={tuned}"]
+  done = warm_process.run(*command)
   assert done.returncode == 0 and "Traceback" not in done.stderr
   assert done.stdout.splitlines()[-1].startswith("agrees with the plan: 17 frozen variables")
-  refused = subprocess.run([*command, "--backbone=minilm_l6.pypi"], capture_output=True, text=True, check=False)
+  refused = warm_process.run(*command, "--backbone=minilm_l6.pypi")
   assert refused.returncode == 2 and "--workdir names a run" in refused.stderr
 
 

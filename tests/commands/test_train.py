@@ -225,9 +225,9 @@ def test_features_are_read_back_and_give_the_same_answers(run, tmp_path, caplog)
   caplog.set_level(logging.INFO, "tl_app")
   store = str(tmp_path / "features")
   first, _ = run("bert", "reviews", feature_cache=store)
-  assert "features read from" not in caplog.text
+  assert "examples read from" not in caplog.text
   second, _ = run("bert", "reviews", feature_cache=store)
-  assert "80 of 80 features read from" in caplog.text and second["test"] == first["test"]
+  assert "80 of 80 examples read from" in caplog.text and second["test"] == first["test"]
   assert len(list((tmp_path / "features").glob("*/rows.f32"))) == 1
   off, workdir = run("bert", "reviews", feature_cache="off")
   assert off["test"]["loss"] == pytest.approx(first["test"]["loss"], abs=1e-5)

@@ -57,6 +57,8 @@ def test_the_examples_run(tmp_path, monkeypatch):
   answers = run.predict(["I lost my card", "Where is my money?"])
   assert list(answers) == ["input", "label", "score", "next_label", "next_score"]
   assert list(answers.input) == ["I lost my card", "Where is my money?"] and (answers.score > answers.next_score).all()
+  with pytest.raises(tl_app.UserError, match="no file or directory 'I lost my card': give a list of inputs, or a path"):
+    run.predict("I lost my card")
   assert len(run.predict("new.csv")) == len(table.splitlines()) - 1
   test = files.read_json(run.workdir / "metrics.json")["test"]
   assert run.evaluate()["test"]["confusion_matrix"] == test["confusion_matrix"]

@@ -115,6 +115,8 @@ class Run:
       self._predictor = predict.Predictor(self._paths.export)
     facts = self._predictor.facts
     if isinstance(inputs, (str, os.PathLike)):
+      if not os.path.exists(files.expanded(inputs)):
+        raise UserError(f"there is no file or directory {str(inputs)[:60]!r}: give a list of inputs, or a path")
       names, rows = None, self._read(facts, files.expanded(inputs))
     else:
       inputs = list(inputs)

@@ -235,6 +235,9 @@ def test_labels_are_in_the_assets(images):
     "pooling": "auto",
     "image_size": 16,
     "pixels": "auto",
+    "init": "auto",
+    "network_width": 0,
+    "network_depth": 0,
   }
   assert facts == {
     "modality": "image",

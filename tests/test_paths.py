@@ -49,7 +49,10 @@ def test_the_home_directory_is_put_in(home, value, path):
 def test_every_field_that_is_a_path_is_marked():
   marked = {name for name, field in config.FIELDS.items() if field.metadata["path"]}
   places = {name for name, field in config.FIELDS.items() if "irectory" in field.metadata["help"]} - {"offline"}
-  assert places | {"dataset", "validation_dataset", "test_dataset", "probe_dataset", "preprocessor"} == marked
+  assert (
+    places | {"dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset", "preprocessor"}
+    == marked
+  )
 
 
 def test_every_flag_of_one_command_that_is_a_path_is_marked():

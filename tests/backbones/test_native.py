@@ -340,7 +340,7 @@ def _hugging_face(directory, network=None, edit=None):
   tensors = {}
   for layer in network.layers:
     if layer.weights:
-      for name, variable in bert._torch_names(layer).items():
+      for name, variable in bert.torch_names(layer).items():
         value = variable.numpy()
         if name.endswith("weight") and "mbeddings" not in name and value.ndim > 1:
           value = (

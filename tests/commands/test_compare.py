@@ -283,7 +283,7 @@ def test_a_first_run_that_is_refused_ends_it_and_leaves_nothing(config, tmp_path
 @pytest.mark.parametrize(
   ("recipes", "seeds", "workdir", "message"),
   [
-    ("foo", "0", "new", "--recipes=foo: foo is not one of probe, lp_ft, "),
+    ("foo", "0", "new", "--recipes=foo: foo is not one of auto, probe, lp_ft, "),
     ("probe,lp-ft", "0", "new", "did you mean lp_ft?"),
     (" ,", "0", "new", "--recipes is empty: use a list with commas"),
     ("probe", "a", "new", "--seeds=a: a is not a whole number from 0"),

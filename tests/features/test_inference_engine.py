@@ -198,7 +198,7 @@ def test_a_run_by_openvino_is_a_run_by_tensorflow(tmp_path, caplog, monkeypatch)
   ((rows, exact),) = seen
   np.testing.assert_allclose(rows, exact, atol=inference_engine.TOLERANCE * heads.deviation(exact))
   lines = _logged(caplog)
-  assert lines.count("frozen features computed: 60 by OpenVINO") == 1
+  assert lines.count("features were computed by OpenVINO for 60 examples") == 1
   assert sum(line.startswith("OpenVINO computes frozen features") for line in lines) == 2
   caplog.clear()
   probe = Config(frozen_engine="tensorflow", recipe="probe", **flags)

@@ -244,6 +244,7 @@ def test_labels_are_in_the_assets(images):
     "class_names": COLOURS,
     "backbone": model.backbone.spec.name,
     "pairs": False,
+    "columns": {},
     "task": {"name": "single_label", "primary_metric": "accuracy", "names": COLOURS},
   }
   assert proof["num_examples"] == 8 and proof["label_flips"] == 0 and proof["max_probability_difference"] <= 1e-5

@@ -71,7 +71,7 @@ def _work(phase):
     return f"solved by scikit-learn ({optimizer.solver})"
   return (
     f"at most {schedule.epochs} epochs of {schedule.steps_per_epoch:,} batches of {_batch(phase.inputs)}"
-    f"{objectives.of(phase).description(phase)}, new {optimizer.algorithm}, weight decay {optimizer.weight_decay:g}, "
+    f"{objectives.of(phase).description(phase)}, {optimizer.algorithm}, weight decay {optimizer.weight_decay:g}, "
     f"{schedule.curve} schedule"
   )
 

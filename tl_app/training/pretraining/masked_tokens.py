@@ -124,11 +124,26 @@ class TiedDecoder(keras.layers.Layer):
   def call(self, states):
     """Returns the logits, float32 [.., tokens], of `states` [.., width]."""
     table = tf.convert_to_tensor(self._table().value)
-    return tf.einsum("...w,vw->...v", tf.cast(states, tf.float32), table) + self.bias
+    return token_logits(tf.cast(states, tf.float32), table) + self.bias
 
   def compute_output_spec(self, states):
     """Returns the shape and dtype of the result of `call`."""
     return keras.KerasTensor((*states.shape[:-1], self._table().shape[0]), "float32")
+
+
+def token_logits(states: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
+  """Returns the products of states with all token embeddings, float32 [.., tokens].
+
+  Args:
+    states: float32 [.., width].
+    table: float32 [tokens, width].
+  """
+  # One product of two matrices: the gradient of an einsum holds a table for each example of the batch.
+  products = tf.matmul(tf.reshape(states, [-1, table.shape[1]]), table, transpose_b=True)
+  return tf.ensure_shape(
+    tf.reshape(products, tf.concat([tf.shape(states)[:-1], table.shape[:1]], axis=0)),
+    [*states.shape[:-1], table.shape[0]],
+  )
 
 
 class MaskedTokenLoss(keras.losses.Loss):

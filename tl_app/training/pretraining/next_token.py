@@ -10,7 +10,7 @@ import tensorflow as tf
 from tl_app.backbones.backbone import Backbone
 from tl_app.model import graphs
 from tl_app.recipes.phase import NextToken
-from tl_app.training.pretraining.masked_tokens import LARGEST_LOSS, NOTHING
+from tl_app.training.pretraining.masked_tokens import LARGEST_LOSS, NOTHING, token_logits
 from tl_app.training.pretraining.objective import PretrainingObjective
 
 # Input with the tokens to predict.
@@ -134,7 +134,7 @@ class NextTokenLosses(keras.layers.Layer):
       )
       losses = tf.reshape(losses, tf.shape(labels))
       return tf.stack([losses, tf.zeros_like(losses)], axis=-1)
-    logits = tf.einsum("bkw,vw->bkv", states, table) + bias
+    logits = token_logits(states, table) + bias
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     right = tf.cast(tf.argmax(logits, -1, tf.int32) == labels, losses.dtype)
     return tf.stack([losses, right], axis=-1)

@@ -107,6 +107,22 @@ def with_vocabulary(spec: BackboneSpec, texts: Iterable[str], size: int) -> Back
   return dataclasses.replace(spec, vocabulary=vocabulary.learn(texts, size))
 
 
+def load_configured(spec: BackboneSpec, assets: "Assets", settings: config.Config) -> "Backbone":
+  """Loads the network of a record as the flags of the backbone and --image_size say.
+
+  Raises:
+    UserError: the network cannot be loaded with these choices.
+  """
+  return load(
+    configured(spec, settings.init, settings.network_width, settings.network_depth),
+    assets,
+    preprocessor=settings.preprocessor,
+    pooling=settings.pooling,
+    image_size=settings.image_size,
+    pixels=settings.pixels,
+  )
+
+
 def load(
   spec: BackboneSpec,
   assets: "Assets",

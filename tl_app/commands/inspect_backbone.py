@@ -25,17 +25,8 @@ def load(config: Config, assets: Assets) -> Backbone:
     config: provides the flags of the backbone, and the image size.
     assets: the `Assets`.
   """
-  spec = backbones.configured(
-    backbones.resolve(config.backbone), config.init, config.network_width, config.network_depth
-  )
-  backbone = backbones.load(
-    _with_any_vocabulary(spec, config.vocabulary_size),
-    assets,
-    preprocessor=config.preprocessor,
-    pooling=config.pooling,
-    image_size=config.image_size,
-    pixels=config.pixels,
-  )
+  spec = _with_any_vocabulary(backbones.resolve(config.backbone), config.vocabulary_size)
+  backbone = backbones.load_configured(spec, assets, config)
   rules.require(rules.sizes_fit_the_backbone(config, "", (), backbone))
   return backbone
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 import pathlib
 import shutil
 import time
@@ -30,7 +29,7 @@ from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
 from tl_app.report import machine, pretraining_page
 from tl_app.training import pretraining as objectives
-from tl_app.training.planning import LENGTH_QUANTILE, default_learning_rate
+from tl_app.training.planning import default_learning_rate, length_of
 from tl_app.training.pretraining import fit
 from tl_app.training.pretraining.fit import Pretraining, Result
 from tl_app.workdir import Record
@@ -109,18 +108,10 @@ def load_backbone(config: Config, assets: Assets, corpus: Corpus) -> Backbone:
     UserError: it cannot be loaded, or cannot read the examples of the corpus.
   """
   spec = backbones.resolve(config.backbone)
-  spec = backbones.configured(spec, config.init, config.network_width, config.network_depth)
   if modalities.of(corpus.modality).varies_in_length:
     texts = (text.decode() for i in range(len(corpus.train)) for text in corpus.train.read(np.array([i])))
     spec = backbones.with_vocabulary(spec, texts, config.vocabulary_size)
-  backbone = backbones.load(
-    spec,
-    assets,
-    preprocessor=config.preprocessor,
-    pooling=config.pooling,
-    image_size=config.image_size,
-    pixels=config.pixels,
-  )
+  backbone = backbones.load_configured(spec, assets, config)
   modality = modalities.of(corpus.modality)
   rules.check(rules.BACKBONE, config, modality, modalities.other_flags(corpus.modality), backbone)
   return backbone
@@ -140,8 +131,7 @@ def _set_length(config, backbone, corpus):
   sample = np.linspace(0, len(corpus.train) - 1, min(COUNTED, len(corpus.train))).astype(np.int64)
   texts = tf.constant(list(corpus.train.read(sample)), tf.string)
   counts = np.concatenate([preprocess.count_tokens(texts[i : i + 256]) for i in range(0, len(sample), 256)])
-  longest = math.ceil(np.quantile(counts, LENGTH_QUANTILE) / 16) * 16
-  preprocess.max_length = config.max_length or int(min(longest, preprocess.limit))
+  preprocess.max_length = config.max_length or min(length_of(counts), preprocess.limit)
   cut = float(np.mean(counts > preprocess.max_length))
   return {"max_length": int(preprocess.max_length), "texts_cut": round(cut, 4), "tokens_per_text": float(counts.mean())}
 

@@ -1,12 +1,15 @@
 """The audit of a phase: which variables changed, proven by checksums."""
 
 import dataclasses
+import logging
 
 from tl_app.errors import RunFailed
 from tl_app.model import stages
 from tl_app.model.model import BackboneWithHead
 from tl_app.model.variables import checksums, replicas_agree
 from tl_app.recipes.phase import Phase
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,17 @@ def has_moved(model: BackboneWithHead, before: State) -> bool:
   """Returns whether every stage that trains has changed since `before`."""
   training = {name: model.stages[name] for name, trains in before.trains.items() if any(trains)}
   return all(sums != before.sums[name] for name, sums in checksums(training).items())
+
+
+def report(model: BackboneWithHead, phase: Phase, before: State) -> None:
+  """Makes the `audit` of a phase and logs what has changed.
+
+  Raises:
+    RunFailed: as `audit`.
+  """
+  changes = audit(model, before)
+  changed = ", ".join(f"{name} {c['changed']}/{c['variables']}" for name, c in changes.items() if c["changed"])
+  log.info("audit of phase %s: changed variables: %s; all others identical to the bit", phase.name, changed or "none")
 
 
 def audit(model: BackboneWithHead, before: State) -> dict[str, dict[str, int]]:

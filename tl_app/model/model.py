@@ -110,14 +110,7 @@ def load(config: Config, spec: BackboneSpec, assets: Assets, task: Task, max_len
   if task.per_token:
     # Features per word come from the sequence, as the mean does, and need a tokenizer with a vocabulary of its own.
     spec = dataclasses.replace(spec, preprocessor="", pooling="mean")
-  backbone = backbones.load(
-    backbones.configured(spec, config.init, config.network_width, config.network_depth),
-    assets,
-    preprocessor=config.preprocessor,
-    pooling=config.pooling,
-    image_size=config.image_size,
-    pixels=config.pixels,
-  )
+  backbone = backbones.load_configured(spec, assets, config)
   if modalities.of(backbone.modality).varies_in_length:
     backbone = _read_texts(backbone, config, task, max_length)
   return build(backbone, task, config.recipe in L2_NORMALIZED, config.head)

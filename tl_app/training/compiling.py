@@ -1,5 +1,6 @@
 """`PhaseSteps`: the training steps of one phase, ready to be compiled."""
 
+import abc
 import dataclasses
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ HEAD_STEPS_PER_CALL = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class _Steps:
+class _Steps(abc.ABC):
   """The training steps of one phase on one network; a subclass has the loss.
 
   Attributes:
@@ -35,9 +36,9 @@ class _Steps:
     """Whether a step is longer than the way into Python and back."""
     return self.phase.trains_backbone
 
-  def loss(self):
+  @abc.abstractmethod
+  def loss(self) -> Callable:
     """Returns a new loss."""
-    raise NotImplementedError
 
   def metrics(self) -> list | None:
     """Returns the Keras metrics of the training batches, or None."""

@@ -116,7 +116,7 @@ def _fit_head(phase, features, recomputed, config, record):
   stages.set_trainable(model, phase)
   before = audit.state(model, phase)
   _fit_sklearn(phase, features, recomputed)
-  _audit(model, phase, before)
+  audit.report(model, phase, before)
   return PhaseResult(phase, phase)
 
 
@@ -145,12 +145,6 @@ def _fit_sklearn(phase, features, recomputed):
   log.info("%s: %s", solver, "; ".join(", ".join(f"{k} {v:.4g}" for k, v in t.items()) for t in tried))
 
 
-def _audit(model, phase, before):
-  changes = audit.audit(model, before)
-  changed = ", ".join(f"{name} {c['changed']}/{c['variables']}" for name, c in changes.items() if c["changed"])
-  log.info("audit of phase %s: changed variables: %s; all others identical to the bit", phase.name, changed or "none")
-
-
 @dataclasses.dataclass(frozen=True)
 class _GradientFit:
   """Fits phases by gradient descent. Attributes: the arguments of `fit`, and `recomputed` as in `_fit_sklearn`."""
@@ -174,7 +168,7 @@ class _GradientFit:
         return PhaseResult(planned, None)
       prepared = self._with_schedule(prepared, done)
     averaged = self._fit(prepared)
-    _audit(self.features.model, done, prepared.before)
+    audit.report(self.features.model, done, prepared.before)
     return PhaseResult(planned, done, prepared.policy, averaged)
 
   def _prepare(self, phase, profile=False):

@@ -97,11 +97,20 @@ def set_preprocessing(config: InputConfig, data: TrainingData, model: Model) -> 
   if not preprocess.limit:
     return {"max_length": 0}
   if not config.max_length:
-    longest = math.ceil(np.quantile(data.lengths[data.train], LENGTH_QUANTILE) / 16) * 16
+    longest = length_of(data.lengths[data.train])
     limit = long_text.WINDOW_LENGTH if how == "windows" else preprocess.limit
     preprocess.max_length = int(min(longest, limit, preprocess.limit))
   chosen = {"max_length": int(preprocess.max_length), "long_text": how}
   return chosen | ({"max_windows": config.max_windows} if how == "windows" else {})
+
+
+def length_of(counts: np.ndarray) -> int:
+  """Returns the length in tokens, a multiple of 16, that holds `LENGTH_QUANTILE` of the texts whole.
+
+  Args:
+    counts: number of tokens of each text, int [n].
+  """
+  return math.ceil(np.quantile(counts, LENGTH_QUANTILE) / 16) * 16
 
 
 def truncation(data: TrainingData, model: Model) -> dict:

@@ -27,14 +27,7 @@ def check(raw, verify=None, known=frozenset()):
   def function(row):
     return _check(row, columns, verify, known)
 
-  rows, hashes, bad = [], [], []
-  for row, digest, reason in _map(function, raw.rows, threads=any(m.is_decoded for m in columns.values())):
-    if reason:
-      bad.append((row.id, reason))
-    else:
-      rows.append(row)
-      hashes.append(digest)
-  return rows, hashes, bad
+  return _usable(_map(function, raw.rows, threads=any(m.is_decoded for m in columns.values())))
 
 
 def check_inputs(modality, rows):
@@ -44,14 +37,19 @@ def check_inputs(modality, rows):
     modality: the `Modality` of the one input of each row.
     rows: list of `Row`; their labels are not looked at.
   """
-  usable, hashes, bad = [], [], []
-  for row, digest, reason in _map(lambda row: _check_input(row, modality), rows, threads=modality.is_decoded):
+  return _usable(_map(lambda row: _check_input(row, modality), rows, threads=modality.is_decoded))
+
+
+def _usable(checked):
+  """Returns (rows, content hashes, [(id, reason)]) of the results (row, hash, reason) of a check."""
+  rows, hashes, bad = [], [], []
+  for row, digest, reason in checked:
     if reason:
       bad.append((row.id, reason))
     else:
-      usable.append(row)
+      rows.append(row)
       hashes.append(digest)
-  return usable, hashes, bad
+  return rows, hashes, bad
 
 
 def _check_input(row, modality):

@@ -202,9 +202,7 @@ class _PhaseFit:
         verbose=0,
         shuffle=False,  # The dataset is shuffled.
       )
-    changes = audit.audit(self._all.model, self._before)
-    changed = ", ".join(f"{name} {c['changed']}/{c['variables']}" for name, c in changes.items() if c["changed"])
-    log.info("audit of phase %s: changed variables: %s; all others identical to the bit", phase.name, changed)
+    audit.report(self._all.model, phase, self._before)
     return _Fitted(phase, policy, watch.best, watch.steps * phase.inputs.batch_size / max(watch.seconds, 1e-9))
 
   def _callbacks(self, phase, watch, bar):

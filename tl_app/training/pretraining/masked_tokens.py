@@ -2,6 +2,7 @@
 
 import math
 import typing
+from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
@@ -85,12 +86,7 @@ class MaskedTokensObjective(PretrainingObjective):
       right = tf.cast(tf.argmax(logits, -1, tf.int32) == labels, losses.dtype)
       return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(right * given), tf.reduce_sum(given)])
 
-    def run(batches):
-      loss, right, count = sum(sums(inputs, labels).numpy().astype(np.float64) for inputs, labels in batches)
-      loss /= max(count, 1)
-      return {"loss": loss, "perplexity": math.exp(min(loss, LARGEST_LOSS)), "accuracy": right / max(count, 1)}
-
-    return run
+    return token_metrics(sums)
 
   def description(self, phase):
     whole = ", whole words" if phase.objective.whole_words else ""
@@ -161,6 +157,21 @@ class MaskedTokenLoss(keras.losses.Loss):
     """
     losses, given = token_losses(tf.cast(labels, tf.int32), logits)
     return tf.reduce_sum(losses) / tf.maximum(tf.reduce_sum(given), 1.0)
+
+
+def token_metrics(sums: Callable) -> Callable[[Iterable], dict[str, float]]:
+  """Returns the function that measures batches (inputs, labels): their loss in nats, perplexity and accuracy.
+
+  Args:
+    sums: function of one batch that returns float [3]: the sums of losses and of right answers, and their number.
+  """
+
+  def run(batches):
+    loss, right, count = sum(sums(inputs, labels).numpy().astype(np.float64) for inputs, labels in batches)
+    loss /= max(count, 1)
+    return {"loss": loss, "perplexity": math.exp(min(loss, LARGEST_LOSS)), "accuracy": right / max(count, 1)}
+
+  return run
 
 
 def token_losses(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,16 +1,14 @@
 """Next token (language modelling, Howard & Ruder 2018): the network predicts each token from those before it."""
 
-import math
 import typing
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tl_app.backbones.backbone import Backbone
 from tl_app.model import graphs
 from tl_app.recipes.phase import NextToken
-from tl_app.training.pretraining.masked_tokens import LARGEST_LOSS, NOTHING, token_logits
+from tl_app.training.pretraining.masked_tokens import NOTHING, token_logits, token_metrics
 from tl_app.training.pretraining.objective import PretrainingObjective
 
 # Input with the tokens to predict.
@@ -80,12 +78,7 @@ class NextTokenObjective(PretrainingObjective):
       given = tf.cast(targets >= 0, outputs.dtype)
       return tf.concat([tf.reduce_sum(outputs * given[..., None], axis=[0, 1]), [tf.reduce_sum(given)]], axis=0)
 
-    def run(batches):
-      loss, right, count = sum(sums(inputs, targets).numpy().astype(np.float64) for inputs, targets in batches)
-      loss /= max(count, 1)
-      return {"loss": loss, "perplexity": math.exp(min(loss, LARGEST_LOSS)), "accuracy": right / max(count, 1)}
-
-    return run
+    return token_metrics(sums)
 
   def description(self, phase):
     return f", {phase.objective.sampled_tokens} sampled tokens" if phase.objective.sampled_tokens else ""

@@ -8,10 +8,11 @@ import types
 import typing
 from collections.abc import Iterable
 
-from tl_app import config, files
+from tl_app import files
 from tl_app.backbones import saved_backbone, tuned
 from tl_app.backbones.spec import BackboneSpec, Origin
 from tl_app.backbones.table import SPECS
+from tl_app.config import AUTO, RANDOM, Config, suggestion
 from tl_app.errors import UserError
 
 if typing.TYPE_CHECKING:
@@ -77,10 +78,10 @@ def configured(spec: BackboneSpec, init: str, width: int = 0, depth: int = 0) ->
     UserError: --init=random, for a network that cannot be built without its weights.
   """
   if spec.tuned:
-    if init == config.RANDOM:
+    if init == RANDOM:
       raise UserError(f"--init=random: {spec.name} is given for its fine-tuned weights; name the pretrained backbone")
     return spec
-  if init == config.RANDOM:
+  if init == RANDOM:
     if spec.kind == "saved_model":
       raise UserError(
         f"--init=random: {spec.name} is a SavedModel, which does not tell how its initial weights were drawn; choose a "
@@ -107,19 +108,19 @@ def with_vocabulary(spec: BackboneSpec, texts: Iterable[str], size: int) -> Back
   return dataclasses.replace(spec, vocabulary=vocabulary.learn(texts, size))
 
 
-def load_configured(spec: BackboneSpec, assets: "Assets", settings: config.Config) -> "Backbone":
+def load_configured(spec: BackboneSpec, assets: "Assets", config: Config) -> "Backbone":
   """Loads the network of a record as the flags of the backbone and --image_size say.
 
   Raises:
     UserError: the network cannot be loaded with these choices.
   """
   return load(
-    configured(spec, settings.init, settings.network_width, settings.network_depth),
+    configured(spec, config.init, config.network_width, config.network_depth),
     assets,
-    preprocessor=settings.preprocessor,
-    pooling=settings.pooling,
-    image_size=settings.image_size,
-    pixels=settings.pixels,
+    preprocessor=config.preprocessor,
+    pooling=config.pooling,
+    image_size=config.image_size,
+    pixels=config.pixels,
   )
 
 
@@ -157,7 +158,7 @@ def load(
     pooling=origin.pooling if pooling == "auto" else pooling,
     image_size=image_size or origin.image_size,
     pixels=origin.pixels if pixels == "auto" else pixels,
-    init=config.AUTO if spec.pretrained else config.RANDOM,
+    init=AUTO if spec.pretrained else RANDOM,
     network_width=spec.width,
     network_depth=spec.depth,
   )
@@ -284,7 +285,7 @@ def _unknown(name):
   if "://" not in name and ("/" in name or directory.suffix in KERAS_FILES):
     return f"--backbone={name}: there is no such file or directory, seen from {pathlib.Path.cwd()}; give {FORMS}"
   families = dict.fromkeys(known.partition(".")[0] for known in names)
-  return f"--backbone={name} is not known{config.suggestion(name, [*names, *families]) or '.'} {forms}"
+  return f"--backbone={name} is not known{suggestion(name, [*names, *families]) or '.'} {forms}"
 
 
 class _Module(types.ModuleType):

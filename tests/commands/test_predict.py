@@ -81,7 +81,7 @@ def test_texts_one_a_line(answer, tmp_path):
   answers = answer("text", path, batch_size=2)
   assert _pairs(answers) == [
     ("t.txt:1", "low"),
-    ("t.txt:2", "low"),
+    ("t.txt:2", "the text is empty"),
     ("t.txt:3", "high"),
     ("t.txt:4", "the text is not UTF-8"),
     ("t.txt:5", "high"),
@@ -107,7 +107,8 @@ def test_tables_need_no_label(answer, tmp_path, suffix):
   answers = answer("text", path, text_column="words")
   # The line of the file: the header of a .csv or .tsv is the first.
   first = 2 if suffix in (".csv", ".tsv") else 1
-  assert _pairs(answers) == [(f"t{suffix}:{first + i}", label) for i, label in enumerate(("low", "high", "low"))]
+  expected = ("low", "high", "the text is empty")
+  assert _pairs(answers) == [(f"t{suffix}:{first + i}", label) for i, label in enumerate(expected)]
 
 
 def test_a_table_row_that_cannot_be_read_keeps_its_place(answer, tmp_path):
@@ -247,10 +248,10 @@ def test_only_the_highest_probabilities_are_written(answer, tmp_path, monkeypatc
 
 def test_inputs_in_memory_are_answered_in_order_by_an_export_that_is_loaded_once(exports, tmp_path):
   texts = predict_lib.Predictor(exports["text"])
-  for inputs, labels in ((["no", "certainly", ""], ["low", "high", "low"]), ([], [])):
+  for inputs, labels in ((["no", "certainly", "  "], ["low", "high", None]), ([], [])):
     rows = unlabelled.from_values(inputs, "text", pairs=False)
     answers = [answer for batch in texts.answers(rows, batch_size=2) for answer in batch]
-    assert [answer["label"] for answer in answers] == labels
+    assert [answer.get("label") for answer in answers] == labels
     assert [answer["id"] for answer in answers] == [str(i) for i in range(len(inputs))]
   white = _png(255)
   (tmp_path / "white.png").write_bytes(white)
@@ -288,7 +289,7 @@ def test_a_csv_has_the_text_and_the_best_two_classes(exports, tmp_path):
   (images / "a.png").write_bytes(b"damaged")
   predict_lib.predict(exports["image"], str(images), str(output), batch_size=1)
   header, row = output.read_text().splitlines()
-  assert header == "id,error" and row.startswith("a.png,")
+  assert header == "id,label,score,next_label,next_score,error" and row.startswith("a.png,,,,,")
   (images / "b.png").write_bytes(_png(255))
   predict_lib.predict(exports["image"], str(images), str(output), batch_size=1)
   header, first, second = output.read_text().splitlines()

@@ -1,6 +1,7 @@
 """The one decode-and-resize: formats, damage, and the same numbers alone, in a batch and after an export."""
 
 import io
+import pathlib
 import struct
 import zlib
 
@@ -163,3 +164,8 @@ def test_resize_gives_the_pixels_of_tf_image(height, width, size):
   square = pixels[top : top + side, left : left + side]
   expected = tf.image.resize(square, (size, size), method="bilinear", antialias=True) / 255.0
   np.testing.assert_allclose(image.resize(tf.constant(pixels), size), expected, rtol=0, atol=1e-6)
+
+
+def test_the_page_about_exports_names_the_formats():
+  page = pathlib.Path(__file__).parents[2] / "docs/export.md"
+  assert f"bytes of {image.FORMATS} files" in page.read_text(encoding="utf-8")

@@ -90,8 +90,9 @@ class Run:
       batch_size: number of inputs per call of the model.
 
     Returns:
-      A row for each input, in order: `input` (the text, the path, or the place in a file), and for one class per input
-      `label`, `score`, `next_label` and `next_score`. An input that cannot be read has an `error` instead.
+      A row for each input, in order: `input` (the text, the path, or the place in a file), for one class per input
+      `label`, `score`, `next_label` and `next_score`, and `error`: why an input has no answer, else missing. All
+      inputs give the same columns.
 
     Raises:
       UserError: the run has no export, or an input does not fit.
@@ -103,7 +104,7 @@ class Run:
 
     with session.running():
       rows = list(self._answers(inputs, batch_size))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["input", *self._predictor.columns])
 
   def _answers(self, inputs, batch_size):
     from tl_app.commands import answer_files, predict

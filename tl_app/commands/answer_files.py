@@ -19,12 +19,15 @@ def is_table(output: str) -> bool:
 
 
 @contextlib.contextmanager
-def opened(output: str, facts: dict) -> Iterator[Callable[[Sequence[Row], Sequence[dict]], None]]:
+def opened(
+  output: str, facts: dict, columns: Sequence[str]
+) -> Iterator[Callable[[Sequence[Row], Sequence[dict]], None]]:
   """Yields a function that writes the answers of a batch of rows.
 
   Args:
     output: file, which is complete when it appears; "" is standard output, flushed after every batch.
     facts: what the export says of itself.
+    columns: those of a table, see `Predictor.columns`.
   """
   if not output:
     # JSON is UTF-8, whatever the locale of the terminal.
@@ -37,9 +40,7 @@ def opened(output: str, facts: dict) -> Iterator[Callable[[Sequence[Row], Sequen
     if not is_table(output):
       yield _json_lines(file)
       return
-    table = _Table(file, facts)
-    yield table.write
-    table.close()
+    yield _Table(file, facts, columns).write
 
 
 def cells(answer: dict) -> dict:
@@ -66,37 +67,20 @@ def _json_lines(file):
 
 
 class _Table:
-  """Writes a row for each input: its id, the text, the cells of the answer, and what is wrong with it.
+  """Writes a row for each input: its id, the text, the cells of the answer, and what is wrong with it."""
 
-  The first answer that is no error has the names of the cells; rows before it wait for the header.
-  """
-
-  def __init__(self, file, facts):
+  def __init__(self, file, facts, columns):
     names = ("text", "text_pair") if facts["pairs"] else ("text",)
     self._texts = () if modalities.of(facts["modality"]).is_decoded else names
-    self._file, self._writer, self._waiting = file, None, []
+    self._writer = csv.DictWriter(file, ["id", *self._texts, *columns], lineterminator="\n")
+    self._writer.writeheader()
 
   def write(self, rows, answers):
     """Writes the rows of a batch."""
     for row, answer in zip(rows, answers):
       texts = dict(zip(self._texts, (value.decode("utf-8", "replace") for value in row.values)))
       written = {name: _cell(value) for name, value in cells(answer).items()}
-      self._waiting.append({"id": row.id} | texts | written)
-      if self._writer is None and "error" not in answer:
-        self._write_header(written)
-    if self._writer:
-      self._writer.writerows(self._waiting)
-      self._waiting = []
-
-  def close(self):
-    """Writes the rows that wait for a header, where every answer is an error."""
-    if self._writer is None:
-      self._write_header(())
-      self._writer.writerows(self._waiting)
-
-  def _write_header(self, names):
-    self._writer = csv.DictWriter(self._file, ["id", *self._texts, *names, "error"], lineterminator="\n")
-    self._writer.writeheader()
+      self._writer.writerow({"id": row.id} | texts | written)
 
 
 def _cell(value):

@@ -9,6 +9,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tl_app import files, tasks, workdir
@@ -69,7 +70,7 @@ def predict(
   inputs = _inputs(facts, source, exports.input_columns(facts, given), model)
   predictor = Predictor(model)
   total = failed = 0
-  with answer_files.opened(output, facts) as write:
+  with answer_files.opened(output, facts, predictor.columns) as write:
     while rows := list(itertools.islice(inputs, batch_size)):
       for answers in predictor.answers(iter(rows), batch_size, top):
         write(rows, answers)
@@ -131,6 +132,16 @@ class Predictor:
     """
     self.facts = read_facts(model)
     self._signature = _signature(pathlib.Path(model), self.facts["modality"])
+
+  @property
+  def columns(self) -> list[str]:
+    """Columns of a table of answers, see `answer_files.cells`, whatever the inputs; that of the errors is the last."""
+    served = {
+      name: np.full([1, *(size or 0 for size in spec.shape[1:])], b"" if spec.dtype == tf.string else 0)
+      for name, spec in self._signature.structured_outputs.items()
+    }
+    (answer,) = tasks.from_config(self.facts["task"]).answers.decode(served, [b""])
+    return [*answer_files.cells(answer), "error"]
 
   def answers(self, inputs: Iterator[Row], batch_size: int = 32, top: int = 0) -> Iterator[list[dict]]:
     """Yields the answers of each batch, in order: {"id"} and the answers of the task, or {"id", "error"}.

@@ -17,6 +17,7 @@ from tl_app import files, workdir
 from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.model.model import Model
+from tl_app.preprocessing import image
 from tl_app.report import formatting, machine
 
 README = "README.md"
@@ -120,7 +121,7 @@ def _readme(model, about, answer, needed):
   labels = [f"- `{name}`" for name in names[:_MANY_LABELS]]
   if len(names) > _MANY_LABELS:
     labels.append(f"- .. and {len(names) - _MANY_LABELS:,} more, see `assets/labels.txt`")
-  takes = "JPEG, PNG, GIF or BMP files, as bytes" if modality == "image" else "UTF-8 texts"
+  takes = f"{image.FORMATS} files, as bytes" if modality == "image" else "UTF-8 texts"
   shape = "[batch, 2], pairs of" if pairs else "[batch],"
   outputs = [
     f"| `{name}` | {'string' if array.dtype.kind == 'U' else array.dtype.name} | "
@@ -159,6 +160,7 @@ The signature `serving_default` takes `inputs`, string {shape} {takes}. It retur
 | --- | --- | --- |
 {chr(10).join(outputs)}
 
+{"" if modality == "image" else _EMPTY}\
 The signature `features` takes the same inputs and returns the features of the network, float32.
 
 ## Python
@@ -199,6 +201,10 @@ curl --retry 20 --retry-connrefused -d @{REQUEST} http://localhost:8501/v1/model
 """
 
 
+_EMPTY = """The graph cannot refuse one row of a batch: it answers an empty text as any other. Refuse
+empty texts before the request.
+
+"""
 _PYTHON_INPUTS = '[base64.b64decode(value["b64"]) for value in instances]'
 _PYTHON_PAIRS = '[[base64.b64decode(value["b64"]) for value in pair] for pair in instances]'
 

@@ -170,7 +170,7 @@ def export_and_prove(
 
 def _encoded(row, modality):
   """Returns what a client sends for an example: a tuple of bytes, one for each column."""
-  values, reasons = zip(*(modalities.of(modality).encode(value, allow_empty=True) for value in row))
+  values, reasons = zip(*(modalities.of(modality).encode(value) for value in row))
   if any(reasons):
     raise RunFailed(f"export check: a test example cannot be read: {next(filter(None, reasons))}")
   return values

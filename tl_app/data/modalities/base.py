@@ -76,12 +76,11 @@ class Modality(abc.ABC):
     """
 
   @abc.abstractmethod
-  def encode(self, value: typing.Any, allow_empty: bool = False) -> tuple[bytes, str]:
+  def encode(self, value: typing.Any) -> tuple[bytes, str]:
     """Returns (bytes, reason): what a client of the export sends for an input, or why the input cannot be read.
 
     Args:
       value: an input as a `Column` holds it, or None where it is absent.
-      allow_empty: whether an empty input is an input.
     """
 
   def verify(self, encoded: bytes) -> str | None:

@@ -42,7 +42,7 @@ class Image(Modality):
   def from_bytes(self, data, store):
     return store(data)
 
-  def encode(self, value, allow_empty=False):
+  def encode(self, value):
     if not value and value != b"":
       return b"", "it has no image"
     try:

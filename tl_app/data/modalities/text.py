@@ -41,11 +41,11 @@ class Text(Modality):
     except UnicodeDecodeError:
       raise ValueError("the text is not UTF-8") from None
 
-  def encode(self, value, allow_empty=False):
-    if not (allow_empty or (value and value.strip())):
+  def encode(self, value):
+    if not (value and value.strip()):
       return b"", "the text is empty"
     try:
-      return (value or "").encode("utf-8"), ""
+      return value.encode("utf-8"), ""
     except UnicodeEncodeError:
       return b"", "the text is not valid Unicode"
 

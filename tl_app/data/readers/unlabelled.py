@@ -22,7 +22,7 @@ def read(source, modality, text_column="text", image_column="image", text_pair_c
   """Returns an iterator of `Row`s whose `values` are bytes: a UTF-8 text, or an encoded image; of a pair there are two.
 
   A row that could not be read has a `reason` instead; whether an image can be decoded is not looked at. An empty text
-  is a text.
+  cannot be read, as in training.
 
   Args:
     source: for texts a .txt (the id of a line is "file.txt:3") or "-", standard input ("-:3"); for images one file, or
@@ -79,7 +79,7 @@ def from_values(values: Iterable, modality: str, pairs: bool) -> Iterator[Row]:
       raise UserError(f"input {number} is not {wanted}: {' '.join(repr(value).split())[:60]}")
     encoded, reason = (), ""
     for part in parts:
-      data, fault = kind.encode(os.fspath(part), allow_empty=True)
+      data, fault = kind.encode(os.fspath(part))
       encoded, reason = (*encoded, data), reason or fault
     yield Row(str(number), encoded, reason=reason)
 
@@ -134,7 +134,7 @@ def _cell_rows(file, modality, cells):
 
 def _encoded(value, modality, file):
   value, reason = modality.locate(value, file) if value else (None, "")
-  return (b"", reason) if reason else modality.encode(value, allow_empty=True)
+  return (b"", reason) if reason else modality.encode(value)
 
 
 def _file_lines(path):
@@ -151,8 +151,7 @@ def _lines(file, name):
     text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
     text = text.removesuffix(b"\n").removesuffix(b"\r")
     try:
-      text.decode("utf-8")
+      encoded, reason = modalities.of("text").encode(text.decode("utf-8"))
     except UnicodeDecodeError:
-      yield Row(f"{name}:{number}", reason="the text is not UTF-8")
-    else:
-      yield Row(f"{name}:{number}", (text,))
+      encoded, reason = text, "the text is not UTF-8"
+    yield Row(f"{name}:{number}", () if reason else (encoded,), reason=reason)

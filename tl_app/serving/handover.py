@@ -17,7 +17,6 @@ from tl_app import files, workdir
 from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.model.model import Model
-from tl_app.preprocessing import image
 from tl_app.report import formatting, machine
 
 README = "README.md"
@@ -121,7 +120,7 @@ def _readme(model, about, answer, needed):
   labels = [f"- `{name}`" for name in names[:_MANY_LABELS]]
   if len(names) > _MANY_LABELS:
     labels.append(f"- .. and {len(names) - _MANY_LABELS:,} more, see `assets/labels.txt`")
-  takes = f"{image.FORMATS} files, as bytes" if modality == "image" else "UTF-8 texts"
+  takes = modalities.of(modality).served_form
   shape = "[batch, 2], pairs of" if pairs else "[batch],"
   outputs = [
     f"| `{name}` | {'string' if array.dtype.kind == 'U' else array.dtype.name} | "

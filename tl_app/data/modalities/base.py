@@ -46,6 +46,11 @@ class Modality(abc.ABC):
   serving_modules: tuple[str, ...] = ()
   blank: bytes | None = None
 
+  @property
+  @abc.abstractmethod
+  def served_form(self) -> str:
+    """What the signatures of an export take, in a few words."""
+
   @abc.abstractmethod
   def learning_rate(self, feature_size: int) -> float:
     """Returns the default peak learning rate of fine-tuning the whole network.

@@ -29,6 +29,12 @@ class Image(Modality):
   prefers_openvino = True
   blank = _BLANK
 
+  @property
+  def served_form(self):
+    from tl_app.preprocessing import image
+
+    return f"{image.FORMATS} files, as bytes"
+
   def learning_rate(self, feature_size):
     return 3e-4
 

@@ -25,6 +25,10 @@ class Text(Modality):
   token_checks = ("long_texts", "unknown_tokens")
   serving_modules = ("tensorflow_text",)
 
+  @property
+  def served_form(self):
+    return "UTF-8 texts"
+
   def learning_rate(self, feature_size):
     """1e-4 for narrow networks, 3e-5 for wide ones (Devlin et al. 2019).
 

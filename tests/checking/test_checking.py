@@ -13,11 +13,12 @@ import tiny_data
 import tiny_modules
 
 from tl_app import files
-from tl_app.checking import noise, summary
+from tl_app.checking import noise, summary, texts
 from tl_app.checking.findings import KINDS, SEVERITIES, find, in_order
 from tl_app.commands import check
 from tl_app.config import Config
 from tl_app.errors import UserError
+from tl_app.preprocessing import long_text
 
 WORDS = re.findall(
   r"\w+",
@@ -156,7 +157,13 @@ def test_what_a_sign_or_a_number_tells_apart_is_no_second_spelling(tmp_path):
   assert "similar_labels" not in check_rows(make_parent(tmp_path / "apart"), apart)
   alike = [(f"{word} {i}", label, "") for i, label in enumerate(("1", "1.0", "New-York", "new york")) for word in WORDS]
   found = check_rows(make_parent(tmp_path / "alike"), alike)["similar_labels"]
-  assert found.count == 4 and found.examples == ["'1' = '1.0'", "'New-York' = 'new york'"]
+  number = len(WORDS)
+  assert found.count == 2 and found.detail == f"{2 * number} examples"
+  assert found.examples == [
+    f"'1.0' ({number}: all.jsonl:{number + 1}, all.jsonl:{number + 2}, all.jsonl:{number + 3}, ..) = '1' ({number})",
+    f"'new york' ({number}: all.jsonl:{3 * number + 1}, all.jsonl:{3 * number + 2}, all.jsonl:{3 * number + 3}, ..) "
+    f"= 'New-York' ({number})",
+  ]
 
 
 def test_a_fault_is_of_its_kind_where_its_column_or_word_is_named(tmp_path):
@@ -174,8 +181,39 @@ def test_a_label_one_typing_error_from_a_large_class_is_a_second_spelling(tmp_pa
   rows = text_rows(40, ("refund", "typical", "card_1", "tea", "arrival", "type a"))
   rare = ["Refund", "refnud", "refunds", "refumd", "atypical", "card_2", "tee", "arival", "rival", "type b"]
   found = check_rows(tmp_path, rows + [(f"nine {name} wait", name, "") for name in rare])["similar_labels"]
-  assert sorted(found.examples) == ["'Refund' = 'refund' = 'refnud' = 'refumd' = 'refunds'", "'arrival' = 'arival'"]
-  assert found.count == 7
+  lines = {"Refund": 241, "refnud": 242, "refumd": 244, "refunds": 243}
+  expected = [f"'{name}' (1: all.jsonl:{line}) = 'refund' (40)" for name, line in lines.items()]
+  assert found.examples == [*expected, "'arival' (1: all.jsonl:248) = 'arrival' (40)"] and found.count == 5
+
+
+def test_imbalance_that_comes_from_spellings_is_no_advice_about_metrics(tmp_path):
+  rows = text_rows(40, ("refund", "arrival")) + [("nine candles wait", "refnud", "")]
+  found = check_rows(make_parent(tmp_path / "spellings"), rows)["class_imbalance"]
+  assert "'refnud' 1: 1 to " in found.detail and "correct the labels of similar_labels" in found.line()
+  assert "similar_labels" in found.as_json()["advice"]
+  rows += [(f"eight {word} wait", "chair", "") for word in WORDS[:4]]
+  found = check_rows(make_parent(tmp_path / "rare"), rows)["class_imbalance"]
+  assert found.line().endswith("judge by macro F1, not by accuracy")
+
+
+def test_the_advice_about_long_texts_holds_their_tokens():
+  class Fixed:
+    limit, max_length, max_windows, can_pack = 512, 64, 1, True
+
+  class Whole(Fixed):
+    can_pack = False
+
+  class InWindows(Fixed):
+    max_windows = 2
+
+  assert texts._longer(Fixed, 73) == "--max_length=80" and texts._longer(Fixed, 505) == "--max_length=512"
+  assert texts._longer(Fixed, 700) == "--long_text=windows --max_length=128 --max_windows=6"
+  assert texts._longer(Whole, 700) == "" and texts._longer(InWindows, 700) == "--max_windows=12"
+  for length, windows in ((128, 6), (64, 12)):
+    InWindows.max_length, InWindows.max_windows = length, windows
+    assert long_text.tokens_read(InWindows, np.array([700])) == 700
+    InWindows.max_windows -= 1
+    assert long_text.tokens_read(InWindows, np.array([700])) < 700
 
 
 def test_two_large_classes_that_differ_by_one_letter_are_two(tmp_path):
@@ -387,7 +425,8 @@ def test_what_a_vocabulary_loses_is_found(tmp_path, modules):
   found = kinds_of(f"table:{tmp_path / 'more.csv'}", **flags)
   assert {"unknown_tokens", "long_texts"} <= set(found)
   assert found["unknown_tokens"].examples == ["more.csv:82"] and "CJK in 1" in found["unknown_tokens"].detail
-  assert found["long_texts"].examples == ["more.csv:83 (80 tokens)"] and "at 16 tokens" in found["long_texts"].detail
+  assert found["long_texts"].examples == ["more.csv:83 (82 tokens)"] and "at 16 tokens" in found["long_texts"].detail
+  assert "all texts have at most 82" in found["long_texts"].detail
 
 
 @pytest.mark.slow

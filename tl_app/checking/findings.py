@@ -58,8 +58,8 @@ KINDS = {
   ),
   "similar_labels": Kind(
     WARNING,
-    "labels that differ only in case, in separators or in the spelling of a number, or by one typing error from a much "
-    "larger class",
+    "labels that differ from another one only in case, in separators or in the spelling of a number, or by one typing "
+    "error from a much larger class",
     "use one spelling",
   ),
   "placeholder_labels": Kind(
@@ -93,7 +93,7 @@ KINDS = {
   "long_texts": Kind(
     WARNING,
     "texts that are longer than the model reads",
-    "use --long_text=windows, raise --max_windows, or shorten them",
+    "raise --max_length, use --long_text=windows, or shorten them",
   ),
   "duplicates": Kind(INFO, "examples that repeat an earlier one", "nothing: a sampled split never separates them"),
   "near_duplicates": Kind(
@@ -122,6 +122,7 @@ class Finding:
     total: among how many, or 0 where that says nothing.
     detail: the numbers in words, or "".
     examples: up to five, by id.
+    advice: what to do in this case; "" for the advice of `KINDS`.
   """
 
   kind: str
@@ -130,6 +131,7 @@ class Finding:
   total: int
   detail: str
   examples: list
+  advice: str = ""
 
   def line(self):
     """Returns the finding as a line for a person."""
@@ -137,7 +139,8 @@ class Finding:
     of = f" of {self.total:,}" if self.total else ""
     shown = f", e.g. {', '.join(self.examples)}" if self.examples else ""
     detail = f" ({self.detail})" if self.detail else ""
-    return f"{self.severity:8} {self.kind}: {self.count:,}{of} {kind.meaning}{detail}{shown}; {kind.advice}"
+    advice = self.advice or kind.advice
+    return f"{self.severity:8} {self.kind}: {self.count:,}{of} {kind.meaning}{detail}{shown}; {advice}"
 
   def worse(self):
     """Returns the same finding as a serious one."""
@@ -146,7 +149,7 @@ class Finding:
   def as_json(self):
     """Returns a dict with the meaning and the advice as well."""
     kind = KINDS[self.kind]
-    return dataclasses.asdict(self) | {"meaning": kind.meaning, "advice": kind.advice}
+    return dataclasses.asdict(self) | {"meaning": kind.meaning, "advice": self.advice or kind.advice}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,12 +180,12 @@ class Subject:
     return {split: np.flatnonzero(given == split) for split in SPLITS if np.any(given == split)}
 
 
-def find(kind, count, total=0, detail="", examples=()):
+def find(kind, count, total=0, detail="", examples=(), advice=""):
   """Yields one `Finding` if `count` is not 0.
 
   Args:
     kind: key of `KINDS`.
-    count, total, detail: see `Finding`.
+    count, total, detail, advice: see `Finding`.
     examples: any number of str, of which the first are shown.
   """
   if not count:
@@ -190,7 +193,8 @@ def find(kind, count, total=0, detail="", examples=()):
   severity = KINDS[kind].severity
   if KINDS[kind].grows and total and count >= SERIOUS_SHARE * total:
     severity = SERIOUS
-  yield Finding(kind, severity, int(count), int(total), detail, [str(example) for example in examples[:SHOWN]])
+  shown = [str(example) for example in examples[:SHOWN]]
+  yield Finding(kind, severity, int(count), int(total), detail, shown, advice)
 
 
 def named(kind, examples, bad, detail=""):

@@ -20,6 +20,8 @@ _OPENING = {"]": "[", "}": "{"}
 # A typing error gives a class at least so many times smaller than the right one, which has at least LARGE examples;
 # names of fewer letters than SHORT are often one letter apart.
 LARGE, TIMES, SHORT = 10, 10, 4
+# Examples of a rare spelling that are named.
+PLACES = 3
 # What tables write where a value is missing.
 _PLACEHOLDERS = frozenset(["nan", "na", "n/a", "#n/a", "null", "none", "nil", "missing", "undefined", "?", "-", "--"])
 # A given split is unlike train when chance alone would give its classes less than once in 1,000 (chi-square), and the
@@ -38,13 +40,14 @@ def findings(subject):
     yield from _unseen(subject, pool)
     counts = subject.count(range(len(subject.examples)))
     yield from _bracketed(counts)
-    yield from _similar(counts)
+    spellings = _spellings(counts)
+    yield from _similar(spellings, counts, subject.examples)
     missing = {label: count for label, count in sorted(counts.items()) if label.casefold() in _PLACEHOLDERS}
     shown = [f"{label!r} ({count:,})" for label, count in missing.items()]
     yield from find("placeholder_labels", sum(missing.values()), len(subject.examples), examples=shown)
     yield from _sizes(subject, pool)
     if len(train) > 1:
-      yield from _imbalance(train)
+      yield from _imbalance(train, spellings)
   for split in ("validation", "test"):
     if split in given and train:
       yield from _unlike(split, subject.count(given[split]), train)
@@ -63,7 +66,23 @@ def _is_bracketed(name):
   return closes or name[0] in "[{" or (len(name) > 1 and name[0] == name[-1] and name[0] in "'\"")
 
 
-def _similar(counts):
+def _similar(spellings, counts, examples):
+  ids = collections.defaultdict(list)
+  for names, id in zip(examples.classes, examples.ids):
+    for name in spellings.keys() & set(names):
+      ids[name].append(id)
+  shown = [f"{name!r} ({_places(ids[name])}) = {other!r} ({counts[other]:,})" for name, other in spellings.items()]
+  detail = f"{sum(map(len, ids.values())):,} examples"
+  yield from find("similar_labels", len(spellings), len(counts), detail, shown)
+
+
+def _places(ids):
+  """Returns the number of examples with the first of them, like "12: t.csv:3, t.csv:8, .."."""
+  return f"{len(ids):,}: {', '.join([*ids[:PLACES], *(['..'] if len(ids) > PLACES else [])])}"
+
+
+def _spellings(counts):
+  """Returns {label: the more frequent label of which it seems to be another spelling}, from {label: examples}."""
   same = collections.defaultdict(list)
   for name in sorted(counts):
     same[_spelt_alike(name)].append(name)
@@ -72,9 +91,11 @@ def _similar(counts):
     alone = same[_spelt_alike(small)] == [small]
     if alone and large not in errors:
       same[_spelt_alike(large)].append(small)
-  groups = [group for group in same.values() if len(group) > 1]
-  members = {name for group in groups for name in group}
-  yield from find("similar_labels", len(members), len(counts), examples=[" = ".join(map(repr, g)) for g in groups])
+  spellings = {}
+  for group in same.values():
+    kept = max(group, key=counts.__getitem__)
+    spellings |= {name: kept for name in group if name != kept}
+  return spellings
 
 
 def _typing_errors(counts):
@@ -153,12 +174,25 @@ def _sizes(subject, pool):
   )
 
 
-def _imbalance(train):
-  (largest, most), (smallest, least) = train.most_common()[0], train.most_common()[-1]
-  ratio = most / least
-  if ratio >= IMBALANCE:
-    detail = f"in train {largest!r} has {most:,}, {smallest!r} {least:,}: 1 to {ratio:.1f}"
-    yield from find("class_imbalance", round(ratio), detail=detail)
+def _imbalance(train, spellings):
+  largest, smallest = _extremes(train)
+  ratio = train[largest] / train[smallest]
+  if ratio < IMBALANCE:
+    return
+  detail = f"in train {largest!r} has {train[largest]:,}, {smallest!r} {train[smallest]:,}: 1 to {ratio:.1f}"
+  merged = collections.Counter()
+  for name, count in train.items():
+    merged[spellings.get(name, name)] += count
+  others = [merged[name] for name in _extremes(merged)]
+  only_spellings = others[0] < IMBALANCE * others[1]
+  advice = (
+    f"correct the labels of similar_labels: it is 1 to {others[0] / others[1]:.1f} then" if only_spellings else ""
+  )
+  yield from find("class_imbalance", round(ratio), detail=detail, advice=advice)
+
+
+def _extremes(counts):
+  return counts.most_common()[0][0], counts.most_common()[-1][0]
 
 
 def _unlike(split, counts, train):

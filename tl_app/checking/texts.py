@@ -1,6 +1,7 @@
 """What is odd about texts: their characters, and what a backbone's vocabulary makes of them."""
 
 import collections
+import math
 import re
 import unicodedata
 
@@ -17,6 +18,8 @@ NAME_IN_OWN, NAME_ELSEWHERE = 0.9, 0.1
 MIN_TEXTS = 10
 # Shares of all tokens: from the first on the unknown ones are told, from the second on they are serious.
 UNKNOWN_TOLD, UNKNOWN_SERIOUS = 0.001, 0.1
+# Share of the texts that the advised length reads whole, if more than the others are cut now.
+READ_WHOLE = 0.95
 _BATCH = 1024
 _HTML = re.compile(
   r"</?(?:a|b|i|u|p|br|hr|div|span|em|strong|font|img|table|td|tr|th|li|ul|ol|h[1-6]|script|style|html|head|body|title"
@@ -140,7 +143,7 @@ def tokens(subject, preprocess):
       of_text = tf.reduce_sum(tf.cast(tf.equal(ids, tf.cast(unknown, ids.dtype)), tf.int64), axis=1)
       unknowns[start : start + _BATCH] = of_text.numpy()
   counts = np.concatenate(counts)
-  yield from _long(examples, counts, np.concatenate(lengths), preprocess)
+  yield from _long(examples, np.concatenate(lengths), preprocess)
   yield from _unknown(examples, counts, unknowns)
 
 
@@ -152,12 +155,31 @@ def _unknown_id(preprocess, inputs):
   return int(ids[0]) if len(ids) == 1 else None
 
 
-def _long(examples, counts, lengths, preprocess):
+def _long(examples, lengths, preprocess):
   lost = lengths - long_text.tokens_read(preprocess, lengths)
-  share = f"{np.mean(lost > 0):.1%} of the texts, {lost.sum() / max(counts.sum(), 1):.1%} of the tokens are lost"
-  longest = np.argsort(-counts, kind="stable")[:SHOWN]
-  shown = [f"{examples.ids[i]} ({counts[i]:,} tokens)" for i in longest if lost[i]]
-  yield from find("long_texts", np.sum(lost > 0), len(examples), f"{share} at {_size(preprocess)}", shown)
+  share = READ_WHOLE if np.mean(lost > 0) > 1 - READ_WHOLE else 1.0
+  most = int(np.quantile(lengths, share, method="higher"))
+  texts = f"{share:.0%} of the texts" if share < 1 else "all texts"
+  detail = (
+    f"{np.mean(lost > 0):.1%} of the texts and {lost.sum() / max(lengths.sum(), 1):.1%} of the tokens are cut at "
+    f"{_size(preprocess)}; {texts} have at most {most:,}"
+  )
+  longest = np.argsort(-lengths, kind="stable")[:SHOWN]
+  shown = [f"{examples.ids[i]} ({lengths[i]:,} tokens)" for i in longest if lost[i]]
+  advice = f"{flags} reads {texts} whole" if (flags := _longer(preprocess, most)) else "shorten them"
+  yield from find("long_texts", np.sum(lost > 0), len(examples), detail, shown, advice)
+
+
+def _longer(preprocess, count):
+  """Returns the flags with which a text of `count` tokens is read whole, or "" if there are none."""
+  if preprocess.max_windows > 1:
+    return f"--max_windows={long_text.num_windows(preprocess.max_length, count)}"
+  if count <= preprocess.limit:
+    return f"--max_length={min(math.ceil(count / 16) * 16, preprocess.limit)}"
+  if not preprocess.can_pack:
+    return ""
+  length = min(long_text.WINDOW_LENGTH, preprocess.limit)
+  return f"--long_text=windows --max_length={length} --max_windows={long_text.num_windows(length, count)}"
 
 
 def _size(preprocess):

@@ -17,6 +17,8 @@ WINDOW_LENGTH = 128
 class HeadTail(PreprocessWrapper):
   """Of a text that is too long, the beginning and the end: a quarter and three quarters of the limit."""
 
+  can_pack = True
+
   def __init__(self, preprocess: Preprocess):
     super().__init__(preprocess, "head_tail")
 
@@ -79,6 +81,11 @@ def cut(tokens: tf.RaggedTensor, length: int, max_windows: int) -> tuple[tf.Ragg
   starts = tokens.row_starts()[:, None] + number * rest[:, None] // gaps[:, None]
   lengths = tf.repeat(tf.minimum(counts, length), windows)
   return _slices(tokens, starts.flat_values, lengths), windows
+
+
+def num_windows(max_length: int, count: int) -> int:
+  """Returns how many windows of `max_length` tokens read a text of `count` tokens whole, special tokens included."""
+  return max(-(-(count - text.SPECIAL) // max(max_length - text.SPECIAL, 1)), 1)
 
 
 def tokens_read(preprocess: Preprocess, counts: np.ndarray) -> np.ndarray:

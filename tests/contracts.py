@@ -12,6 +12,7 @@ from tl_app import tasks
 from tl_app.backbones.backbone import Backbone
 from tl_app.checking import findings
 from tl_app.config import Config
+from tl_app.config.groups import AnswerConfig
 from tl_app.data import modalities
 from tl_app.data.examples import Inputs
 from tl_app.data.modalities import Modality
@@ -244,7 +245,7 @@ def check_task(task: Task, config: Config, labels: list[str], inputs: list[str])
   assert perfect.dtype == np.float32 and perfect.shape[-1] == len(fitted.names)
   assert outputs.dtype == np.float64 and outputs.shape == logits.shape
 
-  tuned = fitted.tune_thresholds(logits, targets)
+  tuned = fitted.calibrate(logits, targets, AnswerConfig())
   for version in (fitted, tuned):
     fields = json.loads(json.dumps(version.get_config(), allow_nan=False))
     assert tasks.from_config(fields) == version, "the config does not give the task again"

@@ -106,6 +106,7 @@ EXAMPLES = [
   (rules.cache_size_needs_a_cache, {"feature_cache": "off", "feature_cache_gb": 2.0}, (), "with --feature_cache=off"),
   (rules.cache_is_a_directory, {"feature_cache": ""}, (), "--feature_cache is empty"),
   (rules.cache_is_a_directory, {"feature_cache": __file__}, (), "is a file: use auto, off or a directory"),
+  (rules.set_method_needs_sets, {"coverage": 0.0, "set_method": "aps"}, (), "does nothing with --coverage=0"),
   (rules.columns_need_a_table, {"dataset": "images:x", "group_column": "who"}, (), "--dataset=images:x is none"),
   (rules.columns_need_a_table, {"dataset": "images:x", "sentence_column": "s"}, (), "--dataset=images:x is none"),
   (rules.columns_need_a_table, {"test_dataset": "digits", "time_column": "t"}, (), "--test_dataset=digits is none"),
@@ -125,6 +126,8 @@ EXAMPLES = [
   (rules.solver_fits_the_task, {"probe_solver": "ridge"}, (CLASSES,), "does not fit --task=single_label: use adamw, "),
   (rules.flags_fit_the_task, {"label_smoothing": 0.1}, (NUMBERS,), "does nothing for --task=regression"),
   (rules.flags_fit_the_task, {"mixup": 0.1}, (NUMBERS,), "does nothing for --task=regression"),
+  (rules.flags_fit_the_task, {"coverage": 0.9}, (TAGS,), "does nothing for --task=token_classification"),
+  (rules.flags_fit_the_task, {"calibration": "none"}, (NUMBERS,), "does nothing for --task=regression"),
   (rules.flags_fit_the_task, {"text_pair_column": "b"}, (TAGS,), "does nothing for --task=token_classification"),
   (rules.flags_fit_the_task, {"label_separator": ";"}, (CLASSES,), "does nothing for --task=single_label"),
   (

@@ -25,6 +25,7 @@ from tl_app.commands import default_backbone, finished_run
 from tl_app.compute import devices as devices_lib
 from tl_app.compute.devices import Devices
 from tl_app.config import AUTO, Config, rules
+from tl_app.config.groups import AnswerConfig
 from tl_app.data import copies, modalities, training_data
 from tl_app.data.examples import strings
 from tl_app.data.splitting import splits
@@ -92,8 +93,11 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     record.write_plan(plan.with_results(results, features.model).to_json())
     selection = phases.select(candidates, baselines, features, config.select)
     phases.use(selection.best, plan.phases, features)
-    task = features.model.task.tune_thresholds(selection.best.logits, features.data.validation_targets)
+    decided = selection.best.logits, features.data.validation_targets, config.answers
+    task = features.model.task.calibrate(*decided)
     metrics, outputs = evaluate(task, selection.best.name, features, record)
+    # Measured on the examples that calibrated, it would look too good.
+    metrics["validation"] |= {"calibration": features.model.task.cross_fitted(*decided)}
     metrics |= {
       "preprocessing": plan.preprocessing,
       "candidates": {name: {task.metrics.primary_metric: score} for name, score in baselines.items()}
@@ -104,7 +108,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     if adapted:
       metrics["adaptation"] = adapted.facts | _source_only(adapted, features)
     save(features.model, task, record)
-    save_candidates(candidates, plan.phases, features, record)
+    save_candidates(candidates, plan.phases, features, config.answers, record)
     return finish(config, features, metrics, outputs, record)
 
 
@@ -252,7 +256,7 @@ def evaluate(task, selected: str, features: Features, record: Record) -> tuple[d
   """Evaluates the selected model on the validation and test splits and writes the test predictions.
 
   Args:
-    task: the `Task` with tuned thresholds.
+    task: the calibrated `Task`.
     selected: name of the selected candidate.
     features: the `Features` of the run, whose model holds the values of the candidate.
     record: the `Record` of the run.
@@ -292,7 +296,7 @@ def save(model: Model, task, record: Record) -> None:
 
 
 def save_candidates(
-  candidates: list[Candidate], phase_list: Sequence[Phase], features: Features, record: Record
+  candidates: list[Candidate], phase_list: Sequence[Phase], features: Features, answers: AnswerConfig, record: Record
 ) -> None:
   """Writes the weights and the task of every candidate, see `Workdir.candidate`."""
   model, targets = features.model, features.data.validation_targets
@@ -302,7 +306,7 @@ def save_candidates(
     directory = record.paths.candidate(candidate.name)
     with files.atomic_path(directory / tuned.WEIGHTS) as new:
       checkpoint.write(new, checkpoint.arrays(model, changed, head_only=candidate.name in HEADS))
-    record.write_task(model.task.tune_thresholds(candidate.logits, targets).get_config(), directory)
+    record.write_task(model.task.calibrate(candidate.logits, targets, answers).get_config(), directory)
 
 
 def finish(config: Config, features: Features, metrics: dict, outputs: np.ndarray, record: Record) -> dict:

@@ -353,6 +353,32 @@ class HeadConfig:
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class AnswerConfig:
+  """What the answers of the model say about their certainty."""
+
+  calibration: str = _field(
+    AUTO,
+    "Calibration of the probabilities on the validation split. auto: temperature scaling for one class per example, "
+    "Platt scaling for several. Labels do not change.",
+    choices=(AUTO, "none"),
+  )
+  coverage: float = _field(
+    0.95,
+    "Share of new examples whose prediction set (classes) or interval (numbers) holds the truth, by conformal "
+    "prediction on the validation split. 0: neither.",
+    low=0.0,
+    high=0.999,
+  )
+  set_method: str = _field(
+    "lac",
+    "Prediction sets. lac: the classes above one probability, the smallest sets. aps: the most probable classes up "
+    "to a sum of probabilities, larger where the model is less sure. mondrian: as lac with a threshold for each class, "
+    "so that the coverage holds for each class with 50 or more validation examples.",
+    choices=("lac", "aps", "mondrian"),
+  )
+
+
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class OptimisationConfig:
   """Epochs, batches, learning rates and when to stop."""

@@ -20,7 +20,7 @@ import importlib.util
 import os
 from collections.abc import Iterable
 
-from tl_app.config.groups import AUTO, PretrainingConfig
+from tl_app.config.groups import AUTO, AnswerConfig, PretrainingConfig
 from tl_app.config.settings import FIELDS, Config
 from tl_app.config.values import fault
 from tl_app.errors import UserError
@@ -39,6 +39,8 @@ EVALUATION_FLAGS = (
 MAX_HIDDEN_UNITS = 65536
 # Flags of `pretrain` alone.
 PRETRAINING = tuple(field.name for field in dataclasses.fields(PretrainingConfig))
+# Flags about the certainty of answers.
+ANSWERS = tuple(field.name for field in dataclasses.fields(AnswerConfig))
 # Flags about another domain.
 ADAPTATION = ("adapt", "unlabelled_dataset")
 # All flags that `pretrain` uses.
@@ -65,8 +67,26 @@ UNUSED_BY_COMMAND = {
   "train": PRETRAINING,
   "check": PRETRAINING,
   "pretrain": tuple(name for name in FIELDS if name not in USED_BY_PRETRAIN),
-  "find_lr": (*PRETRAINING, *ADAPTATION, "backbone_learning_rate", "precision", "jit", "max_minutes", "profile_input"),
-  "benchmark": (*PRETRAINING, *ADAPTATION, "precision", "jit", "max_minutes", "profile_input", "feature_cache"),
+  "find_lr": (
+    *PRETRAINING,
+    *ADAPTATION,
+    *ANSWERS,
+    "backbone_learning_rate",
+    "precision",
+    "jit",
+    "max_minutes",
+    "profile_input",
+  ),
+  "benchmark": (
+    *PRETRAINING,
+    *ADAPTATION,
+    *ANSWERS,
+    "precision",
+    "jit",
+    "max_minutes",
+    "profile_input",
+    "feature_cache",
+  ),
 }
 
 
@@ -361,6 +381,11 @@ def data_dir_needs_tfds(config):
   return "" if "tfds" in _forms(config) else unused(config, ["data_dir"], "without a tfds: data set")
 
 
+def set_method_needs_sets(config):
+  """Without a coverage there are no prediction sets."""
+  return "" if config.coverage else unused(config, ["set_method"], "with --coverage=0")
+
+
 def column_names_need_columns(config):
   """Image folders and starter sets have no columns."""
   if _forms(config) & {"table", "tfrecord", "tfds", "texts"}:
@@ -426,6 +451,7 @@ def flags_fit_the_task(config, task):
   names += [] if task.uses_separator else ["label_separator"]
   names += [] if task.has_class_names else ["label_names"]
   names += [] if task.per_token else ["sentence_column"]
+  names += [name for name in ANSWERS if name not in task.answer_flags]
   return unused(config, names, f"for --task={task.name}")
 
 
@@ -550,6 +576,7 @@ RULES = {
     text_unit_needs_texts,
     data_dir_needs_tfds,
     column_names_need_columns,
+    set_method_needs_sets,
   ),
   DEVICES: (
     xla_needs_one_device,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from tl_app import files
 from tl_app.config.groups import (
   AUTO,
+  AnswerConfig,
   AugmentationConfig,
   BackboneConfig,
   DataConfig,
@@ -35,6 +36,7 @@ GROUPS = {
   "Pretraining": PretrainingConfig,
   "Recipe": RecipeConfig,
   "Head": HeadConfig,
+  "Answers": AnswerConfig,
   "Optimisation": OptimisationConfig,
   "Augmentation and loss": AugmentationConfig,
   "Machine": MachineConfig,
@@ -47,6 +49,7 @@ class Config(
   MachineConfig,
   AugmentationConfig,
   OptimisationConfig,
+  AnswerConfig,
   HeadConfig,
   RecipeConfig,
   PretrainingConfig,
@@ -86,6 +89,11 @@ class Config(
   def head(self) -> HeadConfig:
     """The layers of the head."""
     return self._group(HeadConfig)
+
+  @property
+  def answers(self) -> AnswerConfig:
+    """What the answers say about their certainty."""
+    return self._group(AnswerConfig)
 
   @property
   def machine(self) -> MachineConfig:

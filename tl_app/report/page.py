@@ -56,6 +56,7 @@ def write(root: str | pathlib.Path, examples=None) -> pathlib.Path:
     "metrics": metrics,
     "baseline": task.metrics.baseline_score(metrics),
     "plan": plan,
+    "certainty": plots.certainty(metrics["test"]),
     "curves": plots.curves(epoch_log.read(paths.log), task.metrics),
     "candidates": [{"name": formatting.candidate(name)} | values for name, values in candidates.items()],
     "stages": _stages(plan),

@@ -86,6 +86,55 @@ def scatter(rows: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
   return _themes(scatter_figure(rows)) | {"alt": f"Predictions against labels of {len(rows):,} test examples"}
 
 
+def certainty(test: Mapping) -> dict[str, str] | None:
+  """Returns the reliability diagram and, where there is one, the curve of errors against answered examples.
+
+  Args:
+    test: "test" of metrics.json.
+
+  Returns:
+    {"light": data URI, "dark": data URI, "alt": text}, or None for a task without probabilities.
+  """
+  if "calibration" not in test:
+    return None
+  found = test["calibration"]
+  alt = (
+    f"Share of right answers against probability: expected calibration error {found['ece']:.3f}, "
+    f"{found['uncalibrated']['ece']:.3f} before calibration."
+  )
+  return _themes(certainty_figure(test)) | {"alt": alt}
+
+
+def certainty_figure(test: Mapping, ink: str = _INKS["light"]) -> Figure:
+  """Returns a figure with the reliability diagram, and with the errors against the share of answered examples.
+
+  Args:
+    test: "test" of metrics.json, with "calibration".
+    ink: colour of text and axes.
+  """
+  found, risk = test["calibration"], test.get("risk_coverage")
+  with matplotlib.rc_context(_style(ink)):
+    figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+    left, *right = figure.subplots(1, 2 if risk else 1, squeeze=False)[0]
+    left.plot([0, 1], [0, 1], color=_LINES["train"], linewidth=1, linestyle=":")
+    for colour, label, values in (
+      (_LINES["train"], "before calibration", found["uncalibrated"]["reliability"]),
+      (_LINES["validation"], "calibrated", found["reliability"]),
+    ):
+      scores, shares, _ = zip(*values)
+      left.plot(scores, shares, color=colour, marker="o", markersize=3.5, label=label)
+    left.set_xlabel("probability")
+    left.set_ylabel("share of right answers")
+    left.legend(frameon=False)
+    for axes in right:
+      answered, _, errors = zip(*risk["points"])
+      axes.plot(answered, errors, color=_LINES["validation"], marker="o", markersize=3.5)
+      axes.set_xlabel("share of examples that are answered, the surest first")
+      axes.set_ylabel("share of wrong answers")
+      axes.set_ylim(bottom=0)
+  return figure
+
+
 def _themes(figure) -> dict[str, str]:
   """Draws a figure for a light page; the one for a dark page differs in the colour of text and axes."""
   buffer = io.BytesIO()

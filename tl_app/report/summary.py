@@ -33,6 +33,8 @@ def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None, seconds: f
     *((name, _with_interval(test, key), "") for key, name in task.metrics.secondary_titles.items()),
     ("classes", _without_examples(test, task), statistics.MACRO_F1_NOTE if "macro_f1" in test else ""),
     ("validation", _with_interval(metrics.get("validation") or {}, primary), title),
+    ("calibration", _calibration(test.get("calibration")), ""),
+    ("certainty", _certainty(test), ""),
     ("text", _tokens_read(metrics.get("preprocessing") or {}), ""),
     ("candidates", _candidates(metrics.get("candidates") or {}, task), ""),
     ("selected model", _selected(metrics), ""),
@@ -90,6 +92,33 @@ def _tokens_read(preprocessing):
   how = f"--long_text={preprocessing.get('long_text')} --max_length={preprocessing.get('max_length')}"
   # What is shown as 100.0 % needs no line.
   return f"{share:.1%} of the tokens are read with {how}" if share < 0.9995 else ""
+
+
+def _calibration(found):
+  """Returns the calibration error of the answers before and after, and what it would be without any."""
+  if not found:
+    return ""
+  return (
+    f"expected calibration error {found['ece']:.3f}, {found['uncalibrated']['ece']:.3f} before calibration "
+    f"({found['ece_if_calibrated']:.3f} if it were perfect)"
+  )
+
+
+def _certainty(test):
+  """Returns how often prediction sets or intervals hold the truth."""
+  sets, intervals = test.get("prediction_sets"), test.get("intervals")
+  if sets:
+    return (
+      f"prediction sets for {sets['coverage']:g}: {sets['measured']:.3f} hold the label (95 % interval "
+      f"{formatting.interval(sets['measured_ci95'])}), {sets['mean_size']:.3g} classes on average"
+    )
+  if not intervals:
+    return ""
+  held = ", ".join(
+    f"{name} +/- {values['half_width']:.3g}: {values['measured']:.1%}"
+    for name, values in intervals["per_target"].items()
+  )
+  return f"intervals for {intervals['coverage']:g}, share that holds the label: {held}"
 
 
 def _candidates(candidates, task):

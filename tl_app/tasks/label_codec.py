@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tl_app.config.groups import DataConfig
+from tl_app.config.groups import AnswerConfig, DataConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +61,22 @@ class LabelCodec(abc.ABC):
   def as_probabilities(self, targets: np.ndarray) -> np.ndarray:
     """Returns the targets as the outputs of a perfect model, float32 [n, outputs]."""
 
-  def tune_thresholds(self, logits: np.ndarray, targets: np.ndarray) -> "LabelCodec":
-    """Returns the codec with the decision thresholds that are best on the validation split.
+  def calibrate(self, logits: np.ndarray, targets: np.ndarray, config: AnswerConfig) -> "LabelCodec":
+    """Returns the codec with what is learned from the validation split.
+
+    These are the calibration of the probabilities, the decision thresholds, and the rule of prediction sets or
+    intervals. Calibration changes no label.
 
     Args:
       logits: of the selected model, float [n, outputs].
       targets: of the validation split.
+      config: the `AnswerConfig` of the run.
     """
     return self
+
+  def calibrated(self, logits):
+    """Returns the logits, NumPy array or tensor [n, outputs], whose probabilities are calibrated."""
+    return logits
 
   def describe(self) -> str:
     """Returns the beginning of a line about the data, like "3 classes"."""

@@ -85,6 +85,19 @@ class Metrics(abc.ABC):
       RunFailed: a logit is NaN or infinite.
     """
 
+  def calibration(self, calibrated: np.ndarray, targets: np.ndarray) -> dict | None:
+    """Returns how well the probabilities are calibrated, ready for JSON; None for a task without probabilities.
+
+    Args:
+      calibrated: of `LabelCodec.calibrated`, float [n, outputs].
+      targets: [n, ..].
+
+    Returns:
+      A dict: "loss", "brier" (mean squared distance of the probabilities from the truth, summed over the classes of a
+      single label) and those of `calibration.quality`.
+    """
+    return None
+
   @abc.abstractmethod
   def baseline(self, train_targets: np.ndarray, targets: np.ndarray) -> dict:
     """Returns what metrics.json holds about the constant baseline: learned on train, measured on `targets`."""

@@ -8,8 +8,9 @@ import scipy.special
 import sklearn.metrics
 import sklearn.multiclass
 
+from tl_app.config import AUTO
 from tl_app.errors import UserError
-from tl_app.tasks import cells, solvers, statistics
+from tl_app.tasks import calibration, cells, solvers, statistics
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -29,12 +30,16 @@ class MultiLabelCodec(LabelCodec):
   Attributes:
     separator: between the names in a cell, and in the answers.
     columns_of_labels: names of the 0/1 columns, if the cells are lists of these; else ().
-    thresholds: a class is answered if its probability is above its threshold; () before `tune_thresholds`.
+    thresholds: a class is answered if its calibrated probability is above its threshold; () before `calibrate`.
+    slopes: of Platt scaling, one for each class; () for no calibration.
+    offsets: of Platt scaling, likewise.
   """
 
   separator: str = ","
   columns_of_labels: tuple = ()
   thresholds: tuple = ()
+  slopes: tuple = ()
+  offsets: tuple = ()
 
   def configure(self, config, labels):
     distinct = set(labels)
@@ -74,9 +79,21 @@ class MultiLabelCodec(LabelCodec):
   def as_probabilities(self, targets):
     return targets
 
-  def tune_thresholds(self, logits, targets):
-    chosen = best_thresholds(_probabilities(logits), targets)
-    return dataclasses.replace(self, thresholds=tuple(float(value) for value in chosen))
+  def calibrate(self, logits, targets, config):
+    # Thresholds of uncalibrated probabilities, moved with them: no answer changes.
+    thresholds, fitted = best_thresholds(_probabilities(logits), targets), self
+    if config.calibration == AUTO:
+      slopes, offsets = (tuple(values.tolist()) for values in calibration.fit_platt(logits, targets))
+      fitted = dataclasses.replace(self, slopes=slopes, offsets=offsets)
+      moved = _probabilities(fitted.calibrated(scipy.special.logit(np.maximum(thresholds, 0))))
+      # One that is not above 0 answers its class always.
+      thresholds = np.where(thresholds > 0, moved, thresholds)
+    return dataclasses.replace(fitted, thresholds=tuple(float(value) for value in thresholds))
+
+  def calibrated(self, logits):
+    if not self.slopes:
+      return logits
+    return logits * np.array(self.slopes, np.float32) + np.array(self.offsets, np.float32)
 
   def join(self, chosen: np.ndarray) -> str:
     """Returns the names of the classes that are chosen, bool [classes], as a cell."""
@@ -167,10 +184,11 @@ class MultiLabelMetrics(CountMetrics):
       A dict: "num_examples"; "loss"; "macro_f1" (mean over the classes that have examples or answers),
       "micro_f1" (over all answers), "subset_accuracy" (share of the examples without any wrong class), each with
       "_ci95", the 95 % percentile bootstrap interval over examples, or None with fewer than ten right or wrong answers;
-      "per_class" {name: {"precision", "recall", "f1", "support", "average_precision", "threshold"}}. What is 0/0 counts
-      0.
+      "per_class" {name: {"precision", "recall", "f1", "support", "average_precision", "threshold"}}; "calibration" (see
+      `calibration`, and "uncalibrated" with the same of the uncalibrated probabilities). What is 0/0 counts 0.
     """
-    logits, targets = usable_logits(logits, targets), np.asarray(targets)
+    uncalibrated, targets = usable_logits(logits, targets), np.asarray(targets)
+    logits = self.codec.calibrated(np.float64(uncalibrated))
     probabilities = _probabilities(logits)
     answers = probabilities > np.array(self.codec.thresholds)
     counts = statistics.class_counts(answers, targets)
@@ -185,7 +203,15 @@ class MultiLabelMetrics(CountMetrics):
       metrics[f"{key}_ci95"] = None if few else statistics.bootstrap(counts, statistic, seed)
     metrics["subset_accuracy_ci95"] = statistics.accuracy_interval(int(exact.sum()), len(exact), seed)
     metrics["per_class"] = self._per_class(counts.sum(axis=0), probabilities, targets)
-    return metrics
+    before = self.calibration(uncalibrated, targets)
+    return metrics | {"calibration": self.calibration(logits, targets) | {"uncalibrated": before}}
+
+  def calibration(self, calibrated, targets):
+    probabilities = _probabilities(calibrated)
+    return {
+      "loss": self.loss.mean_loss(calibrated, targets),
+      "brier": float(np.mean(np.square(probabilities - targets))),
+    } | calibration.quality(probabilities.ravel(), targets.ravel())
 
   def _per_class(self, sums, probabilities, targets):
     ranked = [
@@ -226,7 +252,7 @@ class MultiLabelAnswers(Answers):
   """The classes whose probabilities are above their thresholds; the score is the highest probability."""
 
   def outputs(self, logits):
-    return _probabilities(logits)
+    return _probabilities(self.codec.calibrated(np.float64(logits)))
 
   def rows(self, ids, labels, outputs):
     answers = outputs > np.array(self.codec.thresholds)
@@ -237,7 +263,7 @@ class MultiLabelAnswers(Answers):
   def signature_outputs(self, logits, inputs):
     import tensorflow as tf
 
-    probabilities = tf.sigmoid(logits)
+    probabilities = tf.sigmoid(self.codec.calibrated(logits))
     predicted = probabilities > tf.constant(self.codec.thresholds, tf.float32)
     names = tf.broadcast_to(tf.constant(self.codec.names), tf.shape(probabilities))
     chosen = tf.ragged.boolean_mask(names, predicted)
@@ -314,4 +340,5 @@ MULTI_LABEL = Task(
   supports_mixup=True,
   probe_solvers=("adamw", "logistic", "svm"),
   imbalances=("class_weights", "focal"),
+  answer_flags=("calibration",),
 )

@@ -8,7 +8,7 @@ import scipy.stats
 import sklearn.linear_model
 
 from tl_app.errors import UserError
-from tl_app.tasks import cells, solvers, statistics
+from tl_app.tasks import cells, prediction_sets, solvers, statistics
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -27,10 +27,14 @@ class RegressionCodec(LabelCodec):
   Attributes:
     mean: of the training labels, one for each target.
     deviation: their standard deviation, one for each target.
+    coverage: share of the examples whose interval holds the truth; 0 if there are no intervals.
+    half_widths: of the intervals, in the unit of the labels, one for each target; () if there are none.
   """
 
   mean: tuple = ()
   deviation: tuple = ()
+  coverage: float = 0.0
+  half_widths: tuple = ()
 
   def configure(self, config, labels):
     names = tuple(name.strip() for name in config.label_columns.split(",") if name.strip())
@@ -63,6 +67,13 @@ class RegressionCodec(LabelCodec):
   def as_probabilities(self, targets):
     """Returns the targets: here the outputs of a perfect model are no probabilities but the values themselves."""
     return targets
+
+  def calibrate(self, logits, targets, config):
+    errors = np.abs(np.float64(logits) - targets) * self.deviation
+    widths = [prediction_sets.quantile(column, config.coverage) for column in errors.T] if config.coverage else []
+    # With too few examples no finite interval is wide enough.
+    usable = bool(widths) and bool(np.isfinite(widths).all())
+    return dataclasses.replace(self, coverage=config.coverage, half_widths=tuple(widths) if usable else ())
 
   def describe(self):
     return f"{len(self.names)} target{'s' if len(self.names) > 1 else ''}"
@@ -143,8 +154,8 @@ class RegressionMetrics(Metrics):
       A dict: "num_examples"; "loss" (see `LossSpec.title`); "r2", "pearson", "spearman", "rmse" and "mae" (the last two
       in the unit of the labels), each the mean over the targets and with "_ci95", the 95 % percentile bootstrap
       interval over examples (of Spearman's over the ranks in the whole split), or None with fewer than ten examples;
-      "per_target" {name: {the same metrics, without intervals}}. A correlation with a constant is 0. If all labels are
-      the same, R2 is 0, or 1 if all answers are right.
+      "per_target" {name: {the same metrics, without intervals}}; "intervals" if there are any. A correlation with a
+      constant is 0. If all labels are the same, R2 is 0, or 1 if all answers are right.
     """
     logits = usable_logits(logits, targets)
     of_targets = self._metrics(logits, targets)
@@ -161,7 +172,26 @@ class RegressionMetrics(Metrics):
       name: {key: float(of_targets[key][index]) for key in self.metric_titles}
       for index, name in enumerate(self.codec.names)
     }
-    return metrics
+    return metrics | self._intervals(logits, targets, seed)
+
+  def _intervals(self, logits, targets, seed):
+    """Returns {"intervals": {"coverage", "per_target"}}, or {}."""
+    if not self.codec.half_widths:
+      return {}
+    held = np.abs(np.float64(logits) - targets) * self.codec.deviation <= self.codec.half_widths
+    return {
+      "intervals": {
+        "coverage": self.codec.coverage,
+        "per_target": {
+          name: {
+            "half_width": width,
+            "measured": float(column.mean()),
+            "measured_ci95": statistics.accuracy_interval(int(column.sum()), len(column), seed),
+          }
+          for name, width, column in zip(self.codec.names, self.codec.half_widths, held.T)
+        },
+      }
+    }
 
   def baseline(self, train_targets, targets):
     constant = np.repeat(train_targets.mean(axis=0, keepdims=True), len(targets), axis=0)
@@ -236,11 +266,17 @@ class RegressionAnswers(Answers):
     import tensorflow as tf
 
     deviation, mean = (tf.constant(values, tf.float32) for values in (self.codec.deviation, self.codec.mean))
-    return {"values": logits * deviation + mean}
+    values = logits * deviation + mean
+    if not self.codec.half_widths:
+      return {"values": values}
+    widths = tf.constant(self.codec.half_widths, tf.float32)
+    return {"values": values, "intervals": tf.stack([values - widths, values + widths], axis=-1)}
 
   def decode(self, served, inputs):
-    for row in served["values"]:
-      yield {"values": {name: float(value) for name, value in zip(self.codec.names, row)}}
+    intervals = served.get("intervals", [None] * len(served["values"]))
+    for row, bounds in zip(served["values"], intervals):
+      answer = {"values": {name: float(value) for name, value in zip(self.codec.names, row)}}
+      yield answer if bounds is None else answer | {"intervals": dict(zip(self.codec.names, bounds.tolist()))}
 
   def parity(self, served, outputs):
     difference = (np.abs(served["values"] - outputs) / self.codec.deviation).max()
@@ -288,4 +324,5 @@ REGRESSION = Task(
   has_class_names=False,
   supports_label_smoothing=False,
   probe_solvers=("adamw", "ridge"),
+  answer_flags=("coverage",),
 )

@@ -6,8 +6,9 @@ import typing
 import numpy as np
 import sklearn.metrics
 
+from tl_app.config import AUTO
 from tl_app.errors import UserError
-from tl_app.tasks import cells, solvers, statistics
+from tl_app.tasks import calibration, cells, prediction_sets, solvers, statistics
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -16,13 +17,27 @@ from tl_app.tasks.task import Task
 
 # Two classes nearer than float32 rounding are a tie: which of them comes first does not matter.
 TIE = 1e-6
+# The same of a class and the threshold of its prediction set, which may lie at a sum of probabilities.
+SET_TIE = 1e-5
 # With more classes the confusion matrix is written as its cells above 0: at most one for each example.
 MAX_MATRIX_CLASSES = 200
 
 
 @dataclasses.dataclass(frozen=True)
 class SingleLabelCodec(LabelCodec):
-  """Targets are int32 [n], the positions of the classes in `names`, which are sorted as text ("10" before "2")."""
+  """Targets are int32 [n], the positions of the classes in `names`, which are sorted as text ("10" before "2").
+
+  Attributes:
+    temperature: by which the logits are divided.
+    coverage: share of the examples whose prediction set holds the true class; 0 if there are no sets.
+    set_method: of --set_method.
+    set_thresholds: of `prediction_sets.SetRule`.
+  """
+
+  temperature: float = 1.0
+  coverage: float = 0.0
+  set_method: str = prediction_sets.LAC
+  set_thresholds: tuple = ()
 
   def classes(self, labels):
     several = next((label for label in labels if cells.listed(label) is not None), None)
@@ -47,6 +62,23 @@ class SingleLabelCodec(LabelCodec):
     probabilities = np.zeros((len(targets), len(self.names)), np.float32)
     probabilities[np.arange(len(targets)), targets] = 1
     return probabilities
+
+  def calibrate(self, logits, targets, config):
+    temperature = calibration.fit_temperature(logits, targets) if config.calibration == AUTO else 1.0
+    fitted = dataclasses.replace(self, temperature=temperature, coverage=config.coverage, set_thresholds=())
+    if not config.coverage:
+      return fitted
+    probabilities = statistics.softmax(fitted.calibrated(logits))
+    rule = prediction_sets.fit(probabilities, targets, config.coverage, config.set_method)
+    return dataclasses.replace(fitted, set_method=rule.method, set_thresholds=rule.thresholds)
+
+  def calibrated(self, logits):
+    return logits / self.temperature
+
+  @property
+  def set_rule(self) -> prediction_sets.SetRule | None:
+    """Which classes are in a prediction set; None if there are no sets."""
+    return prediction_sets.SetRule(self.set_thresholds, self.set_method) if self.set_thresholds else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +161,12 @@ class AccuracyMetrics(Metrics):
       None, see `statistics.macro_f1_interval`); "matthews" (the correlation of Matthews, -1 to 1; Gorodkin 2004 for
       several classes); "per_class" {name: {"precision", "recall", "f1", "support"}}; "confusion_matrix" (rows: true
       class, columns: predicted class), or with more than `MAX_MATRIX_CLASSES` classes "confusion_cells" ([position of
-      the true class, of the predicted class, count] of each cell above 0). A precision, recall or F1 that is 0/0 counts
-      0.
+      the true class, of the predicted class, count] of each cell above 0); "calibration" (see `calibration`, and
+      "uncalibrated" with the same of the uncalibrated probabilities); "risk_coverage" (see
+      `calibration.risk_coverage`); "prediction_sets" if there are any. A precision, recall or F1 that is 0/0 counts 0.
     """
-    logits, labels = usable_logits(logits, targets), np.asarray(targets)
+    uncalibrated, labels = usable_logits(logits, targets), np.asarray(targets)
+    logits = self.codec.calibrated(np.float64(uncalibrated))
     predictions = logits.argmax(axis=1)
     names = self.codec.names
     classes = np.arange(len(names))
@@ -142,26 +176,53 @@ class AccuracyMetrics(Metrics):
       labels, predictions, labels=classes, zero_division=0
     )
     num_correct = int(confusion.trace())
-    return {
-      "num_examples": len(labels),
-      "loss": statistics.cross_entropy(logits, labels),
-      "accuracy": num_correct / len(labels),
-      "accuracy_ci95": statistics.accuracy_interval(num_correct, len(labels), seed),
-      "balanced_accuracy": float(recall[support > 0].mean()),
-      "macro_f1": float(f1[(support > 0) | (confusion.sum(axis=0) > 0)].mean()),
-      "macro_f1_ci95": statistics.macro_f1_interval(confusion, seed),
-      "matthews": float(sklearn.metrics.matthews_corrcoef(labels, predictions))
-      if few_classes
-      else statistics.matthews(confusion),
-      "per_class": {
-        str(name): {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
-        for name, p, r, f, s in zip(names, precision, recall, f1, support)
-      },
-    } | (
-      {"confusion_matrix": confusion.toarray().tolist()}
-      if few_classes
-      else {"confusion_cells": np.stack([*confusion.nonzero(), confusion.data], axis=1).tolist()}
+    return (
+      {
+        "num_examples": len(labels),
+        "loss": statistics.cross_entropy(logits, labels),
+        "accuracy": num_correct / len(labels),
+        "accuracy_ci95": statistics.accuracy_interval(num_correct, len(labels), seed),
+        "balanced_accuracy": float(recall[support > 0].mean()),
+        "macro_f1": float(f1[(support > 0) | (confusion.sum(axis=0) > 0)].mean()),
+        "macro_f1_ci95": statistics.macro_f1_interval(confusion, seed),
+        "matthews": float(sklearn.metrics.matthews_corrcoef(labels, predictions))
+        if few_classes
+        else statistics.matthews(confusion),
+        "per_class": {
+          str(name): {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
+          for name, p, r, f, s in zip(names, precision, recall, f1, support)
+        },
+      }
+      | (
+        {"confusion_matrix": confusion.toarray().tolist()}
+        if few_classes
+        else {"confusion_cells": np.stack([*confusion.nonzero(), confusion.data], axis=1).tolist()}
+      )
+      | self._confidence(uncalibrated, logits, labels, seed)
     )
+
+  def _confidence(self, uncalibrated, logits, labels, seed):
+    """Returns the part of `compute_metrics` about probabilities and sets."""
+    probabilities = statistics.softmax(logits)
+    right = probabilities.argmax(axis=1) == labels
+    before = self.calibration(uncalibrated, labels)
+    found = {
+      "calibration": self.calibration(logits, labels) | {"uncalibrated": before},
+      "risk_coverage": calibration.risk_coverage(probabilities.max(axis=1), right),
+    }
+    rule = self.codec.set_rule
+    if rule is None:
+      return found
+    measured = prediction_sets.measure(rule.members(probabilities), labels, seed)
+    return found | {"prediction_sets": {"coverage": self.codec.coverage, "method": rule.method} | measured}
+
+  def calibration(self, calibrated, targets):
+    probabilities = statistics.softmax(calibrated)
+    scores, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    return {
+      "loss": statistics.cross_entropy(calibrated, targets),
+      "brier": float(np.mean(np.sum(np.square(probabilities - self.codec.as_probabilities(targets)), axis=1))),
+    } | calibration.quality(scores, right)
 
   def baseline(self, train_targets, targets):
     return {"majority_accuracy": statistics.majority_accuracy(train_targets, targets)}
@@ -225,7 +286,7 @@ class SingleLabelAnswers(Answers):
     return (*super().columns, "next_label", "next_score")
 
   def outputs(self, logits):
-    return statistics.softmax(logits)
+    return statistics.softmax(self.codec.calibrated(np.float64(logits)))
 
   def rows(self, ids, labels, outputs):
     best, names = outputs.argmax(axis=1), self.codec.names
@@ -238,23 +299,35 @@ class SingleLabelAnswers(Answers):
   def signature_outputs(self, logits, inputs):
     import tensorflow as tf
 
-    probabilities = tf.nn.softmax(logits)
+    probabilities, rule = tf.nn.softmax(self.codec.calibrated(logits)), self.codec.set_rule
     return {
       "label": tf.gather(tf.constant(self.codec.names), tf.argmax(probabilities, axis=-1)),
       "score": tf.reduce_max(probabilities, axis=-1),
       "probabilities": probabilities,
-    }
+    } | ({"prediction_set": rule.tensor_members(probabilities)} if rule else {})
 
   def decode(self, served, inputs):
-    for label, score, row in zip(*(served[name] for name in ("label", "score", "probabilities"))):
+    members = served.get("prediction_set", [None] * len(served["label"]))
+    rows = zip(*(served[name] for name in ("label", "score", "probabilities")), members)
+    for label, score, row, member in rows:
       probabilities = {name: float(p) for name, p in zip(self.codec.names, row)}
-      yield {"label": label.decode("utf-8"), "score": float(score), "probabilities": probabilities}
+      answer = {"label": label.decode("utf-8"), "score": float(score), "probabilities": probabilities}
+      named = [] if member is None else [name for name, inside in zip(self.codec.names, member) if inside]
+      yield answer | ({} if member is None else {"prediction_set": named})
 
   def parity(self, served, outputs):
     top = np.sort(outputs, axis=1)
     decided = top[:, -1] - top[:, -2] > TIE
     expected = np.asarray(self.codec.names, dtype=str)[outputs.argmax(axis=1)]
-    return statistics.class_parity(served["probabilities"], outputs, (served["label"] != expected) & decided)
+    found = statistics.class_parity(served["probabilities"], outputs, (served["label"] != expected) & decided)
+    rule = self.codec.set_rule
+    if rule is None:
+      return found
+    moved = (served["prediction_set"] != rule.members(outputs)) & (rule.distances(outputs) > SET_TIE)
+    return found | {"set_differences": int(moved.any(axis=1).sum())}
+
+  def is_equal(self, parity, tolerance):
+    return super().is_equal(parity, tolerance) and not parity.get("set_differences")
 
 
 def _task(loss, metrics):
@@ -269,6 +342,7 @@ def _task(loss, metrics):
     supports_mixup=True,
     probe_solvers=("adamw", "logistic", "svm"),
     imbalances=("class_weights", "focal", "balanced", "logit_adjustment"),
+    answer_flags=("calibration", "coverage", "set_method"),
   )
 
 

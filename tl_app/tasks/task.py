@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tl_app.config.groups import DataConfig
+from tl_app.config.groups import AnswerConfig, DataConfig
 from tl_app.errors import UserError
+from tl_app.tasks import calibration
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -23,7 +24,7 @@ from tl_app.tasks.metrics import Metrics
 class Task:
   """One --task: four parts and its capabilities.
 
-  A task is the same kind of object before and after fitting; `fit` and `tune_thresholds` return new ones.
+  A task is the same kind of object before and after fitting; `fit` and `calibrate` return new ones.
 
   ```python
   task = tasks.SINGLE_LABEL.fit(["cat", "dog", "cat"])
@@ -45,6 +46,7 @@ class Task:
     supports_mixup: whether --mixup and --cutmix can be used: targets may be shares of classes.
     probe_solvers: the values of --probe_solver that can be used.
     imbalances: the values of --imbalance that can be used, besides none.
+    answer_flags: the flags of `AnswerConfig` that have an effect.
   """
 
   name: str
@@ -60,6 +62,7 @@ class Task:
   supports_mixup: bool = False
   probe_solvers: tuple[str, ...] = ("adamw",)
   imbalances: tuple[str, ...] = ()
+  answer_flags: tuple[str, ...] = ()
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -70,9 +73,26 @@ class Task:
     """Returns the task that has learned its names and the like from the training labels, str [n]."""
     return self._with(self.codec.fit(labels))
 
-  def tune_thresholds(self, logits: np.ndarray, targets: np.ndarray) -> "Task":
-    """Returns the task with the decision thresholds that are best on the validation split."""
-    return self._with(self.codec.tune_thresholds(logits, targets))
+  def calibrate(self, logits: np.ndarray, targets: np.ndarray, config: AnswerConfig) -> "Task":
+    """Returns the task that has learned from the validation split, see `LabelCodec.calibrate`."""
+    return self._with(self.codec.calibrate(logits, targets, config))
+
+  def cross_fitted(self, logits: np.ndarray, targets: np.ndarray, config: AnswerConfig) -> dict | None:
+    """Returns `Metrics.calibration` of answers that were calibrated on other examples, in folds.
+
+    Args:
+      logits, targets, config: as of `LabelCodec.calibrate`.
+
+    Returns:
+      The dict, or None if the task has none or there are fewer examples than folds.
+    """
+    if len(targets) < calibration.FOLDS:
+      return None
+    fold_of, calibrated = calibration.folds(len(targets)), np.array(logits, np.float64)
+    for fold in range(calibration.FOLDS):
+      inside = fold_of == fold
+      calibrated[inside] = self.codec.calibrate(logits[~inside], targets[~inside], config).calibrated(logits[inside])
+    return self.metrics.calibration(calibrated, targets)
 
   def configure(self, config: DataConfig, labels: Sequence[str]) -> "Task":
     """Returns the task for the form of the label cells, see `LabelCodec.configure`."""

@@ -89,6 +89,8 @@ def config_from_flags(needed: Iterable[str] = ("workdir", "dataset")) -> config_
     if not pathlib.Path(path).is_file():
       raise UserError(f"--config={path} is not a file")
     config = config_lib.from_json(pathlib.Path(path).read_text(encoding="utf-8", errors="replace"), path)
+    # A file that others made must not decide that they are trusted.
+    config = dataclasses.replace(config, trust_backbone=False)
   config = dataclasses.replace(config, **given())
   config_lib.validate(config, needed)
   return config

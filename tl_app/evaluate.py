@@ -9,7 +9,7 @@ from tl_app.config.rules import EVALUATION_FLAGS
 
 
 def define_flags():
-  cli.define(["workdir", "cache_dir", "offline", *EVALUATION_FLAGS])
+  cli.define(["workdir", "cache_dir", "offline", "trust_backbone", *EVALUATION_FLAGS])
   cli.flag("output", "", "Directory for metrics.json and predictions.csv. Empty: they are only printed.", path=True)
 
 
@@ -25,7 +25,14 @@ def main():
   from tl_app.report import summary
 
   with cli.progress():
-    metrics = command.evaluate(flags.workdir, cli.given(EVALUATION_FLAGS), flags.output, flags.cache_dir, flags.offline)
+    metrics = command.evaluate(
+      flags.workdir,
+      cli.given(EVALUATION_FLAGS),
+      flags.output,
+      flags.cache_dir,
+      flags.offline,
+      flags.trust_backbone,
+    )
   cli.print_results(summary.lines(metrics, flags.output or None), summary.INDENT)
 
 

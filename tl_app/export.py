@@ -8,7 +8,7 @@ from tl_app.errors import UserError
 
 
 def define_flags():
-  cli.define(["workdir", "cache_dir", "offline"])
+  cli.define(["workdir", "cache_dir", "offline", "trust_backbone"])
   cli.flag("output", "", "Directory of the SavedModel. Empty: export/ in the workdir.", path=True)
   cli.flag(
     "part", "model", "What to export: model, the SavedModel that answers; or backbone, the network without its head."
@@ -27,15 +27,14 @@ def main():
   cli.start_tensorflow()
   from tl_app.commands import export as command
 
+  settings = (flags.workdir, flags.output, flags.cache_dir, flags.offline, flags.candidate, flags.trust_backbone)
   if flags.part == "backbone":
     with cli.progress():
-      written = command.export_backbone(flags.workdir, flags.output, flags.cache_dir, flags.offline, flags.candidate)
+      written = command.export_backbone(*settings)
     print(f"{written}: --backbone reads it")
     return
   with cli.progress():
-    directory, parity, task = command.export(
-      flags.workdir, flags.output, flags.cache_dir, flags.offline, flags.candidate
-    )
+    directory, parity, task = command.export(*settings)
   print(f"{directory}: {task.answers.describe_parity(parity)}")
 
 

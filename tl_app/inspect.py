@@ -35,17 +35,17 @@ def inspect_backbone(flags):
   from tl_app.commands import inspect_backbone as command
 
   config = Config(**{name: flags[name].value for name in ["cache_dir", "offline", "backbone", *LOADING_FLAGS]})
-  print(command.describe(config, Assets(config.cache_dir, config.offline)))
+  print(command.describe(config, Assets(config.cache_dir, config.offline, config.trust_backbone)))
 
 
 def inspect_run(flags):
-  if cli.given(["backbone", *LOADING_FLAGS]):
+  if set(cli.given(["backbone", *LOADING_FLAGS])) - {"trust_backbone"}:
     raise UserError("--workdir names a run, which has a backbone: remove --backbone and its flags")
   workdir.open_run(flags.workdir)
   cli.start_tensorflow()
   from tl_app.commands import inspect_run as command
 
-  changes = command.compare(flags.workdir, flags.cache_dir, flags.offline)
+  changes = command.compare(flags.workdir, flags.cache_dir, flags.offline, flags.trust_backbone)
   print(command.table(changes))
   command.require_agreement(changes)
 

@@ -34,7 +34,7 @@ def define_flags():
     "highest.",
     low=0,
   )
-  cli.define(INPUT_COLUMNS)
+  cli.define([*INPUT_COLUMNS, "trust_backbone"])
 
 
 def main():
@@ -51,7 +51,8 @@ def main():
   from tl_app.commands import predict
 
   source = [texts if texts[1:] else texts[0]] if texts else flags.input
-  predict.predict(flags.model, source, flags.output, batch_size=flags.batch_size, top=flags.top, **columns)
+  settings = {"batch_size": flags.batch_size, "top": flags.top, "trust_backbone": flags.trust_backbone}
+  predict.predict(flags.model, source, flags.output, **settings, **columns)
 
 
 if __name__ == "__main__":

@@ -226,7 +226,7 @@ def test_a_directory_that_is_no_export(exports, tmp_path):
   broken = tmp_path / "broken"
   files.write_json(broken / workdir.EXPORT_FACTS, {"modality": "text", "pairs": False, "task": TASK})
   (broken / "saved_model.pb").write_bytes(b"damaged")
-  with pytest.raises(UserError, match="cannot be loaded"):
+  with pytest.raises(UserError, match="holds no readable SavedModel: saved_model.pb is damaged"):
     predict_lib.predict(broken, str(write(tmp_path / "x.txt", "x\n")))
 
 

@@ -111,7 +111,7 @@ def test_a_vocabulary_keeps_line_numbers_and_must_have_the_specials(tmp_path):
 @pytest.mark.parametrize("packs", [True, False])
 def test_preprocessing_models_give_what_the_vocabulary_gives(tmp_path, packs):
   directory = tiny_modules.bert_preprocess(tmp_path / "hub_preprocess", packs=packs)
-  hub = text.HubPreprocess(saved_model.read(directory), 24, identity="t")
+  hub = text.HubPreprocess(saved_model.read(directory).module, 24, identity="t")
   own = text.WordPiece(str(directory) + "_vocab.txt", True, 24)
   assert hub.limit == (24 if packs else 12)
   texts = tf.constant(["the film is good", "", "the " * 9, "bad"])
@@ -124,7 +124,7 @@ def test_preprocessing_models_give_what_the_vocabulary_gives(tmp_path, packs):
 
 
 def test_a_module_that_preprocesses_nothing_is_refused(tmp_path):
-  module = saved_model.read(tiny_modules.image_map(tmp_path / "map"))
+  module = saved_model.read(tiny_modules.image_map(tmp_path / "map")).module
   with pytest.raises(UserError, match="--preprocessor is no text preprocessing"):
     text.HubPreprocess(module, 24, identity="t")
 
@@ -140,7 +140,7 @@ def test_identities_tell_preprocessings_apart(vocab, tmp_path):
 @pytest.mark.slow
 def test_the_shared_preprocessing_model_and_its_vocabulary_agree(shared):
   directory = shared("hub/bert_tiny_preprocess")
-  hub = text.HubPreprocess(saved_model.read(directory), 64, identity="t")
+  hub = text.HubPreprocess(saved_model.read(directory).module, 64, identity="t")
   own = text.WordPiece(directory / "assets/vocab.txt", True, 64)
   texts = tf.constant(["Hello world, the GOOD film!", "", "na\u00efve caf\u00e9 " * 40, "\u5317 x", "a" * 300])
   for length in (64, 10):

@@ -58,14 +58,15 @@ def fit(**settings: typing.Any) -> Run:
     from tl_app.commands import train
 
     train.train_and_evaluate(config, config.workdir)
-  return Run(config.workdir)
+  return Run(config.workdir, config.trust_backbone)
 
 
-def load(workdir: str | pathlib.Path) -> Run:
+def load(workdir: str | pathlib.Path, trust_backbone: bool = False) -> Run:
   """Opens a finished run.
 
   Args:
     workdir: directory of the run.
+    trust_backbone: as of `fit`.
 
   Raises:
     UserError: the directory holds no finished run.
@@ -74,7 +75,7 @@ def load(workdir: str | pathlib.Path) -> Run:
     run = tl_app.load("runs/messages")
     run.metrics["test"]["accuracy"]
   """
-  return Run(workdir)
+  return Run(workdir, trust_backbone)
 
 
 @_takes_settings
@@ -142,7 +143,7 @@ def stages(backbone: str | pathlib.Path, **loading: typing.Any) -> "pd.DataFrame
     from tl_app.assets import Assets
     from tl_app.commands import inspect_backbone
 
-    loaded = inspect_backbone.load(config, Assets(config.cache_dir, config.offline))
+    loaded = inspect_backbone.load(config, Assets(config.cache_dir, config.offline, config.trust_backbone))
     return pd.DataFrame(inspect_backbone.stages(loaded), columns=["stage", "variables", "parameters"])
 
 

@@ -31,18 +31,19 @@ class Run:
     config: the `Config` of the run.
   """
 
-  def __init__(self, workdir: str | pathlib.Path):
+  def __init__(self, workdir: str | pathlib.Path, trust_backbone: bool = False):
     """Opens a finished run.
 
     Args:
       workdir: its directory.
+      trust_backbone: as in `Config`.
 
     Raises:
       UserError: the directory holds no finished run.
     """
     self._paths, self.config = workdir_lib.open_run(workdir)
     self.workdir = self._paths.root
-    self._predictor = None
+    self._predictor, self._trust = None, {"trust_backbone": trust_backbone}
 
   @property
   def metrics(self) -> "Metrics":
@@ -79,7 +80,7 @@ class Run:
     with session.running():
       from tl_app.commands import evaluate
 
-      return Metrics(evaluate.evaluate(self.workdir, data, str(output)))
+      return Metrics(evaluate.evaluate(self.workdir, data, str(output), **self._trust))
 
   def predict(self, inputs: typing.Any, batch_size: int = 32) -> "pd.DataFrame":
     """Answers new inputs with the export of the run, as `python -m tl_app.predict` does.
@@ -113,7 +114,7 @@ class Run:
     if self._predictor is None:
       if not self._paths.export.is_dir():
         raise UserError(f"{self.workdir} has no export: run.export() writes it")
-      self._predictor = predict.Predictor(self._paths.export)
+      self._predictor = predict.Predictor(self._paths.export, **self._trust)
     facts = self._predictor.facts
     if isinstance(inputs, (str, os.PathLike)):
       if not os.path.exists(files.expanded(inputs)):
@@ -175,7 +176,7 @@ class Run:
     with session.running():
       from tl_app.commands import inspect_run
 
-      changes = inspect_run.compare(self.workdir)
+      changes = inspect_run.compare(self.workdir, **self._trust)
       inspect_run.require_agreement(changes)
     columns = {"name": "stage", "variables": "variables", "identical": "identical", "planned": "planned"}
     columns |= {"trained": "trained", "parameters": "parameters", "moved": "changed_parameters"}
@@ -255,7 +256,7 @@ class Run:
     with session.running():
       from tl_app.commands import export
 
-      directory = export.export(self.workdir, files.expanded(str(output)), candidate=candidate)[0]
+      directory = export.export(self.workdir, files.expanded(str(output)), candidate=candidate, **self._trust)[0]
     self._predictor = None
     return directory
 

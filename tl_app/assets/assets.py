@@ -30,10 +30,12 @@ class Assets:
   Attributes:
     cache_dir: see `cache_root`.
     offline: do not use the network; a handle that is neither cached nor local raises `UserError`.
+    trust: whether a SavedModel may do something outside the model, see `saved_models.load`.
   """
 
   cache_dir: str = ""
   offline: bool = False
+  trust: bool = False
 
   @property
   def root(self) -> pathlib.Path:

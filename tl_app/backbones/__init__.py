@@ -192,6 +192,7 @@ def _load(spec, assets, *, preprocessor, pooling, image_size, pixels):
     return saved_model.load(
       assets.hub_module(spec.handle),
       spec,
+      trust=assets.trust,
       preprocessor=assets.hub_module(preprocessor) if preprocessor else None,
       pooling=pooling,
       image_size=image_size,

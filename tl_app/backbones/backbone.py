@@ -35,6 +35,7 @@ class Backbone:
       is in exactly one stage.
     feature_size: width of "features".
     notes: lines for the user: how the stages were found, what the module cannot do.
+    effects: the operations of the network that do something outside it, which --trust_backbone has let through, or "".
     width: width of the network's own features, if `feature_size` combines several of them.
     identity: what distinguishes the network from another one besides its variables, kind and pooling: how it rescales
       its inputs, and those of its layers that have no weights.
@@ -57,6 +58,7 @@ class Backbone:
   stages: "dict[str, list[keras.Variable]]"
   feature_size: int
   notes: list[str] = dataclasses.field(default_factory=list)
+  effects: str = ""
   width: int = 0
   identity: str = ""
   pairs: bool = False

@@ -117,13 +117,19 @@ def _text(card, backbone):
 - Data: {card.data}
 - Date: {datetime.date.today().isoformat()}
 - Features: {backbone.feature_size} numbers, pooling `{backbone.spec.pooling}`{length}
-{table}
+{_effects(backbone)}{table}
 Fine-tune it with tl_app:
 
 ```bash
 python -m tl_app.train --backbone=DIRECTORY --dataset=table:DATA.csv --workdir=RUN
 ```
 """
+
+
+def _effects(backbone):
+  if not backbone.effects:
+    return ""
+  return f"- **Not safe to load unseen**: its graph has {backbone.effects}. `--trust_backbone` has let it through\n"
 
 
 def _number(value):

@@ -10,6 +10,7 @@ import typing
 import keras
 import tensorflow as tf
 
+from tl_app.assets import saved_models
 from tl_app.backbones import stages_by_name, variable_usage
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.pooling import pool
@@ -30,6 +31,7 @@ def load(
   directory: str | os.PathLike,
   spec: BackboneSpec,
   *,
+  trust: bool = False,
   preprocessor: str | os.PathLike | None = None,
   pooling: str = "auto",
   image_size: int = 0,
@@ -40,6 +42,7 @@ def load(
     directory: with saved_model.pb: a TF2 module with `__call__(inputs, training)`, a Keras 2 model, an export of Keras
       3's `Model.export`, or signatures alone (these run in inference mode only).
     spec: `BackboneSpec`.
+    trust: whether their graphs may do something outside the model, see `saved_models.load`.
     preprocessor: directory of the TF Hub preprocessing model, or None.
     pooling: "mean", "cls", "pooler", or "auto" for the record's.
     image_size: height and width in pixels; 0 for the record's or the module's own.
@@ -47,7 +50,7 @@ def load(
   Raises:
     UserError: the module cannot be read, or cannot be a backbone with these choices.
   """
-  module = read(directory)
+  module, effects = read(directory, trust)
   interface = ModuleInterface.of(module, spec)
   if variable_usage.operations(interface.inference.trace) & _REFERENCES:
     raise UserError(
@@ -61,27 +64,34 @@ def load(
   chosen, source, notes = _choose_pooling(pooling, spec, interface, outputs)
   layer = SavedModelLayer(module, interface, outputs, source, spec.value_range)
   stages, stage_notes = _stages(layer, spec)
-  own_name, *others = outputs[source].alternatives or ("",)
-  if others:
-    notes.append(f"the features are its output {own_name!r}, the widest; others: {', '.join(map(repr, others[:4]))}")
-  if not spec.modality and source == "pooler" and interface.gives_probabilities(outputs[source], size):
-    notes.append(
-      "the features sum to 1 for each example: they are probabilities of a classifier; a module without its last layer "
-      "gives better features"
-    )
+  notes += _feature_notes(spec, interface, outputs, source, size)
   spec = dataclasses.replace(spec, modality="image" if interface.form == "image" else "text", pooling=chosen)
   if interface.form == "image" and not interface.takes_bytes():
     notes.append("pixels are scaled to {:g} to {:g}; --pixels sets another range".format(*spec.value_range))
+  tokenizer = saved_models.Loaded(None, "") if preprocessor is None else read(preprocessor, trust)
+  preprocess = _preprocess(module, interface, layer, spec, tokenizer.module and (tokenizer.module, preprocessor), size)
   return SavedModelBackbone(
     spec=spec,
-    preprocess=_preprocess(module, interface, layer, spec, preprocessor, size),
+    preprocess=preprocess,
     network=_network(layer, interface, size, chosen, source),
     stages=stages,
     feature_size=int(outputs[source].shape[-1]),
     notes=interface.notes + notes + stage_notes + layer.notes(),
+    effects="; ".join(filter(None, (effects, tokenizer.effects))),
     identity=f"{_digest(directory)} {outputs[source].index} {spec.value_range}",
     save=lambda path: save(module, layer, preprocessor, path),
   )
+
+
+def _feature_notes(spec, interface, outputs, source, size):
+  own_name, *others = outputs[source].alternatives or ("",)
+  if others:
+    yield f"the features are its output {own_name!r}, the widest; others: {', '.join(map(repr, others[:4]))}"
+  if not spec.modality and source == "pooler" and interface.gives_probabilities(outputs[source], size):
+    yield (
+      "the features sum to 1 for each example: they are probabilities of a classifier; a module without its last layer "
+      "gives better features"
+    )
 
 
 def save(module, layer: SavedModelLayer, preprocessor, directory: pathlib.Path) -> None:
@@ -108,20 +118,15 @@ def save(module, layer: SavedModelLayer, preprocessor, directory: pathlib.Path) 
     shutil.copytree(preprocessor, directory / PREPROCESSOR)
 
 
-def read(directory: str | os.PathLike):
-  """Returns `tf.saved_model.load(directory)`; the TF1 Hub format is read too.
+def read(directory: str | os.PathLike, trust: bool = False) -> saved_models.Loaded:
+  """Returns `saved_models.load(directory)`; the TF1 Hub format is read too.
 
   Raises:
-    UserError: there is no readable SavedModel.
+    UserError: there is no readable SavedModel, or it is not trusted.
   """
   # The import of preprocessing.text has registered the ops of tensorflow_text, which text modules need.
-  directory = str(directory)
   tags = [] if (pathlib.Path(directory) / "tfhub_module.pb").exists() else None
-  try:
-    return tf.saved_model.load(directory, tags=tags)
-  except (OSError, tf.errors.OpError, ValueError, TypeError, KeyError, RuntimeError) as error:
-    reason = " ".join(str(error).split())[:200]
-    raise UserError(f"{directory} holds no readable SavedModel: {reason}") from None
+  return saved_models.load(directory, trust=trust, tags=tags)
 
 
 class SavedModelBackbone(Backbone):
@@ -222,15 +227,18 @@ def _network(layer, interface, size, pooling, source):
   return keras.Model(inputs, outputs, name="backbone")
 
 
-def _preprocess(module, interface, layer, spec, preprocessor, size):
-  """Returns the `tf.Module` from raw strings or encoded images to the network's inputs."""
+def _preprocess(module, interface, layer, spec, tokenizer, size):
+  """Returns the `tf.Module` from raw strings or encoded images to the network's inputs.
+
+  `tokenizer` is (loaded preprocessing model, its directory), or None.
+  """
   if interface.form == "image":
     return image.ImagePreprocess(size)
   if interface.form == "strings":
     return text.RawStrings()
   limit = _limit(interface, layer, spec)
-  if preprocessor is not None:
-    return text.HubPreprocess(read(preprocessor), limit, identity=_digest(preprocessor))
+  if tokenizer:
+    return text.HubPreprocess(tokenizer[0], limit, identity=_digest(tokenizer[1]))
   vocabulary = getattr(getattr(module, "vocab_file", None), "asset_path", None)
   if vocabulary is None:
     raise UserError(f"{spec.name} has no vocab_file: give its preprocessing model with --preprocessor")

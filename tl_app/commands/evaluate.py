@@ -13,7 +13,14 @@ from tl_app.model.model import Model
 from tl_app.report import predictions
 
 
-def evaluate(workdir: str | pathlib.Path, flags: dict, output: str, cache_dir: str = "", offline: bool = False) -> dict:
+def evaluate(
+  workdir: str | pathlib.Path,
+  flags: dict,
+  output: str,
+  cache_dir: str = "",
+  offline: bool = False,
+  trust_backbone: bool = False,
+) -> dict:
   """Evaluates the model of a finished run and returns the metrics.
 
   Args:
@@ -22,7 +29,7 @@ def evaluate(workdir: str | pathlib.Path, flags: dict, output: str, cache_dir: s
       without it, the run's own test split.
     output: directory for metrics.json and predictions.csv; "" writes neither.
     cache_dir: as in `Config`; "" for that of the run.
-    offline: as in `Config`.
+    offline, trust_backbone: as in `Config`.
 
   Returns:
     {"test": metrics, "task", "primary_metric", "dataset", and the baseline's metrics}.
@@ -33,7 +40,7 @@ def evaluate(workdir: str | pathlib.Path, flags: dict, output: str, cache_dir: s
   finished_run.check_output(output)
   if output and workdir_lib.Workdir(pathlib.Path(output)).plan.is_file():
     raise UserError(f"--output={output} holds a run, whose metrics.json would be replaced: choose another directory")
-  paths, config, assets = finished_run.opened(workdir, cache_dir, offline)
+  paths, config, assets = finished_run.opened(workdir, cache_dir, offline, trust_backbone)
   if bool(flags.get("text_pair_column", config.text_pair_column)) != bool(config.text_pair_column):
     reads = "pairs of texts" if config.text_pair_column else "no pairs of texts"
     raise UserError(f"--text_pair_column={flags['text_pair_column']}, but the model of {workdir} reads {reads}")

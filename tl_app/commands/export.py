@@ -14,7 +14,12 @@ from tl_app.workdir import Record
 
 
 def export(
-  workdir: str | pathlib.Path, output: str, cache_dir: str = "", offline: bool = False, candidate: str = ""
+  workdir: str | pathlib.Path,
+  output: str,
+  cache_dir: str = "",
+  offline: bool = False,
+  candidate: str = "",
+  trust_backbone: bool = False,
 ) -> tuple[pathlib.Path, dict, Task]:
   """Exports the model of a finished run and checks the export on the run's test split.
 
@@ -26,6 +31,7 @@ def export(
     cache_dir: as in `Config`; "" for that of the run.
     offline: as in `Config`.
     candidate: name of the candidate to export; "" for the selected one. Another one needs `output`.
+    trust_backbone: as in `Config`.
 
   Returns:
     (directory of the SavedModel, result of the export check, the `Task`).
@@ -35,7 +41,7 @@ def export(
     RunFailed: the answers of the export differ from those of the model.
   """
   finished_run.check_output(output)
-  paths, config, assets = finished_run.opened(workdir, cache_dir, offline)
+  paths, config, assets = finished_run.opened(workdir, cache_dir, offline, trust_backbone)
   directory = pathlib.Path(output) if output else paths.export
   if output and directory.exists() and not (directory / "saved_model.pb").is_file() and any(directory.iterdir()):
     raise UserError(f"--output={output} is not empty and holds no SavedModel: choose another directory")
@@ -64,7 +70,12 @@ def export(
 
 
 def export_backbone(
-  workdir: str | pathlib.Path, output: str, cache_dir: str = "", offline: bool = False, candidate: str = ""
+  workdir: str | pathlib.Path,
+  output: str,
+  cache_dir: str = "",
+  offline: bool = False,
+  candidate: str = "",
+  trust_backbone: bool = False,
 ) -> pathlib.Path:
   """Writes the backbone of a finished run, without its head, for --backbone.
 
@@ -73,6 +84,7 @@ def export_backbone(
     output: directory to write; "" is backbone/ in the workdir.
     cache_dir, offline: as of `export`.
     candidate: name of the candidate; "" for the selected one.
+    trust_backbone: as of `export`.
 
   Returns:
     The directory.
@@ -81,7 +93,7 @@ def export_backbone(
     UserError: there is no finished run or candidate, its backbone cannot be written, or `output` holds other files.
   """
   finished_run.check_output(output)
-  paths, config, assets = finished_run.opened(workdir, cache_dir, offline)
+  paths, config, assets = finished_run.opened(workdir, cache_dir, offline, trust_backbone)
   directory = pathlib.Path(output) if output else paths.backbone
   if output and directory.exists() and not saved_backbone.is_saved(directory) and any(directory.iterdir()):
     raise UserError(f"--output={output} is not empty and holds no backbone: choose another directory")

@@ -18,13 +18,16 @@ from tl_app.model.model import Model
 from tl_app.workdir import Workdir
 
 
-def opened(workdir: str | pathlib.Path, cache_dir: str = "", offline: bool = False) -> tuple[Workdir, Config, Assets]:
+def opened(
+  workdir: str | pathlib.Path, cache_dir: str = "", offline: bool = False, trust_backbone: bool = False
+) -> tuple[Workdir, Config, Assets]:
   """Opens a finished run.
 
   Args:
     workdir: directory of the run.
     cache_dir: as in `Config`; "" for that of the run.
     offline: as in `Config`.
+    trust_backbone: as in `Config`; the config.json of a run is no reason for trust.
 
   Returns:
     (`Workdir`, `Config`, `Assets`). `data_config` finds its data.
@@ -33,8 +36,13 @@ def opened(workdir: str | pathlib.Path, cache_dir: str = "", offline: bool = Fal
     UserError: the directory holds no finished run.
   """
   paths, config = workdir_lib.open_run(workdir)
-  config = dataclasses.replace(config, cache_dir=cache_dir or config.cache_dir, offline=offline or config.offline)
-  return paths, config, Assets(config.cache_dir, config.offline)
+  config = dataclasses.replace(
+    config,
+    cache_dir=cache_dir or config.cache_dir,
+    offline=offline or config.offline,
+    trust_backbone=trust_backbone,
+  )
+  return paths, config, Assets(config.cache_dir, config.offline, config.trust_backbone)
 
 
 def restore(paths: Workdir, config: Config, assets: Assets, candidate: str = "") -> Model:

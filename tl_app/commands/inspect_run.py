@@ -65,18 +65,20 @@ class Changes:
   miscounted: dict
 
 
-def compare(workdir: str | pathlib.Path, cache_dir: str = "", offline: bool = False) -> Changes:
+def compare(
+  workdir: str | pathlib.Path, cache_dir: str = "", offline: bool = False, trust_backbone: bool = False
+) -> Changes:
   """Loads the pretrained backbone of a finished run and compares the run's export with it, variable by variable.
 
   Args:
     workdir: directory of the run.
     cache_dir: as in `Config`; "" for that of the run.
-    offline: as in `Config`.
+    offline, trust_backbone: as in `Config`.
 
   Raises:
     UserError: there is no finished run or no export, or --backbone is another network now.
   """
-  paths, config, assets = finished_run.opened(workdir, cache_dir, offline)
+  paths, config, assets = finished_run.opened(workdir, cache_dir, offline, trust_backbone)
   exported = _Exported(paths.export)
   model = finished_run.rebuild(paths, config, assets)
   try:

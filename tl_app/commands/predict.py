@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import files, tasks, workdir
+from tl_app.assets import saved_models
 from tl_app.commands import answer_files, exports
 from tl_app.data import modalities
 from tl_app.data.readers import unlabelled
@@ -35,6 +36,7 @@ def predict(
   batch_size: int = 32,
   text_pair_column: str = "",
   top: int = 0,
+  trust_backbone: bool = False,
 ) -> None:
   """Answers inputs and writes the answers in order.
 
@@ -52,9 +54,11 @@ def predict(
     text_pair_column: column of the second text in a table, for a model of pairs of texts; "" likewise.
     top: number of classes whose probabilities are written, the highest first; 0 for all of at most `MANY_CLASSES`
       classes, in their own order, else for the `TOP` highest.
+    trust_backbone: as in `Config`.
 
   Raises:
-    UserError: `model` is no export, or `source` does not exist, is empty, has another modality or lacks a column.
+    UserError: `model` is no export, or is not trusted; or `source` does not exist, is empty, has another modality or
+      lacks a column.
   """
   if output and pathlib.Path(output).is_dir():
     raise UserError(f"--output={output} is a directory: name a file")
@@ -68,7 +72,7 @@ def predict(
   facts = read_facts(model)
   given = {"text_column": text_column, "image_column": image_column, "text_pair_column": text_pair_column}
   inputs = _inputs(facts, source, exports.input_columns(facts, given), model)
-  predictor = Predictor(model)
+  predictor = Predictor(model, trust_backbone)
   total = failed = 0
   with answer_files.opened(output, facts, predictor.columns) as write:
     while rows := list(itertools.islice(inputs, batch_size)):
@@ -121,17 +125,18 @@ class Predictor:
     facts: see `read_facts`.
   """
 
-  def __init__(self, model: str | pathlib.Path):
+  def __init__(self, model: str | pathlib.Path, trust_backbone: bool = False):
     """Loads an export.
 
     Args:
       model: its directory.
+      trust_backbone: as in `Config`.
 
     Raises:
       UserError: `model` is no export, or it cannot be loaded.
     """
     self.facts = read_facts(model)
-    self._signature = _signature(pathlib.Path(model), self.facts["modality"])
+    self._signature = _signature(pathlib.Path(model), self.facts["modality"], trust_backbone)
 
   @property
   def columns(self) -> list[str]:
@@ -157,13 +162,13 @@ class Predictor:
       yield [_with_highest(answer, top) for answer in answers]
 
 
-def _signature(directory, modality):
+def _signature(directory, modality, trust):
   for module in modalities.of(modality).serving_modules:
     importlib.import_module(module)
-  try:
-    return tf.saved_model.load(str(directory)).signatures["serving_default"]
-  except (OSError, tf.errors.OpError) as error:
-    raise UserError(f"--model={directory} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+  signature = saved_models.load(directory, trust=trust).module.signatures.get("serving_default")
+  if signature is None:
+    raise UserError(f"--model={directory} has no signature serving_default: it is no export of tl_app")
+  return signature
 
 
 def _answers(inputs, facts, signature, batch_size):

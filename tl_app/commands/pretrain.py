@@ -68,7 +68,7 @@ def _run(config, record, start):
   devices = devices_lib.make(config.strategy, config.num_devices)
   rules.check(rules.DEVICES, config, devices.replicas)
   keras.utils.set_random_seed(config.seed)
-  assets, objective = Assets(config.cache_dir, config.offline), objectives.chosen(config)
+  assets, objective = Assets(config.cache_dir, config.offline, config.trust_backbone), objectives.chosen(config)
   record.paths.corpus.mkdir()
   corpus = corpora.load(config, assets, record.paths.corpus)
   for note in corpus.notes:

@@ -127,7 +127,7 @@ def prepare(
   devices = devices_lib.make(config.strategy, config.num_devices)
   rules.check(rules.DEVICES, config, devices.replicas)
   keras.utils.set_random_seed(config.seed)
-  assets = Assets(config.cache_dir, config.offline)
+  assets = Assets(config.cache_dir, config.offline, config.trust_backbone)
   split, task, reason = load_data(config, assets)
   record.write_splits(split.manifest())
   spec = with_vocabulary(config, spec, split)
@@ -209,7 +209,9 @@ def _target(config, features, record):
   """Returns the features of --unlabelled_dataset."""
   try:
     with record.clock("features"):
-      return adaptation.target_features(config, features, Assets(config.cache_dir, config.offline), record)
+      return adaptation.target_features(
+        config, features, Assets(config.cache_dir, config.offline, config.trust_backbone), record
+      )
   finally:
     shutil.rmtree(record.paths.corpus, ignore_errors=True)
 
@@ -361,7 +363,7 @@ def export(config: Config, features: Features, outputs: np.ndarray, record: Reco
   train_data, paths = features.data, record.paths
   with record.clock("export"), parity.Client(train_data.examples.modality) as client:
     return parity.export_and_prove(
-      finished_run.restore(paths, config, Assets(config.cache_dir, config.offline)),
+      finished_run.restore(paths, config, Assets(config.cache_dir, config.offline, config.trust_backbone)),
       paths.export,
       train_data.examples.inputs[train_data.test],
       outputs,

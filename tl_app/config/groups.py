@@ -57,6 +57,11 @@ class BackboneConfig:
     "from the module's vocab_file.",
     path=True,
   )
+  trust_backbone: bool = _field(
+    False,
+    "Load a SavedModel whose graph reads or writes files, runs Python or reaches the network, which is refused "
+    "otherwise. For models whose maker you trust; give it to each command that loads one.",
+  )
   pooling: str = _field(
     "auto",
     "How token or position outputs become one feature vector. auto: as in the backbone table or the model's own "

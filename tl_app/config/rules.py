@@ -28,7 +28,7 @@ from tl_app.errors import UserError
 FLAGS, DEVICES, DATA, BACKBONE = "flags", "devices", "data", "backbone"
 # Flags of `inspect` about the backbone that it loads.
 LOADING_FLAGS = (
-  *("preprocessor", "pooling", "image_size", "pixels", "init", "network_width", "network_depth"),
+  *("preprocessor", "trust_backbone", "pooling", "image_size", "pixels", "init", "network_width", "network_depth"),
   "vocabulary_size",
 )
 # Flags of `evaluate` that replace those of the run.
@@ -45,7 +45,8 @@ ANSWERS = tuple(field.name for field in dataclasses.fields(AnswerConfig))
 ADAPTATION = ("adapt", "unlabelled_dataset")
 # All flags that `pretrain` uses.
 USED_BY_PRETRAIN = (
-  *("workdir", "cache_dir", "offline", "seed", "backbone", "preprocessor", "pooling", "pixels"),
+  *("workdir", "cache_dir", "offline", "seed", "backbone", "preprocessor", "trust_backbone"),
+  *("pooling", "pixels"),
   *("init", "network_width", "network_depth", "vocabulary_size", "optimizer", "momentum", "schedule", "warmup"),
   *("image_size", "max_length", "dataset", "validation_dataset", "data_dir", "text_column", "image_column"),
   *("label_column", "text_unit", "on_bad_example", "split_seed", "validation_fraction", "max_examples"),

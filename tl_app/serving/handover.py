@@ -109,6 +109,17 @@ def _write_json(path, value):
   files.write_text(path, json.dumps(value, ensure_ascii=False) + "\n")
 
 
+def _effects(backbone):
+  if not backbone.effects:
+    return ""
+  return f"""
+## Effects outside the model
+
+The graph has {backbone.effects}. It was let through by `--trust_backbone` when the model was trained; whoever serves
+the model must trust the maker of its backbone too.
+"""
+
+
 def _readme(model, about, answer, needed):
   task, pairs = model.task, model.backbone.pairs
   names, modality = list(task.names), model.backbone.modality
@@ -161,7 +172,7 @@ The signature `serving_default` takes `inputs`, string {shape} {takes}. It retur
 
 {"" if modality == "image" else _EMPTY}\
 The signature `features` takes the same inputs and returns the features of the network, float32.
-
+{_effects(model.backbone)}
 ## Python
 
 The exact versions are {", ".join(needed)}:

@@ -14,7 +14,8 @@ from tests import import_graph
 
 # Packages and modules directly under tl_app/. Rooms on one line do not import each other.
 ORDER = [
-  ["errors", "files", "terminal"],
+  ["errors", "terminal"],
+  ["files"],
   ["config", "progress"],
   ["assets"],
   ["recipes", "preprocessing"],
@@ -79,7 +80,7 @@ def test_no_modules_import_each_other_in_a_circle():
 
 def test_the_graph_stays_small():
   rooms = import_graph.rooms(GRAPH)
-  assert len(rooms) <= 35 and sum(map(len, rooms.values())) <= 164 and import_graph.levels(rooms) <= 10
+  assert len(rooms) <= 35 and sum(map(len, rooms.values())) <= 165 and import_graph.levels(rooms) <= 11
   assert len([room for room in rooms if import_graph.is_root_module(room) and room not in ORDER[-1]]) <= 9
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from tl_app import config as config_lib
 from tl_app import files
 from tl_app.errors import UserError
+from tl_app.files import checksums
 
 LOCK = ".lock"
 # The file in an export that holds what its signatures do not tell: modality, task, stages.
@@ -106,6 +108,11 @@ class Workdir:
     return self.root / ".corpus"
 
   @property
+  def checksums(self) -> pathlib.Path:
+    """The checksums of the files that other commands read."""
+    return self.root / checksums.NAME
+
+  @property
   def log(self) -> pathlib.Path:
     """One JSON object per epoch."""
     return self.root / "log.jsonl"
@@ -127,7 +134,16 @@ class Workdir:
   def all_paths(self) -> tuple[pathlib.Path, ...]:
     """Returns all paths that a run writes."""
     before = (self.config, self.plan, self.splits, self.findings, self.log, self.weights.parent, self.tensorboard)
-    return (*before, self.corpus, *self.results())
+    return (*before, self.corpus, self.checksums, *self.results())
+
+  def read_back(self) -> list[pathlib.Path]:
+    """Returns the files that exist and that other commands read, but metrics.json.
+
+    Of export/ and backbone/, which may be copied alone, these are their checksums.
+    """
+    directories = (self.export / checksums.NAME, self.backbone / checksums.NAME)
+    named = (self.config, self.plan, self.splits, self.findings, self.log, self.predictions, *directories)
+    return [path for path in (*named, *sorted(self.weights.parent.rglob("*"))) if path.is_file()]
 
 
 class Clock:
@@ -206,8 +222,15 @@ class Record:
     self._write((directory or self.paths.task.parent) / self.paths.task.name, values)
 
   def write_metrics(self, values: dict) -> None:
-    """Writes metrics.json, which makes the run a finished one."""
-    self._write(self.paths.metrics, values)
+    """Writes metrics.json, which makes the run a finished one, and the checksums of its files."""
+    run = self.paths
+    if not run.metrics.exists():
+      checksums.write(run.root, run.read_back(), settings=_settings(run.config))
+    self._write(run.metrics, values)
+
+  def replaced(self, path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Returns a context whose block writes a file or a directory of a finished run, see `checksums.replaced`."""
+    return checksums.replaced(self.paths.root, path)
 
   def log_epoch(self, values: dict) -> None:
     """Appends a line to log.jsonl."""
@@ -215,7 +238,8 @@ class Record:
       file.write(json.dumps(values) + "\n")
 
   def _write(self, path, values):
-    files.write_json(path, {"format": FORMAT, **values})
+    with self.replaced(path):
+      files.write_json(path, {"format": FORMAT, **values})
 
 
 def read(path: pathlib.Path) -> dict:
@@ -223,15 +247,45 @@ def read(path: pathlib.Path) -> dict:
 
   Raises:
     OSError, ValueError: the file is missing or damaged.
-    UserError: a newer tl_app wrote it.
+    UserError: it is not what the run wrote, or a newer tl_app wrote it.
   """
-  values = files.read_json(path)
+  values = files.read_json(verified(path))
   if not isinstance(values, dict):
     raise ValueError(f"{path} holds no JSON object")
   found = values.pop("format", FORMAT)
   if found != FORMAT:
     raise UserError(f"{path} has format {found}, and this tl_app reads format {FORMAT}: update tl_app")
   return values
+
+
+def verified(path: pathlib.Path) -> pathlib.Path:
+  """Returns the path of a file of a run, see `checksums.verified`. The paths in config.json may have been corrected.
+
+  Raises:
+    UserError: the file is not what the run wrote.
+  """
+  try:
+    return checksums.verified(path)
+  except checksums.Changed:
+    written = path == Workdir(path.parent).config and checksums.facts(path.parent).get("settings")
+    if written and path.is_file() and _settings(path) == written:
+      return path
+    raise
+
+
+def _settings(path):
+  """Returns the SHA-256 hash of a config.json without the paths in it; "" if it cannot be read."""
+  try:
+    values = files.read_json(path)
+    named = {name for name, field in config_lib.FIELDS.items() if field.metadata["path"] and name in values}
+    kept = {name: value for name, value in values.items() if name not in named or not _is_path(value)}
+  except (OSError, ValueError, AttributeError):
+    return ""
+  return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _is_path(value):
+  return os.sep in str(value) or str(value).partition(":")[0] in PATH_FORMS
 
 
 def write_vocabulary(path: pathlib.Path, tokens: Iterable[str]) -> None:
@@ -243,7 +297,7 @@ def write_vocabulary(path: pathlib.Path, tokens: Iterable[str]) -> None:
 
 def read_vocabulary(path: pathlib.Path) -> tuple[str, ...]:
   """Returns the tokens that `write_vocabulary` wrote; () if there is no such file."""
-  return tuple(path.read_bytes().decode("utf-8").split("\n")[:-1]) if path.is_file() else ()
+  return tuple(verified(path).read_bytes().decode("utf-8").split("\n")[:-1]) if path.is_file() else ()
 
 
 def read_plan(run: Workdir) -> dict:
@@ -316,7 +370,8 @@ def open_run(root: str | pathlib.Path) -> tuple[Workdir, config_lib.Config]:
   for path in (run.config, run.plan, run.weights, run.task, run.metrics):
     if not path.is_file():
       raise UserError(f"--workdir={root} holds no finished run: {path.relative_to(run.root)} is missing; train first")
-  return run, config_lib.from_json(run.config.read_text(encoding="utf-8"), str(run.config))
+  checksums.is_listed(run.root)
+  return run, config_lib.from_json(verified(run.config).read_text(encoding="utf-8"), str(run.config))
 
 
 def place(run: Workdir) -> dict[str, str]:

@@ -86,6 +86,9 @@ def test_a_run_is_found_from_elsewhere_and_after_a_move(project, tmp_path, monke
   run = tmp_path / "moved" / "runs" / "first"
   plan = files.read_json(run / "plan.json")
   files.write_json(run / "plan.json", json.loads(json.dumps(plan).replace(str(project), "/gone/project")))
+  with pytest.raises(UserError, match=r"plan\.json was changed or damaged"):
+    evaluate.evaluate(run, {}, "")
+  (run / "checksums.json").unlink()
   assert evaluate.evaluate(run, {}, "")["test"]["accuracy"] == wanted
   (tmp_path / "moved" / "reviews.csv").unlink()
   with pytest.raises(UserError, match="--dataset=table:reviews.csv, of .*config.json, leads nowhere: .*/gone/project"):

@@ -366,6 +366,10 @@ def test_a_damaged_run_is_refused(run):
   _, workdir = run("strings", "reviews", head_epochs=2)
   weights_file = workdir / "checkpoints" / "model.weights.h5"
   weights_file.write_bytes(weights_file.read_bytes()[:-900])
+  with pytest.raises(UserError, match="model.weights.h5 was changed or damaged since tl_app wrote it"):
+    evaluate.evaluate(workdir, {}, "")
+  # As of an earlier tl_app.
+  (workdir / "checksums.json").unlink()
   with pytest.raises(UserError, match="weights.h5 does not fit --backbone=.*: one of them has changed; train again"):
     evaluate.evaluate(workdir, {}, "")
   (workdir / "plan.json").write_text("{")

@@ -92,5 +92,5 @@ def test_a_pretrained_lstm_starts_a_run_that_is_evaluated_again(tmp_path):
   np.testing.assert_array_equal(features(load(tmp_path / "run" / "checkpoints" / "probe")), features(backbone))
   weights = tmp_path / "lm" / "backbone" / "model.weights.h5"
   weights.write_bytes(weights.read_bytes()[:100])
-  with pytest.raises(UserError, match=r"model.weights.h5 is damaged \(.*\): pretrain again"):
+  with pytest.raises(UserError, match="model.weights.h5 was changed or damaged .*: put back a copy of the backbone"):
     load(tmp_path / "lm" / "backbone")

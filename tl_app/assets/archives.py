@@ -13,8 +13,8 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 
-from tl_app.assets import cache
 from tl_app.errors import UserError
+from tl_app.files import checksums
 
 
 def pip_download(requirement, sha256, directory):
@@ -29,7 +29,7 @@ def pip_download(requirement, sha256, directory):
   if done.returncode:
     raise UserError(_pip_fault(requirement, done.stderr.decode(errors="replace"), directory))
   archives = list(pathlib.Path(directory, "archive").iterdir())
-  if len(archives) != 1 or cache.sha256_of(archives[0]) != sha256:
+  if len(archives) != 1 or checksums.sha256_of(archives[0]) != sha256:
     raise UserError(f"{requirement} came with another sha256 than {sha256}: the package index serves another file")
   return archives[0]
 

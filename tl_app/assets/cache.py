@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
 import logging
 import os
 import pathlib
@@ -11,6 +10,7 @@ import sys
 
 from tl_app import files
 from tl_app.errors import UserError
+from tl_app.files import checksums
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +28,10 @@ def cache_root(cache_dir: str = "") -> pathlib.Path:
   return root
 
 
-def sha256_of(path):
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_manifest(path, directory, facts):
   """Writes size and sha256 of every file under `directory`, beside `facts`."""
   found = sorted(file for file in directory.rglob("*") if file.is_file())
-  sums = {str(f.relative_to(directory)): {"size": f.stat().st_size, "sha256": sha256_of(f)} for f in found}
-  files.write_json(path, {**facts, "files": sums})
+  files.write_json(path, {**facts, "files": checksums.of(directory, found)})
 
 
 def read_manifest(path):
@@ -53,12 +47,10 @@ def damage(directory, manifest, members=()):
   """Returns how the files under `directory` differ from `manifest`, or ""."""
   if not manifest:
     return "its manifest is missing"
-  for name, facts in manifest["files"].items():
-    path = directory / name
-    if not path.is_file():
-      return f"{name} is missing"
-    if path.stat().st_size != facts["size"] or sha256_of(path) != facts["sha256"]:
-      return f"{name} is not what was written"
+  for name, entry in manifest["files"].items():
+    fault = checksums.fault(directory / name, entry)
+    if fault:
+      return f"{name} {fault}"
   return "" if set(members) <= set(manifest.get("keep", ())) else "more of its files are needed"
 
 

@@ -162,6 +162,8 @@ def load(
     network_width=spec.width,
     network_depth=spec.depth,
   )
+  if spec.directory:
+    saved_backbone.verify(pathlib.Path(spec.directory))
   backbone = _load(
     spec,
     assets,

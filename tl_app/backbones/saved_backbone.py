@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from tl_app import files, workdir
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import UserError
+from tl_app.files import checksums
 
 if typing.TYPE_CHECKING:
   from tl_app.backbones.backbone import Backbone
@@ -63,6 +64,8 @@ def write(backbone: "Backbone", directory: pathlib.Path, card: Card) -> None:
       # Its graph scales the pixels.
       spec |= {"value_range": (0.0, 1.0), "mean": (), "channels": "RGB"}
     (new / FACTS).write_text(json.dumps({name: spec[name] for name in FIELDS}, indent=2) + "\n", encoding="utf-8")
+    # The card is for its readers, who may add to it.
+    checksums.write(new, sorted(path for path in new.rglob("*") if path.is_file()))
     (new / CARD).write_text(_text(card, backbone), encoding="utf-8")
 
 
@@ -78,7 +81,7 @@ def described(spec: BackboneSpec, directory: pathlib.Path) -> BackboneSpec:
     UserError: the file is damaged.
   """
   try:
-    kept = json.loads((directory / FACTS).read_text(encoding="utf-8"))
+    kept = json.loads(_verified(directory / FACTS).read_text(encoding="utf-8"))
     kept = {name: _tuples(kept[name]) for name in FIELDS}
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f"--backbone={directory}: {FACTS} is damaged ({error}): pretrain again") from None
@@ -87,13 +90,24 @@ def described(spec: BackboneSpec, directory: pathlib.Path) -> BackboneSpec:
   if (directory / NETWORK).is_file():
     spec = _of_scratch(spec, directory)
   own = directory / PREPROCESSOR
-  return dataclasses.replace(spec, **kept, preprocessor=str(own) if own.is_dir() else "")
+  return dataclasses.replace(
+    spec, **kept, preprocessor=str(own) if own.is_dir() else "", directory=str(directory.resolve())
+  )
+
+
+def verify(directory: pathlib.Path) -> None:
+  """Raises `UserError` if a file of a directory is not what `write` wrote."""
+  checksums.verify_all(directory, checksums.BACKBONE_AGAIN)
+
+
+def _verified(path):
+  return checksums.verified(path, checksums.BACKBONE_AGAIN)
 
 
 def _of_scratch(spec, directory):
   """Returns the record of a network that `scratch.save` wrote."""
   try:
-    about = {name: kind(files.read_json(directory / NETWORK)[name]) for name, kind in NETWORK_FIELDS.items()}
+    about = {name: kind(files.read_json(_verified(directory / NETWORK))[name]) for name, kind in NETWORK_FIELDS.items()}
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f"--backbone={directory}: {NETWORK} is damaged ({error}): pretrain again") from None
   tokens = workdir.read_vocabulary(directory / VOCABULARY)

@@ -60,6 +60,7 @@ class BackboneSpec:
     weights: file of the weights of a network of `scratch`; "" if they are drawn at random.
     vocabulary: these tokens, in the order of their ids; () before they are known, and for a network with its own.
     origin: the flags that load the pretrained network; None before it is loaded, unless `tuned`.
+    directory: directory of a backbone that tl_app wrote, or "".
     tuned: directory of a finished run, a candidate or an export, whose weights replace the pretrained ones, or "".
   """
 
@@ -89,6 +90,7 @@ class BackboneSpec:
   weights: str = ""
   vocabulary: tuple[str, ...] = dataclasses.field(default=(), repr=False)
   origin: Origin | None = None
+  directory: str = ""
   tuned: str = ""
 
   @property

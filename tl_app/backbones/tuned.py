@@ -14,6 +14,7 @@ from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.backbones.spec import Origin
 from tl_app.errors import UserError
+from tl_app.files import checksums
 from tl_app.recipes.phase import HEAD
 from tl_app.workdir import EXPORT_FACTS, EXPORT_VARIABLE
 
@@ -112,7 +113,7 @@ def _of_run(run):
 
 
 def _of_export(export):
-  facts = json.loads((export / EXPORT_FACTS).read_bytes())
+  facts = json.loads(checksums.verified(export / EXPORT_FACTS, checksums.EXPORT_AGAIN).read_bytes())
   if facts.get("stages") is None:
     raise UserError(f"--backbone={export} does not say its stages: export the run again, python -m tl_app.export")
   if facts.get("origin"):
@@ -131,6 +132,7 @@ def _export_weights(export) -> Iterator[tuple[str, int, "np.ndarray"]]:
   import numpy as np
   import tensorflow as tf
 
+  checksums.verify_all(export, checksums.EXPORT_AGAIN)
   stages = json.loads((export / EXPORT_FACTS).read_bytes())["stages"]
   try:
     reader = tf.train.load_checkpoint(str(export / "variables" / "variables"))
@@ -145,7 +147,7 @@ def read_weights(directory: pathlib.Path) -> Iterator[tuple[str, int, "np.ndarra
   """Yields (stage, position in the stage, value) of the variables that a candidate keeps."""
   import numpy as np
 
-  with np.load(directory / WEIGHTS) as arrays:
+  with np.load(checksums.verified(directory / WEIGHTS)) as arrays:
     for key in arrays.files:
       stage, _, position = key.rpartition("/")
       yield stage, int(position), arrays[key]

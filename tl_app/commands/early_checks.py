@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 
-from tl_app import backbones, files, workdir
+from tl_app import backbones, workdir
 from tl_app.commands import exports
 from tl_app.config import Config
 from tl_app.data import modalities
@@ -59,7 +59,7 @@ def prediction(model: str, source: str, columns: dict[str, str]) -> None:
   if source not in ("", "-") and not file.exists():
     raise UserError(f"--input={source}: there is no such file or directory")
   if file.is_file() and table_files.is_table(file) and path.is_file():
-    facts = files.read_json(path)
+    facts = exports.read_facts(path.parents[1])
     modality, names = modalities.of(facts["modality"]), exports.input_columns(facts, columns)
     wanted = {flag: names[flag] for flag in (modality.column_flag, "text_pair_column") if names[flag]}
     found = column_names(file, wanted.values())

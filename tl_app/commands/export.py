@@ -62,9 +62,11 @@ def export(
     measured = model.task.metrics.compute_metrics(logits, model.task.codec.targets(test.labels))
   about = handover.about(config, candidate, measured)
   outputs = model.task.answers.outputs(logits)
-  proof = parity.export_and_prove(model, directory, test.inputs, outputs, batch_size=batch_size, about=about)
+  record = Record(paths)
+  with record.replaced(directory):
+    proof = parity.export_and_prove(model, directory, test.inputs, outputs, batch_size=batch_size, about=about)
   if not output:
-    Record(paths).write_metrics(metrics | {"parity": proof})
+    record.write_metrics(metrics | {"parity": proof})
     page.write(paths.root, examples)
   return directory, proof, model.task
 
@@ -107,5 +109,6 @@ def export_backbone(
   title = metrics.get("primary_metric", "accuracy")
   measured = {f"test {title} of the run, of {selected}": (None, metrics["test"].get(title))}
   card = saved_backbone.Card(config.backbone, how, f"`{config.dataset}`", measured, backbone.spec.licence)
-  saved_backbone.write(backbone, directory, card)
+  with Record(paths).replaced(directory):
+    saved_backbone.write(backbone, directory, card)
   return directory

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from tl_app import config as config_lib
 from tl_app import files, workdir
 from tl_app.errors import UserError
+from tl_app.files import checksums
 
 
 def export_of(model: str | pathlib.Path) -> pathlib.Path:
@@ -23,6 +24,15 @@ def export_of(model: str | pathlib.Path) -> pathlib.Path:
   if not run.export.is_dir():
     raise UserError(f"--model={model} is a run without an export: python -m tl_app.export --workdir={model} writes it")
   return run.export
+
+
+def read_facts(export: pathlib.Path) -> dict:
+  """Returns what an export says of itself: "modality", "pairs", "task", "class_names", ..
+
+  Raises:
+    UserError: it is not what was exported.
+  """
+  return files.read_json(checksums.verified(export / workdir.EXPORT_FACTS, checksums.EXPORT_AGAIN))
 
 
 def input_columns(facts: Mapping, given: Mapping[str, str]) -> dict[str, str]:

@@ -67,7 +67,7 @@ def restore(paths: Workdir, config: Config, assets: Assets, candidate: str = "")
     if directory:
       checkpoint.load(model, directory)
     else:
-      model.network.load_weights(weights)
+      model.network.load_weights(workdir_lib.verified(weights))
   except (OSError, ValueError, KeyError) as error:
     reason = " ".join(str(error).split())[:200]
     raise UserError(

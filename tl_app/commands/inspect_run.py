@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from tl_app import files
 from tl_app import workdir as workdir_lib
 from tl_app.backbones.backbone import parameters
-from tl_app.commands import finished_run
+from tl_app.commands import exports, finished_run
 from tl_app.errors import RunFailed, UserError
+from tl_app.files import checksums
 from tl_app.model import stages
 from tl_app.recipes.phase import HEAD, Phase
 from tl_app.report import formatting
@@ -221,7 +221,8 @@ class _Exported:
     if not (directory / workdir_lib.EXPORT_FACTS).is_file():
       raise UserError(f"{directory} holds no export: python -m tl_app.export --workdir={directory.parent}")
     self._directory = directory
-    self._stages = files.read_json(directory / workdir_lib.EXPORT_FACTS).get("stages")
+    checksums.verify_all(directory, checksums.EXPORT_AGAIN)
+    self._stages = exports.read_facts(directory).get("stages")
     if self._stages is None:
       raise UserError(f"{directory} does not list its stages: export again with python -m tl_app.export")
     self._reader = tf.train.load_checkpoint(str(directory / "variables" / "variables"))

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tl_app import files, tasks, workdir
+from tl_app import tasks, workdir
 from tl_app.assets import saved_models
 from tl_app.commands import answer_files, exports
 from tl_app.data import modalities
 from tl_app.data.readers import unlabelled
 from tl_app.data.readers.rows import Row
 from tl_app.errors import UserError
+from tl_app.files import checksums
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def read_facts(model: str | pathlib.Path) -> dict:
   directory = pathlib.Path(model)
   if not (directory / "saved_model.pb").is_file() or not (directory / workdir.EXPORT_FACTS).is_file():
     raise UserError(f"--model={model} is not an export of tl_app: use WORKDIR/export")
-  return files.read_json(directory / workdir.EXPORT_FACTS)
+  return exports.read_facts(directory)
 
 
 def read(facts: dict, source: str, text_column: str, image_column: str, text_pair_column: str) -> Iterator[Row]:
@@ -163,6 +164,7 @@ class Predictor:
 
 
 def _signature(directory, modality, trust):
+  checksums.verify_all(directory, checksums.EXPORT_AGAIN)
   for module in modalities.of(modality).serving_modules:
     importlib.import_module(module)
   signature = saved_models.load(directory, trust=trust).module.signatures.get("serving_default")

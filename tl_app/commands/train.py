@@ -289,11 +289,13 @@ def save(model: Model, task, record: Record) -> None:
   Raises:
     OSError: the disk is full. Without this check HDF5 would abort the process.
   """
-  needed, path = 4 * parameters(model.network.variables), record.paths.weights
+  network, path = model.network, record.paths.weights
+  # Keras would write the state of the optimizer too.
+  network, needed = keras.Model(network.inputs, network.outputs), 4 * parameters(network.variables)
   with files.atomic_path(path) as new:
     if shutil.disk_usage(new.parent).free < 1.1 * needed:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    model.network.save_weights(new)
+    network.save_weights(new)
   record.write_task(task.get_config())
 
 
@@ -361,7 +363,11 @@ def export(config: Config, features: Features, outputs: np.ndarray, record: Reco
     RunFailed: the answers of the export differ from `outputs`.
   """
   train_data, paths = features.data, record.paths
-  with record.clock("export"), parity.Client(train_data.examples.modality) as client:
+  with (
+    record.clock("export"),
+    record.replaced(paths.export),
+    parity.Client(train_data.examples.modality) as client,
+  ):
     return parity.export_and_prove(
       finished_run.restore(paths, config, Assets(config.cache_dir, config.offline, config.trust_backbone)),
       paths.export,

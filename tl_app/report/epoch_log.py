@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+from tl_app.files import checksums
+
 
 def read(path: pathlib.Path) -> list[dict]:
   """Returns the epochs of log.jsonl in order, without other lines or the incomplete last line of a killed run.
@@ -11,7 +13,9 @@ def read(path: pathlib.Path) -> list[dict]:
     path: the file; if it does not exist, there are no epochs.
   """
   epochs = []
-  for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+  if not path.exists():
+    return epochs
+  for line in checksums.verified(path).read_text(encoding="utf-8", errors="replace").splitlines():
     try:
       entry = json.loads(line)
     except ValueError:

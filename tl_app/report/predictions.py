@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from tl_app import files
 from tl_app.data.examples import Inputs
 from tl_app.errors import UserError
+from tl_app.files import checksums
 from tl_app.tasks.answers import Answers
 
 # Columns of the inputs, see `Inputs.columns`.
@@ -72,7 +73,7 @@ def columns(path: str | pathlib.Path) -> list[str]:
 
 def read(path: str | pathlib.Path) -> list[dict[str, str]]:
   """Returns the rows of a predictions file, {column: cell}."""
-  with open(path, newline="", encoding="utf-8") as file:
+  with open(checksums.verified(pathlib.Path(path)), newline="", encoding="utf-8") as file:
     return list(csv.DictReader(file))
 
 
@@ -91,7 +92,7 @@ def worst(path: pathlib.Path, answers: Answers, most: int) -> Errors | None:
     return None
   wrong, total, kept = 0, 0, []
   try:
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(checksums.verified(path), newline="", encoding="utf-8") as file:
       for total, row in enumerate(csv.DictReader(file), start=1):
         error = answers.error(row)
         if error is None:

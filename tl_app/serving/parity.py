@@ -21,6 +21,7 @@ from tl_app import files
 from tl_app.data import modalities
 from tl_app.data.examples import Inputs
 from tl_app.errors import RunFailed
+from tl_app.files import checksums
 from tl_app.model.model import Model
 from tl_app.serving import fresh_process, handover, saved_model
 
@@ -155,6 +156,10 @@ def export_and_prove(
   log.info("export: writing the SavedModel, then %d test examples are answered by a new process", len(chosen))
   with files.atomic_path(directory) as new, client or Client(model.backbone.modality) as client:
     saved_model.write(model, new)
+    if about:
+      saved_model.remember_columns(new, about.columns)
+    # What handover writes is for its readers, who may change it.
+    checksums.write(new, sorted(path for path in new.rglob("*") if path.is_file()))
     try:
       result, example, answer = prove(
         new, model, inputs[chosen], np.asarray(outputs)[chosen], client, min(BATCH, batch_size)
@@ -162,8 +167,8 @@ def export_and_prove(
     except RunFailed:
       shutil.rmtree(directory, ignore_errors=True)
       raise
+    checksums.verify_all(new, checksums.EXPORT_AGAIN)
     if about:
-      saved_model.remember_columns(new, about.columns)
       handover.write(new, model, about, example, answer)
     return result
 

@@ -17,6 +17,7 @@ from tl_app.data.splitting import duplicates, sampling, shared_texts
 from tl_app.data.splitting.fingerprints import Fingerprints, fingerprint
 from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
+from tl_app.files import checksums
 
 _SETTINGS = (
   "split_seed",
@@ -90,7 +91,7 @@ def read(path: pathlib.Path, examples: Examples) -> "Splits":
     UserError: the file cannot be read, or an example that it lists is gone, or has another content or label now.
   """
   try:
-    manifest = files.read_json(path)
+    manifest = files.read_json(checksums.verified(path))
     listed = {split: manifest["splits"][split] for split in SPLITS}
     columns = {split: list(zip(*(listed[split][name] for name in ("ids", "hashes", "labels")))) for split in SPLITS}
     notes = list(manifest["notes"])
@@ -138,7 +139,7 @@ def _positions(columns, examples, path) -> dict[str, typing.Any]:
 def hashes(path: pathlib.Path) -> frozenset[str]:
   """Returns the content hashes (frozenset of str) in the manifest at `path`; none where `read` would refuse it."""
   try:
-    listed = files.read_json(path)["splits"]
+    listed = files.read_json(checksums.verified(path))["splits"]
     return frozenset(digest for split in SPLITS for digest in listed[split]["hashes"])
   except (OSError, KeyError, TypeError, ValueError):
     return frozenset()
@@ -151,7 +152,7 @@ def training_labels(path: pathlib.Path) -> np.ndarray:
     UserError: the file is no manifest.
   """
   try:
-    return strings(files.read_json(path)["splits"]["train"]["labels"])
+    return strings(files.read_json(checksums.verified(path))["splits"]["train"]["labels"])
   except (OSError, KeyError, TypeError, ValueError):
     raise UserError(f"{path} is damaged: train again") from None
 

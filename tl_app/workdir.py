@@ -266,7 +266,7 @@ def verified(path: pathlib.Path) -> pathlib.Path:
   """
   try:
     return checksums.verified(path)
-  except checksums.Changed:
+  except checksums.ChecksumError:
     written = path == Workdir(path.parent).config and checksums.facts(path.parent).get("settings")
     if written and path.is_file() and _settings(path) == written:
       return path

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import errno
 import logging
-import os
 import pathlib
 import shutil
 import time
@@ -18,7 +16,6 @@ from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
 from tl_app.backbones import tuned
-from tl_app.backbones.backbone import parameters
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.checking import summary
 from tl_app.commands import default_backbone, finished_run
@@ -284,18 +281,9 @@ def evaluate(task, selected: str, features: Features, record: Record) -> tuple[d
 
 
 def save(model: Model, task, record: Record) -> None:
-  """Writes the weights of the selected model, and its task.
-
-  Raises:
-    OSError: the disk is full. Without this check HDF5 would abort the process.
-  """
-  network, path = model.network, record.paths.weights
-  # Keras would write the state of the optimizer too.
-  network, needed = keras.Model(network.inputs, network.outputs), 4 * parameters(network.variables)
-  with files.atomic_path(path) as new:
-    if shutil.disk_usage(new.parent).free < 1.1 * needed:
-      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    network.save_weights(new)
+  """Writes the weights of the selected model, and its task."""
+  with files.atomic_path(record.paths.weights) as new:
+    checkpoint.write_network(new, model.network)
   record.write_task(task.get_config())
 
 

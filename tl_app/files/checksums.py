@@ -28,7 +28,7 @@ BACKBONE_AGAIN = "put back a copy of the backbone, or pretrain or export it agai
 _told = set()
 
 
-class Changed(UserError):
+class ChecksumError(UserError):
   """A file is not what tl_app wrote."""
 
 
@@ -72,7 +72,9 @@ def facts(root: pathlib.Path) -> dict:
   except (FileNotFoundError, NotADirectoryError):
     return {}
   except (ValueError, KeyError, TypeError, AttributeError):
-    raise Changed(f"{path} is damaged: put back a copy of it, or delete it to read the files without a check") from None
+    raise ChecksumError(
+      f"{path} is damaged: put back a copy of it, or delete it to read the files without a check"
+    ) from None
   return found
 
 
@@ -101,7 +103,7 @@ def verified(path: pathlib.Path, advice: str = AGAIN) -> pathlib.Path:
     advice: what the user can do about a file that differs.
 
   Raises:
-    Changed: the file differs.
+    ChecksumError: the file differs.
   """
   for root in list(path.parents)[:_LEVELS]:
     entry = facts(root).get("files", {}).get(path.relative_to(root).as_posix())
@@ -119,7 +121,7 @@ def verify_all(root: pathlib.Path, advice: str) -> None:
     advice: what the user can do about a file that differs.
 
   Raises:
-    Changed: a file differs.
+    ChecksumError: a file differs.
   """
   if not is_listed(root):
     return
@@ -141,6 +143,6 @@ def is_listed(root: pathlib.Path) -> bool:
 
 def _require(path, entry, advice):
   if not path.is_file():
-    raise Changed(f"{path} is missing: {advice}")
+    raise ChecksumError(f"{path} is missing: {advice}")
   if fault(path, entry):
-    raise Changed(f"{path} was changed or damaged since tl_app wrote it: {advice}")
+    raise ChecksumError(f"{path} was changed or damaged since tl_app wrote it: {advice}")

@@ -1,11 +1,16 @@
 """The weights of a candidate in the workdir: the variables that its run may have changed."""
 
+import errno
+import os
+import pathlib
+import shutil
 from collections.abc import Mapping
 
 import keras
 import numpy as np
 
 from tl_app.backbones import tuned
+from tl_app.backbones.backbone import parameters
 from tl_app.errors import UserError, suggestion
 from tl_app.model.model import Model
 from tl_app.recipes.phase import HEAD
@@ -28,6 +33,18 @@ def arrays(model: Model, changed: Mapping[int, np.ndarray], head_only: bool) -> 
       elif id(variable) in changed and (stage == HEAD or not head_only):
         found[f"{stage}/{position}"] = changed[id(variable)]
   return found
+
+
+def write_network(path: pathlib.Path, network: keras.Model) -> None:
+  """Writes all weights of a network, without the state of its optimizer, which Keras would write too.
+
+  Raises:
+    OSError: the disk is full. Without this check HDF5 would abort the process.
+  """
+  network = keras.Model(network.inputs, network.outputs)
+  if shutil.disk_usage(path.parent).free < 1.1 * 4 * parameters(network.variables):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+  network.save_weights(path)
 
 
 def write(path, values: Mapping[str, np.ndarray | keras.Variable]) -> None:

@@ -11,12 +11,15 @@ from tl_app.errors import UserError
 class LocalAssets:
   """Stands for `Assets` where nothing is fetched: `wheel` gives a directory that the test has filled."""
 
-  offline = False
+  offline, bundle, bundled_data_dir = False, "", ""
 
   def __init__(self, root):
     self.root = root
 
-  def wheel(self, requirement, sha256, members):
+  def data_set(self, source, directory, name, version, licence):
+    assert source.startswith("tfds:") and directory.endswith(f"{name}/{version}") and licence
+
+  def wheel(self, requirement, sha256, members, licence):
     assert requirement == "vaderSentiment==0.5"
     assert len(sha256) == 64
     return self.root

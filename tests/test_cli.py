@@ -18,7 +18,10 @@ from tl_app import config as config_lib
 from tl_app.commands import train as train_lib
 from tl_app.config import Config
 
-COMMANDS = ("train", "pretrain", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr")
+COMMANDS = (
+  *("train", "pretrain", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"),
+  "bundle",
+)
 
 
 @pytest.fixture(scope="module")

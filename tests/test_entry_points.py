@@ -67,6 +67,17 @@ def test_train_writes_every_file_and_ends_with_the_summary(world, trained):
   assert "probe epoch 1/40  accuracy " in trained.stderr and "I0000" not in trained.stderr
 
 
+def test_bundle_says_what_it_holds_and_what_is_local(world):
+  done = run("bundle", f"--flagfile={world}/tiny.cfg", f"--output={world}/tiny.tar")
+  *_, size, local = done.stdout.splitlines()
+  assert size.startswith(f"{world}/tiny.tar: 0 downloads, 0 files, 0.0 MB")
+  assert (
+    local == f"not in it, because they are local: --dataset=images:{world}/colours, --backbone={world}/image; "
+    "copy them too"
+  )
+  assert run("bundle", "--output=a.tar", code=2).stderr.startswith("tl_app: --backbone or --dataset is needed")
+
+
 def test_evaluate_measures_what_training_measured(world, trained):
   done = run("evaluate", f"--workdir={world}/run", f"--output={world}/measured")
   metrics, measured = files.read_json(world / "run/metrics.json"), files.read_json(world / "measured/metrics.json")

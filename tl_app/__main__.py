@@ -8,7 +8,10 @@ import sys
 from tl_app import cli
 from tl_app.errors import suggestion
 
-COMMANDS = ("train", "pretrain", "check", "compare", "evaluate", "export", "predict", "inspect", "find_lr", "benchmark")
+COMMANDS = (
+  *("train", "pretrain", "check", "compare", "evaluate", "export", "predict", "inspect", "find_lr", "benchmark"),
+  "bundle",
+)
 
 
 def main():

@@ -5,11 +5,11 @@ python -m tl_app.evaluate --workdir=runs/movie_reviews --dataset=table:more.csv 
 """
 
 from tl_app import cli, workdir
-from tl_app.config.rules import EVALUATION_FLAGS
+from tl_app.config.rules import EVALUATION_FLAGS, RELOADING_FLAGS
 
 
 def define_flags():
-  cli.define(["workdir", "cache_dir", "offline", "trust_backbone", *EVALUATION_FLAGS])
+  cli.define(["workdir", *RELOADING_FLAGS, *EVALUATION_FLAGS])
   cli.flag("output", "", "Directory for metrics.json and predictions.csv. Empty: they are only printed.", path=True)
 
 
@@ -25,14 +25,7 @@ def main():
   from tl_app.report import summary
 
   with cli.progress():
-    metrics = command.evaluate(
-      flags.workdir,
-      cli.given(EVALUATION_FLAGS),
-      flags.output,
-      flags.cache_dir,
-      flags.offline,
-      flags.trust_backbone,
-    )
+    metrics = command.evaluate(flags.workdir, cli.given(EVALUATION_FLAGS), flags.output, cli.given(RELOADING_FLAGS))
   cli.print_results(summary.lines(metrics, flags.output or None), summary.INDENT)
 
 

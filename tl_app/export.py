@@ -4,11 +4,12 @@ python -m tl_app.export --workdir=runs/movie_reviews --output=serving/1
 """
 
 from tl_app import cli, workdir
+from tl_app.config.rules import RELOADING_FLAGS
 from tl_app.errors import UserError
 
 
 def define_flags():
-  cli.define(["workdir", "cache_dir", "offline", "trust_backbone"])
+  cli.define(["workdir", *RELOADING_FLAGS])
   cli.flag("output", "", "Directory of the SavedModel. Empty: export/ in the workdir.", path=True)
   cli.flag(
     "part", "model", "What to export: model, the SavedModel that answers; or backbone, the network without its head."
@@ -27,14 +28,13 @@ def main():
   cli.start_tensorflow()
   from tl_app.commands import export as command
 
-  settings = (flags.workdir, flags.output, flags.cache_dir, flags.offline, flags.candidate, flags.trust_backbone)
   if flags.part == "backbone":
     with cli.progress():
-      written = command.export_backbone(*settings)
+      written = command.export_backbone(flags.workdir, flags.output, cli.given(RELOADING_FLAGS), flags.candidate)
     print(f"{written}: --backbone reads it")
     return
   with cli.progress():
-    directory, parity, task = command.export(*settings)
+    directory, parity, task = command.export(flags.workdir, flags.output, cli.given(RELOADING_FLAGS), flags.candidate)
   print(f"{directory}: {task.answers.describe_parity(parity)}")
 
 

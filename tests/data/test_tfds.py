@@ -8,6 +8,11 @@ import pytest
 import requests
 from loading import LocalAssets, load, refusal
 
+from tl_app.assets import Assets
+from tl_app.config import Config
+from tl_app.data.readers import sources
+from tl_app.errors import UserError
+
 
 @pytest.fixture(scope="module")
 def tfds_dir(tmp_path_factory):
@@ -122,6 +127,30 @@ def test_tfds_refusals(tfds_dir):
   assert "--data_dir" in refusal("tfds:mnist", data_dir=str(tfds_dir / "missing"))
   assert "no feature 'wrods' (--text_column)" in refusal("tfds:small_texts", text_column="wrods", **flags)
   assert "cannot tell" in refusal("tfds:small_texts", text_column="label", **flags)
+
+
+@pytest.mark.slow
+def test_tfds_comes_from_a_bundle(tfds_dir, tmp_path):
+  flags = {"dataset": "tfds:two_configs/b", "data_dir": str(tfds_dir)}
+  assets = Assets(str(tmp_path / "cache"), True)
+  sources.download(Config(**flags), assets)
+  assert [(entry.source, entry.revision, dict(entry.files)) for entry in assets.downloads()] == [
+    ("tfds:two_configs/b", "1.2.0", {})
+  ]
+  (download,) = assets.write_bundle(tmp_path / "data.tar")
+  assert download.path == "tfds/two_configs/b/1.2.0" and "dataset_info.json" in download.files
+  bundle = {"bundle": str(tmp_path / "data.tar"), "cache_dir": str(tmp_path / "other")}
+  bundled = Assets.of(Config(**bundle))
+  again = load("tfds:two_configs/b", assets=bundled, **bundle)
+  assert list(again.inputs.array()) == list(load(**{"name": flags.pop("dataset")} | flags, offline=True).inputs.array())
+  assert bundled.downloads() == [download]
+  with pytest.raises(
+    UserError, match=r"--bundle=.*data.tar, which does not hold it, forbids to download it; of two_co"
+  ):
+    load("tfds:two_configs/a", assets=bundled, **bundle)
+  (record,) = (tmp_path / "other/bundles").rglob("*.tfrecord*")
+  record.write_bytes(record.read_bytes()[:-1] + b"x")
+  assert list(load("tfds:two_configs/b", assets=Assets.of(Config(**bundle)), **bundle).hashes) == list(again.hashes)
 
 
 def test_tfds_without_a_network_is_told_at_once(tmp_path, monkeypatch, capfd):

@@ -21,7 +21,10 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 EVERYTHING = "\n\n".join(TEXTS.values())
-COMMANDS = {"train", "pretrain", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"}
+COMMANDS = {
+  *("train", "pretrain", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"),
+  "bundle",
+}
 MAX_README_LINES = 150
 MAX_README_RESULTS = 8
 

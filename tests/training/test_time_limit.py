@@ -373,7 +373,9 @@ def test_a_run_is_shortened_and_says_so(flags, tmp_path, caplog, monkeypatch):
   files.write_json(
     tmp_path / "run" / "metrics.json", metrics | {"selected": "fine_tuned", "selected_phase": "unfreeze_1"}
   )
-  found = {stage.name: stage for stage in inspect_run.compare(tmp_path / "run", flags["cache_dir"]).stages}
+  found = {
+    stage.name: stage for stage in inspect_run.compare(tmp_path / "run", {"cache_dir": flags["cache_dir"]}).stages
+  }
   assert found["layer_1"].planned == 0 and found["layer_2"].planned > 0
 
 

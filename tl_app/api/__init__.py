@@ -119,7 +119,7 @@ def stages(backbone: str | pathlib.Path, **loading: typing.Any) -> "pd.DataFrame
   Args:
     backbone: a name or a handle, as of `fit`.
     **loading: other fields of `Config` about it, such as `preprocessor`, `pooling`, `image_size`, `pixels`,
-      `cache_dir`, `offline`.
+      `cache_dir`, `offline`, `bundle`.
 
   Returns:
     A row for each stage, from the input upwards: stage, variables (their number), parameters.
@@ -130,7 +130,7 @@ def stages(backbone: str | pathlib.Path, **loading: typing.Any) -> "pd.DataFrame
   Example:
     tl_app.stages("minilm_l6.pypi")
   """
-  known = (*rules.LOADING_FLAGS, "cache_dir", "offline")
+  known = (*rules.LOADING_FLAGS, *rules.DOWNLOAD_FLAGS)
   unknown = [name for name in loading if name not in known]
   if unknown:
     raise UserError(f"tl_app.stages takes no {unknown[0]!r}, but {', '.join(known)}")
@@ -143,7 +143,7 @@ def stages(backbone: str | pathlib.Path, **loading: typing.Any) -> "pd.DataFrame
     from tl_app.assets import Assets
     from tl_app.commands import inspect_backbone
 
-    loaded = inspect_backbone.load(config, Assets(config.cache_dir, config.offline, config.trust_backbone))
+    loaded = inspect_backbone.load(config, Assets.of(config))
     return pd.DataFrame(inspect_backbone.stages(loaded), columns=["stage", "variables", "parameters"])
 
 

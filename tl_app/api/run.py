@@ -80,7 +80,7 @@ class Run:
     with session.running():
       from tl_app.commands import evaluate
 
-      return Metrics(evaluate.evaluate(self.workdir, data, str(output), **self._trust))
+      return Metrics(evaluate.evaluate(self.workdir, data, str(output), self._trust))
 
   def predict(self, inputs: typing.Any, batch_size: int = 32) -> "pd.DataFrame":
     """Answers new inputs with the export of the run, as `python -m tl_app.predict` does.
@@ -176,7 +176,7 @@ class Run:
     with session.running():
       from tl_app.commands import inspect_run
 
-      changes = inspect_run.compare(self.workdir, **self._trust)
+      changes = inspect_run.compare(self.workdir, self._trust)
       inspect_run.require_agreement(changes)
     columns = {"name": "stage", "variables": "variables", "identical": "identical", "planned": "planned"}
     columns |= {"trained": "trained", "parameters": "parameters", "moved": "changed_parameters"}
@@ -256,7 +256,7 @@ class Run:
     with session.running():
       from tl_app.commands import export
 
-      directory = export.export(self.workdir, files.expanded(str(output)), candidate=candidate, **self._trust)[0]
+      directory = export.export(self.workdir, files.expanded(str(output)), self._trust, candidate)[0]
     self._predictor = None
     return directory
 

@@ -2,5 +2,6 @@
 
 from tl_app.assets.assets import Assets
 from tl_app.assets.cache import cache_root
+from tl_app.assets.locks import UNKNOWN
 
-__all__ = ["Assets", "cache_root"]
+__all__ = ["UNKNOWN", "Assets", "cache_root"]

@@ -65,6 +65,11 @@ def _pip_fault(requirement, stderr, directory):
   )
 
 
+def matches(name, patterns):
+  """Returns whether the name of a file in an archive matches one of the glob patterns."""
+  return any(fnmatch.fnmatchcase(name, glob) for glob in patterns)
+
+
 def extract(archive, patterns, directory):
   """Extracts the files of a zip (wheel) or tar that match a pattern; a name outside of `directory` is an error."""
   with _opened(archive) as members:
@@ -72,7 +77,7 @@ def extract(archive, patterns, directory):
       if not any(fnmatch.fnmatchcase(name, glob) for name in members):
         raise UserError(f"{archive.name} holds no {glob}: it is not the archive that was recorded")
     for name, read in members.items():
-      if not any(fnmatch.fnmatchcase(name, glob) for glob in patterns):
+      if not matches(name, patterns):
         continue
       target = directory / name
       if directory.resolve() not in target.resolve().parents or "\\" in name:

@@ -81,16 +81,16 @@ def _flock(file, what):
 
 
 @contextlib.contextmanager
-def writing(directory):
+def writing(directory, advice="set --cache_dir or TL_APP_CACHE"):
   """Creates `directory`; turns a full disk or a missing permission inside the block into a `UserError` about it."""
   try:
     directory.mkdir(parents=True, exist_ok=True)
     yield
   except OSError as error:
     if error.errno in FULL:
-      raise UserError(f"no space left in {directory}: free some, or set --cache_dir or TL_APP_CACHE") from None
+      raise UserError(f"no space left in {directory}: free some, or {advice}") from None
     if error.errno in (*FORBIDDEN, errno.ENOTDIR, errno.EEXIST):
-      raise UserError(f"{directory} cannot be written ({error.strerror}): set --cache_dir or TL_APP_CACHE") from None
+      raise UserError(f"{directory} cannot be written ({error.strerror}): {advice}") from None
     raise
 
 

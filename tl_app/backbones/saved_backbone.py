@@ -63,7 +63,8 @@ def write(backbone: "Backbone", directory: pathlib.Path, card: Card) -> None:
     if (new / KERAS_FILE).is_file():
       # Its graph scales the pixels.
       spec |= {"value_range": (0.0, 1.0), "mean": (), "channels": "RGB"}
-    (new / FACTS).write_text(json.dumps({name: spec[name] for name in FIELDS}, indent=2) + "\n", encoding="utf-8")
+    facts = {name: spec[name] for name in FIELDS} | {"downloads": list(map(dataclasses.asdict, backbone.downloads))}
+    (new / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     # The card is for its readers, who may add to it.
     checksums.write(new, sorted(path for path in new.rglob("*") if path.is_file()))
     (new / CARD).write_text(_text(card, backbone), encoding="utf-8")
@@ -122,12 +123,15 @@ def _text(card, backbone):
   rows = "\n".join(
     f"| {name} | {_number(before)} | {_number(after)} |" for name, (before, after) in card.metrics.items()
   )
+  downloads = "".join(
+    f"- Downloaded: {download.describe()}; the sha256 of each is in {FACTS}\n" for download in backbone.downloads
+  )
   length = ", of length 1" if backbone.spec.l2_normalized else ""
   table = f"\n| | before | after |\n| --- | --- | --- |\n{rows}\n" if rows else ""
   return f"""# A backbone for {backbone.modality}s
 
 - Made from: `{card.made_from}` (licence of its weights: {card.licence})
-- How: {card.how}
+{downloads}- How: {card.how}
 - Data: {card.data}
 - Date: {datetime.date.today().isoformat()}
 - Features: {backbone.feature_size} numbers, pooling `{backbone.spec.pooling}`{length}

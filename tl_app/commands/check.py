@@ -50,7 +50,7 @@ def check(config: Config) -> tuple[dict, list[Finding]]:
     return _check_texts(config)
   spec = backbones.resolve(config.backbone) if config.backbone else None
   config = dataclasses.replace(config, on_bad_example="skip", on_leak="report")
-  assets, clock = Assets(config.cache_dir, config.offline, config.trust_backbone), Clock()
+  assets, clock = Assets.of(config), Clock()
   with clock("decode"):
     examples = data.load(config, assets)
   task, _ = tasks.choose(config, examples)
@@ -86,9 +86,7 @@ def _check_texts(config):
   """Returns what `check` does for texts without labels, which are read twice as a stream."""
   clock, config = Clock(), dataclasses.replace(config, on_bad_example="skip")
   with tempfile.TemporaryDirectory() as directory, clock("decode"):
-    corpus = corpora.load(
-      config, Assets(config.cache_dir, config.offline, config.trust_backbone), pathlib.Path(directory)
-    )
+    corpus = corpora.load(config, Assets.of(config), pathlib.Path(directory))
   with clock("look"):
     findings = texts.unlabelled(corpora.texts_of(config, "dataset", []))
   findings = in_order([*findings, *find("duplicates", corpus.facts["duplicates"], corpus.facts["examples"])])

@@ -59,5 +59,5 @@ def modality_of(config: Config) -> Modality:
   if form == "tfds":
     from tl_app.data.readers import tfds
 
-    return tfds.modality(path, what, config.data, Assets(config.cache_dir, config.offline))
+    return tfds.modality(path, what, config.data, Assets.of(config))
   return forms.modality(form)

@@ -5,6 +5,7 @@ import os
 import pathlib
 
 from tl_app import backbones, workdir
+from tl_app.assets import Assets
 from tl_app.commands import exports
 from tl_app.config import Config
 from tl_app.data import modalities
@@ -14,7 +15,7 @@ from tl_app.errors import UserError
 
 
 def run(config: Config, labelled: bool = True) -> None:
-  """Checks that the backbone has a known name, that the data sets exist, and that tables have the columns.
+  """Checks that the backbone has a known name, that data sets, bundle and lock exist, and that tables have the columns.
 
   Args:
     config: the `Config`.
@@ -23,6 +24,7 @@ def run(config: Config, labelled: bool = True) -> None:
   Raises:
     UserError: one of them is missing; the message is that of its loader.
   """
+  Assets.of(config)
   if config.backbone:
     backbones.resolve(config.backbone)
   for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset"):

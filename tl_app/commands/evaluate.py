@@ -1,6 +1,8 @@
 """Evaluates the model of a finished run on its own test split, or on other labelled data."""
 
 import pathlib
+import types
+from collections.abc import Mapping
 
 from tl_app import data, files, progress
 from tl_app import workdir as workdir_lib
@@ -14,12 +16,7 @@ from tl_app.report import predictions
 
 
 def evaluate(
-  workdir: str | pathlib.Path,
-  flags: dict,
-  output: str,
-  cache_dir: str = "",
-  offline: bool = False,
-  trust_backbone: bool = False,
+  workdir: str | pathlib.Path, flags: dict, output: str, downloads: Mapping = types.MappingProxyType({})
 ) -> dict:
   """Evaluates the model of a finished run and returns the metrics.
 
@@ -28,8 +25,7 @@ def evaluate(
     flags: {name: value} of the data flags that were given. With "dataset", all its labelled examples are evaluated;
       without it, the run's own test split.
     output: directory for metrics.json and predictions.csv; "" writes neither.
-    cache_dir: as in `Config`; "" for that of the run.
-    offline, trust_backbone: as in `Config`.
+    downloads: as of `finished_run.opened`.
 
   Returns:
     {"test": metrics, "task", "primary_metric", "dataset", and the baseline's metrics}.
@@ -40,7 +36,7 @@ def evaluate(
   finished_run.check_output(output)
   if output and workdir_lib.Workdir(pathlib.Path(output)).plan.is_file():
     raise UserError(f"--output={output} holds a run, whose metrics.json would be replaced: choose another directory")
-  paths, config, assets = finished_run.opened(workdir, cache_dir, offline, trust_backbone)
+  paths, config, assets = finished_run.opened(workdir, downloads)
   if bool(flags.get("text_pair_column", config.text_pair_column)) != bool(config.text_pair_column):
     reads = "pairs of texts" if config.text_pair_column else "no pairs of texts"
     raise UserError(f"--text_pair_column={flags['text_pair_column']}, but the model of {workdir} reads {reads}")

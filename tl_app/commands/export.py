@@ -1,6 +1,8 @@
 """Exports the model of a finished run again and checks the export."""
 
 import pathlib
+import types
+from collections.abc import Mapping
 
 from tl_app import workdir as workdir_lib
 from tl_app.backbones import saved_backbone, tuned
@@ -14,12 +16,7 @@ from tl_app.workdir import Record
 
 
 def export(
-  workdir: str | pathlib.Path,
-  output: str,
-  cache_dir: str = "",
-  offline: bool = False,
-  candidate: str = "",
-  trust_backbone: bool = False,
+  workdir: str | pathlib.Path, output: str, downloads: Mapping = types.MappingProxyType({}), candidate: str = ""
 ) -> tuple[pathlib.Path, dict, Task]:
   """Exports the model of a finished run and checks the export on the run's test split.
 
@@ -28,10 +25,8 @@ def export(
   Args:
     workdir: directory of the run.
     output: directory of the SavedModel; "" is export/ in the workdir.
-    cache_dir: as in `Config`; "" for that of the run.
-    offline: as in `Config`.
+    downloads: as of `finished_run.opened`.
     candidate: name of the candidate to export; "" for the selected one. Another one needs `output`.
-    trust_backbone: as in `Config`.
 
   Returns:
     (directory of the SavedModel, result of the export check, the `Task`).
@@ -41,7 +36,7 @@ def export(
     RunFailed: the answers of the export differ from those of the model.
   """
   finished_run.check_output(output)
-  paths, config, assets = finished_run.opened(workdir, cache_dir, offline, trust_backbone)
+  paths, config, assets = finished_run.opened(workdir, downloads)
   directory = pathlib.Path(output) if output else paths.export
   if output and directory.exists() and not (directory / "saved_model.pb").is_file() and any(directory.iterdir()):
     raise UserError(f"--output={output} is not empty and holds no SavedModel: choose another directory")
@@ -72,21 +67,15 @@ def export(
 
 
 def export_backbone(
-  workdir: str | pathlib.Path,
-  output: str,
-  cache_dir: str = "",
-  offline: bool = False,
-  candidate: str = "",
-  trust_backbone: bool = False,
+  workdir: str | pathlib.Path, output: str, downloads: Mapping = types.MappingProxyType({}), candidate: str = ""
 ) -> pathlib.Path:
   """Writes the backbone of a finished run, without its head, for --backbone.
 
   Args:
     workdir: directory of the run.
     output: directory to write; "" is backbone/ in the workdir.
-    cache_dir, offline: as of `export`.
+    downloads: as of `finished_run.opened`.
     candidate: name of the candidate; "" for the selected one.
-    trust_backbone: as of `export`.
 
   Returns:
     The directory.
@@ -95,7 +84,7 @@ def export_backbone(
     UserError: there is no finished run or candidate, its backbone cannot be written, or `output` holds other files.
   """
   finished_run.check_output(output)
-  paths, config, assets = finished_run.opened(workdir, cache_dir, offline, trust_backbone)
+  paths, config, assets = finished_run.opened(workdir, downloads)
   directory = pathlib.Path(output) if output else paths.backbone
   if output and directory.exists() and not saved_backbone.is_saved(directory) and any(directory.iterdir()):
     raise UserError(f"--output={output} is not empty and holds no backbone: choose another directory")

@@ -19,15 +19,14 @@ from tl_app.workdir import Workdir
 
 
 def opened(
-  workdir: str | pathlib.Path, cache_dir: str = "", offline: bool = False, trust_backbone: bool = False
+  workdir: str | pathlib.Path, downloads: Mapping = types.MappingProxyType({})
 ) -> tuple[Workdir, Config, Assets]:
   """Opens a finished run.
 
   Args:
     workdir: directory of the run.
-    cache_dir: as in `Config`; "" for that of the run.
-    offline: as in `Config`.
-    trust_backbone: as in `Config`; the config.json of a run is no reason for trust.
+    downloads: {name: value} of the flags `rules.RELOADING_FLAGS` that replace those of the run. The config.json of a
+      run is no reason for trust in its backbone.
 
   Returns:
     (`Workdir`, `Config`, `Assets`). `data_config` finds its data.
@@ -36,13 +35,10 @@ def opened(
     UserError: the directory holds no finished run.
   """
   paths, config = workdir_lib.open_run(workdir)
-  config = dataclasses.replace(
-    config,
-    cache_dir=cache_dir or config.cache_dir,
-    offline=offline or config.offline,
-    trust_backbone=trust_backbone,
-  )
-  return paths, config, Assets(config.cache_dir, config.offline, config.trust_backbone)
+  # Those of the run may have been left on another machine.
+  absent = {name: "" for name in ("bundle", "lock") if not pathlib.Path(getattr(config, name)).is_file()}
+  config = dataclasses.replace(config, **absent | {"trust_backbone": False} | dict(downloads))
+  return paths, config, Assets.of(config)
 
 
 def restore(paths: Workdir, config: Config, assets: Assets, candidate: str = "") -> Model:

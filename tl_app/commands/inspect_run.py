@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+import types
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -65,20 +67,17 @@ class Changes:
   miscounted: dict
 
 
-def compare(
-  workdir: str | pathlib.Path, cache_dir: str = "", offline: bool = False, trust_backbone: bool = False
-) -> Changes:
+def compare(workdir: str | pathlib.Path, downloads: Mapping = types.MappingProxyType({})) -> Changes:
   """Loads the pretrained backbone of a finished run and compares the run's export with it, variable by variable.
 
   Args:
     workdir: directory of the run.
-    cache_dir: as in `Config`; "" for that of the run.
-    offline, trust_backbone: as in `Config`.
+    downloads: as of `finished_run.opened`.
 
   Raises:
     UserError: there is no finished run or no export, or --backbone is another network now.
   """
-  paths, config, assets = finished_run.opened(workdir, cache_dir, offline, trust_backbone)
+  paths, config, assets = finished_run.opened(workdir, downloads)
   exported = _Exported(paths.export)
   model = finished_run.rebuild(paths, config, assets)
   try:

@@ -68,7 +68,7 @@ def _run(config, record, start):
   devices = devices_lib.make(config.strategy, config.num_devices)
   rules.check(rules.DEVICES, config, devices.replicas)
   keras.utils.set_random_seed(config.seed)
-  assets, objective = Assets(config.cache_dir, config.offline, config.trust_backbone), objectives.chosen(config)
+  assets, objective = Assets.of(config), objectives.chosen(config)
   record.paths.corpus.mkdir()
   corpus = corpora.load(config, assets, record.paths.corpus)
   for note in corpus.notes:
@@ -86,7 +86,7 @@ def _run(config, record, start):
   planned = recipes.pretrain(config, _facts(model, corpus, config), settings, warm_up_steps, devices.replicas)
   phases = objective.phases(planned)
   record.write_splits({"corpus": corpus.facts})
-  plan = _plan(config, model, preprocessing, phases)
+  plan = _plan(config, model, assets, preprocessing, phases)
   record.write_plan(plan)
   _print(plan, corpus, phases, objective)
   probe = pretrain_probe.make(config, assets, backbone) if config.probe_dataset else None
@@ -154,7 +154,7 @@ def _facts(model: BackboneWithHead, corpus, config):
   )
 
 
-def _plan(config, model, preprocessing, phases):
+def _plan(config, model, assets, preprocessing, phases):
   backbone = model.backbone
   return {
     "objective": config.objective,
@@ -166,6 +166,7 @@ def _plan(config, model, preprocessing, phases):
       "notes": backbone.notes,
     },
     "origin": dataclasses.asdict(backbone.spec.origin),
+    "downloads": [dataclasses.asdict(download) for download in assets.downloads()],
     "preprocessing": preprocessing,
     "stages": [{"name": name, "parameters": parameters(stage)} for name, stage in model.stages.items()],
     "phases": [phase.to_json() for phase in phases],

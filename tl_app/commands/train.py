@@ -124,7 +124,7 @@ def prepare(
   devices = devices_lib.make(config.strategy, config.num_devices)
   rules.check(rules.DEVICES, config, devices.replicas)
   keras.utils.set_random_seed(config.seed)
-  assets = Assets(config.cache_dir, config.offline, config.trust_backbone)
+  assets = Assets.of(config)
   split, task, reason = load_data(config, assets)
   record.write_splits(split.manifest())
   spec = with_vocabulary(config, spec, split)
@@ -137,6 +137,7 @@ def prepare(
     )
   record.note("started", workdir_lib.place(record.paths))
   record.note("origin", dataclasses.asdict(model.backbone.spec.origin))
+  record.note("downloads", [dataclasses.asdict(download) for download in assets.downloads()])
   preprocessing = planning.set_preprocessing(config.inputs, train_data, model)
   preprocessing |= planning.truncation(train_data, model)
   planned = planning.plan_phases(config, train_data, model, devices, recipe)
@@ -206,9 +207,7 @@ def _target(config, features, record):
   """Returns the features of --unlabelled_dataset."""
   try:
     with record.clock("features"):
-      return adaptation.target_features(
-        config, features, Assets(config.cache_dir, config.offline, config.trust_backbone), record
-      )
+      return adaptation.target_features(config, features, Assets.of(config), record)
   finally:
     shutil.rmtree(record.paths.corpus, ignore_errors=True)
 
@@ -357,7 +356,7 @@ def export(config: Config, features: Features, outputs: np.ndarray, record: Reco
     parity.Client(train_data.examples.modality) as client,
   ):
     return parity.export_and_prove(
-      finished_run.restore(paths, config, Assets(config.cache_dir, config.offline, config.trust_backbone)),
+      finished_run.restore(paths, config, Assets.of(config)),
       paths.export,
       train_data.examples.inputs[train_data.test],
       outputs,

@@ -29,6 +29,14 @@ class RunConfig:
     path=True,
   )
   offline: bool = _field(False, "Do not use the network: read cached and local files only.", common=True)
+  bundle: str = _field(
+    "", "Archive of `python -m tl_app.bundle` with all downloads of the run; implies --offline.", path=True
+  )
+  lock: str = _field(
+    "",
+    "lock.json of `python -m tl_app.bundle`: a download with another revision or sha256 than it names is refused.",
+    path=True,
+  )
   seed: int = _field(0, "Random seed of initialisation, shuffling, dropout and augmentation.", low=0, common=True)
   export: bool = _field(
     True, "Write the SavedModel, and check in a new process that it gives the answers of the evaluation."

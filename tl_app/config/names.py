@@ -77,6 +77,6 @@ def renamed_value(name: str, value: str) -> str:
 
 def differing(config: Config, other: Config) -> list[str]:
   """Returns the names of the fields in which two configs differ and that change the result of a run."""
-  where = {"workdir", "cache_dir", "offline", "trust_backbone"}
+  where = {"workdir", "cache_dir", "offline", "bundle", "lock", "trust_backbone"}
   where |= {"frozen_engine", "feature_cache", "feature_cache_gb", "profile_input"}
   return [name for name in FIELDS if name not in where and getattr(config, name) != getattr(other, name)]

@@ -31,6 +31,10 @@ LOADING_FLAGS = (
   *("preprocessor", "trust_backbone", "pooling", "image_size", "pixels", "init", "network_width", "network_depth"),
   "vocabulary_size",
 )
+# Flags about downloads, of each command that needs some.
+DOWNLOAD_FLAGS = ("cache_dir", "offline", "bundle", "lock")
+# Flags with which a finished run loads its backbone again.
+RELOADING_FLAGS = (*DOWNLOAD_FLAGS, "trust_backbone")
 # Flags of `evaluate` that replace those of the run.
 EVALUATION_FLAGS = (
   *("dataset", "data_dir", "text_column", "text_pair_column", "image_column", "label_column", "label_columns"),
@@ -45,8 +49,7 @@ ANSWERS = tuple(field.name for field in dataclasses.fields(AnswerConfig))
 ADAPTATION = ("adapt", "unlabelled_dataset")
 # All flags that `pretrain` uses.
 USED_BY_PRETRAIN = (
-  *("workdir", "cache_dir", "offline", "seed", "backbone", "preprocessor", "trust_backbone"),
-  *("pooling", "pixels"),
+  *("workdir", *DOWNLOAD_FLAGS, "seed", "backbone", "preprocessor", "trust_backbone", "pooling", "pixels"),
   *("init", "network_width", "network_depth", "vocabulary_size", "optimizer", "momentum", "schedule", "warmup"),
   *("image_size", "max_length", "dataset", "validation_dataset", "data_dir", "text_column", "image_column"),
   *("label_column", "text_unit", "on_bad_example", "split_seed", "validation_fraction", "max_examples"),

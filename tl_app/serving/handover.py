@@ -142,13 +142,14 @@ def _readme(model, about, answer, needed):
     f"import {name}  # noqa: F401, the operations of the model\n" for name in modalities.of(modality).serving_modules
   )
   version = machine.version("tl_app")
+  downloads = "".join(f"- {download.describe()}\n" for download in model.backbone.downloads)
   start = "pretrained network" if model.backbone.pretrained else "random weights of the network"
   return f"""# {formatting.sentence(modality)} model, {task.name.replace("_", " ")}
 
 Made by tl_app {version} on {datetime.date.today().isoformat()}. It is the candidate `{about.candidate}` of a
 training on `{about.dataset}`, and starts from the {start} `{about.backbone}`.
 
-## Test results
+{_DOWNLOADED.format(downloads=downloads) if downloads else ""}## Test results
 
 On {about.test.get("num_examples", 0):,} test examples that were not used for training:
 
@@ -213,6 +214,12 @@ curl --retry 20 --retry-connrefused -d @{REQUEST} http://localhost:8501/v1/model
 
 _EMPTY = """The graph cannot refuse one row of a batch: it answers an empty text as any other. Refuse
 empty texts before the request.
+
+"""
+_DOWNLOADED = f"""The network was downloaded:
+
+{{downloads}}
+The sha256 of each file is in `{workdir.EXPORT_FACTS}`.
 
 """
 _PYTHON_INPUTS = '[base64.b64decode(value["b64"]) for value in instances]'

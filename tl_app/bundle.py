@@ -1,0 +1,42 @@
+"""Puts all downloads of a run into one archive, for a machine without a network.
+
+python -m tl_app.bundle --flagfile=configs/movie_reviews_minilm.cfg --output=movie_reviews.tar
+python -m tl_app.bundle --flagfile=configs/movie_reviews_minilm.cfg --output=lock.json
+
+Takes the flags of `train` and of `pretrain`, of which --backbone or --dataset is needed. With --bundle=FILE.tar a run
+uses the archive; with --lock=lock.json it refuses downloads that have changed.
+"""
+
+import pathlib
+
+from tl_app import cli
+from tl_app.config import FIELDS
+from tl_app.errors import UserError
+
+
+def define_flags():
+  cli.define_run(FIELDS)
+  cli.flag("output", "", "Archive to write; if its name ends with .json, its lock.json alone.", path=True)
+
+
+def main():
+  flags = cli.FLAGS
+  cli.need("output")
+  config = cli.config_from_flags(needed=())
+  if not (config.backbone or config.dataset):
+    raise UserError("--backbone or --dataset is needed: the flags of the run that the archive is for")
+  if pathlib.Path(flags.output).is_dir():
+    raise UserError(f"--output={flags.output} is a directory: give a file")
+  from tl_app.commands import early_checks
+
+  early_checks.run(config, labelled=False)
+  cli.start_tensorflow()
+  from tl_app.commands import bundle as command
+
+  with cli.progress():
+    downloads, local = command.bundle(config, flags.output)
+  print(command.text(flags.output, downloads, local))
+
+
+if __name__ == "__main__":
+  cli.run(main, __doc__, define_flags)

@@ -194,7 +194,9 @@ def test_a_workdir_with_another_run_is_refused_and_config_json_runs_again(tl_tra
   assert tl_train("--seed=3")[0] == 0
   metrics = files.read_json(tmp_path / "run" / "metrics.json")
   code, _, stderr = tl_train("--seed=4")
-  assert code == 2 and f"--workdir={tmp_path}/run holds another run (--seed=3)" in refusal(stderr)
+  assert code == 2 and f"--workdir={tmp_path}/run holds another run (--seed: 3 there, 4 here): repeat" in refusal(
+    stderr
+  )
   assert files.read_json(tmp_path / "run" / "metrics.json") == metrics
   code, stdout, _ = tl_train(f"--config={tmp_path}/run/config.json", f"--workdir={tmp_path}/again", "--seed=3")
   assert code == 0 and stdout.startswith("test accuracy   ")

@@ -20,7 +20,7 @@ def _finish(root, config=CONFIG):
 def test_a_finished_run_of_other_flags_is_kept(tmp_path):
   paths = _finish(tmp_path / "run")
   with (
-    pytest.raises(UserError, match="holds another run .--epochs=0"),
+    pytest.raises(UserError, match="holds another run .--epochs: 0 there, 9 here.: repeat its flags"),
     workdir.claim(paths.root, dataclasses.replace(CONFIG, epochs=9)),
   ):
     pass

@@ -3,6 +3,7 @@
 python -m tl_app.inspect
 python -m tl_app.inspect --backbone=minilm_l6.pypi
 python -m tl_app.inspect --workdir=runs/movie_reviews
+python -m tl_app.inspect --workdir=runs/movie_reviews --candidate=fine_tuned
 """
 
 from tl_app import backbones, cli, workdir
@@ -15,10 +16,15 @@ from tl_app.errors import UserError
 def define_flags():
   cli.define([*DOWNLOAD_FLAGS, "backbone", *LOADING_FLAGS])
   cli.flag("workdir", "", "A finished run: compares its export, stage by stage, with the original backbone.", path=True)
+  cli.flag(
+    "candidate", "", "With --workdir, the candidate to compare: probe, fine_tuned or averaged. Empty: the selected one."
+  )
 
 
 def main():
   flags = cli.FLAGS
+  if flags.candidate and not flags.workdir:
+    raise UserError(f"--candidate={flags.candidate} is of a run: give its --workdir")
   if flags.workdir:
     inspect_run(flags)
   elif flags.backbone:
@@ -45,7 +51,7 @@ def inspect_run(flags):
   cli.start_tensorflow()
   from tl_app.commands import inspect_run as command
 
-  changes = command.compare(flags.workdir, cli.given(RELOADING_FLAGS))
+  changes = command.compare(flags.workdir, cli.given(RELOADING_FLAGS), flags.candidate)
   print(command.table(changes))
   command.require_agreement(changes)
 

@@ -429,8 +429,14 @@ def _check_contents(run, config):
       earlier = config_lib.from_json(finished.config.read_text(encoding="utf-8"), str(finished.config))
       names = config_lib.differing(earlier, config)
       if names:
-        shown = ", ".join(f"--{name}={getattr(earlier, name)}" for name in names[:3])
-        raise UserError(f"--workdir={run.root} holds another run ({shown}): choose another directory or delete it")
+        shown = "; ".join(
+          f"--{name}: {getattr(earlier, name)!r} there, {getattr(config, name)!r} here" for name in names[:3]
+        )
+        more = f"; and {len(names) - 3} more" if len(names) > 3 else ""
+        raise UserError(
+          f"--workdir={run.root} holds another run ({shown}{more}): repeat its flags, choose another directory, or "
+          "delete it"
+        )
   elif run.root.is_dir() and any(path.name not in (LOCK, run.earlier.name) for path in run.root.iterdir()):
     raise UserError(f"--workdir={run.root} is not empty and holds no run of tl_app: choose another directory")
 

@@ -79,6 +79,15 @@ def test_one_stage_of_a_saved_model(tuned):
   assert len(text.splitlines()) == 8
 
 
+def test_a_candidate_that_was_not_selected_is_compared_by_its_weights(tuned):
+  found = inspect_run.compare(tuned, candidate="probe")
+  inspect_run.require_agreement(found)
+  assert all(stage.identical == stage.variables for stage in found.stages)
+  assert inspect_run.table(found).endswith("to the bit; --candidate=fine_tuned shows what fine-tuning changed")
+  with pytest.raises(UserError, match="has no such candidate; it has fine_tuned, probe"):
+    inspect_run.compare(tuned, candidate="averaged")
+
+
 def test_the_export_names_the_stage_of_each_variable(tuned):
   written = files.read_json(tuned / "export" / workdir.EXPORT_FACTS)["stages"]
   served = tf.saved_model.load(str(tuned / "export"))._variables
@@ -153,7 +162,7 @@ def test_another_plan_than_what_happened_is_seen(tuned, tmp_path):
 
 def test_if_the_probe_is_selected_nothing_may_have_changed(tuned, tmp_path):
   paths = copy_of(tuned, tmp_path)
-  files.write_json(paths.metrics, files.read_json(paths.metrics) | {"selected": "probe"})
+  files.write_json(paths.metrics, files.read_json(paths.metrics) | {"selected": "probe", "selected_candidate": "probe"})
   with pytest.raises(RunFailed, match="3 frozen variables of stage block_1 changed"):
     inspect_run.require_agreement(inspect_run.compare(paths.root))
 

@@ -44,3 +44,11 @@ def test_summary_of_the_bare_contract():
   metrics = {"test": measure(*confused(50, 2, 1.0), names(2))}
   assert summary.lines(metrics).startswith("test accuracy")
   assert "None" not in summary.lines(metrics)
+
+
+def test_the_reason_stands_in_place_of_an_interval_that_is_missing():
+  metrics = {"test": measure(*confused(50, 2, 1.0), names(2))}
+  line = next(line for line in summary.lines(metrics).splitlines() if line.startswith("macro F1"))
+  assert line.endswith("1.000 (no interval: fewer than ten right or ten wrong answers)")
+  metrics = {"test": measure(*confused(500, 2, 0.6), names(2))}
+  assert "no interval" not in summary.lines(metrics) and "macro F1          0." in summary.lines(metrics)

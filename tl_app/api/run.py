@@ -157,26 +157,30 @@ class Run:
         table[name] = pd.to_numeric(table[name])
     return table
 
-  def changes(self) -> "pd.DataFrame":
+  def changes(self, candidate: str = "") -> "pd.DataFrame":
     """Compares the export with the pretrained backbone, variable by variable, as `python -m tl_app.inspect` does.
+
+    Args:
+      candidate: "probe", "fine_tuned" or "averaged", where the run has it; "" for the selected one. The probe has the
+        pretrained backbone: nothing has changed.
 
     Returns:
       A row for each stage, from the input upwards: stage, variables (their number), identical (to the bit), planned
       (to train), trained (of those, changed), parameters, changed_parameters.
 
     Raises:
-      UserError: the run has no export, or `backbone` is another network now.
+      UserError: the run has no export or no such candidate, or `backbone` is another network now.
       RunFailed: a variable changed that the plan freezes, or a stage that should train did not.
 
     Example:
-      run.changes()
+      run.changes(candidate="fine_tuned")
     """
     import pandas as pd
 
     with session.running():
       from tl_app.commands import inspect_run
 
-      changes = inspect_run.compare(self.workdir, self._trust)
+      changes = inspect_run.compare(self.workdir, self._trust, candidate)
       inspect_run.require_agreement(changes)
     columns = {"name": "stage", "variables": "variables", "identical": "identical", "planned": "planned"}
     columns |= {"trained": "trained", "parameters": "parameters", "moved": "changed_parameters"}

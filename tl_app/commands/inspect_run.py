@@ -13,9 +13,10 @@ from tl_app.backbones.backbone import parameters
 from tl_app.commands import exports, finished_run
 from tl_app.errors import RunFailed, UserError
 from tl_app.files import checksums
-from tl_app.model import stages
+from tl_app.model import checkpoint, stages
 from tl_app.recipes.phase import HEAD, Phase
 from tl_app.report import formatting
+from tl_app.training import selection
 
 
 @dataclasses.dataclass
@@ -53,7 +54,8 @@ class Changes:
 
   Attributes:
     title: description of run, backbone and selected model.
-    selected: the selected model, "probe" or "fine_tuned".
+    candidate: name of the candidate, e.g. "probe" or "fine_tuned".
+    fine_tuned: names of the other candidates of the run, if this one has the pretrained backbone.
     stages: list of `StageChange`, from the input upwards.
     head: number of variables of the head, which has no pretrained counterpart.
     miscounted: {stage: (phase, number of trained variables in plan.json, number that the phase selects)} of the stages
@@ -61,41 +63,53 @@ class Changes:
   """
 
   title: str
-  selected: str
+  candidate: str
+  fine_tuned: list
   stages: list
   head: int
   miscounted: dict
 
 
-def compare(workdir: str | pathlib.Path, downloads: Mapping = types.MappingProxyType({})) -> Changes:
+def compare(
+  workdir: str | pathlib.Path, downloads: Mapping = types.MappingProxyType({}), candidate: str = ""
+) -> Changes:
   """Loads the pretrained backbone of a finished run and compares the run's export with it, variable by variable.
 
   Args:
     workdir: directory of the run.
     downloads: as of `finished_run.opened`.
+    candidate: name of a candidate whose weights are compared in place of the export; "" for the selected one.
 
   Raises:
-    UserError: there is no finished run or no export, or --backbone is another network now.
+    UserError: there is no finished run, no export or no such candidate, or --backbone is another network now.
   """
   paths, config, assets = finished_run.opened(workdir, downloads)
-  exported = _Exported(paths.export)
-  model = finished_run.rebuild(paths, config, assets)
   try:
     metrics = workdir_lib.read(paths.metrics)
-    selected, last = metrics["selected"], metrics.get("selected_phase")
+    selected, last = metrics.get("selected_candidate") or metrics["selected"], metrics.get("selected_phase")
   except (ValueError, KeyError, TypeError):
     raise UserError(f"{paths.metrics} is damaged: train again") from None
-  planned = _planned(paths.plan) if selected != "probe" else []
+  if candidate in ("", selected):
+    name, weights = selected, _Exported(paths.export)
+  else:
+    name, weights = candidate, _Restored(finished_run.restore(paths, config, assets, candidate))
+    last = workdir_lib.read_plan(paths).get("candidates", {}).get(candidate)
+  model = finished_run.rebuild(paths, config, assets)
+  planned = _planned(paths.plan) if name not in selection.HEADS else []
   names = [phase.name for phase, _ in planned]
   if last in names:
     # The selected model contains nothing of the later phases.
     planned = planned[: names.index(last) + 1]
   trains, moves, miscounted = _expected(model, planned)
-  changes = [_stage(name, members, exported, trains, moves) for name, members in model.backbone.stages.items()]
+  changes = [_stage(stage, members, weights, trains, moves) for stage, members in model.backbone.stages.items()]
   return Changes(
-    title=f"{paths.export}: {config.backbone}, --recipe={config.recipe} --train_stages={config.train_stages}, "
-    f"selected model: {formatting.candidate(selected)}",
-    selected=selected,
+    title=f"{paths.export if name == selected else paths.candidate(name)}: {config.backbone}, "
+    f"--recipe={config.recipe} --train_stages={config.train_stages}, "
+    f"{'selected model' if name == selected else 'candidate'}: {formatting.candidate(name)}",
+    candidate=name,
+    fine_tuned=[
+      other for other in checkpoint.candidates(paths) if name in selection.HEADS and other not in selection.HEADS
+    ],
     stages=changes,
     head=len(model.stages[HEAD]),
     miscounted=miscounted,
@@ -143,10 +157,11 @@ def _faults(changes):
 
 def _agreement(changes):
   total = sum(stage.variables for stage in changes.stages)
-  if changes.selected == "probe":
+  if changes.candidate in selection.HEADS:
+    others = "".join(f"; --candidate={name} shows what fine-tuning changed" for name in changes.fine_tuned[:1])
     return (
-      f"agrees with the plan: the probe is the selected model, all {total} variables of the backbone are identical to "
-      "the bit"
+      f"agrees with the plan: {formatting.candidate(changes.candidate)} has the pretrained backbone, all {total} "
+      f"variables are identical to the bit{others}"
     )
   planned = sum(stage.planned for stage in changes.stages)
   moving = sum(stage.statistics for stage in changes.stages)
@@ -191,11 +206,11 @@ def _expected(model, planned):
   return trains, moves, miscounted
 
 
-def _stage(name, members, exported, trains, moves):
+def _stage(name, members, weights, trains, moves):
   stage = StageChange(
     name, len(members), planned=len(trains[name]), statistics=len(moves[name]), parameters=parameters(members)
   )
-  for variable, new in zip(members, exported.values(name, members)):
+  for variable, new in zip(members, weights.values(name, members)):
     old = variable.numpy()
     differing = int(np.count_nonzero(_bits(old) != _bits(new)))
     stage.moved += differing
@@ -211,6 +226,19 @@ def _stage(name, members, exported, trains, moves):
 
 def _bits(array):
   return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+
+
+class _Restored:
+  """The variables of a candidate, by stage."""
+
+  def __init__(self, model):
+    self._stages = model.backbone.stages
+
+  def values(self, stage, members):
+    """Yields the values of a stage as NumPy arrays, in the order of `members`."""
+    del members
+    for variable in self._stages[stage]:
+      yield variable.numpy()
 
 
 class _Exported:

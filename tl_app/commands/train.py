@@ -241,7 +241,7 @@ def check(features: Features, record: Record) -> None:
 
 def announce(plan: Plan, config: Config, features: Features) -> None:
   """Prints the plan, and the flags that have no effect in its phases."""
-  for line in plan_text.lines(plan):
+  for line in plan_text.lines(plan, features.devices):
     log.info("%s", line)
   log.info("%s", plan_text.to_do(plan, len(features.data.used_rows), config.export))
   modes = {row["bn"] for facts in plan.phase_facts for row in facts["stages"]}

@@ -29,6 +29,11 @@ class Devices:
     """Whether TensorFlow sees a GPU."""
     return bool(tf.config.list_logical_devices("GPU"))
 
+  def describe(self) -> str:
+    """Returns how many devices train and of which kind, in words."""
+    kind = "GPU" if self.has_gpu else "CPU"
+    return f"{self.replicas} ({kind}), which share each batch" if self.replicas > 1 else f"1 ({kind})"
+
   def scope(self) -> contextlib.AbstractContextManager:
     """Returns the context in which variables are created for these devices."""
     return self.strategy.scope()

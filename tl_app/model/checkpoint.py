@@ -69,6 +69,11 @@ def load(model: Model, directory) -> None:
     stages[stage][position].assign(value)
 
 
+def candidates(paths) -> list[str]:
+  """Returns the names of the candidates whose weights a `Workdir` has."""
+  return sorted(path.parent.name for path in paths.weights.parent.glob(f"*/{tuned.WEIGHTS}"))
+
+
 def candidate_directory(paths, name: str):
   """Returns the directory of a candidate in a `Workdir`.
 
@@ -77,7 +82,7 @@ def candidate_directory(paths, name: str):
   """
   directory = paths.candidate(name)
   if not (directory / tuned.WEIGHTS).is_file():
-    found = sorted(path.parent.name for path in paths.weights.parent.glob(f"*/{tuned.WEIGHTS}"))
+    found = candidates(paths)
     kept = (
       f"it has {', '.join(found)}" if found else "an earlier tl_app has trained it, which kept the selected one only"
     )

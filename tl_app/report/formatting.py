@@ -35,6 +35,21 @@ def interval(bounds: Sequence[float], sign: str = "") -> str:
   return " to ".join(f"{bound:{sign}.3f}" for bound in bounds)
 
 
+def with_interval(values: Mapping, name: str, no_interval: str) -> str:
+  """Returns a metric with its interval, like "0.777 (95 % interval 0.760 to 0.794)"; "" if it is missing.
+
+  Args:
+    values: metrics of a split, see `Metrics.compute_metrics`.
+    name: key of the metric.
+    no_interval: what stands in place of an interval that is None, see `Metrics`.
+  """
+  if values.get(name) is None:
+    return ""
+  key = f"{name}_ci95"
+  note = f"95 % interval {interval(values[key])}" if values.get(key) else no_interval
+  return f"{decimals(values[name])} ({note})" if key in values else decimals(values[name])
+
+
 def duration(value: object) -> str:
   """Returns seconds, like "9.5 s", "1 min 1 s" or "2 h 5 min"."""
   seconds = number(value)

@@ -182,7 +182,7 @@ def _plot_curves(axes, epochs, name):
     axes.plot(x, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=split)
   axes.set_xlabel("epoch")
   axes.set_xlim(0.5, len(epochs) + 0.5)
-  axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+  axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
   axes.grid(axis="y", color="#8a94a0", alpha=0.25, linewidth=0.8)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from tl_app import tasks
 from tl_app.report import formatting
 from tl_app.tasks import statistics
+from tl_app.tasks.metrics import Metrics
 from tl_app.workdir import Workdir
 
 # Column in which the values begin.
@@ -27,12 +28,16 @@ def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None, seconds: f
   """
   task, test, parity = tasks.of_metrics(metrics), metrics.get("test", {}), metrics.get("parity")
   primary, title = task.metrics.primary_metric, task.metrics.primary_title
+
+  def measured(values, name):
+    return formatting.with_interval(values, name, task.metrics.no_interval)
+
   found = [
-    (f"test {title}", _with_interval(test, primary), f"{test.get('num_examples', 0):,} examples"),
+    (f"test {title}", measured(test, primary), f"{test.get('num_examples', 0):,} examples"),
     ("baseline", _decimals(task.metrics.baseline_score(metrics)), f"{title} of {task.metrics.baseline_title}"),
-    *((name, _with_interval(test, key), "") for key, name in task.metrics.secondary_titles.items()),
+    *((name, measured(test, key), "") for key, name in task.metrics.secondary_titles.items()),
     ("classes", _without_examples(test, task), statistics.MACRO_F1_NOTE if "macro_f1" in test else ""),
-    ("validation", _with_interval(metrics.get("validation") or {}, primary), title),
+    ("validation", measured(metrics.get("validation") or {}, primary), title),
     ("calibration", _calibration(test.get("calibration")), ""),
     ("certainty", _certainty(test), ""),
     ("text", _tokens_read(metrics.get("preprocessing") or {}), ""),
@@ -64,7 +69,7 @@ def pretraining_lines(metrics: Mapping, workdir: str | pathlib.Path, seconds: fl
   rows[0] = (*rows[0][:2], f"{metrics['num_held_out']:,} examples")
   if probe:
     name = probe["primary_metric"]
-    before, after = (_with_interval(probe[when], name) for when in ("before", "after"))
+    before, after = (formatting.with_interval(probe[when], name, Metrics.no_interval) for when in ("before", "after"))
     rows.append((f"probe {name}", f"{before} before, {after} after", f"p = {probe['p_value']:.3g} ({probe['test']})"))
   kept = f"the weights after {metrics['selected']}" if metrics["improved"] else "the start: no epoch was better"
   rows += [("kept", kept, ""), ("time", *_seconds(metrics.get("seconds") or {}, seconds))]
@@ -75,11 +80,6 @@ def pretraining_lines(metrics: Mapping, workdir: str | pathlib.Path, seconds: fl
 
 def _decimals(value):
   return "" if value is None else formatting.decimals(value)
-
-
-def _with_interval(values, name):
-  text, bounds = _decimals(values.get(name)), values.get(f"{name}_ci95")
-  return f"{text} (95 % interval {formatting.interval(bounds)})" if text and bounds else text
 
 
 def _without_examples(test, task):

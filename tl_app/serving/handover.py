@@ -124,7 +124,7 @@ def _readme(model, about, answer, needed):
   task, pairs = model.task, model.backbone.pairs
   names, modality = list(task.names), model.backbone.modality
   metrics = [
-    f"| {title} | {_with_interval(about.test, name)} |"
+    f"| {title} | {formatting.with_interval(about.test, name, task.metrics.no_interval)} |"
     for name, title in task.metrics.metric_titles.items()
     if formatting.decimals(about.test.get(name)) != formatting.MISSING
   ]
@@ -259,9 +259,3 @@ echo '{"instances": [{"b64": "'"$(base64 -w0 photo.jpg)"'"}]}' | curl -d @- http
 ```bash
 curl -d '{{"instances": [{instance}]}}' http://localhost:8501/v1/models/model:predict
 ```"""
-
-
-def _with_interval(test, name):
-  bounds = test.get(f"{name}_ci95")
-  value = formatting.decimals(test.get(name))
-  return f"{value} (95 % interval {formatting.interval(bounds)})" if bounds else value

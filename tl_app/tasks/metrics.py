@@ -29,6 +29,7 @@ class Metrics(abc.ABC):
     class_titles: {key: title} of what "per_class" holds beside precision, recall, F1 and support.
     class_note: a sentence about the table of classes, or "".
     support_title: what "support" counts.
+    no_interval: why an interval of `compute_metrics` may be None.
   """
 
   codec: LabelCodec
@@ -43,6 +44,7 @@ class Metrics(abc.ABC):
   class_titles: typing.ClassVar[Mapping[str, str]] = {}
   class_note: typing.ClassVar[str] = ""
   support_title: typing.ClassVar[str] = "examples"
+  no_interval: typing.ClassVar[str] = "no interval: fewer than ten right or ten wrong answers"
 
   @property
   def primary_title(self) -> str:

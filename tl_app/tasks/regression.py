@@ -134,6 +134,7 @@ class RegressionMetrics(Metrics):
   }
   baseline_name: typing.ClassVar = "mean"
   baseline_title: typing.ClassVar = "the mean of the training labels"
+  no_interval: typing.ClassVar = "no interval: fewer than ten examples"
 
   def score(self, outputs, targets):
     return float(np.mean(self._metrics(outputs, targets)["r2"]))

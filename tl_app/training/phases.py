@@ -70,7 +70,9 @@ def train(
     if result.done and (phase.objective.trains_head or phase is phases[-1]):
       latest = _candidate("fine_tuned", phase, features, changing)
       fine_tuned = [selection.better([*fine_tuned, latest], data.validation_targets, model.task)]
-  return candidates + fine_tuned + _averaged(results, features, changing), results
+  candidates += fine_tuned + _averaged(results, features, changing)
+  record.note("candidates", {candidate.name: candidate.phase for candidate in candidates})
+  return candidates, results
 
 
 def select(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tl_app.compute.devices import Devices
 from tl_app.data.examples import SPLITS
 from tl_app.data.splitting.splits import Splits
 from tl_app.recipes.phase import HEAD
@@ -24,12 +25,13 @@ def data_lines(dataset: str, split: Splits, task: Task, why: str) -> Iterator[st
   yield f"task: {task.name}, {why}"
 
 
-def lines(plan: Plan) -> Iterator[str]:
-  """Yields the lines about a plan: the backbone, the preprocessing, and what each phase trains."""
+def lines(plan: Plan, devices: Devices) -> Iterator[str]:
+  """Yields the lines about a plan: the backbone, the preprocessing, the devices, and what each phase trains."""
   backbone = plan.backbone
   yield f"backbone: {backbone['name']}, {backbone['parameters']:,} parameters, features [{backbone['feature_size']}]"
   yield from (f"  {note}" for note in backbone["notes"])
   yield "preprocessing: " + ", ".join(f"{name} {value}" for name, value in plan.preprocessing.items())
+  yield f"devices: {devices.describe()}"
   for phase, facts in zip(plan.phases, plan.phase_facts):
     imbalance = phase.objective.imbalance
     treatment = f", imbalance: {imbalance}" if imbalance != "none" else ""
@@ -37,7 +39,7 @@ def lines(plan: Plan) -> Iterator[str]:
     if facts["changed_examples"]:
       yield f"  training examples are augmented: {facts['changed_examples']}"
     if phase.trains.train_stages != (HEAD,):
-      yield from _table(facts["stages"])
+      yield from _table(facts["stages"], {stage["name"]: stage["parameters"] for stage in plan.stages})
 
 
 def to_do(plan: Plan, num_examples: int, export: bool) -> str:
@@ -56,12 +58,14 @@ def to_do(plan: Plan, num_examples: int, export: bool) -> str:
   return f"to do: {', '.join(parts)}; the time left is shown after the first steps of each"
 
 
-def _table(rows):
-  yield f"  {'stage':12} {'variables':>9} {'trainable':>9} {'parameters':>12} {'lr':>9} {'bn':>6}"
+def _table(rows, parameters):
+  yield f"  {'':12} {'variables':>19} {'parameters':>25}"
+  yield f"  {'stage':12} {'all':>9} {'trained':>9} {'all':>12} {'trained':>12} {'lr':>9} {'bn':>6}"
   for row in rows:
     rate = f"{row['learning_rate']:.2e}" if row["trainable"] else "frozen"
     yield (
-      f"  {row['name']:12} {row['variables']:9} {row['trainable']:9} {row['parameters']:12,} {rate:>9} {row['bn']:>6}"
+      f"  {row['name']:12} {row['variables']:9} {row['trainable']:9} {parameters[row['name']]:12,} "
+      f"{row['parameters']:12,} {rate:>9} {row['bn']:>6}"
     )
 
 

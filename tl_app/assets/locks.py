@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from tl_app.assets import cache
 from tl_app.errors import UserError
+from tl_app.files import checksums
 
 FORMAT = 1
 # Larger than the lock of any run, and small in memory.
@@ -104,12 +105,8 @@ def _checked(download):
 
 def files_of(directory: pathlib.Path, names: Iterable[str] | None = None) -> dict[str, dict]:
   """Returns {relative path: {"size", "sha256"}} of the files in a directory, or of the named ones."""
-  if names is None:
-    names = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-  return {
-    name: {"size": (directory / name).stat().st_size, "sha256": cache.sha256_of(directory / name)}
-    for name in sorted(names)
-  }
+  paths = (directory / name for name in names) if names is not None else directory.rglob("*")
+  return checksums.of(directory, sorted(path for path in paths if path.is_file()))
 
 
 def damage(download: Download, directory: pathlib.Path) -> str:

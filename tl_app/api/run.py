@@ -173,7 +173,7 @@ class Run:
       RunFailed: a variable changed that the plan freezes, or a stage that should train did not.
 
     Example:
-      run.changes(candidate="fine_tuned")
+      run.changes()
     """
     import pandas as pd
 

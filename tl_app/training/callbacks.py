@@ -204,7 +204,11 @@ class ShowProgress(keras.callbacks.Callback):
     if not self._has_estimate and seconds is not None and steps >= FIRST_STEPS:
       self._has_estimate = True
       most = progress.about(seconds * (1 + self._validation_share))
-      self._print_line("phase %s: judging by its first steps it takes %s or less", self._phase.name, most)
+      self._print_line(
+        "phase %s: judging by the first steps, all steps take %s or less; compilation comes on top",
+        self._phase.name,
+        most,
+      )
 
   def on_epoch_end(self, epoch, logs=None):
     number, epochs = epoch + 1, self._phase.schedule.epochs
@@ -213,4 +217,7 @@ class ShowProgress(keras.callbacks.Callback):
     if self._phase.trains_backbone or number == epochs or is_round:
       metrics = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
       seconds = time.monotonic() - self._start
-      self._print_line("%s epoch %d/%d  %s  %.1f s", self._phase.name, number, epochs, metrics, seconds)
+      # Early stopping may end the phase sooner. The first epoch has compiled the step and the validation.
+      left = (epochs - number) * seconds if self._phase.trains_backbone and not self.model.stop_training else 0
+      left = f", {progress.about(left)} or less left" if left else ""
+      self._print_line("%s epoch %d/%d  %s  %.1f s%s", self._phase.name, number, epochs, metrics, seconds, left)

@@ -55,7 +55,7 @@ def to_do(plan: Plan, num_examples: int, export: bool) -> str:
     for phase in plan.phases
   ]
   parts = [f"features of {num_examples:,} examples", *phases, "selection and test", *(["export"] if export else [])]
-  return f"to do: {', '.join(parts)}; the time left is shown after the first steps of each"
+  return f"to do: {', '.join(parts)}; the time left is shown after the first steps of each phase and after each epoch"
 
 
 def _table(rows, parameters):

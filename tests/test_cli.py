@@ -239,6 +239,38 @@ def test_a_full_disk_is_reported_and_nothing_half_written_remains(tl_train, tmp_
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+  ("error", "line"),
+  [
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory: use --batch_size=auto"),
+    (
+      OSError(errno.EFBIG, "File too large", "/w/rows.f32"),
+      "/w/rows.f32 is larger than the file system or `ulimit -f`",
+    ),
+    (RuntimeError("can't start new thread"), "the limit of processes and threads is reached"),
+    (
+      BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+      "the limit of processes and threads is reached",
+    ),
+    (OSError(errno.EROFS, "Read-only file system", "/w/.lock"), "/w/.lock: Read-only file system; choose another path"),
+    (OSError(errno.EIO, "Input/output error", "/w/log.jsonl"), "/w/log.jsonl: Input/output error; choose another path"),
+    (OSError("a bug"), ""),
+  ],
+  ids=str,
+)
+def test_what_the_machine_lacks_is_one_line(error, line):
+  assert cli.machine_error(error).startswith(line) and bool(cli.machine_error(error)) == bool(line)
+
+
+def test_a_write_that_fails_names_the_file_and_leaves_nothing(tmp_path):
+  with (
+    pytest.raises(OSError, match=r"No space left on device: '.*plan.json'"),
+    files.atomic_path(tmp_path / "plan.json"),
+  ):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  assert list(tmp_path.iterdir()) == []
+
+
 def test_a_bug_keeps_its_traceback(tl_train, tmp_path, monkeypatch):
   def broken(model, task, record):
     raise ZeroDivisionError

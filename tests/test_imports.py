@@ -96,6 +96,11 @@ def test_private_names_of_other_objects_are_used_in_keras_internals_only():
   assert used == []
 
 
+def test_durations_do_not_come_from_a_clock_that_may_jump():
+  used = [name for name, path in MODULES.items() if "time.time(" in path.read_text(encoding="utf-8")]
+  assert used == []
+
+
 def _is_private(node):
   # Named tuples have public methods that begin with an underscore.
   if not node.attr.startswith("_") or node.attr.startswith("__") or node.attr in ("_asdict", "_replace"):

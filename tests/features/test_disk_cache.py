@@ -300,6 +300,17 @@ def test_a_cache_that_may_only_be_read_is_read(tmp_path, hashes, monkeypatch, er
   assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_without_locks_a_cache_is_read_and_nothing_is_added(tmp_path, hashes, monkeypatch):
+  compute = _network([])
+  disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes[:30], compute(hashes))
+  before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+  monkeypatch.setattr(disk_cache.locks, "acquire", lambda file, wait=False: disk_cache.Lock.NOT_AVAILABLE)
+  calls = []
+  found = disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, _network(calls)(hashes))
+  np.testing.assert_array_equal(found, compute(hashes)(np.arange(50)))
+  assert calls == [8, 20] and {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_cache_that_cannot_be_made_is_none(tmp_path, hashes, monkeypatch):
   def refuse(*_, **__):
     raise DENIED[0]

@@ -106,7 +106,7 @@ class Assets:
     first, *others = requirement.split()
     shown = f"{first} and {len(others)} more" if others else first
     directory = self.root / "wheels" / f"{first.replace('==', '-')}-{sha256[:8]}"
-    with cache.locked(self.root, directory.name, shown):
+    with cache.locked(self.root, directory.name, shown) as held:
       manifest = cache.read_manifest(directory / cache.MANIFEST)
       damage = cache.damage(directory, manifest, members)
       if not damage:
@@ -116,7 +116,7 @@ class Assets:
       if directory.exists():
         log.warning("%s in %s is fetched again: %s", shown, directory, damage)
       # Files of a killed download; the lock proves that nobody writes there now.
-      for rest in directory.parent.glob(f".{directory.name}.*"):
+      for rest in directory.parent.glob(f".{directory.name}.*") if held else ():
         shutil.rmtree(rest, ignore_errors=True)
       cache.announce(shown, "pip", directory)
       prefix = f".{directory.name}.pip."
@@ -159,25 +159,31 @@ class Assets:
     # Name of a cached module in tensorflow_hub: compressed_module_resolver._module_dir.
     name = hashlib.sha1(handle.encode()).hexdigest()
     directory = pathlib.Path(chosen or self.root / "hub") / name
-    manifest = directory.with_name(f"{name}.{cache.MANIFEST}")
-    with cache.locked(self.root, name, handle):
+    # Beside the modules of the cache, also if tensorflow_hub keeps the module elsewhere.
+    manifest = self.root / "hub" / f"{name}.{cache.MANIFEST}"
+    with cache.locked(self.root, name, handle) as held:
       damage = hub_modules.damage_of(directory) or (
         manifest.exists() and cache.damage(directory, cache.read_manifest(manifest))
       )
       if not damage:
-        return hub_modules.require_tf2(directory, handle), cache.read_manifest(manifest).get("files")
+        hub_modules.require_tf2(directory, handle)
+        if not manifest.exists():
+          # Another program fetched it: from now on it is compared. A cache that is only read has no manifest.
+          with contextlib.suppress(OSError):
+            cache.write_manifest(manifest, directory, {"handle": handle})
+        return directory, cache.read_manifest(manifest).get("files")
       if self.offline:
         raise UserError(f"--offline: {handle} {cache.where(directory, damage)}; run once without --offline")
-      path = self._resolve_hub(handle, directory)
-      if path == directory and not chosen:
-        with cache.writing(directory.parent):
+      path = self._resolve_hub(handle, directory, held)
+      if path == directory:
+        with cache.writing(manifest.parent):
           cache.write_manifest(manifest, path, {"handle": handle})
     return path, None
 
-  def _resolve_hub(self, handle, directory):
+  def _resolve_hub(self, handle, directory, held):
     """Returns the path that tensorflow_hub resolves to; a half-written copy in the cache is removed once."""
     for _ in range(2):
-      hub_modules.remove(directory, handle)
+      hub_modules.remove(directory, handle, rests=held)
       with cache.writing(directory.parent), self.fetching(handle):
         cache.announce(handle, "tensorflow_hub", directory.parent)
         path = pathlib.Path(hub_modules.resolve(handle, directory.parent))

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import pathlib
@@ -10,7 +9,8 @@ import sys
 
 from tl_app import files
 from tl_app.errors import UserError
-from tl_app.files import checksums
+from tl_app.files import checksums, locks
+from tl_app.files.locks import Lock
 
 log = logging.getLogger(__name__)
 
@@ -62,22 +62,27 @@ def where(directory, damage):
 def locked(root, name, what):
   """Holds the lock `name` of the cache, so that several processes download a file once.
 
-  A cache that cannot be written can still be read, without a lock.
+  A cache that cannot be written can still be read, without a lock. On a file system without locks each process
+  downloads for itself.
+
+  Yields:
+    Whether the lock is held.
   """
+  held = False
   with contextlib.ExitStack() as stack:
     with contextlib.suppress(OSError):
       (root / "locks").mkdir(parents=True, exist_ok=True)
       file = stack.enter_context((root / "locks" / name).open("w"))
-      _flock(file, what)
-    yield
+      held = _lock(file, what) is Lock.HELD
+    yield held
 
 
-def _flock(file, what):
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
+def _lock(file, what):
+  outcome = locks.acquire(file)
+  if outcome is Lock.TAKEN:
     log.info("waiting for another process that downloads %s", what)
-    fcntl.flock(file, fcntl.LOCK_EX)
+    outcome = locks.acquire(file, wait=True)
+  return outcome
 
 
 @contextlib.contextmanager

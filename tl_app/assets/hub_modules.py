@@ -33,11 +33,13 @@ def resolve(handle, directory):
       os.environ["TFHUB_CACHE_DIR"] = before
 
 
-def remove(directory, handle):
-  """Removes a damaged module and files of a killed download; our own lock proves that nobody writes there now."""
+def remove(directory, handle, rests=True):
+  """Removes a damaged module, and with `rests`, under our own lock, files of a killed download."""
   if directory.exists():
     log.warning("%s in %s is damaged: removed and fetched again", handle, directory)
     shutil.rmtree(directory)
+  if not rests:
+    return
   lock = directory.with_name(directory.name + ".lock")
   # tensorflow_hub would wait ten minutes for the dead process of a lock ("host.pid.task").
   if lock.exists() and _is_dead(lock.read_text()):

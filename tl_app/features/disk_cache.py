@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -17,6 +16,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tl_app import progress
+from tl_app.files import locks
+from tl_app.files.locks import Lock
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +174,9 @@ def lock(directory: pathlib.Path, wait: bool = True) -> Iterator[bool]:
 
   Yields:
     Whether the lock is held; always true with `wait`.
+
+  Raises:
+    OSError: the directory may not be written, or its file system has no locks; see `is_denied`.
   """
   while True:
     directory.mkdir(parents=True, exist_ok=True)
@@ -182,14 +186,15 @@ def lock(directory: pathlib.Path, wait: bool = True) -> Iterator[bool]:
       # Another run has deleted the directory in between.
       continue
     with file:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
+      held = locks.acquire(file)
+      if held is Lock.TAKEN:
         if not wait:
           yield False
           return
         log.info("feature cache: another run writes %s; waiting for it", directory)
-        fcntl.flock(file, fcntl.LOCK_EX)
+        held = locks.acquire(file, wait=True)
+      if held is Lock.NOT_AVAILABLE:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(directory / LOCK))
       # The process that held it may have deleted the directory.
       is_current = False
       with contextlib.suppress(FileNotFoundError):
@@ -200,8 +205,8 @@ def lock(directory: pathlib.Path, wait: bool = True) -> Iterator[bool]:
 
 
 def is_denied(error: OSError) -> bool:
-  """Returns whether an error means that a file may not be written: no permission, or a read-only disk."""
-  return isinstance(error, PermissionError) or error.errno == errno.EROFS
+  """Returns whether a cache must not be written: no permission, a read-only disk, or a file system without locks."""
+  return isinstance(error, PermissionError) or error.errno in (errno.EROFS, errno.ENOLCK)
 
 
 def key(**facts):

@@ -34,7 +34,11 @@ def needs(cache: FeatureCache, hashes: np.ndarray, sizes: np.ndarray) -> tuple[i
   with cache.locked() as writable:
     missing = cache.missing(hashes)
   if not writable:
-    log.info("feature cache: %s may not be written: it is read, and nothing is added", cache.directory)
+    log.info(
+      "feature cache: %s may not be written, or its file system has no locks: it is read, and nothing is added; "
+      "--feature_cache=DIRECTORY names another one",
+      cache.directory,
+    )
   return int(sizes[missing].sum()), int(sizes.sum()), writable
 
 

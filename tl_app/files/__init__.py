@@ -43,6 +43,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     if new.is_dir() and path.exists():
       os.rename(path, holder / "old")
     os.replace(new, path)
+  except OSError as error:
+    # Python does not name the file that it could not write to.
+    if error.errno is not None:
+      error.filename = error.filename or str(path)
+    raise
   finally:
     shutil.rmtree(holder, ignore_errors=True)
 

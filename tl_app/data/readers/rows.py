@@ -203,10 +203,10 @@ def matching(pattern, what, split_file, wanted=os.path.isfile, ignored=None):
 
 
 def keep_image(encoded, directory):
-  """Returns the path of a file with these bytes below `directory`; written once, named by content."""
+  """Returns the path of a file with these bytes below `directory`; named by content, and written if it differs."""
   digest = hashlib.sha256(encoded).hexdigest()
   path = directory / digest[:2] / digest
-  if not (path.exists() and path.stat().st_size == len(encoded)):
+  if not (path.exists() and path.stat().st_size == len(encoded) and path.read_bytes() == encoded):
     with files.atomic_path(path) as new:
       new.write_bytes(encoded)
   return str(path)

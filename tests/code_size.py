@@ -21,7 +21,6 @@ PARAMETERS = 6
 REASONS = {
   "tl_app/backbones/table.py": "the literal table of the backbones, one record after the other",
   "tl_app/config/groups.py": "every flag with its default and help, one field after the other",
-  "tl_app/workdir.py": "the paths, the lock and the files of a run: each is short, and all change together",
   "tl_app/config/rules.py": "one small function for each rule about flags; the table at the end lists them in order",
   "tl_app/commands/predict.py predict": "one for each flag of the command",
   "tl_app/config/groups.py _field": "the facts about a flag, by name and with defaults",

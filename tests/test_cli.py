@@ -87,13 +87,13 @@ def test_help_answers_without_tensorflow(name):
 @pytest.mark.slow
 def test_an_interruption_that_python_drops_comes_again():
   code = (
-    "import os, signal, sys, time\nfrom tl_app import cli\ncli.AGAIN = 1\nsys.argv = ['x']\n"
+    "import os, signal, sys, time\nfrom tl_app import cli\ncli.interruption.AGAIN = 1\nsys.argv = ['x']\n"
     "class Dropped:\n  def __del__(self):\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(0.1)\n"
     "def main():\n  Dropped()\n  print('goes on', flush=True)\n  time.sleep(60)\n"
     "cli.run(main, 'x')"
   )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=40)
-  assert done.stdout == "goes on\n" and done.returncode == 130
+  assert done.stdout == "goes on\n" and done.returncode == 143
   assert done.stderr.splitlines()[-1] == "tl_app: interrupted; the same command starts the run again"
 
 

@@ -146,11 +146,12 @@ def test_an_interrupted_run_ends_cleanly_and_its_workdir_is_free(world):
   # A process that a shell starts in the background, or that such a test suite starts, ignores the signal.
   process = subprocess.Popen(command("train", *flags), **pipes, text=True, preexec_fn=_heed_interruptions)
   _wait_for(lambda: (directory / "log.jsonl").exists() and '"full"' in (directory / "log.jsonl").read_text(), process)
-  process.send_signal(signal.SIGINT)
+  process.send_signal(signal.SIGTERM)
   _, stderr = process.communicate(timeout=60)
-  assert process.returncode == 130
+  assert process.returncode == 143
   assert "Traceback" not in stderr
-  assert stderr.splitlines()[-1] == "tl_app: interrupted; the same command starts the run again"
+  assert stderr.splitlines()[-1] == "tl_app: interrupted; the same command continues"
+  assert len(list((directory / "resume").iterdir())) == 2
   left = {path.name for path in directory.iterdir()}
   assert not left & {"metrics.json", "predictions_test.csv", "report.html", "export"}
   with workdir.claim(directory, Config(workdir=str(directory), backbone="other", dataset="digits")) as paths:

@@ -17,11 +17,9 @@ from absl import flags
 
 from tl_app import config as config_lib
 from tl_app import files, terminal
-from tl_app.errors import RunFailed, UserError
+from tl_app.errors import RunFailed, UserError, interruption
 
 FLAGS = flags.FLAGS
-# Seconds until an interruption that had no effect is repeated.
-AGAIN = 10
 # Heading of the flags that only this command has. A command with more flags than `MANY` shows the common ones in
 # `--help`, and all in `--helpfull`.
 OWN = "This command"
@@ -108,13 +106,21 @@ def need(*names: str) -> None:
       raise UserError(f"--{name} is needed: {FLAGS[name].help}")
 
 
-def run(main: Callable[[], object], description: str, define_flags: Callable[[], object] = lambda: None) -> None:
+def run(
+  main: Callable[[], object],
+  description: str,
+  define_flags: Callable[[], object] = lambda: None,
+  continues: bool = False,
+) -> None:
   """Parses the command line, calls `main()`, and exits: 0 done, 1 the run failed, 2 the user must change something.
+
+  A process that SIGINT or SIGTERM ends has the exit code 130 or 143.
 
   Args:
     main: function of no arguments.
     description: what the command does; the first lines of `--help`.
     define_flags: defines the flags of the command. An entry point that is only imported defines none.
+    continues: whether the same command continues what was interrupted.
   """
   for names in _DEFINED.values():
     names.clear()
@@ -127,8 +133,8 @@ def run(main: Callable[[], object], description: str, define_flags: Callable[[],
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
     # Programs that a shell runs in the background ignore the first of them.
     if signal.getsignal(number) is not signal.SIG_IGN:
-      signal.signal(number, _interrupt)
-  sys.exit(_exit_code(main, description))
+      signal.signal(number, interruption.request)
+  sys.exit(_exit_code(main, description, continues))
 
 
 def start_tensorflow() -> None:
@@ -166,13 +172,7 @@ def elapsed() -> float:
   return terminal.elapsed()
 
 
-def _interrupt(signum, frame):
-  # Python drops exceptions raised inside a destructor, and TensorFlow has many destructors.
-  signal.alarm(AGAIN)
-  raise KeyboardInterrupt
-
-
-def _exit_code(main, description):
+def _exit_code(main, description, continues):
   try:
     rest = _parse()
     if FLAGS["help"].value or FLAGS["helpfull"].value:
@@ -191,7 +191,8 @@ def _exit_code(main, description):
     return 0
   except KeyboardInterrupt:
     signal.alarm(0)
-    return _report("interrupted; the same command starts the run again", 130)
+    does = "continues" if continues else "starts the run again"
+    return _report(f"interrupted; the same command {does}", interruption.exit_code())
   except Exception as error:
     line = machine_error(error)
     if not line:

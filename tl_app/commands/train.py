@@ -21,7 +21,7 @@ from tl_app.checking import summary
 from tl_app.commands import default_backbone, finished_run
 from tl_app.compute import devices as devices_lib
 from tl_app.compute.devices import Devices
-from tl_app.config import AUTO, Config, rules
+from tl_app.config import Config, rules
 from tl_app.config.groups import AnswerConfig
 from tl_app.data import copies, modalities, training_data
 from tl_app.data.examples import strings
@@ -29,7 +29,6 @@ from tl_app.data.splitting import splits
 from tl_app.data.splitting.fingerprints import fingerprint
 from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.data.training_data import TrainingData
-from tl_app.errors import UserError
 from tl_app.features import frozen
 from tl_app.features.frozen import Features
 from tl_app.model import checkpoint, stages
@@ -47,9 +46,6 @@ from tl_app.training.time_limit import TimeLimit
 from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
-
-# Batch size for the measurement of --max_minutes with --batch_size=auto, which measures memory only later.
-FEW_IMAGES = 8
 
 
 def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Callable | None = None) -> dict:
@@ -70,9 +66,8 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
   rules.refuse_unused(config, "train")
   config = default_backbone.named(config)
   spec = backbones.resolve(config.backbone)
-  with workdir_lib.claim(workdir, config) as paths:
-    record = Record(paths)
-    deadline = start + 60 * config.max_minutes
+  with workdir_lib.resumable(workdir, config) as record:
+    deadline = start + 60 * config.max_minutes - record.state.elapsed
     limit = TimeLimit(deadline, config.max_minutes, config.export) if config.max_minutes else None
     features, plan = prepare(config, spec, record, recipe or recipes.plan, limit)
     check(features, record)
@@ -121,20 +116,20 @@ def prepare(
     recipe: function (config, facts, num_devices) -> list of `Phase`.
     limit: the `TimeLimit`, or None.
   """
-  devices = devices_lib.make(config.strategy, config.num_devices)
+  devices = devices_lib.make(config.strategy, config.num_devices, config.deterministic)
   rules.check(rules.DEVICES, config, devices.replicas)
   keras.utils.set_random_seed(config.seed)
   assets = Assets.of(config)
   split, task, reason = load_data(config, assets)
   record.write_splits(split.manifest())
+  _check_unchanged(config, split, record)
   spec = with_vocabulary(config, spec, split)
   record.write_vocabulary(spec.vocabulary)
   model = load_model(config, spec, assets, devices, task, split.examples.modality)
   train_data = frozen.with_lengths(make_training_data(config, split, task), model.backbone)
   if limit:
-    model = _with_smaller_images(
-      config, spec, assets, make_features(config, model, train_data, devices, workdir_lib.Clock()), limit
-    )
+    whole_size = make_features(config, model, train_data, devices, workdir_lib.Clock())
+    model = image_size.with_smaller_images(config, spec, assets, whole_size, limit, record)
   record.note("started", workdir_lib.place(record.paths))
   record.note("origin", dataclasses.asdict(model.backbone.spec.origin))
   record.note("downloads", [dataclasses.asdict(download) for download in assets.downloads()])
@@ -142,11 +137,23 @@ def prepare(
   preprocessing |= planning.truncation(train_data, model)
   planned = planning.plan_phases(config, train_data, model, devices, recipe)
   features = make_features(config, model, train_data, devices, record.clock)
-  chosen = batch_size.choose(config, planned, features)
+  measured = record.state.decide("batch_size", lambda: dataclasses.asdict(batch_size.choose(config, planned, features)))
+  chosen = batch_size.BatchSize(**measured)
   features = features.with_batch_size(chosen.inference)
   plan = planning.make(reason, preprocessing, chosen.applied(planned), chosen, train_data, model)
   record.write_plan(plan.to_json())
+  if not record.state.continued:
+    record.save_state()
   return features, plan
+
+
+def _check_unchanged(config, split, record):
+  """Raises `UserError` if a run that continues has other examples than it began with."""
+  for name, digest in split.digests().items():
+    given = {"validation": "validation_dataset", "test": "test_dataset"}.get(name, "")
+    flag = given if given and getattr(config, given) else "dataset"
+    problem = f"--{flag}={getattr(config, flag)}: the {name} split has changed since the run began"
+    record.state.agree(f"{name} split", digest, problem)
 
 
 def load_data(config: Config, assets: Assets) -> tuple[splits.Splits, tasks.Task, str]:
@@ -364,29 +371,3 @@ def export(config: Config, features: Features, outputs: np.ndarray, record: Reco
       features.batch_size,
       about,
     )
-
-
-def _with_smaller_images(config, spec, assets, features, limit):
-  """Returns the model, or one for smaller images if full-size images would take too much of --max_minutes."""
-  model = features.model
-  if config.image_size or "image_size" not in modalities.of(features.data.examples.modality).flags:
-    return model
-  if config.batch_size == AUTO:
-    features = features.with_batch_size(FEW_IMAGES)
-  full_size = int(model.backbone.preprocess.size)
-  size, seconds = image_size.choose(features, limit)
-  if size == full_size:
-    return model
-  remaining = limit.seconds_left()
-  try:
-    with features.devices.scope():
-      smaller = model_lib.load(dataclasses.replace(config, image_size=size), spec, assets, model.task, 0)
-  except UserError as error:
-    log.warning("--max_minutes=%g: the features alone take %.0f s; %s", config.max_minutes, seconds, error)
-    return model
-  log.warning(
-    "--max_minutes=%g: images are resized to %d x %d pixels instead of %d x %d, for which the features alone would "
-    "take %.0f of %.0f s; --image_size=%d keeps the full size",
-    *(config.max_minutes, size, size, full_size, full_size, seconds, remaining, full_size),
-  )
-  return smaller

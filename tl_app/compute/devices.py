@@ -39,12 +39,13 @@ class Devices:
     return self.strategy.scope()
 
 
-def make(strategy: str, num_devices: int) -> Devices:
+def make(strategy: str, num_devices: int, deterministic: bool = False) -> Devices:
   """Returns the `Devices` of --strategy and --num_devices.
 
   Args:
     strategy: "auto" (mirrored if there are several GPUs), "single" or "mirrored".
     num_devices: number of devices of "mirrored"; 0 is all. Without GPUs, logical CPU devices are created.
+    deterministic: whether TensorFlow uses only ops that give the same result in every run.
 
   Raises:
     UserError: this machine has fewer devices, or TensorFlow has already started.
@@ -52,6 +53,8 @@ def make(strategy: str, num_devices: int) -> Devices:
   gpus = tf.config.get_visible_devices("GPU")
   # TensorFloat-32 has three significant digits; the export check on the CPU allows a difference of 1e-4.
   tf.config.experimental.enable_tensor_float_32_execution(False)
+  if deterministic:
+    tf.config.experimental.enable_op_determinism()
   if strategy == "single" or (strategy == "auto" and len(gpus) < 2 and num_devices < 2):
     return Devices(tf.distribute.get_strategy())
   if gpus:

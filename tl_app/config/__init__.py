@@ -1,7 +1,16 @@
 """The settings of a run: `Config`, its groups, its names in config.json, and which flags go together."""
 
 from tl_app.config.groups import AUTO, RANDOM
-from tl_app.config.names import differing, from_json, from_values, renamed_flag, renamed_value, suggestion, to_json
+from tl_app.config.names import (
+  differences,
+  differing,
+  from_json,
+  from_values,
+  renamed_flag,
+  renamed_value,
+  suggestion,
+  to_json,
+)
 from tl_app.config.rules import validate
 from tl_app.config.settings import FIELDS, GROUPS, TYPES, Config
 
@@ -12,6 +21,7 @@ __all__ = [
   "RANDOM",
   "TYPES",
   "Config",
+  "differences",
   "differing",
   "from_json",
   "from_values",

@@ -46,6 +46,18 @@ class RunConfig:
     "Before fine-tuning, measure the share of a step that waits for data, and the time of each step of the input "
     "pipeline. Results do not change.",
   )
+  resume: str = _field(
+    AUTO,
+    "What to do with an unfinished run in --workdir. auto: continue it. fresh: move it to a directory of its own in "
+    "--workdir, and start again.",
+    choices=(AUTO, "fresh"),
+  )
+  checkpoint_minutes: float = _field(
+    5.0,
+    "Minutes of training between two saved states, from which the same command continues. Saving takes at most 2 % of "
+    "the time: if it is slow, it is done less often. 0: only at the end of each phase.",
+    low=0.0,
+  )
 
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -545,6 +557,11 @@ class MachineConfig:
     "auto",
     "Whether XLA compiles fine-tuning steps. auto: measured like --precision on a GPU, off on a CPU.",
     choices=("auto", "on", "off"),
+  )
+  deterministic: bool = _field(
+    False,
+    "Use only TensorFlow ops that give the same result in every run. On a GPU they are slower; on a CPU they are the "
+    "usual ones.",
   )
   frozen_engine: str = _field(
     "auto",

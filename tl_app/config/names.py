@@ -75,8 +75,22 @@ def renamed_value(name: str, value: str) -> str:
   return f"is now named {new}: use --{name}={new}" if new else ""
 
 
+def differences(there: Config, here: Config, most: int = 3) -> str:
+  """Returns the values of the flags in which a run that exists differs from a config, as words; "" if none differs.
+
+  Args:
+    there: the `Config` of the run.
+    here: the other `Config`.
+    most: number of flags that are named.
+  """
+  names = differing(there, here)
+  shown = [f"--{name}: {getattr(there, name)!r} there, {getattr(here, name)!r} here" for name in names[:most]]
+  return "; ".join(shown + ([f"and {len(names) - most} more"] if len(names) > most else []))
+
+
 def differing(config: Config, other: Config) -> list[str]:
   """Returns the names of the fields in which two configs differ and that change the result of a run."""
   where = {"workdir", "cache_dir", "offline", "bundle", "lock", "trust_backbone"}
   where |= {"frozen_engine", "feature_cache", "feature_cache_gb", "profile_input"}
+  where |= {"resume", "checkpoint_minutes"}
   return [name for name in FIELDS if name not in where and getattr(config, name) != getattr(other, name)]

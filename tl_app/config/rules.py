@@ -41,6 +41,8 @@ EVALUATION_FLAGS = (
   "on_bad_example",
 )
 MAX_HIDDEN_UNITS = 65536
+# Flags of a run that continues where it was interrupted.
+CONTINUING = ("resume", "checkpoint_minutes")
 # Flags of `pretrain` alone.
 PRETRAINING = tuple(field.name for field in dataclasses.fields(PretrainingConfig))
 # Flags about the certainty of answers.
@@ -69,12 +71,13 @@ OBJECTIVE_FLAGS = {
 # Flags that a command does not use.
 UNUSED_BY_COMMAND = {
   "train": PRETRAINING,
-  "check": PRETRAINING,
+  "check": (*PRETRAINING, *CONTINUING, "deterministic"),
   "pretrain": tuple(name for name in FIELDS if name not in USED_BY_PRETRAIN),
   "find_lr": (
     *PRETRAINING,
     *ADAPTATION,
     *ANSWERS,
+    *CONTINUING,
     "backbone_learning_rate",
     "precision",
     "jit",
@@ -85,11 +88,13 @@ UNUSED_BY_COMMAND = {
     *PRETRAINING,
     *ADAPTATION,
     *ANSWERS,
+    *CONTINUING,
     "precision",
     "jit",
     "max_minutes",
     "profile_input",
     "feature_cache",
+    "deterministic",
   ),
 }
 

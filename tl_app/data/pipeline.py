@@ -51,18 +51,39 @@ class MapStep(typing.NamedTuple):
   elements: int = 1
 
 
-def dataset(steps: list[Step | MapStep]) -> tf.data.Dataset:
+class NumberedStep(typing.NamedTuple):
+  """A step of an input stream that maps the batches, in the graph.
+
+  Attributes:
+    name: "mix".
+    function: function (number of the batch, batch) -> batch.
+    elements: elements of its dataset that make a batch.
+  """
+
+  name: str
+  function: typing.Callable
+  elements: int = 1
+
+
+def dataset(steps: list[Step | MapStep | NumberedStep], skipped: int = 0) -> tf.data.Dataset:
   """Returns the dataset of the first steps of a stream, or of all.
 
   Consecutive `MapStep`s run in one function, which costs one hop between threads for all of them.
+
+  Args:
+    steps: the steps.
+    skipped: number of batches to skip at the beginning. They are neither read nor decoded.
   """
-  stream = None
-  for is_map, group in itertools.groupby(steps, lambda step: isinstance(step, MapStep)):
+  stream = steps[0].apply(None)
+  if skipped:
+    stream = stream.skip(skipped * steps[0].elements)
+  for is_map, group in itertools.groupby(steps[1:], lambda step: isinstance(step, MapStep)):
     if is_map:
-      stream = _enumerated(stream, _in_one(list(group)))
+      stream = _enumerated(stream, _in_one(list(group)), skipped * steps[0].elements)
     else:
       for step in group:
-        stream = step.apply(stream)
+        numbered = isinstance(step, NumberedStep)
+        stream = _enumerated(stream, step.function, skipped) if numbered else step.apply(stream)
   return stream
 
 
@@ -78,9 +99,9 @@ def _in_one(steps):
   return run
 
 
-def whole(steps: list[Step | MapStep]) -> tf.data.Dataset:
-  """Returns the dataset of all steps of a stream, which prepares its next batches meanwhile."""
-  return ahead(dataset(steps))
+def whole(steps: list[Step | MapStep | NumberedStep], skipped: int = 0) -> tf.data.Dataset:
+  """Returns the dataset of all steps of a stream, which prepares its next batches meanwhile; see `dataset`."""
+  return ahead(dataset(steps, skipped))
 
 
 def ahead(elements):
@@ -106,7 +127,7 @@ def training_steps(
   batches: tf.data.Dataset,
   augment: typing.Callable | None = None,
   mix: typing.Callable | None = None,
-) -> list[Step | MapStep]:
+) -> list[Step | MapStep | NumberedStep]:
   """Returns the steps of the stream (network inputs, targets) of `batches`.
 
   Args:
@@ -125,7 +146,7 @@ def training_steps(
     order,
     *(MapStep(name, function, targets, order.elements) for name, function in functions.items()),
     *([] if modality.is_batched else [batch]),
-    *([Step("mix", lambda stream: _enumerated(stream, lambda number, both: mix(*both, number)))] if mix else []),
+    *([NumberedStep("mix", lambda number, both: mix(*both, number))] if mix else []),
   ]
 
 
@@ -133,9 +154,9 @@ def _one_by_one(batches, batch_size):
   return Step("order", lambda _: batches.unbatch(), batch_size)
 
 
-def _enumerated(elements, function):
-  """Returns the dataset mapped by a function of an element's number and the element."""
-  return elements.enumerate().map(function, num_parallel_calls=PARALLEL)
+def _enumerated(elements, function, start=0):
+  """Returns the dataset mapped by a function of an element's number, from `start`, and the element."""
+  return elements.enumerate(start).map(function, num_parallel_calls=PARALLEL)
 
 
 def for_inference(

@@ -36,12 +36,16 @@ def arrays(model: Model, changed: Mapping[int, np.ndarray], head_only: bool) -> 
 
 
 def write_network(path: pathlib.Path, network: keras.Model) -> None:
-  """Writes all weights of a network, without the state of its optimizer, which Keras would write too.
+  """Writes all weights of a network, without the state of its optimizers, which Keras would write too.
 
   Raises:
     OSError: the disk is full. Without this check HDF5 would abort the process.
   """
   network = keras.Model(network.inputs, network.outputs)
+  for layer in network.layers:
+    if isinstance(layer, keras.Model):
+      # The head has been fitted alone, unless the run continues after that.
+      layer.optimizer = None
   if shutil.disk_usage(path.parent).free < 1.1 * 4 * parameters(network.variables):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
   network.save_weights(path)

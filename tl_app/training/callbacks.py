@@ -1,16 +1,18 @@
-"""Keras callbacks: validation on every example once, best weights, early stopping, the log, and the stop at NaN."""
+"""Keras callbacks: validation on every example once, best weights, early stopping, the logs, and the stop at NaN."""
 
 import logging
 import math
+import pathlib
 import time
 from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tl_app import progress
 from tl_app.backbones.weights import values
-from tl_app.errors import RunFailed
+from tl_app.errors import RunFailed, interruption
 
 log = logging.getLogger(__name__)
 
@@ -21,21 +23,37 @@ FIRST_STEPS = 4
 class Validate(keras.callbacks.Callback):
   """Adds val_loss and the primary metric (val_accuracy, ..) of the whole validation split to the logs."""
 
-  def __init__(self, logits: Callable[[], np.ndarray], targets: np.ndarray, task):
+  def __init__(
+    self,
+    logits: Callable[[], np.ndarray],
+    targets: np.ndarray,
+    task,
+    interrupted: Callable[[], object] = lambda: None,
+  ):
     """Creates the callback.
 
     Args:
       logits: function that returns the logits of the validation split, float32 [n, outputs].
       targets: [n, ..], targets of the validation split.
       task: the `Task`.
+      interrupted: function that is called if an interruption ends `logits`.
     """
     super().__init__()
     self._logits = logits
     self._targets = targets
     self._task = task
+    self._interrupted = interrupted
 
   def on_epoch_end(self, epoch, logs=None):
-    metrics = self._task.metrics.monitor_metrics(self._logits(), self._targets)
+    try:
+      # It may take long, so an interruption does not wait for its end.
+      with interruption.deferred(waits=False):
+        interruption.check()
+        logits = self._logits()
+    except KeyboardInterrupt:
+      self._interrupted()
+      raise
+    metrics = self._task.metrics.monitor_metrics(logits, self._targets)
     logs.update({f"val_{name}": value for name, value in metrics.items()})
 
 
@@ -88,6 +106,20 @@ class KeepBest(keras.callbacks.Callback):
       self._values = values(self._variables)
     elif self._patience and epoch - self.epoch >= self._patience:
       self.stopped = self.model.stop_training = True
+
+  def get_state(self) -> dict:
+    """Returns what `set_state` takes, as JSON values and NumPy arrays."""
+    return {
+      "score": self._score,
+      "values": self._values,
+      "last": self._last,
+      "epoch": self.epoch,
+    }
+
+  def set_state(self, saved: dict) -> None:
+    """Continues with the best epoch of an interrupted fit."""
+    self._score = saved["score"] and tuple(saved["score"])
+    self._values, self._last, self.epoch = saved["values"], saved["last"], saved["epoch"]
 
   def summary(self, most: int) -> str:
     """Returns how training ended, in words; `most` is the largest number of epochs."""
@@ -142,6 +174,41 @@ class StopInTime(keras.callbacks.Callback):
     if time.monotonic() > self._end and not self.model.stop_training:
       log.warning("--max_minutes: steps took longer than measured; the phase ends after batch %d", batch + 1)
       self.model.stop_training = True
+
+
+class EpochSummaries(keras.callbacks.Callback):
+  """Writes the metrics of each epoch for TensorBoard: training and validation as two runs of the same tags.
+
+  They are on disk when the epoch has ended, so that an interrupted run continues after them; those of
+  `keras.callbacks.TensorBoard` stay in memory for up to two minutes.
+  """
+
+  def __init__(self, directory: pathlib.Path):
+    """Creates the callback.
+
+    Args:
+      directory: of the event files.
+    """
+    super().__init__()
+    self._directory = directory
+    self._writers = {}
+
+  def on_epoch_end(self, epoch, logs=None):
+    rate = {"learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))}
+    validation = {name.removeprefix("val_"): value for name, value in logs.items() if name.startswith("val_")}
+    training = {name: value for name, value in logs.items() if not name.startswith("val_")} | rate
+    for part, metrics in (("train", training), ("validation", validation)):
+      if metrics:
+        if part not in self._writers:
+          self._writers[part] = tf.summary.create_file_writer(str(self._directory / part))
+        with self._writers[part].as_default():
+          for name, value in metrics.items():
+            tf.summary.scalar(f"epoch_{name}", value, step=epoch)
+        self._writers[part].flush()
+
+  def on_train_end(self, logs=None):
+    for writer in self._writers.values():
+      writer.close()
 
 
 class EpochLog(keras.callbacks.Callback):

@@ -25,15 +25,17 @@ class Feed:
     steps: the steps of the endless stream (inputs of the network, targets), see `pipeline.training_steps`.
     validation_logits: function that returns the logits of the validation split, float32 [validation, ..]; None if the
       objective trains no logits.
+    reads_trunk: whether the outputs of the frozen trunk are read from disk.
   """
 
   network: keras.Model
   steps: list
   validation_logits: Callable[[], np.ndarray] | None
+  reads_trunk: bool = False
 
-  def dataset(self) -> tf.data.Dataset:
-    """Returns the endless dataset of batches. The next batches are prepared while a step runs."""
-    return pipeline.whole(self.steps)
+  def dataset(self, skipped: int = 0) -> tf.data.Dataset:
+    """Returns the endless dataset of batches without the first ones. The next are prepared while a step runs."""
+    return pipeline.whole(self.steps, skipped)
 
 
 def whole_network(phase: Phase, features: Features, seed: int) -> Feed:
@@ -68,7 +70,7 @@ def from_trunk(phase: Phase, features: Features, trunk: TrunkFeatures, seed: int
     pipeline.Step("order", lambda _: batches),
     pipeline.Step("read", lambda indices: trunk.batches(indices, rows, data.targets[rows])),
   ]
-  return Feed(trunk.network, steps, lambda: trunk.logits(data.validation))
+  return Feed(trunk.network, steps, lambda: trunk.logits(data.validation), reads_trunk=True)
 
 
 def head_alone(phase: Phase, features: Features, recomputed: FeatureRows | None, seed: int) -> Feed:

@@ -3,13 +3,14 @@
 import dataclasses
 import logging
 import typing
+from collections.abc import Mapping
 
-import keras
 import numpy as np
 
 from tl_app import progress
 from tl_app.compute import precision, time_budget
 from tl_app.compute.precision import StepPolicy
+from tl_app.errors import interruption
 from tl_app.features import trunk
 from tl_app.features.frozen import Features
 from tl_app.features.rows import FeatureRows
@@ -18,6 +19,7 @@ from tl_app.preprocessing import text
 from tl_app.recipes.phase import HEAD, Phase
 from tl_app.training import callbacks, feed, input_profile, objectives, time_limit
 from tl_app.training.compiling import PhaseSteps, with_phase_steps
+from tl_app.training.continuing import Callbacks, SavedFit
 from tl_app.training.feed import Feed
 from tl_app.training.time_limit import TimeLimit
 from tl_app.workdir import Record
@@ -41,6 +43,29 @@ class PhaseResult:
   done: Phase | None
   policy: StepPolicy = precision.PLAIN
   averaged_values: list[np.ndarray] | None = None
+
+  def to_tree(self) -> dict:
+    """Returns JSON values and NumPy arrays."""
+    done = self.done and self.done.to_json()
+    tree = {"planned": self.planned.name, "done": done, "policy": dataclasses.asdict(self.policy)}
+    return tree | {"averaged_values": self.averaged_values}
+
+  @classmethod
+  def from_tree(cls, tree: dict, planned: Mapping[str, Phase]) -> "PhaseResult":
+    """Returns the result that `to_tree` has saved.
+
+    Args:
+      tree: what it returned.
+      planned: {name: `Phase`} of the plan.
+    """
+    phase = planned[tree["planned"]]
+    return cls(phase, _same(tree["done"], phase), StepPolicy(**tree["policy"]), tree["averaged_values"])
+
+
+def _same(saved, planned):
+  """Returns the `Phase` of its saved JSON, `planned` itself if they are equal; None for None."""
+  phase = saved and Phase.from_json(saved)
+  return planned if phase == planned else phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +116,7 @@ def fit(
 
 
 def fit_head(phase: Phase, features: Features, rows: FeatureRows, config, record: Record) -> PhaseResult:
-  """Runs a phase of the head on other features than the frozen ones; otherwise as `fit`.
+  """Runs a phase of the head on other features than the frozen ones; otherwise as `fit`. Its state is not saved.
 
   Args:
     phase: a `Phase` that trains the head alone.
@@ -101,7 +126,7 @@ def fit_head(phase: Phase, features: Features, rows: FeatureRows, config, record
     record: the `Record` of the run.
   """
   with record.clock("train"), features.devices.scope():
-    return _fit_head(phase, features, rows, config, record)
+    return _fit_head(phase, features, rows, config, record.without_state())
 
 
 def _fit_head(phase, features, recomputed, config, record):
@@ -158,28 +183,43 @@ class _GradientFit:
 
   def run(self, planned):
     """Returns the `PhaseResult` of a phase."""
-    prepared, done = self._prepare(planned, profile=self.config.profile_input), planned
-    if self.limit:
-      done = self._shortened(prepared)
-      if done and done.trains != planned.trains:
-        prepared = self._prepare(done)
-        done = self._shortened(prepared, keep_stages=True)
-      if done is None:
-        return PhaseResult(planned, None)
-      prepared = self._with_schedule(prepared, done)
+    name = f"phase {planned.name}"
+    decided = self.record.state.decided(name)
+    prepared = self._as_decided(planned, decided) if decided else self._decide(planned)
+    self.record.state.decide(name, lambda: _decisions(prepared))
+    if prepared is None:
+      return PhaseResult(planned, None)
     averaged = self._fit(prepared)
-    audit.report(self.features.model, done, prepared.before)
-    return PhaseResult(planned, done, prepared.policy, averaged)
+    audit.report(self.features.model, prepared.phase, prepared.before)
+    return PhaseResult(planned, prepared.phase, prepared.policy, averaged)
 
-  def _prepare(self, phase, profile=False):
-    """Sets what trains, makes the feed and the steps, and chooses the step policy."""
+  def _decide(self, planned):
+    """Returns what fits into --max_minutes of a phase, prepared, or None."""
+    prepared = self._prepare(planned, profile=self.config.profile_input)
+    if not self.limit:
+      return prepared
+    done = self._shortened(prepared)
+    if done and done.trains != planned.trains:
+      prepared = self._prepare(done)
+      done = self._shortened(prepared, keep_stages=True)
+    return self._with_schedule(prepared, done) if done else None
+
+  def _as_decided(self, planned, decided):
+    """Returns a phase, prepared as the interrupted run has decided; None if --max_minutes left no time for it."""
+    phase = _same(decided["phase"], planned)
+    return phase and self._prepare(phase, decided=decided)
+
+  def _prepare(self, phase, profile=False, decided=None):
+    """Sets what trains, makes the feed and the steps, and chooses the step policy, unless it is `decided`."""
     model = self.features.model
     stages.set_trainable(model, phase)
     before = audit.state(model, phase)
-    phase_feed = self._feed(phase)
+    phase_feed = self._feed(phase, decided)
     steps = _steps(phase, self.features, phase_feed)
     if not phase.trains_backbone:
       return _Prepared(phase, phase_feed, steps, precision.PLAIN, before)
+    if decided:
+      return _Prepared(phase, phase_feed, steps, StepPolicy(**decided["policy"]), before)
     policies = precision.candidates(
       *(self.config.machine, model.backbone, self.features.devices), token_batches=bool(self.config.batch_tokens)
     )
@@ -190,13 +230,17 @@ class _GradientFit:
       input_profile.profile_training_steps(phase, phase_feed.steps, steps, policy, self.record)
     return _Prepared(phase, phase_feed, steps, policy, before)
 
-  def _feed(self, phase):
+  def _feed(self, phase, decided):
     if not phase.trains_backbone:
       return feed.head_alone(phase, self.features, self.recomputed, self.config.seed)
-    if objectives.of(phase).fits_head:
-      below = trunk.load(self.features, self._as_shortened(phase))
+    if objectives.of(phase).fits_head and (not decided or decided["reads_trunk"]):
+      # Two epochs are the smallest number with which the trunk is stored.
+      worthwhile = phase.replace(epochs=max(2, phase.schedule.epochs))
+      below = trunk.load(self.features, worthwhile if decided else self._as_shortened(phase))
       if below:
         return feed.from_trunk(phase, self.features, below, self.config.seed)
+      if decided:
+        log.warning("phase %s: the stored features of its frozen stages cannot be used; results may differ", phase.name)
     return feed.whole_network(phase, self.features, self.config.seed)
 
   def _as_shortened(self, phase):
@@ -274,37 +318,52 @@ class _GradientFit:
       phase.schedule.patience,
       lambda: audit.has_moved(model, prepared.before),
     )
+    saved = SavedFit(self.record, phase, steps.network, best)
+    saved.restore(prepared.feed.dataset)
     with (
       precision.computing(steps.network, prepared.policy.precision),
       progress.bar(phase.name, phase.schedule.steps) as bar,
+      interruption.deferred(),
     ):
       steps.network.fit(
-        prepared.feed.dataset(),
+        prepared.feed.dataset(saved.skipped),
+        initial_epoch=saved.position.epoch,
         epochs=phase.schedule.epochs,
         steps_per_epoch=phase.schedule.steps_per_epoch,
-        callbacks=self._callbacks(prepared, best, bar),
+        callbacks=Callbacks(self._callbacks(prepared, best, bar, saved), saved, self.config.checkpoint_minutes),
         verbose=0,
         shuffle=False,  # The dataset is shuffled.
       )
     log.info("phase %s: %s", phase.name, best.summary(phase.schedule.epochs))
     return best.averaged_values
 
-  def _callbacks(self, prepared, best, bar):
+  def _callbacks(self, prepared, best, bar, saved):
     """Returns the callbacks of a phase; validation comes first, since the others read its metrics."""
     phase, validation_logits = prepared.phase, prepared.feed.validation_logits
     labels, task = self.features.data.validation_targets, self.features.model.task
     validated = []
     if validation_logits:
       exact = _in_float32(prepared.steps.network, validation_logits)
-      validated = [callbacks.Validate(exact, labels, task), best]
+      validated = [callbacks.Validate(exact, labels, task, saved.save), best]
     watching = [
       callbacks.StopAtNaN(phase),
       *validated,
       callbacks.EpochLog(self.record, phase),
-      keras.callbacks.TensorBoard(str(self.record.paths.tensorboard / phase.name), write_graph=False),
+      callbacks.EpochSummaries(self.record.paths.tensorboard / phase.name),
       callbacks.ShowProgress(phase, bar, time_budget.FORWARD * len(labels) / phase.inputs.batch_size, log.info),
     ]
     return watching + ([callbacks.StopInTime(self.limit.last_step)] if self.limit else [])
+
+
+def _decisions(prepared):
+  """Returns what was decided about a phase, a JSON value; `prepared` is None if --max_minutes leaves no time for it."""
+  if prepared is None:
+    return {"phase": None}
+  return {
+    "phase": prepared.phase.to_json(),
+    "policy": dataclasses.asdict(prepared.policy),
+    "reads_trunk": prepared.feed.reads_trunk,
+  }
 
 
 def _seconds_of(steps, policy, phase_feed):

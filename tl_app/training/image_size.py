@@ -1,12 +1,21 @@
 """--max_minutes: a smaller image size if the features of full-size images would take too much time."""
 
+import dataclasses
 import logging
 import time
 
 import numpy as np
 
+from tl_app.assets import Assets
+from tl_app.backbones.spec import BackboneSpec
+from tl_app.config import AUTO, Config
+from tl_app.data import modalities
+from tl_app.errors import UserError
 from tl_app.features.frozen import Features
+from tl_app.model import model as model_lib
+from tl_app.model.model import Model
 from tl_app.training.time_limit import TimeLimit
+from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +25,45 @@ SHARE = 0.3
 STEP = 32
 # Smallest number of missing images for which the time is measured.
 MIN_IMAGES = 512
+# Batch size of the measurement with --batch_size=auto, which measures memory only later.
+FEW_IMAGES = 8
+
+
+def with_smaller_images(
+  config: Config, spec: BackboneSpec, assets: Assets, features: Features, limit: TimeLimit, record: Record
+) -> Model:
+  """Returns the model, or one for smaller images if full-size images would take too much of --max_minutes.
+
+  Args:
+    config: the `Config`.
+    spec: the record of --backbone.
+    assets: the `Assets`.
+    features: the `Features` at the network's own size.
+    limit: the `TimeLimit`.
+    record: the `Record` of the run.
+  """
+  model = features.model
+  if config.image_size or "image_size" not in modalities.of(features.data.examples.modality).flags:
+    return model
+  if config.batch_size == AUTO:
+    features = features.with_batch_size(FEW_IMAGES)
+  full_size = int(model.backbone.preprocess.size)
+  size, seconds = record.state.decide("image_size", lambda: list(choose(features, limit)))
+  if size == full_size:
+    return model
+  remaining = limit.seconds_left()
+  try:
+    with features.devices.scope():
+      smaller_images = model_lib.load(dataclasses.replace(config, image_size=size), spec, assets, model.task, 0)
+  except UserError as error:
+    log.warning("--max_minutes=%g: the features alone take %.0f s; %s", config.max_minutes, seconds, error)
+    return model
+  log.warning(
+    "--max_minutes=%g: images are resized to %d x %d pixels instead of %d x %d, for which the features alone would "
+    "take %.0f of %.0f s; --image_size=%d keeps the full size",
+    *(config.max_minutes, size, size, full_size, full_size, seconds, remaining, full_size),
+  )
+  return smaller_images
 
 
 def choose(features: Features, limit: TimeLimit) -> tuple[int, float]:

@@ -7,18 +7,21 @@ import numpy as np
 
 from tl_app.backbones.weights import values
 from tl_app.config import AUTO
-from tl_app.errors import RunFailed
+from tl_app.errors import RunFailed, interruption
 from tl_app.features.frozen import Features
 from tl_app.model import heads, stages
 from tl_app.recipes.phase import Phase
 from tl_app.report import formatting
-from tl_app.training import selection
+from tl_app.training import continuing, selection
 from tl_app.training.fit import PhaseResult, fit
 from tl_app.training.selection import Candidate, Selection
 from tl_app.training.time_limit import TimeLimit
 from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
+
+# Name of the part of the `RunState` about the phases that have ended.
+PART = "phases"
 
 
 def baseline_scores(features: Features) -> dict[str, float]:
@@ -50,29 +53,82 @@ def train(
   Raises:
     RunFailed: a loss or a logit on the validation split is not finite.
   """
-  model, data = features.model, features.data
-  heads.standardize(model.head, features.frozen()[data.train])
-  heads.reset(model.head, model.task.loss.initial_bias(data.train_targets))
+  model, data, state = features.model, features.data, record.state
+  state.know(model.network.variables)
+  done = _Done.saved(state.get(PART), phases)
   changing = stages.changing(model, phases)
-  results = [fit(phases[0], features, config, record)]
-  logits = features.head_logits(data.validation)
-  candidates, fine_tuned = [Candidate("probe", logits, values(changing), phases[0].name)], []
-  for index, phase in enumerate(phases[1:], start=1):
-    if phase.inputs.recompute_features and not any(result.done for result in results[1:]):
+  if done.phases:
+    continuing.assign(model.network.variables, done.variables)
+    continuing.set_random_state(done.random)
+  else:
+    heads.standardize(model.head, features.frozen()[data.train])
+    heads.reset(model.head, model.task.loss.initial_bias(data.train_targets))
+  for index, phase in enumerate(phases[done.phases :], start=done.phases):
+    if phase.inputs.recompute_features and not any(result.done for result in done.results[1:]):
       continue
     remaining = sum(later.trains_backbone for later in phases[index:])
-    result = fit(phase, features, config, record, limit, remaining)
-    results.append(result)
-    if phase.trains_backbone:
-      # --profile_input measures the first phase that trains the backbone.
-      config = dataclasses.replace(config, profile_input=False)
+    profiled = any(result.planned.trains_backbone for result in done.results)
+    # --profile_input measures the first phase that trains the backbone.
+    settings = dataclasses.replace(config, profile_input=config.profile_input and not profiled)
+    done.results.append(fit(phase, features, settings, record, limit if index else None, remaining))
+    if not index:
+      done.candidates = [Candidate("probe", features.head_logits(data.validation), values(changing), phase.name)]
     # A phase that does not train the head leaves it stale, so there is no candidate until the head is fitted again.
-    if result.done and (phase.objective.trains_head or phase is phases[-1]):
+    elif done.results[-1].done and (phase.objective.trains_head or phase is phases[-1]):
+      probe, *fine_tuned = done.candidates
       latest = _candidate("fine_tuned", phase, features, changing)
-      fine_tuned = [selection.better([*fine_tuned, latest], data.validation_targets, model.task)]
-  candidates += fine_tuned + _averaged(results, features, changing)
+      done.candidates = [probe, selection.better([*fine_tuned, latest], data.validation_targets, model.task)]
+    _save(dataclasses.replace(done, phases=index + 1), model, record)
+  candidates = done.candidates + _averaged(done.results, features, changing)
   record.note("candidates", {candidate.name: candidate.phase for candidate in candidates})
-  return candidates, results
+  return candidates, done.results
+
+
+@dataclasses.dataclass
+class _Done:
+  """What is done of the phases of a run.
+
+  Attributes:
+    phases: number of phases that have ended.
+    results: their `PhaseResult`s, but for those that were skipped.
+    candidates: the probe, and the best fine-tuned weights.
+    variables: values of all variables of the network, if they come from a saved run.
+    random: see `continuing.random_state`.
+  """
+
+  phases: int = 0
+  results: list[PhaseResult] = dataclasses.field(default_factory=list)
+  candidates: list[Candidate] = dataclasses.field(default_factory=list)
+  variables: list[np.ndarray] = dataclasses.field(default_factory=list)
+  random: dict = dataclasses.field(default_factory=dict)
+
+  @classmethod
+  def saved(cls, tree: dict | None, phases: list[Phase]) -> "_Done":
+    """Returns what `to_tree` has saved, or nothing done if `tree` is None."""
+    if not tree:
+      return cls()
+    planned = {phase.name: phase for phase in phases}
+    results = [PhaseResult.from_tree(result, planned) for result in tree["results"]]
+    return cls(**tree | {"results": results, "candidates": [Candidate(**found) for found in tree["candidates"]]})
+
+  def to_tree(self) -> dict:
+    """Returns JSON values and NumPy arrays."""
+    fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    return fields | {
+      "results": [result.to_tree() for result in self.results],
+      "candidates": [dict(vars(candidate)) for candidate in self.candidates],
+    }
+
+
+def _save(done, model, record):
+  """Saves the run at the end of a phase."""
+  if record.state.directory:
+    with interruption.deferred():
+      interruption.acted_on()
+      done = dataclasses.replace(done, variables=values(model.network.variables), random=continuing.random_state())
+      record.state.set_part(PART, done.to_tree())
+      record.save_state()
+  interruption.check()
 
 
 def select(

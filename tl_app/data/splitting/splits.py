@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import hashlib
+import json
 import math
 import pathlib
 import typing
@@ -353,6 +355,15 @@ class Splits:
   settings: dict
   fingerprints: Fingerprints | None = None
   findings: list = dataclasses.field(default_factory=list)
+
+  def digests(self) -> dict[str, str]:
+    """Returns {split: sha256 hex of the ids, contents and labels of its examples, in order}."""
+    found = {}
+    for split in SPLITS:
+      part = self.examples.take(getattr(self, split))
+      rows = [list(map(str, values)) for values in (part.ids, part.hashes, part.labels)]
+      found[split] = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return found
 
   def manifest(self):
     """Returns what splits.json holds: the settings, and id, content hash and label of every example of each split."""

@@ -212,7 +212,7 @@ class _PhaseFit:
       callbacks.StopAtNaN(phase),
       watch,
       callbacks.EpochLog(record, phase),
-      keras.callbacks.TensorBoard(str(record.paths.tensorboard / phase.name), write_graph=False),
+      callbacks.EpochSummaries(record.paths.tensorboard / phase.name),
       callbacks.ShowProgress(phase, bar, validation_steps, log.info),
     ]
     return found + ([callbacks.StopInTime(self._all.deadline)] if self._all.deadline else [])

@@ -7,6 +7,7 @@ import pytest
 from tl_app import files, workdir
 from tl_app.config import Config
 from tl_app.errors import UserError
+from tl_app.workdir import locking, record
 
 CONFIG = Config(workdir="w", backbone="resnet50", dataset="digits")
 
@@ -48,7 +49,7 @@ def test_a_finished_run_outlives_a_second_one_that_ends_early(tmp_path, error):
 def test_a_finished_run_outlives_a_second_one_that_is_killed(tmp_path):
   paths = _finish(tmp_path)
   # What a killed process leaves.
-  workdir._move_aside(paths)
+  locking._move_aside(paths)
   files.write_text(paths.config, "{}")
   with pytest.raises(UserError, match="a second run is in progress there, or was killed"):
     workdir.open_run(tmp_path)
@@ -102,7 +103,7 @@ def test_atomic_path_replaces_a_directory_as_a_whole(tmp_path):
 
 def test_the_time_of_a_clock_inside_another_counts_for_the_inner_one(monkeypatch):
   now = iter([0.0, 1.0, 4.0, 10.0, 20.0, 21.0])
-  monkeypatch.setattr(workdir.time, "monotonic", lambda: next(now))
+  monkeypatch.setattr(record.time, "monotonic", lambda: next(now))
   clock = workdir.Clock(["export"])
   with clock("train"), clock("features"):
     pass
@@ -112,26 +113,26 @@ def test_the_time_of_a_clock_inside_another_counts_for_the_inner_one(monkeypatch
 
 
 def test_a_record_writes_each_file_with_its_format_number(tmp_path):
-  record = workdir.Record(workdir.Workdir(tmp_path))
-  record.note("input", {"share": 0.5})
-  assert not record.paths.plan.exists()
-  record.write_plan({"phases": []})
-  record.note("batch_size", {"examples": 8})
+  run = workdir.Record(workdir.Workdir(tmp_path))
+  run.note("input", {"share": 0.5})
+  assert not run.paths.plan.exists()
+  run.write_plan({"phases": []})
+  run.note("batch_size", {"examples": 8})
   plan = {"format": 1, "phases": [], "input": {"share": 0.5}, "batch_size": {"examples": 8}}
-  assert files.read_json(record.paths.plan) == plan
+  assert files.read_json(run.paths.plan) == plan
   writers = {
-    record.paths.splits: record.write_splits,
-    record.paths.findings: record.write_findings,
-    record.paths.task: record.write_task,
-    record.paths.metrics: record.write_metrics,
+    run.paths.splits: run.write_splits,
+    run.paths.findings: run.write_findings,
+    run.paths.task: run.write_task,
+    run.paths.metrics: run.write_metrics,
   }
   for path, write in writers.items():
     write({"key": path.name})
     assert files.read_json(path) == {"format": workdir.FORMAT, "key": path.name}
     assert workdir.read(path) == {"key": path.name}
-  record.log_epoch({"epoch": 1})
-  record.log_epoch({"epoch": 2})
-  assert record.paths.log.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+  run.log_epoch({"epoch": 1})
+  run.log_epoch({"epoch": 2})
+  assert run.paths.log.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
 
 
 def test_a_file_of_a_newer_format_is_refused(tmp_path):

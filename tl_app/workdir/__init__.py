@@ -1,0 +1,36 @@
+"""The directory of one run: its paths, its lock, the writer of its files, and the state from which it continues."""
+
+from tl_app.workdir.located import located, place
+from tl_app.workdir.locking import claim, open_run, resumable
+from tl_app.workdir.paths import EXPORT_FACTS, EXPORT_VARIABLE, EXPORT_VOCABULARY, INPUT_COLUMNS, Workdir
+from tl_app.workdir.record import (
+  FORMAT,
+  Clock,
+  Record,
+  read,
+  read_plan,
+  read_vocabulary,
+  verified,
+  write_vocabulary,
+)
+
+__all__ = [
+  "EXPORT_FACTS",
+  "EXPORT_VARIABLE",
+  "EXPORT_VOCABULARY",
+  "FORMAT",
+  "INPUT_COLUMNS",
+  "Clock",
+  "Record",
+  "Workdir",
+  "claim",
+  "located",
+  "open_run",
+  "place",
+  "read",
+  "read_plan",
+  "read_vocabulary",
+  "resumable",
+  "verified",
+  "write_vocabulary",
+]

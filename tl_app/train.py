@@ -21,6 +21,7 @@ def main():
 
   early_checks.run(config)
   config = default_backbone.named(config, quickly=True)
+  early_checks.directory(config)
   log.info("training %s on %s; results go to %s", config.backbone or "a network", config.dataset, config.workdir)
   cli.start_tensorflow()
   from tl_app.commands import train

@@ -1,5 +1,6 @@
 """A name, a file or a column that is missing is reported before TensorFlow starts."""
 
+import dataclasses
 import gzip
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 from loading import write, write_images
 
+from tl_app import files, workdir
 from tl_app.commands import default_backbone, early_checks
 from tl_app.config import Config
 from tl_app.data.readers import table_headers
@@ -145,3 +147,14 @@ def test_the_default_backbone_is_that_of_the_modality(tmp_path, caplog, dataset,
   assert default_backbone.named(config, quickly=True).backbone == quick
   given = Config(dataset="gone", backbone="bert_base.kerashub")
   assert default_backbone.named(given) is given
+
+
+def test_a_workdir_of_another_run_is_refused_before_tensorflow_starts(tmp_path):
+  config = Config(workdir=str(tmp_path), backbone="minilm_l6.pypi", dataset="digits")
+  early_checks.directory(config)
+  with workdir.claim(tmp_path, config) as paths:
+    files.write_json(paths.metrics, {})
+  early_checks.directory(config)
+  early_checks.directory(dataclasses.replace(config, backbone="", seed=1))
+  with pytest.raises(UserError, match="holds another run .--seed"):
+    early_checks.directory(dataclasses.replace(config, seed=1))

@@ -54,6 +54,7 @@ def fit(**settings: typing.Any) -> Run:
   config = _config("tl_app.fit", settings)
   config_lib.validate(config)
   early_checks.run(config)
+  early_checks.directory(config)
   with session.running():
     from tl_app.commands import train
 

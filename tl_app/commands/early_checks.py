@@ -34,6 +34,19 @@ def run(config: Config, labelled: bool = True) -> None:
       _check_data(getattr(config, flag), flag, dataclasses.replace(config, **no_label))
 
 
+def directory(config: Config) -> None:
+  """Checks that --workdir is free for a training, or holds a run with the same flags, if --backbone is given or known.
+
+  Args:
+    config: the `Config`.
+
+  Raises:
+    UserError: it holds a finished run with other flags, or files of something else.
+  """
+  if config.backbone:
+    workdir.check_contents(config.workdir, config)
+
+
 def evaluation(config: Config, given: dict) -> None:
   """Checks the data set that `evaluate` was given in place of that of the run, as `run` does.
 

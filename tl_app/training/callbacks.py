@@ -254,14 +254,17 @@ class ShowProgress(keras.callbacks.Callback):
     self._validation_share = validation_steps / phase.schedule.steps_per_epoch
     self._print_line = print_line
     self._epoch = 0
-    self._start = 0.0
+    self._start = self._compiled = 0.0
     self._has_estimate = not phase.trains_backbone
 
   def on_epoch_begin(self, epoch, logs=None):
     self._epoch = epoch
-    self._start = time.monotonic()
+    self._start = self._compiled = time.monotonic()
 
   def on_train_batch_end(self, batch, logs=None):
+    if not self._bar.done:
+      # The first step compiles.
+      self._compiled = time.monotonic()
     schedule = self._phase.schedule
     # Keras reports several steps at once where they are compiled together.
     steps = self._epoch * schedule.steps_per_epoch + batch + 1
@@ -284,7 +287,8 @@ class ShowProgress(keras.callbacks.Callback):
     if self._phase.trains_backbone or number == epochs or is_round:
       metrics = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
       seconds = time.monotonic() - self._start
-      # Early stopping may end the phase sooner. The first epoch has compiled the step and the validation.
-      left = (epochs - number) * seconds if self._phase.trains_backbone and not self.model.stop_training else 0
+      # Early stopping may end the phase sooner.
+      goes_on = self._phase.trains_backbone and not self.model.stop_training
+      left = (epochs - number) * (time.monotonic() - self._compiled) if goes_on else 0
       left = f", {progress.about(left)} or less left" if left else ""
       self._print_line("%s epoch %d/%d  %s  %.1f s%s", self._phase.name, number, epochs, metrics, seconds, left)

@@ -71,7 +71,7 @@ def _opened(root, config):
     raise UserError(f"--workdir={root} is a file: give a directory") from None
   except OSError as error:
     raise UserError(f"--workdir={root} cannot be created: {error.strerror}") from None
-  _check_contents(run, config)
+  check_contents(run.root, config)
   with _locked(run):
     try:
       yield run
@@ -142,7 +142,9 @@ def _was_killed(run):
   return Workdir(run.earlier).metrics.is_file() and not run.metrics.is_file()
 
 
-def _check_contents(run, config):
+def check_contents(root: str | pathlib.Path, config: config_lib.Config) -> None:
+  """Raises `UserError` if `root` holds a finished run with other flags, or files of something else."""
+  run = Workdir(pathlib.Path(files.expanded(root)))
   finished = Workdir(run.earlier) if _was_killed(run) else run
   if finished.config.is_file():
     if finished.metrics.is_file():

@@ -1,0 +1,1 @@
+"""Damaged tables and images through reading, checking and predict: `python -m tests.fuzz`."""

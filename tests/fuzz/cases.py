@@ -52,7 +52,11 @@ class Fuzzer:
       seed: of all cases.
     """
     self._directory, self._seed = directory, seed
-    self._tables, self._images = originals.tables(), originals.images()
+    self._images = originals.images()
+    names = [f"picture{suffix}" for suffix in self._images]
+    for name, files_of_kind in zip(names, self._images.values()):
+      (directory / name).write_bytes(files_of_kind[0])
+    self._tables = originals.tables(names)
     self._predictors = {name: predict.Predictor(_export(directory / name, name)) for name in ("text", "image")}
     logging.getLogger("tl_app").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
@@ -63,8 +67,12 @@ class Fuzzer:
     suffix = rng.choice(list(self._tables))
     originals = self._tables[suffix]
     path = self._directory / f"case{suffix}"
-    path.write_bytes(mutations.mutated_container(rng.choice(originals), suffix, originals, rng))
-    return self._run(f"table:{path}", path, "text")
+    original = rng.randrange(len(originals))
+    path.write_bytes(mutations.mutated_container(originals[original], suffix, originals, rng))
+    # The last table of each form is one of images.
+    return self._run(
+      f"table:{path}", path, "image" if original == len(originals) - 1 and suffix != ".conll" else "text"
+    )
 
   def images(self, number: int) -> Outcome:
     """Runs a folder of `IMAGES` damaged images of two classes."""

@@ -13,17 +13,19 @@ import PIL.Image
 ROWS = 24
 
 
-def tables() -> dict[str, list[bytes]]:
-  """Returns {suffix: files} of tables with a column of texts and one of labels."""
+def tables(images: list[str]) -> dict[str, list[bytes]]:
+  """Returns {suffix: files} of tables with a column of texts and one of labels, the last one with paths of images."""
   rng = random.Random(0)
   frames = [_frame(rng, kind) for kind in ("classes", "numbers", "pairs", "lists")]
+  labels = [("good", "bad")[i % 2] for i in range(ROWS)]
+  frames.append(pd.DataFrame({"image": [images[i % len(images)] for i in range(ROWS)], "label": labels}))
   files = {
-    ".csv": [_written(frame, ",") for frame in frames] + [_written(frames[0], ";")],
+    ".csv": [_written(frames[0], ";")] + [_written(frame, ",") for frame in frames],
     ".tsv": [_written(frame, "\t") for frame in frames],
     ".jsonl": [_lines(frame) for frame in frames],
     ".parquet": [frame.to_parquet() for frame in frames],
-    ".xlsx": [_workbook(frame) for frame in frames[:3]],
-    ".conll": [_tagged(rng)],
+    ".xlsx": [_workbook(frame) for frame in (frames[0], frames[1], frames[-1])],
+    ".conll": [_tagged(rng), _tagged(rng)],
   }
   return files | {f"{kind}.gz": [gzip.compress(file) for file in files[kind]] for kind in (".csv", ".jsonl")}
 

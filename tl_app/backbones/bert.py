@@ -154,8 +154,10 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
       header = json.loads(file.read(length))
       data = file.read()
     header.pop("__metadata__", None)
+    if sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in header.values()) > len(data):
+      raise ValueError("its tensors take more bytes than it has")
     return {name: _tensor(entry, data) for name, entry in header.items()}
-  except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
     raise UserError(f"{path} is not a whole safetensors file: {error}") from None
 
 

@@ -1,6 +1,8 @@
 """Encoded images to pixels: decoding and resizing for training, evaluation and export."""
 
+import contextlib
 import struct
+import threading
 
 import tensorflow as tf
 
@@ -8,6 +10,11 @@ from tl_app.preprocessing.base import Preprocess
 
 # Above this size Pillow calls an image a decompression bomb; at 3 bytes a pixel it takes half a gigabyte.
 MAX_PIXELS = 178_956_970
+# A progressive JPEG may have as many scans as it likes, each as long to decode as the image is large: more than these
+# are refused if they go over more pixels than these in all. Programs that write JPEG make ten scans.
+_SCANS, _SCANNED_PIXELS = 12, 1_000_000_000
+# Images above this size are decoded one at a time, in pixels: threads together would take several gigabytes.
+_LARGE, _lock = 16_000_000, threading.Lock()
 FORMATS = "JPEG, PNG, GIF, BMP or WebP"
 
 
@@ -74,13 +81,16 @@ def verify(encoded: bytes) -> str | None:
   if not encoded:
     return "it is empty"
   height, width = _header_size(encoded)
+  frames = _gif_pixels(encoded) if encoded.startswith(b"GIF8") else 0
   if height * width > MAX_PIXELS:
     return f"it has {width} x {height} pixels, more than {MAX_PIXELS} in all"
-  reason = _unread(encoded)
+  if frames > MAX_PIXELS:
+    return f"its frames have {frames} pixels together, more than {MAX_PIXELS}"
+  reason = _unread(encoded, height * width)
   if reason:
     return reason
   try:
-    with tf.device("CPU"):
+    with one_at_a_time(height * width + frames), tf.device("CPU"):
       shape = decode(encoded).shape
   except tf.errors.OpError as error:
     if "Unknown image file format" in error.message:
@@ -89,8 +99,20 @@ def verify(encoded: bytes) -> str | None:
   return None if shape[0] and shape[1] else "it has no pixels"
 
 
-def _unread(encoded):
-  """Returns why TensorFlow would misread an image, or None."""
+def one_at_a_time(pixels: int) -> contextlib.AbstractContextManager:
+  """Returns a context in which a large image is decoded while no other large one is.
+
+  Args:
+    pixels: of the image, or an estimate.
+  """
+  return _lock if pixels > _LARGE else contextlib.nullcontext()
+
+
+def _unread(encoded, pixels):
+  """Returns why TensorFlow would misread an image, or take too long, or None."""
+  scans = encoded.count(b"\xff\xda") if encoded.startswith(b"\xff\xd8") else 0
+  if scans > _SCANS and scans * pixels > _SCANNED_PIXELS:
+    return f"it is a JPEG of {scans} scans: save it again"
   if encoded.startswith(b"RIFF") and encoded[12:16] == b"VP8X" and encoded[20] & 0x02:
     return "it is an animated WebP: save one of its frames"
   if encoded.startswith(b"BM") and len(encoded) > 50:
@@ -120,6 +142,26 @@ def _header_size(encoded):
   except (struct.error, IndexError):
     pass
   return 0, 0
+
+
+def _gif_pixels(encoded):
+  """Returns the pixels of all frames of a GIF, up to the first block that is damaged: the decoder holds every frame."""
+  total, position = 0, 13 + _palette_bytes(encoded[10:11])
+  while position + 10 <= len(encoded) and encoded[position] in (0x2C, 0x21):
+    if encoded[position] == 0x2C:
+      width, height = struct.unpack("<HH", encoded[position + 5 : position + 9])
+      total += width * height
+      position += 11 + _palette_bytes(encoded[position + 9 : position + 10])
+    else:
+      position += 2
+    while position < len(encoded) and encoded[position]:
+      position += 1 + encoded[position]
+    position += 1
+  return total
+
+
+def _palette_bytes(flags):
+  return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
 def _webp_size(encoded):

@@ -43,7 +43,7 @@ def listed(cell: str) -> list[str] | None:
   if cell.startswith("["):
     try:
       return [value if isinstance(value, str) else json.dumps(value) for value in json.loads(cell)]
-    except ValueError:
+    except (ValueError, RecursionError):
       pass
   return _python_list(cell.strip())
 

@@ -1,16 +1,17 @@
 """`open_table`: names of columns and rows of a table, by the suffix of its file."""
 
+import contextlib
 import csv
-import gzip
 import io
 import json
+import os
 import re
 import typing
-import zlib
 
 from tl_app.data.readers.rows import as_text
 from tl_app.data.readers.table_files import suffix
 from tl_app.errors import UserError
+from tl_app.files import compressed
 
 # Texts of a table may be whole documents; the csv module stops at 128 KiB otherwise.
 csv.field_size_limit(2**31 - 1)
@@ -19,6 +20,10 @@ csv.field_size_limit(2**31 - 1)
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # Records that tell the separator of a .csv.
 _SAMPLE = 50
+# A longer cell is no text to classify, and a few of them would fill the memory, in characters.
+LARGEST_CELL = 16 << 20
+# Rows of a worksheet.
+_MOST_ROWS = 1 << 20
 # Rows of a Parquet file in memory at a time; each may hold an image.
 _ROWS_AT_A_TIME = 512
 
@@ -48,16 +53,24 @@ def open_table(file) -> Table:
   Raises:
     UserError: it cannot be read, or has no columns. Iteration over the rows raises it too.
   """
-  return _READERS[suffix(file).removesuffix(".gz")](file)
+  table = _READERS[suffix(file).removesuffix(".gz")](file)
+  return table._replace(rows=((number, _within_limits(number, row)) for number, row in table.rows))
+
+
+def _within_limits(number, row):
+  """Returns the row, or the reason as a str why it is not read."""
+  if not isinstance(row, str) and any(isinstance(cell, str) and len(cell) > LARGEST_CELL for cell in row):
+    return f"row {number} has a cell of more than {LARGEST_CELL >> 20} million characters"
+  return row
 
 
 def _read_text(file):
   try:
-    data = file.read_bytes()
-    if file.suffix.lower() == ".gz":
-      data = gzip.decompress(data)
+    data = compressed.read_gzip(file) if file.suffix.lower() == ".gz" else file.read_bytes()
     return data.decode("utf-8-sig")
-  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+  except compressed.TooLarge as error:
+    raise UserError(str(error)) from None
+  except compressed.DAMAGED as error:
     raise UserError(f"{file} is damaged, or not compressed by gzip: {error}") from None
   except OSError as error:
     raise UserError(f"{file} cannot be read: {error.strerror}") from None
@@ -174,7 +187,8 @@ def _read_parquet(file):
     table = parquet.ParquetFile(file)
     names = _header(file, table.schema_arrow.names)
     classes = _class_names(table.schema_arrow.metadata or {})
-  except (pyarrow.ArrowException, OSError) as error:
+    _check_parquet(file, table.metadata)
+  except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
     raise refuse(error) from None
   of_column = [classes.get(name) for name in names]
 
@@ -183,20 +197,35 @@ def _read_parquet(file):
       for batch in table.iter_batches(_ROWS_AT_A_TIME):
         for row in zip(*(column.to_pylist() for column in batch.columns)):
           yield [_named(value, known) for value, known in zip(row, of_column)]
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
       raise refuse(error) from None
 
   return Table(names, enumerate(rows(), start=1))
 
 
+def _check_parquet(file, metadata):
+  """Raises `UserError` for a file that claims far more rows, or larger ones, than it can hold."""
+  size = os.path.getsize(file)
+  groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+  unpacked = sum(group.total_byte_size for group in groups)
+  if metadata.num_rows > max(size, _MOST_ROWS) or unpacked > compressed.largest(size):
+    raise UserError(
+      f"{file} is refused: it claims {metadata.num_rows:,} rows of {unpacked >> 20:,} MB in all, in a file of "
+      f"{size:,} bytes"
+    )
+
+
 def _class_names(metadata):
   """Returns {column: names of its numbers}, which Hugging Face's datasets write beside the schema of a Parquet file."""
   try:
-    features = json.loads(metadata.get(b"huggingface", "{}")).get("info", {}).get("features", {})
-  except (ValueError, AttributeError):
+    features = json.loads(metadata.get(b"huggingface", "{}")).get("info", {}).get("features", {}).items()
+  except (ValueError, AttributeError, RecursionError):
     return {}
-  inner = {name: feature.get("feature", feature) for name, feature in features.items() if isinstance(feature, dict)}
-  return {name: f["names"] for name, f in inner.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+  inner = {name: feature.get("feature", feature) for name, feature in features if isinstance(feature, dict)}
+  classes = {
+    name: f.get("names") for name, f in inner.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"
+  }
+  return {name: names for name, names in classes.items() if isinstance(names, list)}
 
 
 def _named(value, names):
@@ -205,6 +234,8 @@ def _named(value, names):
     return value
   if isinstance(value, list):
     return [_named(member, names) for member in value]
+  if not isinstance(value, int):
+    return value
   return names[value] if 0 <= value < len(names) else None
 
 
@@ -214,24 +245,52 @@ def _read_xlsx(file):
     import openpyxl
   except ImportError:
     raise UserError(f"{file}: reading .xlsx needs openpyxl: pip install 'tl_app[excel]', or save it as .csv") from None
-  try:
+  with _workbook_faults(file):
+    compressed.check_zip(file)
     book = openpyxl.load_workbook(file, read_only=True, data_only=True)
     sheets = book.worksheets
-    cells = ((number, list(row)) for number, row in enumerate(sheets[0].iter_rows(values_only=True), start=1))
-    rows = ((number, row) for number, row in cells if any(cell not in (None, "") for cell in row))
-    first = next(rows, None)
-  # The errors of openpyxl, of zipfile and of the XML parser have no common class.
-  except Exception as error:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    raise UserError(f"{file} is not an .xlsx workbook that can be read: {reason}") from None
+    # A worksheet may claim any size; its rows tell the true one.
+    sheets[0].reset_dimensions()
+    first = next(_sheet_rows(sheets[0]), None)
   if not first:
     raise UserError(f"{file} is empty: its first worksheet is read, {sheets[0].title!r}")
   width = max(position for position, cell in enumerate(first[1], start=1) if cell not in (None, ""))
   names = _header(file, [as_text(cell) or "" for cell in first[1][:width]])
-  records = ((number, (row + [None] * width)[:width]) for number, row in rows)
+
+  def records():
+    with _workbook_faults(file):
+      rows = _sheet_rows(sheets[0], width)
+      next(rows)
+      for number, row in rows:
+        yield number, (row + [None] * width)[:width]
+
   unread = ", ".join(repr(sheet.title) for sheet in sheets[1:5])
   notes = (f"{file}: the worksheet {sheets[0].title!r} is read; not read are {unread}",) if unread else ()
-  return Table(names, records, notes)
+  return Table(names, records(), notes)
+
+
+def _sheet_rows(sheet, width=None):
+  """Yields (number, list of cells) of the rows of a worksheet that have a value, with `width` cells at most."""
+  for number, row in enumerate(sheet.iter_rows(values_only=True, max_col=width), start=1):
+    if number > _MOST_ROWS:
+      raise ValueError(f"it has more than {_MOST_ROWS:,} rows")
+    if any(cell not in (None, "") for cell in row):
+      yield number, list(row)
+
+
+@contextlib.contextmanager
+def _workbook_faults(file):
+  """Turns an error of openpyxl inside the block into a `UserError`."""
+  try:
+    yield
+  except UserError:
+    raise
+  except compressed.TooLarge as error:
+    raise UserError(str(error)) from None
+  # The errors of openpyxl, of zipfile and of the XML parser have no common class.
+  except Exception as error:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise UserError(f"{file} is not an .xlsx workbook that can be read: {reason}") from None
 
 
 def _read_conll(file):

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 from tl_app.data.readers.table_files import suffix
 from tl_app.data.readers.table_formats import open_table
 from tl_app.errors import UserError
+from tl_app.files import compressed
 
 # Bytes of a text file that tell the names of its columns.
 BEGINNING = 1 << 20
@@ -43,7 +44,16 @@ def column_names(file: pathlib.Path, wanted: Iterable[str] = ()) -> list[str] | 
       return _of_workbook(file)
     names = _of_text(file, kind)
   # The reader of the whole file says what is wrong with it.
-  except (UserError, OSError, EOFError, zlib.error, zipfile.BadZipFile, ElementTree.ParseError, LookupError):
+  except (
+    UserError,
+    OSError,
+    EOFError,
+    zlib.error,
+    zipfile.BadZipFile,
+    ElementTree.ParseError,
+    LookupError,
+    ValueError,
+  ):
     return None
   if kind != ".jsonl":
     return names
@@ -68,6 +78,7 @@ def _has_key(file, name, names):
 
 def _of_workbook(file):
   """Returns the texts of the first row of the first worksheet, or None if a cell of it is no text."""
+  compressed.check_zip(file)
   with zipfile.ZipFile(file) as book:
     (first, *_) = ElementTree.fromstring(book.read("xl/workbook.xml")).iter(f"{_SHEETS}sheet")
     parts = ElementTree.fromstring(book.read("xl/_rels/workbook.xml.rels"))

@@ -1,6 +1,5 @@
 """`texts:PATH`: texts without labels, one at a time: lines of files, whole files, or objects of .jsonl."""
 
-import gzip
 import json
 import pathlib
 import typing
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from tl_app.data.readers import rows
 from tl_app.data.readers.rows import as_text, relative_name, visible
 from tl_app.errors import UserError
+from tl_app.files import compressed
 
 # A longer line is no text, and would fill the memory.
 LARGEST = 1 << 20
@@ -99,7 +99,7 @@ def read(files: TextFiles, text_column: str, what: str) -> Iterator[Text]:
   for path in files.paths:
     id = relative_name(path, files.root)
     try:
-      with gzip.open(path) if suffix(path).endswith(".gz") else open(path, "rb") as file:
+      with compressed.GzipFile(path) if suffix(path).endswith(".gz") else open(path, "rb") as file:
         _refuse_binary(file, what, id)
         if suffix(path).startswith(".jsonl"):
           yield from _objects(file, id, text_column)
@@ -107,6 +107,8 @@ def read(files: TextFiles, text_column: str, what: str) -> Iterator[Text]:
           yield from _document(file, id)
         else:
           yield from _lines(file, id)
+    except compressed.TooLarge as error:
+      raise UserError(f"{what}: {error}") from None
     except (OSError, EOFError, zlib.error) as error:
       raise UserError(f"{what}: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
@@ -162,7 +164,7 @@ def _objects(file, id, text_column):
 def _of_object(line, id, text_column):
   try:
     value = json.loads(line.decode("utf-8-sig"))
-  except ValueError:
+  except (ValueError, RecursionError):
     yield Text(id, reason="the line is not JSON in UTF-8")
     return
   if not isinstance(value, dict) or text_column not in value:

@@ -13,6 +13,7 @@ import PIL.Image
 import scipy.fft
 
 from tl_app.data.splitting import duplicates
+from tl_app.preprocessing.image import one_at_a_time
 from tl_app.progress import counted
 
 # Pillow warns of images of over 89 megapixels; what is read here is small, and twice as many are refused.
@@ -27,6 +28,7 @@ MIN_SPREAD = 2.0
 # at half the size, at JPEG quality 50 and in grey, about half of those that were cropped by 2 % a side.
 MAX_DISTANCE = 6
 MIN_CORRELATION = 0.98
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 _SIDE = 32
 _THUMBNAIL = 16
 
@@ -116,7 +118,8 @@ def fingerprint(images: np.ndarray, hashes: np.ndarray, encode: typing.Callable,
 def image_facts(encoded: bytes) -> ImageFacts | None:
   """Returns the `ImageFacts` of an encoded image, or None if Pillow cannot read it. A JPEG is decoded small."""
   try:
-    with PIL.Image.open(io.BytesIO(encoded)) as image:
+    # Other readers of Pillow run programs, as that of EPS.
+    with PIL.Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
       mode, (width, height) = image.mode, image.size
       facts = {
         "format": image.format,
@@ -127,7 +130,8 @@ def image_facts(encoded: bytes) -> ImageFacts | None:
         "frames": getattr(image, "n_frames", 1),
         "orientation": image.getexif().get(0x0112, 1),
       }
-      grey = _grey(image)
+      with one_at_a_time(width * height):
+        grey = _grey(image)
   except (OSError, ValueError, SyntaxError, EOFError, PIL.Image.DecompressionBombError):
     return None
   spread = float(grey.std())

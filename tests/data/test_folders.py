@@ -205,3 +205,21 @@ def test_pictures_that_tensorflow_does_not_decode_are_bad_examples(tmp_path):
   examples = load(f"images:{tmp_path}", on_bad_example="skip")
   assert [bad["id"] for bad in examples.skipped] == ["a/2.tif", "b/2.HEIC", "b/scan"]
   assert "a/2.tif: TensorFlow does not decode" in refusal(f"images:{tmp_path}/*/*")
+
+
+def test_links_are_followed_and_those_that_lead_out_are_counted(tmp_path):
+  write_images(tmp_path / "elsewhere", "1.jpg", "2.jpg", "more/3.jpg")
+  photos = write_images(tmp_path / "photos", "cat/a.jpg", "dog/b.jpg")
+  (photos / "cat" / "linked.jpg").symlink_to(tmp_path / "elsewhere/1.jpg")
+  (photos / "cat" / "inside.jpg").symlink_to("../dog/b.jpg")
+  (photos / "dog" / "more").symlink_to(tmp_path / "elsewhere/more")
+  (photos / "dog" / "loop").symlink_to(photos / "dog")
+  (photos / "dog" / "nowhere.jpg").symlink_to("gone.jpg")
+  os.mkfifo(photos / "dog" / "pipe.jpg")
+  os.mkfifo(photos / "dog" / "pipe")
+  examples = load(f"images:{photos}", on_bad_example="skip")
+  assert sorted(examples.ids) == ["cat/a.jpg", "cat/inside.jpg", "cat/linked.jpg", "dog/b.jpg", "dog/more/3.jpg"]
+  (note,) = [note for note in examples.notes if "lead out" in note]
+  assert "to 2 files, which are read, e.g. " in note and str(tmp_path / "elsewhere") in note
+  (photos / "dog" / "nowhere.jpg").unlink()
+  assert "it is a pipe, a socket or a device" in refusal(f"images:{photos}")

@@ -10,10 +10,12 @@ code is 1 if there is one. The same seed gives the same cases.
 import argparse
 import collections
 import faulthandler
+import logging
 import pathlib
 import sys
 import tempfile
 import time
+import warnings
 
 
 def main():
@@ -25,6 +27,8 @@ def main():
   flags = parser.parse_args()
   from tests.fuzz import cases
 
+  logging.getLogger("tl_app").setLevel(logging.ERROR)
+  warnings.simplefilter("ignore")
   with tempfile.TemporaryDirectory() as directory:
     fuzzer = cases.Fuzzer(pathlib.Path(directory), flags.seed)
     found = _run("table", fuzzer.table, flags.first, flags.tables)

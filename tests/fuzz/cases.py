@@ -4,12 +4,10 @@ import contextlib
 import dataclasses
 import io
 import json
-import logging
 import pathlib
 import random
 import resource
 import time
-import warnings
 
 import tensorflow as tf
 
@@ -58,8 +56,6 @@ class Fuzzer:
       (directory / name).write_bytes(files_of_kind[0])
     self._tables = originals.tables(names)
     self._predictors = {name: predict.Predictor(_export(directory / name, name)) for name in ("text", "image")}
-    logging.getLogger("tl_app").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
 
   def table(self, number: int) -> Outcome:
     """Runs a damaged table."""
@@ -101,6 +97,7 @@ class Fuzzer:
         outcome.refused += (str(error),)
         if "\n" in str(error):
           outcome.fault = f"a message of several lines: {error}"
+      # Whatever else comes out would be a traceback.
       except Exception as error:
         where = error.__traceback__
         while where.tb_next:

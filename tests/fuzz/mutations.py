@@ -5,7 +5,7 @@ import io
 import random
 import zipfile
 
-# What parsers stumble over: NUL, quotes, separators, line ends, marks, numbers at their limits, deep nesting.
+# What parsers stumble over: NUL, quotes, separators, line ends, numbers at their limits, deep nesting.
 TOKENS = (
   *(
     b"\0",

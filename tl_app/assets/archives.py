@@ -11,10 +11,11 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 
 from tl_app.errors import UserError
-from tl_app.files import checksums
+from tl_app.files import checksums, compressed
 
 
 def pip_download(requirement, sha256, directory):
@@ -92,11 +93,16 @@ def _opened(archive) -> Iterator[dict[str, Callable]]:
   """Yields {name: function that opens it} of the regular files in a zip or tar."""
   try:
     if zipfile.is_zipfile(archive):
+      compressed.check_zip(archive)
       with zipfile.ZipFile(archive) as wheel:
         names = [name for name in wheel.namelist() if not name.endswith("/")]
         yield {name: functools.partial(wheel.open, name) for name in names}
     else:
       with tarfile.open(archive) as sdist:
-        yield {file.name: functools.partial(sdist.extractfile, file) for file in sdist.getmembers() if file.isreg()}
-  except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        members = [file for file in sdist if file.isreg()]
+        compressed.check_sizes([file.size for file in members], archive)
+        yield {file.name: functools.partial(sdist.extractfile, file) for file in members}
+  except compressed.TooLarge as error:
+    raise UserError(str(error)) from None
+  except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
     raise UserError(f"{archive.name} is not a readable archive: {error}") from None

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from tl_app import files
-from tl_app.assets import cache
+from tl_app.assets import cache, keras_files
 from tl_app.errors import UserError
 
 
@@ -15,13 +15,23 @@ def local_preset(handle):
     raise UserError(f"{handle} is not a directory: expected a preset with config.json")
   try:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
+    if isinstance(config, dict) and "registered_name" in config:
+      _refuse_code(handle, directory)
+  except (OSError, ValueError, RecursionError) as error:
     raise UserError(f"{handle} has no readable config.json, as a preset must: {cache.reason(error)}") from None
   if not isinstance(config, dict) or not {"registered_name", "model_type", "architecture"} & set(config):
     raise UserError(f"{handle}: config.json names neither registered_name (KerasHub) nor model_type (Hugging Face)")
   if not any(directory.glob("model*.h5")) and not any(directory.glob("*.safetensors")):
     raise UserError(f"{handle} holds config.json but no weights: expected model.weights.h5 or model.safetensors")
   return directory
+
+
+def _refuse_code(handle, directory):
+  """Raises `UserError` if a configuration of a KerasHub preset has code, or names files outside of it."""
+  for path in sorted(directory.glob("*.json")):
+    fault = keras_files.config_fault(files.read_json(path))
+    if fault:
+      raise UserError(f"{handle}: {path.name} is refused: {fault}")
 
 
 def kaggle_probe(name):

@@ -1,11 +1,11 @@
 """Models that `model.save` of Keras wrote, `.keras` or `.h5`, as backbones for images."""
 
 import dataclasses
-import json
 import pathlib
 
 import keras
 
+from tl_app.assets import keras_files
 from tl_app.backbones import keras_internals, native, saved_backbone
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.spec import BackboneSpec
@@ -71,7 +71,10 @@ def _read(spec):
   path = pathlib.Path(spec.handle)
   try:
     if path.suffix != ".keras":
-      _refuse_code(path)
+      _refuse_weights_alone(path)
+    fault = keras_files.fault(path)
+    if fault:
+      raise ValueError(fault)
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
   except UserError:
     raise
@@ -85,30 +88,16 @@ def _read(spec):
   return keras.Model(model.inputs, model.outputs)
 
 
-def _refuse_code(path):
-  """Refuses an HDF5 file with weights alone, or with Lambda layers, which Keras may run in spite of its safe mode."""
+def _refuse_weights_alone(path):
   import h5py
 
   with h5py.File(path) as file:
-    config = file.attrs.get("model_config")
-  if config is None:
-    raise UserError(
-      f"--backbone={path} holds weights alone: build the model, call model.load_weights and model.export(DIRECTORY), "
-      "then give --backbone=DIRECTORY"
-    )
-  text = config.decode("utf-8") if isinstance(config, bytes) else config
-  if any(layer == "Lambda" for layer in _class_names(json.loads(text))):
-    raise ValueError("it has a Lambda layer, which is Python code")
-
-
-def _class_names(config):
-  if isinstance(config, dict):
-    yield config.get("class_name")
-    for value in config.values():
-      yield from _class_names(value)
-  elif isinstance(config, list):
-    for value in config:
-      yield from _class_names(value)
+    if "model_config" in file.attrs:
+      return
+  raise UserError(
+    f"--backbone={path} holds weights alone: build the model, call model.load_weights and model.export(DIRECTORY), "
+    "then give --backbone=DIRECTORY"
+  )
 
 
 def _way(spec):

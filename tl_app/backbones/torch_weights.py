@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 
 from tl_app.errors import UserError
+from tl_app.files import compressed
 
 # First pickle of the legacy format, torch/serialization.py.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -73,6 +74,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 def _read_zip(path):
   """Returns (state with `_Tensor` leaves, storage key -> bytes) of the zip format."""
+  compressed.check_zip(path)
   with zipfile.ZipFile(path) as archive:
     names = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(names) != 1:

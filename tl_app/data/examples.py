@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from tl_app import files
+
 SPLITS = ("train", "validation", "test")
 # Characters of a label in a message.
 LONGEST_LABEL = 60
@@ -197,7 +199,10 @@ def encoded(image) -> bytes:
   """
   if isinstance(image, bytes):
     return image
-  return image.read() if isinstance(image, Record) else pathlib.Path(image).read_bytes()
+  if isinstance(image, Record):
+    return image.read()
+  files.require_regular(image)
+  return pathlib.Path(image).read_bytes()
 
 
 def content_hash(contents: Iterable[bytes]) -> str:

@@ -1,11 +1,13 @@
 """Atomic writing of files: a reader sees the old file or the new one, never a part."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +28,13 @@ def expanded(value: Any) -> Any:
   found = re.match(r"[a-z]+:(?=~)", value)
   form = found[0] if found else ""
   return form + os.path.expanduser(value[len(form) :])
+
+
+def require_regular(path: str | os.PathLike[str]) -> None:
+  """Raises `OSError` if a path is missing, or leads to a pipe, a socket or a device, whose reading may never end."""
+  mode = os.stat(path).st_mode
+  if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    raise OSError(errno.EINVAL, "it is a pipe, a socket or a device", str(path))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import pathlib
 import typing
 import zipfile
 import zlib
+from collections.abc import Iterable
 
 # A file may always grow to this size, in bytes.
 FREE = 64 << 20
@@ -74,6 +75,12 @@ def check_zip(path: str | os.PathLike[str] | typing.IO[bytes], name: str = "") -
     packed = min(packed, os.path.getsize(path))
   if size > largest(packed):
     raise TooLarge(f"{name or path} is refused: it unpacks to {_more_than(largest(packed))}; {ADVICE}")
+
+
+def check_sizes(sizes: Iterable[int], path: str | os.PathLike[str]) -> None:
+  """Raises `TooLarge` if the members of a compressed archive have more bytes in all than its own size allows."""
+  if sum(sizes) > largest(os.path.getsize(path)):
+    raise TooLarge(f"{path} is refused: it unpacks to {_more_than(largest(os.path.getsize(path)))}; {ADVICE}")
 
 
 def read_gzip(path: pathlib.Path) -> bytes:

@@ -18,6 +18,7 @@ from tl_app.data.readers.rows import (
   is_system_file,
   matching,
   not_decoded,
+  note_links,
   relative_name,
   split_of,
   visible,
@@ -58,6 +59,7 @@ def read(path, what):
       ignored += others
       nested += [row for row in rows if row.values and pathlib.Path(row.values[0]).parent != class_folder]
   _note_ignored(raw, ignored, "images of a class", directory)
+  note_links([row.values[0] for row in raw.rows if row.values], directory, what, raw.notes)
   if nested:
     raw.notes.append(
       f"images in sub folders of a class folder, which count as its images: {len(nested):,}, e.g. {nested[0].id}"
@@ -174,6 +176,7 @@ def unlabelled(path: str, what: str) -> Raw:
     top = one.relative_to(root).parts[0].lower()
     raw.rows.append(_row(one, root, "", SPLIT_NAMES.get(top, ""), image_kind(one) == "image"))
   _note_ignored(raw, others, "images", root)
+  note_links(paths, root, what, raw.notes)
   return raw
 
 

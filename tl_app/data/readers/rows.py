@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import typing
+from collections.abc import Iterable
 
 from tl_app import config as configs
 from tl_app import files
@@ -121,6 +122,7 @@ def image_kind(path):
   if suffix in IMAGE_SUFFIXES:
     return "image"
   try:
+    files.require_regular(path)
     with open(path, "rb") as file:
       start = file.read(16)
   except OSError:
@@ -200,6 +202,28 @@ def matching(pattern, what, split_file, wanted=os.path.isfile, ignored=None):
       "the others by --validation_dataset and --test_dataset"
     )
   return root, found
+
+
+def note_links(paths: Iterable, root: pathlib.Path, what: str, notes: list) -> None:
+  """Adds a note about the files that a symbolic link leads to out of the directory that was named.
+
+  Args:
+    paths: str or path of the files that are read.
+    root: the directory.
+    what: the flag with its value, the beginning of the note.
+    notes: list that gets the line.
+  """
+  real, folders, outside = os.path.realpath(root), {}, []
+  for path in map(str, paths):
+    folder, name = os.path.split(path)
+    if folder not in folders:
+      folders[folder] = os.path.realpath(folder)
+    target = os.path.realpath(path) if os.path.islink(path) else os.path.join(folders[folder], name)
+    if os.path.commonpath((real, target)) != real:
+      outside.append((path, target))
+  if outside:
+    path, target = outside[0]
+    notes.append(f"{what}: links lead out of {root} to {len(outside):,} files, which are read, e.g. {path} to {target}")
 
 
 def keep_image(encoded, directory):

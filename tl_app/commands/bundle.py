@@ -14,7 +14,8 @@ from tl_app.data.readers import sources
 def bundle(config: Config, output: str | pathlib.Path) -> tuple[list[Download], list[str]]:
   """Downloads all that a run needs, or finds it in the cache, and writes the archive.
 
-  The backbone is loaded once, because its library decides which files it reads.
+  The backbone is loaded once, because its library decides which files it reads. Local data need not be there, unless
+  they decide which backbone is the default.
 
   Args:
     config: the `Config` of the run.
@@ -28,24 +29,26 @@ def bundle(config: Config, output: str | pathlib.Path) -> tuple[list[Download], 
   """
   assets = Assets.of(config)
   local = sources.download(config, assets)
-  if config.dataset:
+  if not config.backbone:
     config = default_backbone.named(config, labelled=False)
   spec = backbones.resolve(config.backbone)
   backbones.download(spec, assets, config)
   downloads = assets.write_bundle(pathlib.Path(output))
-  if not any(use.source == spec.handle for use in downloads) and pathlib.Path(config.backbone).exists():
-    local.append(f"--backbone={config.backbone}")
+  for name in ("backbone", "preprocessor"):
+    value = getattr(config, name)
+    if value and not backbones.is_known(value) and pathlib.Path(value).exists():
+      local.append(f"--{name}={value}")
   return downloads, local
 
 
 def text(output: str, downloads: Sequence[Download], local: Sequence[str]) -> str:
   """Returns the lines about an archive: a line for each download, its size, and what it does not hold."""
-  rows = [(d.kind, d.source, f"{len(d.files):,}", f"{d.size / 1e6:.1f}", d.licence) for d in downloads]
+  rows = [(d.kind, d.name, f"{len(d.files):,}", f"{d.size / 1e6:.1f}", d.licence) for d in downloads]
   titles = ("kind", "source", "files", "MB", "licence")
   widths = [max(map(len, column)) for column in zip(titles, *rows)]
   lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (titles, *rows)]
-  size = pathlib.Path(output).stat().st_size / 1e6
-  lines.append(f"{output}: {len(downloads)} downloads, {sum(len(d.files) for d in downloads):,} files, {size:.1f} MB")
+  files, size = sum(len(d.files) for d in downloads), sum(d.size for d in downloads) / 1e6
+  lines.append(f"{output}: {len(downloads)} downloads, {files:,} files, {size:.1f} MB")
   if local:
     lines.append(f"not in it, because they are local: {', '.join(local)}; copy them too")
   return "\n".join(lines)

@@ -24,9 +24,7 @@ def run(config: Config, labelled: bool = True) -> None:
   Raises:
     UserError: one of them is missing; the message is that of its loader.
   """
-  Assets.of(config)
-  if config.backbone:
-    backbones.resolve(config.backbone)
+  backbone(config)
   for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset"):
     if getattr(config, flag):
       reads_labels = labelled or flag == "probe_dataset"
@@ -45,6 +43,13 @@ def directory(config: Config) -> None:
   """
   if config.backbone:
     workdir.check_contents(config.workdir, config)
+
+
+def backbone(config: Config) -> None:
+  """Checks that the backbone has a known name, and that --bundle and --lock can be read, as `run` does."""
+  Assets.of(config)
+  if config.backbone:
+    backbones.resolve(config.backbone)
 
 
 def evaluation(config: Config, given: dict) -> None:

@@ -28,6 +28,7 @@ from tl_app.model.model import BackboneWithHead
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
 from tl_app.report import machine, pretraining_page
+from tl_app.training import disk_space
 from tl_app.training import pretraining as objectives
 from tl_app.training.planning import default_learning_rate, length_of
 from tl_app.training.pretraining import fit
@@ -70,6 +71,7 @@ def _run(config, record, start):
   keras.utils.set_random_seed(config.seed)
   assets, objective = Assets.of(config), objectives.chosen(config)
   record.paths.corpus.mkdir()
+  disk_space.check(record.paths.root, {"copy of the texts": corpora.size_of_texts(config)})
   corpus = corpora.load(config, assets, record.paths.corpus)
   for note in corpus.notes:
     log.warning("%s", note)
@@ -80,6 +82,7 @@ def _run(config, record, start):
       raise UserError(f"--backbone={config.backbone}: tl_app cannot write a network of this kind after pretraining")
     settings = objective.settings(config)
     model = model_lib.pretraining(backbone, objective.head(backbone, settings), backbone.tied)
+  disk_space.check(record.paths.root, disk_space.of_pretraining(model))
   preprocessing = _set_length(config, backbone, corpus)
   # Random weights know nothing that a new head could destroy.
   warm_up_steps = objective.warm_up_steps if backbone.pretrained else 0

@@ -38,7 +38,7 @@ from tl_app.recipes import recipes
 from tl_app.recipes.phase import Phase
 from tl_app.report import machine, page, predictions
 from tl_app.serving import handover, parity
-from tl_app.training import adaptation, batch_size, image_size, input_profile, phases, plan_text, planning
+from tl_app.training import adaptation, batch_size, disk_space, image_size, input_profile, phases, plan_text, planning
 from tl_app.training.phase_rules import flags_without_effect
 from tl_app.training.planning import Plan
 from tl_app.training.selection import HEADS, Candidate
@@ -70,6 +70,9 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     deadline = start + 60 * config.max_minutes - record.state.elapsed
     limit = TimeLimit(deadline, config.max_minutes, config.export) if config.max_minutes else None
     features, plan = prepare(config, spec, record, recipe or recipes.plan, limit)
+    needed = disk_space.of_training(features.model, plan.phases, config, len(features.data.examples))
+    disk_space.check(paths.root, needed)
+    features = features.with_space_for(paths.root, sum(needed.values()))
     check(features, record)
     announce(plan, config, features)
     if config.profile_input and not any(phase.trains_backbone for phase in plan.phases):

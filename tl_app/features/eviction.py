@@ -42,7 +42,7 @@ def needs(cache: FeatureCache, hashes: np.ndarray, sizes: np.ndarray) -> tuple[i
   return int(sizes[missing].sum()), int(sizes.sum()), writable
 
 
-def evict(directory: pathlib.Path, missing: int, total: int, limit: float) -> bool:
+def evict(directory: pathlib.Path, missing: int, total: int, limit: float, reserved: float = 0.0) -> bool:
   """Makes space for new features by deleting the caches in the same parent directory, least recently used first.
 
   Args:
@@ -50,6 +50,7 @@ def evict(directory: pathlib.Path, missing: int, total: int, limit: float) -> bo
     missing: bytes to be added to it.
     total: bytes of all features that are needed from it. Its other rows are deleted if both do not fit.
     limit: largest size in bytes of this cache and the caches beside it together.
+    reserved: bytes of the disk that must stay free.
 
   Returns:
     Whether the features fit into `limit` and on the disk.
@@ -58,7 +59,7 @@ def evict(directory: pathlib.Path, missing: int, total: int, limit: float) -> bo
     return True
   size, others = _size(directory), _others(directory)
   directory.parent.mkdir(parents=True, exist_ok=True)
-  free = shutil.disk_usage(directory.parent).free
+  free = shutil.disk_usage(directory.parent).free - reserved
   if total > limit or missing > DISK_SHARE * (free + sum(others.values())):
     return False
   if size + missing > limit:

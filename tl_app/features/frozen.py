@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import pathlib
 
 import keras
@@ -32,11 +33,17 @@ class FeatureStore:
     directory: of all feature caches; None keeps nothing.
     max_gb: largest size of all caches there, in GB.
     engine: see --frozen_engine.
+    reserved: bytes of the disk that are left to the workdir.
   """
 
   directory: pathlib.Path | None
   max_gb: float
   engine: str
+  reserved: float = 0.0
+
+  def has_space(self, directory: pathlib.Path, missing: int, total: int) -> bool:
+    """Makes space for features in a cache, see `eviction.evict`; returns whether they fit."""
+    return eviction.evict(directory, missing, total, self.max_gb * 1e9, self.reserved)
 
 
 def store(config: MachineConfig, root: pathlib.Path) -> FeatureStore:
@@ -75,6 +82,14 @@ class Features:
   def with_batch_size(self, batch_size: int) -> "Features":
     """Returns features of the same run that use other batches; what has been computed is not kept."""
     return Features(self.model, self.data, self.devices, self.store, batch_size, self.clock)
+
+  def with_space_for(self, workdir: pathlib.Path, size: float) -> "Features":
+    """Returns features of the same run whose caches leave `size` bytes to a workdir on the same disk."""
+    store, directory = self.store, self.store.directory
+    nearest = next((path for path in (directory, *directory.parents) if path.exists()), None) if directory else None
+    if nearest is not None and os.stat(nearest).st_dev == os.stat(workdir).st_dev:
+      store = dataclasses.replace(store, reserved=size)
+    return Features(self.model, self.data, self.devices, store, self.batch_size, self.clock)
 
   def predict(self, network: keras.Model, rows: np.ndarray) -> np.ndarray:
     """Returns the output of a network on the backbone's inputs, float32 [len(rows), ..].
@@ -193,7 +208,7 @@ class Features:
     if cache is None:
       return None
     missing, total, writable = eviction.needs(cache, self.data.hashes[rows], 4 * cache.width * counts)
-    if not writable or eviction.evict(cache.directory, missing, total, self.store.max_gb * 1e9):
+    if not writable or self.store.has_space(cache.directory, missing, total):
       return cache
     log.info(
       "the %.2f GB of frozen features are not stored, because of --feature_cache_gb=%g or a full disk: every run "

@@ -222,7 +222,7 @@ def load(features: Features, phase: Phase) -> TrunkFeatures | None:
   missing, total, writable = trunk.needs(directory, rows)
   if missing and (phase.schedule.epochs < 2 or not writable):
     return None
-  if not eviction.evict(directory, missing, total, store.max_gb * 1e9):
+  if not store.has_space(directory, missing, total):
     log.info(
       "the %.2f GB of features below stage %s are not stored, because of --feature_cache_gb=%g or a full disk: every "
       "step computes them",

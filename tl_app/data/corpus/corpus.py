@@ -20,6 +20,8 @@ from tl_app.errors import UserError
 
 # More held-out examples would make each epoch's evaluation long, and hardly more exact.
 MOST_HELD_OUT = 2000
+# Size of English text divided by that of its .gz file, and of texts with their index divided by that of the texts.
+_COMPRESSED, _WITH_INDEX = 3, 1.3
 # Bad examples whose places are kept.
 _LISTED = 50
 
@@ -140,6 +142,21 @@ def load(config: Config, assets: Assets, directory: pathlib.Path) -> Corpus:
     else:
       loader.add_set("validation_dataset", held_out=True)
   return loader.corpus()
+
+
+def size_of_texts(config: Config) -> float:
+  """Returns about how many bytes `load` writes for the texts: data sets: their own size, and that of the index.
+
+  A data set of another form is small beside them, or holds images, which are not copied.
+  """
+  total = 0.0
+  for flag in ("dataset", "validation_dataset"):
+    name = getattr(config, flag)
+    form, path = forms.parse(name, flag) if name else ("", "")
+    if form == "texts":
+      found = text_files.find(path, f"--{flag}={name}", config.text_unit).paths
+      total += sum(file.stat().st_size * (_COMPRESSED if file.suffix == ".gz" else 1) for file in found)
+  return total * _WITH_INDEX
 
 
 def texts_of(config: Config, flag: str, notes: list[str]) -> Iterator[text_files.Text]:

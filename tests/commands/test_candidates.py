@@ -11,11 +11,13 @@ import tiny_modules
 
 from tl_app import backbones, files
 from tl_app.assets import Assets
-from tl_app.commands import evaluate, export
+from tl_app.commands import evaluate, export, finished_run
 from tl_app.commands import train as train_lib
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
+from tl_app.recipes.phase import Phase
 from tl_app.serving import handover, parity
+from tl_app.training import disk_space
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +52,18 @@ def test_runs_candidates_and_exports_start_from_the_fine_tuned_weights(project):
     np.testing.assert_array_equal(first_kernel(backbone), first_kernel(tuned[0]))
   assert np.abs(first_kernel(tuned[0]) - first_kernel(pretrained)).max() > 0
   np.testing.assert_array_equal(first_kernel(load(run / "checkpoints" / "probe")), first_kernel(pretrained))
+
+
+def test_the_disk_space_of_a_run_is_estimated(project):
+  run = project / "runs" / "first"
+  paths, config, assets = finished_run.opened(run)
+  phases = [Phase.from_json(values) for values in files.read_json(paths.plan)["phases"]]
+  needed = disk_space.of_training(finished_run.restore(paths, config, assets), phases, config, 100)
+  sizes = {"weights": paths.weights, "export": paths.export / "variables"}
+  written = {name: sum(file.stat().st_size for file in (path, *path.rglob("*"))) for name, path in sizes.items()}
+  written["candidates"] = sum(path.stat().st_size for path in paths.weights.parent.glob("*/weights.npz"))
+  # File formats add a few KB to the numbers of this tiny network.
+  assert all(needed[name] <= size <= needed[name] + 150_000 for name, size in written.items()), (needed, written)
 
 
 def test_a_run_that_started_from_another_does_not_need_it(project, tmp_path):

@@ -158,6 +158,13 @@ def test_the_longest_unused_features_are_evicted(tmp_path, hashes):
   assert newer.exists()
 
 
+def test_features_leave_the_reserved_part_of_the_disk(tmp_path, hashes):
+  own, size = _filled(tmp_path, "a", hashes)
+  free = shutil.disk_usage(tmp_path).free
+  assert eviction.evict(own, size, 2 * size, 10 * size, reserved=free // 2)
+  assert not eviction.evict(own, size, 2 * size, 10 * size, reserved=2 * free)
+
+
 def test_rows_of_other_examples_in_the_same_cache_are_evicted_too(tmp_path, hashes):
   own, size = _filled(tmp_path, "a", hashes)
   assert eviction.evict(own, size // 5, size // 5, 1.1 * size)

@@ -70,9 +70,6 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     deadline = start + 60 * config.max_minutes - record.state.elapsed
     limit = TimeLimit(deadline, config.max_minutes, config.export) if config.max_minutes else None
     features, plan = prepare(config, spec, record, recipe or recipes.plan, limit)
-    needed = disk_space.of_training(features.model, plan.phases, config, len(features.data.examples))
-    disk_space.check(paths.root, needed)
-    features = features.with_space_for(paths.root, sum(needed.values()))
     check(features, record)
     announce(plan, config, features)
     if config.profile_input and not any(phase.trains_backbone for phase in plan.phases):
@@ -139,7 +136,7 @@ def prepare(
   preprocessing = planning.set_preprocessing(config.inputs, train_data, model)
   preprocessing |= planning.truncation(train_data, model)
   planned = planning.plan_phases(config, train_data, model, devices, recipe)
-  features = make_features(config, model, train_data, devices, record.clock)
+  features = _with_disk_space(make_features(config, model, train_data, devices, record.clock), planned, config, record)
   measured = record.state.decide("batch_size", lambda: dataclasses.asdict(batch_size.choose(config, planned, features)))
   chosen = batch_size.BatchSize(**measured)
   features = features.with_batch_size(chosen.inference)
@@ -148,6 +145,18 @@ def prepare(
   if not record.state.continued:
     record.save_state()
   return features, plan
+
+
+def _with_disk_space(features, planned, config, record):
+  """Returns the features, whose caches leave to the workdir what it needs; checks that it has so much."""
+  if not record.state.directory:
+    return features
+  root = record.paths.root
+  needed = disk_space.of_training(features.model, planned, config, len(features.data.examples))
+  # One that continues has written a part of it.
+  if not record.state.continued:
+    disk_space.check(root, needed)
+  return features.with_space_for(root, sum(needed.values()))
 
 
 def _check_unchanged(config, split, record):

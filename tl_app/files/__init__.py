@@ -44,21 +44,23 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   The block creates a file or a directory. A directory at `path` is replaced as a whole.
   """
   path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  holder = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-  new = holder / path.name
+  holder = path.parent
   try:
+    holder.mkdir(parents=True, exist_ok=True)
+    holder = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    new = holder / path.name
     yield new
     if new.is_dir() and path.exists():
       os.rename(path, holder / "old")
     os.replace(new, path)
   except OSError as error:
-    # Python does not name the file that it could not write to.
-    if error.errno is not None:
-      error.filename = error.filename or str(path)
+    # An error of writing has no file name, and that of the temporary file would tell the user nothing.
+    if error.errno is not None and (not error.filename or f"{path.parent}{os.sep}." in str(error.filename)):
+      error.filename = str(path)
     raise
   finally:
-    shutil.rmtree(holder, ignore_errors=True)
+    if holder != path.parent:
+      shutil.rmtree(holder, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -10,6 +10,7 @@ from tl_app.errors import UserError
 from tl_app.model import stages
 from tl_app.model.model import BackboneWithHead, Model
 from tl_app.recipes.phase import Phase
+from tl_app.workdir.state import KEPT
 
 # Bytes of a number in all files of weights: they are float32.
 _NUMBER = 4
@@ -17,6 +18,8 @@ _NUMBER = 4
 _REST = 10e6
 # Bytes of an example in splits.json.
 _EXAMPLE = 150
+# States of an unfinished run that are on disk at once: those that are kept, and the one that is written.
+_STATES = KEPT + 1
 # Free share of the space beyond the estimate, for what file formats add.
 _MARGIN = 0.1
 
@@ -37,10 +40,18 @@ def of_training(model: Model, phases: Sequence[Phase], config: Config, examples:
   averaged = any(phase.optimizer.ema for phase in tuning)
   candidates = [parameters(model.head.variables)]
   candidates += [parameters(stages.changing(model, phases))] * (bool(tuning) + averaged)
-  needed = {"weights": network, "candidates": network * len(candidates) if whole else sum(candidates)}
+  trained = parameters(stages.changing(model, tuning)) if tuning else parameters(model.head.variables)
+  # The weights, the two moments of Adam, the best epoch and the average.
+  state = trained * (4 + averaged)
+  needed = {
+    "states to continue from": _STATES * state,
+    "weights": network,
+    "candidates": network * len(candidates) if whole else sum(candidates),
+  }
   if config.export:
     needed["export"] = network
-  return {name: _NUMBER * count for name, count in needed.items()} | {"other files": _REST + _EXAMPLE * examples}
+  needed = {name: _NUMBER * count for name, count in needed.items()}
+  return needed | {"other files": _REST + _EXAMPLE * examples}
 
 
 def of_pretraining(model: BackboneWithHead) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import logging
 import pathlib
 import shutil
@@ -11,7 +10,8 @@ from collections.abc import Iterator
 from tl_app import config as config_lib
 from tl_app import files
 from tl_app.errors import RunFailed, UserError
-from tl_app.files import checksums
+from tl_app.files import checksums, locks
+from tl_app.files.locks import Lock
 from tl_app.workdir.paths import LOCK, Workdir
 from tl_app.workdir.record import Record, verified
 from tl_app.workdir.state import RunState
@@ -162,10 +162,11 @@ def check_contents(root: str | pathlib.Path, config: config_lib.Config) -> None:
 @contextlib.contextmanager
 def _locked(run):
   with open(run.root / LOCK, "w") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise UserError(f"--workdir={run.root} is in use by another process: choose another directory") from None
+    outcome = locks.acquire(lock)
+    if outcome is Lock.TAKEN:
+      raise UserError(f"--workdir={run.root} is in use by another process: choose another directory")
+    if outcome is Lock.NOT_AVAILABLE:
+      log.warning("--workdir=%s: its file system has no locks: start no second run in this directory", run.root)
     yield
 
 

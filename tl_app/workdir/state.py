@@ -273,6 +273,21 @@ def _write(directory, values, arrays):
   for rest in directory.glob(".new*"):
     shutil.rmtree(rest, ignore_errors=True)
   new = pathlib.Path(tempfile.mkdtemp(prefix=".new", dir=directory))
+  try:
+    _fill(new, values, arrays)
+    new.rename(directory / f"{int(numbers[-1]) + 1 if numbers else 1:06}")
+  except OSError as error:
+    # The disk may be full: the states before this one stay.
+    shutil.rmtree(new, ignore_errors=True)
+    error.filename = error.filename or str(new)
+    raise
+  _flush_directory(directory)
+  for number in numbers[: len(numbers) + 1 - KEPT]:
+    shutil.rmtree(directory / number, ignore_errors=True)
+
+
+def _fill(new, values, arrays):
+  """Writes the files of a state into an empty directory, and flushes them to disk."""
   index, offset = {}, 0
   with open(new / _ARRAYS, "wb") as file:
     for sha, array in arrays.items():
@@ -286,10 +301,6 @@ def _write(directory, values, arrays):
       file.write(content)
       _flush(file)
   _flush_directory(new)
-  new.rename(directory / f"{int(numbers[-1]) + 1 if numbers else 1:06}")
-  _flush_directory(directory)
-  for number in numbers[: len(numbers) + 1 - KEPT]:
-    shutil.rmtree(directory / number, ignore_errors=True)
 
 
 def _read(directory):

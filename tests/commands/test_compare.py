@@ -17,6 +17,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.commands import compare, compare_statistics
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
+from tl_app.files import checksums
 from tl_app.report import predictions
 
 IDS = [f"reviews.csv:{i}" for i in range(12)]
@@ -84,6 +85,16 @@ def test_finished_runs_are_read_and_left_alone(four, nothing_runs, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["config.json", "predictions_test.csv"])
+def test_a_run_whose_files_changed_is_not_trained_again(four, nothing_runs, name):
+  root = pathlib.Path(four.workdir, "probe-0")
+  checksums.write(root, [root / "config.json", root / "predictions_test.csv"])
+  with open(root / name, "a") as file:
+    file.write(" ")
+  with pytest.raises(UserError, match=f"{name} was changed or damaged since tl_app wrote it"):
+    compare.compare(four, "probe,lp_ft", "0,1")
+
+
 def test_the_paired_test_is_the_count_by_hand(four, nothing_runs):
   probe, tuned = compare.compare(four, "probe,lp_ft", "0,1")["rows"]
   # Seed 0: the recipe loses example 2 and wins 3, 4, 5. Seed 1, its list reversed: wins 1, loses none (0 and 2 wrong).

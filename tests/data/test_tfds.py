@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import shutil
 import urllib.parse
 
 import pytest
@@ -151,6 +152,16 @@ def test_tfds_comes_from_a_bundle(tfds_dir, tmp_path):
   (record,) = (tmp_path / "other/bundles").rglob("*.tfrecord*")
   record.write_bytes(record.read_bytes()[:-1] + b"x")
   assert list(load("tfds:two_configs/b", assets=Assets.of(Config(**bundle)), **bundle).hashes) == list(again.hashes)
+
+
+def test_a_damaged_record_is_an_error(tfds_dir, tmp_path):
+  shutil.copytree(tfds_dir / "small_texts", tmp_path / "small_texts")
+  path = next((tmp_path / "small_texts").rglob("*tfrecord*"))
+  content = bytearray(path.read_bytes())
+  content[20] ^= 1
+  path.write_bytes(content)
+  message = refusal("tfds:small_texts", data_dir=str(tmp_path))
+  assert "a record of its split full in" in message and "prepare the data set again" in message
 
 
 def test_tfds_without_a_network_is_told_at_once(tmp_path, monkeypatch, capfd):

@@ -23,5 +23,8 @@ def test_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
     disk_space.check(tmp_path, NEEDED)
   assert str(caught.value) == (
     f"--workdir={tmp_path} needs about 11.0 GB of disk space (weights 4.0 GB, candidates 2.0 GB, export 4.0 GB), and "
-    "10.9 GB are free: free some, or choose another directory, or --noexport, which needs 4.0 GB less"
+    "10.9 GB are free: free some, or choose another directory, or use --noexport, which needs 4.4 GB less"
   )
+  _free(monkeypatch, 6e9)
+  with pytest.raises(UserError, match="are free: free some, or choose another directory$"):
+    disk_space.check(tmp_path, NEEDED)

@@ -13,6 +13,7 @@ from tl_app.commands import compare_statistics
 from tl_app.commands.compare_statistics import Run
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
+from tl_app.files import checksums
 from tl_app.report import formatting, predictions
 
 log = logging.getLogger(__name__)
@@ -182,6 +183,9 @@ def _is_finished(config):
   """
   try:
     _, earlier = workdir_lib.open_run(config.workdir)
+  except checksums.ChecksumError:
+    # Its files may still be of use: it is not trained again.
+    raise
   except UserError:
     return False
   names = config_lib.differing(earlier, config)

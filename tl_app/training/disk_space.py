@@ -71,10 +71,11 @@ def check(workdir: pathlib.Path, needed: Mapping[str, float]) -> None:
     UserError: they do not fit.
   """
   free, total = shutil.disk_usage(workdir).free, (1 + _MARGIN) * sum(needed.values())
+  export = (1 + _MARGIN) * needed.get("export", 0.0)
   if total <= free:
     return
   parts = ", ".join(f"{name} {_gb(size)}" for name, size in needed.items())
-  without = f", or --noexport, which needs {_gb(needed['export'])} less" if "export" in needed else ""
+  without = f", or use --noexport, which needs {_gb(export)} less" if total - export <= free else ""
   raise UserError(
     f"--workdir={workdir} needs about {_gb(total)} of disk space ({parts}), and {_gb(free)} are free: free some, or "
     f"choose another directory{without}"

@@ -279,7 +279,7 @@ def _write(directory, values, arrays):
   except OSError as error:
     # The disk may be full: the states before this one stay.
     shutil.rmtree(new, ignore_errors=True)
-    error.filename = error.filename or str(new)
+    error.filename = str(directory)
     raise
   _flush_directory(directory)
   for number in numbers[: len(numbers) + 1 - KEPT]:

@@ -40,7 +40,7 @@ def read(name: str, what: str, config: DataConfig, assets: Assets) -> Raw:
   read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
   for split, part in _splits(list(builder.info.splits), what, raw.notes):
     data = builder.as_dataset(split=part, decoders=decoders, shuffle_files=False, read_config=read_config)
-    for number, example in enumerate(data.as_numpy_iterator(), start=1):
+    for number, example in enumerate(_records(data, part, what, builder.data_dir), start=1):
       id = f"{part}:{number}"
       label = _label(builder.info.features[label_key], example[label_key]) if label_key else None
       try:
@@ -48,6 +48,20 @@ def read(name: str, what: str, config: DataConfig, assets: Assets) -> Raw:
       except ValueError as error:
         raw.rows.append(Row(id, reason=str(error)))
   return raw
+
+
+def _records(data, part, what, directory):
+  """Yields the records of a split."""
+  import tensorflow as tf
+
+  try:
+    yield from data.as_numpy_iterator()
+  except tf.errors.OpError as error:
+    reason = error.message.splitlines()[0][:200]
+    raise UserError(
+      f"{what}: a record of its split {part} in {directory} cannot be read ({reason}): delete that directory and "
+      "prepare the data set again"
+    ) from None
 
 
 def modality(name: str, what: str, config: DataConfig, assets: Assets) -> Modality:

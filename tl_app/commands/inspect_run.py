@@ -158,7 +158,7 @@ def _faults(changes):
 def _agreement(changes):
   total = sum(stage.variables for stage in changes.stages)
   if changes.candidate in selection.HEADS:
-    others = "".join(f"; --candidate={name} shows what fine-tuning changed" for name in changes.fine_tuned[:1])
+    others = "".join(f"; --candidate={name} shows what fine-tuning changed" for name in changes.fine_tuned[-1:])
     return (
       f"agrees with the plan: {formatting.candidate(changes.candidate)} has the pretrained backbone, all {total} "
       f"variables are identical to the bit{others}"

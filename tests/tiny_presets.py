@@ -9,7 +9,7 @@ import tiny_modules
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat", "##s", "dog"]
 
 
-def bert(path, words=WORDS, kind="Bert", layers=3, lowercase=True):
+def bert(path, words=WORDS, kind="Bert", layers=3, lowercase=True, dropout=0.1):
   """Writes a BERT (or `kind` "DistilBert") preset, 8 wide, that reads 32 tokens; returns its path as str."""
   from keras_hub import models
 
@@ -21,6 +21,7 @@ def bert(path, words=WORDS, kind="Bert", layers=3, lowercase=True):
     hidden_dim=8,
     intermediate_dim=16,
     max_sequence_length=32,
+    dropout=dropout,
   )
   network.save_to_preset(str(path))
   getattr(models, f"{kind}Tokenizer")(vocabulary=words, lowercase=lowercase).save_to_preset(str(path))

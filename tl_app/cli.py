@@ -244,7 +244,7 @@ def machine_error(error: Exception) -> str:
 
 def _report(message, code):
   line = " ".join(str(message).split())
-  print(terminal.fitted(f"tl_app: {line}", sys.stderr), file=sys.stderr, flush=True)
+  print(terminal.fitted(f"tl_app: {terminal.speaker()}{line}", sys.stderr), file=sys.stderr, flush=True)
   return code
 
 

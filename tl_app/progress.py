@@ -141,6 +141,8 @@ def counted(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 
 def _display(shown):
+  if terminal.speaker():
+    return _Display(shown)
   if terminal.is_terminal(sys.stderr):
     return _Terminal(shown)
   return _Notebook(shown) if terminal.in_notebook() else _Lines(shown)

@@ -13,6 +13,8 @@ import typing
 # Codes of the colours of the word with which a line begins.
 _COLOURS = {"serious": "1;31", "warning": "33", "tl_app:": "1;31"}
 _NARROWEST = 40
+# What stands before the lines of this process, with several workers.
+_speaker = [""]
 _start = [time.monotonic()]
 
 
@@ -24,6 +26,17 @@ def restart_clock() -> None:
 def elapsed() -> float:
   """Returns the seconds of the clock: the time of the command, or of what a program has done since `restart_clock`."""
   return time.monotonic() - _start[0]
+
+
+def speak_as_worker(number: int) -> None:
+  """Makes this process print warnings and errors only, each after the number of the worker that it is."""
+  _speaker[0] = f"worker {number}: "
+  logging.getLogger("tl_app").setLevel(logging.WARNING)
+
+
+def speaker() -> str:
+  """Returns what stands before the lines of this process: "worker 1: ", or "" for the one that prints everything."""
+  return _speaker[0]
 
 
 def is_terminal(stream: typing.TextIO) -> bool:
@@ -74,7 +87,12 @@ def fitted(line: str, stream: typing.TextIO, hanging: int = 2) -> str:
 
 
 def print_results(lines: str, hanging: int = 2) -> None:
-  """Prints the lines of a result to standard output; on a terminal an empty line comes before them."""
+  """Prints the lines of a result to standard output; on a terminal an empty line comes before them.
+
+  A worker that is not the chief prints none.
+  """
+  if speaker():
+    return
   if is_terminal(sys.stderr):
     print(file=sys.stderr, flush=True)
   for line in lines.splitlines():
@@ -93,6 +111,6 @@ class Handler(logging.Handler):
 
   def emit(self, record):
     try:
-      print(fitted(self.format(record), sys.stderr), file=sys.stderr, flush=True)
+      print(fitted(speaker() + self.format(record), sys.stderr), file=sys.stderr, flush=True)
     except (OSError, ValueError):
       self.handleError(record)

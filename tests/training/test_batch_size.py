@@ -154,10 +154,3 @@ def test_more_batches_per_update_than_the_phase_has_are_refused(config, tmp_path
   flags = {"accumulate_steps": 100, "recipe": "lp_ft", "epochs": 2}
   with pytest.raises(UserError, match="--accumulate_steps=100, but phase fine_tune has .* no update would be made"):
     train.train_and_evaluate(dataclasses.replace(config, **flags), tmp_path / "run")
-
-
-@pytest.mark.slow
-def test_accumulation_over_several_devices_is_refused(config, tmp_path):
-  flags = {"accumulate_steps": 2, "strategy": "mirrored", "num_devices": 2, "recipe": "lp_ft"}
-  with pytest.raises(UserError, match="--accumulate_steps=2: Keras cannot accumulate over several devices"):
-    train.train_and_evaluate(dataclasses.replace(config, **flags), tmp_path / "run")

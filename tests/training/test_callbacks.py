@@ -6,8 +6,10 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tl_app import progress
+from tl_app.compute.devices import Devices
 from tl_app.config import Config
 from tl_app.errors import RunFailed
 from tl_app.recipes import recipes
@@ -106,9 +108,8 @@ def test_the_log_has_one_object_per_epoch(tmp_path):
 def test_validation_counts_every_example():
   logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], np.float32)
   logs = {}
-  callbacks.Validate(lambda: logits, np.array([0, 1, 1]), SINGLE_LABEL.with_codec(names=("a", "b"))).on_epoch_end(
-    0, logs
-  )
+  task, one = SINGLE_LABEL.with_codec(names=("a", "b")), Devices(tf.distribute.get_strategy())
+  callbacks.Validate(lambda: logits, np.array([0, 1, 1]), task, one).on_epoch_end(0, logs)
   expected = -np.mean([2 - np.log(np.exp(2) + 1), 1 - np.log(1 + np.e), 0 - np.log(np.exp(3) + 1)])
   assert logs["val_accuracy"] == pytest.approx(2 / 3)
   assert logs["val_loss"] == pytest.approx(expected)

@@ -226,7 +226,15 @@ def test_clipping_bounds_the_global_norm():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "more", [{}, {"clip_norm": 0.1}, {"rank_of": _rank}, {"use_ema": True, "ema_momentum": 0.9}], ids=" ".join
+  "more",
+  [
+    {},
+    {"clip_norm": 0.1},
+    {"rank_of": _rank},
+    {"use_ema": True, "ema_momentum": 0.9},
+    {"gradient_accumulation_steps": 3, "use_ema": True, "ema_momentum": 0.9, "clip_norm": 0.1, "rank_of": _rank},
+  ],
+  ids=" ".join,
 )
 def test_two_devices_give_the_weights_of_one(more):
   # 61 examples in batches of 16: every pass ends in the middle of a batch.

@@ -74,7 +74,6 @@ EXAMPLES = [
     *(model(task="multi_label"), ONE),
     "needs exactly one class for each example, not --task=multi_label",
   ),
-  (phase_rules.objectives_fit, planned(recipe="contrastive"), model(), TWO, "compares the examples of one device"),
 ]
 # (rule, flags, modes of BatchNormalization, part of its reason).
 WITHOUT_EFFECT = [

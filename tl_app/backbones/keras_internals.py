@@ -70,11 +70,50 @@ class Optimizer(keras.optimizers.Optimizer):
     """Updates `averaged_variables` after a batch."""
     super()._update_model_variables_moving_average(trainable_variables)
 
+  def assign(self, variable, value):
+    """Assigns a value to a variable, if the step makes an update."""
+    super().assign(variable, value if self._is_due is None else tf.where(self._is_due, value, variable))
+
+  def assign_add(self, variable, value):
+    """Adds a value to a variable, if the step makes an update."""
+    super().assign_add(variable, value if self._is_due is None else tf.where(self._is_due, value, 0))
+
+  def assign_sub(self, variable, value):
+    """Subtracts a value from a variable, if the step makes an update."""
+    super().assign_sub(variable, value if self._is_due is None else tf.where(self._is_due, value, 0))
+
+  # Whether the step that is traced makes an update, bool scalar; None if every step does.
+  _is_due = None
+
+  def _backend_apply_gradients(self, grads, trainable_variables):
+    every = self.gradient_accumulation_steps
+    if not every or self.num_replicas == 1:
+      super()._backend_apply_gradients(grads, trainable_variables)
+      return
+    # TensorFlow cannot assign mirrored variables inside `tf.cond`, with which Keras accumulates.
+    due = tf.equal((tf.convert_to_tensor(self._iterations.value) + 1) % every, 0)
+    sums = [self._accumulated_gradients[self._get_variable_index(variable)] for variable in trainable_variables]
+    grads = [gradient + tf.convert_to_tensor(total.value) for gradient, total in zip(grads, sums)]
+    self._is_due = due
+    self._backend_update_step([gradient / every for gradient in grads], trainable_variables, self.learning_rate)
+    self._is_due = None
+    tf.__internal__.distribute.interim.maybe_merge_call(
+      _set_each, self._distribution_strategy, [total.value for total in sums], [tf.where(due, 0.0, g) for g in grads]
+    )
+    if self.use_ema:
+      self._update_model_variables_moving_average(self._trainable_variables)
+
   def _all_reduce_sum_gradients(self, grads_and_vars):
     return self.sum_over_devices(grads_and_vars)
 
   def _update_model_variables_moving_average(self, trainable_variables):
     self.update_averages(trainable_variables)
+
+
+def _set_each(strategy, variables, values):
+  """Assigns to the copy of a variable on each device the value of that device."""
+  for variable, value in zip(variables, values):
+    strategy.extended.update(variable, lambda copy, new: copy.assign(new), args=(value,), group=False)
 
 
 class Adam(Optimizer, keras.optimizers.Adam):

@@ -12,11 +12,10 @@ import tensorflow as tf
 
 from tl_app import backbones, files
 from tl_app import config as config_lib
-from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.backbones import saved_backbone
 from tl_app.backbones.backbone import Backbone, parameters
-from tl_app.commands import default_backbone, pretrain_probe
+from tl_app.commands import default_backbone, pretrain_probe, workers
 from tl_app.compute import devices as devices_lib
 from tl_app.config import Config, rules
 from tl_app.data import modalities
@@ -58,15 +57,15 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict:
   config_lib.validate(config)
   rules.refuse_unused(config, "pretrain")
   config = default_backbone.named(config, labelled=False)
-  with workdir_lib.claim(workdir, config) as paths:
+  devices = devices_lib.make(config.strategy, config.num_devices)
+  with devices.watched(), workers.claim(workdir, config, devices) as paths:
     try:
-      return _run(config, Record(paths), start)
+      return _run(config, Record(paths), start, devices)
     finally:
       shutil.rmtree(paths.corpus, ignore_errors=True)
 
 
-def _run(config, record, start):
-  devices = devices_lib.make(config.strategy, config.num_devices)
+def _run(config, record, start, devices):
   rules.check(rules.DEVICES, config, devices.replicas)
   keras.utils.set_random_seed(config.seed)
   assets, objective = Assets.of(config), objectives.chosen(config)
@@ -88,6 +87,7 @@ def _run(config, record, start):
   warm_up_steps = objective.warm_up_steps if backbone.pretrained else 0
   planned = recipes.pretrain(config, _facts(model, corpus, config), settings, warm_up_steps, devices.replicas)
   phases = objective.phases(planned)
+  workers.check_same(config, corpus.facts, devices)
   record.write_splits({"corpus": corpus.facts})
   plan = _plan(config, model, assets, preprocessing, phases)
   record.write_plan(plan)
@@ -95,13 +95,17 @@ def _run(config, record, start):
   probe = pretrain_probe.make(config, assets, backbone) if config.probe_dataset else None
   deadline = start + 60 * config.max_minutes - CLOSING_SECONDS if config.max_minutes else None
   result = fit.run(phases, Pretraining(objective, model, corpus, devices, config, record, probe, deadline))
-  metrics = _metrics(config, corpus, result, objective, probe)
-  record.write_plan(plan | {"phases": [_with_policy(phase, result) for phase in result.done]})
-  with record.clock("export"):
-    saved_backbone.write(backbone, record.paths.backbone, _card(config, corpus, metrics, backbone))
-  record.write_metrics(metrics | machine.describe(record.seconds, devices.replicas))
-  pretraining_page.write(record.paths.root, objective.metrics)
-  return files.read_json(record.paths.metrics)
+
+  def write():
+    metrics = _metrics(config, corpus, result, objective, probe)
+    record.write_plan(plan | {"phases": [_with_policy(phase, result) for phase in result.done]})
+    with record.clock("export"):
+      saved_backbone.write(backbone, record.paths.backbone, _card(config, corpus, metrics, backbone))
+    record.write_metrics(metrics | machine.describe(record.seconds, devices.replicas))
+    pretraining_page.write(record.paths.root, objective.metrics)
+    return files.read_json(record.paths.metrics)
+
+  return devices.decided(write)
 
 
 def load_backbone(config: Config, assets: Assets, corpus: Corpus) -> Backbone:

@@ -8,7 +8,7 @@ import numpy as np
 from tl_app import data, tasks
 from tl_app.assets import Assets
 from tl_app.backbones.backbone import Backbone
-from tl_app.compute import precision
+from tl_app.compute import multi_worker, precision
 from tl_app.config import Config
 from tl_app.data import training_data
 from tl_app.data.examples import strings
@@ -64,7 +64,7 @@ class Probe:
     model, data = self._model, self._data
     with precision.computing(model.features, precision.FLOAT32):
       train, validation, test = (
-        inference.predict(model.features, model.backbone, data.inputs[rows], self._batch_size)
+        inference.predict(multi_worker.predictor(model.features), model.backbone, data.inputs[rows], self._batch_size)
         for rows in (data.train, data.validation, data.test)
       )
     heads.standardize(model.head, train)

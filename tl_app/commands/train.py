@@ -18,7 +18,7 @@ from tl_app.assets import Assets, cache_root
 from tl_app.backbones import tuned
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.checking import summary
-from tl_app.commands import default_backbone, finished_run
+from tl_app.commands import default_backbone, finished_run, workers
 from tl_app.compute import devices as devices_lib
 from tl_app.compute.devices import Devices
 from tl_app.config import Config, rules
@@ -66,9 +66,10 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
   rules.refuse_unused(config, "train")
   config = default_backbone.named(config)
   spec = backbones.resolve(config.backbone)
-  with workdir_lib.resumable(workdir, config) as record:
+  devices = devices_lib.make(config.strategy, config.num_devices, config.deterministic)
+  with devices.watched(), workers.resumable(workdir, config, devices) as record:
     deadline = start + 60 * config.max_minutes - record.state.elapsed
-    limit = TimeLimit(deadline, config.max_minutes, config.export) if config.max_minutes else None
+    limit = TimeLimit(deadline, config.max_minutes, config.export, devices) if config.max_minutes else None
     features, plan = prepare(config, spec, record, recipe or recipes.plan, limit)
     check(features, record)
     announce(plan, config, features)
@@ -99,9 +100,13 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     }
     if adapted:
       metrics["adaptation"] = adapted.facts | _source_only(adapted, features)
-    save(features.model, task, record)
-    save_candidates(candidates, plan.phases, features, config.answers, record)
-    return finish(config, features, metrics, outputs, record)
+
+    def write():
+      save(features.model, task, record)
+      save_candidates(candidates, plan.phases, features, config.answers, record)
+      return finish(config, features, metrics, outputs, record)
+
+    return devices.decided(write)
 
 
 def prepare(
@@ -121,6 +126,7 @@ def prepare(
   keras.utils.set_random_seed(config.seed)
   assets = Assets.of(config)
   split, task, reason = load_data(config, assets)
+  workers.check_same(config, split.manifest(), devices)
   record.write_splits(split.manifest())
   _check_unchanged(config, split, record)
   spec = with_vocabulary(config, spec, split)

@@ -145,7 +145,9 @@ def choose(policies: list[StepPolicy], steps: Steps, dataset: Iterable, num_step
       if policy == policies[0]:
         raise
       log.info("%s is not available here (%s)", policy, str(error).splitlines()[0][:120])
-  best = fastest(measured, policies[0])
+  # The chief's measurements decide.
+  choice = Devices(steps.network.distribute_strategy).decided(lambda: policies.index(fastest(measured, policies[0])))
+  best = policies[choice]
   for policy, (seconds, loss) in measured.items():
     log.info("%s: %.3f s per step, loss %.4f%s", policy, seconds, loss, "; chosen" if policy == best else "")
   most = progress.about(measured[best][0] * num_steps)
@@ -231,7 +233,8 @@ def measure(policy: StepPolicy, steps: Steps, dataset: Iterable, rounds: int = R
       start = time.perf_counter()
       losses.append(step(steps.network, batch))
       seconds.append(time.perf_counter() - start)
-  return float(np.median(seconds[BATCHES:])), float(np.mean(losses[:BATCHES])), seconds[0]
+  found = float(np.median(seconds[BATCHES:])), float(np.mean(losses[:BATCHES])), seconds[0]
+  return tuple(Devices(steps.network.distribute_strategy).decided(lambda: found))
 
 
 def _layers(network):

@@ -51,18 +51,15 @@ def fewer_stages(phase: Phase, trained_stages: Sequence[str]) -> Iterator[Phase]
     yield phase.replace(train_stages=stages[stages.index(trained_stages[-count]) :])
 
 
-def seconds_left(
-  deadline: float, now: float, step_seconds: float, closing_batches: int, export: bool, phases: int
-) -> float:
+def seconds_left(seconds: float, step_seconds: float, closing_batches: int, export: bool, phases: int) -> float:
   """Returns the seconds that the next phase may take; the remaining phases get equal shares.
 
   Args:
-    deadline: end of the run in seconds, on the clock of `time.monotonic`.
-    now: current time on the same clock.
+    seconds: time until the end of the run.
     step_seconds: seconds of a training step.
     closing_batches: number of batches of the validation and test splits that are evaluated after the last phase.
     export: whether the run exports.
     phases: number of remaining phases, including this one.
   """
   closing = CLOSING_SECONDS[export] + FORWARD * step_seconds * closing_batches
-  return (deadline - now - closing) / phases
+  return (seconds - closing) / phases

@@ -540,8 +540,9 @@ class MachineConfig:
 
   strategy: str = _field(
     "auto",
-    "Distribution over devices. auto: mirrored if there are several GPUs.",
-    choices=("auto", "single", "mirrored"),
+    "Distribution over devices. auto: mirrored if there are several GPUs. multi_worker: over processes, on one machine "
+    "or several, that are started with the same command under TF_CONFIG or by srun; see docs/several_machines.md.",
+    choices=("auto", "single", "mirrored", "multi_worker"),
     common=True,
   )
   num_devices: int = _field(

@@ -127,6 +127,8 @@ def require(problem: str) -> None:
 
 def refuse_unused(config: Config, command: str) -> None:
   """Raises `UserError` at the first flag that `command` does not use."""
+  if command not in ("train", "pretrain") and config.strategy == "multi_worker":
+    raise UserError(f"--strategy=multi_worker is for train and pretrain, not for {command}: pass --strategy=single")
   auto = auto_batch_size(config) if command in ("benchmark", "pretrain") else []
   require(unused(config, [*UNUSED_BY_COMMAND[command], *auto], f"in {command}"))
   if command == "pretrain" and not config.probe_dataset:
@@ -327,7 +329,18 @@ def devices_need_a_strategy(config):
   """Several devices need --strategy=mirrored."""
   if config.num_devices > 1 and config.strategy == "single":
     return f"--num_devices={config.num_devices} needs --strategy=mirrored, not single"
+  if config.strategy == "multi_worker":
+    return unused(config, ["num_devices"], "with --strategy=multi_worker, which uses all devices of each worker")
   return ""
+
+
+def workers_do_the_same(config):
+  """What one process measures or computes by itself does not go with several workers."""
+  if config.strategy != "multi_worker":
+    return ""
+  alone = ["profile_input", "adapt", *auto_batch_size(config)]
+  line = unused(config, alone, "with --strategy=multi_worker")
+  return line and f"{line}, or pass --strategy=single"
 
 
 def devices_share_a_batch(config):
@@ -429,16 +442,6 @@ def openvino_needs_one_device(config, num_devices):
   """OpenVINO does not share a batch among devices."""
   if config.frozen_engine == "openvino" and num_devices > 1:
     return "--frozen_engine=openvino computes on one device: pass --strategy=single"
-  return ""
-
-
-def accumulation_needs_one_device(config, num_devices):
-  """Keras accumulates gradients on one device only."""
-  if config.accumulate_steps > 1 and num_devices > 1:
-    return (
-      f"--accumulate_steps={config.accumulate_steps}: Keras cannot accumulate over several devices; raise "
-      "--batch_size instead, or pass --strategy=single"
-    )
   return ""
 
 
@@ -576,6 +579,7 @@ RULES = {
     label_names_name_one_column,
     words_have_one_tag,
     devices_need_a_strategy,
+    workers_do_the_same,
     devices_share_a_batch,
     cache_size_needs_a_cache,
     cache_is_a_directory,
@@ -590,7 +594,6 @@ RULES = {
   DEVICES: (
     xla_needs_one_device,
     openvino_needs_one_device,
-    accumulation_needs_one_device,
   ),
   DATA: (
     solver_fits_the_task,

@@ -9,6 +9,7 @@ import pathlib
 import keras
 import numpy as np
 
+from tl_app.compute import multi_worker
 from tl_app.compute.devices import Devices
 from tl_app.config.groups import MachineConfig
 from tl_app.data import modalities, pipeline
@@ -91,16 +92,24 @@ class Features:
       store = dataclasses.replace(store, reserved=size)
     return Features(self.model, self.data, self.devices, store, self.batch_size, self.clock)
 
+  def alone(self) -> "Features":
+    """Returns features of the same run that this worker computes by itself, while others wait."""
+    return Features(self.model, self.data, self.devices.alone(), self.store, self.batch_size, self.clock)
+
   def predict(self, network: keras.Model, rows: np.ndarray) -> np.ndarray:
-    """Returns the output of a network on the backbone's inputs, float32 [len(rows), ..].
+    """Returns the output of a network on the backbone's inputs, float32 [len(rows), ..]; each worker has a share.
 
     Args:
       network: `keras.Model`, or what has its `predict`.
       rows: int [n], rows of the data.
     """
-    lengths = None if self.data.lengths is None else self.data.lengths[rows]
-    inputs = self.data.inputs[rows]
-    return inference.predict(network, self.model.backbone, inputs, self.batch_size, lengths)
+    local = multi_worker.predictor(network)
+
+    def own(rows):
+      lengths = None if self.data.lengths is None else self.data.lengths[rows]
+      return inference.predict(local, self.model.backbone, self.data.inputs[rows], self.batch_size, lengths)
+
+    return self.devices.joined(own, rows)
 
   def computing(self, network: keras.Model) -> contextlib.AbstractContextManager:
     """Returns the context of `inference_engine.computing` for a frozen network on the rows of the data."""
@@ -153,9 +162,13 @@ class Features:
 
   def _per_example(self):
     rows = self.data.used_rows
-    cache = self._cache_with_space(np.ones(len(rows), np.int64), rows)
     with self.computing(self.model.features) as compute:
-      features = disk_cache.features(cache, self.data.hashes[rows], lambda part: compute(rows[part]))
+
+      def read(compute):
+        cache = self._cache_with_space(np.ones(len(rows), np.int64), rows)
+        return [disk_cache.features(cache, self.data.hashes[rows], lambda part: compute(rows[part]))]
+
+      (features,) = self.devices.led(read, compute)
     return self._one_row_each(rows, features)
 
   def _one_row_each(self, rows, features):
@@ -168,14 +181,17 @@ class Features:
     rows, total = self.data.used_rows, len(self.data.inputs)
     counts, starts = np.zeros(total, np.int64), np.zeros(total, np.int64)
     counts[rows] = pipeline.of_texts(preprocess.count_words, self.data.inputs[rows])[:, 1]
-
-    def ragged(part):
-      return [row[:count] for row, count in zip(compute(rows[part]), counts[rows[part]])]
-
     chunk = max(32, TOKEN_FEATURE_BYTES // (4 * preprocess.max_length * width))
-    cache = self._cache_with_space(counts[rows], rows)
     with self.computing(self.model.features) as compute:
-      starts[rows], features = disk_cache.ragged_features(cache, self.data.hashes[rows], ragged, chunk)
+
+      def read(compute):
+        def ragged(part):
+          return [row[:count] for row, count in zip(compute(rows[part]), counts[rows[part]])]
+
+        cache = self._cache_with_space(counts[rows], rows)
+        return disk_cache.ragged_features(cache, self.data.hashes[rows], ragged, chunk)
+
+      starts[rows], features = self.devices.led(read, compute)
     return FeatureRows(features, starts, counts, preprocess.max_length)
 
   def _check_finite(self):

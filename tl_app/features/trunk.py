@@ -6,12 +6,14 @@
 import logging
 import math
 import pathlib
+import tempfile
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tl_app import files
+from tl_app.compute import multi_worker
 from tl_app.data import modalities, pipeline
 from tl_app.features import disk_cache, eviction, inference_engine
 from tl_app.features.frozen import Features
@@ -62,6 +64,7 @@ class TrunkFeatures:
 
   Attributes:
     network: `keras.Model`, outputs of the trunk -> logits; it shares every variable with the run's network.
+    stage: name of the lowest stage of the network.
     width: numbers of a position.
   """
 
@@ -76,6 +79,7 @@ class TrunkFeatures:
       ValueError: the outputs of the trunk are not one vector a position.
     """
     self._features = features
+    self.stage = stage
     model = features.model
     backbone = model.backbone
     trunk, self._tail = backbone.split(stage)
@@ -107,16 +111,24 @@ class TrunkFeatures:
     return eviction.needs(cache, self._features.data.hashes[rows], sizes)
 
   def compute_missing(self, directory: pathlib.Path, rows: np.ndarray) -> None:
-    """Computes what `directory` lacks of the given rows of the data, int [n]."""
-    try:
-      self._compute_missing(directory, rows, self._choose_dtype(directory, rows))
-    except OverflowError:
-      log.info("trunk features are stored as float32: float16 does not hold all of them")
-      cache = disk_cache.FeatureCache(directory, self.width, "float16")
-      with cache.locked():
-        cache.clear()
-        files.write_text(directory / DTYPE, "float32")
-      self._compute_missing(directory, rows, "float32")
+    """Computes what `directory` lacks of the given rows of the data, int [n]. Only the chief uses the directory."""
+    with self._features.computing(self._packed_trunk) as compute:
+
+      def work(compute):
+        try:
+          self._compute_missing(directory, rows, self._choose_dtype(directory, rows, compute), compute)
+        except OverflowError:
+          log.info("trunk features are stored as float32: float16 does not hold all of them")
+          cache = disk_cache.FeatureCache(directory, self.width, "float16")
+          with cache.locked():
+            cache.clear()
+            files.write_text(directory / DTYPE, "float32")
+          self._compute_missing(directory, rows, "float32", compute)
+        return []
+
+      self._features.devices.led(work, compute)
+    if self._features.devices.workers > 1:
+      self._share(rows)
 
   def batches(self, index_batches: tf.data.Dataset, rows: np.ndarray, targets: np.ndarray) -> tf.data.Dataset:
     """Returns the stream of batches (outputs of the trunk, targets).
@@ -132,14 +144,38 @@ class TrunkFeatures:
     )
 
   def logits(self, rows: np.ndarray) -> np.ndarray:
-    """Returns the logits, float32 [n, ..], of the given rows of the data."""
+    """Returns the logits, float32 [n, ..], of the given rows of the data; each worker computes its share."""
+    return self._features.devices.joined(self._own_logits, rows)
+
+  def _own_logits(self, rows):
     batch_size = self._features.batch_size
     filled, positions = pipeline.inference_order(self._lengths[rows], batch_size)
     dataset = tf.data.Dataset.from_tensor_slices(rows[filled]).batch(batch_size)
     dataset = pipeline.ahead(dataset.map(self._read, num_parallel_calls=pipeline.PARALLEL))
-    return pipeline.restore(self.network.predict(dataset, verbose=0), positions)
+    return pipeline.restore(multi_worker.predictor(self.network).predict(dataset, verbose=0), positions)
 
-  def _compute_missing(self, directory, rows, dtype):
+  def _share(self, rows):
+    """Gives the other workers the outputs of the chief for the given rows of the data; they keep them in a file."""
+    devices, per_part = self._features.devices, max(32, CHUNK_BYTES // (4 * self._positions * self.width))
+    file = None if devices.is_chief else tempfile.TemporaryFile()  # noqa: SIM115, the memory map holds it
+    for start in range(0, len(rows), per_part):
+      part = rows[start : start + per_part]
+      (found,) = devices.arrays(lambda part=part: [self._stored[self._positions_of(part)]])
+      if file:
+        file.write(found.tobytes())
+    if file:
+      file.flush()
+      counts = self._lengths[rows]
+      self._starts[rows] = np.cumsum(counts) - counts
+      self._stored = np.memmap(file, found.dtype, "r", shape=(int(counts.sum()), self.width))
+
+  def _positions_of(self, rows):
+    """Returns where the outputs for the given rows of the data are stored, int [total length]."""
+    counts = self._lengths[rows]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(self._starts[rows], counts) + within
+
+  def _compute_missing(self, directory, rows, dtype, compute):
     cache = disk_cache.FeatureCache(directory, self.width, dtype)
     chunk = max(32, CHUNK_BYTES // (4 * self._positions * self.width))
 
@@ -147,15 +183,14 @@ class TrunkFeatures:
       lengths = self._lengths[rows[part]]
       return [row[:length] for row, length in zip(compute(rows[part]), lengths)]
 
-    with self._features.computing(self._packed_trunk) as compute:
-      hashes = self._features.data.hashes[rows]
-      self._starts[rows], _, self._stored = disk_cache.compute_missing(cache, hashes, ragged, chunk)
+    hashes = self._features.data.hashes[rows]
+    self._starts[rows], _, self._stored = disk_cache.compute_missing(cache, hashes, ragged, chunk)
 
-  def _choose_dtype(self, directory, rows):
+  def _choose_dtype(self, directory, rows, compute):
     """Returns the dtype of the rows in `directory`, which is measured once."""
     if not _stored_dtype(directory):
       sample = rows[np.linspace(0, len(rows) - 1, min(HALF_EXAMPLES, len(rows))).astype(int)]
-      packed = self._features.predict(self._packed_trunk, sample)
+      packed = compute(sample)
       # Features, not logits: those of a head that starts at zero show no difference, and the next run has another head.
       exact, halved = (
         keras.ops.convert_to_numpy(self._tail(self._unpack(tf.constant(x)), training=False)["features"])
@@ -215,24 +250,31 @@ def load(features: Features, phase: Phase) -> TrunkFeatures | None:
     log.info("the frozen stages run in every step of phase %s: %s", phase.name, error)
     return None
   directory = store.directory / f"trunk-{_key(features, lowest)}"
-  # Features that are written once and read once cost more than one pass.
-  if phase.schedule.epochs < 2 and not _stored_dtype(directory):
-    return None
   rows = np.concatenate([*features.data.train_rows, features.data.validation])
-  missing, total, writable = trunk.needs(directory, rows)
-  if missing and (phase.schedule.epochs < 2 or not writable):
-    return None
-  if not store.has_space(directory, missing, total):
-    log.info(
-      "the %.2f GB of features below stage %s are not stored, because of --feature_cache_gb=%g or a full disk: every "
-      "step computes them",
-      *(total / 1e9, lowest, store.max_gb),
-    )
+  if not features.devices.decided(lambda: _has_space(trunk, directory, rows, phase, store)):
     return None
   with features.clock("features"):
     log.info("stages below %s: their features are computed once", lowest)
     trunk.compute_missing(directory, rows)
   return trunk
+
+
+def _has_space(trunk, directory, rows, phase, store):
+  """Returns whether to store the features of a `TrunkFeatures` in a directory, and makes space for them."""
+  # Features that are written once and read once cost more than one pass.
+  if phase.schedule.epochs < 2 and not _stored_dtype(directory):
+    return False
+  missing, total, writable = trunk.needs(directory, rows)
+  if missing and (phase.schedule.epochs < 2 or not writable):
+    return False
+  if store.has_space(directory, missing, total):
+    return True
+  log.info(
+    "the %.2f GB of features below stage %s are not stored, because of --feature_cache_gb=%g or a full disk: every "
+    "step computes them",
+    *(total / 1e9, trunk.stage, store.max_gb),
+  )
+  return False
 
 
 def why_not(phase: Phase, backbone) -> str:

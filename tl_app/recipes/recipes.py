@@ -169,7 +169,9 @@ def contrastive(config, facts, num_devices=1) -> list[Phase]:
     return first
   # An example is compared only with the examples of its batch, so the batch is twice as large.
   classes = min(facts.num_classes, max(2, 2 * config.examples_per_step // EXAMPLES_PER_CLASS))
-  batch_size = classes * max(2, 2 * config.examples_per_step // classes)
+  # All devices get equally many examples.
+  multiple = num_devices // math.gcd(classes, num_devices)
+  batch_size = classes * multiple * max(-(-2 // multiple), 2 * config.examples_per_step // classes // multiple)
   steps_per_epoch = math.ceil(facts.num_train / batch_size)
   least, most = CONTRASTIVE_EPOCHS
   epochs = config.epochs or min(most, max(least, round(CONTRASTIVE_STEPS / steps_per_epoch)))

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tl_app import progress
 from tl_app.backbones.weights import values
+from tl_app.compute.devices import Devices
 from tl_app.errors import RunFailed, interruption
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Validate(keras.callbacks.Callback):
     logits: Callable[[], np.ndarray],
     targets: np.ndarray,
     task,
+    devices: Devices,
     interrupted: Callable[[], object] = lambda: None,
   ):
     """Creates the callback.
@@ -36,12 +38,14 @@ class Validate(keras.callbacks.Callback):
       logits: function that returns the logits of the validation split, float32 [n, outputs].
       targets: [n, ..], targets of the validation split.
       task: the `Task`.
+      devices: the `Devices`.
       interrupted: function that is called if an interruption ends `logits`.
     """
     super().__init__()
     self._logits = logits
     self._targets = targets
     self._task = task
+    self._devices = devices
     self._interrupted = interrupted
 
   def on_epoch_end(self, epoch, logs=None):
@@ -53,7 +57,7 @@ class Validate(keras.callbacks.Callback):
     except KeyboardInterrupt:
       self._interrupted()
       raise
-    metrics = self._task.metrics.monitor_metrics(logits, self._targets)
+    metrics = self._devices.decided(lambda: self._task.metrics.monitor_metrics(logits, self._targets))
     logs.update({f"val_{name}": value for name, value in metrics.items()})
 
 
@@ -161,17 +165,17 @@ class StopAtNaN(keras.callbacks.Callback):
 class StopInTime(keras.callbacks.Callback):
   """Stops training at a point in time, even within an epoch; the part of the epoch is validated like a whole one."""
 
-  def __init__(self, end: float):
+  def __init__(self, is_over: Callable[[], bool]):
     """Creates the callback.
 
     Args:
-      end: time in seconds, on the clock of `time.monotonic`.
+      is_over: function that returns whether the time is over.
     """
     super().__init__()
-    self._end = end
+    self._is_over = is_over
 
   def on_train_batch_end(self, batch, logs=None):
-    if time.monotonic() > self._end and not self.model.stop_training:
+    if self._is_over() and not self.model.stop_training:
       log.warning("--max_minutes: steps took longer than measured; the phase ends after batch %d", batch + 1)
       self.model.stop_training = True
 

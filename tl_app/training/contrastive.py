@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_app.compute import across_devices
+
 # Divides the cosine similarities, as in Khosla et al. 2020.
 TEMPERATURE = 0.1
 
@@ -19,7 +21,7 @@ class SupervisedContrastiveLoss(keras.losses.Loss):
     super().__init__(name="supervised_contrastive")
 
   def call(self, labels, features):
-    """Returns the loss of each example, float32 [batch].
+    """Returns the loss of each example, float32 [batch]. It is compared with the examples of all devices.
 
     Args:
       labels: int [batch], or [batch, 1].
@@ -27,10 +29,11 @@ class SupervisedContrastiveLoss(keras.losses.Loss):
     """
     ops = keras.ops
     labels = ops.reshape(labels, (-1,))
-    identity = ops.eye(ops.shape(features)[0])
-    positive = ops.cast(labels[:, None] == labels[None], "float32") - identity
+    every, first = across_devices.rows(features)
+    itself = tf.one_hot(tf.range(tf.shape(features)[0]) + first, tf.shape(every)[0])
+    positive = ops.cast(labels[:, None] == across_devices.rows(labels)[0], "float32") - itself
     # Not infinity: 0 * infinity is NaN.
-    scores = ops.matmul(features, ops.transpose(features)) / TEMPERATURE - 1e9 * identity
+    scores = ops.matmul(features, ops.transpose(every)) / TEMPERATURE - 1e9 * itself
     log_probabilities = scores - ops.logsumexp(scores, axis=1, keepdims=True)
     return -ops.sum(positive * log_probabilities, axis=1) / ops.maximum(ops.sum(positive, axis=1), 1.0)
 

@@ -166,8 +166,14 @@ def _fit_sklearn(phase, features, recomputed):
     data.validation_targets,
     lambda logits: feature_rows.by_example(logits, data.validation),
   )
-  tried = heads.solve(features.model.head, solver, features.model.task, train, validation)
-  log.info("%s: %s", solver, "; ".join(", ".join(f"{k} {v:.4g}" for k, v in t.items()) for t in tried))
+  head = features.model.head
+
+  def solve():
+    tried = heads.solve(head, solver, features.model.task, train, validation)
+    log.info("%s: %s", solver, "; ".join(", ".join(f"{k} {v:.4g}" for k, v in t.items()) for t in tried))
+    return head.get_weights()
+
+  head.set_weights(features.devices.arrays(solve))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,7 +324,9 @@ class _GradientFit:
       phase.schedule.patience,
       lambda: audit.has_moved(model, prepared.before),
     )
-    saved = SavedFit(self.record, phase, steps.network, best)
+    # With several workers a run continues after the last phase that has ended.
+    record = self.record if self.features.devices.workers == 1 else self.record.without_state()
+    saved = SavedFit(record, phase, steps.network, best)
     saved.restore(prepared.feed.dataset)
     with (
       precision.computing(steps.network, prepared.policy.precision),
@@ -326,7 +334,7 @@ class _GradientFit:
       interruption.deferred(),
     ):
       steps.network.fit(
-        prepared.feed.dataset(saved.skipped),
+        self.features.devices.distributed(prepared.feed.dataset(saved.skipped)),
         initial_epoch=saved.position.epoch,
         epochs=phase.schedule.epochs,
         steps_per_epoch=phase.schedule.steps_per_epoch,
@@ -344,7 +352,7 @@ class _GradientFit:
     validated = []
     if validation_logits:
       exact = _in_float32(prepared.steps.network, validation_logits)
-      validated = [callbacks.Validate(exact, labels, task, saved.save), best]
+      validated = [callbacks.Validate(exact, labels, task, self.features.devices, saved.save), best]
     watching = [
       callbacks.StopAtNaN(phase),
       *validated,
@@ -352,7 +360,7 @@ class _GradientFit:
       callbacks.EpochSummaries(self.record.paths.tensorboard / phase.name),
       callbacks.ShowProgress(phase, bar, time_budget.FORWARD * len(labels) / phase.inputs.batch_size, log.info),
     ]
-    return watching + ([callbacks.StopInTime(self.limit.last_step)] if self.limit else [])
+    return watching + ([callbacks.StopInTime(self.limit.is_over)] if self.limit else [])
 
 
 def _decisions(prepared):

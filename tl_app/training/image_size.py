@@ -48,7 +48,9 @@ def with_smaller_images(
   if config.batch_size == AUTO:
     features = features.with_batch_size(FEW_IMAGES)
   full_size = int(model.backbone.preprocess.size)
-  size, seconds = record.state.decide("image_size", lambda: list(choose(features, limit)))
+  size, seconds = record.state.decide(
+    "image_size", lambda: features.devices.decided(lambda: list(choose(features.alone(), limit.alone())))
+  )
   if size == full_size:
     return model
   remaining = limit.seconds_left()

@@ -114,7 +114,7 @@ class _SupervisedContrastive(Objective):
   def problem(self, task, replicas):
     if not task.single_label:
       return f"needs exactly one class for each example, not --task={task.name}"
-    return "compares the examples of one device: pass --strategy=single" if replicas > 1 else ""
+    return ""
 
   def index_batches(self, phase, data, preprocess, replicas, seed):
     classes = phase.objective.batch_classes

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from tl_app.compute import time_budget
+from tl_app.compute.devices import Devices
 from tl_app.data.training_data import TrainingData
 from tl_app.recipes.phase import HEAD, Phase
 
@@ -21,20 +22,28 @@ class TimeLimit:
     deadline: as `time.monotonic`.
     max_minutes: value of --max_minutes, for messages.
     export: whether the run ends with an export.
+    devices: the `Devices`; of several workers the chief reads the clock.
   """
 
   deadline: float
   max_minutes: float
   export: bool
+  devices: Devices | None = None
 
   def seconds_left(self) -> float:
     """Returns the seconds until the deadline."""
+    return self.devices.decided(self._own_seconds) if self.devices else self._own_seconds()
+
+  def alone(self) -> "TimeLimit":
+    """Returns the same limit by the clock of this worker."""
+    return dataclasses.replace(self, devices=None)
+
+  def _own_seconds(self):
     return self.deadline - time.monotonic()
 
-  @property
-  def last_step(self) -> float:
-    """When training must stop, as `time.monotonic`: what follows it needs the rest."""
-    return self.deadline - time_budget.CLOSING_SECONDS[self.export]
+  def is_over(self) -> bool:
+    """Returns whether training must stop: what follows it needs the rest."""
+    return self.seconds_left() < time_budget.CLOSING_SECONDS[self.export]
 
   def seconds_for(self, phase: Phase, step_seconds: float, data: TrainingData, remaining_phases: int) -> float:
     """Returns the seconds that a phase may take.
@@ -48,8 +57,7 @@ class TimeLimit:
     train, validation, test = (_batches(len(rows), phase) for rows in (data.train, data.validation, data.test))
     # After a phase that does not train the head, a head is fitted to new features of the training split.
     closing = 2 * validation + test + (0 if phase.objective.trains_head else train)
-    now = time.monotonic()
-    return time_budget.seconds_left(self.deadline, now, step_seconds, closing, self.export, remaining_phases)
+    return time_budget.seconds_left(self.seconds_left(), step_seconds, closing, self.export, remaining_phases)
 
   def shorten(self, phase: Phase, step_seconds: float, data: TrainingData, remaining_phases: int) -> Phase | None:
     """Returns the phase with the epochs, or the part of one, that fit; None if nothing does.

@@ -60,6 +60,10 @@ class Pretraining:
   probe: Callable[[], float] | None = None
   deadline: float | None = None
 
+  def seconds_left(self) -> float:
+    """Returns the seconds until the deadline, on the clock of the chief."""
+    return self.devices.decided(lambda: self.deadline - time.monotonic())
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -158,7 +162,7 @@ class _PhaseFit:
     self._before = audit.state(model, phase)
     self._network = with_phase_steps(objective.network(model, phase), phase)
     self._measure = objective.measure(self._network, phase)
-    prepared = objective.prepare(model, phase, corpus)
+    prepared = _of_chief(objective.prepare(model, phase, corpus), pretraining.devices)
     example = objective.example(model, phase, pretraining.config.seed, prepared)
     self._batches = corpora.stream(corpus.batches(phase.inputs.batch_size, pretraining.config.seed), example)
     self._held_out = held_out(pretraining, phase, prepared)
@@ -169,6 +173,9 @@ class _PhaseFit:
     return Measured(name, self._metrics(), values(self._changing))
 
   def _metrics(self):
+    return self._all.devices.decided(self._own_metrics)
+
+  def _own_metrics(self):
     with precision.computing(self._network, precision.FLOAT32):
       found = self._measure(self._held_out)
     if not np.isfinite(found["loss"]):
@@ -195,7 +202,7 @@ class _PhaseFit:
       progress.bar(phase.name, phase.schedule.steps) as bar,
     ):
       self._network.fit(
-        self._batches,
+        self._all.devices.distributed(self._batches),
         epochs=phase.schedule.epochs,
         steps_per_epoch=phase.schedule.steps_per_epoch,
         callbacks=self._callbacks(phase, watch, bar),
@@ -215,27 +222,27 @@ class _PhaseFit:
       callbacks.EpochSummaries(record.paths.tensorboard / phase.name),
       callbacks.ShowProgress(phase, bar, validation_steps, log.info),
     ]
-    return found + ([callbacks.StopInTime(self._all.deadline)] if self._all.deadline else [])
+    return found + ([callbacks.StopInTime(lambda: self._all.seconds_left() < 0)] if self._all.deadline else [])
 
   def _policy(self):
     phase, config, backbone = self._phase, self._all.config, self._all.model.backbone
     if not phase.trains_backbone:
       return precision.PLAIN
     policies = precision.candidates(config.machine, backbone, self._all.devices)
-    hurries = self._all.deadline and self._all.deadline - time.monotonic() < precision.MIN_SECONDS
+    hurries = self._all.deadline and self._all.seconds_left() < precision.MIN_SECONDS
     num_steps = 0 if hurries else phase.schedule.steps
     return precision.choose(policies, self._steps, self._batches, num_steps, text.shapes(backbone.preprocess))
 
   def _shortened(self, policy, remaining):
     """Returns the phase, with the epochs or the part of one that fit into --max_minutes; None if nothing fits."""
-    phase, deadline = self._phase, self._all.deadline
-    if deadline is None:
+    phase = self._phase
+    if self._all.deadline is None:
       return phase
     seconds = precision.measure(policy, self._steps, self._batches, rounds=2)[0]
     # The warm-up of the head may take a quarter of the time.
     share = 1 / remaining if phase.trains_backbone else 1 / 4
     batches = -(-len(self._all.corpus.held_out) // phase.inputs.batch_size)
-    done = time_budget.shorten(phase, seconds, share * (deadline - time.monotonic()), batches)
+    done = time_budget.shorten(phase, seconds, share * self._all.seconds_left(), batches)
     if done is not phase:
       left = f"{done.schedule.epochs} x {done.schedule.steps_per_epoch} steps" if done else "no step"
       log.warning(
@@ -256,6 +263,15 @@ def held_out(pretraining: Pretraining, phase: Phase, prepared: typing.Any = None
   """
   example = pretraining.objective.example(pretraining.model, phase, HELD_OUT_SEED, prepared, held_out=True)
   return corpora.stream(pretraining.corpus.held_out_batches(phase.inputs.batch_size), example)
+
+
+def _of_chief(prepared, devices):
+  """Returns what `PretrainingObjective.prepare` returned on the chief: None, or a record of arrays."""
+  if prepared is None or devices.workers == 1:
+    return prepared
+  names = [field.name for field in dataclasses.fields(prepared)]
+  arrays = devices.arrays(lambda: [getattr(prepared, name) for name in names])
+  return dataclasses.replace(prepared, **dict(zip(names, arrays)))
 
 
 class _Watch(keras.callbacks.Callback):

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app.backbones.bert import gelu
+from tl_app.compute import across_devices
 from tl_app.model import graphs
 from tl_app.recipes.phase import MaskedTokens
 from tl_app.training.pretraining.objective import PretrainingObjective
@@ -149,14 +150,14 @@ class MaskedTokenLoss(keras.losses.Loss):
     super().__init__(name="masked_tokens")
 
   def call(self, labels, logits):
-    """Returns the mean, float32 scalar.
+    """Returns the mean, float32 scalar; of several devices a part of it, see `across_devices.ratio`.
 
     Args:
       labels: int [batch, k]; negative where there is no masked token.
       logits: float32 [batch, k, tokens].
     """
     losses, given = token_losses(tf.cast(labels, tf.int32), logits)
-    return tf.reduce_sum(losses) / tf.maximum(tf.reduce_sum(given), 1.0)
+    return across_devices.ratio(tf.reduce_sum(losses), tf.reduce_sum(given))
 
 
 def token_metrics(sums: Callable) -> Callable[[Iterable], dict[str, float]]:

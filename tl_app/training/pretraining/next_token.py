@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tl_app.backbones.backbone import Backbone
+from tl_app.compute import across_devices
 from tl_app.model import graphs
 from tl_app.recipes.phase import NextToken
 from tl_app.training.pretraining.masked_tokens import NOTHING, token_logits, token_metrics
@@ -146,7 +147,7 @@ class NextTokenLoss(keras.losses.Loss):
   def call(self, targets, outputs):
     """Returns the mean, float32 scalar, of the outputs of `NextTokenLosses` where `targets` are not negative."""
     given = tf.cast(tf.cast(targets, tf.int32) >= 0, outputs.dtype)
-    return tf.reduce_sum(outputs[..., 0] * given) / tf.maximum(tf.reduce_sum(given), 1.0)
+    return across_devices.ratio(tf.reduce_sum(outputs[..., 0] * given), tf.reduce_sum(given))
 
 
 def next_tokens(ids: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 from tl_app.backbones.bert import gelu
+from tl_app.compute import across_devices
 from tl_app.model import graphs
 from tl_app.recipes.phase import Reconstruct
 from tl_app.training.pretraining.masked_tokens import NOTHING, TiedDecoder
@@ -134,8 +135,9 @@ class ReconstructionLoss(keras.losses.Loss):
       outputs: like the images; or logits, float32 [batch, tokens].
     """
     if len(outputs.shape) == 4:
-      return tf.reduce_mean(tf.square(targets - outputs))
+      squares = tf.square(targets - outputs)
+      return across_devices.ratio(tf.reduce_sum(squares), tf.cast(tf.size(squares), squares.dtype))
     ids = tf.cast(targets, tf.int32)
     given = tf.cast(ids >= 0, outputs.dtype)
     logs = tf.gather(tf.nn.log_softmax(outputs), tf.maximum(ids, 0), batch_dims=1)
-    return -tf.reduce_sum(logs * given) / tf.maximum(tf.reduce_sum(given), 1.0)
+    return across_devices.ratio(-tf.reduce_sum(logs * given), tf.reduce_sum(given))

@@ -11,6 +11,7 @@ from tl_app.augmentation import views
 from tl_app.augmentation.views import ViewSettings
 from tl_app.backbones import keras_internals
 from tl_app.backbones.float32_layers import L2_NORMALIZED
+from tl_app.compute import across_devices
 from tl_app.model import graphs
 from tl_app.recipes.phase import Views
 from tl_app.training.pretraining.objective import PretrainingObjective
@@ -162,13 +163,15 @@ class ViewsLoss(keras.losses.Loss):
       outputs: float32 [2 * batch, 2 * width], see `projections_and_features`; the two views of an example come in turn.
     """
     projections, _ = projections_and_features(outputs)
-    similarity = tf.matmul(projections, projections, transpose_b=True)
+    every, first = across_devices.rows(projections)
+    similarity = tf.matmul(projections, every, transpose_b=True)
     rows = tf.reshape(tf.cast(rows, tf.int64), [-1])
-    count = tf.shape(similarity)[0]
-    other = tf.bitwise.bitwise_xor(tf.range(count), 1)
-    same = (rows[:, None] == rows[None]) & ~tf.one_hot(other, count, True, False, dtype=tf.bool)
+    own, count = tf.range(tf.shape(rows)[0]) + first, tf.shape(every)[0]
+    other = tf.bitwise.bitwise_xor(own, 1)
+    same = (rows[:, None] == across_devices.rows(rows)[0]) & ~tf.one_hot(other, count, True, False, dtype=tf.bool)
     similarity = tf.where(same, NEVER, similarity)
-    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(other, similarity))
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(other, similarity)
+    return across_devices.ratio(tf.reduce_sum(losses), tf.cast(tf.size(losses), losses.dtype))
 
 
 def _assign(states, values):

@@ -102,8 +102,8 @@ def test_durations_do_not_come_from_a_clock_that_may_jump():
 
 
 def _is_private(node):
-  # Named tuples have public methods that begin with an underscore.
-  if not node.attr.startswith("_") or node.attr.startswith("__") or node.attr in ("_asdict", "_replace"):
+  # Named tuples and `os` have public functions that begin with an underscore.
+  if not node.attr.startswith("_") or node.attr.startswith("__") or node.attr in ("_asdict", "_replace", "_exit"):
     return False
   return not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
 

@@ -21,9 +21,7 @@ def main():
   config = cli.config_from_flags()
   # A wrong name is reported at once, not after the seconds that TensorFlow takes to start.
   from tl_app.commands import default_backbone, early_checks
-  from tl_app.compute import cluster
 
-  cluster.join(config.strategy)
   early_checks.run(config, labelled=False)
   config = default_backbone.named(config, quickly=True, labelled=False)
   log.info("pretraining %s on %s; results go to %s", config.backbone, config.dataset, config.workdir)

@@ -39,6 +39,11 @@ def about(seconds: float) -> str:
   return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
+def show_none(worker: int) -> None:
+  """Shows no progress in this process, which is one of several workers; see `terminal.speak_as_worker`."""
+  terminal.speak_as_worker(worker)
+
+
 class Bar:
   """How far a loop is.
 

@@ -7,6 +7,7 @@ import pathlib
 from tl_app import backbones, workdir
 from tl_app.assets import Assets
 from tl_app.commands import exports
+from tl_app.compute import cluster
 from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.data.readers import forms, rows, table_columns, table_files, text_files
@@ -17,6 +18,8 @@ from tl_app.errors import UserError
 def run(config: Config, labelled: bool = True) -> None:
   """Checks that the backbone has a known name, that data sets, bundle and lock exist, and that tables have the columns.
 
+  With several workers it also finds which of them this process is, see `cluster.join`.
+
   Args:
     config: the `Config`.
     labelled: whether the labels of --dataset are read.
@@ -24,6 +27,7 @@ def run(config: Config, labelled: bool = True) -> None:
   Raises:
     UserError: one of them is missing; the message is that of its loader.
   """
+  cluster.join(config.strategy)
   backbone(config)
   for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset"):
     if getattr(config, flag):

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from tl_app import terminal
+from tl_app import progress
 from tl_app.errors import UserError
 
 STRATEGY = "multi_worker"
@@ -56,7 +56,7 @@ def join(strategy: str) -> Place | None:
       "for several GPUs of one machine"
     )
   if place.worker:
-    terminal.speak_as_worker(place.worker)
+    progress.show_none(place.worker)
   return place
 
 

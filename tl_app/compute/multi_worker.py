@@ -8,11 +8,11 @@ to `Strategy.reduce` that this strategy does not take (https://github.com/keras-
 import contextlib
 import functools
 import json
+import logging
 import os
 import re
 import signal
 import socket
-import sys
 import threading
 import typing
 import weakref
@@ -22,9 +22,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app import progress, terminal
+from tl_app import progress
 from tl_app.compute.cluster import Place
 from tl_app.errors import RunFailed, UserError
+
+log = logging.getLogger(__name__)
 
 # How long a worker waits for the others to start, in seconds.
 START_SECONDS = 600
@@ -289,8 +291,11 @@ def _waiting(workers):
   """Ends the process if the block, which Python cannot interrupt, waits too long for other workers."""
 
   def give_up():
-    line = f"--strategy=multi_worker: not all {workers} workers have started within {START_SECONDS / 60:.0f} minutes"
-    print(f"tl_app: {terminal.speaker()}{line}: start all of them with the same command", file=sys.stderr, flush=True)
+    log.error(
+      "tl_app: --strategy=multi_worker: not all %d workers have started within %.0f minutes: start all of them with "
+      "the same command",
+      *(workers, START_SECONDS / 60),
+    )
     os._exit(2)
 
   timer, handlers = threading.Timer(START_SECONDS, give_up), {}

@@ -12,6 +12,7 @@ import pathlib
 import subprocess
 import sys
 
+from tests.distribution import cost
 from tl_app import backbones
 from tl_app import config as config_lib
 from tl_app.checking import findings
@@ -38,7 +39,11 @@ def finding_rows():
 
 
 # Page -> function that returns the rows of its table.
-TABLES = {"docs/backbones.md": backbone_rows, "docs/data_checks.md": finding_rows}
+TABLES = {
+  "docs/backbones.md": backbone_rows,
+  "docs/data_checks.md": finding_rows,
+  "docs/several_machines.md": cost.EXAMPLE.table,
+}
 
 
 def markdown(rows):

@@ -22,6 +22,7 @@ CASES = {
   "full, odd last batches": ("train", "image", "colours", {"recipe": "full", **UNEVEN}),
   "lp_ft, top stages": ("train", "bert", "reviews", {"recipe": "lp_ft", "train_stages": "top:1"}),
   "lora": ("train", "bert", "reviews", {"recipe": "lora", "lora_rank": 2}),
+  "short": ("train", "image", "colours", {"recipe": "full", "probe_solver": "logistic", "epochs": 1, **UNEVEN}),
   "masked_tokens": ("pretrain", "bert", "texts", {"objective": "masked_tokens"}),
 }
 

@@ -21,7 +21,17 @@ logging.basicConfig(format="%(message)s", handlers=[terminal.Handler()])
 logging.getLogger("tl_app").setLevel(logging.INFO)
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 """
-RUN = SETUP + "from tests.distribution import cases; cases.main(sys.argv)"
+RUN = (
+  SETUP
+  + """
+from tests.distribution import cases
+from tl_app.errors import RunFailed, UserError
+try:
+  cases.main(sys.argv)
+except (RunFailed, UserError) as error:
+  sys.exit("tl_app: " + terminal.speaker() + str(error))
+"""
+)
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

@@ -29,7 +29,8 @@ from tl_app.errors import RunFailed, UserError
 try:
   cases.main(sys.argv)
 except (RunFailed, UserError) as error:
-  sys.exit("tl_app: " + terminal.speaker() + str(error))
+  print("tl_app: " + terminal.speaker() + str(error), file=sys.stderr, flush=True)
+  sys.exit(1)
 """
 )
 ROOT = pathlib.Path(__file__).resolve().parents[2]

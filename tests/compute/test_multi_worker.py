@@ -28,7 +28,7 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path):
   two = launch.run(argument | {"flags": {"strategy": "multi_worker"}, "root": str(tmp_path / "two")}, workers=2)
   assert [code for code, _ in one + two] == [0, 0, 0], one + two
   (_, chief), (_, other) = two
-  assert "phase full" in chief and "worker" not in chief
+  assert "phase full" in chief and "worker 1: " not in chief
   assert all(line.startswith("worker 1: ") for line in other.splitlines() if "tl_app" in line or "warning" in line)
   assert set(glob.glob(os.path.join(tempfile.gettempdir(), "tl_app_worker*"))) == before
   found = compare.differences(*(cases.directory(tmp_path / name, "short") for name in ("one", "two")))

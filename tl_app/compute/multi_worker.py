@@ -210,8 +210,8 @@ class Workers(tf.distribute.MultiWorkerMirroredStrategy):
       others = sorted(tasks - {str(self.place.worker)}, key=int)
       which = f"worker {others[0]}" if others else "another worker"
       raise RunFailed(
-        f"{which} was lost ({_reason(error)}): when all machines are there again, the same command on all of them "
-        "starts the run again"
+        f"{which} was lost ({_reason(error)}): start the same command on all workers again; a training continues after "
+        "the last phase that has ended"
       ) from None
 
 

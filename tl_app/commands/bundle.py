@@ -46,7 +46,8 @@ def text(output: str, downloads: Sequence[Download], local: Sequence[str]) -> st
   rows = [(d.kind, d.name, f"{len(d.files):,}", f"{d.size / 1e6:.1f}", d.licence) for d in downloads]
   titles = ("kind", "source", "files", "MB", "licence")
   widths = [max(map(len, column)) for column in zip(titles, *rows)]
-  lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (titles, *rows)]
+  table = (titles, *rows) if rows else ()
+  lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
   files, size = sum(len(d.files) for d in downloads), sum(d.size for d in downloads) / 1e6
   lines.append(f"{output}: {len(downloads)} downloads, {files:,} files, {size:.1f} MB")
   if local:

@@ -7,9 +7,11 @@ import os
 import numpy as np
 import pytest
 
-from tl_app import workdir
+from tl_app import config as config_lib
+from tl_app import files, workdir
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
+from tl_app.workdir import locking
 from tl_app.workdir import state as state_lib
 from tl_app.workdir.state import RunState
 
@@ -212,8 +214,26 @@ def test_a_finished_run_is_kept_until_the_one_that_repeats_it_is_finished(tmp_pa
   with caplog.at_level(logging.INFO, "tl_app"):
     paths = _unfinished(tmp_path)
   assert "holds a finished run of these flags: it is trained again" in caplog.text
-  assert workdir.read(workdir.Workdir(paths.earlier).metrics) == {"run": 1}
+  # It can be used, and the interrupted one waits.
+  assert workdir.read(paths.metrics) == {"run": 1} and not paths.resume.exists() and not paths.earlier.exists()
+  with pytest.raises(UserError, match="holds another run"):
+    _unfinished(tmp_path, config=dataclasses.replace(CONFIG, epochs=9))
   with workdir.resumable(tmp_path, CONFIG) as record:
     assert record.state.continued
     record.write_metrics({"run": 2})
-  assert workdir.read(paths.metrics) == {"run": 2} and not paths.earlier.exists()
+  assert workdir.read(paths.metrics) == {"run": 2} and not paths.earlier.exists() and not paths.waiting.exists()
+
+
+def test_after_a_kill_the_finished_run_is_kept_beside_the_one_that_continues(tmp_path):
+  with workdir.resumable(tmp_path, CONFIG) as record:
+    record.write_metrics({"run": 1})
+  paths = record.paths
+  locking._move_aside(paths)
+  files.write_text(paths.config, config_lib.to_json(CONFIG))
+  _save(paths, 1)
+  with pytest.raises(UserError, match="a second run is in progress there, or was killed"):
+    workdir.open_run(tmp_path)
+  with pytest.raises(RunFailed), workdir.resumable(tmp_path, CONFIG) as record:
+    assert record.state.continued
+    raise RunFailed
+  assert workdir.read(paths.metrics) == {"run": 1} and not paths.resume.exists()

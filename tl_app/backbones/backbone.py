@@ -48,6 +48,8 @@ class Backbone:
     single_mode: whether all stages share one training mode. Then BatchNormalization cannot run on batch statistics in
       some stages only.
     has_training_mode: whether the network has a training mode at all (dropout, batch statistics).
+    keeps_seeds: whether the random numbers of training come from variables, so that a run that continues gets those of
+      an uninterrupted one.
     averages_statistics: whether moving statistics can be averaged over devices.
     keeps_own_precision: whether the number format is fixed, so that --precision has no effect.
     compiles_with_xla: whether XLA can compile the network.
@@ -90,6 +92,11 @@ class Backbone:
   @property
   def has_training_mode(self) -> bool:
     """Whether the network has a training mode at all."""
+    return True
+
+  @property
+  def keeps_seeds(self) -> bool:
+    """Whether the random numbers of training come from variables."""
     return True
 
   @property

@@ -144,6 +144,11 @@ class SavedModelBackbone(Backbone):
     return next(layer for layer in self.network.layers if isinstance(layer, SavedModelLayer))
 
   @property
+  def keeps_seeds(self) -> bool:
+    """Whether the training graph draws no random numbers from the state of TensorFlow's operations."""
+    return not (self.layer.has_training_mode and self.layer.draws_random)
+
+  @property
   def has_training_mode(self) -> bool:
     """Whether the module has a training graph."""
     return self.layer.has_training_mode

@@ -10,6 +10,8 @@ import tensorflow as tf
 from tl_app.backbones import keras_internals, variable_usage
 from tl_app.backbones.saved_model_signature import ModuleInterface, Output
 
+# Operations that draw random numbers from a state of their own, which cannot be saved.
+_RANDOM = {"RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "Multinomial"}
 _MOVING = re.compile(r"moving_(mean|var|avg|std)|running_(mean|var)", re.IGNORECASE)
 
 
@@ -20,6 +22,7 @@ class SavedModelLayer(keras.layers.Layer):
     training_mode: whether `fit` runs the module's training graph (dropout, BatchNorm on the batch) while any of its
       variables trains. False by default if that graph changes variables: these are moving statistics.
     has_training_mode: whether the module has a training graph.
+    draws_random: whether that graph has operations that draw random numbers from a state of their own (dropout).
     statistics: list of the `keras.Variable`s that the training graph changes.
     by_name: ordered dict, name -> `keras.Variable`: every variable of the module, once.
     usage: `VariableUsage` of the inference graph; its indices count `by_name`.
@@ -66,6 +69,7 @@ class SavedModelLayer(keras.layers.Layer):
     self.disconnected = [name for i, name in enumerate(raw) if name in trainable and i not in connected]
     self._losses_of = _losses(module, list(raw.values()))
     self.has_training_mode = interface.training is not None
+    self.draws_random = self.has_training_mode and bool(variable_usage.operations(interface.training.trace) & _RANDOM)
     self.statistics = [variable for name, variable in self.by_name.items() if name in statistics]
     self.training_mode = self.has_training_mode and not self.statistics
     self.built = True

@@ -328,6 +328,12 @@ class _GradientFit:
     record = self.record if self.features.devices.workers == 1 else self.record.without_state()
     saved = SavedFit(record, phase, steps.network, best)
     saved.restore(prepared.feed.dataset)
+    if saved.skipped and phase.trains_backbone and not model.backbone.keeps_seeds:
+      log.warning(
+        "phase %s: the dropout of this SavedModel draws other random numbers after an interruption, so the results "
+        "differ from those of an uninterrupted run",
+        phase.name,
+      )
     with (
       precision.computing(steps.network, prepared.policy.precision),
       progress.bar(phase.name, phase.schedule.steps) as bar,

@@ -79,6 +79,7 @@ def train(
       latest = _candidate("fine_tuned", phase, features, changing)
       done.candidates = [probe, selection.better([*fine_tuned, latest], data.validation_targets, model.task)]
     _save(dataclasses.replace(done, phases=index + 1), model, record)
+  _report_cost(record)
   candidates = done.candidates + _averaged(done.results, features, changing)
   record.note("candidates", {candidate.name: candidate.phase for candidate in candidates})
   return candidates, done.results
@@ -129,6 +130,14 @@ def _save(done, model, record):
       record.state.set_part(PART, done.to_tree())
       record.save_state()
   interruption.check()
+
+
+def _report_cost(record):
+  """Logs the time that saving the run took, as a share of the training."""
+  seconds = record.clock.so_far()
+  if record.state.count:
+    cost, trained = seconds["checkpoints"], seconds["train"]
+    log.info("saving the state of the run took %.1f s, %.1f %% of the training", cost, 100 * cost / (trained + cost))
 
 
 def select(

@@ -43,15 +43,23 @@ def resumable(root: str | pathlib.Path, config: config_lib.Config) -> Iterator[R
   """As `claim`, for a run that saves its state: one that was interrupted continues. Yields its `Record`.
 
   A run that has saved its state keeps it, whatever ends the block, but for `RunFailed`: the same command would fail
-  again.
+  again. If it repeats a finished run, that one is restored, and the files of the interrupted run wait beside it.
 
   Raises:
     UserError: as `claim`; or the saved run had other flags or other versions of packages.
   """
   with _opened(root, config) as run:
+    waiting = run.waiting.is_dir()
+    if waiting:
+      _exchange(run, run.earlier, run.waiting)
     if config.resume == "fresh":
       _set_aside(run)
-    state = RunState.load(run, config)
+    try:
+      state = RunState.load(run, config)
+    except UserError:
+      if waiting:
+        _exchange(run, run.waiting, run.earlier)
+      raise
     if not state.continued and run.metrics.is_file():
       log.info(
         "%s holds a finished run of these flags: it is trained again, and replaced when the new run ends", run.root
@@ -102,9 +110,9 @@ def _written(run, config, state):
       _undo(run, error)
     raise
   finally:
-    # A finished run is kept until the one that repeats it is finished too.
-    if not (continues and Workdir(run.earlier).metrics.is_file()):
-      _remove([run.earlier])
+    if continues and Workdir(run.earlier).metrics.is_file():
+      _exchange(run, run.waiting, run.earlier)
+    _remove([run.earlier])
 
 
 def _undo(run, error):
@@ -187,6 +195,16 @@ def _move_aside(run):
   _remove([run.earlier])
   run.earlier.mkdir()
   _move(run, run.earlier)
+
+
+def _exchange(run, to, back):
+  """Moves the files of a run to one directory, and those in another one back."""
+  _remove([to])
+  to.mkdir()
+  _move(run, to)
+  for path in back.iterdir():
+    path.rename(run.root / path.name)
+  back.rmdir()
 
 
 def _move(run, directory):

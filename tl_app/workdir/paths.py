@@ -118,6 +118,11 @@ class Workdir:
     """The saved state of an unfinished run, see `state.RunState`."""
     return self.root / "resume"
 
+  @property
+  def waiting(self) -> pathlib.Path:
+    """Files of an interrupted run, while the finished run that it repeats is in its place."""
+    return self.root / ".interrupted"
+
   def results(self) -> tuple[pathlib.Path, ...]:
     """Returns the paths of the results of a finished run."""
     return self.metrics, self.predictions, self.report, self.export, self.backbone

@@ -176,7 +176,8 @@ class Assets:
         raise UserError(f"--offline: {handle} {cache.where(directory, damage)}; run once without --offline")
       path = self._resolve_hub(handle, directory, held)
       if path == directory:
-        with cache.writing(manifest.parent):
+        # The cache of tensorflow_hub may be the only one that can be written.
+        with contextlib.suppress(OSError) if chosen else cache.writing(manifest.parent):
           cache.write_manifest(manifest, path, {"handle": handle})
     return path, None
 

@@ -41,8 +41,8 @@ def of_training(model: Model, phases: Sequence[Phase], config: Config, examples:
   candidates = [parameters(model.head.variables)]
   candidates += [parameters(stages.changing(model, phases))] * (bool(tuning) + averaged)
   trained = parameters(stages.changing(model, tuning)) if tuning else parameters(model.head.variables)
-  # The weights, the two moments of Adam, the best epoch and the average.
-  state = trained * (4 + averaged)
+  # In a phase the weights, the two moments of Adam, the best epoch and the average; after it the candidates.
+  state = trained * ((4 if config.checkpoint_minutes else 1) + averaged)
   needed = {
     "states to continue from": _STATES * state,
     "weights": network,

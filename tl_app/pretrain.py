@@ -35,4 +35,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main, __doc__, define_flags)
+  cli.run(main, __doc__, define_flags, continues=True)

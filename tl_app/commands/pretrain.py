@@ -32,7 +32,6 @@ from tl_app.training import pretraining as objectives
 from tl_app.training.planning import default_learning_rate, length_of
 from tl_app.training.pretraining import fit
 from tl_app.training.pretraining.fit import Pretraining, Result
-from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ CLOSING_SECONDS = 15.0
 
 
 def pretrain(config: Config, workdir: str | pathlib.Path) -> dict:
-  """Runs a pretraining in a workdir and returns the metrics, as written to metrics.json.
+  """Runs a pretraining in a workdir and returns the metrics, as written to metrics.json. An interrupted one continues.
 
   Args:
     config: the `Config`.
@@ -57,12 +56,14 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict:
   config_lib.validate(config)
   rules.refuse_unused(config, "pretrain")
   config = default_backbone.named(config, labelled=False)
-  devices = devices_lib.make(config.strategy, config.num_devices)
-  with devices.watched(), workers.claim(workdir, config, devices) as paths:
+  devices = devices_lib.make(config.strategy, config.num_devices, config.deterministic)
+  with devices.watched(), workers.resumable(workdir, config, devices) as record:
+    # A killed process leaves its copies.
+    shutil.rmtree(record.paths.corpus, ignore_errors=True)
     try:
-      return _run(config, Record(paths), start, devices)
+      return _run(config, record, start, devices)
     finally:
-      shutil.rmtree(paths.corpus, ignore_errors=True)
+      shutil.rmtree(record.paths.corpus, ignore_errors=True)
 
 
 def _run(config, record, start, devices):
@@ -74,6 +75,8 @@ def _run(config, record, start, devices):
   corpus = corpora.load(config, assets, record.paths.corpus)
   for note in corpus.notes:
     log.warning("%s", note)
+  problem = f"--dataset={config.dataset}: its examples have changed since the run began"
+  record.state.agree("corpus", corpus.digest, problem)
   with devices.scope():
     backbone = load_backbone(config, assets, corpus)
     rules.require(objective.problem(backbone, config))
@@ -81,7 +84,9 @@ def _run(config, record, start, devices):
       raise UserError(f"--backbone={config.backbone}: tl_app cannot write a network of this kind after pretraining")
     settings = objective.settings(config)
     model = model_lib.pretraining(backbone, objective.head(backbone, settings), backbone.tied)
-  disk_space.check(record.paths.root, disk_space.of_pretraining(model))
+  # One that continues has written a part of it.
+  if not record.state.continued:
+    disk_space.check(record.paths.root, disk_space.of_pretraining(model))
   preprocessing = _set_length(config, backbone, corpus)
   # Random weights know nothing that a new head could destroy.
   warm_up_steps = objective.warm_up_steps if backbone.pretrained else 0
@@ -92,8 +97,11 @@ def _run(config, record, start, devices):
   plan = _plan(config, model, assets, preprocessing, phases)
   record.write_plan(plan)
   _print(plan, corpus, phases, objective)
-  probe = pretrain_probe.make(config, assets, backbone) if config.probe_dataset else None
-  deadline = start + 60 * config.max_minutes - CLOSING_SECONDS if config.max_minutes else None
+  probe = pretrain_probe.make(config, assets, backbone, record.state) if config.probe_dataset else None
+  if not record.state.continued:
+    record.save_state()
+  end = start - record.state.elapsed + 60 * config.max_minutes - CLOSING_SECONDS
+  deadline = end if config.max_minutes else None
   result = fit.run(phases, Pretraining(objective, model, corpus, devices, config, record, probe, deadline))
 
   def write():

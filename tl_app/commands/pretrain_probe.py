@@ -22,6 +22,7 @@ from tl_app.model import model as model_lib
 from tl_app.model.heads import LabelledFeatures
 from tl_app.model.model import Model
 from tl_app.tasks.task import Task
+from tl_app.workdir.state import RunState
 
 
 class Probe:
@@ -43,6 +44,14 @@ class Probe:
     if self._start is None:
       self._start = test_logits
     return score
+
+  def get_state(self) -> dict:
+    """Returns the scores so far and the logits of the start, as JSON values and NumPy arrays."""
+    return {"scores": list(self._scores), "start": self._start}
+
+  def set_state(self, saved: dict) -> None:
+    """Continues after what `get_state` has returned."""
+    self._scores, self._start = list(saved["scores"]), saved["start"]
 
   def compared(self) -> dict:
     """Returns what metrics.json says: the test metrics of the start and of the present weights, and the paired test."""
@@ -75,11 +84,17 @@ class Probe:
     return model.task.metrics.score(logits, data.validation_targets), heads.logits(model.head, test)
 
 
-def make(config: Config, assets: Assets, backbone: Backbone) -> Probe:
+def make(config: Config, assets: Assets, backbone: Backbone, state: RunState) -> Probe:
   """Returns the `Probe` of --probe_dataset on a backbone.
 
+  Args:
+    config: the `Config`.
+    assets: the `Assets`.
+    backbone: the `Backbone`.
+    state: the `RunState`, which knows the examples if the run continues.
+
   Raises:
-    UserError: the data cannot be read, are of another modality, or have a tag for each word.
+    UserError: the data cannot be read, have changed, are of another modality, or have a tag for each word.
   """
   config = dataclasses.replace(config, dataset=config.probe_dataset, validation_dataset="", max_examples=0)
   flag = f"--probe_dataset={config.dataset}"
@@ -95,6 +110,7 @@ def make(config: Config, assets: Assets, backbone: Backbone) -> Probe:
   examples = dataclasses.replace(examples, classes=strings(task.codec.classes(examples.labels)))
   fingerprints = fingerprint(examples, DecodedImageIndex(assets.root))
   split = splits.make(examples, config.splits, fingerprints, task.has_class_names)
+  state.agree("probe", split.digests(), f"{flag}: its examples have changed since the run began")
   task: Task = task.fit(examples.labels[split.train])
   model = model_lib.build(backbone, task)
   train_data = training_data.make(examples, split, training_data.targets_of(task, examples, split))

@@ -16,7 +16,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.compute.devices import Devices
 from tl_app.config import Config
 from tl_app.errors import UserError
-from tl_app.workdir import Record, Workdir
+from tl_app.workdir import Record
 
 # Flags that may differ among machines.
 OF_MACHINE = ("workdir", "cache_dir", "data_dir", "feature_cache", "offline", "bundle")
@@ -24,24 +24,13 @@ PACKAGES = ("tensorflow", "keras")
 
 
 @contextlib.contextmanager
-def claim(workdir: str | pathlib.Path, config: Config, devices: Devices) -> Iterator[Workdir]:
-  """Makes `workdir` that of a run on the chief, see `workdir.claim`; yields the `Workdir`.
+def resumable(workdir: str | pathlib.Path, config: Config, devices: Devices) -> Iterator[Record]:
+  """Makes `workdir` that of a run on the chief, see `workdir.resumable`; yields the `Record`.
 
-  Other workers get a temporary directory, which is deleted at the end.
+  Other workers get a temporary directory, which is deleted at the end, and continue from the state of the chief.
 
   Raises:
     UserError: the chief cannot use the directory; all workers raise it.
-  """
-  with contextlib.ExitStack() as stack:
-    claimed = _on_chief(lambda: stack.enter_context(workdir_lib.claim(workdir, config)), devices)
-    yield claimed or Workdir(_temporary(stack, devices))
-
-
-@contextlib.contextmanager
-def resumable(workdir: str | pathlib.Path, config: Config, devices: Devices) -> Iterator[Record]:
-  """As `claim`, for a run that saves its state, see `workdir.resumable`; yields the `Record`.
-
-  Other workers continue from the state of the chief.
   """
   with contextlib.ExitStack() as stack:
     record = _on_chief(lambda: stack.enter_context(workdir_lib.resumable(workdir, config)), devices)

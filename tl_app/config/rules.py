@@ -58,7 +58,7 @@ USED_BY_PRETRAIN = (
   *PRETRAINING,
   *("train_stages", "bn", "epochs", "batch_size", "learning_rate", "backbone_learning_rate", "head_learning_rate"),
   *("layer_decay", "weight_decay", "clip_norm", "accumulate_steps", "early_stopping_patience", "max_minutes"),
-  *("strategy", "num_devices", "precision", "jit"),
+  *("strategy", "num_devices", "deterministic", "precision", "jit", *CONTINUING),
 )
 # {objective of pretraining: flags that it alone uses}.
 OBJECTIVE_FLAGS = {

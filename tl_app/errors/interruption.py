@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 # Seconds until an interruption that had no effect is repeated: Python drops exceptions raised inside a destructor, and
 # TensorFlow has many destructors.
@@ -80,3 +80,15 @@ def deferred(waits: bool = True) -> Iterator[None]:
     yield
   finally:
     _state.waits = before
+
+
+@contextlib.contextmanager
+def at_once(save: Callable[[], object]) -> Iterator[None]:
+  """Inside the block, which is in one of `deferred`, a signal interrupts at once, and `save` is called then."""
+  try:
+    with deferred(waits=False):
+      check()
+      yield
+  except KeyboardInterrupt:
+    save()
+    raise

@@ -49,14 +49,9 @@ class Validate(keras.callbacks.Callback):
     self._interrupted = interrupted
 
   def on_epoch_end(self, epoch, logs=None):
-    try:
-      # It may take long, so an interruption does not wait for its end.
-      with interruption.deferred(waits=False):
-        interruption.check()
-        logits = self._logits()
-    except KeyboardInterrupt:
-      self._interrupted()
-      raise
+    # It may take long, so an interruption does not wait for its end.
+    with interruption.at_once(self._interrupted):
+      logits = self._logits()
     metrics = self._devices.decided(lambda: self._task.metrics.monitor_metrics(logits, self._targets))
     logs.update({f"val_{name}": value for name, value in metrics.items()})
 

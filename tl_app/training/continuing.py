@@ -11,7 +11,6 @@ import numpy as np
 from tl_app.backbones.weights import values
 from tl_app.errors import interruption
 from tl_app.recipes.phase import Phase
-from tl_app.training.callbacks import KeepBest
 from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
@@ -27,6 +26,18 @@ class Position(typing.NamedTuple):
   batch: int = 0
 
 
+class KeepsState(typing.Protocol):
+  """Something with values that a continued fit needs, such as a callback."""
+
+  def get_state(self) -> dict:
+    """Returns what `set_state` takes, as JSON values and NumPy arrays."""
+    ...
+
+  def set_state(self, saved: dict) -> None:
+    """Continues an interrupted fit."""
+    ...
+
+
 class SavedFit:
   """The fit of a phase, and what must be saved to continue it.
 
@@ -36,7 +47,15 @@ class SavedFit:
     position: the `Position`.
   """
 
-  def __init__(self, record: Record, phase: Phase, network: keras.Model, best: KeepBest):
+  def __init__(self, record: Record, phase: Phase, network: keras.Model, best: KeepsState):
+    """Creates it for a fit that begins.
+
+    Args:
+      record: the `Record` of the run.
+      phase: the `Phase`.
+      network: the compiled `keras.Model`.
+      best: the callback that keeps the best epoch.
+    """
     self.phase = phase
     self.network = network
     self.position = Position()

@@ -57,7 +57,10 @@ def of_training(model: Model, phases: Sequence[Phase], config: Config, examples:
 def of_pretraining(model: BackboneWithHead) -> dict[str, float]:
   """Returns {what is written: bytes} of a pretraining in its workdir, without the copy of its texts."""
   backbone = sum(parameters(stage) for stage in model.backbone.stages.values())
-  return {"backbone": _NUMBER * backbone, "other files": _REST}
+  # The weights now and at the beginning of the phase, the two moments of Adam, the best epoch and the best of all.
+  state = 6 * (backbone + parameters(model.head.variables))
+  states = _NUMBER * _STATES * state
+  return {"states to continue from": states, "backbone": _NUMBER * backbone, "other files": _REST}
 
 
 def check(workdir: pathlib.Path, needed: Mapping[str, float]) -> None:

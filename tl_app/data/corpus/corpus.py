@@ -1,6 +1,8 @@
 """`Corpus`: the unlabelled data of a pretraining run. Labels of the data set, if it has any, are not read."""
 
 import dataclasses
+import hashlib
+import json
 import pathlib
 import typing
 from collections.abc import Iterator
@@ -58,6 +60,7 @@ class Corpus:
     modality: name of the `Modality`.
     train: the training rows: `len`, and `read(int64 [k])` -> object [k] of bytes (UTF-8 texts, encoded images).
     held_out: the rows that the objective is measured on.
+    digest: sha256 hex of the contents of all examples, in order.
     facts: what splits.json and the model card tell: {"source", "examples", "duplicates", ..}.
     notes: lines worth telling the user.
   """
@@ -65,18 +68,20 @@ class Corpus:
   modality: str
   train: TextRows | ImageRows
   held_out: TextRows | ImageRows
+  digest: str
   facts: dict
   notes: list
 
-  def batches(self, batch_size: int, seed: int) -> tf.data.Dataset:
+  def batches(self, batch_size: int, seed: int, skipped: int = 0) -> tf.data.Dataset:
     """Returns the endless dataset of training batches (raw, rows, number), see `raw_batches`.
 
     Args:
       batch_size: examples in a batch, at most the number of training examples.
       seed: of the order. Texts of a batch are alike in length.
+      skipped: number of batches to skip at the beginning; they are not read.
     """
     sizes = self.train.sizes if isinstance(self.train, TextRows) else None
-    return raw_batches(self.train, order.Batches(len(self.train), batch_size, seed, sizes))
+    return raw_batches(self.train, order.Batches(len(self.train), batch_size, seed, sizes), skipped)
 
   def held_out_batches(self, batch_size: int) -> tf.data.Dataset:
     """Returns the dataset of the held-out examples, once, in full batches, the shortest texts first.
@@ -90,15 +95,18 @@ class Corpus:
     return raw_batches(self.held_out, lambda i: positions[i * batch_size : (i + 1) * batch_size]).take(count)
 
 
-def raw_batches(rows: TextRows | ImageRows, positions_of: typing.Callable[[int], np.ndarray]) -> tf.data.Dataset:
+def raw_batches(
+  rows: TextRows | ImageRows, positions_of: typing.Callable[[int], np.ndarray], first: int = 0
+) -> tf.data.Dataset:
   """Returns the endless dataset of (raw, rows, number).
 
   `raw` is string [batch]: UTF-8 texts or encoded images; `rows` int64 [batch], positions in `rows`; `number` int64, the
-  number of the batch from 0.
+  number of the batch, from `first`.
 
   Args:
     rows: what is read.
     positions_of: function, number of a batch -> int64 [batch] positions.
+    first: number of the first batch.
   """
 
   def read(number):
@@ -109,7 +117,7 @@ def raw_batches(rows: TextRows | ImageRows, positions_of: typing.Callable[[int],
     raw, positions = tf.numpy_function(read, [number], [tf.string, tf.int64])
     return tf.ensure_shape(raw, [None]), tf.ensure_shape(positions, [None]), number
 
-  return tf.data.Dataset.counter().map(batch, num_parallel_calls=PARALLEL)
+  return tf.data.Dataset.counter(first).map(batch, num_parallel_calls=PARALLEL)
 
 
 def stream(batches: tf.data.Dataset, example: typing.Callable) -> tf.data.Dataset:
@@ -239,9 +247,11 @@ class _Loader:
     config = self._config
     if self._writer:
       train, held_out, facts = self._divided_texts()
+      digest = train.digest()
       modality = "text"
     else:
       train, held_out, facts = self._divided_images()
+      digest = self._digest_of_images()
       modality = "image"
     if config.max_examples and config.max_examples < len(train):
       train = train.take(order.permuted(np.arange(config.max_examples), len(train), config.split_seed))
@@ -251,7 +261,7 @@ class _Loader:
     if facts["duplicates"]:
       noun = modalities.of(modality).plural
       self.notes.append(f"{noun} that repeat an earlier one, which are read once: {facts['duplicates']:,}")
-    return Corpus(modality, train, held_out, {"source": config.dataset} | facts, self.notes)
+    return Corpus(modality, train, held_out, digest, {"source": config.dataset} | facts, self.notes)
 
   def _divided_texts(self):
     writer, config = self._writer, self._config
@@ -268,6 +278,11 @@ class _Loader:
         f"{writer.texts:,} texts are read in {writer.passages:,} passages of at most {text_store.PASSAGE:,} characters"
       )
     return train, held_out, {"examples": writer.texts, "passages": writer.passages, "duplicates": repeats}
+
+  def _digest_of_images(self):
+    # The contents are the keys.
+    rows = [[digest, *(out for _, out in members)] for digest, members in self._images.items()]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
   def _divided_images(self):
     config, images = self._config, self._images

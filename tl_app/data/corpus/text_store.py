@@ -102,6 +102,13 @@ class TextRows:
     """Returns the sizes in bytes, int32 [k]."""
     return self.index["size"][self.chosen[positions]]
 
+  def digest(self) -> str:
+    """Returns the sha256 hex of the contents of all texts of the directory, in order."""
+    found = hashlib.sha256()
+    for start in range(0, len(self.index), _CHUNK):
+      found.update(np.ascontiguousarray(self.index[start : start + _CHUNK]).tobytes())
+    return found.hexdigest()
+
   def take(self, positions: np.ndarray) -> "TextRows":
     """Returns the rows at the positions, int64 [k]."""
     return dataclasses.replace(self, chosen=self.chosen[positions])

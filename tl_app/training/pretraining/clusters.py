@@ -1,6 +1,5 @@
 """Clusters as labels (Caron et al. 2018, DeepCluster): the network predicts to which cluster its features belonged."""
 
-import dataclasses
 import typing
 
 import keras
@@ -25,19 +24,6 @@ FITTED, BATCH = 20000, 128
 # this half, 50 clusters of the features of a random cnn_small agree better with the classes of digits: adjusted mutual
 # information 0.54 and 0.55 in place of 0.44 and 0.52.
 COMPONENTS = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Labels:
-  """The clusters of the examples before a round.
-
-  Attributes:
-    train: int32 [train].
-    held_out: int32 [held out], the nearest centres of the clusters of the training part.
-  """
-
-  train: np.ndarray
-  held_out: np.ndarray
 
 
 class ClustersObjective(PretrainingObjective):
@@ -69,6 +55,7 @@ class ClustersObjective(PretrainingObjective):
     return [_round(phase, number, rounds) for number in range(rounds)]
 
   def prepare(self, model, phase, corpus):
+    """Returns the clusters before a round: "train" int32 [train], and "held_out" int32 [held out] by nearest centre."""
     count = phase.objective.clusters
     if len(corpus.train) < count:
       raise UserError(f"--clusters={count}: there are only {len(corpus.train):,} examples to train on: lower it")
@@ -82,11 +69,11 @@ class ClustersObjective(PretrainingObjective):
       sklearn.cluster.KMeans(count, n_init=1, max_iter=100, random_state=0),
     ).fit(features)
     model.head.get_layer("clusters").set_weights([np.zeros((features.shape[1], count)), np.zeros(count)])
-    return Labels(*(_nearest(means, infer, rows) for rows in (corpus.train, corpus.held_out)))
+    return {name: _nearest(means, infer, getattr(corpus, name)) for name in ("train", "held_out")}
 
   def example(self, model, phase, seed, prepared=None, held_out=False):
     preprocess, settings = model.backbone.preprocess, view_settings(phase.objective)
-    labels = tf.constant(prepared.held_out if held_out else prepared.train)
+    labels = tf.constant(prepared["held_out" if held_out else "train"])
     changes = model.backbone.modality == "image" and not held_out
 
     def make(raw, rows, number):

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import time
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -18,14 +18,16 @@ from tl_app.compute.precision import StepPolicy
 from tl_app.config import Config
 from tl_app.data.corpus import corpus as corpora
 from tl_app.data.corpus.corpus import Corpus
-from tl_app.errors import RunFailed
+from tl_app.errors import RunFailed, interruption
 from tl_app.model import audit, stages
 from tl_app.model.model import BackboneWithHead
 from tl_app.preprocessing import text
 from tl_app.recipes.phase import Phase
-from tl_app.training import callbacks
+from tl_app.training import callbacks, continuing
 from tl_app.training.compiling import PretrainingSteps, with_phase_steps
+from tl_app.training.continuing import Callbacks, KeepsState, SavedFit
 from tl_app.training.pretraining.objective import PretrainingObjective
+from tl_app.training.pretraining.state import Done, Measured
 from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,14 @@ log = logging.getLogger(__name__)
 # Seed of the random choices in the held-out part: the same for all runs, so that their metrics can be compared.
 HELD_OUT_SEED = 0
 START = "start"
+
+
+class Probe(KeepsState, typing.Protocol):
+  """Measures the present features."""
+
+  def __call__(self) -> float:
+    """Returns the score of a linear probe, higher is better."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +56,7 @@ class Pretraining:
     devices: the `Devices`.
     config: the `Config`.
     record: the `Record`.
-    probe: function that returns the score of a linear probe on the present features, higher is better; None without
-      --probe_dataset.
+    probe: the `Probe`; None without --probe_dataset.
     deadline: when training must end, as `time.monotonic`; None without --max_minutes.
   """
 
@@ -57,33 +66,12 @@ class Pretraining:
   devices: Devices
   config: Config
   record: Record
-  probe: Callable[[], float] | None = None
+  probe: Probe | None = None
   deadline: float | None = None
 
   def seconds_left(self) -> float:
     """Returns the seconds until the deadline, on the clock of the chief."""
     return self.devices.decided(lambda: self.deadline - time.monotonic())
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-  """Weights and what they measure.
-
-  Attributes:
-    name: "start", or PHASE/EPOCH.
-    metrics: of the held-out part, see `PretrainingObjective.metrics`, and "probe" with --probe_dataset.
-    values: NumPy arrays of the variables that the phases may change.
-  """
-
-  name: str
-  metrics: dict[str, float]
-  values: list[np.ndarray]
-
-  @property
-  def score(self) -> tuple:
-    """What the best weights have most of: the score of the probe if there is one, then the smallest loss."""
-    probe = (self.metrics["probe"],) if "probe" in self.metrics else ()
-    return (*probe, -self.metrics["loss"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +96,8 @@ class Result:
 def run(planned: Sequence[Phase], pretraining: Pretraining) -> Result:
   """Runs the phases, and gives the model the best weights that were measured after the warm-up of the head.
 
+  A run that was interrupted continues where it was saved.
+
   Args:
     planned: the phases: those that train the head alone come first.
     pretraining: the `Pretraining`.
@@ -117,24 +107,30 @@ def run(planned: Sequence[Phase], pretraining: Pretraining) -> Result:
   """
   model, record = pretraining.model, pretraining.record
   changing = stages.changing(model, planned)
-  start, best, done, policies, speeds = None, None, [], {}, {}
-  for index, phase in enumerate(planned):
+  done = Done.restored(model, record.state, pretraining.probe)
+  for index, phase in enumerate(planned[done.phases :], start=done.phases):
     with record.clock("train"), pretraining.devices.scope():
-      fit = _PhaseFit(phase, pretraining, changing)
-      if phase.trains_backbone and start is None:
-        start = best = fit.measured(START)
-        log.info("before pretraining: %s", described(start.metrics))
+      fit = _PhaseFit(phase, pretraining, changing, done)
+      if phase.trains_backbone and done.start is None:
+        done.start = done.best = fit.measured(START)
+        log.info("before pretraining: %s", described(done.start.metrics))
       found = fit.run(sum(later.trains_backbone for later in planned[index:]))
-    if found is None:
-      continue
-    done.append(found.phase)
-    policies[phase.name], speeds[phase.name] = found.policy, found.examples_per_second
-    if best is not None and found.best is not None and found.best.score > best.score:
-      best = found.best
-  assert start is not None and best is not None, "no phase trains the backbone"
-  for variable, value in zip(changing, best.values):
-    variable.assign(value)
-  return Result(start, best, done, policies, speeds)
+    if found is not None:
+      done.fitted.append(found.to_tree())
+      if done.best is not None and found.best is not None and found.best.score > done.best.score:
+        done.best = found.best
+    done.phases, done.prepared = index + 1, None
+    with interruption.deferred():
+      interruption.acted_on()
+      done.note(model, record.state, pretraining.probe)
+      record.save_state()
+    interruption.check()
+  assert done.start is not None and done.best is not None, "no phase trains the backbone"
+  continuing.assign(changing, done.best.values)
+  phases = [Phase.from_json(fitted["phase"]) for fitted in done.fitted]
+  policies = {phase.name: StepPolicy(**fitted["policy"]) for phase, fitted in zip(phases, done.fitted)}
+  speeds = {phase.name: fitted["examples_per_second"] for phase, fitted in zip(phases, done.fitted)}
+  return Result(done.start, done.best, phases, policies, speeds)
 
 
 def described(metrics: dict[str, float]) -> str:
@@ -151,21 +147,26 @@ class _Fitted:
   best: Measured | None
   examples_per_second: float
 
+  def to_tree(self):
+    """Returns the JSON values of all but `best`."""
+    policy = dataclasses.asdict(self.policy)
+    return {"phase": self.phase.to_json(), "policy": policy, "examples_per_second": self.examples_per_second}
+
 
 class _PhaseFit:
   """One phase: its network, its batches and its measurements."""
 
-  def __init__(self, phase, pretraining, changing):
-    self._phase, self._all, self._changing = phase, pretraining, changing
+  def __init__(self, phase, pretraining, changing, done):
+    self._phase, self._all, self._changing, self._done = phase, pretraining, changing, done
     objective, model, corpus = pretraining.objective, pretraining.model, pretraining.corpus
     stages.set_trainable(model, phase)
     self._before = audit.state(model, phase)
     self._network = with_phase_steps(objective.network(model, phase), phase)
     self._measure = objective.measure(self._network, phase)
-    prepared = _of_chief(objective.prepare(model, phase, corpus), pretraining.devices)
-    example = objective.example(model, phase, pretraining.config.seed, prepared)
-    self._batches = corpora.stream(corpus.batches(phase.inputs.batch_size, pretraining.config.seed), example)
-    self._held_out = held_out(pretraining, phase, prepared)
+    if done.prepared is None:
+      done.prepared = _of_chief(objective.prepare(model, phase, corpus), pretraining.devices)
+    self._example = objective.example(model, phase, pretraining.config.seed, done.prepared)
+    self._held_out = held_out(pretraining, phase, done.prepared)
     self._steps = PretrainingSteps(self._network, phase, model, lambda: objective.loss(phase))
 
   def measured(self, name):
@@ -190,27 +191,45 @@ class _PhaseFit:
     Args:
       remaining: number of phases of the backbone that share the time left, this one included.
     """
-    phase, policy = self._phase, self._policy()
-    phase = self._shortened(policy, remaining)
-    if phase is None:
+    record = self._all.record
+    decided = record.state.decide(f"phase {self._phase.name}", lambda: self._decide(remaining))
+    if decided["phase"] is None:
       return None
+    phase, policy = Phase.from_json(decided["phase"]), StepPolicy(**decided["policy"])
     steps = dataclasses.replace(self._steps, phase=phase)
     steps.compile(policy)
-    watch = _Watch(self, phase)
+    self._done.note(self._all.model, record.state, self._all.probe)
+    watch = _Watch(self, phase, self._all.probe)
+    # With several workers a run continues after the last phase that has ended.
+    saved = SavedFit(record if self._all.devices.workers == 1 else record.without_state(), phase, self._network, watch)
+    watch.interrupted = saved.save
+    saved.restore(self._batches)
     with (
       precision.computing(self._network, policy.precision),
       progress.bar(phase.name, phase.schedule.steps) as bar,
+      interruption.deferred(),
     ):
       self._network.fit(
-        self._all.devices.distributed(self._batches),
+        self._all.devices.distributed(self._batches(saved.skipped)),
+        initial_epoch=saved.position.epoch,
         epochs=phase.schedule.epochs,
         steps_per_epoch=phase.schedule.steps_per_epoch,
-        callbacks=self._callbacks(phase, watch, bar),
+        callbacks=Callbacks(self._callbacks(phase, watch, bar), saved, self._all.config.checkpoint_minutes),
         verbose=0,
         shuffle=False,  # The dataset is shuffled.
       )
     audit.report(self._all.model, phase, self._before)
     return _Fitted(phase, policy, watch.best, watch.steps * phase.inputs.batch_size / max(watch.seconds, 1e-9))
+
+  def _batches(self, skipped=0):
+    batches = self._all.corpus.batches(self._phase.inputs.batch_size, self._all.config.seed, skipped)
+    return corpora.stream(batches, self._example)
+
+  def _decide(self, remaining):
+    """Returns the phase as it fits into --max_minutes, or None, and its policy, as JSON values."""
+    policy = self._policy()
+    phase = self._shortened(policy, remaining)
+    return {"phase": phase and phase.to_json(), "policy": dataclasses.asdict(policy)}
 
   def _callbacks(self, phase, watch, bar):
     record = self._all.record
@@ -231,14 +250,14 @@ class _PhaseFit:
     policies = precision.candidates(config.machine, backbone, self._all.devices)
     hurries = self._all.deadline and self._all.seconds_left() < precision.MIN_SECONDS
     num_steps = 0 if hurries else phase.schedule.steps
-    return precision.choose(policies, self._steps, self._batches, num_steps, text.shapes(backbone.preprocess))
+    return precision.choose(policies, self._steps, self._batches(), num_steps, text.shapes(backbone.preprocess))
 
   def _shortened(self, policy, remaining):
     """Returns the phase, with the epochs or the part of one that fit into --max_minutes; None if nothing fits."""
     phase = self._phase
     if self._all.deadline is None:
       return phase
-    seconds = precision.measure(policy, self._steps, self._batches, rounds=2)[0]
+    seconds = precision.measure(policy, self._steps, self._batches(), rounds=2)[0]
     # The warm-up of the head may take a quarter of the time.
     share = 1 / remaining if phase.trains_backbone else 1 / 4
     batches = -(-len(self._all.corpus.held_out) // phase.inputs.batch_size)
@@ -266,12 +285,8 @@ def held_out(pretraining: Pretraining, phase: Phase, prepared: typing.Any = None
 
 
 def _of_chief(prepared, devices):
-  """Returns what `PretrainingObjective.prepare` returned on the chief: None, or a record of arrays."""
-  if prepared is None or devices.workers == 1:
-    return prepared
-  names = [field.name for field in dataclasses.fields(prepared)]
-  arrays = devices.arrays(lambda: [getattr(prepared, name) for name in names])
-  return dataclasses.replace(prepared, **dict(zip(names, arrays)))
+  """Returns what `PretrainingObjective.prepare` returned on the chief: None, or a dict of arrays."""
+  return prepared and dict(zip(prepared, devices.arrays(lambda: list(prepared.values()))))
 
 
 class _Watch(keras.callbacks.Callback):
@@ -280,13 +295,27 @@ class _Watch(keras.callbacks.Callback):
   Attributes:
     best: the best `Measured`; None for a phase of the head alone, which keeps its last weights.
     steps, seconds: number of steps after the first ones, which trace, and the seconds they took.
+    interrupted: function that is called if an interruption ends a measurement.
   """
 
-  def __init__(self, fit, phase):
+  def __init__(self, fit, phase, probe):
     super().__init__()
-    self._fit, self._phase = fit, phase
-    self.best, self.steps, self.seconds = None, 0, 0.0
+    self._fit, self._phase, self._probe = fit, phase, probe
+    self.best, self.steps, self.seconds, self.interrupted = None, 0, 0.0, lambda: None
     self._best_epoch, self._begin = 0, 0.0
+
+  def get_state(self):
+    """Returns what `set_state` takes, as JSON values and NumPy arrays."""
+    found = {"steps": self.steps, "seconds": self.seconds, "best_epoch": self._best_epoch}
+    probe = self._probe and self._probe.get_state()
+    return found | {"best": self.best and dict(vars(self.best)), "probe": probe}
+
+  def set_state(self, saved):
+    """Continues an interrupted fit."""
+    self.steps, self.seconds, self._best_epoch = saved["steps"], saved["seconds"], saved["best_epoch"]
+    self.best = saved["best"] and Measured(**saved["best"])
+    if self._probe:
+      self._probe.set_state(saved["probe"])
 
   def on_train_batch_begin(self, batch, logs=None):
     self._begin = time.perf_counter()
@@ -296,7 +325,9 @@ class _Watch(keras.callbacks.Callback):
       self.steps, self.seconds = self.steps + 1, self.seconds + time.perf_counter() - self._begin
 
   def on_epoch_end(self, epoch, logs=None):
-    measured = self._fit.measured(f"{self._phase.name}/{epoch + 1}")
+    # It may take long, so an interruption does not wait for its end.
+    with interruption.at_once(self.interrupted):
+      measured = self._fit.measured(f"{self._phase.name}/{epoch + 1}")
     logs.update({f"val_{name}": value for name, value in measured.metrics.items()})
     if not self._phase.trains_backbone:
       return

@@ -104,6 +104,7 @@ class NextTokenLosses(keras.layers.Layer):
     # A function hides it from Keras, which would count it among the variables of this layer.
     self._table = lambda: table
     self._sampled = sampled if SAMPLE_OF * sampled < table.shape[0] else 0
+    self._seeds = keras.random.SeedGenerator() if self._sampled else None
 
   def build(self, states_shape, targets_shape):
     self.bias = self.add_weight((self._table().shape[0],), initializer="zeros", name="bias")
@@ -120,8 +121,11 @@ class NextTokenLosses(keras.layers.Layer):
     labels = tf.maximum(targets, 0)
     if training and self._sampled:
       labels_column, tokens = tf.cast(tf.reshape(labels, [-1, 1]), tf.int64), table.shape[0]
-      # By default TensorFlow samples small ids most, which in a WordPiece vocabulary are single characters.
-      sample = tf.random.uniform_candidate_sampler(labels_column, 1, self._sampled, unique=True, range_max=tokens)
+      # All tokens alike: small ids of a WordPiece vocabulary are single characters.
+      chances = keras.random.uniform([tokens], seed=self._seeds)
+      chosen = tf.cast(tf.math.top_k(chances, self._sampled, sorted=False).indices, tf.int64)
+      expected = self._sampled / tokens
+      sample = (chosen, tf.fill(tf.shape(labels_column), expected), tf.fill(tf.shape(chosen), expected))
       flat = tf.reshape(states, [-1, states.shape[-1]])
       losses = tf.nn.sampled_softmax_loss(
         self._table().value, bias, labels_column, flat, self._sampled, tokens, sampled_values=sample

@@ -83,7 +83,8 @@ class PretrainingObjective(abc.ABC):
   def prepare(self, model: BackboneWithHead, phase: Phase, corpus: Corpus) -> typing.Any:
     """Returns what `example` needs besides an example, such as pseudo-labels of all rows, computed before a phase.
 
-    It may give the head new initial values.
+    It may give the head new initial values. It is a dict of NumPy arrays, which a run that continues does not compute
+    again, or None.
     """
     return None
 

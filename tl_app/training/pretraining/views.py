@@ -94,11 +94,13 @@ class ViewsObjective(PretrainingObjective):
       # The same dropout in each measurement.
       _assign(states, start)
       losses, features = [], []
-      for inputs, rows in batches:
-        value, found = of_batch(inputs, rows)
-        losses.append((len(found), float(value)))
-        features.append(found.numpy())
-      _assign(states, before)
+      try:
+        for inputs, rows in batches:
+          value, found = of_batch(inputs, rows)
+          losses.append((len(found), float(value)))
+          features.append(found.numpy())
+      finally:
+        _assign(states, before)
       sizes, values = np.array(losses).T
       found = np.concatenate(features)
       return {

@@ -10,6 +10,7 @@ import tiny_modules
 
 from tl_app import backbones
 from tl_app.assets import Assets, operations, saved_models
+from tl_app.backbones import saved_backbone
 from tl_app.errors import UserError
 
 
@@ -41,6 +42,18 @@ def test_trust_loads_the_module_and_says_so(tmp_path, caplog):
   assert target.read_text() == "written by an initialiser"
   assert "is loaded because of --trust_backbone: its graph has WriteFile, which writes files" in caplog.text
   assert backbone.effects == "WriteFile, which writes files"
+  saved_backbone.write(backbone, tmp_path / "saved", saved_backbone.Card("module", "nothing", "none", {}, "none"))
+  card = (tmp_path / "saved" / saved_backbone.CARD).read_text()
+  assert "**Not safe to load unseen**: its graph has WriteFile, which writes files" in card
+  with pytest.raises(UserError, match="WriteFile, which writes files"):
+    load(tmp_path / "saved")
+
+
+def test_a_preprocessing_model_is_scanned_too(tmp_path):
+  hostile = hostile_modules.reads_a_file(tmp_path / "hostile", "/etc/hostname")
+  good = backbones.resolve(tiny_modules.image_map(tmp_path / "good"))
+  with pytest.raises(UserError, match="hostile is not loaded: its graph has ReadFile, which reads files"):
+    backbones.load(good, Assets(offline=True), preprocessor=hostile)
 
 
 def test_python_cannot_run_elsewhere_whatever_is_trusted(tmp_path):

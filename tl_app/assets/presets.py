@@ -7,6 +7,9 @@ from tl_app import files
 from tl_app.assets import cache, keras_files
 from tl_app.errors import UserError
 
+# Files of a KerasHub preset from which it builds layers, tokenizers and converters.
+_BUILT = ("config.json", "task.json", "tokenizer.json", "preprocessor.json", "image_converter.json")
+
 
 def local_preset(handle):
   """Returns the directory of a preset; raises `UserError` if files are missing."""
@@ -28,8 +31,11 @@ def local_preset(handle):
 
 def _refuse_code(handle, directory):
   """Raises `UserError` if a configuration of a KerasHub preset has code, or names files outside of it."""
-  for path in sorted(directory.glob("*.json")):
-    fault = keras_files.config_fault(files.read_json(path))
+  for path in filter(pathlib.Path.is_file, (directory / name for name in _BUILT)):
+    try:
+      fault = keras_files.config_fault(files.read_json(path))
+    except (ValueError, RecursionError) as error:
+      raise UserError(f"{handle}: {path.name} is damaged: {cache.reason(error)}") from None
     if fault:
       raise UserError(f"{handle}: {path.name} is refused: {fault}")
 

@@ -87,7 +87,7 @@ def test_several_labels_are_learnt_and_measured(multi_label):
   metrics, workdir = multi_label
   assert metrics["task"] == "multi_label" and metrics["test"]["macro_f1"] > 0.9
   assert 0.2 < metrics["baseline"]["macro_f1"] < 0.8
-  assert metrics["candidates"].keys() == {"every_class", "nearest_neighbours", "probe"}
+  assert metrics["candidates"].keys() == {"every_class", "nearest_neighbours", "tf_idf", "probe"}
   assert list(metrics["test"]["per_class"]) == ["blue", "green", "red"]
   plan = files.read_json(workdir / "plan.json")
   assert (

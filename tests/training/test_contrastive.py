@@ -111,7 +111,7 @@ def config(tmp_path_factory):
 @pytest.mark.slow
 def test_a_run_exports_what_it_evaluates(config, tmp_path):
   metrics = train.train_and_evaluate(config, tmp_path / "run")
-  assert set(metrics["candidates"]) == {"majority_class", "nearest_neighbours", "probe", "fine_tuned"}
+  assert set(metrics["candidates"]) == {"majority_class", "nearest_neighbours", "tf_idf", "probe", "fine_tuned"}
   assert metrics["parity"]["label_flips"] == 0
   log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
   losses = [record["loss"] for record in log if record["phase"] == "contrastive"]

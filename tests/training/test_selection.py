@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from tl_app import tasks
+from tl_app.config import Config
+from tl_app.data import modalities
+from tl_app.data.examples import Inputs
 from tl_app.report import formatting
 from tl_app.tasks import SINGLE_LABEL, statistics
 from tl_app.training import selection
@@ -69,6 +73,26 @@ def test_baseline_scores_need_no_training():
   scores = selection.baseline_scores(features[:150], labels[:150], features[150:], labels[150:], TASK)
   assert scores["majority_class"] == pytest.approx(np.mean(labels[150:] == np.bincount(labels[:150]).argmax()))
   assert scores["nearest_neighbours"] > 0.8
+
+
+@pytest.mark.parametrize(
+  ("name", "labels"), [("single_label", "ab"), ("multi_label", ["x", "x,y"]), ("regression", "14")]
+)
+def test_counts_of_words_are_a_baseline_of_each_task(name, labels):
+  texts = [f"{'good' if number % 2 else 'bad'} thing {number % 7}" for number in range(60)]
+  cells = [labels[number % 2] for number in range(60)]
+  task = tasks.TASKS[name].configure(Config(), cells).fit(cells)
+  targets = task.codec.targets(cells)
+  train, validation = (Inputs.of("text", texts[rows]) for rows in (slice(40), slice(40, None)))
+  found = modalities.of("text").plain_features(train, validation)
+  score = selection.plain_baseline(found, targets[:40], targets[40:], task)
+  assert score > 0.9
+  assert modalities.of("text").plain_features(Inputs.of("text", ["!", "?"]), validation) is None
+
+
+def test_entities_have_no_baseline_of_words():
+  task = tasks.TASKS["token_classification"]
+  assert selection.plain_baseline((np.ones((2, 1)), np.ones((2, 1))), np.ones(2), np.ones(2), task) is None
 
 
 def test_the_best_of_several_phases_is_the_first_with_the_highest_score():

@@ -350,7 +350,7 @@ def test_without_time_the_probe_is_selected(train_phases, caplog, recipe):
   # Nothing was fine-tuned, so there is no such candidate.
   assert trained.names == ["probe"]
   baselines = phases.baseline_scores(trained.features)
-  assert set(baselines) == {"majority_class", "nearest_neighbours"}
+  assert set(baselines) == {"majority_class", "nearest_neighbours", "tf_idf"}
   assert phases.select(trained.candidates, baselines, trained.features).best.name == "probe"
   assert "no training step fits" in caplog.text
   assert trained.plan[1]["epochs"] == 0
@@ -373,7 +373,14 @@ def test_a_run_is_shortened_and_says_so(flags, tmp_path, caplog, monkeypatch):
   assert log.count('"phase": "unfreeze_1"') == first["epochs"] and '"phase": "unfreeze_2"' not in log
   assert "--max_minutes=25: phase unfreeze_1 has" in caplog.text
   # The averaged weights, and the export, are those of the phase before the one that had no time.
-  assert set(metrics["candidates"]) == {"majority_class", "nearest_neighbours", "probe", "fine_tuned", "averaged"}
+  assert set(metrics["candidates"]) == {
+    "majority_class",
+    "nearest_neighbours",
+    "tf_idf",
+    "probe",
+    "fine_tuned",
+    "averaged",
+  }
   files.write_json(
     tmp_path / "run" / "metrics.json", metrics | {"selected": "fine_tuned", "selected_phase": "unfreeze_1"}
   )

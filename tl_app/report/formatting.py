@@ -76,7 +76,7 @@ def sentence(text: str) -> str:
 
 def candidate(name: str) -> str:
   """Returns the key of a candidate in metrics.json as words, like "fine-tuned" for "fine_tuned"."""
-  return "fine-tuned" if name == "fine_tuned" else name.replace("_", " ")
+  return {"fine_tuned": "fine-tuned", "tf_idf": "TF-IDF"}.get(name, name.replace("_", " "))
 
 
 def given_flags(values: Mapping[str, object], but: Iterable[str] = ()) -> list[str]:

@@ -53,6 +53,10 @@ class LossSpec(abc.ABC):
   def probe_estimators(self, solver: str) -> list[tuple[float, typing.Any]]:
     """Returns [(strength, scikit-learn estimator)] of a probe solver, the most regularised first."""
 
+  def baseline_estimator(self) -> typing.Any | None:
+    """Returns a linear model of scikit-learn for sparse features, which need no network; None if there is none."""
+    return None
+
   @abc.abstractmethod
   def probe_weights(self, estimator) -> tuple[np.ndarray, np.ndarray]:
     """Returns (kernel [features, outputs], bias [outputs]) of a fitted estimator."""

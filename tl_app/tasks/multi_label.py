@@ -145,6 +145,9 @@ class SigmoidLoss(LossSpec):
   def probe_estimators(self, solver):
     return [(c, sklearn.multiclass.OneVsRestClassifier(model)) for c, model in solvers.classifiers(solver)]
 
+  def baseline_estimator(self):
+    return sklearn.multiclass.OneVsRestClassifier(solvers.sparse_classifier())
+
   def probe_weights(self, estimator):
     # A class that every example has gets no model, but a constant answer.
     width = next(model.coef_.shape[1] for model in estimator.estimators_ if hasattr(model, "coef_"))

@@ -116,6 +116,9 @@ class SquaredError(LossSpec):
   def probe_estimators(self, solver):
     return [(alpha, sklearn.linear_model.Ridge(alpha=alpha)) for alpha in solvers.RIDGE_STRENGTHS]
 
+  def baseline_estimator(self):
+    return sklearn.linear_model.Ridge(alpha=1.0, solver="sparse_cg")
+
   def probe_weights(self, estimator):
     return np.atleast_2d(estimator.coef_).T, np.atleast_1d(estimator.intercept_)
 

@@ -114,6 +114,9 @@ class SoftmaxLoss(LossSpec):
   def probe_estimators(self, solver):
     return solvers.classifiers(solver)
 
+  def baseline_estimator(self):
+    return solvers.sparse_classifier()
+
   def probe_weights(self, estimator):
     return solvers.softmax_weights(estimator)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from tl_app.backbones.weights import values
 from tl_app.config import AUTO
+from tl_app.data import modalities
 from tl_app.errors import RunFailed, interruption
 from tl_app.features.frozen import Features
 from tl_app.model import heads, stages
@@ -25,13 +26,19 @@ PART = "phases"
 
 
 def baseline_scores(features: Features) -> dict[str, float]:
-  """Returns the primary metric of the baselines on the validation split, see `selection.baseline_scores`."""
-  data, frozen = features.data, features.frozen()
-  return selection.baseline_scores(
+  """Returns the primary metric of the baselines on the validation split.
+
+  They are those of `selection.baseline_scores`, and for texts "tf_idf", a linear model on the counts of words.
+  """
+  data, frozen, task = features.data, features.frozen(), features.model.task
+  scores = selection.baseline_scores(
     *(frozen[data.train], frozen.targets(data.targets, data.train)),
-    *(frozen[data.validation], data.validation_targets, features.model.task),
+    *(frozen[data.validation], data.validation_targets, task),
     by_example=lambda outputs: frozen.by_example(outputs, data.validation),
   )
+  plain = modalities.of(data.examples.modality).plain_features(data.inputs[data.train], data.inputs[data.validation])
+  score = selection.plain_baseline(plain, data.train_targets, data.validation_targets, task) if plain else None
+  return scores if score is None else scores | {"tf_idf": score}
 
 
 def train(
@@ -161,6 +168,13 @@ def select(
   listed = ", ".join(f"{formatting.candidate(name)} {score:.4f}" for name, score in scores.items())
   log.info("candidates, by %s on the validation split: %s", title, listed)
   log.info("selected %s", selected.reason)
+  baseline = max(baselines, key=lambda name: baselines[name])
+  if baselines[baseline] > selected.metrics[selected.best.name][metric]:
+    log.warning(
+      "a baseline is better than the selected model on the validation split: %s, %s %.4f; try another --backbone or "
+      "--recipe",
+      *(formatting.candidate(baseline), title, baselines[baseline]),
+    )
   return selected
 
 

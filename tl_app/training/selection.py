@@ -94,6 +94,27 @@ def select(candidates: Sequence[Candidate], targets: np.ndarray, task, wanted: s
   return Selection(best, _reason(best, first, metrics, task, len(targets)), metrics)
 
 
+def plain_baseline(features: tuple, targets: np.ndarray, validation_targets: np.ndarray, task) -> float | None:
+  """Returns the primary metric on the validation split of a linear model on features that need no network, or None.
+
+  Args:
+    features: (of the training split, of the validation split), see `Modality.plain_features`.
+    targets: [n, ..], of the training split.
+    validation_targets: [validation examples, ..].
+    task: the `Task`.
+  """
+  estimator = task.loss.baseline_estimator()
+  if estimator is None:
+    return None
+  train, validation = features
+  step = -(-train.shape[0] // NEIGHBOUR_EXAMPLES)
+  kernel, bias = task.loss.probe_weights(estimator.fit(train[::step], targets[::step]))
+  if kernel.shape[1] != len(task.names):
+    # A rare class is not among the examples that were taken.
+    return None
+  return task.metrics.score(validation @ kernel + bias, validation_targets)
+
+
 def _adapted_or_first(adapted, first, metrics, task):
   """Returns the `Selection` of the adapted candidate, unless it is clearly worse than the first one on the source.
 

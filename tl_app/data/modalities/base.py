@@ -140,6 +140,18 @@ class Modality(abc.ABC):
       UserError: the augmentation does not fit the modality or the inputs, or a package is absent.
     """
 
+  def plain_features(self, train: Inputs, others: Inputs) -> tuple[typing.Any, typing.Any] | None:
+    """Returns features that need no network, for a baseline; None if there are none that are worth a comparison.
+
+    Args:
+      train: the inputs of the training split, from which the features may learn.
+      others: other inputs.
+
+    Returns:
+      (of `train`, of `others`): arrays or sparse matrices [examples, features].
+    """
+    return None
+
   @abc.abstractmethod
   def describe_augmentation(self, name: str) -> str:
     """Returns what --augment=`name` does to an input, in a few words."""

@@ -7,6 +7,8 @@ from tl_app.data.modalities.base import Modality
 
 # A network this wide takes the learning rates of BERT-base (5e-5 to 2e-5, Devlin et al. 2019); narrower ones more.
 WIDE = 512
+# Words and pairs of words of the TF-IDF baseline, the most frequent ones.
+MAX_WORDS = 20000
 # Characters of a text in the report.
 MAX_PREVIEW = 300
 
@@ -73,6 +75,19 @@ class Text(Modality):
 
     raw, traced = tf.constant(inputs.array(), tf.string), preprocess.traced()
     return lambda i: traced(tf.gather(raw, i))
+
+  def plain_features(self, train, others):
+    """TF-IDF of the words and of the pairs of words that follow each other."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(
+      sublinear_tf=True, ngram_range=(1, 2), max_features=MAX_WORDS, token_pattern=r"(?u)\w+"
+    )
+    try:
+      return vectorizer.fit_transform(map(" ".join, train.rows())), vectorizer.transform(map(" ".join, others.rows()))
+    except ValueError:
+      # No text has a word.
+      return None
 
   def augmentation(self, name, inputs, seed):
     from tl_app.augmentation import texts

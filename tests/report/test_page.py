@@ -91,7 +91,8 @@ def test_the_page_shows_the_metrics_of_the_run(tmp_path):
 def test_plots_have_alt_texts_and_are_well_formed(tmp_path):
   write_run(tmp_path, ["negative", "positive"])
   page = Page(page_lib.write(tmp_path))
-  (image,) = page.attributes("img")
+  image, certainty = page.attributes("img")
+  assert "expected calibration error" in certainty["alt"]
   assert "probe, full" in image["alt"] and "3 epochs" in image["alt"] and "validation loss 1.100" in image["alt"]
   colours = {}
   for theme, address in (("light", image["src"]), ("dark", page.attributes("source")[0]["srcset"])):

@@ -87,7 +87,7 @@ def test_the_export_answers_with_entities_and_their_places(run, tmp_path):
   for entity in first["entities"]:
     assert text[entity["start"] : entity["end"]] == entity["text"] and 0.5 < entity["score"] <= 1
   assert len(first["words"]) == len(first["labels"]) == 6
-  assert empty["entities"] == empty["words"] == [] and none["entities"] == []
+  assert empty["error"] == "the text is empty" and none["entities"] == []
   lists = tmp_path / "lists.jsonl"
   lists.write_text(json.dumps({"text": ["the", "word0"]}))
   predict.predict(str(workdir / "export"), str(lists), str(answered))

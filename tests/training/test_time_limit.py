@@ -384,7 +384,7 @@ def test_a_run_is_shortened_and_says_so(flags, tmp_path, caplog, monkeypatch):
   # Files without checksums are read as they are.
   (tmp_path / "run" / "checksums.json").unlink()
   files.write_json(
-    tmp_path / "run" / "metrics.json", metrics | {"selected": "fine_tuned", "selected_phase": "unfreeze_1"}
+    tmp_path / "run" / "metrics.json", metrics | {"selected_candidate": "fine_tuned", "selected_phase": "unfreeze_1"}
   )
   found = {
     stage.name: stage for stage in inspect_run.compare(tmp_path / "run", {"cache_dir": flags["cache_dir"]}).stages

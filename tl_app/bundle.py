@@ -3,19 +3,23 @@
 python -m tl_app.bundle --flagfile=configs/movie_reviews_minilm.cfg --output=movie_reviews.tar
 python -m tl_app.bundle --flagfile=configs/movie_reviews_minilm.cfg --output=lock.json
 
-Takes the flags of `train` and of `pretrain`, of which --backbone or --dataset is needed. With --bundle=FILE.tar a run
-uses the archive; with --lock=lock.json it refuses downloads that have changed.
+Takes all flags of `train` and of `pretrain`; --help shows those that say what is downloaded. --backbone or --dataset is
+needed. With --bundle=FILE.tar a run uses the archive; with --lock=lock.json it refuses downloads that have changed.
 """
 
 import pathlib
 
 from tl_app import cli
 from tl_app.config import FIELDS
+from tl_app.config.rules import DOWNLOAD_FLAGS, LOADING_FLAGS
 from tl_app.errors import UserError
+
+# The other flags that say what is downloaded.
+DATA_SETS = ("dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset", "data_dir")
 
 
 def define_flags():
-  cli.define_run(FIELDS)
+  cli.define_run(FIELDS, (*DOWNLOAD_FLAGS, *LOADING_FLAGS, "backbone", *DATA_SETS))
   cli.flag("output", "", "Archive to write; if its name ends with .json, its lock.json alone.", path=True)
 
 

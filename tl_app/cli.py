@@ -29,13 +29,19 @@ _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEF
 _DEFINED = {heading: [] for heading in (OWN, *config_lib.GROUPS)}
 
 
-def define(names: Iterable[str] | None = None) -> None:
-  """Defines a flag for each field of `Config` but those of pretraining, or for the named ones."""
+def define(names: Iterable[str] | None = None, listed: Iterable[str] | None = None) -> None:
+  """Defines a flag for each field of `Config` but those of pretraining, or for the named ones.
+
+  Args:
+    names: of the fields.
+    listed: of those that the help shows; None for all.
+  """
   for heading, group in config_lib.GROUPS.items():
     for field in dataclasses.fields(group):
       if field.name in names if names else heading != "Pretraining":
         _define_field(field)
-        _DEFINED[heading].append(field.name)
+        if listed is None or field.name in listed:
+          _DEFINED[heading].append(field.name)
 
 
 def _define_field(field):
@@ -72,9 +78,9 @@ def flag(name: str, default: str | int, help: str, low: int | None = None, path:
   _DEFINED[OWN].append(name)
 
 
-def define_run(names: Iterable[str] | None = None) -> None:
+def define_run(names: Iterable[str] | None = None, listed: Iterable[str] | None = None) -> None:
   """Defines every flag of a run: the fields of `Config` as `define` does, and --config."""
-  define(names)
+  define(names, listed)
   _define_path("config", "", "config.json of an earlier run. Flags on the command line override it.")
   _DEFINED["Run"].append("config")
 

@@ -444,12 +444,13 @@ def image_features(image_config, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "examples"), [("auto", 8), (32, 64)])
-def test_images_are_measured_in_a_batch_that_memory_holds(image_features, monkeypatch, size, examples):
+def test_images_are_measured_in_a_batch_that_memory_holds(image_features, tmp_path, monkeypatch, size, examples):
   config, features = image_features
   seen = []
   monkeypatch.setattr(image_size, "MIN_IMAGES", 1)
   monkeypatch.setattr(Features, "predict", lambda own, network, rows: seen.append((len(rows), own.batch_size)))
   config, spec = dataclasses.replace(config, batch_size=size), backbones.resolve(config.backbone)
-  model = train._with_smaller_images(config, spec, None, features, _limit(9.0))
+  record = Record(Workdir(tmp_path))
+  model = image_size.with_smaller_images(config, spec, None, features, _limit(9.0), record)
   assert seen == [(examples, examples)] * 2
   assert model is features.model

@@ -64,6 +64,11 @@ def test_the_newest_state_comes_back_with_its_arrays(run):
   assert others["scalar"] == 7 and others["scalar"].shape == () and others["empty"].shape == (0, 4)
 
 
+def test_a_run_without_a_state_decides_each_time():
+  state, numbers = RunState(), iter([1, 2])
+  assert [state.decide("policy", lambda: next(numbers)) for _ in range(2)] == [1, 2] and state.decided("policy") is None
+
+
 def test_two_states_are_kept_and_what_is_half_written_is_removed(run):
   state = _save(run, 1)
   (run.resume / ".new123").mkdir()

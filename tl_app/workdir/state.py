@@ -117,6 +117,8 @@ class RunState:
 
   def decide(self, name: str, make: Callable[[], typing.Any]) -> typing.Any:
     """Returns the decision of the saved run, or that of `make`, a JSON value, which is saved with the next state."""
+    if not self.directory:
+      return make()
     if name not in self._decisions:
       self._decisions[name] = make()
     return self._decisions[name]

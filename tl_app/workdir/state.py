@@ -1,40 +1,31 @@
 """The saved state of an unfinished run, from which the same command continues.
 
-A state is a directory of `resume/`, named by its number. `arrays.bin` holds the bytes of all arrays, `state.json`
-everything else with the sha256 of each array, and `state.json.sha256` the sha256 of that file. A state is written to a
-new directory, flushed to disk and then renamed, and the one before it is kept.
+The states are in `resume/`, see `state_files`. When one is written, the one before it is kept.
 """
 
 import dataclasses
-import hashlib
 import importlib.metadata
-import json
 import logging
 import os
 import pathlib
 import shutil
-import tempfile
 import time
 import typing
 from collections.abc import Callable, Iterable, Mapping
 
 from tl_app import config as config_lib
 from tl_app.errors import UserError
+from tl_app.workdir import state_files
 from tl_app.workdir.paths import Workdir
 
 log = logging.getLogger(__name__)
 
-# Number of the layout of a state.
-FORMAT = 1
 # States that are kept, the newest included.
 KEPT = 2
 # Largest share of the time of a run that saving takes: a slow disk makes the states rarer.
 SHARE = 0.02
 # Packages whose versions decide the results of a run.
 PACKAGES = ("tl_app", "tensorflow", "keras")
-_ARRAYS, _STATE, _CHECKSUM = "arrays.bin", "state.json", "state.json.sha256"
-# The key of a reference to an array in state.json.
-_ARRAY = "array"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +86,10 @@ class RunState:
     Raises:
       UserError: a flag or the version of a package differs from those of the saved run.
     """
-    numbers = _numbers(run.resume)
+    numbers = state_files.numbers(run.resume)
     for number in reversed(numbers):
       try:
-        values = _read(run.resume / number)
+        values = state_files.read(run.resume / number)
       except (OSError, ValueError, KeyError, TypeError) as error:
         older = "the one before it is used" if number != numbers[0] else "there is no other: the run starts again"
         log.warning("the saved state %s is damaged (%s); %s", run.resume / number, _one_line(error), older)
@@ -153,13 +144,13 @@ class RunState:
     if not self.directory:
       return
     for variable in variables:
-      value = _numpy(variable)
-      self._known.setdefault(_sha256(value), value if self.continued else None)
+      value = state_files.numpy(variable)
+      self._known.setdefault(state_files.sha256(value), value if self.continued else None)
     for name, part in self._parts.items():
-      used = set(_references(part.tree))
+      used = set(state_files.references(part.tree))
       if not used <= {*part.arrays, *self._known}:
         raise UserError(f"the weights of --backbone have changed since the run began: {_remedy(self._run)}")
-      self._decoded[name] = _decode(part.tree, self._known | part.arrays)
+      self._decoded[name] = state_files.decode(part.tree, self._known | part.arrays)
       self._parts[name] = _Part(part.tree, {sha: part.arrays[sha] for sha in used if sha in part.arrays})
     self._known = dict.fromkeys(self._known)
 
@@ -177,7 +168,7 @@ class RunState:
     self._parts.pop(name, None)
     if tree is not None and self.directory:
       arrays: dict = {}
-      self._parts[name] = _Part(_encode(tree, arrays, self._known), arrays)
+      self._parts[name] = _Part(state_files.encode(tree, arrays, self._known), arrays)
 
   def is_due(self, minutes: float) -> bool:
     """Returns whether it is time for another state.
@@ -199,7 +190,7 @@ class RunState:
       return
     start = time.monotonic()
     values = {
-      "format": FORMAT,
+      "format": state_files.FORMAT,
       "time": time.strftime("%Y-%m-%d %H:%M:%S"),
       "config": dataclasses.asdict(self._config),
       "packages": packages(),
@@ -212,7 +203,7 @@ class RunState:
     arrays: dict = {}
     for part in self._parts.values():
       arrays |= part.arrays
-    _write(self.directory, values, arrays)
+    state_files.write(self.directory, values, arrays, KEPT)
     self.is_saved, self._saved_at, self.count = True, time.monotonic(), self.count + 1
     self._cost = self._saved_at - start
 
@@ -253,11 +244,6 @@ def _remedy(run):
   return f"give what it was started with to continue it, or --resume=fresh to set it aside and start again ({run.root})"
 
 
-def _numbers(directory):
-  """Returns the names of the states in a directory, the oldest first."""
-  return sorted(path.name for path in directory.glob("[0-9]*")) if directory.is_dir() else []
-
-
 def _cut(run, sizes):
   """Cuts the files that grow to their sizes when the state was saved, and deletes those that came later."""
   for path in (run.log, *run.tensorboard.rglob("*tfevents*")):
@@ -266,136 +252,6 @@ def _cut(run, sizes):
       path.unlink(missing_ok=True)
     elif path.is_file() and path.stat().st_size > size:
       os.truncate(path, size)
-
-
-def _write(directory, values, arrays):
-  directory.mkdir(parents=True, exist_ok=True)
-  numbers = _numbers(directory)
-  # What a killed process has written in part.
-  for rest in directory.glob(".new*"):
-    shutil.rmtree(rest, ignore_errors=True)
-  new = pathlib.Path(tempfile.mkdtemp(prefix=".new", dir=directory))
-  try:
-    _fill(new, values, arrays)
-    new.rename(directory / f"{int(numbers[-1]) + 1 if numbers else 1:06}")
-  except OSError as error:
-    # The disk may be full: the states before this one stay.
-    shutil.rmtree(new, ignore_errors=True)
-    error.filename = str(directory)
-    raise
-  _flush_directory(directory)
-  for number in numbers[: len(numbers) + 1 - KEPT]:
-    shutil.rmtree(directory / number, ignore_errors=True)
-
-
-def _fill(new, values, arrays):
-  """Writes the files of a state into an empty directory, and flushes them to disk."""
-  index, offset = {}, 0
-  with open(new / _ARRAYS, "wb") as file:
-    for sha, array in arrays.items():
-      file.write(_bytes(array))
-      index[sha] = {"dtype": array.dtype.name, "shape": list(array.shape), "offset": offset}
-      offset += array.nbytes
-    _flush(file)
-  text = json.dumps({**values, "arrays": index}).encode()
-  for name, content in ((_STATE, text), (_CHECKSUM, f"{hashlib.sha256(text).hexdigest()}  {_STATE}\n".encode())):
-    with open(new / name, "wb") as file:
-      file.write(content)
-      _flush(file)
-  _flush_directory(new)
-
-
-def _read(directory):
-  """Returns the values of a state, with "arrays" as {sha256: array}.
-
-  Raises:
-    OSError, ValueError, KeyError, TypeError: it is damaged.
-  """
-  import numpy as np
-
-  text = (directory / _STATE).read_bytes()
-  if (directory / _CHECKSUM).read_text().split()[0] != hashlib.sha256(text).hexdigest():
-    raise ValueError(f"{_STATE} has another sha256")
-  values, arrays = json.loads(text), {}
-  if values["format"] != FORMAT:
-    raise ValueError(f"it has format {values['format']}, and this tl_app reads format {FORMAT}")
-  with open(directory / _ARRAYS, "rb") as file:
-    for sha, about in values["arrays"].items():
-      dtype, shape = np.dtype(about["dtype"]), tuple(about["shape"])
-      array = np.empty(shape, dtype)
-      file.seek(about["offset"])
-      if file.readinto(_bytes(array)) != array.nbytes or _sha256(array) != sha:
-        raise ValueError(f"an array of {_ARRAYS} has another sha256")
-      arrays[sha] = array
-  return values | {"arrays": arrays}
-
-
-def _flush(file):
-  file.flush()
-  os.fsync(file.fileno())
-
-
-def _flush_directory(path):
-  number = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(number)
-  finally:
-    os.close(number)
-
-
-def _numpy(variable):
-  import numpy as np
-
-  # Contiguous: it is hashed and written as bytes.
-  return np.ascontiguousarray(variable.numpy() if hasattr(variable, "numpy") else variable)
-
-
-def _bytes(array):
-  """Returns the memory of a contiguous array as bytes."""
-  return memoryview(array.reshape(-1).view("uint8"))
-
-
-def _sha256(array):
-  """Returns the sha256 of the dtype, the shape and the bytes of an array."""
-  digest = hashlib.sha256(f"{array.dtype.name} {array.shape}".encode())
-  digest.update(_bytes(array))
-  return digest.hexdigest()
-
-
-def _encode(tree, arrays, known):
-  """Returns `tree` with {"array": sha256} in place of each array, and adds those to `arrays` that are not `known`."""
-  import numpy as np
-
-  if isinstance(tree, dict):
-    return {name: _encode(value, arrays, known) for name, value in tree.items()}
-  if isinstance(tree, (list, tuple)):
-    return [_encode(value, arrays, known) for value in tree]
-  if isinstance(tree, np.ndarray):
-    array = np.ascontiguousarray(tree).reshape(tree.shape)
-    sha = _sha256(array)
-    if sha not in known:
-      arrays.setdefault(sha, array)
-    return {_ARRAY: sha}
-  return tree.item() if isinstance(tree, np.generic) else tree
-
-
-def _decode(tree, arrays):
-  if isinstance(tree, dict):
-    if set(tree) == {_ARRAY}:
-      return arrays[tree[_ARRAY]]
-    return {name: _decode(value, arrays) for name, value in tree.items()}
-  return [_decode(value, arrays) for value in tree] if isinstance(tree, list) else tree
-
-
-def _references(tree):
-  """Yields the sha256 of each array in a tree."""
-  if isinstance(tree, dict):
-    if set(tree) == {_ARRAY}:
-      yield tree[_ARRAY]
-      return
-    tree = list(tree.values())
-  for value in tree if isinstance(tree, list) else ():
-    yield from _references(value)
 
 
 def _one_line(error):

@@ -86,7 +86,7 @@ def _run(config, record, start, devices):
     model = model_lib.pretraining(backbone, objective.head(backbone, settings), backbone.tied)
   # One that continues has written a part of it.
   if not record.state.continued:
-    disk_space.check(record.paths.root, disk_space.of_pretraining(model))
+    devices.decided(lambda: disk_space.check(record.paths.root, disk_space.of_pretraining(model)))
   preprocessing = _set_length(config, backbone, corpus)
   # Random weights know nothing that a new head could destroy.
   warm_up_steps = objective.warm_up_steps if backbone.pretrained else 0

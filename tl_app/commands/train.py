@@ -161,7 +161,7 @@ def _with_disk_space(features, planned, config, record):
   needed = disk_space.of_training(features.model, planned, config, len(features.data.examples))
   # One that continues has written a part of it.
   if not record.state.continued:
-    disk_space.check(root, needed)
+    features.devices.decided(lambda: disk_space.check(root, needed))
   return features.with_space_for(root, sum(needed.values()))
 
 

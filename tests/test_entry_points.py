@@ -63,7 +63,7 @@ def test_train_writes_every_file_and_ends_with_the_summary(world, trained):
   assert (world / "run/export/assets/labels.txt").read_text() == "blue\ngreen\nred\n"
   # Results on stdout, progress on stderr.
   assert trained.stdout.startswith(f"test accuracy     {metrics['test']['accuracy']:.3f} (95 % interval ")
-  assert f"{world}/run/export" in trained.stdout and len(trained.stdout.splitlines()) <= 12
+  assert f"{world}/run/export" in trained.stdout and len(trained.stdout.splitlines()) <= 14
   assert "probe epoch 1/40  accuracy " in trained.stderr and "I0000" not in trained.stderr
 
 

@@ -51,7 +51,7 @@ def fault(path: pathlib.Path) -> str:
     path: a .keras file, or an HDF5 file with a whole model or with weights.
 
   Raises:
-    OSError, ValueError, KeyError, zipfile.BadZipFile, RecursionError: the file is damaged.
+    OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile: the file is damaged. h5py raises all of them.
   """
   if path.suffix == ".keras":
     return _of_archive(path)

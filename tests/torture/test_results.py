@@ -1,0 +1,42 @@
+"""The comparison of two runs finds each difference that is no time."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.torture import results
+
+
+def write(run, weight=1.0, accuracy=0.5, loss=0.25, prediction="a", seconds=3.0):
+  (run / "checkpoints").mkdir(parents=True)
+  with h5py.File(run / "checkpoints/model.weights.h5", "w") as file:
+    # Keras writes the names of layers too, which differ from run to run.
+    file.attrs["name"] = f"functional_{seconds}"
+    file["layers/head/vars/0"] = np.array([weight, 2.0], np.float32)
+  (run / "metrics.json").write_text(json.dumps({"accuracy": accuracy, "seconds": {"train": seconds}}))
+  (run / "log.jsonl").write_text(json.dumps({"epoch": 1, "loss": loss, "seconds": seconds}) + "\n")
+  (run / "predictions_test.csv").write_text(f"id,prediction\n1,{prediction}\n")
+  return run
+
+
+@pytest.mark.parametrize(
+  ("change", "difference"),
+  [
+    ({"seconds": 4.0}, ""),
+    ({"weight": np.nextafter(np.float32(1), 2)}, "checkpoints/model.weights.h5 layers/head/vars/0: 8 bytes"),
+    ({"accuracy": 0.75}, "metrics.json accuracy: 0.75, not 0.5"),
+    ({"loss": 0.5}, "log.jsonl 1 loss: 0.5, not 0.25"),
+    ({"prediction": "b"}, "predictions_test.csv: 18 bytes"),
+  ],
+)
+def test_each_difference_that_is_no_time_is_found(tmp_path, change, difference):
+  found = results.first_difference(write(tmp_path / "run", **change), write(tmp_path / "whole"))
+  assert found.startswith(difference) and bool(found) == bool(difference)
+
+
+def test_a_missing_file_is_a_difference(tmp_path):
+  run, whole = write(tmp_path / "run"), write(tmp_path / "whole")
+  (run / "predictions_test.csv").unlink()
+  assert results.first_difference(run, whole) == "predictions_test.csv is in one of them"

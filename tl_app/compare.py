@@ -2,7 +2,8 @@
 
 python -m tl_app.compare --flagfile=configs/movie_reviews_minilm.cfg --recipes=probe,lp_ft --workdir=runs/compared
 
-Takes all flags of tl_app.train. Finished runs are not repeated. Writes comparison.md and comparison.json.
+Takes all flags of tl_app.train. Finished runs are not repeated, interrupted ones continue. Writes comparison.md and
+comparison.json.
 """
 
 from tl_app import cli
@@ -28,4 +29,4 @@ def main():
 
 
 if __name__ == "__main__":
-  cli.run(main, __doc__, define_flags)
+  cli.run(main, __doc__, define_flags, continues=True)

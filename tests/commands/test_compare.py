@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def nothing_runs(monkeypatch):
   def refuse(*_, **__):
     raise AssertionError("a run was started")
 
-  monkeypatch.setattr(compare.subprocess, "run", refuse)
+  monkeypatch.setattr(compare.subprocess, "Popen", refuse)
 
 
 @pytest.mark.slow
@@ -326,3 +327,27 @@ def test_what_the_user_must_change_is_one_line(tmp_path, flags, message):
   (line,) = done.stderr.splitlines()
   assert line.startswith("tl_app: ") and message in line
   assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_lets_the_training_save_its_state(tmp_path):
+  code = (
+    "import pathlib, signal, sys, time\n"
+    "saved = pathlib.Path('saved')\n"
+    "signal.signal(signal.SIGTERM, lambda *_: (saved.touch(), sys.exit(143)))\n"
+    "pathlib.Path('ready').touch()\n"
+    "time.sleep(60)\n"
+  )
+  process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+  wait = process.wait
+
+  def interrupted(timeout=None):
+    while not (tmp_path / "ready").exists():
+      time.sleep(0.01)
+    if timeout is None:
+      raise KeyboardInterrupt
+    return wait(timeout)
+
+  process.wait = interrupted
+  with pytest.raises(KeyboardInterrupt):
+    compare._ended(process)
+  assert process.returncode == 143 and (tmp_path / "saved").exists()

@@ -23,7 +23,7 @@ ONE = Devices(tf.distribute.get_strategy())
 @pytest.mark.slow
 def test_two_workers_give_the_numbers_of_one_process(tmp_path):
   before = set(glob.glob(os.path.join(tempfile.gettempdir(), "tl_app_worker*")))
-  argument = {"paths": cases.world(tmp_path / "world"), "cases": ["short"]}
+  argument = {"paths": cases.world(tmp_path / "world"), "cases": ["full, odd batches"]}
   one = launch.run(argument | {"flags": {"strategy": "single"}, "root": str(tmp_path / "one")})
   two = launch.run(argument | {"flags": {"strategy": "multi_worker"}, "root": str(tmp_path / "two")}, workers=2)
   assert [code for code, _ in one + two] == [0, 0, 0], one + two
@@ -31,7 +31,7 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path):
   assert "phase full" in chief and "worker 1: " not in chief
   assert all(line.startswith("worker 1: ") for line in other.splitlines() if "tl_app" in line or "warning" in line)
   assert set(glob.glob(os.path.join(tempfile.gettempdir(), "tl_app_worker*"))) == before
-  found = compare.differences(*(cases.directory(tmp_path / name, "short") for name in ("one", "two")))
+  found = compare.differences(*(cases.directory(tmp_path / name, "full, odd batches") for name in ("one", "two")))
   assert max(found.values()) < 1e-5, found
 
 

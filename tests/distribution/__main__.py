@@ -29,11 +29,14 @@ def main():
   parser.add_argument("--root", default="", help="where the runs go, and where those of an earlier call are used again")
   given = parser.parse_args()
   with tempfile.TemporaryDirectory() as scratch:
-    root, kinds = pathlib.Path(given.root or scratch), given.kinds.split(",")
+    root, kinds, names = pathlib.Path(given.root or scratch), given.kinds.split(","), given.cases.split(";")
     paths = _world(root)
-    print("\n".join(_row(name, kinds) for name in ("case", "---")), flush=True)
-    worst = max(_case(name, kinds, root, paths) for name in given.cases.split(";"))
-  raise SystemExit(int(worst > LIMIT))
+    for kind in ("single", *kinds):
+      _run(kind, names, root, paths)
+    header = ["case", *(f"{kind}: {what}" for kind in kinds for what in ("weights", "predictions", "losses"))]
+    print("\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header))))
+    worst = max(_compare(name, kinds, root) for name in names)
+  raise SystemExit(int(not worst <= LIMIT))
 
 
 def _world(root):
@@ -44,25 +47,24 @@ def _world(root):
   return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _row(name, kinds):
-  cells = {"case": [f"{kind}: {what}" for kind in kinds for what in ("weights", "predictions", "losses")]}
-  return "| " + " | ".join([name, *cells.get(name, ["---"] * 3 * len(kinds))]) + " |"
+def _run(kind, names, root, paths):
+  """Runs the cases of a kind that an earlier call has not run, all in the same processes."""
+  flags, workers = KINDS[kind]
+  left = [name for name in names if not (cases.directory(root / kind, name) / "metrics.json").exists()]
+  argument = {"paths": paths, "cases": left, "flags": flags, "root": str(root / kind)}
+  for code, lines in launch.run(argument, workers) if left else []:
+    if code:
+      print(f"{kind}: exit code {code}: {lines.strip().splitlines()[-1]}", flush=True)
+    print("\n".join(line for line in lines.splitlines() if line.partition(": ")[0] in names), flush=True)
 
 
-def _case(name, kinds, root, paths):
-  """Runs a case on one device and of each kind, prints a row and returns the largest difference."""
+def _compare(name, kinds, root):
+  """Prints the row of a case and returns its largest difference, infinite if it has not run."""
   found = []
-  for kind in ("single", *kinds):
-    flags, workers = KINDS[kind]
-    argument = {"paths": paths, "cases": [name], "flags": flags, "root": str(root / kind)}
-    directory = cases.directory(root / kind, name)
-    if not (directory / "metrics.json").exists():
-      failed = [lines for code, lines in launch.run(argument, workers) if code]
-      if failed:
-        print(f"| {name} | {kind} failed: {failed[0].strip().splitlines()[-1]} |", flush=True)
-        return float("inf")
-    if kind != "single":
-      found += compare.differences(cases.directory(root / "single", name), directory).values()
+  for kind in kinds:
+    directories = [cases.directory(root / each, name) for each in ("single", kind)]
+    done = all((directory / "metrics.json").exists() for directory in directories)
+    found += compare.differences(*directories).values() if done else [float("inf")] * 3
   print("| " + " | ".join([name, *(f"{value:.1e}" for value in found)]) + " |", flush=True)
   return max(found)
 

@@ -12,7 +12,7 @@ import warm_process
 # One thread an operation: the sums of two runs are then in the same order.
 SETUP = """
 import logging, sys
-sys.path[:0] = {path!r}
+sys.path[:0] = PATHS
 import tensorflow as tf
 tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(2)
@@ -52,7 +52,7 @@ def start(code: str, argument: dict, tf_config: str = "") -> warm_process.Popen:
   """Starts a process that has TensorFlow, with `argument` as JSON after its code; returns the process."""
   pipe, environment = subprocess.PIPE, dict(os.environ)
   environment |= {"TF_CONFIG": tf_config} if tf_config else {}
-  code = code.format(path=[str(ROOT), str(ROOT / "tests")])
+  code = code.replace("PATHS", repr([str(ROOT), str(ROOT / "tests")]))
   process = warm_process.Popen(
     [sys.executable, "-c", code, json.dumps(argument)], env=environment, stdin=pipe, stdout=pipe, stderr=pipe
   )

@@ -236,7 +236,9 @@ def test_a_full_disk_is_reported_and_nothing_half_written_remains(tl_train, tmp_
   monkeypatch.setattr(train_lib, "save", full)
   code, _, stderr = tl_train()
   assert code == 2 and "no space is left on the disk" in refusal(stderr)
-  assert not (tmp_path / "run").exists()
+  # Nothing that looks like a result, and the state with which the same command continues.
+  assert (tmp_path / "run" / "resume").is_dir()
+  assert not [path for path in workdir.Workdir(tmp_path / "run").results() if path.exists()]
 
 
 @pytest.mark.parametrize(

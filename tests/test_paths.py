@@ -48,9 +48,14 @@ def test_the_home_directory_is_put_in(home, value, path):
 
 def test_every_field_that_is_a_path_is_marked():
   marked = {name for name, field in config.FIELDS.items() if field.metadata["path"]}
-  places = {name for name, field in config.FIELDS.items() if "irectory" in field.metadata["help"]} - {"offline"}
+  places = {name for name, field in config.FIELDS.items() if "irectory" in field.metadata["help"]} - {
+    "offline",
+    "resume",
+  }
   assert (
-    places | {"dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset", "preprocessor"}
+    places
+    | {"dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset", "preprocessor"}
+    | {"bundle", "lock"}
     == marked
   )
 

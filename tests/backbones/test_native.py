@@ -210,7 +210,9 @@ def test_a_damaged_sentence_transformers_directory_is_refused(sentence_directory
 def test_a_sentence_transformers_model_of_an_address_says_it_too(sentence_directory, monkeypatch, pooling, expected):
   modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
   directory, asked = sentence_directory(["Transformer", "Pooling", "Normalize"], **modes), []
-  monkeypatch.setattr(Assets, "preset", lambda self, handle, model_types, licence="": asked.append(handle) or str(directory))
+  monkeypatch.setattr(
+    Assets, "preset", lambda self, handle, model_types, licence="": asked.append(handle) or str(directory)
+  )
   spec = _load("hf://me/tiny", pooling=pooling).spec
   assert (spec.handle, spec.pooling, spec.l2_normalized) == ("hf://me/tiny", *expected)
   assert asked == ["hf://me/tiny"]

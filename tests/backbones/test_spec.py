@@ -276,7 +276,7 @@ def test_load_dispatches_by_kind(monkeypatch, tmp_path):
   for module in ("saved_model", "native"):
     monkeypatch.setitem(sys.modules, f"tl_app.backbones.{module}", fake)
     monkeypatch.setattr(backbones, module, fake, raising=False)
-  monkeypatch.setattr(Assets, "hub_module", lambda self, handle: f"dir of {handle}")
+  monkeypatch.setattr(Assets, "hub_module", lambda self, handle, licence="": f"dir of {handle}")
   spec = backbones.resolve("bert_base.tfhub")
   assert backbones.load(spec, Assets(tmp_path)) is loaded
   assert calls["args"] == (f"dir of {spec.handle}", spec)

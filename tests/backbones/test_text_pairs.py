@@ -79,7 +79,7 @@ def test_the_export_takes_both_texts_and_predict_reads_both_columns(bi_encoder, 
   # The run remembers its columns.
   predict.predict(workdir, str(asked), str(tmp_path / "again.csv"))
   header, first, _ = (tmp_path / "again.csv").read_text().splitlines()
-  assert header == "id,text,text_pair,label,score,next_label,next_score,error"
+  assert header == "id,text,text_pair,label,score,next_label,next_score,prediction_set,error"
   assert first.startswith("asked.csv:2,word3 word3 word3,word3 word3 word3,same,")
   with pytest.raises(UserError, match="no column 'three' .--text_pair_column"):
     predict.predict(str(workdir / "export"), str(asked), text_column="one", text_pair_column="three")

@@ -139,7 +139,8 @@ def test_inline_flags_have_valid_values():
 
 @pytest.mark.slow
 def test_flags_that_the_docs_name_exist():
-  of_other_programs = r"python -m (?!tl_app)[^`\n]*|^(curl|saved_model_cli|  run --dir|#SBATCH|# gcloud) [^`\n]*"
+  of_other_programs = r"python -m (?!tl_app)[^`\n]*|pip (download|install) [^`\n]*"
+  of_other_programs += r"|^(curl|saved_model_cli|  run --dir|#SBATCH|# gcloud) [^`\n]*"
   ours = re.sub(of_other_programs, "", EVERYTHING, flags=re.MULTILINE)
   named = set(re.findall(r"(?<![\w-])--(?:\[no\])?(\w+)", ours))
   known = set().union(*map(flags_of, COMMANDS))

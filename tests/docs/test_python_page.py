@@ -55,7 +55,7 @@ def test_the_examples_run(tmp_path, monkeypatch):
   assert pathlib.Path("training.png").stat().st_size > 10_000 < pathlib.Path("confusions.png").stat().st_size
   assert run.metrics["parity"]["label_flips"] == 0
   answers = run.predict(["I lost my card", "Where is my money?"])
-  assert list(answers) == ["input", "label", "score", "next_label", "next_score", "error"]
+  assert list(answers) == ["input", "label", "score", "next_label", "next_score", "prediction_set", "error"]
   assert list(answers.input) == ["I lost my card", "Where is my money?"] and (answers.score > answers.next_score).all()
   with pytest.raises(tl_app.UserError, match="no file or directory 'I lost my card': give a list of inputs, or a path"):
     run.predict("I lost my card")

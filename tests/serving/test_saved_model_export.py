@@ -245,7 +245,8 @@ def test_labels_are_in_the_assets(images):
     "backbone": model.backbone.spec.name,
     "pairs": False,
     "columns": {},
-    "task": {"name": "single_label", "primary_metric": "accuracy", "names": COLOURS},
+    "task": json.loads(json.dumps(model.task.get_config())),
+    "downloads": [],
   }
   assert proof["num_examples"] == 8 and proof["label_flips"] == 0 and proof["max_probability_difference"] <= 1e-5
   assert [path.name for path in export.parent.iterdir() if path.name.startswith(".")] == []

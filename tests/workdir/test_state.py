@@ -184,7 +184,7 @@ def _unfinished(root, error=KeyboardInterrupt, config=CONFIG):
   return record.paths
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, UserError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ZeroDivisionError])
 def test_an_interrupted_run_continues_with_its_files(tmp_path, error):
   paths = _unfinished(tmp_path, error)
   with workdir.resumable(tmp_path, CONFIG) as record:
@@ -193,8 +193,9 @@ def test_an_interrupted_run_continues_with_its_files(tmp_path, error):
   assert not paths.resume.exists() and not paths.earlier.exists()
 
 
-def test_a_failed_run_does_not_continue(tmp_path):
-  paths = _unfinished(tmp_path, RunFailed)
+@pytest.mark.parametrize("error", [RunFailed, UserError, NotADirectoryError])
+def test_a_run_that_would_fail_again_does_not_continue(tmp_path, error):
+  paths = _unfinished(tmp_path, error)
   assert not paths.resume.exists()
 
 

@@ -46,15 +46,16 @@ def opened(
 def cells(answer: dict) -> dict:
   """Returns an answer as the cells of a row, {column: cell}, for a table.
 
-  Of one class per input: label, score, next_label and next_score, the class with the second highest probability. Of
-  numbers: one column each. Else what the answer holds, without the probabilities.
+  Of one class per input: label, score, next_label and next_score, the class with the second highest probability, and
+  the prediction set. Of numbers: one column each. Else what the answer holds, without the probabilities.
   """
   row = {name: value for name, value in answer.items() if name not in ("id", "values", "probabilities")}
   row |= answer.get("values", {})
   others = [pair for pair in answer.get("probabilities", {}).items() if pair[0] != answer.get("label")]
   if "label" in answer and others:
     row["next_label"], row["next_score"] = max(others, key=lambda pair: pair[1])
-  return row
+  # A list, which is read less often than the cells above.
+  return row | {"prediction_set": row.pop("prediction_set")} if "prediction_set" in row else row
 
 
 def _json_lines(file):

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 # Beginning of the names of the directories in which --resume=fresh keeps unfinished runs.
 ASIDE = "unfinished-"
+# Errors about a path that a flag names.
+_WRONG_PATHS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 @contextlib.contextmanager
@@ -42,8 +44,9 @@ def claim(root: str | pathlib.Path, config: config_lib.Config) -> Iterator[Workd
 def resumable(root: str | pathlib.Path, config: config_lib.Config) -> Iterator[Record]:
   """As `claim`, for a run that saves its state: one that was interrupted continues. Yields its `Record`.
 
-  A run that has saved its state keeps it, whatever ends the block, but for `RunFailed`: the same command would fail
-  again. If it repeats a finished run, that one is restored, and the files of the interrupted run wait beside it.
+  A run that has saved its state keeps it, whatever ends the block, but for `RunFailed`, for errors after which other
+  flags must be given, and for a failure after its metrics were written. If it repeats a finished run, that one is
+  restored, and the files of the interrupted run wait beside it.
 
   Raises:
     UserError: as `claim`; or the saved run had other flags or other versions of packages.
@@ -104,15 +107,26 @@ def _written(run, config, state):
     yield
     state.remove()
   except BaseException as error:
-    continues = state.is_saved and not isinstance(error, RunFailed)
+    continues = state.is_saved and not _ends(run, state, error)
     if not continues:
       state.remove()
       _undo(run, error)
+    elif not run.metrics.is_file():
+      _remove(run.results())
     raise
   finally:
     if continues and Workdir(run.earlier).metrics.is_file():
       _exchange(run, run.waiting, run.earlier)
     _remove([run.earlier])
+
+
+def _ends(run, state, error):
+  """Whether a run that has saved its state is not to be continued after an error."""
+  if isinstance(error, (UserError, *_WRONG_PATHS)):
+    # A new run must be started with other flags. One that continues was started with other flags or data.
+    return not state.continued
+  # A run that was measured lacks its export alone, which `export` writes.
+  return isinstance(error, RunFailed) or (isinstance(error, Exception) and run.metrics.is_file())
 
 
 def _undo(run, error):

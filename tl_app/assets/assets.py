@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import typing
 from collections.abc import Iterable, Iterator
 
 from tl_app import files
@@ -77,10 +78,13 @@ class Assets:
   @property
   def bundled_data_dir(self) -> str:
     """Directory of the data sets of TFDS in the bundle, as of --data_dir; "" without a bundle that has one."""
-    held = [entry for entry in self._opened.downloads if entry.kind == "tfds"] if self._opened else []
+    opened = self._opened
+    held = [entry for entry in opened.downloads if entry.kind == "tfds"] if opened else []
+    if not opened or not held:
+      return ""
     for entry in held:
-      self._opened.find(entry.kind, entry.source)
-    return str(self._opened.directory / bundles.TFDS) if held else ""
+      opened.find(entry.kind, entry.source)
+    return str(opened.directory / bundles.TFDS)
 
   def wheel(self, requirement: str, sha256: str, members: Iterable[str], licence: str = locks.UNKNOWN) -> pathlib.Path:
     """Returns a directory with files of a wheel or sdist, downloaded by the user's pip without dependencies.
@@ -280,16 +284,13 @@ class Assets:
 
   def _from_bundle(self, kind, source, revision="", members=()):
     """Returns the directory of a download in the bundle, whose revision and files are those that are needed."""
-    found, directory = self._opened.find(kind, source)
+    opened = typing.cast(bundles.Bundle, self._opened)
+    found, directory = opened.find(kind, source)
     if revision and found.revision != revision:
-      raise UserError(
-        f"{self._opened.what} holds another {locks.shortened(source)} than this tl_app uses: make it again"
-      )
+      raise UserError(f"{opened.what} holds another {locks.shortened(source)} than this tl_app uses: make it again")
     for glob in members:
       if not any(archives.matches(name, [glob]) for name in found.files):
-        raise UserError(
-          f"{self._opened.what} holds no {glob} of {locks.shortened(source)}: make it again with this tl_app"
-        )
+        raise UserError(f"{opened.what} holds no {glob} of {locks.shortened(source)}: make it again with this tl_app")
     return self._used(
       Use(kind, source, found.licence, lambda: (directory, found.revision, found.files), path=found.path)
     )

@@ -138,7 +138,7 @@ def _of_hdf5(file):
       if not isinstance(link, h5py.HardLink):
         return f"its entry {group.name.rstrip('/')}/{name} is a link, {type(link).__name__}"
       member = group[name]
-      address = h5py.h5o.get_info(member.id).addr
+      address = h5py.h5o.get_info(member.id).addr  # pyright: ignore[reportAttributeAccessIssue]
       if address in seen:
         continue
       seen.add(address)

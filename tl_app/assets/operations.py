@@ -15,8 +15,9 @@ UNKNOWN = "is no operation of TensorFlow or tensorflow_text"
 # Operations that read one file, with the position of its name among the inputs: an asset of the model may be read.
 READS_ASSET = {"ReadFile": 0, "InitializeTableFromTextFile": 1, "InitializeTableFromTextFileV2": 1}
 # Operations of the functions that save and restore the variables, with the position of the file name.
-SAVES = dict.fromkeys(("Save", "SaveSlices", "SaveV2", "Restore", "RestoreSlice", "RestoreV2"), 0)
-SAVES["MergeV2Checkpoints"] = 1
+SAVES = {name: 0 for name in ("Save", "SaveSlices", "SaveV2", "Restore", "RestoreSlice", "RestoreV2")} | {
+  "MergeV2Checkpoints": 1
+}
 
 _NAMES = {
   READS: """

@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import progress
+from tl_app.compute.batch_predictor import BatchPredictor
 from tl_app.compute.cluster import Place
 from tl_app.errors import RunFailed, UserError
 
@@ -215,7 +216,7 @@ class Workers(tf.distribute.MultiWorkerMirroredStrategy):
       ) from None
 
 
-class LocalPredictor:
+class LocalPredictor(BatchPredictor):
   """Predicts with a network of `Workers` on the devices of this worker alone.
 
   `keras.Model.predict` would divide every batch among all workers.
@@ -231,15 +232,6 @@ class LocalPredictor:
       return strategy.run(lambda x: network(x, training=False), args=(batch,))
 
     self._run = run
-
-  def predict(self, dataset: tf.data.Dataset, verbose: int = 0, callbacks: Sequence = ()) -> np.ndarray:
-    """Returns the outputs, float32 [n, ..], for a dataset of batches of the network's inputs."""
-    outputs = []
-    for index, batch in enumerate(dataset):
-      outputs.append(self.predict_on_batch(batch))
-      for callback in callbacks:
-        callback.on_predict_batch_end(index, {"outputs": outputs[-1]})
-    return np.concatenate(outputs)
 
   def predict_on_batch(self, batch) -> np.ndarray:
     """Returns the outputs, float32 [batch, ..], for one batch, whose size the devices of this worker divide."""

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tl_app import progress
 from tl_app.backbones import keras_internals
+from tl_app.compute.batch_predictor import BatchPredictor
 from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.model import heads
@@ -166,20 +167,7 @@ def difference(features: np.ndarray, exact: np.ndarray) -> float:
   return float(np.abs(features - exact).max() / heads.deviation(exact.reshape(-1, exact.shape[-1])))
 
 
-class _BatchPredictor:
-  """A `Predictor` that computes one batch after the other."""
-
-  def predict(self, dataset, verbose=0, callbacks=()):
-    """Returns the outputs, float32 [n, ..], for a dataset of batches of the network's inputs."""
-    outputs = []
-    for index, batch in enumerate(dataset):
-      outputs.append(self.predict_on_batch(batch))
-      for callback in callbacks:
-        callback.on_predict_batch_end(index, {"outputs": outputs[-1]})
-    return np.concatenate(outputs)
-
-
-class Folded(_BatchPredictor):
+class Folded(BatchPredictor):
   """A network whose weights are constants of its graph.
 
   TensorFlow's graph optimizer then folds BatchNormalization into the convolution below it, and fuses both with the
@@ -218,7 +206,7 @@ def fold(network: keras.Model) -> Predictor:
   return Folded(network) if normalised and small else network
 
 
-class Converted(_BatchPredictor):
+class Converted(BatchPredictor):
   """A network in OpenVINO."""
 
   def __init__(self, core, model, precision):

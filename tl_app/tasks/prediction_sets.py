@@ -37,13 +37,9 @@ class SetRule:
 
   def members(self, probabilities: np.ndarray) -> np.ndarray:
     """Returns bool [n, classes] of probabilities, float [n, classes]: which classes are in the set."""
-    if self.method != APS:
-      return probabilities >= np.array(self.thresholds)
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    before = _before(np.take_along_axis(probabilities, order, axis=1))
-    members = np.empty(probabilities.shape, bool)
-    np.put_along_axis(members, order, before < self.thresholds[0], axis=1)
-    return members
+    if self.method == APS:
+      return _sums_before(probabilities) < self.thresholds[0]
+    return probabilities >= np.array(self.thresholds)
 
   def tensor_members(self, probabilities):
     """Returns bool [n, classes] of a float32 tensor [n, classes], as `members`, with TensorFlow operations only."""
@@ -58,13 +54,8 @@ class SetRule:
 
   def distances(self, probabilities: np.ndarray) -> np.ndarray:
     """Returns float [n, classes]: how far each class is from changing its membership."""
-    if self.method != APS:
-      return np.abs(probabilities - np.array(self.thresholds))
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    distances = np.empty(probabilities.shape)
-    before = _before(np.take_along_axis(probabilities, order, axis=1))
-    np.put_along_axis(distances, order, np.abs(before - self.thresholds[0]), axis=1)
-    return distances
+    compared = _sums_before(probabilities) if self.method == APS else probabilities
+    return np.abs(compared - np.array(self.thresholds))
 
 
 def fit(probabilities: np.ndarray, targets: np.ndarray, coverage: float, method: str) -> SetRule:
@@ -79,12 +70,9 @@ def fit(probabilities: np.ndarray, targets: np.ndarray, coverage: float, method:
   classes = np.arange(probabilities.shape[1])
   of_truth = probabilities[np.arange(len(targets)), targets]
   if method == APS:
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    before = _before(np.take_along_axis(probabilities, order, axis=1))
-    at = np.argmax(order == np.asarray(targets)[:, None], axis=1)
     # Drawn between the sums without and with the class (Romano et al. 2020): the sums with it would ask for too much.
     drawn = np.random.RandomState(SEED).uniform(size=len(targets))
-    reached = before[np.arange(len(targets)), at] + (1 - drawn) * of_truth
+    reached = _sums_before(probabilities)[np.arange(len(targets)), targets] + (1 - drawn) * of_truth
     return SetRule((min(quantile(reached, coverage), 2.0),), APS)
   common = 1 - quantile(1 - of_truth, coverage)
   if method == LAC:
@@ -130,11 +118,10 @@ def quantile(scores: np.ndarray, coverage: float) -> float:
   return math.inf if rank > len(scores) else float(np.sort(scores)[rank - 1])
 
 
-def fewest(coverage: float) -> int:
-  """Returns the number of examples below which every set holds all classes."""
-  return math.ceil(coverage / (1 - coverage) - 1e-9)
-
-
-def _before(ranked):
-  """Returns the sums of the probabilities before each one, in order."""
-  return np.cumsum(ranked, axis=1) - ranked
+def _sums_before(probabilities):
+  """Returns the sum of the probabilities of the classes that are more probable than each one, float [n, classes]."""
+  order = np.argsort(-probabilities, axis=1, kind="stable")
+  ranked = np.take_along_axis(probabilities, order, axis=1)
+  sums = np.empty(probabilities.shape)
+  np.put_along_axis(sums, order, np.cumsum(ranked, axis=1) - ranked, axis=1)
+  return sums

@@ -88,6 +88,8 @@ class Task:
     """
     if len(targets) < calibration.FOLDS:
       return None
+    # Sets and intervals have no part in it.
+    config = dataclasses.replace(config, coverage=0.0)
     fold_of, calibrated = calibration.folds(len(targets)), np.array(logits, np.float64)
     for fold in range(calibration.FOLDS):
       inside = fold_of == fold

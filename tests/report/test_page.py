@@ -91,11 +91,11 @@ def test_the_page_shows_the_metrics_of_the_run(tmp_path):
 def test_plots_have_alt_texts_and_are_well_formed(tmp_path):
   write_run(tmp_path, ["negative", "positive"])
   page = Page(page_lib.write(tmp_path))
-  image, certainty = page.attributes("img")
+  certainty, image = page.attributes("img")
   assert "expected calibration error" in certainty["alt"]
   assert "probe, full" in image["alt"] and "3 epochs" in image["alt"] and "validation loss 1.100" in image["alt"]
   colours = {}
-  for theme, address in (("light", image["src"]), ("dark", page.attributes("source")[0]["srcset"])):
+  for theme, address in (("light", image["src"]), ("dark", page.attributes("source")[1]["srcset"])):
     kind, data = address.split(",")
     assert kind == "data:image/svg+xml;base64"
     xml.etree.ElementTree.fromstring(base64.b64decode(data))
@@ -265,5 +265,6 @@ def test_the_templates_are_packaged():
   package = pathlib.Path(page_lib.__file__).parent
   setup = configparser.ConfigParser()
   setup.read(package.parents[1] / "setup.cfg")
-  pattern = setup["options.package_data"]["tl_app.report"]
-  assert {path.name for path in package.glob(pattern)} == {"report.html", "pretraining.html", "style.html"}
+  patterns = setup["options.package_data"]["tl_app.report"].split(", ")
+  packaged = {path for pattern in patterns for path in package.glob(pattern)}
+  assert packaged == set(package.glob("templates/**/*.html"))

@@ -6,7 +6,7 @@ from tl_app import tasks
 from tl_app import workdir as workdir_lib
 from tl_app.commands import finished_run
 from tl_app.errors import UserError
-from tl_app.report import page, predictions
+from tl_app.report import predictions, previews
 
 
 def worst(workdir: str | pathlib.Path, most: int) -> tuple[list[str], list[str]]:
@@ -25,7 +25,8 @@ def worst(workdir: str | pathlib.Path, most: int) -> tuple[list[str], list[str]]
   if errors is None or not errors.worst:
     raise UserError(f"{paths.predictions} holds no wrong prediction")
   examples = finished_run.test_examples(paths, config, assets)
-  images = page.previews(examples, {row["id"] for row in errors.worst})["images"]
+  shown = previews.of(examples, {row["id"] for row in errors.worst})
+  images = {id: preview["image"] for id, preview in shown.items() if "image" in preview}
   if not images:
     raise UserError(f"{workdir} holds no images: errors() shows the wrong predictions")
   return [images[row["id"]] for row in errors.worst], [_title(row) for row in errors.worst]

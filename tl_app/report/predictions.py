@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import heapq
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tl_app import files
 from tl_app.data.examples import Inputs
@@ -77,12 +77,32 @@ def read(path: str | pathlib.Path) -> list[dict[str, str]]:
     return list(csv.DictReader(file))
 
 
+def checked(path: pathlib.Path, answers: Answers) -> Iterator[dict[str, str]]:
+  """Yields the rows of a predictions file, {column: cell}, one at a time.
+
+  Args:
+    path: the file.
+    answers: of the task; they need not be fitted.
+
+  Raises:
+    UserError: a row is damaged.
+  """
+  with open(checksums.verified(path), newline="", encoding="utf-8") as file:
+    rows = csv.DictReader(file)
+    try:
+      for row in rows:
+        answers.error(row)
+        yield row
+    except (KeyError, TypeError, ValueError, csv.Error):
+      line = rows.line_num
+      raise UserError(f"{path}: line {line} is not a row of predictions: run the evaluation again") from None
+
+
 def worst(path: pathlib.Path, answers: Answers, most: int) -> Errors | None:
   """Returns the worst errors in a predictions file, or None if there is no file.
 
   Args:
-    path: the file.
-    answers: says how bad an error is; it need not be fitted.
+    path, answers: as of `checked`.
     most: number of rows to keep.
 
   Raises:
@@ -91,14 +111,10 @@ def worst(path: pathlib.Path, answers: Answers, most: int) -> Errors | None:
   if not path.exists():
     return None
   wrong, total, kept = 0, 0, []
-  try:
-    with open(checksums.verified(path), newline="", encoding="utf-8") as file:
-      for total, row in enumerate(csv.DictReader(file), start=1):
-        error = answers.error(row)
-        if error is None:
-          continue
-        wrong += 1
-        (heapq.heappush if len(kept) < most else heapq.heappushpop)(kept, (error, -total, row))
-  except (KeyError, TypeError, ValueError, csv.Error):
-    raise UserError(f"{path}: line {total + 1} is not a row of predictions: run the evaluation again") from None
+  for total, row in enumerate(checked(path, answers), start=1):
+    error = answers.error(row)
+    if error is None:
+      continue
+    wrong += 1
+    (heapq.heappush if len(kept) < most else heapq.heappushpop)(kept, (error, -total, row))
   return Errors(wrong, total, [row for *_, row in sorted(kept, reverse=True, key=lambda entry: entry[:2])])

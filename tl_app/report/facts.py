@@ -1,0 +1,107 @@
+"""`RunFacts`: what the files of a finished run say, read once for the report and the model card."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator
+
+from tl_app import tasks
+from tl_app import workdir as workdir_lib
+from tl_app.data.examples import Examples
+from tl_app.errors import UserError
+from tl_app.report import epoch_log, predictions, previews
+from tl_app.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+  """What the files of a finished run say. A file that is absent is an empty dict or list.
+
+  Attributes:
+    paths: the `Workdir` of the run.
+    metrics: metrics.json.
+    examples: the `Examples` with the test split, or None if they are not at hand: no text or image can be shown then.
+  """
+
+  paths: workdir_lib.Workdir
+  metrics: dict
+  examples: Examples | None = None
+
+  @functools.cached_property
+  def task(self) -> Task:
+    """The `Task`, not fitted."""
+    return tasks.of_metrics(self.metrics)
+
+  @property
+  def test(self) -> dict:
+    """The metrics of the test split, see `Metrics.compute_metrics`."""
+    return self.metrics["test"]
+
+  @functools.cached_property
+  def config(self) -> dict:
+    """config.json."""
+    return read_json(self.paths.config)
+
+  @functools.cached_property
+  def plan(self) -> dict:
+    """plan.json."""
+    return read_json(self.paths.plan)
+
+  @functools.cached_property
+  def splits(self) -> dict:
+    """splits.json."""
+    return read_json(self.paths.splits)
+
+  @functools.cached_property
+  def findings(self) -> dict:
+    """findings.json."""
+    return read_json(self.paths.findings)
+
+  @functools.cached_property
+  def epochs(self) -> list[dict]:
+    """The epochs of log.jsonl."""
+    return epoch_log.read(self.paths.log)
+
+  @property
+  def has_predictions(self) -> bool:
+    """Whether there is a predictions_test.csv."""
+    return self.paths.predictions.exists()
+
+  def predictions(self) -> Iterator[dict[str, str]]:
+    """Yields the rows of predictions_test.csv, see `predictions.checked`."""
+    return predictions.checked(self.paths.predictions, self.task.answers)
+
+  def previews(self, ids: set[str]) -> dict[str, dict[str, str]]:
+    """Returns {id: {"text": str} or {"image": data URI}} of test examples, {} if the examples are not at hand.
+
+    Args:
+      ids: as predictions_test.csv has them.
+    """
+    return previews.of(self.examples, ids) if self.examples else {}
+
+
+def read(root: str | pathlib.Path, examples: Examples | None = None) -> RunFacts:
+  """Returns the facts of the run in a workdir.
+
+  Args:
+    root: directory of the run.
+    examples: the `Examples` with the test split, or None.
+
+  Raises:
+    UserError: metrics.json is absent or damaged.
+  """
+  paths = workdir_lib.Workdir(pathlib.Path(root))
+  metrics = read_json(paths.metrics)
+  if "test" not in metrics:
+    raise UserError(f"{root} holds no metrics of a finished run (metrics.json): train first, or correct --workdir")
+  return RunFacts(paths, metrics, examples)
+
+
+def read_json(path: pathlib.Path) -> dict:
+  """Returns a JSON file of a workdir, {} where it is absent. Raises `UserError` if it is damaged."""
+  if not path.exists():
+    return {}
+  try:
+    return workdir_lib.read(path)
+  except ValueError as error:
+    raise UserError(f"{path} is damaged ({error}): run the training again") from None

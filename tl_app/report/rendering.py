@@ -1,0 +1,35 @@
+"""The environment of the templates of the reports."""
+
+import pathlib
+
+import jinja2
+
+from tl_app.report import formatting
+
+_TEMPLATES = pathlib.Path(__file__).parent / "templates"
+
+
+def environment() -> jinja2.Environment:
+  """Returns the environment of the templates."""
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+  )
+  environment.filters |= {
+    "decimals": formatting.decimals,
+    "count": formatting.count,
+    "significant": formatting.significant,
+    "duration": formatting.duration,
+    "plain": formatting.plain,
+    "sentence": formatting.sentence,
+    "candidate": formatting.candidate,
+    "flat": _flat,
+  }
+  return environment
+
+
+def _flat(values):
+  """Returns the dict with the entries of inner dicts in the place of these."""
+  flat = {}
+  for name, value in values.items():
+    flat |= _flat(value) if isinstance(value, dict) else {name: value}
+  return flat

@@ -1,0 +1,29 @@
+"""The sections of the report, in their order on the page."""
+
+from tl_app.report.sections import (
+  candidates,
+  certainty,
+  classes,
+  configuration,
+  confused,
+  data,
+  errors,
+  machine,
+  plan,
+  targets,
+  training,
+)
+
+SECTIONS = (
+  classes.SECTION,
+  confused.SECTION,
+  targets.SECTION,
+  certainty.SECTION,
+  errors.SECTION,
+  candidates.SECTION,
+  training.SECTION,
+  plan.SECTION,
+  data.SECTION,
+  configuration.SECTION,
+  machine.SECTION,
+)

@@ -1,0 +1,38 @@
+"""The data, how they were split, and the faults that were found in them."""
+
+from tl_app.report.sections.section import Section
+
+_MAX_SKIPPED = 50
+_SPLIT_FACTS = (
+  "source",
+  "num_examples",
+  "sampled",
+  "split_seed",
+  "validation_fraction",
+  "test_fraction",
+  "max_examples",
+  "max_examples_per_class",
+)
+
+
+def _context(facts):
+  return {"data": _data(facts.splits), "findings": facts.findings}
+
+
+def _data(manifest):
+  """Returns what splits.json tells: facts, notes, skipped examples, and counts per class (rows) and split (columns)."""
+  counts = manifest.get("counts", {})
+  names = {name for per_class in counts.values() for name in per_class}
+  skipped = manifest.get("skipped", [])
+  return {
+    "facts": {name: manifest[name] for name in _SPLIT_FACTS if name in manifest},
+    "notes": manifest.get("notes", []),
+    "skipped": skipped[:_MAX_SKIPPED],
+    "num_skipped": len(skipped),
+    "splits": list(counts),
+    "totals": [sum(per_class.values()) for per_class in counts.values()],
+    "rows": [(name, [per_class.get(name, 0) for per_class in counts.values()]) for name in sorted(names)],
+  }
+
+
+SECTION = Section("data", "Data", _context)

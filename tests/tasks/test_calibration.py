@@ -69,6 +69,22 @@ def test_the_error_of_scores_that_say_too_much():
   assert found["ece_if_calibrated"] == pytest.approx(np.sqrt(0.9 * 0.1 / 1000 * 2 / np.pi), rel=0.1)
 
 
+@pytest.mark.parametrize(
+  "scores",
+  [
+    np.full(1000, 0.9),
+    np.random.default_rng(0).beta(8, 1, 3000),
+    np.random.default_rng(1).beta(0.3, 8, 5000),
+    np.full(300, 0.998),
+    np.random.default_rng(2).random(20),
+  ],
+)
+def test_the_error_of_exact_probabilities_is_that_of_a_simulation(scores):
+  rng, bins = np.random.default_rng(4), calibration._equal_width(scores)
+  drawn = [calibration._error(scores, rng.random(len(scores)) < scores, bins) for _ in range(4000)]
+  assert calibration.expected_error_if_calibrated(scores) == pytest.approx(np.mean(drawn), rel=0.05)
+
+
 def test_no_order_of_answers_is_better_than_right_answers_first():
   right = np.array([True, True, False, True])
   best, worst = (calibration.risk_coverage(scores, right)["aurc"] for scores in ([4, 3, 1, 2], [1, 2, 4, 3]))

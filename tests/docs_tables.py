@@ -62,7 +62,7 @@ def replaced(text, rows):
 
 FLAGS_PAGE = "docs/flags.md"
 # Commands that have flags of their own, in the order of the page.
-COMMANDS = ("check", "compare", "evaluate", "export", "predict", "inspect", "find_lr", "benchmark", "bundle")
+COMMANDS = ("train", "check", "compare", "evaluate", "export", "predict", "inspect", "find_lr", "benchmark", "bundle")
 _OWN_FLAGS = "import importlib, json, sys; from tl_app import cli; "
 _OWN_FLAGS += "importlib.import_module('tl_app.' + sys.argv[1]).define_flags(); print(json.dumps(cli.own_flags()))"
 
@@ -79,7 +79,7 @@ def flags_page():
   ]
   for heading, group in config_lib.GROUPS.items():
     sections += [f"## {heading}", group.__doc__, markdown([_HEADER, *map(_field_row, dataclasses.fields(group))])]
-  sections += ["## Other commands", "Flags that only one command has."]
+  sections += ["## Other commands", "Flags that only one command has, besides those of a run."]
   for command in COMMANDS:
     done = subprocess.run([sys.executable, "-c", _OWN_FLAGS, command], capture_output=True, text=True, check=True)
     rows = [_flag_row(about, "") for about in json.loads(done.stdout)]

@@ -59,12 +59,12 @@ def _define_path(name, default, help):
   flags.DEFINE(_Path(), name, default, help, serializer=flags.ArgumentSerializer())
 
 
-def flag(name: str, default: str | int, help: str, low: int | None = None, path: bool = False) -> None:
+def flag(name: str, default: str | int | bool, help: str, low: int | None = None, path: bool = False) -> None:
   """Defines a flag that only this command has.
 
   Args:
     name: of the flag.
-    default: its default, a text or a number.
+    default: its default, a text, a number or a boolean.
     help: what it does.
     low: the smallest number that it takes.
     path: whether it is a path, in which ~ is the home directory.
@@ -73,6 +73,8 @@ def flag(name: str, default: str | int, help: str, low: int | None = None, path:
     _define_path(name, default, help)
   elif isinstance(default, str):
     flags.DEFINE_string(name, default, help)
+  elif isinstance(default, bool):
+    flags.DEFINE_boolean(name, default, help)
   else:
     flags.DEFINE_integer(name, default, help, lower_bound=low)
   _DEFINED[OWN].append(name)

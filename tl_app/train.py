@@ -12,6 +12,7 @@ log = logging.getLogger("tl_app.train")
 
 def define_flags():
   cli.define_run()
+  cli.flag("self_test", False, "Train nothing, and check the promises of a run on this machine; see docs/resume.md.")
 
 
 def main():
@@ -22,6 +23,9 @@ def main():
   early_checks.run(config)
   config = default_backbone.named(config, quickly=True)
   early_checks.directory(config)
+  if cli.FLAGS.self_test:
+    _self_test(config)
+    return
   log.info("training %s on %s; results go to %s", config.backbone or "a network", config.dataset, config.workdir)
   cli.start_tensorflow()
   from tl_app.commands import train
@@ -30,6 +34,16 @@ def main():
   with cli.progress():
     metrics = train.train_and_evaluate(config, config.workdir)
   cli.print_results(summary.lines(metrics, config.workdir, cli.elapsed()), summary.INDENT)
+
+
+def _self_test(config):
+  log.info("testing %s on %s", config.backbone or "a network", config.dataset)
+  cli.start_tensorflow()
+  from tl_app.commands import self_test
+
+  checks = self_test.self_test(config)
+  cli.print_results("\n".join(f"{check.name}: {check.result}" for check in checks))
+  self_test.require_all(checks)
 
 
 if __name__ == "__main__":

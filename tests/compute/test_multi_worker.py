@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.distribution import cases, compare, cost, launch
+from tests.distribution import cases, cost, launch
+from tl_app.commands import run_differences
 from tl_app.compute import devices
 from tl_app.compute.devices import Devices
 from tl_app.training.contrastive import SupervisedContrastiveLoss
@@ -31,7 +32,7 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path):
   assert "phase full" in chief and "worker 1: " not in chief
   assert all(line.startswith("worker 1: ") for line in other.splitlines() if "tl_app" in line or "warning" in line)
   assert set(glob.glob(os.path.join(tempfile.gettempdir(), "tl_app_worker*"))) == before
-  found = compare.differences(*(cases.directory(tmp_path / name, "full, odd batches") for name in ("one", "two")))
+  found = run_differences.largest(*(cases.directory(tmp_path / name, "full, odd batches") for name in ("one", "two")))
   assert max(found.values()) < 1e-5, found
 
 

@@ -10,7 +10,8 @@ import json
 import pathlib
 import tempfile
 
-from tests.distribution import cases, compare, launch
+from tests.distribution import cases, launch
+from tl_app.commands import run_differences
 
 # {kind: (flags, number of processes)}.
 KINDS = {
@@ -64,7 +65,7 @@ def _compare(name, kinds, root):
   for kind in kinds:
     directories = [cases.directory(root / each, name) for each in ("single", kind)]
     done = all((directory / "metrics.json").exists() for directory in directories)
-    found += compare.differences(*directories).values() if done else [float("inf")] * 3
+    found += run_differences.largest(*directories).values() if done else [float("inf")] * 3
   print("| " + " | ".join([name, *(f"{value:.1e}" for value in found)]) + " |", flush=True)
   return max(found)
 

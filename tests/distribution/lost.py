@@ -8,7 +8,8 @@ import pathlib
 import tempfile
 import time
 
-from tests.distribution import cases, compare, launch
+from tests.distribution import cases, launch
+from tl_app.commands import run_differences
 
 CASE = "full"
 FLAGS = {"strategy": "multi_worker"}
@@ -30,7 +31,7 @@ def main():
     again = launch.run(argument, workers=2)
     print("started again: exit codes", [code for code, _ in again])
     print(next(line for line in again[0][1].splitlines() if line.startswith("continuing")))
-    print("differences to one process:", compare.differences(one, cases.directory(root / "workers", CASE)))
+    print("differences to one process:", run_differences.largest(one, cases.directory(root / "workers", CASE)))
 
 
 def killed(paths: dict[str, str], root: pathlib.Path) -> tuple[float, int, str]:

@@ -23,7 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import warm_process  # noqa: E402
 
-from tests.torture import cases, extraction, results  # noqa: E402
+from tests.torture import cases, extraction  # noqa: E402
+from tl_app.commands import run_differences  # noqa: E402
 
 CONTINUES = "continuing the run in "
 # The case of `extraction`, and its flags in place of those of the fine-tuning.
@@ -98,7 +99,7 @@ def torture(case: cases.Case, directory: pathlib.Path, kills: int, forked: bool,
   row = {"kills": killed, "continued": len(seconds), "seconds": sum(seconds) / max(1, len(seconds))}
   if lives[-1].code:
     return row | {"result": f"exit code {lives[-1].code}: " + " | ".join(lives[-1].last[-2:])}
-  return row | {"result": results.first_difference(directory / "run", directory / "whole") or "equal"}
+  return row | {"result": run_differences.first_difference(directory / "run", directory / "whole") or "equal"}
 
 
 def main():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tiny_data
 
-from tests.torture import results
+from tl_app.commands import run_differences
 
 EXAMPLES = 4000
 # Examples between two commits to the cache; fewer than those of a real run.
@@ -73,7 +73,7 @@ def torture(flags: dict, directory: pathlib.Path, kills: int, live: Callable, rn
       return row | {"result": "fails: " + " | ".join(life.last[-2:])}
   computed, once = (sum(map(int, (directory / f"{name}_sizes").read_text().split())) for name in ("run", "whole"))
   again = computed - once
-  difference = results.first_difference(directory / "run", directory / "whole")
+  difference = run_differences.first_difference(directory / "run", directory / "whole")
   if again > killed * CHUNK:
     difference = f"{again} rows computed again, more than a chunk of {CHUNK} for each kill"
   return row | {"result": difference or "equal", "note": f"; {again} rows computed again, chunks of {CHUNK}"}

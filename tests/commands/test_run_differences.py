@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.torture import results
+from tl_app.commands import run_differences
 
 
 def write(run, weight=1.0, accuracy=0.5, loss=0.25, prediction="a", seconds=3.0):
@@ -32,11 +32,11 @@ def write(run, weight=1.0, accuracy=0.5, loss=0.25, prediction="a", seconds=3.0)
   ],
 )
 def test_each_difference_that_is_no_time_is_found(tmp_path, change, difference):
-  found = results.first_difference(write(tmp_path / "run", **change), write(tmp_path / "whole"))
+  found = run_differences.first_difference(write(tmp_path / "run", **change), write(tmp_path / "whole"))
   assert found.startswith(difference) and bool(found) == bool(difference)
 
 
 def test_a_missing_file_is_a_difference(tmp_path):
   run, whole = write(tmp_path / "run"), write(tmp_path / "whole")
   (run / "predictions_test.csv").unlink()
-  assert results.first_difference(run, whole) == "predictions_test.csv is in one of them"
+  assert run_differences.first_difference(run, whole) == "predictions_test.csv is in one of them"

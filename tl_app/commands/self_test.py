@@ -139,7 +139,7 @@ def _two_devices(config, root):
     return Check(name, f"not checked: {error}", None)
   found = {
     what: run_differences.largest(_on(root, 1), _on(root, 2), [pattern])["weights"]
-    for what, pattern in (("head of the probe", "checkpoints/probe/*.npz"), ("selected model", "checkpoints/*.h5"))
+    for what, pattern in (("head of the probe", "checkpoints/probe/*.npz"), ("all candidates", "checkpoints/*/*.npz"))
   }
   result = "largest difference of the weights " + ", ".join(f"{value:.1e} ({what})" for what, value in found.items())
   if max(found.values()) <= TOLERANCE:

@@ -79,16 +79,21 @@ def test_scikit_learn_is_carried_over_exactly(solver, num_classes):
   head = heads.build(6, num_classes)
   heads.standardize(head, features[:90])
   task = SINGLE_LABEL.with_codec(names=tuple(map(str, range(num_classes))))
-  tried = heads.solve(
-    head,
-    solver,
-    task,
-    heads.LabelledFeatures(features[:90], labels[:90]),
-    heads.LabelledFeatures(features[90:], labels[90:]),
+  part = heads.Part(
+    heads.LabelledFeatures(features[:90], labels[:90]), heads.LabelledFeatures(features[90:], labels[90:])
   )
-  assert [t["strength"] for t in tried] == list(solvers.STRENGTHS)
+  solved = heads.solve(head, solver, task, [part])
+  heads.set_logits(head, solved.weights[0])
+  tried = solved.tried
+  assert [t["strength"] for t in tried] == list(solvers.STRENGTHS[: len(tried)])
   key = (lambda t: -t["loss"]) if solver == "logistic" else (lambda t: t["accuracy"])
   strength = max(tried, key=key)["strength"]
+  assert strength == solved.strength and len(tried) - 1 - solvers.STRENGTHS.index(strength) in (0, 1, heads.WORSE)
+  np.testing.assert_allclose(solved.logits[0], np.asarray(head(features[90:], training=False)), atol=1e-5)
+  # The others start from the coefficients of the strength before, which changes them within the solver's tolerance.
+  alone = heads.solve(head, solver, task, [part], strength)
+  assert len(alone.tried) == 1 and alone.tried[0]["loss"] == pytest.approx(max(tried, key=key)["loss"], rel=1e-2)
+  heads.set_logits(head, alone.weights[0])
   scaled = np.asarray(head.get_layer("standardize")(features, training=False))
   if solver == "logistic":
     own = sklearn.linear_model.LogisticRegression(C=strength, max_iter=1000).fit(scaled[:90], labels[:90])

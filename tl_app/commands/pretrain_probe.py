@@ -77,9 +77,9 @@ class Probe:
         for rows in (data.train, data.validation, data.test)
       )
     heads.standardize(model.head, train)
-    solver = next(name for name in model.task.probe_solvers if name in ("logistic", "ridge"))
     measured = LabelledFeatures(validation, data.validation_targets)
-    heads.solve(model.head, solver, model.task, LabelledFeatures(train, data.train_targets), measured)
+    part = heads.Part(LabelledFeatures(train, data.train_targets), measured)
+    heads.set_logits(model.head, heads.solve(model.head, model.task.closed_solver, model.task, [part]).weights[0])
     logits = heads.logits(model.head, validation)
     return model.task.metrics.score(logits, data.validation_targets), heads.logits(model.head, test)
 

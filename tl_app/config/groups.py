@@ -352,10 +352,11 @@ class RecipeConfig:
     path=True,
   )
   probe_solver: str = _field(
-    "adamw",
-    "Solver of the probe: adamw is gradient descent by --optimizer; scikit-learn's logistic, svm and ridge (for "
-    "--task=regression) fit a linear head, with the regularisation chosen on the validation split.",
-    choices=("adamw", "logistic", "svm", "ridge"),
+    AUTO,
+    "Solver of the probe. adamw: gradient descent by --optimizer. logistic, svm, ridge (for --task=regression): of "
+    "scikit-learn, for a linear head, with the regularisation chosen on validation examples. auto: logistic or ridge, "
+    "and adamw where flags need gradient descent or there is too much to fit.",
+    choices=(AUTO, "adamw", "logistic", "svm", "ridge"),
   )
 
 

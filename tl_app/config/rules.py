@@ -172,7 +172,7 @@ def activation_needs_hidden_units(config):
 
 def head_layers_need_gradients(config):
   """scikit-learn's solvers fit a linear head."""
-  if config.probe_solver == "adamw":
+  if config.probe_solver in (AUTO, "adamw"):
     return ""
   for name in ("head_hidden_units", "head_dropout"):
     if is_given(config, name):
@@ -259,7 +259,7 @@ def long_pairs_are_encoded_separately(config):
 
 def imbalance_needs_gradients(config):
   """scikit-learn's solvers have none of these losses and samplers."""
-  if config.imbalance != "none" and config.probe_solver != "adamw":
+  if config.imbalance != "none" and config.probe_solver not in (AUTO, "adamw"):
     return f"--imbalance={config.imbalance} needs --probe_solver=adamw, not {config.probe_solver}"
   return ""
 
@@ -299,7 +299,7 @@ def adaptation_trains_the_head(config):
     return f"--adapt={config.adapt} adapts the head on frozen features: add --recipe=probe"
   if config.adapt == "dann" and not config.head_hidden_units:
     return "--adapt=dann trains hidden layers of the head: add --head_hidden_units, such as 256"
-  if config.adapt == "dann" and config.probe_solver != "adamw":
+  if config.adapt == "dann" and config.probe_solver not in (AUTO, "adamw"):
     return f"--adapt=dann needs --probe_solver=adamw, not {config.probe_solver}"
   names = ["text_pair_column", "augment_copies"]
   return unused(config, names, f"with --adapt={config.adapt}")
@@ -450,7 +450,7 @@ def openvino_needs_one_device(config, num_devices):
 
 def solver_fits_the_task(config, task):
   """Each task has its own solvers of the probe."""
-  if config.probe_solver in task.probe_solvers:
+  if config.probe_solver in (AUTO, *task.probe_solvers):
     return ""
   return f"--probe_solver={config.probe_solver} does not fit --task={task.name}: use {', '.join(task.probe_solvers)}"
 

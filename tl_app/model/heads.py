@@ -1,13 +1,14 @@
 """Heads: features to logits, by one dense layer or several."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 
 from tl_app.backbones.float32_layers import L2_NORMALIZED
 from tl_app.config.groups import HeadConfig
+from tl_app.tasks import solvers
 from tl_app.tasks.task import Task
 
 # Smallest scale, as a share of the size of the features. Features that vary less (a random network's) would carry the
@@ -15,6 +16,8 @@ from tl_app.tasks.task import Task
 # its probabilities.
 LEAST_DEVIATION = 0.02
 MOMENT_ROWS = 4096
+# Strengths in a row that are not better, after which no other is tried.
+WORSE = 2
 # Name of the last layer.
 LOGITS = "logits"
 LINEAR = HeadConfig()
@@ -111,32 +114,72 @@ class LabelledFeatures:
   by_example: Callable[[np.ndarray], np.ndarray] = lambda logits: logits
 
 
-def solve(
-  head: keras.Model, solver: str, task: Task, train: LabelledFeatures, validation: LabelledFeatures
-) -> list[dict[str, float]]:
-  """Fits scikit-learn's linear model on the standardised features and copies it into the head exactly.
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Features to fit, and others on which the strength of the regularisation is chosen."""
+
+  train: LabelledFeatures
+  held_out: LabelledFeatures
+
+
+@dataclasses.dataclass(frozen=True)
+class Solved:
+  """Linear models of scikit-learn, one for each part.
+
+  Attributes:
+    tried: [{"strength", "loss", the task's metrics}] of the strengths that were tried, on the held-out examples of all
+      parts.
+    strength: the chosen one.
+    weights: for each part (kernel, bias) of the last layer of the head at the chosen strength.
+    logits: for each part the logits of its held-out examples.
+  """
+
+  tried: list[dict[str, float]]
+  strength: float
+  weights: list[tuple[np.ndarray, np.ndarray]]
+  logits: list[np.ndarray]
+
+
+def solve(head: keras.Model, solver: str, task: Task, parts: Sequence[Part], strength: float | None = None) -> Solved:
+  """Fits scikit-learn's linear model on the standardised features of each part, with the same strength for all.
+
+  The strengths are tried from the most regularised one, until `WORSE` of them in a row are not better.
 
   Args:
-    head: a linear head of `build`, standardised.
-    solver: as --probe_solver, without "adamw". "svm" takes the strength with the highest validation score, the others
-      the one with the lowest validation loss.
+    head: a linear head of `build`, standardised. Its last layer changes.
+    solver: as --probe_solver, without "adamw". "svm" takes the strength with the highest score on the held-out
+      examples, the others the one with the lowest loss.
     task: the `Task`.
-    train: the features to fit, with one target for each row.
-    validation: the features to choose the strength of regularisation on.
-
-  Returns:
-    [{"strength", "loss", the task's metrics}] of the strengths that were tried, on the validation split.
+    parts: what to fit. The features to fit have one target for each row.
+    strength: the only strength to try; None tries several.
   """
   scaled = keras.Model(head.input, head.get_layer("standardize").output)
-  x = keras.ops.convert_to_numpy(scaled(train.features, training=False))
-  tried, best = [], None
-  for strength, estimator in task.loss.probe_estimators(solver):
-    weights = [w.astype(np.float32) for w in task.loss.probe_weights(estimator.fit(x, train.targets))]
-    head.get_layer(LOGITS).set_weights(weights)
-    metrics = task.metrics.monitor_metrics(validation.by_example(logits(head, validation.features)), validation.targets)
-    tried.append({"strength": strength, **metrics})
+  inputs = [keras.ops.convert_to_numpy(scaled(part.train.features, training=False)) for part in parts]
+  paths = [task.loss.probe_estimators(solver) for _ in parts]
+  targets = np.concatenate([part.held_out.targets for part in parts])
+  tried, best, best_value, worse = [], Solved([], 0.0, [], []), -np.inf, 0
+  for number, (tested, _) in enumerate(paths[0]):
+    if strength is not None and tested != strength:
+      continue
+    weights, held_out = [], []
+    for part, x, path in zip(parts, inputs, paths):
+      if number and strength is None:
+        solvers.start_from(path[number][1], path[number - 1][1])
+      fitted = path[number][1].fit(x, part.train.targets)
+      weights.append(tuple(w.astype(np.float32) for w in task.loss.probe_weights(fitted)))
+      head.get_layer(LOGITS).set_weights(weights[-1])
+      held_out.append(part.held_out.by_example(logits(head, part.held_out.features)))
+    metrics = task.metrics.monitor_metrics(np.concatenate(held_out), targets)
+    tried.append({"strength": tested, **metrics})
     value = metrics[task.metrics.primary_metric] if solver == "svm" else -metrics["loss"]
-    if best is None or value > best[0]:
-      best = value, weights
-  head.get_layer(LOGITS).set_weights(best[1])
-  return tried
+    worse += 1
+    if value > best_value:
+      best, best_value, worse = Solved(tried, tested, weights, held_out), value, 0
+    if worse == WORSE:
+      break
+  return best
+
+
+def set_logits(head: keras.Model, weights: tuple[np.ndarray, np.ndarray]) -> None:
+  """Assigns (kernel, bias) to the last layer of a linear head."""
+  head.get_layer(LOGITS).set_weights(weights)

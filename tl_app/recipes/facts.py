@@ -16,6 +16,8 @@ class Facts:
     primary_metric: key of the task's metric that fine-tuning monitors.
     batch_examples: mean number of examples in a batch of --batch_tokens; 0 without that flag.
     pretrained: whether the backbone has pretrained weights. Random ones have to be trained, all and longer.
+    closed_solver: solver of the probe in closed form, see `Task.closed_solver`; "" for none.
+    probe_work: rows x features x outputs that the probe is fitted on.
   """
 
   num_train: int
@@ -25,3 +27,5 @@ class Facts:
   primary_metric: str = "accuracy"
   batch_examples: float = 0.0
   pretrained: bool = True
+  closed_solver: str = ""
+  probe_work: float = 0.0

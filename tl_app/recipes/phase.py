@@ -72,6 +72,7 @@ class OptimizerSpec:
     accumulate_steps: number of batches per optimizer step.
     ema: momentum of the averaged weights; 0 averages none.
     solver: "adamw", or the scikit-learn solver of a head: "logistic", "svm", "ridge".
+    solver_reason: why it is this solver.
     algorithm: name of the optimizer, see --optimizer.
     momentum: momentum of "sgd".
   """
@@ -82,6 +83,7 @@ class OptimizerSpec:
   accumulate_steps: int = 1
   ema: float = 0.0
   solver: str = ADAMW
+  solver_reason: str = ""
   algorithm: str = ADAMW
   momentum: float = 0.9
 

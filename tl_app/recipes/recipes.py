@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from tl_app.errors import UserError
-from tl_app.recipes import train_stages
+from tl_app.recipes import probe_solver, train_stages
 from tl_app.recipes.phase import (
   ALL,
   BIAS_NORM,
@@ -74,6 +74,7 @@ def probe(config, facts, num_devices=1) -> list[Phase]:
   """Trains the head alone, on frozen features, until the validation loss stops falling."""
   batch_size = _batch_size(config.examples_per_step, facts.num_train, num_devices)
   steps_per_epoch = math.ceil(facts.num_train / batch_size)
+  solver, reason = probe_solver.choose(config, facts)
   return [
     Phase(
       name="probe",
@@ -89,7 +90,8 @@ def probe(config, facts, num_devices=1) -> list[Phase]:
       optimizer=OptimizerSpec(
         learning_rates={HEAD: _head_rate(config)},
         weight_decay=_weight_decay(config),
-        solver=config.probe_solver,
+        solver=solver,
+        solver_reason=reason,
         algorithm=config.optimizer,
         momentum=config.momentum,
       ),

@@ -342,6 +342,7 @@ MULTI_LABEL = Task(
   uses_separator=True,
   supports_mixup=True,
   probe_solvers=("adamw", "logistic", "svm"),
+  closed_solver="logistic",
   imbalances=("class_weights", "focal"),
   answer_flags=("calibration",),
 )

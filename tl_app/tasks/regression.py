@@ -328,5 +328,6 @@ REGRESSION = Task(
   has_class_names=False,
   supports_label_smoothing=False,
   probe_solvers=("adamw", "ridge"),
+  closed_solver="ridge",
   answer_flags=("coverage",),
 )

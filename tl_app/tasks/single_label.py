@@ -344,6 +344,7 @@ def _task(loss, metrics):
     single_label=True,
     supports_mixup=True,
     probe_solvers=("adamw", "logistic", "svm"),
+    closed_solver="logistic",
     imbalances=("class_weights", "focal", "balanced", "logit_adjustment"),
     answer_flags=("calibration", "coverage", "set_method"),
   )

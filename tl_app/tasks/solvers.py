@@ -7,7 +7,7 @@ import sklearn.linear_model
 import sklearn.svm
 
 # Inverse strengths of the regularisation; scikit-learn's C.
-STRENGTHS = (0.03, 0.3, 3.0)
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # Of ridge regression; scikit-learn's alpha.
 RIDGE_STRENGTHS = (1e4, 1e3, 1e2, 1e1, 1.0)
 MAX_ITERATIONS = 1000
@@ -20,6 +20,13 @@ def classifiers(solver: str) -> list[tuple[float, typing.Any]]:
   return [
     (c, sklearn.svm.LinearSVC(C=c * 0.01, dual="auto", max_iter=MAX_ITERATIONS, random_state=0)) for c in STRENGTHS
   ]
+
+
+def start_from(estimator, previous) -> None:
+  """Lets an estimator start from the coefficients of a fitted one that is more regularised, where it can."""
+  if isinstance(estimator, sklearn.linear_model.LogisticRegression):
+    estimator.set_params(warm_start=True)
+    estimator.coef_, estimator.intercept_ = previous.coef_, previous.intercept_
 
 
 def sparse_classifier() -> sklearn.svm.LinearSVC:

@@ -45,6 +45,7 @@ class Task:
     supports_label_smoothing: whether --label_smoothing has an effect.
     supports_mixup: whether --mixup and --cutmix can be used: targets may be shares of classes.
     probe_solvers: the values of --probe_solver that can be used.
+    closed_solver: the one of them that --probe_solver=auto takes where nothing needs gradient descent; "" for none.
     imbalances: the values of --imbalance that can be used, besides none.
     answer_flags: the flags of `AnswerConfig` that have an effect.
   """
@@ -61,6 +62,7 @@ class Task:
   supports_label_smoothing: bool = True
   supports_mixup: bool = False
   probe_solvers: tuple[str, ...] = ("adamw",)
+  closed_solver: str = ""
   imbalances: tuple[str, ...] = ()
   answer_flags: tuple[str, ...] = ()
 

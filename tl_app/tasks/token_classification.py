@@ -326,4 +326,5 @@ TOKEN_CLASSIFICATION = Task(
   answers=EntityAnswers(_CODEC),
   per_token=True,
   probe_solvers=("adamw", "logistic", "svm"),
+  closed_solver="logistic",
 )

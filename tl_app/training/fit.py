@@ -169,8 +169,11 @@ def _fit_sklearn(phase, features, recomputed):
   head = features.model.head
 
   def solve():
-    tried = heads.solve(head, solver, features.model.task, train, validation)
-    log.info("%s: %s", solver, "; ".join(", ".join(f"{k} {v:.4g}" for k, v in t.items()) for t in tried))
+    solved = heads.solve(head, solver, features.model.task, [heads.Part(train, validation)])
+    heads.set_logits(head, solved.weights[0])
+    chosen = next(values for values in solved.tried if values["strength"] == solved.strength)
+    listed = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
+    log.info("%s: %s on the validation split, the best of %d strengths", solver, listed, len(solved.tried))
     return head.get_weights()
 
   head.set_weights(features.devices.arrays(solve))

@@ -72,11 +72,13 @@ def _table(rows, parameters):
 def _work(phase):
   optimizer, schedule = phase.optimizer, phase.schedule
   if not optimizer.uses_gradients:
-    return f"solved by scikit-learn ({optimizer.solver})"
+    return f"solved by scikit-learn ({optimizer.solver}: {optimizer.solver_reason})"
+  # Of a probe that is not in closed form.
+  reason = f" ({optimizer.solver_reason})" if optimizer.solver_reason else ""
   return (
     f"at most {schedule.epochs} epochs of {schedule.steps_per_epoch:,} batches of {_batch(phase.inputs)}"
     f"{objectives.of(phase).description(phase)}, {optimizer.algorithm}, weight decay {optimizer.weight_decay:g}, "
-    f"{schedule.curve} schedule"
+    f"{schedule.curve} schedule{reason}"
   )
 
 

@@ -146,7 +146,15 @@ def facts(config, data: TrainingData, model: Model, devices: Devices) -> Facts:
     primary_metric=model.task.metrics.primary_metric,
     batch_examples=batch_examples,
     pretrained=backbone.pretrained,
+    closed_solver=model.task.closed_solver,
+    probe_work=float(_probe_rows(data, model)) * backbone.feature_size * len(model.task.codec.names),
   )
+
+
+def _probe_rows(data, model):
+  """Returns the number of rows that the probe is fitted on; of words, about as many as there are tokens."""
+  rows = data.train_rows.ravel()
+  return data.lengths[rows].sum() if model.task.per_token and data.lengths is not None else len(rows)
 
 
 def default_learning_rate(backbone: Backbone) -> float:

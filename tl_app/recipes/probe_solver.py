@@ -1,9 +1,12 @@
 """--probe_solver=auto: how the probe is fitted. This module does not import TensorFlow."""
 
-from tl_app.config import AUTO, FIELDS
+import dataclasses
+
 from tl_app.recipes.facts import Facts
 from tl_app.recipes.phase import ADAMW
 
+# The value of --probe_solver that leaves the choice to the run.
+AUTO = "auto"
 # Largest rows x features x outputs of a closed form. L-BFGS makes about 150 passes over them for all strengths of the
 # regularisation: about five minutes on one core at this size.
 MOST_WORK = 1e10
@@ -39,7 +42,8 @@ def _needs_gradients(config, facts):
   # `full` has a new head too.
   names += ["head_learning_rate"] if config.recipe != "full" else []
   names += _OF_ANY_PHASE if config.recipe == "probe" else []
-  given = next((name for name in names if getattr(config, name) != FIELDS[name].default), "")
+  defaults = {field.name: field.default for field in dataclasses.fields(config)}
+  given = next((name for name in names if getattr(config, name) != defaults[name]), "")
   if given:
     return f"--{given}={getattr(config, given)} needs gradient descent"
   if facts.probe_work > MOST_WORK:

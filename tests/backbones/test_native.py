@@ -612,6 +612,45 @@ def test_efficientnet_lite_stages(lite):
   np.testing.assert_array_equal(tail(trunk(pixels))["features"], backbone.network(pixels)["features"])
 
 
+@pytest.mark.parametrize("variant", ["lite1", "lite2"])
+def test_larger_efficientnet_lites_have_the_published_size(variant):
+  spec = backbones.resolve(f"efficientnet_{variant}.pypi")
+  rows = efficientnet_lite.blocks(variant)
+  assert [row[0] for row in rows] == [1, 3, 3, 4, 4, 5, 1]
+  assert _lite_parameters(rows) == spec.parameters
+  assert _lite_parameters(efficientnet_lite.BLOCKS) == backbones.resolve("efficientnet_lite0.pypi").parameters
+
+
+def _lite_parameters(rows):
+  """Returns the number of weights, counted from the rows: each convolution, and 4 per channel that is normalised."""
+  total, channels = (
+    3 * 9 * efficientnet_lite.STEM_WIDTH + 4 * efficientnet_lite.STEM_WIDTH,
+    efficientnet_lite.STEM_WIDTH,
+  )
+  for count, kernel, _, expansion, width in rows:
+    for _ in range(count):
+      inner = channels * expansion
+      total += (channels + 4) * inner if expansion > 1 else 0
+      total += (kernel**2 + 4) * inner + (inner + 4) * width
+      channels = width
+  return total + (channels + 4) * efficientnet_lite.TOP_WIDTH
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant, cat", [("lite1", 285), ("lite2", 285)])
+def test_larger_efficientnet_lites_know_a_cat(variant, cat):
+  from PIL import Image
+
+  data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
+  spec, directory = _wheel(f"efficientnet_{variant}.pypi")
+  backbone = native.load(spec, Assets())
+  assert backbone.network.count_params() == spec.parameters
+  pixels = np.asarray(Image.fromarray(data.chelsea()).resize((spec.image_size,) * 2, Image.BICUBIC), np.float32)
+  features = backbone.network(pixels[None] / 255.0)["features"]
+  probabilities = efficientnet_lite.classifier(next(directory.glob("**/*.pth")), features)
+  assert probabilities.argmax() == cat and probabilities[0, cat] > 0.5
+
+
 def test_efficientnet_lite_lists_names_that_do_not_fit():
   network = efficientnet_lite.build()
   with pytest.raises(UserError, match=r"missing \['_blocks.0._bn1.bias', .*extra \['_odd'\]"):

@@ -20,6 +20,7 @@ HANDLES = {
   "kerashub": r"kaggle://keras/[\w.-]+/keras/\w+/\d+",
   "applications": r"[A-Z]\w+",
   "bert_safetensors": r"[\w.-]+==[\d.]+( [\w.-]+==[\d.]+)*",
+  "bert_q4": r"[\w.-]+==[\d.]+",
   "efficientnet_lite_torch": r"[\w.-]+==[\d.]+",
   "scratch": r"\w+",
 }
@@ -42,6 +43,8 @@ REQUIRED = {
   "mobilenet_v3_small.kerashub",
   "mobilenet_v3_small.applications",
 }
+# Of the records with another image size than 224.
+SIZES = {"efficientnet_lite1.pypi": 240, "efficientnet_lite2.pypi": 260, "cnn_small.scratch": 32}
 SAME_PIXELS = np.array([[[[0.0, 128.0, 255.0], [10.0, 20.0, 30.0]]]], np.float32)
 
 
@@ -57,7 +60,7 @@ def test_record(spec):
   assert spec.parameters > 300_000 and spec.note
   assert spec.pooling in ("mean", "cls", "pooler")
   if spec.modality == "image":
-    assert spec.image_size == (224 if spec.pretrained else 32) and spec.max_length == 0 and not spec.preprocessor
+    assert spec.image_size == SIZES.get(spec.name, 224) and spec.max_length == 0 and not spec.preprocessor
     assert spec.value_range in ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
   else:
     assert spec.modality == "text" and spec.max_length == 512 and spec.image_size == 0

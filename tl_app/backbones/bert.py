@@ -103,8 +103,19 @@ def load(directory: str | os.PathLike) -> keras.Model:
     network = build(config, pooler="pooler.dense.weight" in weights)
   except KeyError as error:
     raise UserError(f"{directory}/config.json has no usable {error.args[0]}") from None
-  assign(network, _targets, weights, directory, "its config.json")
+  set_weights(network, weights, directory)
   return network
+
+
+def set_weights(network: keras.Model, weights: dict[str, np.ndarray], source: str | os.PathLike) -> None:
+  """Sets every weight of a network of `build`; missing or extra names raise `UserError` and list them.
+
+  Args:
+    network: `keras.Model`.
+    weights: {Hugging Face's name: array in the layout of PyTorch}.
+    source: path of the weights, for error messages.
+  """
+  assign(network, _targets, weights, source, "its configuration")
 
 
 def build(config: dict, pooler: bool = True) -> keras.Model:

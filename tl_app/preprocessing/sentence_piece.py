@@ -1,4 +1,4 @@
-"""SentencePiece's unigram tokenizer from pieces and scores, for texts of XLM-RoBERTa's vocabulary."""
+"""SentencePiece's unigram tokenizer from subwords and scores, for texts of XLM-RoBERTa's vocabulary."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ import tensorflow_text as tf_text
 
 from tl_app.preprocessing import text
 
-# Values of sentencepiece_model.proto: the model type, and the types of pieces.
+# Values of sentencepiece_model.proto: the model type, and the types of subwords.
 _UNIGRAM = 1
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
 # XLM-RoBERTa has two end tokens between the texts of a pair.
@@ -22,17 +22,17 @@ _UNMAPPED = "\x00"
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces:
+class Subwords:
   """A vocabulary of SentencePiece.
 
   Attributes:
-    pieces: the piece of each token id.
+    subwords: the piece of each token id.
     scores: the logarithm of the probability of each piece.
     start, end, pad, unknown: ids of the special tokens.
     characters: {character: the characters that replace it before the text is split}.
   """
 
-  pieces: tuple[str, ...]
+  subwords: tuple[str, ...]
   scores: tuple[float, ...]
   start: int
   end: int
@@ -43,13 +43,13 @@ class Pieces:
   def model(self) -> bytes:
     """Returns the serialized `ModelProto` with which SentencePiece reads texts; it normalises only white space."""
     special = {self.unknown: _UNKNOWN, self.start: _CONTROL, self.end: _CONTROL, self.pad: _CONTROL}
-    special |= {index: _CONTROL for index, piece in enumerate(self.pieces) if piece == "<mask>"}
+    special |= {index: _CONTROL for index, piece in enumerate(self.subwords) if piece == "<mask>"}
     parts = []
-    for index, (piece, score) in enumerate(zip(self.pieces, self.scores)):
+    for index, (piece, score) in enumerate(zip(self.subwords, self.scores)):
       kind = special.get(index, _NORMAL)
       content = _bytes(1, piece.encode()) + b"\x15" + struct.pack("<f", score) + _number(3, kind)
       parts.append(_bytes(1, content))
-    trainer = _number(3, _UNIGRAM) + _number(4, len(self.pieces))
+    trainer = _number(3, _UNIGRAM) + _number(4, len(self.subwords))
     trainer += _number(40, self.unknown) + _number(41, self.start) + _number(42, self.end) + _number(43, self.pad)
     normalizer = _bytes(1, b"identity") + _bytes(2, _NO_CHARACTERS) + b"".join(_number(field, 1) for field in (3, 4, 5))
     return b"".join(parts) + _bytes(2, trainer) + _bytes(3, normalizer)
@@ -58,20 +58,20 @@ class Pieces:
 class SentencePiece(text.TokenPreprocess):
   """SentencePiece's unigram tokenizer."""
 
-  def __init__(self, pieces: Pieces, limit: int):
-    """Reads the pieces into a tokenizer of the graph, which is saved with the export.
+  def __init__(self, subwords: Subwords, limit: int):
+    """Reads the subwords into a tokenizer of the graph, which is saved with the export.
 
     Args:
-      pieces: the vocabulary.
+      subwords: the vocabulary.
       limit: largest number of tokens that the backbone accepts.
     """
-    super().__init__("sentence_piece", limit, (pieces.start, pieces.end, pieces.pad), _SEPARATORS_BETWEEN)
-    model = pieces.model()
-    mapped = {_UNMAPPED: "", **pieces.characters}
+    super().__init__("sentence_piece", limit, (subwords.start, subwords.end, subwords.pad), _SEPARATORS_BETWEEN)
+    model = subwords.model()
+    mapped = {_UNMAPPED: "", **subwords.characters}
     digest = hashlib.sha256(model + repr(sorted(mapped.items())).encode()).hexdigest()
     self.identity = f"sentence_piece {digest}"
-    self.mask_token = pieces.pieces.index("<mask>") if "<mask>" in pieces.pieces else -1
-    self.vocabulary_size = len(pieces.pieces)
+    self.mask_token = subwords.subwords.index("<mask>") if "<mask>" in subwords.subwords else -1
+    self.vocabulary_size = len(subwords.subwords)
     keys, values = tf.constant(list(mapped)), tf.constant(list(mapped.values()))
     self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), _UNMAPPED)
     self._tokenizer = tf_text.SentencepieceTokenizer(model, out_type=tf.int32)

@@ -11,7 +11,7 @@ from tl_app import backbones
 from tl_app.assets import Assets
 from tl_app.backbones import bert, bert_q4, native
 from tl_app.errors import UserError
-from tl_app.preprocessing.sentence_piece import Subwords, SentencePiece
+from tl_app.preprocessing.sentence_piece import SentencePiece, Subwords
 
 WIDTH, LAYERS, HEADS, INNER, POSITIONS = 32, 2, 4, 64, 16
 SUBWORDS = ("<s>", "<pad>", "</s>", "<unk>", "\u2581", "a", "b", "\u2581ab", "\u2581a", "ss", "<mask>")

@@ -84,7 +84,7 @@ def _bert_q4(spec, assets, pooling, size):
   network = bert.build(contents.config, pooler=False)
   if spec.pretrained:
     bert.set_weights(network, contents.weights, path)
-  preprocess = sentence_piece.SentencePiece(contents.pieces, contents.config["max_position_embeddings"])
+  preprocess = sentence_piece.SentencePiece(contents.subwords, contents.config["max_position_embeddings"])
   return text_backbone(spec, preprocess, dict(network.input), network.output, pooling, contents.config)
 
 

@@ -18,6 +18,7 @@ NFC, NFD = (unicodedata.normalize(form, "café.jpg") for form in ("NFC", "NFD"))
     ("12", "12.PNG"),
     ("photo.v2", "photo.v2.jpeg"),
     (" 12.PNG ", "12.PNG"),
+    ("train/cat/1.jpg?v=2", "train/cat/1.jpg"),
     (NFC, NFD),
     (NFD, NFC),
   ],

@@ -74,3 +74,10 @@ def test_what_is_passed_over_is_told(tmp_path):
   notes = load(f"table:{tmp_path}").notes
   assert "not tables, which are ignored: 2 (.docx 2), e.g. more.docx" in notes[0]
   assert "other tables, which are ignored: 2 (.csv 2), e.g. sample_submission.csv" in notes[1]
+
+
+def test_tables_in_folders_beside_the_tables_are_named(tmp_path):
+  (tmp_path / "more").mkdir()
+  tables(tmp_path, "train.csv", "test.csv", "more/train.csv")
+  (note,) = load(f"table:{tmp_path}").notes
+  assert note.endswith("tables in folders beside the tables, which are ignored: 1 (.csv 1), e.g. train.csv")

@@ -16,8 +16,9 @@ def find(cell: str, directory: pathlib.Path) -> tuple[str, str]:
   """Returns (path, reason): the file that a cell means, or why there is none and which file is near.
 
   A path is relative to `directory`, absolute, or begins with ~. What a path can mean besides is tried in turn: "\\" as
-  the separator, a Unicode name composed or decomposed, an image suffix where the path has none. A path of another
-  machine is not followed; the message names the file below `directory` that its end leads to.
+  the separator, a query at the end ("1.jpg?v=2"), a Unicode name composed or decomposed, an image suffix where the path
+  has none. A path of another machine is not followed; the message names the file below `directory` that its end leads
+  to.
 
   Args:
     cell: the path as the table holds it.
@@ -46,7 +47,8 @@ def _below(path, directory):
 def _spellings(cell):
   """Yields the ways to write a path, the given one first."""
   stripped = cell.strip()
-  for path in dict.fromkeys((cell, stripped, stripped.replace("\\", "/"))):
+  without_query = re.sub(r"(\.\w+)\?.*$", r"\1", stripped)
+  for path in dict.fromkeys((cell, stripped, stripped.replace("\\", "/"), without_query)):
     yield from dict.fromkeys((path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))))
 
 

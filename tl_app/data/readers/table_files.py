@@ -109,6 +109,8 @@ def _of_directory(path, what, notes):
     file for file in files if not (is_table(file) or _ABOUT.fullmatch(file.name) or suffix(file) in IMAGE_SUFFIXES)
   ]
   _note_ignored(others, "files that are not tables", what, notes)
+  deeper = [file for folder in folders for file in visible(folder)[1] if is_table(file)]
+  _note_ignored(deeper, "tables in folders beside the tables", what, notes)
   if len(tables) == 1 and not split_file(tables[0]):
     return [("", tables[0])]
   split_files = [file for file in map(split_file, tables) if file]

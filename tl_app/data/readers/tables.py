@@ -142,7 +142,10 @@ def _one_label(cells, names):
     return (cells[0] if cells else None), ""
   blank = next((name for name, cell in zip(names, cells) if not (cell and cell.strip())), None)
   if blank is not None:
-    return None, f"it has no label in the column {blank!r} of --label_columns"
+    return (
+      None,
+      f"it has no label in the column {blank!r} of --label_columns, where 0 stands for no",
+    )
   return as_label([cell.strip() for cell in cells]), ""
 
 

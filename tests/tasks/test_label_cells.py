@@ -248,7 +248,10 @@ def two_columns(values):
     (["1", "0", "-1", "1", "-1", "0"], r"'late' of --label_columns holds -1 .2 rows., the rest is 0 and 1: make it 0"),
     (["1.0", "0.0", "-1.0", "1.0"], r"holds -1 .1 rows."),
     (["1", "0", "maybe", "1"], r"'late' of --label_columns holds 'maybe' .1 rows.: write 0 or 1"),
-    (["1", "0", "", "1"], r"data.csv:4: it has no label in the column 'late' of --label_columns, where 0 stands for no .1 of 4"),
+    (
+      ["1", "0", "", "1"],
+      r"data.csv:4: it has no label in the column 'late' of --label_columns, where 0 stands for no .1 of 4",
+    ),
   ],
 )
 def test_columns_of_classes_tell_column_value_and_number_of_rows(tmp_path, values, message):

@@ -62,7 +62,19 @@ def replaced(text, rows):
 
 FLAGS_PAGE = "docs/flags.md"
 # Commands that have flags of their own, in the order of the page.
-COMMANDS = ("train", "check", "compare", "evaluate", "export", "predict", "inspect", "find_lr", "benchmark", "bundle")
+COMMANDS = (
+  "train",
+  "check",
+  "compare",
+  "evaluate",
+  "export",
+  "predict",
+  "inspect",
+  "find_lr",
+  "benchmark",
+  "explain",
+  "bundle",
+)
 _OWN_FLAGS = "import importlib, json, sys; from tl_app import cli; "
 _OWN_FLAGS += "importlib.import_module('tl_app.' + sys.argv[1]).define_flags(); print(json.dumps(cli.own_flags()))"
 

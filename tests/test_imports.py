@@ -24,7 +24,7 @@ ORDER = [
   ["data"],
   ["report", "checking"],
   ["model", "compute"],
-  ["features", "serving"],
+  ["features", "serving", "explaining"],
   ["training"],
   ["commands"],
   ["api"],
@@ -32,7 +32,7 @@ ORDER = [
   [
     *("tl_app", "__main__"),
     *("train", "pretrain", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"),
-    "bundle",
+    *("explain", "bundle"),
   ],
 ]
 LINE_OF = {room: line for line, rooms in enumerate(ORDER) for room in rooms}

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from absl import flags
 
@@ -59,7 +59,14 @@ def _define_path(name, default, help):
   flags.DEFINE(_Path(), name, default, help, serializer=flags.ArgumentSerializer())
 
 
-def flag(name: str, default: str | int | bool, help: str, low: int | None = None, path: bool = False) -> None:
+def flag(
+  name: str,
+  default: str | int | bool,
+  help: str,
+  low: int | None = None,
+  path: bool = False,
+  choices: Sequence[str] = (),
+) -> None:
   """Defines a flag that only this command has.
 
   Args:
@@ -68,9 +75,12 @@ def flag(name: str, default: str | int | bool, help: str, low: int | None = None
     help: what it does.
     low: the smallest number that it takes.
     path: whether it is a path, in which ~ is the home directory.
+    choices: the words that it takes; () for any text.
   """
   if path:
     _define_path(name, default, help)
+  elif choices:
+    flags.DEFINE(_Choice(name, choices), name, default, help, serializer=flags.ArgumentSerializer())
   elif isinstance(default, str):
     flags.DEFINE_string(name, default, help)
   elif isinstance(default, bool):

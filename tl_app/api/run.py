@@ -5,6 +5,7 @@ import itertools
 import os
 import pathlib
 import typing
+from collections.abc import Iterable
 
 from tl_app import files
 from tl_app import workdir as workdir_lib
@@ -16,6 +17,7 @@ from tl_app.errors import UserError
 if typing.TYPE_CHECKING:
   import pandas as pd
 
+  from tl_app.commands import explain
   from tl_app.report.plots import Figure
   from tl_app.tasks.task import Task
 
@@ -133,6 +135,47 @@ class Run:
 
     columns = self.config.text_column, self.config.image_column, self.config.text_pair_column
     return predict.read(facts, source, *columns)
+
+  def explain(
+    self,
+    inputs: typing.Any,
+    method: str = "auto",
+    classes: Iterable[str] = (),
+    similar: int = 3,
+    output: str | pathlib.Path = "",
+  ) -> "Explanations":
+    """Explains the answers to new inputs, as `python -m tl_app.explain` does.
+
+    Args:
+      inputs: as of `predict`.
+      method: "grad_cam", "integrated_gradients", "occlusion", or "auto" for the first of them that fits the model.
+      classes: classes, targets or entity types to explain; () for those that are answered.
+      similar: number of similar training examples.
+      output: directory for explanations.html and explanations.json; "" is explanations/ in the workdir.
+
+    Returns:
+      The explanations: a list with a dict for each input, which a notebook shows as a page. "explanations" of an input
+      has a dict for each answer, with the "score" of each of its "parts" (words) or its "heat" map. "similar" are
+      training examples.
+
+    Raises:
+      UserError: an input, the method or a class does not fit the model.
+
+    Example:
+      run.explain(["I lost my card"])[0]["explanations"][0]["parts"]
+    """
+    from tl_app.explaining import methods
+
+    if method not in methods.METHODS:
+      raise UserError(f"run.explain takes no method {method!r}, but {', '.join(methods.METHODS)}")
+    is_path = isinstance(inputs, (str, os.PathLike))
+    source: typing.Any = files.expanded(str(inputs)) if is_path else list(inputs)
+    with session.running():
+      from tl_app.commands import explain
+
+      count = explain.Options.max_inputs if is_path else max(1, len(source))
+      options = explain.Options(method, tuple(classes), similar, count)
+      return Explanations(explain.explain(self.workdir, source, files.expanded(str(output)), options, {}, self._trust))
 
   def errors(self) -> "pd.DataFrame":
     """Returns the wrong predictions of the test split, the worst first.
@@ -293,6 +336,21 @@ class Metrics(dict):
 
   def _repr_html_(self):
     return _table(self)
+
+
+class Explanations(list):
+  """Explanations of several inputs: a list of dicts, which a notebook shows as a page.
+
+  Attributes:
+    path: the HTML page.
+  """
+
+  def __init__(self, written: "explain.Written"):
+    super().__init__(entry for group in written.result["groups"] for entry in group["entries"])
+    self.path = written.page
+
+  def _repr_html_(self):
+    return Report(self.path)._repr_html_()
 
 
 class Report:

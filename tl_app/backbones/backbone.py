@@ -124,6 +124,27 @@ class Backbone:
     ]
     return max(found, key=lambda variable: variable.shape[0], default=None)
 
+  @property
+  def token_embedding(self) -> "keras.layers.Embedding | None":
+    """The layer that reads the table of token embeddings; None if the network has no such layer of Keras."""
+    import keras
+
+    from tl_app.backbones import keras_internals
+
+    layers = keras_internals.flat_layers(self.network, include_self=False)
+    found = [layer for layer in layers if isinstance(layer, keras.layers.Embedding) and _TOKEN_TABLE.search(layer.path)]
+    return max(found, key=lambda layer: layer.input_dim, default=None)
+
+  @property
+  def pools_map(self) -> bool:
+    """Whether the features are the mean of "map" over its positions."""
+    return "map" in self.network.output and self.spec.pooling == "mean"
+
+  @property
+  def has_input_gradient(self) -> bool:
+    """Whether the features can be differentiated by the pixels of an image."""
+    return self.modality == "image"
+
   def can_split(self, stage: str) -> bool:
     """Returns whether the network can be split below `stage`, with at least one stage in the trunk."""
     from tl_app.backbones import native_stages

@@ -154,6 +154,11 @@ class SavedModelBackbone(Backbone):
     return self.layer.has_training_mode
 
   @property
+  def has_input_gradient(self) -> bool:
+    """Whether the features can be differentiated by the pixels: not if the module rounds them to integers."""
+    return super().has_input_gradient and not self.layer.takes_bytes
+
+  @property
   def moving_statistics(self) -> list[keras.Variable]:
     """The variables that the module's training graph changes."""
     return self.layer.statistics

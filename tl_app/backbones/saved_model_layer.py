@@ -74,6 +74,11 @@ class SavedModelLayer(keras.layers.Layer):
     self.training_mode = self.has_training_mode and not self.statistics
     self.built = True
 
+  @property
+  def takes_bytes(self) -> bool:
+    """Whether the module takes pixels as integers in [0, 255]."""
+    return self._interface.takes_bytes()
+
   def call(self, inputs, training=False):
     """Returns {kind of output: float32 tensor} for {role: tensor}."""
     trains = bool(training) and any(variable.trainable for variable in self._wrapped)

@@ -1,6 +1,7 @@
 """Backbones that read pairs of texts: both in one sequence, or each by itself."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -63,6 +64,12 @@ def _key(side, name):
   return f"{side}_{name}" if name else side
 
 
+def _both(inputs):
+  """Returns {"first_..", "second_.."} of the inputs of each side, a tensor or a dict of tensors."""
+  named = (of_side if isinstance(of_side, dict) else {"": of_side} for of_side in inputs)
+  return {_key(side, name): tensor for side, tensors in zip(SIDES, named) for name, tensor in tensors.items()}
+
+
 class _Pairs(PreprocessWrapper):
   """Preprocessing of string [batch, 2] by that of string [batch]."""
 
@@ -73,6 +80,10 @@ class _Pairs(PreprocessWrapper):
     """Returns the tokens of both texts without special tokens, ragged int32 [batch, (tokens)], of string [batch, 2]."""
     return tf.concat([self._preprocess.tokenize(texts[:, index]) for index in range(len(SIDES))], axis=1)
 
+  def tokenize_column(self, texts: tf.Tensor) -> tf.RaggedTensor:
+    """Returns the tokens of one of the texts, ragged int32 [batch, (tokens)], of string [batch]."""
+    return self._preprocess.tokenize_column(texts)
+
 
 class CrossEncoder(_Pairs):
   """One sequence of both texts; the longer text is truncated first."""
@@ -80,6 +91,10 @@ class CrossEncoder(_Pairs):
   def __call__(self, texts: tf.Tensor):
     """Returns the network's inputs, one sequence for each pair, of string [batch, 2]."""
     return self._preprocess.join(texts[:, 0], texts[:, 1])
+
+  def arrange(self, columns: Sequence[tf.RaggedTensor]) -> dict[str, tf.Tensor]:
+    """Returns the network's inputs, one sequence for each pair, for the tokens of both texts."""
+    return self._preprocess.pack_pair(*columns)
 
   def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
     """Returns the number of tokens of each pair before truncation, special tokens included, int32 [batch]."""
@@ -92,12 +107,11 @@ class BiEncoder(_Pairs):
 
   def __call__(self, texts: tf.Tensor):
     """Returns {"first_..", "second_.."}: the network's inputs for both columns of string [batch, 2]."""
-    inputs = {}
-    for index, side in enumerate(SIDES):
-      of_side = self._preprocess(texts[:, index])
-      named = of_side if isinstance(of_side, dict) else {"": of_side}
-      inputs |= {_key(side, name): tensor for name, tensor in named.items()}
-    return inputs
+    return _both([self._preprocess(texts[:, index]) for index in range(len(SIDES))])
+
+  def arrange(self, columns: Sequence[tf.RaggedTensor]) -> dict[str, tf.Tensor]:
+    """Returns {"first_..", "second_.."}: the network's inputs for the tokens of both texts."""
+    return _both([self._preprocess.arrange([tokens]) for tokens in columns])
 
   def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
     """Returns the number of tokens of the longer text of each pair, special tokens included, int32 [batch]."""

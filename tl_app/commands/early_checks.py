@@ -80,8 +80,7 @@ def prediction(model: str, source: str, columns: dict[str, str]) -> None:
     UserError: one of them does not exist.
   """
   path, file = exports.export_of(model) / workdir.EXPORT_FACTS, pathlib.Path(source)
-  if source not in ("", "-") and not file.exists():
-    raise UserError(f"--input={source}: there is no such file or directory")
+  require_input(source)
   if file.is_file() and table_files.is_table(file) and path.is_file():
     facts = exports.read_facts(path.parents[1])
     modality, names = modalities.of(facts["modality"]), exports.input_columns(facts, columns)
@@ -89,6 +88,12 @@ def prediction(model: str, source: str, columns: dict[str, str]) -> None:
     found = column_names(file, wanted.values())
     if found:
       table_columns.require(found, wanted, modality, file)
+
+
+def require_input(source: str) -> None:
+  """Raises `UserError` if there is no file or directory `source`; "" and "-", standard input, are none."""
+  if source not in ("", "-") and not pathlib.Path(source).exists():
+    raise UserError(f"--input={source}: there is no such file or directory")
 
 
 def _check_data(name, flag, config):

@@ -1,7 +1,7 @@
 """`Preprocess`: the interface of everything that turns a raw column into the inputs of a backbone."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -35,6 +35,7 @@ class Preprocess(tf.Module, metaclass=_AbstractModule):
       the first trace. 0 for images, and for texts of any length.
     max_windows: largest number of sequences that one text is split into.
     can_pack: whether `tokenize` and `pack` exist, so that a caller can choose among the tokens of a text.
+    can_arrange: whether `tokenize_column` and `arrange` exist, so that a caller can follow each token of the raw texts.
     can_join_pairs: whether `join` exists, which makes one sequence of two texts.
     separators_between: number of end tokens between the two texts of a joined pair (RoBERTa: 2).
     mask_token: id of the token that stands for a masked one; -1 if there is none, or if it is not known.
@@ -47,6 +48,7 @@ class Preprocess(tf.Module, metaclass=_AbstractModule):
   max_length: int = 0
   max_windows: int = 1
   can_pack: bool = False
+  can_arrange: bool = False
   can_join_pairs: bool = False
   separators_between: int = 1
   mask_token: int = -1
@@ -61,6 +63,13 @@ class Preprocess(tf.Module, metaclass=_AbstractModule):
   def special_tokens(self) -> tuple[int, int, int] | None:
     """Ids of the start, end and padding tokens; None if the preprocessing does not know them."""
     return None
+
+  @property
+  def blank_token(self) -> int:
+    """Id of a token that says nothing: that of a masked one, else that of padding."""
+    if self.mask_token >= 0:
+      return self.mask_token
+    return self.special_tokens[2] if self.special_tokens else 0
 
   @abc.abstractmethod
   def __call__(self, raw: tf.Tensor):
@@ -95,6 +104,21 @@ class Preprocess(tf.Module, metaclass=_AbstractModule):
     """Returns one sequence for each pair of texts, string [batch] each, if `can_join_pairs`."""
     raise NotImplementedError
 
+  def tokenize_column(self, texts: tf.Tensor) -> tf.RaggedTensor:
+    """Returns the tokens of one column as `arrange` takes them, ragged int32 [batch, (tokens)], if `can_arrange`."""
+    return self.tokenize(texts)
+
+  def arrange(self, columns: Sequence[tf.RaggedTensor]) -> dict[str, tf.Tensor]:
+    """Returns the token inputs of `__call__` for the tokens of each column, if `can_arrange`.
+
+    Where a token goes depends on how many there are, and not on their ids.
+
+    Args:
+      columns: ragged int32 [batch, (tokens)] of `tokenize_column`, one for each text of an example.
+    """
+    (tokens,) = columns
+    return self.pack(tokens)
+
 
 class PreprocessWrapper(Preprocess):
   """A preprocessing that changes what another one does, and shares its length and tokens."""
@@ -110,12 +134,18 @@ class PreprocessWrapper(Preprocess):
     self._preprocess = preprocess
     self.limit = preprocess.limit
     self.max_windows = preprocess.max_windows
+    self.can_arrange = preprocess.can_arrange
     self.identity = f"{description} {preprocess.identity}"
 
   @property
   def max_length(self) -> int:
     """The length of the wrapped preprocessing."""
     return self._preprocess.max_length
+
+  @property
+  def blank_token(self) -> int:
+    """That of the wrapped preprocessing."""
+    return self._preprocess.blank_token
 
   @max_length.setter
   def max_length(self, value: int):

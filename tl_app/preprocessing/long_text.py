@@ -1,5 +1,7 @@
 """Texts longer than the limit of the backbone: which of their tokens it reads, in one sequence or in several."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -24,7 +26,12 @@ class HeadTail(PreprocessWrapper):
 
   def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns the network's inputs, int32 [batch, length], for texts, string [batch]."""
-    return self.pack(head_tail(self.tokenize(texts), max(self.max_length - text.SPECIAL, 0)))
+    return self.arrange([self.tokenize(texts)])
+
+  def arrange(self, columns: Sequence[tf.RaggedTensor]) -> dict[str, tf.Tensor]:
+    """Returns the network's inputs, int32 [batch, length], for the tokens of texts."""
+    (tokens,) = columns
+    return self.pack(head_tail(tokens, max(self.max_length - text.SPECIAL, 0)))
 
 
 class Windows(PreprocessWrapper):
@@ -39,7 +46,12 @@ class Windows(PreprocessWrapper):
 
     `windows` is the largest number of windows of a text in the batch. Missing windows are 0, and so is their mask.
     """
-    windows, counts = cut(self.tokenize(texts), max(self.max_length - text.SPECIAL, 1), self.max_windows)
+    return self.arrange([self.tokenize(texts)])
+
+  def arrange(self, columns: Sequence[tf.RaggedTensor]) -> dict[str, tf.Tensor]:
+    """Returns what `__call__` does, for the tokens of texts."""
+    (tokens,) = columns
+    windows, counts = cut(tokens, max(self.max_length - text.SPECIAL, 1), self.max_windows)
     inputs = self.pack(windows)
     return {
       name: tf.ensure_shape(tf.RaggedTensor.from_row_lengths(x, counts).to_tensor(), [None, None, None])

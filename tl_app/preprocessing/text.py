@@ -148,7 +148,7 @@ def read_vocabulary(path: str | os.PathLike, special: Sequence[str] = SPECIAL_TO
 class TokenPreprocess(Preprocess):
   """Texts to BERT's inputs by a tokenizer; a subclass provides `tokenize`."""
 
-  can_pack = can_join_pairs = True
+  can_pack = can_arrange = can_join_pairs = True
 
   def __init__(self, name: str, limit: int, special: Sequence[int], separators_between: int = 1):
     """Sets the lengths and the special tokens.
@@ -183,7 +183,10 @@ class TokenPreprocess(Preprocess):
 
   def join(self, first: tf.Tensor, second: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns BERT's inputs (see `pack`), with segment ids, for pairs of texts, string [batch] each."""
-    first, second = self._tokens_read(first), self._tokens_read(second)
+    return self.pack_pair(self._tokens_read(first), self._tokens_read(second))
+
+  def pack_pair(self, first: tf.RaggedTensor, second: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+    """Returns what `join` does, for the tokens of both texts."""
     return pack(first, self.max_length, self.special_tokens, second, self.separators_between)
 
   def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
@@ -284,6 +287,7 @@ class HubPreprocess(Preprocess):
     self._module = module
     self.identity = f"hub_preprocess {identity}"
     self.can_pack = callable(getattr(module, "tokenize", None)) and callable(getattr(module, "bert_pack_inputs", None))
+    self.can_arrange = self.can_pack
     fixed = self._fixed_length()
     self.limit = int(limit) or fixed
     if not self.can_pack:
@@ -323,7 +327,11 @@ class HubPreprocess(Preprocess):
 
   def join(self, first: tf.Tensor, second: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns BERT's inputs, int32 [batch, length], with segment ids, for pairs of texts, string [batch] each."""
-    return self._pack([self.tokenize(first), self.tokenize(second)])
+    return self.pack_pair(self.tokenize(first), self.tokenize(second))
+
+  def pack_pair(self, first: tf.RaggedTensor, second: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+    """Returns what `join` does, for the tokens of both texts."""
+    return self._pack([first, second])
 
   def count_tokens(self, texts: tf.Tensor) -> tf.Tensor:
     """Returns the number of tokens of each text, special tokens included, int32 [batch].

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from tl_app.tasks.explained import LOG_ODDS, Explained
 from tl_app.tasks.label_codec import LabelCodec
 
 
@@ -16,9 +17,11 @@ class Answers(abc.ABC):
 
   Attributes:
     codec: the `LabelCodec` of the task.
+    score_title: what `score` returns.
   """
 
   codec: LabelCodec
+  score_title: typing.ClassVar[str] = LOG_ODDS
 
   @property
   def columns(self) -> tuple[str, ...]:
@@ -45,6 +48,32 @@ class Answers(abc.ABC):
   @abc.abstractmethod
   def decode(self, served: Mapping[str, np.ndarray], inputs: Sequence[bytes]) -> Iterator[dict]:
     """Yields an answer, ready for JSON, for each of `inputs` from the outputs of the export's signature."""
+
+  @property
+  def explainable(self) -> Sequence[str]:
+    """The names that `explained` knows: classes, targets or entity types."""
+    return self.codec.names
+
+  @abc.abstractmethod
+  def explained(self, logits: np.ndarray, names: Sequence[str] = ()) -> list[Explained]:
+    """Returns what is explained of the answer to one example: each class, target or entity that is answered.
+
+    Args:
+      logits: of the example, float [..].
+      names: classes, targets or entity types that are explained in place of those that are answered.
+
+    Raises:
+      UserError: the model does not know a name.
+    """
+
+  @abc.abstractmethod
+  def score(self, logits, place: tuple[int, ...]):
+    """Returns the scores that are explained, a tensor [batch]: calibrated log-odds, or values in the labels' unit.
+
+    Args:
+      logits: of the network, tensor [batch, ..].
+      place: as of `Explained`.
+    """
 
   @abc.abstractmethod
   def parity(self, served: Mapping[str, np.ndarray], outputs: np.ndarray) -> dict:

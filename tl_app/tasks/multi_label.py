@@ -10,7 +10,7 @@ import sklearn.multiclass
 
 from tl_app.config import AUTO
 from tl_app.errors import UserError
-from tl_app.tasks import calibration, cells, solvers, statistics
+from tl_app.tasks import calibration, cells, explained, solvers, statistics
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -284,6 +284,16 @@ class MultiLabelAnswers(Answers):
         "score": float(score),
         "probabilities": {name: float(p) for name, p in zip(self.codec.names, row)},
       }
+
+  def explained(self, logits, names=()):
+    """As of `Answers`; of an example without a class its most probable one."""
+    probabilities = self.outputs(np.asarray(logits)[None])[0]
+    answered = np.flatnonzero(probabilities > np.array(self.codec.thresholds)).tolist()
+    chosen = explained.positions(names, self.explainable) or answered or [int(probabilities.argmax())]
+    return [explained.Explained(self.codec.names[i], (i,), float(probabilities[i])) for i in chosen]
+
+  def score(self, logits, place):
+    return self.codec.calibrated(logits)[:, place[0]]
 
   def parity(self, served, outputs):
     thresholds = np.array(self.codec.thresholds)

@@ -8,7 +8,7 @@ import scipy.stats
 import sklearn.linear_model
 
 from tl_app.errors import UserError
-from tl_app.tasks import cells, prediction_sets, solvers, statistics
+from tl_app.tasks import cells, explained, prediction_sets, solvers, statistics
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -251,6 +251,8 @@ class RegressionMetrics(Metrics):
 class RegressionAnswers(Answers):
   """A number for each target, in its own unit."""
 
+  score_title: typing.ClassVar = "value"
+
   @property
   def columns(self):
     """Of predictions_test.csv; "error" is the distance, of several targets their mean in standard deviations."""
@@ -281,6 +283,15 @@ class RegressionAnswers(Answers):
     for row, bounds in zip(served["values"], intervals):
       answer = {"values": {name: float(value) for name, value in zip(self.codec.names, row)}}
       yield answer if bounds is None else answer | {"intervals": dict(zip(self.codec.names, bounds.tolist()))}
+
+  def explained(self, logits, names=()):
+    values = self.outputs(np.asarray(logits)[None])[0]
+    chosen = explained.positions(names, self.explainable) or range(len(values))
+    return [explained.Explained(self.codec.names[i], (i,), float(values[i])) for i in chosen]
+
+  def score(self, logits, place):
+    (target,) = place
+    return logits[:, target] * self.codec.deviation[target] + self.codec.mean[target]
 
   def parity(self, served, outputs):
     difference = (np.abs(served["values"] - outputs) / self.codec.deviation).max()

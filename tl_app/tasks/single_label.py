@@ -8,7 +8,7 @@ import sklearn.metrics
 
 from tl_app.config import AUTO
 from tl_app.errors import UserError
-from tl_app.tasks import calibration, cells, prediction_sets, solvers, statistics
+from tl_app.tasks import calibration, cells, explained, prediction_sets, solvers, statistics
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -317,6 +317,14 @@ class SingleLabelAnswers(Answers):
       answer = {"label": label.decode("utf-8"), "score": float(score), "probabilities": probabilities}
       named = [] if member is None else [name for name, inside in zip(self.codec.names, member) if inside]
       yield answer | ({} if member is None else {"prediction_set": named})
+
+  def explained(self, logits, names=()):
+    probabilities = self.outputs(np.asarray(logits)[None])[0]
+    chosen = explained.positions(names, self.explainable) or [int(probabilities.argmax())]
+    return [explained.Explained(self.codec.names[i], (i,), float(probabilities[i])) for i in chosen]
+
+  def score(self, logits, place):
+    return explained.log_odds(self.codec.calibrated(logits), *place)
 
   def parity(self, served, outputs):
     top = np.sort(outputs, axis=1)

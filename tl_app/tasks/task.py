@@ -67,6 +67,11 @@ class Task:
   answer_flags: tuple[str, ...] = ()
 
   @property
+  def has_typical_examples(self) -> bool:
+    """Whether many examples share a label, so that the surest right answer is typical of it."""
+    return self.has_class_names and not self.per_token
+
+  @property
   def names(self) -> tuple[str, ...]:
     """Names of the outputs, in the order of the logits."""
     return self.codec.names

@@ -7,7 +7,7 @@ import typing
 import numpy as np
 
 from tl_app.errors import UserError
-from tl_app.tasks import cells, solvers, statistics, tags
+from tl_app.tasks import cells, explained, solvers, statistics, tags
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -267,6 +267,27 @@ class EntityAnswers(Answers):
         "words": [text[start:end] for start, end in spans],
         "labels": labels,
       }
+
+  @property
+  def explainable(self):
+    return self.codec.types
+
+  def explained(self, logits, names=()):
+    """As of `Answers`: the tag of the first word of each entity; without one the most probable beginning."""
+    probabilities = self.outputs(np.asarray(logits)[None])[0]
+    best = probabilities.argmax(axis=-1)
+    entities = [] if names else tags.entities(self.codec.names[index] for index in best)
+    found = [(kind, (first, int(best[first])), (first, last)) for kind, first, last in entities]
+    # A word that was not read has equal logits.
+    beginnings = np.where(np.ptp(logits, axis=-1) > 0, probabilities[:, 1::2].T, 0.0)
+    types = explained.positions(names, self.explainable) or ([] if found else [int(beginnings.max(axis=1).argmax())])
+    likely = [int(beginnings[index].argmax()) for index in types]
+    found += [(self.codec.types[i], (word, 1 + 2 * i), (word, word)) for i, word in zip(types, likely)]
+    return [explained.Explained(kind, place, float(probabilities[place]), words) for kind, place, words in found]
+
+  def score(self, logits, place):
+    word, tag = place
+    return explained.log_odds(logits[:, word], tag)
 
   def parity(self, served, outputs):
     present = served["words"] != ""

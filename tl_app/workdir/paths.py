@@ -79,6 +79,11 @@ class Workdir:
     return self.root / "report.html"
 
   @property
+  def explanations(self) -> pathlib.Path:
+    """What `explain` wrote: of new inputs, and for the report."""
+    return self.root / "explanations"
+
+  @property
   def export(self) -> pathlib.Path:
     """The SavedModel."""
     return self.root / "export"
@@ -125,7 +130,7 @@ class Workdir:
 
   def results(self) -> tuple[pathlib.Path, ...]:
     """Returns the paths of the results of a finished run."""
-    return self.metrics, self.predictions, self.report, self.export, self.backbone
+    return self.metrics, self.predictions, self.report, self.explanations, self.export, self.backbone
 
   def all_paths(self) -> tuple[pathlib.Path, ...]:
     """Returns all paths that a run writes."""

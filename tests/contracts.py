@@ -144,6 +144,10 @@ def check_preprocess(preprocess: Preprocess, raw: np.ndarray, directory, other: 
     assert all(values.dtype == np.int32 and values.shape[-1] <= preprocess.max_length for values in expected.values())
     special = preprocess.special_tokens
     assert special is None or len({int(token) for token in special}) == 3
+  if preprocess.can_arrange:
+    columns = [preprocess.tokenize_column(texts if raw.ndim == 1 else texts[:, i]) for i in range(raw[:1].size)]
+    arranged = _numpy(preprocess.arrange(columns))
+    assert arranged and _same({name: expected[name] for name in arranged}, arranged), "the tokens are elsewhere"
   if preprocess.can_pack and raw.ndim == 1:
     packed = _numpy(preprocess.pack(preprocess.tokenize(texts)))
     assert packed["input_word_ids"].shape[1] <= preprocess.max_length

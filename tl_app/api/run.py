@@ -155,14 +155,14 @@ class Run:
 
     Returns:
       The explanations: a list with a dict for each input, which a notebook shows as a page. "explanations" of an input
-      has a dict for each answer, with the "score" of each of its "parts" (words) or its "heat" map. "similar" are
+      has a dict for each answer, with the "score" of each of its "words", or its "heat" map. "similar" are
       training examples.
 
     Raises:
       UserError: an input, the method or a class does not fit the model.
 
     Example:
-      run.explain(["I lost my card"])[0]["explanations"][0]["parts"]
+      run.explain(["I lost my card"])[0]["explanations"][0]["words"]
     """
     from tl_app.explaining import methods
 
@@ -350,7 +350,7 @@ class Explanations(list):
     self.path = written.page
 
   def _repr_html_(self):
-    return Report(self.path)._repr_html_()
+    return _framed(self.path)
 
 
 class Report:
@@ -367,9 +367,13 @@ class Report:
     return str(self.path)
 
   def _repr_html_(self):
-    # A frame keeps the styles of the page away from those of the notebook.
-    page = html.escape(self.path.read_text(encoding="utf-8"))
-    return f'<iframe srcdoc="{page}" width="100%" height="600" frameborder="0"></iframe>'
+    return _framed(self.path)
+
+
+def _framed(path):
+  # A frame keeps the styles of the page away from those of the notebook.
+  page = html.escape(path.read_text(encoding="utf-8"))
+  return f'<iframe srcdoc="{page}" width="100%" height="600" frameborder="0"></iframe>'
 
 
 def _table(metrics, workdir=None):

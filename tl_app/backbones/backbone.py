@@ -132,7 +132,7 @@ class Backbone:
     from tl_app.backbones import keras_internals
 
     layers = keras_internals.flat_layers(self.network, include_self=False)
-    found = [layer for layer in layers if isinstance(layer, keras.layers.Embedding) and _TOKEN_TABLE.search(layer.path)]
+    found = [layer for layer in layers if isinstance(layer, keras.layers.Embedding) and _TOKEN_TABLE.search(layer.name)]
     return max(found, key=lambda layer: layer.input_dim, default=None)
 
   @property

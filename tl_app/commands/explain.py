@@ -108,7 +108,7 @@ def explain(
     entries = [_entry(row, explainer, found, options) for row in rows[: options.max_inputs]]
   result = _result(model, [{"title": "", "entries": entries}])
   directory = pathlib.Path(output) if output else paths.explanations
-  Record(paths).write_explanations(result, directory)
+  Record(paths).write_explanations(directory / explanations.JSON, result)
   explanations.write(directory / explanations.PAGE, result, options.top)
   return Written(result, directory / explanations.PAGE)
 
@@ -151,7 +151,7 @@ def explain_test(
       ]
       groups.append({"title": title, "entries": entries})
   result = _result(model, groups)
-  Record(paths).write_explanations(result)
+  Record(paths).write_explanations(paths.explanations / explanations.OF_REPORT, result)
   return Written(result, page.write(paths.root, examples))
 
 

@@ -45,14 +45,13 @@ class Explainer:
 
     Returns:
       A dict: "inputs" (the texts) or "image" (a data URI of what the network sees), and "explanations": a list of dicts
-      with "name", "value", "score", "words" of an entity if it is one, "method", those of `_facts`, and "parts" (of
-      texts) or "heat" (of an image).
+      with "name", "value", "score", "entity" (its text) if it is one, "method", those of `_facts`, and "words" or "heat".
 
     Raises:
       NotPossible: the method does not work for this input.
     """
-    parts = modalities.of(self.model.backbone.modality).parts
-    explain = {"words": self._words, "regions": self._regions}[parts]
+    units = modalities.of(self.model.backbone.modality).units
+    explain = {"words": self._words, "regions": self._regions}[units]
     return explain(row)
 
   def _words(self, row):
@@ -64,7 +63,7 @@ class Explainer:
         methods.INTEGRATED_GRADIENTS: words.integrated_gradients,
         methods.OCCLUSION: words.occlusion,
       }[method](self.model, texts, score)
-      return {"parts": _parts(found, texts)} | _facts(found.integrated)
+      return {"words": _scored_words(found, texts)} | _facts(found.integrated)
 
     return {"inputs": texts, "explanations": list(self._explanations(logits, explain, texts))}
 
@@ -116,7 +115,7 @@ def _entity(target: Explained, texts) -> dict:
   return {"entity": texts[0][spans[first].start : spans[min(last, len(spans) - 1)].end]} if first < len(spans) else {}
 
 
-def _parts(found: words.Scored, texts) -> list[dict]:
+def _scored_words(found: words.Scored, texts) -> list[dict]:
   return [
     {
       "column": span.column,

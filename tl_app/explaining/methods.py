@@ -22,7 +22,7 @@ class NotPossible(UserError):
 def available(model: "Model") -> list[str]:
   """Returns the methods that can explain a model, the best first."""
   backbone = model.backbone
-  if modalities.of(backbone.modality).parts == "words":
+  if modalities.of(backbone.modality).units == "words":
     differentiable = backbone.preprocess.can_arrange and backbone.token_embedding is not None
     return [*([INTEGRATED_GRADIENTS] if differentiable else []), OCCLUSION]
   found = [GRAD_CAM] if backbone.pools_map else []

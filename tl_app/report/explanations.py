@@ -9,11 +9,11 @@ import numpy as np
 import PIL.Image
 
 from tl_app import files
-from tl_app import workdir as workdir_lib
-from tl_app.report import formatting
+from tl_app.report import formatting, rendering
 
-# The page beside explanations.json.
-PAGE = "explanations.html"
+JSON, PAGE = "explanations.json", "explanations.html"
+# The file in `Workdir.explanations` that the report shows.
+OF_REPORT = "report.json"
 TOP = 10
 METHOD_TITLES = {
   "grad_cam": "Grad-CAM",
@@ -26,16 +26,6 @@ _FOR, _AGAINST = (31, 107, 179), (190, 74, 14)
 _FAINT, _STRONG = 0.04, 0.75
 
 
-def section(paths: workdir_lib.Workdir) -> dict | None:
-  """Returns what `_explanations.html` shows of a run, see `shown`; None if its test examples were not explained.
-
-  Args:
-    paths: the `Workdir`.
-  """
-  path = paths.explanations / "report.json"
-  return shown(workdir_lib.read(path), TOP) if path.is_file() else None
-
-
 def write(path: pathlib.Path, result: Mapping, top: int) -> None:
   """Writes the page of a result, which loads nothing.
 
@@ -44,14 +34,12 @@ def write(path: pathlib.Path, result: Mapping, top: int) -> None:
     result: content of explanations.json.
     top: number of words to list for each answer.
   """
-  from tl_app.report import page
-
-  template = page.environment().get_template(PAGE)
+  template = rendering.environment().get_template(PAGE)
   files.write_text(path, template.render(explained=shown(result, top)))
 
 
 def shown(result: Mapping, top: int) -> dict:
-  """Returns the context of `_explanations.html`: the result with marks for words and pictures for heat maps."""
+  """Returns the context of `_explanations.html`: the result with the colours of words and of heat maps."""
   groups = [
     {**group, "entries": [_shown_entry(entry, top) for entry in group["entries"]]} for group in result["groups"]
   ]
@@ -75,8 +63,8 @@ def _lines(entry, result, top):
       f"{entry['id']}: {found['name']}{of} {formatting.significant(found['value'])}, {result['score_title']} "
       f"{formatting.significant(found['score'])}, by {_method(found)}"
     )
-    if "parts" in found:
-      yield "  " + ", ".join(f"{part['text']} {part['score']:+.2f}" for part in strongest(found["parts"], top))
+    if "words" in found:
+      yield "  " + ", ".join(f"{part['text']} {part['score']:+.2f}" for part in strongest(found["words"], top))
     else:
       yield f"  {_place(found['heat'])}"
   for near in entry.get("similar", ()):
@@ -99,9 +87,9 @@ def _place(heat):
   return f"strongest at {right} from the left and {down} from the top"
 
 
-def strongest(parts: Iterable[Mapping], top: int) -> list[Mapping]:
-  """Returns the parts of a text with the scores furthest from 0, the furthest first."""
-  read = [part for part in parts if part["score"] is not None]
+def strongest(words: Iterable[Mapping], top: int) -> list[Mapping]:
+  """Returns the words of a text with the scores furthest from 0, the furthest first."""
+  read = [part for part in words if part["score"] is not None]
   return sorted(read, key=lambda part: -abs(part["score"]))[:top]
 
 
@@ -111,8 +99,8 @@ def _shown_entry(entry, top):
   found = [
     explanation
     | (
-      {"marked": marked(entry["inputs"], explanation["parts"]), "strongest": strongest(explanation["parts"], top)}
-      if "parts" in explanation
+      {"marked": marked(entry["inputs"], explanation["words"]), "strongest": strongest(explanation["words"], top)}
+      if "words" in explanation
       else {"overlay": overlay(explanation["heat"])}
     )
     for explanation in entry["explanations"]
@@ -120,16 +108,16 @@ def _shown_entry(entry, top):
   return {**entry, "explanations": found}
 
 
-def marked(texts: Sequence[str], parts: Sequence[Mapping]) -> list[list[dict]]:
+def marked(texts: Sequence[str], words: Sequence[Mapping]) -> list[list[dict]]:
   """Returns the pieces of each text, in order: {"text", "kind", "share", "score"}.
 
   "kind" is "for", "against", "unread", or "" between the words; "share" is the score as a share of the largest one.
   """
-  largest = max((abs(part["score"]) for part in parts if part["score"] is not None), default=0.0) or 1.0
+  largest = max((abs(part["score"]) for part in words if part["score"] is not None), default=0.0) or 1.0
   columns = []
   for column, text in enumerate(texts):
     pieces, end = [], 0
-    for part in (part for part in parts if part["column"] == column):
+    for part in (part for part in words if part["column"] == column):
       pieces.append({"text": text[end : part["start"]], "kind": ""})
       pieces.append({"text": text[part["start"] : part["end"]], **_mark(part["score"], largest)})
       end = part["end"]

@@ -112,10 +112,9 @@ class Record:
     """Writes a learnt vocabulary, if there are tokens: one a line, as in the vocabulary files of BERT."""
     write_vocabulary(self.paths.vocabulary, tokens)
 
-  def write_explanations(self, values: dict, directory: pathlib.Path | None = None) -> None:
-    """Writes what `explain` found: explanations.json in a directory, or by default the file that the report shows."""
-    name = "explanations.json" if directory else "report.json"
-    self._write((directory or self.paths.explanations) / name, values)
+  def write_explanations(self, path: pathlib.Path, values: dict) -> None:
+    """Writes a file of what `explain` found."""
+    self._write(path, values)
 
   def write_task(self, values: dict, directory: pathlib.Path | None = None) -> None:
     """Writes task.json beside the weights whose logits it reads: those of the selected model, or of a candidate."""

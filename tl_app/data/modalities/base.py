@@ -26,7 +26,7 @@ class Modality(abc.ABC):
       once for each content.
     varies_in_length: whether inputs take different numbers of tokens. Batches then hold inputs of similar length.
     is_batched: whether the steps of a stream take a batch of inputs at a time. Otherwise they take one.
-    parts: what an explanation of an answer gives scores to: "words" or "regions".
+    units: what an explanation of an answer gives scores to: "words" or "regions".
     prefers_openvino: whether --frozen_engine=auto may choose OpenVINO.
     token_checks: the kinds of findings that need the tokens of a backbone.
     serving_modules: the modules that a process must import, besides TensorFlow, to run an export.
@@ -42,7 +42,7 @@ class Modality(abc.ABC):
   is_decoded: bool = False
   varies_in_length: bool = False
   is_batched: bool = False
-  parts: str = ""
+  units: str = ""
   prefers_openvino: bool = False
   token_checks: tuple[str, ...] = ()
   serving_modules: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ class Image(Modality):
   predict_sources = "an image, a directory of images, or a table of their paths ({tables})"
   encoded_form = "the bytes of one encoded image"
   is_decoded = True
-  parts = "regions"
+  units = "regions"
   prefers_openvino = True
   blank = _BLANK
 

@@ -24,7 +24,7 @@ class Text(Modality):
   encoded_form = "one text"
   varies_in_length = True
   is_batched = True
-  parts = "words"
+  units = "words"
   token_checks = ("long_texts", "unknown_tokens")
   serving_modules = ("tensorflow_text",)
 

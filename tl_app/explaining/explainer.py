@@ -45,7 +45,8 @@ class Explainer:
 
     Returns:
       A dict: "inputs" (the texts) or "image" (a data URI of what the network sees), and "explanations": a list of dicts
-      with "name", "value", "score", "entity" (its text) if it is one, "method", those of `_facts`, and "words" or "heat".
+      with "name", "value", "score", "entity" (its text) if it is one, "method", those of `_facts`, and "words" or
+      "heat".
 
     Raises:
       NotPossible: the method does not work for this input.

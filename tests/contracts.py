@@ -269,7 +269,12 @@ def _check_metrics(task, targets, perfect, logits):
   monitored = metrics.monitor_metrics(logits, targets)
   assert monitored[metrics.primary_metric] == pytest.approx(score) and np.isfinite(monitored["loss"])
   assert metrics.score(perfect, targets) > max(score, metrics.score(-perfect, targets))
+  sentences = [*metrics.describe(computed), *metrics.describe_failures(computed)]
+  assert (
+    sentences and all(not text[0].islower() and text.endswith(".") for text in sentences) and metrics.headline(computed)
+  )
   baseline = metrics.baseline(targets, targets)
+  assert "against" in metrics.describe_against(computed, baseline)
   assert json.loads(json.dumps(baseline, allow_nan=False)) == baseline
   assert metrics.baseline_score(baseline) < metrics.score(perfect, targets) and metrics.baseline_score({}) is None
   assert metrics.p_value(logits, logits, targets) > 0.5 and 0 < metrics.p_value(perfect, -perfect, targets) < 0.5

@@ -5,12 +5,14 @@ import functools
 import pathlib
 from collections.abc import Iterator
 
+import numpy as np
+
 from tl_app import tasks
 from tl_app import workdir as workdir_lib
 from tl_app.data.examples import Examples
 from tl_app.errors import UserError
 from tl_app.report import epoch_log, predictions, previews
-from tl_app.tasks import Task
+from tl_app.tasks import Task, calibration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,7 @@ class RunFacts:
   paths: workdir_lib.Workdir
   metrics: dict
   examples: Examples | None = None
+  _previews: dict = dataclasses.field(default_factory=dict, repr=False)
 
   @functools.cached_property
   def task(self) -> Task:
@@ -71,13 +74,31 @@ class RunFacts:
     """Yields the rows of predictions_test.csv, see `predictions.checked`."""
     return predictions.checked(self.paths.predictions, self.task.answers)
 
+  @functools.cached_property
+  def risk_coverage(self) -> dict | None:
+    """How the share of wrong answers falls where unsure ones are withheld, see `calibration.risk_coverage`.
+
+    From metrics.json, else from the scores in predictions_test.csv; None of a task whose answers have no score.
+    """
+    if "risk_coverage" in self.test:
+      return self.test["risk_coverage"]
+    rows = list(self.predictions()) if self.has_predictions else []
+    if not rows or "score" not in rows[0]:
+      return None
+    right = [self.task.answers.error(row) is None for row in rows]
+    return calibration.risk_coverage(np.array([float(row["score"]) for row in rows]), np.array(right))
+
   def previews(self, ids: set[str]) -> dict[str, dict[str, str]]:
     """Returns {id: {"text": str} or {"image": data URI}} of test examples, {} if the examples are not at hand.
 
     Args:
       ids: as predictions_test.csv has them.
     """
-    return previews.of(self.examples, ids) if self.examples else {}
+    if not self.examples:
+      return {}
+    # Several sections show the same examples.
+    self._previews.update(previews.of(self.examples, ids - self._previews.keys()))
+    return {id: self._previews[id] for id in ids}
 
 
 def read(root: str | pathlib.Path, examples: Examples | None = None) -> RunFacts:

@@ -7,17 +7,16 @@ import markupsafe
 from tl_app import files
 from tl_app.data.examples import Examples
 from tl_app.report import facts as facts_lib
-from tl_app.report import rendering
-from tl_app.report.facts import RunFacts
+from tl_app.report import first_screen, rendering
 from tl_app.report.sections import SECTIONS
-from tl_app.report.sections.section import QUESTIONS
 
 
 def write(root: str | pathlib.Path, examples: Examples | None = None) -> pathlib.Path:
   """Writes report.html into a workdir and returns its path.
 
   Reads the files of `RunFacts`, of which only metrics.json is needed; the page has no section for a file that is
-  absent. The page loads nothing: styles, pictures and plots are inside.
+  absent. The page loads nothing: styles, pictures and plots are inside. Its one script, which the page names by its
+  hash, sorts and filters tables; nothing needs it.
 
   Args:
     root: directory of the run.
@@ -35,18 +34,11 @@ def write(root: str | pathlib.Path, examples: Examples | None = None) -> pathlib
     if context is not None:
       html = environment.get_template(f"sections/{section.name}.html").render(common | context)
       shown.append({"name": section.name, "title": section.title, "html": markupsafe.Markup(html)})
-  page = common | {"sections": shown, "answers": answers(facts)}
+  script = rendering.script()
+  page = common | {"script": markupsafe.Markup(script), "script_hash": rendering.digest(script)}
+  page |= {"sections": shown, "answers": first_screen.answers(facts)}
   files.write_text(facts.paths.report, environment.get_template("report.html").render(page))
   return facts.paths.report
-
-
-def answers(facts: RunFacts) -> dict[str, list[str]]:
-  """Returns {question: sentences} of the questions that the sections of a run answer, see `Section.answers`."""
-  found = {question: [] for question in QUESTIONS}
-  for section in SECTIONS:
-    for question, sentences in section.answers(facts).items():
-      found[question] += sentences
-  return {QUESTIONS[question]: sentences for question, sentences in found.items() if sentences}
 
 
 def _common(facts):

@@ -117,12 +117,14 @@ def certainty_figure(test: Mapping, ink: str = _INKS["light"]) -> Figure:
     figure = Figure(figsize=(9.6, 3.4), layout="constrained")
     left, *right = figure.subplots(1, 2 if risk else 1, squeeze=False)[0]
     left.plot([0, 1], [0, 1], color=_LINES["train"], linewidth=1, linestyle=":")
+    most = max(count for *_, count in found["reliability"])
     for colour, label, values in (
       (_LINES["train"], "before calibration", found["uncalibrated"]["reliability"]),
       (_LINES["validation"], "calibrated", found["reliability"]),
     ):
-      scores, shares, _ = zip(*values)
-      left.plot(scores, shares, color=colour, marker="o", markersize=3.5, label=label)
+      scores, shares, counts = zip(*values)
+      left.plot(scores, shares, color=colour, linewidth=1, alpha=0.5)
+      left.scatter(scores, shares, [6 + 90 * count / most for count in counts], color=colour, linewidths=0, label=label)
     left.set_xlabel("probability")
     left.set_ylabel("share of right answers")
     left.legend(frameon=False)

@@ -1,5 +1,7 @@
 """The environment of the templates of the reports."""
 
+import base64
+import hashlib
 import pathlib
 
 import jinja2
@@ -25,6 +27,16 @@ def environment() -> jinja2.Environment:
     "flat": _flat,
   }
   return environment
+
+
+def script() -> str:
+  """Returns the script of the report."""
+  return (_TEMPLATES / "tables.js").read_text(encoding="utf-8")
+
+
+def digest(script: str) -> str:
+  """Returns the hash of a script as a Content-Security-Policy has it."""
+  return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _flat(values):

@@ -18,10 +18,15 @@ class Answers(abc.ABC):
   Attributes:
     codec: the `LabelCodec` of the task.
     score_title: what `score` returns.
+    right: what an answer is for which `error` is None, after "answers are".
+    sure: "score" of `rows` in words, with {percent} for its value, after "when".
   """
 
   codec: LabelCodec
   score_title: typing.ClassVar[str] = LOG_ODDS
+
+  right: typing.ClassVar[str] = "right"
+  sure: typing.ClassVar[str] = "it is at least {percent} sure"
 
   @property
   def columns(self) -> tuple[str, ...]:
@@ -117,6 +122,14 @@ class Answers(abc.ABC):
       f"{wrong:,} of {total:,} test examples are wrong; the table shows the {shown} wrong predictions with the highest "
       "scores."
     )
+
+  def describe_failures(self, rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """Returns where answers are wrong that `Metrics.describe_failures` cannot know, in plain sentences.
+
+    Args:
+      rows: of predictions_test.csv.
+    """
+    return []
 
   def format_label(self, cell: str, value) -> str:
     """Returns a label or a prediction of `rows` for people, who see it beside its input.

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tl_app.errors import RunFailed, UserError
-from tl_app.tasks import statistics
+from tl_app.tasks import statistics, wording
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
+
+# Classes whose F1 differ by less are equally hard.
+_ALIKE = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +110,60 @@ class Metrics(abc.ABC):
   def baseline_score(self, metrics: Mapping) -> float | None:
     """Returns the primary metric of the constant baseline in the content of metrics.json, or None."""
     return metrics.get("baseline", {}).get(self.primary_metric)
+
+  @abc.abstractmethod
+  def headline(self, test: Mapping) -> str:
+    """Returns how good the model is in a few plain words, such as "96 of 100 right".
+
+    Args:
+      test: what `compute_metrics` returned.
+    """
+
+  @abc.abstractmethod
+  def describe(self, test: Mapping) -> list[str]:
+    """Returns how good the model is in plain sentences, for people who know no metric.
+
+    Args:
+      test: as of `headline`.
+    """
+
+  def describe_against(self, test: Mapping, baseline: Mapping) -> str:
+    """Returns the primary metric of the model beside that of the constant baseline, a part of a sentence.
+
+    Args:
+      test: as of `headline`.
+      baseline: the content of metrics.json, see `baseline`.
+    """
+    value, of_baseline = test[self.primary_metric], self.baseline_score(baseline)
+    return f"{self.primary_title} {value:.2f}, against {of_baseline:.2f} of {self.baseline_title}"
+
+  def describe_failures(self, test: Mapping) -> list[str]:
+    """Returns for which class the model is worst, in plain sentences.
+
+    A class with fewer than `statistics.FEW` test examples is named only if all have so few.
+
+    Args:
+      test: as of `headline`.
+    """
+    present = {name: row for name, row in test.get("per_class", {}).items() if row["support"]}
+    known = {name: row for name, row in present.items() if row["support"] >= statistics.FEW}
+    if not present or min(row["f1"] for row in present.values()) == 1:
+      return []
+    ranked = sorted((known or present).items(), key=lambda item: item[1]["f1"])
+    (name, row), (_, best) = ranked[0], ranked[-1]
+    recall, precision = (wording.of_hundred(row[key]) for key in ("recall", "precision"))
+    sentences = [f"Worst at “{name}”: it finds {recall} of these; of its answers “{name}” {precision} are right."]
+    if not row["recall"]:
+      sentences = [f"Worst at “{name}”: it finds none of these."]
+    if best["f1"] - row["f1"] < _ALIKE:
+      sentences = [f"All classes are about equally hard: F1 from {row['f1']:.2f} to {best['f1']:.2f}."]
+    few = len(present) - len(known)
+    if few:
+      sentences.append(
+        f"{few:,} of {len(present):,} classes have fewer than {statistics.FEW} test {self.support_title}: how good it "
+        "is at them is not known."
+      )
+    return sentences
 
   @abc.abstractmethod
   def sufficient_statistics(self, rows: Sequence[Mapping[str, str]]) -> np.ndarray:

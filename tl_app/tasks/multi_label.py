@@ -10,7 +10,7 @@ import sklearn.multiclass
 
 from tl_app.config import AUTO
 from tl_app.errors import UserError
-from tl_app.tasks import calibration, cells, explained, solvers, statistics
+from tl_app.tasks import calibration, cells, explained, solvers, statistics, wording
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -209,6 +209,23 @@ class MultiLabelMetrics(CountMetrics):
     before = self.calibration(uncalibrated, targets)
     return metrics | {"calibration": self.calibration(logits, targets) | {"uncalibrated": before}}
 
+  def headline(self, test):
+    return f"{wording.of_hundred(self._totals(test)[0])} labels found"
+
+  def describe(self, test):
+    recall, precision = map(wording.of_hundred, self._totals(test))
+    return [
+      f"Of the classes that apply to an example it finds {recall}; of those that it answers {precision} are right.",
+      f"For {wording.of_hundred(test['subset_accuracy'])} examples the answer is right in every class.",
+    ]
+
+  def _totals(self, test):
+    """Returns (recall, precision) over all classes together."""
+    rows = test["per_class"].values()
+    hits, support = sum(row["recall"] * row["support"] for row in rows), sum(row["support"] for row in rows)
+    answered = 2 * hits / test["micro_f1"] - support if test["micro_f1"] else 0
+    return hits / max(support, 1), hits / max(answered, 1)
+
   def calibration(self, calibrated, targets):
     probabilities = _probabilities(calibrated)
     return {
@@ -253,6 +270,9 @@ class MultiLabelMetrics(CountMetrics):
 @dataclasses.dataclass(frozen=True)
 class MultiLabelAnswers(Answers):
   """The classes whose probabilities are above their thresholds; the score is the highest probability."""
+
+  right: typing.ClassVar = "right in every class"
+  sure: typing.ClassVar = "its highest probability is at least {percent}"
 
   def outputs(self, logits):
     return _probabilities(self.codec.calibrated(np.float64(logits)))

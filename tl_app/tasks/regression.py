@@ -18,6 +18,10 @@ from tl_app.tasks.task import Task
 # A split is stratified by this number of bins of equal size, with at least so many examples in each.
 BINS, FEWEST = 10, 20
 TINY = 1e-12
+# Test examples that make a sentence about where errors are largest.
+_FEWEST_POINTS = 30
+# Targets that have a plain sentence of their own.
+_MOST_TARGETS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +201,36 @@ class RegressionMetrics(Metrics):
       }
     }
 
+  def headline(self, test):
+    if len(test["per_target"]) > 1:
+      return f"{100 * max(test['r2'], 0):.0f} % of the variation explained"
+    return f"off by {test['mae']:.3g} on average"
+
+  def describe(self, test):
+    variation = f"{100 * max(test['r2'], 0):.0f} % of the variation of the labels (R2)"
+    if len(test["per_target"]) > 1:
+      return [f"On average over {len(test['per_target'])} numbers it explains {variation}."] + [
+        f"{name}: off by {row['mae']:.3g} on average." for name, row in test["per_target"].items()
+      ][:_MOST_TARGETS]
+    return [
+      f"A prediction is off by {test['mae']:.3g} on average, in the unit of the labels.",
+      f"The predictions explain {variation}.",
+    ]
+
+  def describe_against(self, test, baseline):
+    # A mean over targets of different units says nothing.
+    if len(test["per_target"]) > 1 or "mae" not in baseline["baseline"]:
+      return super().describe_against(test, baseline)
+    return (
+      f"off by {test['mae']:.3g}, against {baseline['baseline']['mae']:.3g} of always answering {self.baseline_title}"
+    )
+
+  def describe_failures(self, test):
+    if len(test["per_target"]) < 2:
+      return []
+    name, row = min(test["per_target"].items(), key=lambda item: item[1]["r2"])
+    return [f"Worst at {name}: R2 {row['r2']:.2f}."]
+
   def baseline(self, train_targets, targets):
     constant = np.repeat(train_targets.mean(axis=0, keepdims=True), len(targets), axis=0)
     of_targets = self._metrics(constant, targets)
@@ -314,6 +348,21 @@ class RegressionAnswers(Answers):
 
   def describe_errors(self, shown, wrong, total):
     return f"The table shows the {shown} largest errors of {total:,} test examples."
+
+  def describe_failures(self, rows):
+    points = np.array([[float(row[name]) for name in ("label", "error")] for row in rows if "label" in row])
+    if len(points) < _FEWEST_POINTS:
+      return []
+    labels, errors = points[np.argsort(points[:, 0], kind="stable")].T
+    tenth = np.quantile(errors, 0.9)
+    parts = [
+      (part[0], part[-1], error.mean()) for part, error in zip(*(np.array_split(v, 3) for v in (labels, errors)))
+    ]
+    low, high, mean = max(parts, key=lambda part: part[2])
+    return [
+      f"One prediction in ten is off by more than {tenth:.3g}.",
+      f"Worst for labels from {low:.4g} to {high:.4g}: off by {mean:.3g} on average.",
+    ]
 
 
 def _ranks(values):

@@ -8,7 +8,7 @@ import sklearn.metrics
 
 from tl_app.config import AUTO
 from tl_app.errors import UserError
-from tl_app.tasks import calibration, cells, explained, prediction_sets, solvers, statistics
+from tl_app.tasks import calibration, cells, explained, prediction_sets, solvers, statistics, wording
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -19,6 +19,8 @@ from tl_app.tasks.task import Task
 TIE = 1e-6
 # The same of a class and the threshold of its prediction set, which may lie at a sum of probabilities.
 SET_TIE = 1e-5
+# By how much the mean recall of the classes must be below the accuracy to be worth a sentence.
+_RARE_IS_HARDER = 0.03
 # With more classes the confusion matrix is written as its cells above 0: at most one for each example.
 MAX_MATRIX_CLASSES = 200
 
@@ -227,6 +229,26 @@ class AccuracyMetrics(Metrics):
       "brier": float(np.mean(np.sum(np.square(probabilities - self.codec.as_probabilities(targets)), axis=1))),
     } | calibration.quality(scores, right)
 
+  def headline(self, test):
+    return f"{wording.of_hundred(test['accuracy'])} right"
+
+  def describe(self, test):
+    low, high = test["accuracy_ci95"]
+    sentences = [
+      f"{wording.of_hundred(test['accuracy'])} answers are right. On other examples of the same kind it would be "
+      f"{100 * low:.0f} to {100 * high:.0f} of 100."
+    ]
+    if test["balanced_accuracy"] < test["accuracy"] - _RARE_IS_HARDER:
+      sentences.append(
+        f"Of a class it finds {wording.of_hundred(test['balanced_accuracy'])} on average: fewer than of all examples, "
+        "so rare classes are harder."
+      )
+    return sentences
+
+  def describe_against(self, test, baseline):
+    of_baseline = wording.of_hundred(baseline["majority_accuracy"])
+    return f"{self.headline(test)}, against {of_baseline} of always answering {self.baseline_title}"
+
   def baseline(self, train_targets, targets):
     return {"majority_accuracy": statistics.majority_accuracy(train_targets, targets)}
 
@@ -261,6 +283,9 @@ class MacroF1Metrics(CountMetrics, AccuracyMetrics):
     majority = np.eye(len(self.codec.names))[[np.bincount(train_targets).argmax()] * len(targets)]
     metrics = {"baseline": {self.primary_metric: self.score(majority, targets)}}
     return super().baseline(train_targets, targets) | metrics
+
+  def describe_against(self, test, baseline):
+    return Metrics.describe_against(self, test, baseline)
 
   def baseline_score(self, metrics):
     return metrics.get("baseline", {}).get(self.primary_metric)

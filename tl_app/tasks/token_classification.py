@@ -7,7 +7,7 @@ import typing
 import numpy as np
 
 from tl_app.errors import UserError
-from tl_app.tasks import cells, explained, solvers, statistics, tags
+from tl_app.tasks import cells, explained, solvers, statistics, tags, wording
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -187,6 +187,16 @@ class EntityMetrics(CountMetrics):
     }
     return metrics
 
+  def headline(self, test):
+    return f"{wording.of_hundred(test['recall'])} entities found"
+
+  def describe(self, test):
+    return [
+      f"Of the entities in the texts it finds {wording.of_hundred(test['recall'])}, with the right type and both ends; "
+      f"of those that it marks {wording.of_hundred(test['precision'])} are right.",
+      f"{wording.of_hundred(test['word_accuracy'])} words have the right tag.",
+    ]
+
   def baseline(self, train_targets, targets):
     return {"baseline": {"f1": 0.0, "word_accuracy": float(np.mean(targets[targets != NO_WORD] == 0))}}
 
@@ -219,6 +229,9 @@ class EntityMetrics(CountMetrics):
 @dataclasses.dataclass(frozen=True)
 class EntityAnswers(Answers):
   """A tag for each word, and the entities that the tags mark; the score is that of the least certain word."""
+
+  right: typing.ClassVar = "right in every word"
+  sure: typing.ClassVar = "it is at least {percent} sure of every word"
 
   def outputs(self, logits):
     logits = np.asarray(logits)

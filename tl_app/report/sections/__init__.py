@@ -11,6 +11,7 @@ from tl_app.report.sections import (
   explanations,
   machine,
   plan,
+  provenance,
   targets,
   training,
 )
@@ -26,6 +27,7 @@ SECTIONS = (
   training.SECTION,
   plan.SECTION,
   data.SECTION,
+  provenance.SECTION,
   configuration.SECTION,
   machine.SECTION,
 )

@@ -1,18 +1,24 @@
 """The metrics of each class."""
 
+import numpy as np
+
 from tl_app.report import confusions
 from tl_app.report.sections.section import Section
 from tl_app.tasks import statistics
+
+# A class with a higher F1 needs no more examples.
+_GOOD = 0.9
 
 
 def _context(facts):
   test = facts.test
   rows = _rows(test)
-  return rows and {
+  found = {
     "classes": rows,
     "without_examples": statistics.classes_without_examples(test),
     "macro_f1_note": statistics.MACRO_F1_NOTE if "macro_f1" in test else "",
   }
+  return found if rows else None
 
 
 def _rows(test):
@@ -25,4 +31,22 @@ def _rows(test):
   return sorted(rows, key=lambda row: row.get("f1", 0))
 
 
-SECTION = Section("classes", "Classes", _context)
+def _answers(facts):
+  return {"failures": facts.task.metrics.describe_failures(facts.test), "next": _next(facts)}
+
+
+def _next(facts):
+  """Asks for more examples of a class that is worst and rare."""
+  train = facts.splits.get("counts", {}).get("train", {})
+  rows = [row for row in _rows(facts.test) if row["support"] >= statistics.FEW and row["name"] in train]
+  if not rows or rows[0]["f1"] > _GOOD:
+    return []
+  name, usual = rows[0]["name"], np.median(list(train.values()))
+  if train[name] > usual / 2:
+    return []
+  return [
+    f"Add training examples of “{name}”: it has {train[name]:,}, half of the classes have more than {usual:,.0f}."
+  ]
+
+
+SECTION = Section("classes", "Classes", _context, _answers)

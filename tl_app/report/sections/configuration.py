@@ -1,14 +1,11 @@
 """The flags of the run."""
 
 from tl_app import config as config_lib
-from tl_app.report import formatting
 from tl_app.report.sections.section import Section
 
 
 def _context(facts):
-  config = facts.config
-  command = formatting.command("tl_app.train", formatting.given_flags(config))
-  return {"flags": _flags(config), "command": command} if config else None
+  return {"flags": _flags(facts.config)} if facts.config else None
 
 
 def _flags(config):

@@ -32,4 +32,13 @@ def format_labels(rows: list[dict[str, str]], facts: RunFacts) -> None:
         row[key] = facts.task.answers.format_label(row[key], inputs[row["id"]])
 
 
-SECTION = Section("errors", "Worst errors", _context)
+def _answers(facts):
+  if not facts.has_predictions:
+    return {}
+  rows, answers = list(facts.predictions()), facts.task.answers
+  wrong = sum(answers.error(row) is not None for row in rows)
+  look = ["Look at the worst errors below: some are wrong labels in the data, the others show what is missing."]
+  return {"failures": answers.describe_failures(rows), "next": look if wrong else []}
+
+
+SECTION = Section("errors", "Worst errors", _context, _answers)

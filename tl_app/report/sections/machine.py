@@ -1,10 +1,10 @@
-"""What the run took, and what it ran on."""
+"""How long the parts of the run took."""
 
 from tl_app.report.sections.section import Section
 
 
 def _context(facts):
-  return {}
+  return {} if facts.metrics.get("seconds") else None
 
 
-SECTION = Section("machine", "Time and environment", _context)
+SECTION = Section("machine", "Time", _context)

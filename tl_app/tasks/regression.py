@@ -210,7 +210,7 @@ class RegressionMetrics(Metrics):
     variation = f"{100 * max(test['r2'], 0):.0f} % of the variation of the labels (R2)"
     if len(test["per_target"]) > 1:
       return [f"On average over {len(test['per_target'])} numbers it explains {variation}."] + [
-        f"{name}: off by {row['mae']:.3g} on average." for name, row in test["per_target"].items()
+        f"For “{name}” it is off by {row['mae']:.3g} on average." for name, row in test["per_target"].items()
       ][:_MOST_TARGETS]
     return [
       f"A prediction is off by {test['mae']:.3g} on average, in the unit of the labels.",

@@ -53,7 +53,7 @@ def test_five_questions_are_answered_for_every_task(tmp_path, name):
   assert json.dumps(facts.metrics, allow_nan=False)
 
 
-def test_what_is_said_of_single_labels_is_what_the_metrics_say(tmp_path):
+def test_sentences_about_single_labels_are_those_of_the_metrics(tmp_path):
   facts, found = answers(tmp_path, "single_label")
   test = facts.test
   right = round(100 * test["accuracy"])

@@ -193,7 +193,7 @@ class EntityMetrics(CountMetrics):
   def describe(self, test):
     return [
       f"Of the entities in the texts it finds {wording.of_hundred(test['recall'])}, with the right type and both ends; "
-      f"of those that it marks {wording.of_hundred(test['precision'])} are right.",
+      f"of those that it answers {wording.of_hundred(test['precision'])} are right.",
       f"{wording.of_hundred(test['word_accuracy'])} words have the right tag.",
     ]
 

@@ -55,12 +55,12 @@ def _selective(facts):
   else:
     share, lowest, wrong = sure[-1]
   when = answers.sure.format(percent=wording.percent(lowest))
-  said = f"When {when}, {wording.of_hundred(1 - wrong)} answers are {answers.right}; "
-  said += f"that holds for {wording.of_hundred(share)} examples."
+  sentence = f"When {when}, {wording.of_hundred(1 - wrong)} answers are {answers.right}; "
+  sentence += f"that holds for {wording.of_hundred(share)} examples."
   if share == 1:
-    return [said]
+    return [sentence]
   others = (wrong_share - wrong * share) / (1 - share)
-  return [said, f"Of the other answers {wording.of_hundred(min(max(1 - others, 0), 1))} are {answers.right}."]
+  return [sentence, f"Of the other answers {wording.of_hundred(min(max(1 - others, 0), 1))} are {answers.right}."]
 
 
 def _calibration(found):

@@ -5,8 +5,8 @@ from tl_app.report.sections.section import Section
 
 _MAX_CONFUSIONS = 25
 # Confusions on the first screen, and the examples that one must have.
-_MAX_SAID = 2
-_FEWEST_SAID = 2
+_MAX_NAMED = 2
+_FEWEST_NAMED = 2
 
 
 def _context(facts):
@@ -62,12 +62,12 @@ def _cells(facts, names, wanted):
 def _answers(facts):
   test = facts.test
   support = {name: row["support"] for name, row in test.get("per_class", {}).items()}
-  said = [
+  named = [
     f"“{row['label']}” is taken for “{row['prediction']}” ({row['count']:,} of {support[row['label']]:,})"
-    for row in confusions.most_frequent(test)[:_MAX_SAID]
-    if row["count"] >= _FEWEST_SAID
+    for row in confusions.most_frequent(test)[:_MAX_NAMED]
+    if row["count"] >= _FEWEST_NAMED
   ]
-  return {"failures": [f"Most often confused: {', '.join(said)}."]} if said else {}
+  return {"failures": [f"Most often confused: {', '.join(named)}."]} if named else {}
 
 
 SECTION = Section("confusions", "Confusions", _context, _answers)

@@ -4,8 +4,8 @@ from tl_app.report.sections.section import Section
 
 _MAX_SKIPPED = 50
 # Severities of findings in their order; the last one is not for the first screen.
-_SAID = ("serious", "warning", "info")
-_MAX_SAID = 2
+_SEVERITIES = ("serious", "warning", "info")
+_MAX_NAMED = 2
 _SPLIT_FACTS = (
   "source",
   "num_examples",
@@ -39,12 +39,14 @@ def _data(manifest):
 
 
 def _answers(facts):
-  """Names the faults to mend first, the serious ones before the others."""
-  found = sorted(facts.findings.get("findings", []), key=lambda row: _SAID.index(row["severity"]))
-  said = [
-    f"Data: {row['meaning']} ({row['count']:,}); {row['advice']}." for row in found if row["severity"] != _SAID[-1]
+  """Names the faults to fix first, the serious ones before the others."""
+  found = sorted(facts.findings.get("findings", []), key=lambda row: _SEVERITIES.index(row["severity"]))
+  lines = [
+    f"Data: {row['meaning']} ({row['count']:,}); {row['advice']}."
+    for row in found
+    if row["severity"] != _SEVERITIES[-1]
   ]
-  return {"next": said[:_MAX_SAID]}
+  return {"next": lines[:_MAX_NAMED]}
 
 
 SECTION = Section("data", "Data", _context, _answers)

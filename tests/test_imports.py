@@ -22,7 +22,7 @@ ORDER = [
   ["tasks", "workdir", "cli", "augmentation"],
   ["backbones"],
   ["data"],
-  ["report", "checking"],
+  ["report", "checking", "slices"],
   ["model", "compute"],
   ["features", "serving", "explaining"],
   ["training"],

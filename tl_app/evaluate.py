@@ -10,7 +10,8 @@ from tl_app.config.rules import EVALUATION_FLAGS, RELOADING_FLAGS
 
 def define_flags():
   cli.define(["workdir", *RELOADING_FLAGS, *EVALUATION_FLAGS])
-  cli.flag("output", "", "Directory for metrics.json and predictions.csv. Empty: they are only printed.", path=True)
+  help = "Directory for metrics.json, predictions.csv and slices.csv. Empty: they are only printed."
+  cli.flag("output", "", help, path=True)
 
 
 def main():

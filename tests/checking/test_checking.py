@@ -452,7 +452,7 @@ def test_out_of_fold_predictions_have_not_seen_the_group():
 
 @pytest.mark.slow
 def test_without_cleanlab_the_extra_is_named(tmp_path, modules, monkeypatch):
-  monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
+  monkeypatch.setattr(noise.importlib.util, "find_spec", lambda name: None)
   tiny_data.reviews(tmp_path / "plain.csv")
   config = Config(dataset=f"table:{tmp_path / 'plain.csv'}", backbone=f"{modules}/bert")
   assert check.check(config)[0]["not_checked"] == {"label_noise": "pip install 'tl_app[check]'"}

@@ -214,3 +214,18 @@ def test_image_paths_may_be_absolute_or_from_home_but_no_address(tmp_path, monke
     str(tmp_path / "home" / "1.jpg"),
     str(other),
   ]
+
+
+def test_columns_of_slices_are_kept_beside_the_inputs(tmp_path):
+  rows = [{"text": "one", "label": "a", "sex": "f", "age": 31}, {"text": "two", "label": "b", "sex": None, "age": 4.5}]
+  file = write(tmp_path / "all.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+  examples = load(f"table:{file}", slice_columns="sex, age")
+  assert {name: list(cells) for name, cells in examples.metadata.items()} == {"sex": ["f", ""], "age": ["31", "4.5"]}
+  assert list(examples.inputs.columns) == ["text"]
+  assert list(examples.take([1]).metadata["age"]) == ["4.5"]
+  extra = write(tmp_path / "test.csv", "text,label,sex,age\nthree,a,m,7\n")
+  joined = load(f"table:{file}", slice_columns="sex", test_dataset=f"table:{extra}")
+  assert list(joined.metadata["sex"]) == ["f", "", "m"]
+  missing = refusal(f"table:{file}", slice_columns="sexe")
+  assert "has no column 'sexe' (--slice_columns); its columns are: text" in missing
+  assert "needs data with columns" in refusal(f"images:{tmp_path}", slice_columns="sex")

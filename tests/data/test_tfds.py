@@ -90,6 +90,14 @@ def test_tfds_images_stay_encoded_in_files(tfds_dir, tmp_path):
   assert list(again.inputs.array()) == list(examples.inputs.array())
 
 
+def test_features_of_slices_are_kept_beside_the_inputs(tfds_dir, tmp_path):
+  flags = {"data_dir": str(tfds_dir), "offline": True, "verify": None, "assets": LocalAssets(tmp_path)}
+  examples = load("tfds:small_images", slice_columns="file,kind", **flags)
+  assert set(examples.metadata["file"]) == {f"{number}.png" for number in range(4)}
+  assert list(examples.metadata["kind"]) == list(examples.labels)
+  assert "no feature 'files' (--slice_columns)" in refusal("tfds:small_images", slice_columns="files", **flags)
+
+
 def test_tfds_texts(tfds_dir):
   flags = {"data_dir": str(tfds_dir), "on_bad_example": "skip"}
   examples = load("tfds:small_texts", **flags)

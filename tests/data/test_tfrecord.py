@@ -232,3 +232,10 @@ def test_records_feed_several_devices(tmp_path):
   dataset, _ = pipeline.for_inference(inputs, Shade(), 4)
   batches = [strategy.experimental_local_results(batch) for batch in strategy.experimental_distribute_dataset(dataset)]
   assert [part.numpy().tolist() for parts in batches for part in parts] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_features_of_slices_are_kept_beside_the_inputs(tmp_path):
+  rows = [{"text": "one", "label": "a", "site": "x"}, {"text": "two", "label": "b"}]
+  file = write_records(tmp_path / "all.tfrecord", rows)
+  assert list(load(f"tfrecord:{file}", slice_columns="site").metadata["site"]) == ["x", ""]
+  assert "has no feature 'sites' (--slice_columns)" in refusal(f"tfrecord:{file}", slice_columns="sites")

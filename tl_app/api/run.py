@@ -61,7 +61,7 @@ class Run:
     """Evaluates the model on its own test split, or on other labelled data, as `python -m tl_app.evaluate` does.
 
     Args:
-      output: directory for metrics.json and predictions.csv; "" writes neither.
+      output: directory for metrics.json, predictions.csv and slices.csv; "" writes none.
       **data: `dataset` and other fields of `Config` that say how to read it: `data_dir`, the columns,
         `on_bad_example`. Without `dataset`, the test split of the run is evaluated.
 

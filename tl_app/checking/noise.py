@@ -1,6 +1,8 @@
-"""Labels that are probably wrong: confident learning on out-of-fold predictions from frozen features."""
+"""Labels that are probably wrong: confident learning on predictions of models that have not seen the example."""
 
+import importlib.util
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import sklearn.linear_model
@@ -9,6 +11,7 @@ import sklearn.pipeline
 import sklearn.preprocessing
 
 from tl_app.checking.findings import SHOWN, find
+from tl_app.data.corrections import Proposal
 from tl_app.progress import counted
 
 FOLDS = 5
@@ -20,32 +23,72 @@ FIT_EXAMPLES = 20000
 _ITERATIONS = 200
 
 
-def findings(subject, features):
-  """Yields the labels that `cleanlab` takes for wrong, the surest first.
+def missing_package() -> str:
+  """Returns how to install what `review` and `issues` need, or ""."""
+  return "" if importlib.util.find_spec("cleanlab") else "pip install 'tl_app[check]'"
+
+
+def findings(proposals: Sequence[Proposal], examples, used: int, accuracy: float):
+  """Yields the finding of the labels that are probably wrong, the surest first.
 
   Args:
-    subject: `Subject`.
-    features: float32 [n, width], frozen features of its examples.
+    proposals: of `review`.
+    examples: the `Examples`.
+    used, accuracy: of `review`.
+  """
+  shown = [f"{examples.ids[p.index]} ({examples.labels[p.index]}, rather {p.label})" for p in proposals[:SHOWN]]
+  yield from find("label_noise", len(proposals), used, f"out-of-fold accuracy {accuracy:.3f}", shown)
+
+
+def review(
+  labels: np.ndarray, features: np.ndarray, near: np.ndarray, splits: np.ndarray
+) -> tuple[list[Proposal], int, float]:
+  """Compares labels with out-of-fold predictions from frozen features.
+
+  Args:
+    labels: object array [n] of str, one class each.
+    features: float32 [n, width].
+    near: int [n], the same for examples that are equal or nearly equal.
+    splits: [n], the name of the split of each example.
+
+  Returns:
+    (the labels that are probably wrong, the surest first; number of examples that were looked at: those of classes with
+    `FOLDS` different examples; accuracy of the predictions).
+  """
+  names, targets = np.unique(labels.astype(str), return_inverse=True)
+  number = np.array([len(set(near[targets == label])) for label in range(len(names))])
+  used = np.flatnonzero(np.isin(targets, np.flatnonzero(number >= FOLDS)))
+  if len(np.unique(targets[used])) < 2:
+    return [], 0, 0.0
+  kept, targets = np.unique(targets[used], return_inverse=True)
+  probabilities = out_of_fold(features[used], targets, near[used])
+  wrong = issues(targets, probabilities)
+  reason = f"out-of-fold predictions of {FOLDS} models on frozen features"
+  proposals = [
+    Proposal(int(used[i]), str(names[kept[label]]), confidence, reason, str(splits[used[i]]))
+    for i, label, confidence in wrong
+  ]
+  return proposals, len(used), float(np.mean(probabilities.argmax(axis=1) == targets))
+
+
+def issues(targets: np.ndarray, probabilities: np.ndarray) -> list[tuple[int, int, float]]:
+  """Returns the targets that cleanlab takes for wrong, the surest first.
+
+  Args:
+    targets: int [n].
+    probabilities: float [n, classes], of a model that has not seen the example.
+
+  Returns:
+    [(position, class that is probably right, its probability)].
   """
   import cleanlab.filter
 
-  examples = subject.examples
-  names, labels = np.unique(examples.labels.astype(str), return_inverse=True)
-  number = np.array([len(set(subject.fingerprints.near[labels == label])) for label in range(len(names))])
-  used = np.flatnonzero(np.isin(labels, np.flatnonzero(number >= FOLDS)))
-  if len(np.unique(labels[used])) < 2:
-    return
-  kept, targets = np.unique(labels[used], return_inverse=True)
-  probabilities = out_of_fold(features[used], targets, subject.fingerprints.near[used])
+  probabilities = np.asarray(probabilities, np.float64)
   ranked = cleanlab.filter.find_label_issues(
     targets, probabilities, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1
   )
-  shown = [
-    f"{examples.ids[used[i]]} ({names[kept[targets[i]]]}, rather {names[kept[probabilities[i].argmax()]]})"
-    for i in ranked[:SHOWN]
-  ]
-  accuracy = np.mean(probabilities.argmax(axis=1) == targets)
-  yield from find("label_noise", len(ranked), len(used), f"out-of-fold accuracy {accuracy:.3f}", shown)
+  best = probabilities.argmax(axis=1)
+  return [(int(i), int(best[i]), float(probabilities[i, best[i]])) for i in ranked if best[i] != targets[i]]
 
 
 def out_of_fold(features, targets, groups):

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import importlib.util
 import pathlib
 import tempfile
 
@@ -11,12 +10,12 @@ import numpy as np
 from tl_app import backbones, data, tasks
 from tl_app import config as config_lib
 from tl_app.assets import Assets
-from tl_app.checking import noise, summary, texts
+from tl_app.checking import noise, review, summary, texts
 from tl_app.checking.findings import SEVERITIES, Finding, find, in_order
 from tl_app.commands import train
 from tl_app.compute import devices as devices_lib
 from tl_app.config import Config, rules
-from tl_app.data import modalities, training_data
+from tl_app.data import corrections, modalities, training_data
 from tl_app.data.corpus import corpus as corpora
 from tl_app.data.examples import strings
 from tl_app.data.readers import forms
@@ -29,7 +28,7 @@ from tl_app.training import planning
 from tl_app.workdir import Clock
 
 
-def check(config: Config) -> tuple[dict, list[Finding]]:
+def check(config: Config, fix: str = "") -> tuple[dict, list[Finding]]:
   """Looks for every kind of fault in a data set.
 
   Bad examples are reported whatever --on_bad_example says. With --backbone, the tokens of the texts are checked too,
@@ -37,6 +36,7 @@ def check(config: Config) -> tuple[dict, list[Finding]]:
 
   Args:
     config: the `Config`.
+    fix: CSV file for proposed changes of labels, which a person decides, see `corrections.write`; "" for none.
 
   Returns:
     (the result, ready for JSON; the list of `Finding`).
@@ -47,6 +47,7 @@ def check(config: Config) -> tuple[dict, list[Finding]]:
   config_lib.validate(config, needed=("dataset",))
   rules.refuse_unused(config, "check")
   if forms.parse(config.dataset, "dataset")[0] == "texts":
+    rules.require(f"--fix={fix}: --dataset={config.dataset} has no labels: remove the flag" if fix else "")
     return _check_texts(config)
   spec = backbones.resolve(config.backbone) if config.backbone else None
   config = dataclasses.replace(config, on_bad_example="skip", on_leak="report")
@@ -59,7 +60,7 @@ def check(config: Config) -> tuple[dict, list[Finding]]:
     fingerprints = fingerprint(examples, DecodedImageIndex(assets.root))
     split, reason = _divide(examples, config, fingerprints, task)
     subject = summary.subject(examples, split, task) if split else summary.undivided(examples, fingerprints, task)
-  features, preprocess, not_checked = None, None, {}
+  features, preprocess, not_checked, proposals = None, None, {}, []
   if spec:
     with clock("backbone"):
       features = _features(config, spec, assets, subject, Clock())
@@ -73,12 +74,16 @@ def check(config: Config) -> tuple[dict, list[Finding]]:
       findings += find("unsplittable", 1, detail=reason)
   if not task.single_label:
     not_checked["label_noise"] = f"--task={task.name} has no check of it"
-  elif features and not importlib.util.find_spec("cleanlab"):
-    not_checked["label_noise"] = "pip install 'tl_app[check]'"
+  elif features and noise.missing_package():
+    not_checked["label_noise"] = noise.missing_package()
   elif features:
     with clock("label_noise"):
-      findings += noise.findings(subject, features.frozen().rows)
+      near, splits_of = subject.fingerprints.near, review.split_names(subject)
+      proposals, used, accuracy = noise.review(examples.labels, features.frozen().rows, near, splits_of)
+      findings += noise.findings(proposals, examples, used, accuracy)
   findings = in_order(findings)
+  if fix:
+    corrections.write(fix, subject.examples, review.merged(review.conflicts(subject), proposals))
   return summary.as_json(subject, findings, clock.seconds, not_checked), findings
 
 

@@ -9,7 +9,7 @@ from tl_app.assets import Assets
 from tl_app.commands import exports
 from tl_app.compute import cluster
 from tl_app.config import Config
-from tl_app.data import modalities
+from tl_app.data import corrections, modalities
 from tl_app.data.readers import forms, rows, table_columns, table_files, text_files
 from tl_app.data.readers.table_headers import column_names
 from tl_app.errors import UserError
@@ -29,6 +29,8 @@ def run(config: Config, labelled: bool = True) -> None:
   """
   cluster.join(config.strategy)
   backbone(config)
+  if config.corrections:
+    corrections.read(config.corrections)
   for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset"):
     if getattr(config, flag):
       reads_labels = labelled or flag == "probe_dataset"
@@ -63,6 +65,8 @@ def evaluation(config: Config, given: dict) -> None:
     config: the `Config` of the run.
     given: {name: value} of the data flags of the command.
   """
+  if given.get("corrections"):
+    corrections.read(given["corrections"])
   if given.get("dataset"):
     config = dataclasses.replace(config, **given)
     _check_data(config.dataset, "dataset", config)

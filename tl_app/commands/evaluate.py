@@ -1,14 +1,18 @@
 """Evaluates the model of a finished run on its own test split, or on other labelled data."""
 
+import dataclasses
 import pathlib
 import types
 from collections.abc import Mapping
 
-from tl_app import data, files, progress
+import numpy as np
+
+from tl_app import data, files, progress, slices
 from tl_app import workdir as workdir_lib
 from tl_app.commands import finished_run
 from tl_app.data.examples import Examples
 from tl_app.data.splitting import splits
+from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
 from tl_app.model import inference
 from tl_app.model.model import Model
@@ -24,7 +28,7 @@ def evaluate(
     workdir: directory of the run.
     flags: {name: value} of the data flags that were given. With "dataset", all its labelled examples are evaluated;
       without it, the run's own test split.
-    output: directory for metrics.json and predictions.csv; "" writes neither.
+    output: directory for metrics.json, predictions.csv and slices.csv; "" writes neither.
     downloads: as of `finished_run.opened`.
 
   Returns:
@@ -41,10 +45,8 @@ def evaluate(
     reads = "pairs of texts" if config.text_pair_column else "no pairs of texts"
     raise UserError(f"--text_pair_column={flags['text_pair_column']}, but the model of {workdir} reads {reads}")
   data_config = finished_run.data_config(paths, config, flags)
-  examples = data.load(data_config, assets, known=splits.hashes(paths.splits))
+  examples = _examples(paths, data_config, flags, assets)
   model = finished_run.restore(paths, config, assets)
-  if not flags.get("dataset"):
-    examples = examples.take(splits.read(paths.splits, examples).test)
   task = model.task
   labels = _targets(examples, model, workdir)
   batch_size = finished_run.inference_batch(paths, model)
@@ -57,12 +59,30 @@ def evaluate(
     "primary_metric": task.metrics.primary_metric,
     "dataset": flags.get("dataset") or f"test split of {config.dataset}",
   }
+  outputs, directory = task.answers.outputs(logits), pathlib.Path(output)
+  path = directory / "slices.csv" if output else None
+  metrics["test"] |= slices.measured(task, examples, outputs, DecodedImageIndex(assets.root), path)
   if output:
-    directory = pathlib.Path(output)
-    rows = task.answers.rows(examples.ids, examples.labels, task.answers.outputs(logits))
+    rows = task.answers.rows(examples.ids, examples.labels, outputs)
     predictions.write(directory / "predictions.csv", task.answers.columns, rows, examples.inputs)
     files.write_json(directory / "metrics.json", {"format": workdir_lib.FORMAT, **metrics})
   return metrics
+
+
+def _examples(paths, config, flags, assets):
+  """Returns the examples to evaluate: those of --dataset, or the run's own test split; with --corrections corrected.
+
+  The --corrections of the command take the place of those of the run, which decided what is in the test split.
+  """
+  known = splits.hashes(paths.splits)
+  if flags.get("dataset") or not flags.get("corrections"):
+    examples = data.load(config, assets, known=known)
+    return examples if flags.get("dataset") else examples.take(splits.read(paths.splits, examples).test)
+  of_run = finished_run.data_config(paths, workdir_lib.open_run(paths.root)[1])
+  examples = data.load(dataclasses.replace(config, corrections=of_run.corrections), assets, known=known)
+  test = set(examples.ids[splits.read(paths.splits, examples).test])
+  corrected = data.load(config, assets, known=known)
+  return corrected.take(np.array([id in test for id in corrected.ids]))
 
 
 def _targets(examples: Examples, model: Model, workdir):

@@ -110,15 +110,17 @@ def data_config(paths: Workdir, config: Config, flags: Mapping = types.MappingPr
   Args:
     paths: the `Workdir`.
     config: the `Config` of the run.
-    flags: {name: value} of data flags. The validation and test sets of the run do not belong to another data set.
+    flags: {name: value} of data flags. What the run has besides --dataset does not belong to another
+      data set.
 
   Raises:
     UserError: a path of the run leads nowhere.
   """
   if flags.get("dataset"):
-    flags = {"validation_dataset": "", "test_dataset": ""} | dict(flags)
+    names = ("validation_dataset", "test_dataset", "slice_columns", "corrections")
+    flags = dict.fromkeys(names, "") | dict(flags)
   config = dataclasses.replace(config, **flags)
-  names = ("dataset", "validation_dataset", "test_dataset", "data_dir")
+  names = ("dataset", "validation_dataset", "test_dataset", "data_dir", "corrections")
   return workdir_lib.located(paths, config, [name for name in names if name not in flags])
 
 

@@ -18,7 +18,7 @@ from tl_app.assets import Assets, cache_root
 from tl_app.backbones import tuned
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.checking import summary
-from tl_app.commands import default_backbone, finished_run, workers
+from tl_app.commands import default_backbone, diagnosis, finished_run, workers
 from tl_app.compute import devices as devices_lib
 from tl_app.compute.devices import Devices
 from tl_app.config import Config, rules
@@ -89,6 +89,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     decided = selection.best.logits, features.data.validation_targets, config.answers
     task = features.model.task.calibrate(*decided)
     metrics, outputs = evaluate(task, selection.best.name, features, record)
+    metrics = diagnosis.diagnosed(metrics, task, outputs, features, config, record)
     # Measured on the examples that calibrated, it would look too good.
     metrics["validation"] |= {"calibration": features.model.task.cross_fitted(*decided)}
     metrics |= {
@@ -167,6 +168,9 @@ def _with_disk_space(features, planned, config, record):
 
 def _check_unchanged(config, split, record):
   """Raises `UserError` if a run that continues has other examples than it began with."""
+  corrections = (split.examples.corrections or {}).get("sha256", "")
+  problem = f"--corrections={config.corrections}: the decisions have changed since the run began"
+  record.state.agree("corrections", corrections, problem)
   for name, digest in split.digests().items():
     given = {"validation": "validation_dataset", "test": "test_dataset"}.get(name, "")
     flag = given if given and getattr(config, given) else "dataset"

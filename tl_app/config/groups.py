@@ -211,6 +211,17 @@ class DataConfig:
     "for a file or a glob. An object of a .jsonl is always one text.",
     choices=("auto", "line", "file"),
   )
+  slice_columns: str = _field(
+    "",
+    "Columns (or features), separated by commas, whose values divide the test examples into slices, for instance "
+    "gender,region. The model does not read them.",
+  )
+  corrections: str = _field(
+    "",
+    "CSV of tl_app.check --fix with your decisions: labels that are replaced and examples that are dropped when the "
+    "data are read. The data stay as they are.",
+    path=True,
+  )
   on_bad_example: str = _field(
     "fail", "What to do about an unreadable or empty example: stop, or skip and list it.", choices=("fail", "skip")
   )

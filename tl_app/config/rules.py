@@ -38,7 +38,7 @@ RELOADING_FLAGS = (*DOWNLOAD_FLAGS, "trust_backbone")
 # Flags of `evaluate` that replace those of the run.
 EVALUATION_FLAGS = (
   *("dataset", "data_dir", "text_column", "text_pair_column", "image_column", "label_column", "label_columns"),
-  "on_bad_example",
+  *("on_bad_example", "slice_columns", "corrections"),
 )
 MAX_HIDDEN_UNITS = 65536
 # Flags of a run that continues where it was interrupted.
@@ -71,13 +71,14 @@ OBJECTIVE_FLAGS = {
 # Flags that a command does not use.
 UNUSED_BY_COMMAND = {
   "train": PRETRAINING,
-  "check": (*PRETRAINING, *CONTINUING, "deterministic"),
+  "check": (*PRETRAINING, *CONTINUING, "deterministic", "slice_columns"),
   "pretrain": tuple(name for name in FIELDS if name not in USED_BY_PRETRAIN),
   "find_lr": (
     *PRETRAINING,
     *ADAPTATION,
     *ANSWERS,
     *CONTINUING,
+    "slice_columns",
     "backbone_learning_rate",
     "precision",
     "jit",
@@ -89,6 +90,7 @@ UNUSED_BY_COMMAND = {
     *ADAPTATION,
     *ANSWERS,
     *CONTINUING,
+    "slice_columns",
     "precision",
     "jit",
     "max_minutes",
@@ -375,8 +377,10 @@ def openvino_is_installed(config):
 
 
 def columns_need_a_table(config):
-  """Groups, times and pairs of texts are read from tables only."""
+  """Groups, times and pairs of texts are read from tables only; slices from everything with named columns."""
   for flag, name in _datasets(config).items():
+    if config.slice_columns and not name.startswith(("table:", "tfds:", "tfrecord:")):
+      return f"--slice_columns={config.slice_columns} needs data with columns, and --{flag}={name} has none"
     if not name.startswith("table:"):
       for key in ("group_column", "time_column", "sentence_column"):
         if getattr(config, key):

@@ -151,6 +151,8 @@ class Examples:
     notes: lines worth telling the user (files that were ignored, splits that were replaced).
     groups: object array [n] of str, the cells of --group_column, or None.
     times: object array [n] of str, the cells of --time_column, or None.
+    metadata: {name: object array [n] of str} of --slice_columns, which no model reads; "" is an empty cell.
+    corrections: {"file", "sha256", "relabelled", "dropped"} of --corrections, or None.
     classes: object array [n] of tuples of str, what a split is stratified by: the label alone, unless the task says
       otherwise.
   """
@@ -165,6 +167,8 @@ class Examples:
   notes: list = dataclasses.field(default_factory=list)
   groups: np.ndarray | None = None
   times: np.ndarray | None = None
+  metadata: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  corrections: dict | None = None
   classes: np.ndarray | None = None
 
   def __post_init__(self):
@@ -188,7 +192,8 @@ class Examples:
     names = ("ids", "inputs", "labels", "hashes", "splits", "classes")
     taken = {name: getattr(self, name)[indices] for name in names}
     taken |= {name: getattr(self, name)[indices] for name in ("groups", "times") if getattr(self, name) is not None}
-    return dataclasses.replace(self, **taken)
+    metadata = {name: values[indices] for name, values in self.metadata.items()}
+    return dataclasses.replace(self, metadata=metadata, **taken)
 
 
 def encoded(image) -> bytes:

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping
 
 from tl_app import tasks
-from tl_app.report import formatting
+from tl_app.report import formatting, slices_text
 from tl_app.tasks import statistics
 from tl_app.tasks.metrics import Metrics
 from tl_app.workdir import Workdir
@@ -40,6 +40,7 @@ def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None, seconds: f
     ("validation", measured(metrics.get("validation") or {}, primary), title),
     ("calibration", _calibration(test.get("calibration")), ""),
     ("certainty", _certainty(test), ""),
+    ("slices", slices_text.summary(test, task.metrics), ""),
     ("text", _tokens_read(metrics.get("preprocessing") or {}), ""),
     ("candidates", _candidates(metrics.get("candidates") or {}, task), ""),
     ("selected model", _selected(metrics), ""),

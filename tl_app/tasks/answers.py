@@ -110,6 +110,10 @@ class Answers(abc.ABC):
     """
     return None if row["label"] == row["prediction"] else float(row["score"])
 
+  def mistake(self, row: Mapping[str, str]) -> float:
+    """Returns what a mean over examples counts of the prediction in a row of predictions_test.csv: 1 if it is wrong."""
+    return float(self.error(row) is not None)
+
   def describe_errors(self, shown: int, wrong: int, total: int) -> str:
     """Returns what the table of the worst errors shows, as a sentence.
 

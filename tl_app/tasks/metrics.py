@@ -169,6 +169,14 @@ class Metrics(abc.ABC):
   def sufficient_statistics(self, rows: Sequence[Mapping[str, str]]) -> np.ndarray:
     """Returns float [n, k] of rows of predictions_test.csv; the primary metric depends on their sum only."""
 
+  def decisions(self, rows: Sequence[Mapping[str, str]]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns which classes rows of predictions_test.csv have; None for a task without classes per example.
+
+    Returns:
+      (answers, truth), [n, classes] of 0 and 1 both.
+    """
+    return None
+
   @abc.abstractmethod
   def score_from_statistics(self, sums: np.ndarray) -> np.ndarray:
     """Returns the primary metric [..] of sums, float [.., k], of `sufficient_statistics`."""

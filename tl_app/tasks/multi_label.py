@@ -256,9 +256,12 @@ class MultiLabelMetrics(CountMetrics):
     counts = statistics.class_counts(np.ones_like(targets), targets).sum(axis=0)
     return {"baseline": {"macro_f1": float(statistics.macro_f1(counts)), "micro_f1": float(_micro_f1(counts))}}
 
+  def decisions(self, rows):
+    answers, truth = (np.array([self.codec.chosen(row[name]) for row in rows]) for name in ("prediction", "label"))
+    return answers, truth
+
   def sufficient_statistics(self, rows):
-    answers, targets = (np.array([self.codec.chosen(row[name]) for row in rows]) for name in ("prediction", "label"))
-    return statistics.class_counts(answers, targets)
+    return statistics.class_counts(*self.decisions(rows))
 
   def score_from_statistics(self, sums):
     return statistics.macro_f1(sums)

@@ -346,6 +346,9 @@ class RegressionAnswers(Answers):
   def error(self, row):
     return float(row["error"])
 
+  def mistake(self, row):
+    return self.error(row)
+
   def describe_errors(self, shown, wrong, total):
     return f"The table shows the {shown} largest errors of {total:,} test examples."
 

@@ -255,6 +255,10 @@ class AccuracyMetrics(Metrics):
   def baseline_score(self, metrics):
     return metrics.get("majority_accuracy")
 
+  def decisions(self, rows):
+    answers, truth = (self.codec.targets([row[name] for row in rows]) for name in ("prediction", "label"))
+    return self.codec.as_probabilities(answers), self.codec.as_probabilities(truth)
+
   def sufficient_statistics(self, rows):
     return np.array([(row["label"] == row["prediction"], 1.0) for row in rows])
 
@@ -291,10 +295,7 @@ class MacroF1Metrics(CountMetrics, AccuracyMetrics):
     return metrics.get("baseline", {}).get(self.primary_metric)
 
   def sufficient_statistics(self, rows):
-    answers, targets = (
-      self.codec.as_probabilities(self.codec.targets([row[name] for row in rows])) for name in ("prediction", "label")
-    )
-    return statistics.class_counts(answers, targets)
+    return statistics.class_counts(*self.decisions(rows))
 
   def score_from_statistics(self, sums):
     return statistics.macro_f1(sums)

@@ -43,7 +43,7 @@ def accuracy_interval(num_correct: int, num_examples: int, seed: int = 0) -> lis
   """
   accuracy = num_correct / num_examples
   if min(num_correct, num_examples - num_correct) < FEW:
-    return _wilson(accuracy, num_examples)
+    return wilson(accuracy, num_examples)
   resamples = np.random.default_rng(seed).binomial(num_examples, accuracy, size=RESAMPLES)
   return percentiles(resamples / num_examples)
 
@@ -209,7 +209,8 @@ def percentiles(values: np.ndarray) -> list[float]:
   return [float(value) for value in np.percentile(values, [2.5, 97.5])]
 
 
-def _wilson(proportion, n):
+def wilson(proportion: float, n: int) -> list[float]:
+  """Returns Wilson's 95 % score interval [low, high] of a proportion that was measured on `n` examples."""
   spread = _Z95**2 / n
   centre = (proportion + spread / 2) / (1 + spread)
   half = math.sqrt(spread * (proportion * (1 - proportion) + spread / 4)) / (1 + spread)

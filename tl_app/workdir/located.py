@@ -39,7 +39,7 @@ def _located(run, name, value, then):
   form, colon, path = value.partition(":")
   if not colon or form not in PATH_FORMS:
     form, colon, path = "", "", value
-    if not path or "://" in path or name not in ("backbone", "preprocessor", "data_dir"):
+    if not path or "://" in path or name not in ("backbone", "preprocessor", "data_dir", "corrections"):
       return value
   path = files.expanded(path)
   tried = [os.path.abspath(path)]

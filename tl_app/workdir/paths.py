@@ -74,6 +74,16 @@ class Workdir:
     return self.root / "predictions_test.csv"
 
   @property
+  def slices(self) -> pathlib.Path:
+    """What divides the test examples into slices: a column for each division."""
+    return self.root / "slices_test.csv"
+
+  @property
+  def label_review(self) -> pathlib.Path:
+    """Labels that are probably wrong, as a table that --corrections reads once a person has decided."""
+    return self.root / "label_review.csv"
+
+  @property
   def report(self) -> pathlib.Path:
     """The report, one HTML page."""
     return self.root / "report.html"
@@ -130,7 +140,8 @@ class Workdir:
 
   def results(self) -> tuple[pathlib.Path, ...]:
     """Returns the paths of the results of a finished run."""
-    return self.metrics, self.predictions, self.report, self.explanations, self.export, self.backbone
+    answers = self.predictions, self.slices, self.label_review, self.explanations
+    return self.metrics, *answers, self.report, self.export, self.backbone
 
   def all_paths(self) -> tuple[pathlib.Path, ...]:
     """Returns all paths that a run writes."""
@@ -143,5 +154,5 @@ class Workdir:
     Of export/ and backbone/, which may be copied alone, these are their checksums.
     """
     directories = (self.export / checksums.NAME, self.backbone / checksums.NAME)
-    named = (self.config, self.plan, self.splits, self.findings, self.log, self.predictions, *directories)
+    named = (self.config, self.plan, self.splits, self.findings, self.log, self.predictions, self.slices, *directories)
     return [path for path in (*named, *sorted(self.weights.parent.rglob("*"))) if path.is_file()]

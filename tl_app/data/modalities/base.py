@@ -104,6 +104,14 @@ class Modality(abc.ABC):
       index: `DecodedImageIndex`, which remembers what was found out about images.
     """
 
+  def slice_values(self, values: np.ndarray, hashes: np.ndarray, index: typing.Any) -> dict[str, list[float]]:
+    """Returns numbers that divide inputs into slices, {name: number of each input}.
+
+    Args:
+      values, hashes, index: as of `fingerprint`.
+    """
+    return {}
+
   @abc.abstractmethod
   def training_steps(
     self, inputs: Inputs, preprocess: typing.Callable, augment: typing.Callable | None = None

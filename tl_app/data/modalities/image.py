@@ -1,6 +1,7 @@
 """`Image`: inputs are encoded images: paths of files, bytes, or records of a TFRecord file."""
 
 import base64
+import math
 import re
 
 from tl_app.data.examples import AugmentedImage, content_hash, encoded
@@ -70,6 +71,14 @@ class Image(Modality):
     from tl_app.data.splitting import image_fingerprints
 
     return image_fingerprints.fingerprint(values, hashes, self.encode, index)
+
+  def slice_values(self, values, hashes, index):
+    """The pixels of an image, and its mean grey level, 0 to 255; NaN where Pillow cannot read it."""
+    facts = self.fingerprint(values, hashes, index).facts
+    return {
+      "pixels": [float(found.width * found.height) if found else math.nan for found in facts],
+      "brightness": [round(float(found.thumbnail.mean()), 1) if found else math.nan for found in facts],
+    }
 
   def training_steps(self, inputs, preprocess, augment=None):
     from tl_app.data import image_reader

@@ -61,6 +61,9 @@ class Text(Modality):
 
     return text_fingerprints.fingerprint(values)
 
+  def slice_values(self, values, hashes, index):
+    return {"characters": [float(len(text)) for text in values]}
+
   def training_steps(self, inputs, preprocess, augment=None):
     import tensorflow as tf
 

@@ -56,6 +56,7 @@ class Row(typing.NamedTuple):
     split: "train", "validation", "test", or "".
     reason: why the example could not be read, or "".
     group, time: the cells of --group_column and --time_column.
+    metadata: the cells of --slice_columns, "" where one is empty.
   """
 
   id: str
@@ -65,6 +66,7 @@ class Row(typing.NamedTuple):
   reason: str = ""
   group: str | None = ""
   time: str | None = ""
+  metadata: tuple = ()
 
 
 @dataclasses.dataclass

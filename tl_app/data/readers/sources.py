@@ -5,9 +5,10 @@ import unicodedata
 
 import numpy as np
 
+from tl_app import tasks
 from tl_app.assets import Assets
 from tl_app.config import Config, rules
-from tl_app.data import modalities
+from tl_app.data import corrections, modalities
 from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.data.readers import folders, forms, starters, table_columns, tables, tfds, tfrecord
 from tl_app.data.readers import verify as verify_lib
@@ -43,7 +44,10 @@ def load(config: Config, assets: Assets, verify=None, known=frozenset()) -> Exam
       extra = _load_one(getattr(config, flag), flag, config, assets, verify, known)
       examples = _with_split(examples, extra, split, flag)
   labels, notes = label_names.resolve(examples.labels, config.data, examples.single_texts())
-  return dataclasses.replace(examples, labels=strings(labels), notes=[*examples.notes, *notes], classes=None)
+  examples = dataclasses.replace(examples, labels=strings(labels), notes=[*examples.notes, *notes], classes=None)
+  if not config.corrections:
+    return examples
+  return corrections.apply(examples, config.corrections, tasks.choose(config, examples)[0])
 
 
 def _load_one(name, flag, config, assets, verify, known):
@@ -60,7 +64,7 @@ def _load_one(name, flag, config, assets, verify, known):
   if not rows:
     fault = f": all {total:,} are bad, e.g. {bad[0][0]}: {bad[0][1]}" if bad else f"; --{flag} takes: {forms.FORMS}"
     raise UserError(f"--{flag}={name} has no usable example{fault}")
-  labels = [_label(row) for row in rows]
+  labels, names = [_label(row) for row in rows], table_columns.of_slices(config.data)
   lost = sorted({_label(row) for row in raw.rows if row.label} - set(labels) - {""})
   if lost:
     listed = ", ".join(map(repr, lost[:10]))
@@ -76,6 +80,7 @@ def _load_one(name, flag, config, assets, verify, known):
     notes=raw.notes,
     groups=strings([row.group for row in rows]) if config.group_column else None,
     times=strings([row.time for row in rows]) if config.time_column else None,
+    metadata={name: strings([row.metadata[i] for row in rows]) for i, name in enumerate(names)},
   )
 
 
@@ -108,7 +113,9 @@ def _with_split(examples, extra, split, flag):
       if getattr(examples, name) is not None
     },
   }
+  metadata = {name: strings([*values, *extra.metadata[name]]) for name, values in examples.metadata.items()}
   return Examples(
+    metadata=metadata,
     inputs=examples.inputs.joined(extra.inputs),
     skipped=examples.skipped + [{**bad, "id": f"{flag}:{bad['id']}"} for bad in extra.skipped],
     source=f"{examples.source} {flag}={extra.source}",
@@ -132,7 +139,7 @@ def unlabelled(name: str, flag: str, config: Config, assets: Assets) -> Raw:
   form, rest = forms.parse(name, flag)
   if form == "images":
     return folders.unlabelled(rest, f"--{flag}={name}")
-  no_label = {"label_column": "", "label_columns": ""}
+  no_label = {"label_column": "", "label_columns": "", "slice_columns": ""}
   return _read(name, flag, dataclasses.replace(config, group_column="", time_column="", **no_label), assets)
 
 

@@ -25,6 +25,7 @@ class Columns(typing.NamedTuple):
     splits: {flag: column} of --group_column and --time_column, if they are given.
     labels: names of the columns of the label.
     sentence: column that tells the sentence of a word, or "".
+    slices: columns of --slice_columns.
   """
 
   modality: Modality
@@ -32,6 +33,7 @@ class Columns(typing.NamedTuple):
   splits: dict
   labels: list
   sentence: str = ""
+  slices: tuple = ()
 
 
 def of_splits(config: Config) -> dict[str, str]:
@@ -39,10 +41,16 @@ def of_splits(config: Config) -> dict[str, str]:
   return {flag: getattr(config, flag) for flag in ("group_column", "time_column") if getattr(config, flag)}
 
 
+def of_slices(config: DataConfig) -> tuple[str, ...]:
+  """Returns the names of --slice_columns."""
+  return tuple(dict.fromkeys(name.strip() for name in config.slice_columns.split(",") if name.strip()))
+
+
 def wanted(config: Config) -> list[str]:
   """Returns the names of all columns that the flags name."""
   flags = [name for name in configs.FIELDS if name.endswith("_column")]
-  return [*(getattr(config, flag) for flag in flags), *(name.strip() for name in config.label_columns.split(","))]
+  labels = [name.strip() for name in config.label_columns.split(",")]
+  return [*(getattr(config, flag) for flag in flags), *labels, *of_slices(config.data)]
 
 
 def require(names: list[str], wanted: dict[str, str], modality: Modality, file) -> None:
@@ -72,12 +80,13 @@ def choose(names: list[str], config: DataConfig, split_columns: dict[str, str], 
   sentence = {"sentence_column": config.sentence_column} if config.sentence_column else {}
   if sentence and modality.column_flag != "text_column":
     raise UserError(f"--sentence_column={config.sentence_column}, but {file} is read for its {modality.plural}")
-  for flag, name in (split_columns | sentence).items():
+  slices = of_slices(config)
+  for flag, name in [*(split_columns | sentence).items(), *(("slice_columns", name) for name in slices)]:
     if name not in names:
       raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
   labels = _label_columns(names, config, file)
   inputs = _with_pair(names, modality, column, config.text_pair_column, file)
-  return Columns(modality, inputs, split_columns, labels, config.sentence_column)
+  return Columns(modality, inputs, split_columns, labels, config.sentence_column, slices)
 
 
 def _with_kaggles(config, names):

@@ -59,7 +59,8 @@ def read(path: str, what: str, config: DataConfig, split_columns: dict[str, str]
 
 def _rows(file, table, columns, split, store):
   """Yields the `Row` of each record of a `Table`; with a column of sentences (`Row`, its cell in that column)."""
-  inputs, names = len(columns.inputs), [*columns.inputs.values(), *columns.splits.values()]
+  inputs, splits = len(columns.inputs), len(columns.splits)
+  names = [*columns.inputs.values(), *columns.splits.values(), *columns.slices]
   names += [columns.sentence] if columns.sentence else []
   for id, cell, reason in cells(file, table, names, columns.labels, inputs=inputs):
     label, fault = _one_label(cell[len(names) :], columns.labels)
@@ -69,7 +70,8 @@ def _rows(file, table, columns, split, store):
     empty = [f"it has no {name} (--{flag})" for flag, name in columns.splits.items() if not extra[flag]]
     reason = reason or "".join(empty[:1])
     values = tuple(value for value, _ in located)
-    row = Row(id, values, label, split, reason, extra.get("group_column"), extra.get("time_column"))
+    metadata = tuple(value or "" for value in cell[inputs + splits :][: len(columns.slices)])
+    row = Row(id, values, label, split, reason, extra.get("group_column"), extra.get("time_column"), metadata)
     yield (row, cell[len(names) - 1]) if columns.sentence else row
 
 

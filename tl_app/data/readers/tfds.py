@@ -10,6 +10,7 @@ from tl_app.assets import UNKNOWN, Assets
 from tl_app.config.groups import DataConfig
 from tl_app.data import modalities
 from tl_app.data.modalities import Modality
+from tl_app.data.readers import table_columns
 from tl_app.data.readers.rows import SPLIT_NAMES, Raw, Row, as_text, columns, keep_image, visible
 from tl_app.errors import UserError
 
@@ -30,7 +31,7 @@ def read(name: str, what: str, config: DataConfig, assets: Assets) -> Raw:
 
   builder = _builder(name, what, config, assets)
   modality, key, label_key = _features(builder.info, what, config)
-  raw = Raw({modality.name: modality.name}, [])
+  raw, slices = Raw({modality.name: modality.name}, []), _slice_features(builder.info, what, config)
 
   def store(data):
     return keep_image(data, assets.root / "tfds_images")
@@ -44,7 +45,8 @@ def read(name: str, what: str, config: DataConfig, assets: Assets) -> Raw:
       id = f"{part}:{number}"
       label = _label(builder.info.features[label_key], example[label_key]) if label_key else None
       try:
-        raw.rows.append(Row(id, (modality.from_bytes(example[key], store),), label, split))
+        metadata = tuple(_label(builder.info.features[name], example[name]) or "" for name in slices)
+        raw.rows.append(Row(id, (modality.from_bytes(example[key], store),), label, split, metadata=metadata))
       except ValueError as error:
         raw.rows.append(Row(id, reason=str(error)))
   return raw
@@ -200,6 +202,17 @@ def _features(info, what, config):
     f"{what}: cannot tell the input and the label among its features: {listed}; name them by --text_column or "
     "--image_column, and --label_column"
   )
+
+
+def _slice_features(info, what, config):
+  """Returns the names of --slice_columns, which are features of one value."""
+  features = dict(info.features.items())
+  names = table_columns.of_slices(config)
+  for name in names:
+    if name not in features or features[name].shape != ():
+      fault = f"no feature {name!r}" if name not in features else f"several values in its feature {name!r}"
+      raise UserError(f"{what} has {fault} (--slice_columns); {columns(list(features), name)}")
+  return names
 
 
 def _of_kind(features, first, kind):

@@ -63,7 +63,7 @@ def read(path: str, what: str, config: DataConfig, assets: Assets) -> Raw:
   Raises:
     UserError: no such file, it holds no tf.train.Example, or a feature is not there.
   """
-  raw, chosen = Raw({}, []), None
+  raw, chosen, slices = Raw({}, []), None, table_columns.of_slices(config)
   root, found = _files(path, what, raw.notes)
   for split, file in found:
     names, before = None, len(raw.rows)
@@ -75,7 +75,8 @@ def read(path: str, what: str, config: DataConfig, assets: Assets) -> Raw:
         names = _label_names(file, chosen[2]) if names is None else names
         store = functools.partial(_store, file, offset, chosen[1], assets)
         value = chosen[0].from_bytes(_value(features, chosen[1], chosen[0].encoded_form), store)
-        raw.rows.append(Row(id, (value,), _label(features, chosen[2], names), split))
+        metadata = tuple(_label(features, name, {}) or "" for name in slices)
+        raw.rows.append(Row(id, (value,), _label(features, chosen[2], names), split, metadata=metadata))
       except ValueError as error:
         raw.rows.append(Row(id, split=split, reason=str(error)))
     if len(raw.rows) == before:
@@ -221,11 +222,10 @@ def _choose(features, file, config):
       f"(--text_column); {columns(sorted(features), config.image_column or config.text_column, 'its features are')}"
     )
   modality = table_columns.input_modality(inputs, config, file)
-  if "label_column" not in has and config.label_column:
-    raise UserError(
-      f"{file} has no feature {config.label_column!r} (--label_column); "
-      + columns(sorted(features), config.label_column, "its features are")
-    )
+  missing = [("label_column", config.label_column)] if "label_column" not in has and config.label_column else []
+  missing += [("slice_columns", name) for name in table_columns.of_slices(config) if name not in features]
+  for flag, name in missing[:1]:
+    raise UserError(f"{file} has no feature {name!r} (--{flag}); {columns(sorted(features), name, 'its features are')}")
   return modality, inputs[modality.column_flag], has.get("label_column", "")
 
 

@@ -90,7 +90,8 @@ def read(path: pathlib.Path, examples: Examples) -> "Splits":
   """Returns the `Splits` that the manifest at `path` (splits.json) holds, over `examples` in whatever order.
 
   Raises:
-    UserError: the file cannot be read, or an example that it lists is gone, or has another content or label now.
+    UserError: the file cannot be read, --corrections has changed, or an example that it lists is gone, or has another
+      content or label now.
   """
   try:
     manifest = files.read_json(checksums.verified(path))
@@ -98,11 +99,14 @@ def read(path: pathlib.Path, examples: Examples) -> "Splits":
     columns = {split: list(zip(*(listed[split][name] for name in ("ids", "hashes", "labels")))) for split in SPLITS}
     notes = list(manifest["notes"])
     settings = {name: manifest[name] for name in (*_SETTINGS, "sampled") if name in manifest}
-    num_examples = manifest["num_examples"]
+    num_examples, corrected = manifest["num_examples"], manifest.get("corrections") or {}
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from None
   except (KeyError, TypeError, ValueError):
     raise UserError(f"{path} is not a manifest of splits: remove it, or name another workdir") from None
+  if corrected.get("sha256") != (examples.corrections or {}).get("sha256"):
+    file = (examples.corrections or corrected)["file"]
+    raise UserError(f"{path} no longer fits --corrections={file}, which has changed since the run: use a new --workdir")
   indices = _positions(columns, examples, path)
   if len(examples) > num_examples:
     notes.append(f"{len(examples) - num_examples:,} examples are newer than {path} and are ignored")
@@ -374,6 +378,7 @@ class Splits:
       "num_examples": len(self.examples),
       "counts": {split: dict(sorted(_classes(part, slice(None)).items())) for split, part in examples.items()},
       "notes": self.notes,
+      **({"corrections": self.examples.corrections} if self.examples.corrections else {}),
       "skipped": self.examples.skipped,
       "splits": {
         split: {"ids": list(part.ids), "hashes": list(part.hashes), "labels": list(part.labels)}

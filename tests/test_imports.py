@@ -26,13 +26,14 @@ ORDER = [
   ["model", "compute"],
   ["features", "serving", "explaining"],
   ["training"],
+  ["searching"],
   ["commands"],
   ["api"],
   # Entry points. `tl_app` is the package's own `__init__.py`.
   [
     *("tl_app", "__main__"),
     *("train", "pretrain", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"),
-    *("explain", "bundle"),
+    *("explain", "bundle", "tune"),
   ],
 ]
 LINE_OF = {room: line for line, rooms in enumerate(ORDER) for room in rooms}

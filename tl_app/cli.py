@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import importlib.util
 import logging
 import os
 import pathlib
@@ -61,7 +62,7 @@ def _define_path(name, default, help):
 
 def flag(
   name: str,
-  default: str | int | bool,
+  default: str | float | bool,
   help: str,
   low: int | None = None,
   path: bool = False,
@@ -81,6 +82,8 @@ def flag(
     _define_path(name, default, help)
   elif choices:
     flags.DEFINE(_Choice(name, choices), name, default, help, serializer=flags.ArgumentSerializer())
+  elif isinstance(default, float):
+    flags.DEFINE_float(name, default, help, lower_bound=low)
   elif isinstance(default, str):
     flags.DEFINE_string(name, default, help)
   elif isinstance(default, bool):
@@ -122,6 +125,18 @@ def need(*names: str) -> None:
   for name in names:
     if not FLAGS[name].value:
       raise UserError(f"--{name} is needed: {FLAGS[name].help}")
+
+
+def need_packages(extra: str, *names: str) -> None:
+  """Raises `UserError` for the first of the named packages that is not installed.
+
+  Args:
+    extra: of tl_app, which brings them.
+    names: of the packages, as they are imported.
+  """
+  for name in names:
+    if importlib.util.find_spec(name) is None:
+      raise UserError(f"this command needs {name}: pip install 'tl_app[{extra}]'")
 
 
 def run(

@@ -16,8 +16,9 @@ from tl_app.tasks.metrics import Metrics
 
 # Each point is a path in the page, once for light and once for dark.
 MAX_POINTS = 2000
-_INKS = {"light": "#1c2430", "dark": "#e6e9ed"}
-_LINES = {"train": "#8a94a0", "validation": "#2f81d0"}
+INKS = {"light": "#1c2430", "dark": "#e6e9ed"}
+LINES = {"train": "#8a94a0", "validation": "#2f81d0"}
+GRID = "#8a94a0"
 # Cells with a number in them, on one side of a confusion matrix.
 _MAX_NUMBERED = 25
 # Pictures in one row.
@@ -68,7 +69,7 @@ def of_metrics(epochs: Sequence[Mapping], titles: Mapping[str, str]) -> dict[str
   phases = ", ".join(dict.fromkeys(str(entry["phase"]) for entry in epochs))
   shown = " and ".join(titles.values())
   alt = f"{shown.capitalize()} per epoch; phases: {phases}; {len(epochs)} epochs. Last: {', '.join(values)}."
-  return _themes(_curves_figure(epochs, titles, _INKS["light"])) | {"alt": alt}
+  return themes(_curves_figure(epochs, titles, INKS["light"])) | {"alt": alt}
 
 
 def scatter(rows: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
@@ -83,7 +84,7 @@ def scatter(rows: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
   rows = _points(rows)
   if not rows:
     return None
-  return _themes(scatter_figure(rows)) | {"alt": f"Predictions against labels of {len(rows):,} test examples"}
+  return themes(scatter_figure(rows)) | {"alt": f"Predictions against labels of {len(rows):,} test examples"}
 
 
 def certainty(test: Mapping) -> dict[str, str] | None:
@@ -102,10 +103,10 @@ def certainty(test: Mapping) -> dict[str, str] | None:
     f"Share of right answers against probability: expected calibration error {found['ece']:.3f}, "
     f"{found['uncalibrated']['ece']:.3f} before calibration."
   )
-  return _themes(certainty_figure(test)) | {"alt": alt}
+  return themes(certainty_figure(test)) | {"alt": alt}
 
 
-def certainty_figure(test: Mapping, ink: str = _INKS["light"]) -> Figure:
+def certainty_figure(test: Mapping, ink: str = INKS["light"]) -> Figure:
   """Returns a figure with the reliability diagram, and with the errors against the share of answered examples.
 
   Args:
@@ -113,14 +114,14 @@ def certainty_figure(test: Mapping, ink: str = _INKS["light"]) -> Figure:
     ink: colour of text and axes.
   """
   found, risk = test["calibration"], test.get("risk_coverage")
-  with matplotlib.rc_context(_style(ink)):
+  with matplotlib.rc_context(style(ink)):
     figure = Figure(figsize=(9.6, 3.4), layout="constrained")
     left, *right = figure.subplots(1, 2 if risk else 1, squeeze=False)[0]
-    left.plot([0, 1], [0, 1], color=_LINES["train"], linewidth=1, linestyle=":")
+    left.plot([0, 1], [0, 1], color=LINES["train"], linewidth=1, linestyle=":")
     most = max(count for *_, count in found["reliability"])
     for colour, label, values in (
-      (_LINES["train"], "before calibration", found["uncalibrated"]["reliability"]),
-      (_LINES["validation"], "calibrated", found["reliability"]),
+      (LINES["train"], "before calibration", found["uncalibrated"]["reliability"]),
+      (LINES["validation"], "calibrated", found["reliability"]),
     ):
       scores, shares, counts = zip(*values)
       left.plot(scores, shares, color=colour, linewidth=1, alpha=0.5)
@@ -130,23 +131,23 @@ def certainty_figure(test: Mapping, ink: str = _INKS["light"]) -> Figure:
     left.legend(frameon=False)
     for axes in right:
       answered, _, errors = zip(*risk["points"])
-      axes.plot(answered, errors, color=_LINES["validation"], marker="o", markersize=3.5)
+      axes.plot(answered, errors, color=LINES["validation"], marker="o", markersize=3.5)
       axes.set_xlabel("share of examples that are answered, the surest first")
       axes.set_ylabel("share of wrong answers")
       axes.set_ylim(bottom=0)
   return figure
 
 
-def _themes(figure) -> dict[str, str]:
-  """Draws a figure for a light page; the one for a dark page differs in the colour of text and axes."""
+def themes(figure: Figure) -> dict[str, str]:
+  """Returns {"light", "dark"}: data URIs of a figure; that for a dark page differs in the colour of text and axes."""
   buffer = io.BytesIO()
-  with matplotlib.rc_context(_style(_INKS["light"])):
+  with matplotlib.rc_context(style(INKS["light"])):
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-  drawn = {theme: buffer.getvalue().replace(_INKS["light"].encode(), ink.encode()) for theme, ink in _INKS.items()}
+  drawn = {theme: buffer.getvalue().replace(INKS["light"].encode(), ink.encode()) for theme, ink in INKS.items()}
   return {theme: f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}" for theme, svg in drawn.items()}
 
 
-def curves_figure(epochs: Sequence[Mapping], metrics: Metrics, ink: str = _INKS["light"]) -> Figure:
+def curves_figure(epochs: Sequence[Mapping], metrics: Metrics, ink: str = INKS["light"]) -> Figure:
   """Returns a figure with one row for each phase: a phase with few epochs is not squeezed by a long one.
 
   Args:
@@ -160,7 +161,7 @@ def _curves_figure(epochs, titles, ink):
   phases = {}
   for entry in epochs:
     phases.setdefault(str(entry["phase"]), []).append(entry)
-  with matplotlib.rc_context(_style(ink)):
+  with matplotlib.rc_context(style(ink)):
     figure = Figure(figsize=(9.6, 0.5 + 2.6 * len(phases)), layout="constrained")
     grid = figure.subplots(len(phases), 2, squeeze=False, sharey="col")
     for row, (phase, entries) in zip(grid, phases.items()):
@@ -179,16 +180,16 @@ def _plot_curves(axes, epochs, name):
   x = np.arange(1, len(epochs) + 1)
   # A line through few points hides where they are, and a single one is no line.
   marker = "o" if len(epochs) <= 12 else None
-  for (split, colour), key in zip(_LINES.items(), (name, f"val_{name}")):
+  for (split, colour), key in zip(LINES.items(), (name, f"val_{name}")):
     values = [formatting.number(entry.get(key)) for entry in epochs]
     axes.plot(x, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=split)
   axes.set_xlabel("epoch")
   axes.set_xlim(0.5, len(epochs) + 0.5)
   axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-  axes.grid(axis="y", color="#8a94a0", alpha=0.25, linewidth=0.8)
+  axes.grid(axis="y", color=GRID, alpha=0.25, linewidth=0.8)
 
 
-def scatter_figure(rows: Sequence[Mapping[str, str]], ink: str = _INKS["light"]) -> Figure:
+def scatter_figure(rows: Sequence[Mapping[str, str]], ink: str = INKS["light"]) -> Figure:
   """Returns a figure of predictions against labels, of at most `MAX_POINTS` examples.
 
   Args:
@@ -196,12 +197,12 @@ def scatter_figure(rows: Sequence[Mapping[str, str]], ink: str = _INKS["light"])
     ink: colour of text and axes.
   """
   label, prediction = (np.array([float(row[name]) for row in _points(rows)]) for name in ("label", "prediction"))
-  with matplotlib.rc_context(_style(ink)):
+  with matplotlib.rc_context(style(ink)):
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     axes = figure.subplots()
-    axes.scatter(label, prediction, s=9, color=_LINES["validation"], alpha=0.45, linewidths=0)
+    axes.scatter(label, prediction, s=9, color=LINES["validation"], alpha=0.45, linewidths=0)
     ends = [min(label.min(), prediction.min()), max(label.max(), prediction.max())]
-    axes.plot(ends, ends, color=_LINES["train"], linewidth=1)
+    axes.plot(ends, ends, color=LINES["train"], linewidth=1)
     axes.set_xlabel("label")
     axes.set_ylabel("prediction")
   return figure
@@ -213,7 +214,7 @@ def _points(rows):
   return rows[:: -(-len(rows) // MAX_POINTS)] if rows else rows
 
 
-def confusion_figure(test: Mapping, ink: str = _INKS["light"]) -> Figure:
+def confusion_figure(test: Mapping, ink: str = INKS["light"]) -> Figure:
   """Returns a figure of the confusion matrix: a row per true class, coloured by the share of its examples.
 
   Of many classes it shows those of `confusions.readable_matrix`.
@@ -225,7 +226,7 @@ def confusion_figure(test: Mapping, ink: str = _INKS["light"]) -> Figure:
   names, counts = confusions.readable_matrix(test)
   shares, size = confusions.shares(counts), len(names)
   side = min(2.5 + 0.45 * size, 12)
-  with matplotlib.rc_context(_style(ink)):
+  with matplotlib.rc_context(style(ink)):
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -245,7 +246,7 @@ def confusion_figure(test: Mapping, ink: str = _INKS["light"]) -> Figure:
   return figure
 
 
-def pictures_figure(pictures: Sequence[str], titles: Sequence[str], ink: str = _INKS["light"]) -> Figure:
+def pictures_figure(pictures: Sequence[str], titles: Sequence[str], ink: str = INKS["light"]) -> Figure:
   """Returns a figure of pictures with a title each.
 
   Args:
@@ -254,7 +255,7 @@ def pictures_figure(pictures: Sequence[str], titles: Sequence[str], ink: str = _
     ink: colour of text.
   """
   lines = -(-len(pictures) // _COLUMNS)
-  with matplotlib.rc_context(_style(ink)):
+  with matplotlib.rc_context(style(ink)):
     figure = Figure(figsize=(2.2 * _COLUMNS, 2.7 * lines), layout="constrained")
     grid = list(figure.subplots(lines, _COLUMNS, squeeze=False).flat)
     for axes in grid:
@@ -265,7 +266,8 @@ def pictures_figure(pictures: Sequence[str], titles: Sequence[str], ink: str = _
   return figure
 
 
-def _style(ink):
+def style(ink: str) -> dict:
+  """Returns the settings of matplotlib for a figure whose text and axes have a colour."""
   inked = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
   # The hash salt and the missing date make the same run give the same bytes.
   return dict.fromkeys(inked, ink) | {

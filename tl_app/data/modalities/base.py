@@ -28,6 +28,7 @@ class Modality(abc.ABC):
     is_batched: whether the steps of a stream take a batch of inputs at a time. Otherwise they take one.
     units: what an explanation of an answer gives scores to: "words" or "regions".
     prefers_openvino: whether --frozen_engine=auto may choose OpenVINO.
+    augmentations: the values of --augment that a search tries.
     token_checks: the kinds of findings that need the tokens of a backbone.
     serving_modules: the modules that a process must import, besides TensorFlow, to run an export.
     blank: an encoded input that stands in for those of an empty batch, where networks do not answer one; else None.
@@ -44,6 +45,7 @@ class Modality(abc.ABC):
   is_batched: bool = False
   units: str = ""
   prefers_openvino: bool = False
+  augmentations: tuple[str, ...] = ()
   token_checks: tuple[str, ...] = ()
   serving_modules: tuple[str, ...] = ()
   blank: bytes | None = None

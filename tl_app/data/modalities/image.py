@@ -29,6 +29,7 @@ class Image(Modality):
   is_decoded = True
   units = "regions"
   prefers_openvino = True
+  augmentations = ("light",)
   blank = _BLANK
 
   @property

@@ -344,7 +344,7 @@ class Splits:
 
   Attributes:
     examples: the `Examples` that the indices point into.
-    train, validation, test: int arrays, ascending, disjoint; never empty.
+    train, validation, test: int arrays, ascending, disjoint; never empty, but test after `without_test`.
     notes: lines worth telling the user.
     settings: the flags that decide sampling, and the names of the sampled splits.
     fingerprints: the `Fingerprints` of `examples`, or None where the manifest was read.
@@ -359,6 +359,18 @@ class Splits:
   settings: dict
   fingerprints: Fingerprints | None = None
   findings: list = dataclasses.field(default_factory=list)
+
+  def without_test(self) -> "Splits":
+    """Returns the division of the training and validation examples alone: the others are no longer there."""
+    kept = np.sort(np.concatenate([self.train, self.validation]))
+    return dataclasses.replace(
+      self,
+      examples=self.examples.take(kept),
+      train=np.searchsorted(kept, self.train),
+      validation=np.searchsorted(kept, self.validation),
+      test=np.empty(0, np.int64),
+      fingerprints=None,
+    )
 
   def digests(self) -> dict[str, str]:
     """Returns {split: sha256 hex of the ids, contents and labels of its examples, in order}."""

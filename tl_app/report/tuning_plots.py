@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 
 from tl_app.report.plots import GRID, INKS, LINES, Figure, style, themes

@@ -168,7 +168,7 @@ class Study:
   def best(self) -> Row | None:
     """Returns the trial with the highest score, and the first one of equal ones; None if none is complete."""
     complete = [row for row in self.rows() if row.state == "complete"]
-    return max(complete, key=lambda row: row.score) if complete else None
+    return max(complete, key=lambda row: row.score or 0.0) if complete else None
 
   def fact(self, name: str, make: Callable[[], Any]) -> Any:
     """Returns a JSON value that all processes of the search share: that of `make` where there is none yet."""
@@ -329,8 +329,7 @@ def _fixed(trial):
 
 
 def _row(trial):
-  names = {TrialState.FAIL: "failed"}
-  state = names.get(trial.state, trial.state.name.lower())
+  state = "failed" if trial.state == TrialState.FAIL else str(trial.state.name).lower()
   score = trial.value if trial.state == TrialState.COMPLETE else None
   attributes = trial.user_attrs
   return Row(

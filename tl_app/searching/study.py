@@ -145,7 +145,7 @@ class Study:
     self.name, self.workers = name, workers
     self._root, self._method, self._seed = root, method, seed
     journal = str(root / JOURNAL)
-    storage = JournalStorage(JournalFileBackend(journal, _JournalLock(journal)))
+    self._storage = JournalStorage(JournalFileBackend(journal, _JournalLock(journal)))
     pruner = {
       "halving": optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION),
       "median": optuna.pruners.MedianPruner(n_startup_trials=3),
@@ -153,7 +153,7 @@ class Study:
     }[pruning]
     with locked(root):
       self._study = optuna.create_study(
-        storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
+        storage=self._storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
       )
 
   def rows(self) -> list[Row]:
@@ -204,7 +204,7 @@ class Study:
       self._study.sampler = self._sampler(len(trials))
       for trial in trials:
         if trial.state == TrialState.RUNNING and not self.workers.is_alive(trial.user_attrs.get(WORKER, "")):
-          return self._claimed(optuna.trial.Trial(self._study, trial._trial_id), suggest, taken_up=True)
+          return self._claimed(self._begun(trial.number), suggest, taken_up=True)
       waiting = sum(trial.state == TrialState.WAITING for trial in trials)
       copies = sum(SAME_AS in trial.user_attrs.get(FACTS, {}) for trial in trials)
       # Trials with the values of another one cost nothing; in a small space there are soon no other values.
@@ -238,6 +238,11 @@ class Study:
   def _runs_elsewhere(self, trial):
     worker = trial.user_attrs.get(WORKER, "")
     return trial.state == TrialState.RUNNING and worker != self.workers.name and self.workers.is_alive(worker)
+
+  def _begun(self, number):
+    """Returns the trial that another process has begun."""
+    study = self._storage.get_study_id_from_name(self.name)
+    return optuna.trial.Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study, number))
 
   def _sampler(self, number):
     # The state of a sampler is not in the journal: its seed follows from the number of the trial.
@@ -278,7 +283,7 @@ class Trial:
 
   def report(self, score: float, epoch: int) -> bool:
     """Notes the score after an epoch, from 1; returns whether the trial should end because others are better."""
-    there = self._study._storage.get_trial(self._trial._trial_id).intermediate_values
+    there = self._study.get_trials(deepcopy=False)[self._trial.number].intermediate_values
     if epoch not in there:
       self._trial.report(score, epoch)
     return self._trial.should_prune()

@@ -23,7 +23,7 @@ TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for
 EVERYTHING = "\n\n".join(TEXTS.values())
 COMMANDS = {
   *("train", "pretrain", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"),
-  *("explain", "bundle"),
+  *("explain", "bundle", "tune"),
 }
 MAX_README_LINES = 150
 MAX_README_RESULTS = 8
@@ -44,7 +44,7 @@ for line in lines:
     rest = cli.FLAGS([name, *arguments])[1:]
     if rest:
       raise UserError(f"{rest} are not flags")
-    if whole and name in ("train", "pretrain", "compare", "find_lr", "benchmark") and not cli.FLAGS.config:
+    if whole and name in ("train", "pretrain", "compare", "find_lr", "benchmark", "tune") and not cli.FLAGS.config:
       cli.config_from_flags()
     if whole and name == "check":
       config.validate(config.Config(**cli.given()), needed=("dataset",))

@@ -68,6 +68,7 @@ EXAMPLES = [
     (),
     "use --pair_encoding=bi_encoder",
   ),
+  (rules.refit_takes_all_examples, {"refit": "always", "max_examples": 9}, (), "and --max_examples does not allow it"),
   (rules.imbalance_needs_gradients, {"imbalance": "focal", "probe_solver": "svm"}, (), "needs --probe_solver=adamw"),
   (rules.contrastive_has_its_own_loss, {"recipe": "contrastive", "mixup": 0.2}, (), "--mixup=0.2 does nothing with"),
   (

@@ -86,7 +86,7 @@ def test_scikit_learn_is_carried_over_exactly(solver, num_classes):
   heads.set_logits(head, solved.weights[0])
   tried = solved.tried
   assert [t["strength"] for t in tried] == list(solvers.STRENGTHS[: len(tried)])
-  key = (lambda t: -t["loss"]) if solver == "logistic" else (lambda t: t["accuracy"])
+  key = (lambda t: -t["calibrated_loss"]) if solver == "logistic" else (lambda t: t["accuracy"])
   strength = max(tried, key=key)["strength"]
   assert strength == solved.strength and len(tried) - 1 - solvers.STRENGTHS.index(strength) in (0, 1, heads.WORSE)
   np.testing.assert_allclose(solved.logits[0], np.asarray(head(features[90:], training=False)), atol=1e-5)

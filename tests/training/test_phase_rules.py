@@ -56,6 +56,12 @@ EXAMPLES = [
     'fine_tune: lora_rank=2 needs trainable_filter="kernels"',
   ),
   (
+    phase_rules.refit_needs_a_closed_form,
+    planned({}),
+    *(model(), ONE),
+    "--refit=always needs a probe in closed form, which this one is not (the task has no closed form)",
+  ),
+  (
     phase_rules.features_are_not_stale,
     planned({}, {"name": "again", "train_stages": ("head",)}),
     *(model(), ONE),
@@ -103,9 +109,10 @@ WITHOUT_EFFECT = [
 
 @pytest.mark.parametrize(("rule", "phases", "model", "devices", "line"), EXAMPLES)
 def test_phases_that_cannot_run_are_refused(rule, phases, model, devices, line):
-  assert line in rule(Config(), phases, model, devices)
+  config = Config(refit="always") if rule is phase_rules.refit_needs_a_closed_form else Config()
+  assert line in rule(config, phases, model, devices)
   with pytest.raises(UserError) as error:
-    phase_rules.check(Config(), phases, model, devices)
+    phase_rules.check(config, phases, model, devices)
   assert line in str(error.value)
 
 

@@ -85,10 +85,12 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
       candidates.append(adapted.candidate)
     record.write_plan(plan.with_results(results, features.model).to_json())
     selection = phases.select(candidates, baselines, features, config.select)
-    phases.use(selection.best, plan.phases, features)
-    decided = selection.best.logits, features.data.validation_targets, config.answers
+    best = phases.final(selection.best, plan.phases, results, features, record)
+    candidates = [best if candidate is selection.best else candidate for candidate in candidates]
+    phases.use(best, plan.phases, features)
+    decided = best.logits, best.targets_in(features.data), config.answers
     task = features.model.task.calibrate(*decided)
-    metrics, outputs = evaluate(task, selection.best.name, features, record)
+    metrics, outputs = evaluate(task, best, features, record)
     metrics = diagnosis.diagnosed(metrics, task, outputs, features, config, record)
     # Measured on the examples that calibrated, it would look too good.
     metrics["validation"] |= {"calibration": features.model.task.cross_fitted(*decided)}
@@ -97,7 +99,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
       "candidates": {name: {task.metrics.primary_metric: score} for name, score in baselines.items()}
       | selection.metrics,
       "selection_reason": selection.reason,
-      "selected_phase": selection.best.phase,
+      "selected_phase": best.phase,
     }
     if adapted:
       metrics["adaptation"] = adapted.facts | _source_only(adapted, features)
@@ -279,12 +281,14 @@ def announce(plan: Plan, config: Config, features: Features) -> None:
     log.warning("--%s=%s does nothing here: %s", name, getattr(config, name), reason)
 
 
-def evaluate(task, selected: str, features: Features, record: Record) -> tuple[dict, np.ndarray]:
+def evaluate(task, selected: Candidate, features: Features, record: Record) -> tuple[dict, np.ndarray]:
   """Evaluates the selected model on the validation and test splits and writes the test predictions.
+
+  A model that has learnt from the validation split is measured there by the answers of cross-validation.
 
   Args:
     task: the calibrated `Task`.
-    selected: name of the selected candidate.
+    selected: the selected `Candidate`.
     features: the `Features` of the run, whose model holds the values of the candidate.
     record: the `Record` of the run.
 
@@ -292,19 +296,22 @@ def evaluate(task, selected: str, features: Features, record: Record) -> tuple[d
     (the metrics; the outputs of the model on the test split, float64 [test examples, outputs]).
   """
   train_data, metrics, outputs = features.data, {}, {}
-  is_probe = selected in HEADS
+  is_probe = selected.name in HEADS
   logits_of = features.head_logits if is_probe else features.logits
   with record.clock("evaluate"):
     for name, rows in (("test", train_data.test), ("validation", train_data.validation)):
-      logits = logits_of(rows)
-      metrics[name] = task.metrics.compute_metrics(logits, train_data.targets[rows])
+      crossed = name == "validation" and selected.targets is not None
+      logits = selected.logits if crossed else logits_of(rows)
+      targets = selected.targets if crossed else train_data.targets[rows]
+      metrics[name] = task.metrics.compute_metrics(logits, targets)
       outputs[name] = task.answers.outputs(logits)
     test = train_data.examples.take(train_data.test)
     rows = task.answers.rows(test.ids, test.labels, outputs["test"])
     predictions.write(record.paths.predictions, task.answers.columns, rows, test.inputs)
   metrics |= task.metrics.baseline(train_data.train_targets, train_data.targets[train_data.test])
   metrics |= {"task": task.name, "primary_metric": task.metrics.primary_metric}
-  metrics |= {"selected": "probe" if is_probe else "fine_tuned", "selected_candidate": selected}
+  metrics["validation"] |= selected.estimate
+  metrics |= {"selected": "probe" if is_probe else "fine_tuned", "selected_candidate": selected.name}
   return metrics, outputs["test"]
 
 
@@ -319,14 +326,15 @@ def save_candidates(
   candidates: list[Candidate], phase_list: Sequence[Phase], features: Features, answers: AnswerConfig, record: Record
 ) -> None:
   """Writes the weights and the task of every candidate, see `Workdir.candidate`."""
-  model, targets = features.model, features.data.validation_targets
+  model = features.model
   changing = [id(variable) for variable in stages.changing(model, phase_list)]
   for candidate in candidates:
     changed = dict(zip(changing, candidate.values))
     directory = record.paths.candidate(candidate.name)
     with files.atomic_path(directory / tuned.WEIGHTS) as new:
       checkpoint.write(new, checkpoint.arrays(model, changed, head_only=candidate.name in HEADS))
-    record.write_task(model.task.calibrate(candidate.logits, targets, answers).get_config(), directory)
+    task = model.task.calibrate(candidate.logits, candidate.targets_in(features.data), answers)
+    record.write_task(task.get_config(), directory)
 
 
 def finish(config: Config, features: Features, metrics: dict, outputs: np.ndarray, record: Record) -> dict:

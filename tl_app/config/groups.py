@@ -350,6 +350,13 @@ class RecipeConfig:
     "see tl_app.export.",
     choices=("auto", "probe", "fine_tuned", "averaged", "adapted"),
   )
+  refit: str = _field(
+    AUTO,
+    "Whether a probe in closed form is fitted on training and validation examples together if it is selected; the "
+    "strength of its regularisation is chosen by cross-validation, whose held-out answers then stand for the "
+    "validation split. auto: where a sampled validation split is too small to show a gain of a tenth of the errors.",
+    choices=(AUTO, "never", "always"),
+  )
   adapt: str = _field(
     "none",
     "Adaptation of the probe to the domain of --unlabelled_dataset, a candidate of its own. coral: the features get "

@@ -79,6 +79,7 @@ UNUSED_BY_COMMAND = {
     *ANSWERS,
     *CONTINUING,
     "slice_columns",
+    "refit",
     "backbone_learning_rate",
     "precision",
     "jit",
@@ -91,6 +92,7 @@ UNUSED_BY_COMMAND = {
     *ANSWERS,
     *CONTINUING,
     "slice_columns",
+    "refit",
     "precision",
     "jit",
     "max_minutes",
@@ -284,6 +286,17 @@ def selected_candidate_is_trained(config):
   if config.select == "adapted" and config.adapt == "none":
     return "--select=adapted needs an adaptation: add --adapt"
   return ""
+
+
+def refit_takes_all_examples(config):
+  """--refit=always learns from the validation examples too."""
+  if config.refit != "always":
+    return ""
+  names = ("max_examples", "max_examples_per_class", "time_column", "adapt")
+  given = next((name for name in names if is_given(config, name)), "")
+  return (
+    given and f"--refit=always learns from the validation examples too, and --{given} does not allow it: remove one"
+  )
 
 
 def adaptation_has_a_target(config):
@@ -577,6 +590,7 @@ RULES = {
     imbalance_needs_gradients,
     contrastive_has_its_own_loss,
     selected_candidate_is_trained,
+    refit_takes_all_examples,
     adaptation_has_a_target,
     adaptation_trains_the_head,
     one_way_to_name_labels,

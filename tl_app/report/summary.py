@@ -37,7 +37,7 @@ def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None, seconds: f
     ("baseline", _decimals(task.metrics.baseline_score(metrics)), f"{title} of {task.metrics.baseline_title}"),
     *((name, measured(test, key), "") for key, name in task.metrics.secondary_titles.items()),
     ("classes", _without_examples(test, task), statistics.MACRO_F1_NOTE if "macro_f1" in test else ""),
-    ("validation", measured(metrics.get("validation") or {}, primary), title),
+    ("validation", measured(metrics.get("validation") or {}, primary), _estimate(metrics, title)),
     ("calibration", _calibration(test.get("calibration")), ""),
     ("certainty", _certainty(test), ""),
     ("slices", slices_text.summary(test, task.metrics), ""),
@@ -77,6 +77,11 @@ def pretraining_lines(metrics: Mapping, workdir: str | pathlib.Path, seconds: fl
   written = [("report", paths.report), ("metrics", paths.metrics), ("backbone", paths.backbone)]
   rows += [(name, str(path), "") for name, path in written]
   return "\n".join(f"{name:<19} {', '.join(filter(None, (value, more)))}" for name, value, more in rows if value)
+
+
+def _estimate(metrics, title):
+  folds = (metrics.get("validation") or {}).get("folds")
+  return f"{title} of cross-validation in {folds} folds" if folds else title
 
 
 def _decimals(value):

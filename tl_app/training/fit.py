@@ -17,10 +17,11 @@ from tl_app.features.rows import FeatureRows
 from tl_app.model import audit, graphs, heads, stages
 from tl_app.preprocessing import text
 from tl_app.recipes.phase import HEAD, Phase
-from tl_app.training import callbacks, feed, input_profile, objectives, time_limit
+from tl_app.training import callbacks, feed, input_profile, objectives, refit, time_limit
 from tl_app.training.compiling import PhaseSteps, with_phase_steps
 from tl_app.training.continuing import Callbacks, SavedFit
 from tl_app.training.feed import Feed
+from tl_app.training.refit import Refit
 from tl_app.training.time_limit import TimeLimit
 from tl_app.workdir import Record
 
@@ -37,18 +38,20 @@ class PhaseResult:
     policy: the `StepPolicy` of its steps.
     averaged_values: averaged weights of the variables that the phase trains, NumPy arrays in the order of
       `stages.changing`; None if it averages none.
+    refit: the `Refit` of a probe in closed form; None for other phases.
   """
 
   planned: Phase
   done: Phase | None
   policy: StepPolicy = precision.PLAIN
   averaged_values: list[np.ndarray] | None = None
+  refit: Refit | None = None
 
   def to_tree(self) -> dict:
     """Returns JSON values and NumPy arrays."""
     done = self.done and self.done.to_json()
     tree = {"planned": self.planned.name, "done": done, "policy": dataclasses.asdict(self.policy)}
-    return tree | {"averaged_values": self.averaged_values}
+    return tree | {"averaged_values": self.averaged_values, "refit": self.refit and dataclasses.asdict(self.refit)}
 
   @classmethod
   def from_tree(cls, tree: dict, planned: Mapping[str, Phase]) -> "PhaseResult":
@@ -59,7 +62,8 @@ class PhaseResult:
       planned: {name: `Phase`} of the plan.
     """
     phase = planned[tree["planned"]]
-    return cls(phase, _same(tree["done"], phase), StepPolicy(**tree["policy"]), tree["averaged_values"])
+    refit = tree["refit"] and Refit(**tree["refit"])
+    return cls(phase, _same(tree["done"], phase), StepPolicy(**tree["policy"]), tree["averaged_values"], refit)
 
 
 def _same(saved, planned):
@@ -140,9 +144,9 @@ def _fit_head(phase, features, recomputed, config, record):
     return _GradientFit(features, recomputed, config, record, None, 1).run(phase)
   stages.set_trainable(model, phase)
   before = audit.state(model, phase)
-  _fit_sklearn(phase, features, recomputed)
+  decided = _fit_sklearn(phase, features, recomputed, config)
   audit.report(model, phase, before)
-  return PhaseResult(phase, phase)
+  return PhaseResult(phase, phase, refit=decided)
 
 
 def whole_network_steps(phase: Phase, features: Features, seed: int) -> tuple[Feed, PhaseSteps]:
@@ -156,9 +160,13 @@ def _steps(phase, features, phase_feed):
   return PhaseSteps(network, phase, features.model, features.data.train_targets)
 
 
-def _fit_sklearn(phase, features, recomputed):
-  """Fits the head with scikit-learn on the features `recomputed`, or on the frozen ones if None."""
-  data, solver = features.data, phase.optimizer.solver
+def _fit_sklearn(phase, features, recomputed, config):
+  """Fits the head with scikit-learn on the features `recomputed`, or on the frozen ones if None.
+
+  Returns:
+    The `Refit`; None for features that are not the frozen ones.
+  """
+  data, solver, task = features.data, phase.optimizer.solver, features.model.task
   feature_rows, rows = feed.training_features(features, recomputed)
   train = heads.LabelledFeatures(feature_rows[rows], feature_rows.targets(data.targets, rows))
   validation = heads.LabelledFeatures(
@@ -166,17 +174,36 @@ def _fit_sklearn(phase, features, recomputed):
     data.validation_targets,
     lambda logits: feature_rows.by_example(logits, data.validation),
   )
-  head = features.model.head
+  head, part = features.model.head, heads.Part(train, validation)
 
   def solve():
-    solved = heads.solve(head, solver, features.model.task, [heads.Part(train, validation)])
+    solved = heads.solve(head, solver, task, [part])
+    _log_strength(solver, solved, f"on {len(data.validation):,} validation examples")
+    decided = None if recomputed is not None else refit.decide(config, features, solved.logits[0])
+    if decided:
+      log.info("--refit=%s: %s", config.refit, _as_words(decided))
+    if decided and decided.folds:
+      crossed = refit.cross_validate(phase, features)
+      _log_strength(solver, crossed, f"on the held-out examples of {len(crossed.logits)} folds")
+      decided = dataclasses.replace(decided, strength=crossed.strength)
+      solved = heads.solve(head, solver, task, [part], crossed.strength)
     heads.set_logits(head, solved.weights[0])
-    chosen = next(values for values in solved.tried if values["strength"] == solved.strength)
-    listed = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
-    log.info("%s: %s on the validation split, the best of %d strengths", solver, listed, len(solved.tried))
-    return head.get_weights()
+    return decided and dataclasses.asdict(decided)
 
-  head.set_weights(features.devices.arrays(solve))
+  decided = features.devices.decided(solve)
+  head.set_weights(features.devices.arrays(head.get_weights))
+  return decided and Refit(**decided)
+
+
+def _log_strength(solver, solved, where):
+  chosen = next(values for values in solved.tried if values["strength"] == solved.strength)
+  listed = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
+  log.info("%s: %s %s, the best of %d strengths", solver, listed, where, len(solved.tried))
+
+
+def _as_words(decided):
+  how = f"cross-validation in {decided.folds} folds" if decided.folds else "one validation split"
+  return f"{how}, since {decided.reason}"
 
 
 @dataclasses.dataclass(frozen=True)

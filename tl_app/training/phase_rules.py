@@ -53,6 +53,14 @@ def lora_updates_kernels(config, phases, model, devices):
   return ""
 
 
+def refit_needs_a_closed_form(config, phases, model, devices):
+  """Cross-validation fits the probe many times."""
+  optimizer = phases[0].optimizer
+  if config.refit == "always" and optimizer.uses_gradients:
+    return f"--refit=always needs a probe in closed form, which this one is not ({optimizer.solver_reason})"
+  return ""
+
+
 def features_are_not_stale(config, phases, model, devices):
   """Frozen features are those of the backbone before it trains."""
   trained = False
@@ -98,6 +106,7 @@ RULES = (
   stages_exist,
   stages_have_learning_rates,
   lora_updates_kernels,
+  refit_needs_a_closed_form,
   features_are_not_stale,
   accumulation_makes_an_update,
   strings_train_on_one_device,

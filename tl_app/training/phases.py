@@ -13,7 +13,7 @@ from tl_app.features.frozen import Features
 from tl_app.model import heads, stages
 from tl_app.recipes.phase import Phase
 from tl_app.report import formatting
-from tl_app.training import continuing, selection
+from tl_app.training import continuing, refit, selection
 from tl_app.training.fit import PhaseResult, fit
 from tl_app.training.selection import Candidate, Selection
 from tl_app.training.time_limit import TimeLimit
@@ -176,6 +176,25 @@ def select(
       *(formatting.candidate(baseline), title, baselines[baseline]),
     )
   return selected
+
+
+def final(
+  selected: Candidate, phases: list[Phase], results: list[PhaseResult], features: Features, record: Record
+) -> Candidate:
+  """Returns the selected candidate with its final values: a probe may be fitted on more examples, see `refit`.
+
+  Args:
+    selected: the `Candidate`.
+    phases: the phases of the `Plan`.
+    results: their results.
+    features: the `Features` of the run.
+    record: the `Record` of the run.
+  """
+  decided = results[0].refit
+  if selected.name != "probe" or not (decided and decided.folds):
+    return selected
+  with record.clock("train"):
+    return refit.refitted(selected, phases, features, decided)
 
 
 def use(candidate: Candidate, phases: list[Phase], features: Features) -> None:

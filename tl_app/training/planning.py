@@ -279,6 +279,8 @@ def _decided(result, model):
   """Returns what a `PhaseResult` adds to the phase in plan.json: the step policy and what --max_minutes left."""
   planned, done = result.planned, result.done
   decided = {"step_policy": dataclasses.asdict(result.policy)} if planned.trains_backbone and done else {}
+  if result.refit:
+    decided |= {"refit": dataclasses.asdict(result.refit)}
   if done is planned:
     return decided
   names = ("epochs", "steps_per_epoch", "warmup_steps")

@@ -28,15 +28,23 @@ class Candidate:
 
   Attributes:
     name: "probe", "fine_tuned", "averaged", "adapted".
-    logits: float32 [validation examples, outputs].
+    logits: float32 [validation examples, outputs], or the held-out answers of cross-validation.
     values: NumPy arrays of the variables that may differ between candidates, in a fixed order.
     phase: name of the last phase that changed them.
+    targets: of the examples of `logits`; None for those of the validation split.
+    estimate: where `logits` come from: {"estimate": "validation_split"}, or "cross_validation" and "folds".
   """
 
   name: str
   logits: np.ndarray
   values: list[np.ndarray]
   phase: str
+  targets: np.ndarray | None = None
+  estimate: dict = dataclasses.field(default_factory=lambda: {"estimate": "validation_split"})
+
+  def targets_in(self, data) -> np.ndarray:
+    """Returns the targets of the examples of `logits`; `data` is the `TrainingData`."""
+    return data.validation_targets if self.targets is None else self.targets
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -15,14 +15,12 @@ from tl_app import backbones, data, files, tasks
 from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
-from tl_app.backbones import tuned
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.checking import summary
-from tl_app.commands import default_backbone, diagnosis, finished_run, workers
+from tl_app.commands import default_backbone, diagnosis, finished_run, selected_model, workers
 from tl_app.compute import devices as devices_lib
 from tl_app.compute.devices import Devices
 from tl_app.config import Config, rules
-from tl_app.config.groups import AnswerConfig
 from tl_app.data import copies, modalities, training_data
 from tl_app.data.examples import strings
 from tl_app.data.splitting import splits
@@ -31,17 +29,14 @@ from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.data.training_data import TrainingData
 from tl_app.features import frozen
 from tl_app.features.frozen import Features
-from tl_app.model import checkpoint, stages
 from tl_app.model import model as model_lib
 from tl_app.model.model import Model
 from tl_app.recipes import recipes
-from tl_app.recipes.phase import Phase
-from tl_app.report import machine, page, predictions
+from tl_app.report import machine, page
 from tl_app.serving import handover, parity
 from tl_app.training import adaptation, batch_size, disk_space, image_size, input_profile, phases, plan_text, planning
 from tl_app.training.phase_rules import flags_without_effect
 from tl_app.training.planning import Plan
-from tl_app.training.selection import HEADS, Candidate
 from tl_app.training.time_limit import TimeLimit
 from tl_app.workdir import Record
 
@@ -90,23 +85,17 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     phases.use(best, plan.phases, features)
     decided = best.logits, best.targets_in(features.data), config.answers
     task = features.model.task.calibrate(*decided)
-    metrics, outputs = evaluate(task, best, features, record)
+    metrics, outputs = selected_model.evaluate(task, best, features, record)
     metrics = diagnosis.diagnosed(metrics, task, outputs, features, config, record)
     # Measured on the examples that calibrated, it would look too good.
     metrics["validation"] |= {"calibration": features.model.task.cross_fitted(*decided)}
-    metrics |= {
-      "preprocessing": plan.preprocessing,
-      "candidates": {name: {task.metrics.primary_metric: score} for name, score in baselines.items()}
-      | selection.metrics,
-      "selection_reason": selection.reason,
-      "selected_phase": best.phase,
-    }
+    metrics |= {"preprocessing": plan.preprocessing} | selected_model.facts(selection, best, baselines, task)
     if adapted:
       metrics["adaptation"] = adapted.facts | _source_only(adapted, features)
 
     def write():
-      save(features.model, task, record)
-      save_candidates(candidates, plan.phases, features, config.answers, record)
+      selected_model.save(features.model, task, record)
+      selected_model.save_candidates(candidates, plan.phases, features, config.answers, record)
       return finish(config, features, metrics, outputs, record)
 
     return devices.decided(write)
@@ -279,62 +268,6 @@ def announce(plan: Plan, config: Config, features: Features) -> None:
   has_image_size = "image_size" in modalities.of(features.data.examples.modality).flags
   for name, reason in flags_without_effect(config, plan.phases, modes, has_image_size).items():
     log.warning("--%s=%s does nothing here: %s", name, getattr(config, name), reason)
-
-
-def evaluate(task, selected: Candidate, features: Features, record: Record) -> tuple[dict, np.ndarray]:
-  """Evaluates the selected model on the validation and test splits and writes the test predictions.
-
-  A model that has learnt from the validation split is measured there by the answers of cross-validation.
-
-  Args:
-    task: the calibrated `Task`.
-    selected: the selected `Candidate`.
-    features: the `Features` of the run, whose model holds the values of the candidate.
-    record: the `Record` of the run.
-
-  Returns:
-    (the metrics; the outputs of the model on the test split, float64 [test examples, outputs]).
-  """
-  train_data, metrics, outputs = features.data, {}, {}
-  is_probe = selected.name in HEADS
-  logits_of = features.head_logits if is_probe else features.logits
-  with record.clock("evaluate"):
-    for name, rows in (("test", train_data.test), ("validation", train_data.validation)):
-      crossed = name == "validation" and selected.targets is not None
-      logits = selected.logits if crossed else logits_of(rows)
-      targets = selected.targets if crossed else train_data.targets[rows]
-      metrics[name] = task.metrics.compute_metrics(logits, targets)
-      outputs[name] = task.answers.outputs(logits)
-    test = train_data.examples.take(train_data.test)
-    rows = task.answers.rows(test.ids, test.labels, outputs["test"])
-    predictions.write(record.paths.predictions, task.answers.columns, rows, test.inputs)
-  metrics |= task.metrics.baseline(train_data.train_targets, train_data.targets[train_data.test])
-  metrics |= {"task": task.name, "primary_metric": task.metrics.primary_metric}
-  metrics["validation"] |= selected.estimate
-  metrics |= {"selected": "probe" if is_probe else "fine_tuned", "selected_candidate": selected.name}
-  return metrics, outputs["test"]
-
-
-def save(model: Model, task, record: Record) -> None:
-  """Writes the weights of the selected model, and its task."""
-  with files.atomic_path(record.paths.weights) as new:
-    checkpoint.write_network(new, model.network)
-  record.write_task(task.get_config())
-
-
-def save_candidates(
-  candidates: list[Candidate], phase_list: Sequence[Phase], features: Features, answers: AnswerConfig, record: Record
-) -> None:
-  """Writes the weights and the task of every candidate, see `Workdir.candidate`."""
-  model = features.model
-  changing = [id(variable) for variable in stages.changing(model, phase_list)]
-  for candidate in candidates:
-    changed = dict(zip(changing, candidate.values))
-    directory = record.paths.candidate(candidate.name)
-    with files.atomic_path(directory / tuned.WEIGHTS) as new:
-      checkpoint.write(new, checkpoint.arrays(model, changed, head_only=candidate.name in HEADS))
-    task = model.task.calibrate(candidate.logits, candidate.targets_in(features.data), answers)
-    record.write_task(task.get_config(), directory)
 
 
 def finish(config: Config, features: Features, metrics: dict, outputs: np.ndarray, record: Record) -> dict:

@@ -17,7 +17,7 @@ from tl_app.features.rows import FeatureRows
 from tl_app.model import audit, graphs, heads, stages
 from tl_app.preprocessing import text
 from tl_app.recipes.phase import HEAD, Phase
-from tl_app.training import callbacks, feed, input_profile, objectives, refit, time_limit
+from tl_app.training import callbacks, closed_form, feed, input_profile, objectives, time_limit
 from tl_app.training.compiling import PhaseSteps, with_phase_steps
 from tl_app.training.continuing import Callbacks, SavedFit
 from tl_app.training.feed import Feed
@@ -144,7 +144,7 @@ def _fit_head(phase, features, recomputed, config, record):
     return _GradientFit(features, recomputed, config, record, None, 1).run(phase)
   stages.set_trainable(model, phase)
   before = audit.state(model, phase)
-  decided = _fit_sklearn(phase, features, recomputed, config)
+  decided = closed_form.fit(phase, features, recomputed, config)
   audit.report(model, phase, before)
   return PhaseResult(phase, phase, refit=decided)
 
@@ -158,52 +158,6 @@ def whole_network_steps(phase: Phase, features: Features, seed: int) -> tuple[Fe
 def _steps(phase, features, phase_feed):
   network = with_phase_steps(phase_feed.network, phase)
   return PhaseSteps(network, phase, features.model, features.data.train_targets)
-
-
-def _fit_sklearn(phase, features, recomputed, config):
-  """Fits the head with scikit-learn on the features `recomputed`, or on the frozen ones if None.
-
-  Returns:
-    The `Refit`; None for features that are not the frozen ones.
-  """
-  data, solver, task = features.data, phase.optimizer.solver, features.model.task
-  feature_rows, rows = feed.training_features(features, recomputed)
-  train = heads.LabelledFeatures(feature_rows[rows], feature_rows.targets(data.targets, rows))
-  validation = heads.LabelledFeatures(
-    feature_rows[data.validation],
-    data.validation_targets,
-    lambda logits: feature_rows.by_example(logits, data.validation),
-  )
-  head, part = features.model.head, heads.Part(train, validation)
-
-  def solve():
-    solved = heads.solve(head, solver, task, [part])
-    _log_strength(solver, solved, f"on {len(data.validation):,} validation examples")
-    decided = None if recomputed is not None else refit.decide(config, features, solved.logits[0])
-    if decided:
-      log.info("--refit=%s: %s", config.refit, _as_words(decided))
-    if decided and decided.folds:
-      crossed = refit.cross_validate(phase, features)
-      _log_strength(solver, crossed, f"on the held-out examples of {len(crossed.logits)} folds")
-      decided = dataclasses.replace(decided, strength=crossed.strength)
-      solved = heads.solve(head, solver, task, [part], crossed.strength)
-    heads.set_logits(head, solved.weights[0])
-    return decided and dataclasses.asdict(decided)
-
-  decided = features.devices.decided(solve)
-  head.set_weights(features.devices.arrays(head.get_weights))
-  return decided and Refit(**decided)
-
-
-def _log_strength(solver, solved, where):
-  chosen = next(values for values in solved.tried if values["strength"] == solved.strength)
-  listed = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
-  log.info("%s: %s %s, the best of %d strengths", solver, listed, where, len(solved.tried))
-
-
-def _as_words(decided):
-  how = f"cross-validation in {decided.folds} folds" if decided.folds else "one validation split"
-  return f"{how}, since {decided.reason}"
 
 
 @dataclasses.dataclass(frozen=True)

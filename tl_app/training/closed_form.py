@@ -1,0 +1,65 @@
+"""Fits a linear head in closed form, with scikit-learn, and decides whether few examples are used whole."""
+
+import dataclasses
+import logging
+
+from tl_app.features.frozen import Features
+from tl_app.features.rows import FeatureRows
+from tl_app.model import heads
+from tl_app.recipes.phase import Phase
+from tl_app.training import feed, refit
+from tl_app.training.refit import Refit
+
+log = logging.getLogger(__name__)
+
+
+def fit(phase: Phase, features: Features, recomputed: FeatureRows | None, config) -> Refit | None:
+  """Fits the head with scikit-learn on the features `recomputed`, or on the frozen ones if None.
+
+  Args:
+    phase: a `Phase` whose solver is one of scikit-learn.
+    features: the `Features` of the run.
+    recomputed: features of the current backbone, or None for the frozen ones.
+    config: the `Config`.
+
+  Returns:
+    The `Refit`; None for features that are not the frozen ones.
+  """
+  data, solver, task = features.data, phase.optimizer.solver, features.model.task
+  feature_rows, rows = feed.training_features(features, recomputed)
+  train = heads.LabelledFeatures(feature_rows[rows], feature_rows.targets(data.targets, rows))
+  validation = heads.LabelledFeatures(
+    feature_rows[data.validation],
+    data.validation_targets,
+    lambda logits: feature_rows.by_example(logits, data.validation),
+  )
+  head, part = features.model.head, heads.Part(train, validation)
+
+  def solve():
+    solved = heads.solve(head, solver, task, [part])
+    _log_strength(solver, solved, f"on {len(data.validation):,} validation examples")
+    decided = None if recomputed is not None else refit.decide(config, features, solved.logits[0])
+    if decided:
+      log.info("--refit=%s: %s", config.refit, _as_words(decided))
+    if decided and decided.folds:
+      crossed = refit.cross_validate(phase, features)
+      _log_strength(solver, crossed, f"on the held-out examples of {len(crossed.logits)} folds")
+      decided = dataclasses.replace(decided, strength=crossed.strength)
+      solved = heads.solve(head, solver, task, [part], crossed.strength)
+    heads.set_logits(head, solved.weights[0])
+    return decided and dataclasses.asdict(decided)
+
+  decided = features.devices.decided(solve)
+  head.set_weights(features.devices.arrays(head.get_weights))
+  return decided and Refit(**decided)
+
+
+def _log_strength(solver, solved, where):
+  chosen = next(values for values in solved.tried if values["strength"] == solved.strength)
+  listed = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
+  log.info("%s: %s %s, the best of %d strengths", solver, listed, where, len(solved.tried))
+
+
+def _as_words(decided):
+  how = f"cross-validation in {decided.folds} folds" if decided.folds else "one validation split"
+  return f"{how}, since {decided.reason}"

@@ -19,6 +19,7 @@ from tl_app.assets import Assets
 from tl_app.errors import UserError
 
 WRONG = "tl_app.fit(dataset='table:nowhere.csv', backbone='minilm_l6.pypi', workdir='runs/wrong')"
+KINDS = {"pretrained": "pretrained", "scratch": "from nothing"}
 NOTEBOOKS = pathlib.Path(__file__).resolve().parents[2] / "notebooks"
 
 
@@ -171,4 +172,16 @@ def test_hub_module_runs(tmp_path):
     ["stem", "2", "2", "0", "0"],
     ["block_0", "2", "0", "2", "2"],
     ["block_1", "2", "0", "2", "2"],
+  ]
+
+
+@pytest.mark.slow
+def test_pretrain_runs(tmp_path):
+  shown = outputs("pretrain", tmp_path)
+  metrics = json.loads((tmp_path / "runs/reviews_lm/metrics.json").read_text())
+  assert metrics["after"]["loss"] < metrics["before"]["loss"] and "held-out" in shown["pretrain"]
+  runs = {name: json.loads((tmp_path / f"runs/reviews_{name}/metrics.json").read_text()) for name in KINDS}
+  lines = shown["scratch"].splitlines()[-2:]
+  assert [line.partition(",")[0].partition(" (")[0] for line in lines] == [
+    f"{title}: test accuracy {runs[name]['test']['accuracy']:.3f}" for name, title in KINDS.items()
   ]

@@ -16,7 +16,9 @@ from tl_app.api import Run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-FUNCTIONS = [getattr(tl_app, name) for name in ("fit", "load", "find_faults", "stages")] + [tl_app.backbones.__call__]
+FUNCTIONS = [getattr(tl_app, name) for name in ("fit", "load", "pretrain_backbone", "find_faults", "stages")] + [
+  tl_app.backbones.__call__
+]
 FUNCTIONS += [method for name, method in inspect.getmembers(Run, inspect.isfunction) if not name.startswith("_")]
 
 
@@ -42,6 +44,7 @@ def test_the_examples_run(tmp_path, monkeypatch):
   table = next(cell.source for cell in cells if cell.id == "table").partition("\n")[2]
   for name in ("messages", "more", "new"):
     (tmp_path / f"{name}.csv").write_text(table + "\n")
+  (tmp_path / "mails.txt").write_text("\n".join(table.splitlines()[1:]) + "\n")
   tiny_modules.strings(tmp_path / "strings")
   blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
   others = [code for function in FUNCTIONS for code in examples(function) if code not in PAGE]
@@ -49,7 +52,10 @@ def test_the_examples_run(tmp_path, monkeypatch):
   for code in [*blocks, *others]:
     # One export is enough: that of run.export().
     runs = code.replace("minilm_l6.pypi", "strings").replace('recipe="probe")', 'recipe="probe", export=False)')
+    runs = runs.replace("epochs=1", "epochs=1, network_width=8").replace("epochs=2", "epochs=2, export=False")
     exec(compile(runs, code.partition("\n")[0], "exec"), space)
+  assert "held-out" in str(space["pretrained"]) and "<th" in space["pretrained"]._repr_html_()
+  assert space["tuned"].workdir == pathlib.Path("runs/pretrained") and space["tuned"].metrics["test"]["num_examples"]
   run = space["run"]
   assert run.workdir == pathlib.Path("runs/messages") and not pathlib.Path("runs/message").exists()
   assert pathlib.Path("training.png").stat().st_size > 10_000 < pathlib.Path("confusions.png").stat().st_size

@@ -7,6 +7,7 @@ import typing
 
 from tl_app import config as config_lib
 from tl_app.api import session
+from tl_app.api.pretrained import Pretrained
 from tl_app.api.run import Run
 from tl_app.commands import early_checks
 from tl_app.config import Config, rules
@@ -15,7 +16,7 @@ from tl_app.errors import UserError
 if typing.TYPE_CHECKING:
   import pandas as pd
 
-__all__ = ["Run", "find_faults", "fit", "load", "stages"]
+__all__ = ["Pretrained", "Run", "find_faults", "fit", "load", "pretrain_backbone", "stages"]
 
 
 def _takes_settings(function: typing.Any) -> typing.Any:
@@ -60,6 +61,37 @@ def fit(**settings: typing.Any) -> Run:
 
     train.train_and_evaluate(config, config.workdir)
   return Run(config.workdir, config.trust_backbone)
+
+
+@_takes_settings
+def pretrain_backbone(**settings: typing.Any) -> Pretrained:
+  """Pretrains a backbone on data without labels, as `python -m tl_app.pretrain` does. Prints as `fit` does.
+
+  Args:
+    **settings: the fields of `Config`, which are the flags of the command. `dataset`, `objective` and `workdir` are
+      needed. A path may be a `pathlib.Path`.
+
+  Returns:
+    The finished `Pretrained`.
+
+  Raises:
+    UserError: something the user must change; the message is the line that the command prints.
+    RunFailed: the run itself failed.
+
+  Example:
+    pretrained = tl_app.pretrain_backbone(
+      dataset="texts:mails.txt", backbone="lstm.scratch", objective="next_token", workdir="runs/mails_lm", epochs=1
+    )
+    tuned = tl_app.fit(dataset="table:messages.csv", backbone=pretrained.backbone, workdir="runs/pretrained", epochs=2)
+  """
+  config = _config("tl_app.pretrain_backbone", settings)
+  config_lib.validate(config)
+  early_checks.run(config, labelled=False)
+  with session.running():
+    from tl_app.commands import pretrain
+
+    pretrain.pretrain(config, config.workdir)
+  return Pretrained(config.workdir)
 
 
 def load(workdir: str | pathlib.Path, trust_backbone: bool = False) -> Run:

@@ -15,6 +15,8 @@ from tl_app.config import rules
 from tl_app.errors import UserError
 
 if typing.TYPE_CHECKING:
+  from collections.abc import Iterable
+
   import pandas as pd
 
   from tl_app.commands import explain
@@ -236,7 +238,7 @@ class Run:
 
     epochs = epoch_log.read(self._paths.log)
     if not epochs:
-      raise UserError(f"{self._paths.log} holds no epochs")
+      raise UserError(f"{self.workdir} has no epochs to plot: its head was fitted in closed form")
     return plots.curves_figure(epochs, self._task.metrics)
 
   def plot_confusion_matrix(self) -> "Figure":
@@ -379,9 +381,14 @@ def _framed(path):
 def _table(metrics, workdir=None):
   from tl_app.report import summary
 
+  return table(summary.rows(metrics, workdir))
+
+
+def table(rows: "Iterable[tuple[str, str]]") -> str:
+  """Returns the HTML table of (name, text) rows."""
   cell = '<td style="text-align:left;white-space:normal">'
   lines = [
     f'<tr><th style="text-align:left;white-space:nowrap">{html.escape(name)}</th>{cell}{html.escape(text)}</td></tr>'
-    for name, text in summary.rows(metrics, workdir)
+    for name, text in rows
   ]
   return f"<table>{''.join(lines)}</table>"

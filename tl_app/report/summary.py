@@ -62,21 +62,34 @@ def pretraining_lines(metrics: Mapping, workdir: str | pathlib.Path, seconds: fl
     workdir: directory of the run.
     seconds: of the whole command; 0 if they are not known.
   """
-  paths, probe = Workdir(pathlib.Path(workdir)), metrics.get("probe")
+  paths = Workdir(pathlib.Path(workdir))
   rows = [
-    (f"held-out {title}", f"{metrics['before'][name]:.4f} before, {metrics['after'][name]:.4f} after", "")
+    *pretraining_rows(metrics),
+    ("time", ", ".join(filter(None, _seconds(metrics.get("seconds") or {}, seconds)))),
+  ]
+  rows += [("report", paths.report), ("metrics", paths.metrics), ("backbone", paths.backbone)]
+  return "\n".join(f"{name:<19} {text}" for name, text in rows if text)
+
+
+def pretraining_rows(metrics: Mapping) -> list[tuple[str, str]]:
+  """Returns (name, text) of what a pretraining has reached: the held-out metrics, the probe, the weights kept.
+
+  Args:
+    metrics: the content of metrics.json.
+  """
+  rows = [
+    [f"held-out {title}", f"{metrics['before'][name]:.4f} before, {metrics['after'][name]:.4f} after"]
     for name, title in metrics["metric_titles"].items()
   ]
-  rows[0] = (*rows[0][:2], f"{metrics['num_held_out']:,} examples")
+  rows[0][1] += f", {metrics['num_held_out']:,} examples"
+  probe = metrics.get("probe")
   if probe:
     name = probe["primary_metric"]
     before, after = (formatting.with_interval(probe[when], name, Metrics.no_interval) for when in ("before", "after"))
-    rows.append((f"probe {name}", f"{before} before, {after} after", f"p = {probe['p_value']:.3g} ({probe['test']})"))
+    p_value = f"p = {probe['p_value']:.3g} ({probe['test']})"
+    rows.append([f"probe {name}", f"{before} before, {after} after, {p_value}"])
   kept = f"the weights after {metrics['selected']}" if metrics["improved"] else "the start: no epoch was better"
-  rows += [("kept", kept, ""), ("time", *_seconds(metrics.get("seconds") or {}, seconds))]
-  written = [("report", paths.report), ("metrics", paths.metrics), ("backbone", paths.backbone)]
-  rows += [(name, str(path), "") for name, path in written]
-  return "\n".join(f"{name:<19} {', '.join(filter(None, (value, more)))}" for name, value, more in rows if value)
+  return [(name, text) for name, text in [*rows, ["kept", kept]]]
 
 
 def _estimate(metrics, title):

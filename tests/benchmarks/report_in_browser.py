@@ -2,13 +2,22 @@
 
 npm install axe-core && pip install playwright
 python -m tests.benchmarks.report_in_browser --axe=node_modules/axe-core/axe.min.js --output=screens runs/*/report.html
+python -m tests.benchmarks.report_in_browser --synthetic=10000
 """
 
 import argparse
+import io
 import pathlib
 import sys
+import tempfile
 
+import numpy as np
+import PIL.Image
 from playwright import sync_api
+
+from tests import tiny_runs
+from tl_app.data.examples import Examples, Inputs, strings
+from tl_app.report import page as page_lib
 
 WIDTHS = {"wide": 1200, "phone": 400}
 SCHEMES = ("light", "dark")
@@ -19,20 +28,48 @@ LIMIT_MB, LIMIT_SECONDS = 5, 1.0
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("reports", nargs="+", type=pathlib.Path)
+  parser.add_argument("reports", nargs="*", type=pathlib.Path)
+  parser.add_argument("--synthetic", type=int, default=0, help="test examples of two runs that are made up")
   parser.add_argument("--axe", type=pathlib.Path, help="axe.min.js of the npm package axe-core")
   parser.add_argument("--output", type=pathlib.Path, help="directory of the screenshots")
   parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser")
   parser.add_argument("--whole", action="store_true", help="screenshots of the whole page, not of the first screen")
   options = parser.parse_args()
   problems = []
-  with sync_api.sync_playwright() as playwright:
+  with tempfile.TemporaryDirectory() as scratch, sync_api.sync_playwright() as playwright:
+    if options.synthetic:
+      options.reports += [
+        _synthetic(pathlib.Path(scratch) / kind, options.synthetic, kind) for kind in ("text", "image")
+      ]
     browser = playwright.chromium.launch(executable_path=options.chromium, args=["--no-sandbox"])
     for report in options.reports:
       problems += _look(browser, report.resolve(), options)
     browser.close()
   print("\n".join(problems) or "no problems")
   sys.exit(bool(problems))
+
+
+def _synthetic(root, number, kind):
+  """Writes the report of a run with `number` test examples of 40 classes, nearly all confused, and returns its path.
+
+  The images are noise, which compresses worst.
+  """
+  root.mkdir()
+  names = [f"class {index:02}" for index in range(40)]
+  tiny_runs.write_run(root, names, num_examples=number, skill=1.0)
+  rng, inputs = np.random.default_rng(0), []
+  if kind == "text":
+    inputs = [f"{index} " + "a long text of many words " * 40 for index in range(number)]
+  else:
+    for _ in range(100):
+      buffer = io.BytesIO()
+      PIL.Image.fromarray(rng.integers(0, 256, (375, 500, 3), np.uint8)).save(buffer, "JPEG")
+      inputs.append(buffer.getvalue())
+    inputs = [inputs[index % len(inputs)] for index in range(number)]
+  ids = strings(f"row:{index}" for index in range(number))
+  labels = strings(names[index % len(names)] for index in range(number))
+  columns = (labels, ids, strings(["test"] * number))
+  return page_lib.write(root, Examples(ids, Inputs.of(kind, inputs), *columns, skipped=[], source="made up"))
 
 
 def _look(browser, report, options):

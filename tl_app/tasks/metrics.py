@@ -160,8 +160,8 @@ class Metrics(abc.ABC):
     few = len(present) - len(known)
     if few:
       sentences.append(
-        f"{few:,} of {len(present):,} classes have fewer than {statistics.FEW} test {self.support_title}: how good it "
-        "is at them is not known."
+        f"How good it is at {few:,} of {len(present):,} classes is not known: these have fewer than {statistics.FEW} "
+        f"test {self.support_title}."
       )
     return sentences
 

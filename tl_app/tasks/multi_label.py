@@ -210,7 +210,8 @@ class MultiLabelMetrics(CountMetrics):
     return metrics | {"calibration": self.calibration(logits, targets) | {"uncalibrated": before}}
 
   def headline(self, test):
-    return f"{wording.of_hundred(self._totals(test)[0])} labels found"
+    recall, precision = map(wording.of_hundred, self._totals(test))
+    return f"{recall} found, {precision} right"
 
   def describe(self, test):
     recall, precision = map(wording.of_hundred, self._totals(test))

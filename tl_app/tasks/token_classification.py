@@ -188,7 +188,7 @@ class EntityMetrics(CountMetrics):
     return metrics
 
   def headline(self, test):
-    return f"{wording.of_hundred(test['recall'])} entities found"
+    return f"{wording.of_hundred(test['recall'])} found, {wording.of_hundred(test['precision'])} right"
 
   def describe(self, test):
     return [

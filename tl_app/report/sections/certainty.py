@@ -69,7 +69,7 @@ def _calibration(found):
   examples = sum(count for *_, count in found["reliability"])
   excess = sum((score - share) * count for score, share, count in found["reliability"]) / examples
   kind = "too high" if excess > 0 else "too low"
-  off = f"{100 * found['ece']:.0f} points off on average"
+  off = f"{100 * found['ece']:.1f} points off on average"
   if small:
     chance = "" if found["ece"] <= _SMALL else ", as exact ones would be on so few examples"
     return f"Its probabilities can be taken at their word: they are {off}{chance}."

@@ -41,12 +41,13 @@ def _data(manifest):
 def _answers(facts):
   """Names the faults to fix first, the serious ones before the others."""
   found = sorted(facts.findings.get("findings", []), key=lambda row: _SEVERITIES.index(row["severity"]))
-  lines = [
-    f"Data: {row['meaning']} ({row['count']:,}); {row['advice']}."
-    for row in found
-    if row["severity"] != _SEVERITIES[-1]
-  ]
-  return {"next": lines[:_MAX_NAMED]}
+  named: dict = {}
+  for row in found:
+    if row["severity"] != _SEVERITIES[-1]:
+      # The same fault may stand there for several splits.
+      named.setdefault(row["meaning"], row)
+  rows = list(named.values())[:_MAX_NAMED]
+  return {"next": [f"Data: {row['meaning']} ({row['count']:,}); {row['advice']}." for row in rows]}
 
 
 SECTION = Section("data", "Data", _context, _answers)

@@ -89,7 +89,7 @@ def test_a_candidate_is_exported_beside_the_selected_model(project, tmp_path):
   with pytest.raises(UserError, match="no such candidate; it has averaged, fine_tuned, probe"):
     export.export(run, str(tmp_path / "none"), candidate="none")
   directory, proof, _ = export.export(run, str(tmp_path / "1"), candidate="probe")
-  assert proof["label_flips"] == 0 and "candidate `probe`" in (directory / "README.md").read_text()
+  assert proof["label_flips"] == 0 and "candidate\n`probe`" in (directory / handover.CARD).read_text()
 
 
 def test_a_run_is_found_from_elsewhere_and_after_a_move(project, tmp_path, monkeypatch):
@@ -139,5 +139,9 @@ def test_the_example_request_has_the_example_answer(project):
   answer = rest_server.check_example(directory)
   assert answer["label"] in ("negative", "positive") and len(answer["probabilities"]) == 2
   readme = (directory / handover.README).read_text()
-  assert all(part in readme for part in ("95 % interval", "`negative`", "b64", "curl", "table:reviews.csv"))
+  assert all(part in readme for part in ("`negative`", "b64", "curl", handover.CARD))
+  card = (directory / handover.CARD).read_text()
+  metrics = files.read_json(directory.parent / "metrics.json")
+  accuracy = metrics["test"]["accuracy"]
+  assert all(part in card for part in ("95 % interval", f"{accuracy:.3f}", "table:reviews.csv", "Where does it fail?"))
   assert all("==" in line for line in (directory / handover.REQUIREMENTS).read_text().splitlines())

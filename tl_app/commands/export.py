@@ -9,7 +9,7 @@ from tl_app.backbones import saved_backbone, tuned
 from tl_app.commands import finished_run
 from tl_app.errors import UserError
 from tl_app.model import inference
-from tl_app.report import page
+from tl_app.report import facts, model_card, page
 from tl_app.serving import handover, parity
 from tl_app.tasks.task import Task
 from tl_app.workdir import Record
@@ -49,13 +49,13 @@ def export(
   candidate = candidate or selected
   model = finished_run.restore(paths, config, assets, "" if candidate == selected else candidate)
   batch_size = finished_run.inference_batch(paths, model)
-  metrics = workdir_lib.read(paths.metrics)
+  metrics, told = workdir_lib.read(paths.metrics), facts.read(paths.root)
   if candidate == selected:
-    test, measured = test.take(parity.sample(len(test))), metrics["test"]
+    test = test.take(parity.sample(len(test)))
   logits = inference.predict(model.network, model.backbone, test.inputs, batch_size)
   if candidate != selected:
-    measured = model.task.metrics.compute_metrics(logits, model.task.codec.targets(test.labels))
-  about = handover.about(config, candidate, measured)
+    told = told.of_candidate(model.task.metrics.compute_metrics(logits, model.task.codec.targets(test.labels)))
+  about = handover.about(config, model_card.text(told, candidate))
   outputs = model.task.answers.outputs(logits)
   record = Record(paths)
   with record.replaced(directory):

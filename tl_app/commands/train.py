@@ -32,7 +32,7 @@ from tl_app.features.frozen import Features
 from tl_app.model import model as model_lib
 from tl_app.model.model import Model
 from tl_app.recipes import recipes
-from tl_app.report import machine, page
+from tl_app.report import facts, machine, model_card, page
 from tl_app.serving import handover, parity
 from tl_app.training import adaptation, batch_size, disk_space, image_size, input_profile, phases, plan_text, planning
 from tl_app.training.phase_rules import flags_without_effect
@@ -287,7 +287,7 @@ def finish(config: Config, features: Features, metrics: dict, outputs: np.ndarra
   record.write_metrics(metrics | machine.describe(record.seconds, replicas))
   if config.export:
     try:
-      about = handover.about(config, metrics["selected_candidate"], metrics["test"])
+      about = handover.about(config, model_card.text(facts.read(paths.root), metrics["selected_candidate"]))
       metrics["parity"] = export(config, features, outputs, record, about)
     except Exception:
       with contextlib.suppress(OSError):

@@ -23,11 +23,13 @@ class RunFacts:
     paths: the `Workdir` of the run.
     metrics: metrics.json.
     examples: the `Examples` with the test split, or None if they are not at hand: no text or image can be shown then.
+    of_selected: whether the metrics are those of the selected candidate, whose predictions are in the workdir.
   """
 
   paths: workdir_lib.Workdir
   metrics: dict
   examples: Examples | None = None
+  of_selected: bool = True
   _previews: dict = dataclasses.field(default_factory=dict, repr=False)
 
   @functools.cached_property
@@ -67,8 +69,17 @@ class RunFacts:
 
   @property
   def has_predictions(self) -> bool:
-    """Whether there is a predictions_test.csv."""
-    return self.paths.predictions.exists()
+    """Whether there is a predictions_test.csv of this model."""
+    return self.of_selected and self.paths.predictions.exists()
+
+  def of_candidate(self, test: dict) -> "RunFacts":
+    """Returns the facts of a candidate that was not selected.
+
+    Args:
+      test: its metrics of the test split.
+    """
+    metrics = {name: value for name, value in self.metrics.items() if name not in ("validation", "candidates")}
+    return dataclasses.replace(self, metrics=metrics | {"test": test}, of_selected=False)
 
   def predictions(self) -> Iterator[dict[str, str]]:
     """Yields the rows of predictions_test.csv, see `predictions.checked`."""

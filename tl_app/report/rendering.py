@@ -14,7 +14,10 @@ _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 def environment() -> jinja2.Environment:
   """Returns the environment of the templates."""
   environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    loader=jinja2.FileSystemLoader(_TEMPLATES),
+    autoescape=jinja2.select_autoescape(("html",)),
+    trim_blocks=True,
+    lstrip_blocks=True,
   )
   environment.filters |= {
     "decimals": formatting.decimals,
@@ -25,8 +28,14 @@ def environment() -> jinja2.Environment:
     "sentence": formatting.sentence,
     "candidate": formatting.candidate,
     "flat": _flat,
+    "cell": _cell,
   }
   return environment
+
+
+def _cell(text):
+  """Returns a text for a line or a cell of a table in Markdown."""
+  return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def script() -> str:

@@ -1,4 +1,5 @@
-"""What an export has besides the SavedModel for those who serve it: README.md, requirements.txt, an example request.
+"""What an export has besides the SavedModel for those who serve it: README.md, the model card,
+requirements.txt, an example request.
 
 The example request has the row form of the REST interface of TensorFlow Serving, which KServe takes too.
 """
@@ -20,6 +21,7 @@ from tl_app.model.model import Model
 from tl_app.report import formatting, machine
 
 README = "README.md"
+CARD = "model_card.md"
 REQUIREMENTS = "requirements.txt"
 REQUEST = "example_request.json"
 ANSWER = "example_answer.json"
@@ -29,33 +31,25 @@ _MANY_LABELS = 50
 
 @dataclasses.dataclass(frozen=True)
 class About:
-  """What README.md says of the model besides what the model itself shows.
+  """What an export tells of the training of its model.
 
   Attributes:
-    dataset: the training data, as of --dataset.
-    backbone: the pretrained network, as of --backbone.
-    candidate: name of the exported candidate.
-    test: metrics of the test split, see `Metrics.compute_metrics`.
+    card: the text of model_card.md, see `report.model_card`.
     columns: {flag: column} of the inputs in the training table, which `predict` reads too.
   """
 
-  dataset: str
-  backbone: str
-  candidate: str
-  test: Mapping
+  card: str
   columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def about(config: Config, candidate: str, test: Mapping) -> About:
+def about(config: Config, card: str) -> About:
   """Returns the `About` of a candidate of a run.
 
   Args:
     config: the `Config` of the run.
-    candidate: name of the exported candidate.
-    test: metrics of the test split.
+    card: as of `About`.
   """
-  columns = {name: getattr(config, name) for name in workdir.INPUT_COLUMNS}
-  return About(config.dataset, config.backbone, candidate, test, columns)
+  return About(card, {name: getattr(config, name) for name in workdir.INPUT_COLUMNS})
 
 
 def write(
@@ -79,7 +73,8 @@ def write(
   files.write_text(directory / REQUIREMENTS, "".join(f"{line}\n" for line in needed))
   _write_json(directory / REQUEST, request([example]))
   _write_json(directory / ANSWER, response(answer))
-  files.write_text(directory / README, _readme(model, about, answer, needed))
+  files.write_text(directory / README, _readme(model, answer, needed))
+  files.write_text(directory / CARD, about.card)
 
 
 def request(inputs: Sequence[Sequence[bytes]]) -> dict:
@@ -120,14 +115,9 @@ the model must trust the maker of its backbone too.
 """
 
 
-def _readme(model, about, answer, needed):
+def _readme(model, answer, needed):
   task, pairs = model.task, model.backbone.pairs
   names, modality = list(task.names), model.backbone.modality
-  metrics = [
-    f"| {title} | {formatting.with_interval(about.test, name, task.metrics.no_interval)} |"
-    for name, title in task.metrics.metric_titles.items()
-    if formatting.decimals(about.test.get(name)) != formatting.MISSING
-  ]
   labels = [f"- `{name}`" for name in names[:_MANY_LABELS]]
   if len(names) > _MANY_LABELS:
     labels.append(f"- .. and {len(names) - _MANY_LABELS:,} more, see `assets/labels.txt`")
@@ -142,20 +132,10 @@ def _readme(model, about, answer, needed):
     f"import {name}  # noqa: F401, the operations of the model\n" for name in modalities.of(modality).serving_modules
   )
   version = machine.version("tl_app")
-  downloads = "".join(f"- {download.describe()}\n" for download in model.backbone.downloads)
-  start = "pretrained network" if model.backbone.pretrained else "random weights of the network"
   return f"""# {formatting.sentence(modality)} model, {task.name.replace("_", " ")}
 
-Made by tl_app {version} on {datetime.date.today().isoformat()}. It is the candidate `{about.candidate}` of a
-training on `{about.dataset}`, and starts from the {start} `{about.backbone}`.
-
-{_DOWNLOADED.format(downloads=downloads) if downloads else ""}## Test results
-
-On {about.test.get("num_examples", 0):,} test examples that were not used for training:
-
-| metric | value |
-| --- | --- |
-{chr(10).join(metrics)}
+Made by tl_app {version} on {datetime.date.today().isoformat()}. `{CARD}` says how good the model is, when to rely on
+it, where it fails, and where it comes from.
 
 ## Labels
 
@@ -214,12 +194,6 @@ curl --retry 20 --retry-connrefused -d @{REQUEST} http://localhost:8501/v1/model
 
 _EMPTY = """The graph cannot refuse one row of a batch: it answers an empty text as any other. Refuse
 empty texts before the request.
-
-"""
-_DOWNLOADED = f"""The network was downloaded:
-
-{{downloads}}
-The sha256 of each file is in `{workdir.EXPORT_FACTS}`.
 
 """
 _PYTHON_INPUTS = '[base64.b64decode(value["b64"]) for value in instances]'

@@ -37,7 +37,7 @@ def _answers(facts):
     return {}
   rows, answers = list(facts.predictions()), facts.task.answers
   wrong = sum(answers.error(row) is not None for row in rows)
-  look = ["Look at the worst errors below: some are wrong labels in the data, the others show what is missing."]
+  look = ["Look at the worst errors in the report: some are wrong labels in the data, the others show what is missing."]
   return {"failures": answers.describe_failures(rows), "next": look if wrong else []}
 
 

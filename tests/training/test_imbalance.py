@@ -104,10 +104,10 @@ def test_balanced_sampling_goes_together_with_batches_of_similar_length():
 
 
 def test_macro_f1_selects_the_model_in_place_of_accuracy():
-  targets = np.repeat([0, 1], [18, 2])
-  common = np.tile([2.0, -2.0], (20, 1))
+  targets = np.repeat([0, 1], [180, 20])
+  common = np.tile([2.0, -2.0], (200, 1))
   rare = np.where(targets[:, None] == [0, 1], 2.0, -2.0)
-  rare[:4] = [-2.0, 2.0]
+  rare[:40] = [-2.0, 2.0]
   candidates = [
     selection.Candidate("probe", common, [], "probe"),
     selection.Candidate("fine_tuned", rare, [], "fine_tune"),

@@ -53,6 +53,23 @@ def test_a_tie_says_how_small_a_difference_the_examples_can_show():
     assert (statistics.mcnemar(np.arange(20) < different, np.zeros(20, bool)) <= selection.SIGNIFICANT) == significant
 
 
+@pytest.mark.parametrize(("wrong", "best"), [((2, 0), "probe"), ((3, 0), "fine_tuned"), ((9, 7), "probe")])
+def test_a_better_score_within_one_standard_error_is_not_selected(wrong, best):
+  selected = selection.select([_candidate("probe", wrong[0]), _candidate("fine_tuned", wrong[1])], LABELS, TASK)
+  assert selected.best.name == best
+  assert ("less than one standard error" in selected.reason) == (best == "probe")
+  # The two-sided probability beyond one standard error of a normal variable.
+  assert pytest.approx(2 * scipy.stats.norm.sf(1), abs=0.01) == selection.ONE_STANDARD_ERROR
+
+
+def test_baselines_are_compared_with_the_selected_candidate():
+  compared = selection.compared_with_baselines(
+    _candidate("probe", 8), {"tf_idf": _candidate("", 0).logits, "same": _candidate("", 8).logits}, LABELS, TASK
+  )
+  assert compared["tf_idf"] == {"accuracy": 1.0, "p_value": pytest.approx(2 * 0.5**8)}
+  assert compared["same"] == {"accuracy": pytest.approx(0.6), "p_value": 1.0}
+
+
 def test_a_candidate_can_be_asked_for():
   candidates = [_candidate("probe", 5), _candidate("fine_tuned", 9)]
   selected = selection.select(candidates, LABELS, TASK, "fine_tuned")
@@ -70,7 +87,8 @@ def test_baseline_scores_need_no_training():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 2, 200)
   features = rng.normal(size=(200, 4)) + 3 * labels[:, None] * np.array([1, 0, 0, 0])
-  scores = selection.baseline_scores(features[:150], labels[:150], features[150:], labels[150:], TASK)
+  outputs = selection.baselines(features[:150], labels[:150], features[150:], TASK)
+  scores = {name: TASK.metrics.score(found, labels[150:]) for name, found in outputs.items()}
   assert scores["majority_class"] == pytest.approx(np.mean(labels[150:] == np.bincount(labels[:150]).argmax()))
   assert scores["nearest_neighbours"] > 0.8
 
@@ -85,14 +103,14 @@ def test_counts_of_words_are_a_baseline_of_each_task(name, labels):
   targets = task.codec.targets(cells)
   train, validation = (Inputs.of("text", texts[rows]) for rows in (slice(40), slice(40, None)))
   found = modalities.of("text").plain_features(train, validation)
-  score = selection.plain_baseline(found, targets[:40], targets[40:], task)
-  assert score > 0.9
+  outputs = selection.plain_baseline(found, targets[:40], task)
+  assert task.metrics.score(outputs, targets[40:]) > 0.9
   assert modalities.of("text").plain_features(Inputs.of("text", ["!", "?"]), validation) is None
 
 
 def test_entities_have_no_baseline_of_words():
   task = tasks.TASKS["token_classification"]
-  assert selection.plain_baseline((np.ones((2, 1)), np.ones((2, 1))), np.ones(2), np.ones(2), task) is None
+  assert selection.plain_baseline((np.ones((2, 1)), np.ones((2, 1))), np.ones(2), task) is None
 
 
 def test_the_best_of_several_phases_is_the_first_with_the_highest_score():

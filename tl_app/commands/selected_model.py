@@ -16,18 +16,15 @@ from tl_app.training.selection import HEADS, Candidate, Selection
 from tl_app.workdir import Record
 
 
-def facts(selection: Selection, best: Candidate, baselines: dict[str, float], task) -> dict:
+def facts(selection: Selection, best: Candidate) -> dict:
   """Returns what metrics.json holds about the selection.
 
   Args:
     selection: the `Selection`.
     best: the selected `Candidate` with its final values.
-    baselines: {name: primary metric}.
-    task: the `Task`.
   """
-  scores = {name: {task.metrics.primary_metric: score} for name, score in baselines.items()}
   return {
-    "candidates": scores | selection.metrics,
+    "candidates": selection.baselines | selection.metrics,
     "selection_reason": selection.reason,
     "selected_phase": best.phase,
   }

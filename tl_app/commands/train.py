@@ -72,7 +72,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
       input_profile.profile_inference(plan.phases[0], features, config.seed, record)
     # Before anything trains: the target may be unreadable.
     target = _target(config, features, record) if config.adapt != "none" else None
-    baselines = phases.baseline_scores(features)
+    baselines = phases.baselines(features)
     candidates, results = phases.train(plan.phases, features, config, record, limit)
     adapted = None
     if target is not None:
@@ -89,7 +89,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     metrics = diagnosis.diagnosed(metrics, task, outputs, features, config, record)
     # Measured on the examples that calibrated, it would look too good.
     metrics["validation"] |= {"calibration": features.model.task.cross_fitted(*decided)}
-    metrics |= {"preprocessing": plan.preprocessing} | selected_model.facts(selection, best, baselines, task)
+    metrics |= {"preprocessing": plan.preprocessing} | selected_model.facts(selection, best)
     if adapted:
       metrics["adaptation"] = adapted.facts | _source_only(adapted, features)
 

@@ -345,7 +345,8 @@ class RecipeConfig:
   lora_rank: int = _field(8, "Rank of the updates of --recipe=lora.", low=1)
   select: str = _field(
     "auto",
-    "Which candidate becomes the model. auto: the one with the best validation score, of equal ones the probe. probe, "
+    "Which candidate becomes the model. auto: the one with the best validation score, if it is better than the "
+    "probe by one standard error or more; otherwise the probe. probe, "
     "fine_tuned, averaged (the averaged weights of --ema), adapted (--adapt): this one. The weights of all are kept, "
     "see tl_app.export.",
     choices=("auto", "probe", "fine_tuned", "averaged", "adapted"),

@@ -25,20 +25,19 @@ log = logging.getLogger(__name__)
 PART = "phases"
 
 
-def baseline_scores(features: Features) -> dict[str, float]:
-  """Returns the primary metric of the baselines on the validation split.
+def baselines(features: Features) -> dict[str, np.ndarray]:
+  """Returns {name: outputs for the validation split} of the baselines.
 
-  They are those of `selection.baseline_scores`, and for texts "tf_idf", a linear model on the counts of words.
+  They are those of `selection.baselines`, and for texts "tf_idf", a linear model on the counts of words.
   """
   data, frozen, task = features.data, features.frozen(), features.model.task
-  scores = selection.baseline_scores(
-    *(frozen[data.train], frozen.targets(data.targets, data.train)),
-    *(frozen[data.validation], data.validation_targets, task),
+  found = selection.baselines(
+    *(frozen[data.train], frozen.targets(data.targets, data.train), frozen[data.validation], task),
     by_example=lambda outputs: frozen.by_example(outputs, data.validation),
   )
   plain = modalities.of(data.examples.modality).plain_features(data.inputs[data.train], data.inputs[data.validation])
-  score = selection.plain_baseline(plain, data.train_targets, data.validation_targets, task) if plain else None
-  return scores if score is None else scores | {"tf_idf": score}
+  outputs = selection.plain_baseline(plain, data.train_targets, task) if plain else None
+  return found if outputs is None else found | {"tf_idf": outputs}
 
 
 def train(
@@ -148,32 +147,36 @@ def _report_cost(record):
 
 
 def select(
-  candidates: list[Candidate], baselines: dict[str, float], features: Features, wanted: str = AUTO
+  candidates: list[Candidate], baselines: dict[str, np.ndarray], features: Features, wanted: str = AUTO
 ) -> Selection:
   """Selects a candidate, see `selection.select`, and logs the scores of all candidates and baselines.
 
   Args:
     candidates: the candidates, the probe first.
-    baselines: {name: primary metric}.
+    baselines: {name: outputs for the validation split}.
     features: the `Features` of the run.
     wanted: value of --select.
   """
-  task = features.model.task
+  task, targets = features.model.task, features.data.validation_targets
   metric, title = task.metrics.primary_metric, task.metrics.primary_title
   names = [candidate.name for candidate in candidates]
   if wanted not in (AUTO, *names):
     log.warning("--select=%s: this run has no such candidate, only %s; the best is selected", wanted, ", ".join(names))
-  selected = selection.select(candidates, features.data.validation_targets, task, wanted)
-  scores = baselines | {name: values[metric] for name, values in selected.metrics.items()}
+  selected = selection.select(candidates, targets, task, wanted)
+  compared = selection.compared_with_baselines(selected.best, baselines, targets, task)
+  selected = dataclasses.replace(selected, baselines=compared)
+  scores = {name: values[metric] for name, values in (compared | selected.metrics).items()}
   listed = ", ".join(f"{formatting.candidate(name)} {score:.4f}" for name, score in scores.items())
   log.info("candidates, by %s on the validation split: %s", title, listed)
   log.info("selected %s", selected.reason)
-  baseline = max(baselines, key=lambda name: baselines[name])
-  if baselines[baseline] > selected.metrics[selected.best.name][metric]:
+  baseline = max(compared, key=lambda name: compared[name][metric])
+  if compared[baseline][metric] > selected.metrics[selected.best.name][metric]:
+    p_value = compared[baseline]["p_value"]
     log.warning(
-      "a baseline is better than the selected model on the validation split: %s, %s %.4f; try another --backbone or "
-      "--recipe",
-      *(formatting.candidate(baseline), title, baselines[baseline]),
+      "a baseline is %sbetter than the selected model on the validation split: %s, %s %.4f (%s p = %.2g); try another "
+      "--backbone or --recipe",
+      "significantly " if p_value <= selection.SIGNIFICANT else "",
+      *(formatting.candidate(baseline), title, compared[baseline][metric], task.metrics.test_title, p_value),
     )
   return selected
 

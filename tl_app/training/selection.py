@@ -1,7 +1,7 @@
 """Model selection: candidates are compared on the validation split, and the best one is selected."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import sklearn
@@ -16,6 +16,10 @@ NEIGHBOURS = 20
 NEIGHBOUR_EXAMPLES = 20000
 # Largest p-value of a difference that is called significant.
 SIGNIFICANT = 0.05
+# Largest p-value of the paired test with which a fine-tuned candidate is selected before the probe. It is the
+# one-standard-error rule (Breiman et al. 1984): a normal variable is further than one standard error from its mean with
+# this probability. The smaller validation splits are, the more often the better score of a candidate is chance.
+ONE_STANDARD_ERROR = 0.32
 # Name of the candidate of --adapt.
 ADAPTED = "adapted"
 # Candidates that differ from the pretrained network in the head alone.
@@ -56,11 +60,13 @@ class Selection:
     reason: the candidate and why it was selected, as a sentence.
     metrics: {name of a candidate: its metrics on the validation split, and "p_value" of the comparison with the first
       candidate}.
+    baselines: see `compared_with_baselines`.
   """
 
   best: Candidate
   reason: str
   metrics: dict[str, dict[str, float]]
+  baselines: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
 
 def better(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Candidate:
@@ -77,7 +83,8 @@ def better(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Candid
 def select(candidates: Sequence[Candidate], targets: np.ndarray, task, wanted: str = AUTO) -> Selection:
   """Selects the candidate with the highest primary metric, and the first one if several are equal.
 
-  The paired test of the task compares each candidate with the first.
+  The paired test of the task compares each candidate with the first. A candidate that is better than the first by less
+  than one standard error, see `ONE_STANDARD_ERROR`, is not selected.
 
   Args:
     candidates: the candidates, the simplest one, the probe, first.
@@ -98,17 +105,18 @@ def select(candidates: Sequence[Candidate], targets: np.ndarray, task, wanted: s
     return Selection(by_name[wanted], reason, metrics)
   if ADAPTED in by_name:
     return _adapted_or_first(by_name[ADAPTED], first, metrics, task)
-  best = max(candidates, key=lambda candidate: metrics[candidate.name][task.metrics.primary_metric])
+  metric = task.metrics.primary_metric
+  able = [candidate for candidate in candidates if metrics[candidate.name]["p_value"] <= ONE_STANDARD_ERROR]
+  best = max([first, *able], key=lambda candidate: metrics[candidate.name][metric])
   return Selection(best, _reason(best, first, metrics, task, len(targets)), metrics)
 
 
-def plain_baseline(features: tuple, targets: np.ndarray, validation_targets: np.ndarray, task) -> float | None:
-  """Returns the primary metric on the validation split of a linear model on features that need no network, or None.
+def plain_baseline(features: tuple, targets: np.ndarray, task) -> np.ndarray | None:
+  """Returns the outputs for the validation split of a linear model on features that need no network, or None.
 
   Args:
     features: (of the training split, of the validation split), see `Modality.plain_features`.
     targets: [n, ..], of the training split.
-    validation_targets: [validation examples, ..].
     task: the `Task`.
   """
   estimator = task.loss.baseline_estimator()
@@ -120,7 +128,7 @@ def plain_baseline(features: tuple, targets: np.ndarray, validation_targets: np.
   if kernel.shape[1] != len(task.names):
     # A rare class is not among the examples that were taken.
     return None
-  return task.metrics.score(validation @ kernel + bias, validation_targets)
+  return np.asarray(validation @ kernel + bias)
 
 
 def _adapted_or_first(adapted, first, metrics, task):
@@ -157,6 +165,12 @@ def _reason(best, first, metrics, task, count):
     if not others:
       return f"{best.name} (nothing else was trained)"
     beaten = max(others, key=score.get)
+    if score[beaten] > score[first.name]:
+      return (
+        f"{first.name}: {formatting.candidate(beaten)} has {score[beaten]:.4f} on the validation split and "
+        f"{first.name} {score[first.name]:.4f}, which is less than one standard error ({task.metrics.test_title} p = "
+        f"{metrics[beaten]['p_value']:.2g})"
+      )
     doubt = _doubt(metrics[beaten]["p_value"], task, count)
     return (
       f"{best.name}: fine-tuning did not help on the validation split "
@@ -170,15 +184,34 @@ def _reason(best, first, metrics, task, count):
   )
 
 
-def baseline_scores(
+def compared_with_baselines(
+  selected: Candidate, baselines: Mapping[str, np.ndarray], targets: np.ndarray, task
+) -> dict[str, dict[str, float]]:
+  """Returns {name of a baseline: its primary metric, and "p_value" of the comparison with the selected candidate}.
+
+  Args:
+    selected: the `Candidate`.
+    baselines: {name: outputs, float [validation examples, ..]}.
+    targets: [validation examples, ..].
+    task: the `Task`.
+  """
+  return {
+    name: {
+      task.metrics.primary_metric: task.metrics.score(outputs, targets),
+      "p_value": task.metrics.p_value(selected.logits, outputs, targets),
+    }
+    for name, outputs in baselines.items()
+  }
+
+
+def baselines(
   features: np.ndarray,
   targets: np.ndarray,
   validation_features: np.ndarray,
-  validation_targets: np.ndarray,
   task,
   by_example: Callable[[np.ndarray], np.ndarray] = lambda outputs: outputs,
-) -> dict[str, float]:
-  """Returns the primary metric on the validation split of two baselines that need no training.
+) -> dict[str, np.ndarray]:
+  """Returns the outputs for the validation split of two baselines that need no training.
 
   These are the constant baseline (majority class or mean) and "nearest_neighbours", the nearest training examples.
 
@@ -186,7 +219,6 @@ def baseline_scores(
     features: float32 [n, width], feature rows of the training split.
     targets: [n, ..], their targets.
     validation_features: float32 [m, width], feature rows of the validation split.
-    validation_targets: [validation examples, ..], targets of the examples.
     task: the `Task`.
     by_example: function from outputs for the rows of `validation_features` to outputs for the examples.
   """
@@ -200,6 +232,6 @@ def baseline_scores(
   with sklearn.config_context(working_memory=64):
     nearest = neighbours.predict(validation_features)
   return {
-    task.metrics.baseline_name: task.metrics.score(by_example(constant), validation_targets),
-    "nearest_neighbours": task.metrics.score(by_example(nearest), validation_targets),
+    task.metrics.baseline_name: by_example(constant),
+    "nearest_neighbours": by_example(nearest),
   }

@@ -46,6 +46,13 @@ EXAMPLES = [
     "--head_hidden_units=64 needs --probe_solver=adamw: svm of scikit-learn fits a linear head",
   ),
   (rules.head_layers_need_gradients, {"head_dropout": 0.1, "probe_solver": "logistic"}, (), "--head_dropout=0.1 needs"),
+  (rules.worst_group_needs_groups, {"select_metric": "worst_group"}, (), "needs groups: name their columns"),
+  (
+    rules.worst_group_needs_groups,
+    {"select_metric": "worst_group", "slice_columns": "sex", "select": "probe"},
+    (),
+    "does nothing with --select=probe",
+  ),
   (rules.momentum_needs_sgd, {"momentum": 0.5}, (), "--momentum=0.5 does nothing with --optimizer=adamw"),
   (
     rules.adam_has_no_weight_decay,

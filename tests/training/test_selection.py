@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tl_app import tasks
+from tl_app import slices, tasks
 from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.data.examples import Inputs
@@ -22,6 +22,29 @@ def _candidate(name, wrong):
   logits[np.arange(20), LABELS] = 1.0
   logits[:wrong] *= -1
   return selection.Candidate(name, logits, [], "phase")
+
+
+def test_the_worst_group_decides():
+  labels, sex = np.tile(LABELS, 4), np.array(["f"] * 40 + ["m"] * 40)
+  groups = [slices.columns.divide("sex", sex)]
+
+  def candidate(name, wrong):
+    logits = np.full((80, 2), -1.0, np.float32)
+    logits[np.arange(80), labels] = 1.0
+    logits[wrong] *= -1
+    return selection.Candidate(name, logits, [], "phase")
+
+  # The second is better over all, and worse for men.
+  candidates = [candidate("probe", np.arange(35, 45)), candidate("fine_tuned", np.arange(72, 80))]
+  assert selection.select(candidates, labels, TASK).best.name == "fine_tuned"
+  selected = selection.select(candidates, labels, TASK, groups=groups)
+  assert selected.best.name == "probe"
+  tuned = selected.metrics["fine_tuned"]
+  assert tuned["worst_group"] == pytest.approx(0.8) and tuned["accuracy"] == pytest.approx(0.9)
+  assert selected.reason == (
+    "probe: the best accuracy in the worst group of the validation split: probe 0.8750 (sex = f), fine-tuned 0.8000 "
+    "(sex = m)"
+  )
 
 
 @pytest.mark.parametrize(

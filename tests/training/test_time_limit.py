@@ -351,7 +351,7 @@ def test_without_time_the_probe_is_selected(train_phases, caplog, recipe):
   assert trained.names == ["probe"]
   baselines = phases.baselines(trained.features)
   assert set(baselines) == {"majority_class", "nearest_neighbours", "tf_idf"}
-  assert phases.select(trained.candidates, baselines, trained.features).best.name == "probe"
+  assert phases.select(trained.candidates, baselines, trained.features, Config()).best.name == "probe"
   assert "no training step fits" in caplog.text
   assert trained.plan[1]["epochs"] == 0
   assert not [line for line in caplog.messages if line.startswith(("refit", "audit of phase refit"))]

@@ -10,12 +10,25 @@ from tl_app.config import Config
 from tl_app.data import corrections
 from tl_app.data.corrections import Proposal
 from tl_app.data.splitting.image_index import DecodedImageIndex
+from tl_app.data.splitting.splits import Splits
+from tl_app.errors import UserError
 from tl_app.features.frozen import Features
+from tl_app.slices.measure import LEAST
 from tl_app.workdir import Record
 
 # Examples by features by classes. A review of as many training labels takes about 5 s of one core; more are left to
 # `tl_app.check`.
 MAX_WORK = 5e7
+
+
+def check_groups(config: Config, split: Splits) -> None:
+  """Raises `UserError` if --select_metric=worst_group finds no group in the validation split."""
+  groups = slices.of_user(split.examples.take(split.validation))
+  if config.select_metric == "worst_group" and slices.worst_group(groups, lambda mask: 0.0) is None:
+    raise UserError(
+      f"--select_metric=worst_group: no group has {LEAST} of the {len(split.validation):,} validation examples, "
+      "or there is one group only: raise --validation_fraction, or remove the flag"
+    )
 
 
 def diagnosed(metrics: dict, task, outputs: np.ndarray, features: Features, config: Config, record: Record) -> dict:

@@ -79,7 +79,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
       adapted = adaptation.adapt(config, plan.phases[0], features, target, record)
       candidates.append(adapted.candidate)
     record.write_plan(plan.with_results(results, features.model).to_json())
-    selection = phases.select(candidates, baselines, features, config.select)
+    selection = phases.select(candidates, baselines, features, config)
     best = phases.final(selection.best, plan.phases, results, features, record)
     candidates = [best if candidate is selection.best else candidate for candidate in candidates]
     phases.use(best, plan.phases, features)
@@ -118,6 +118,7 @@ def prepare(
   keras.utils.set_random_seed(config.seed)
   assets = Assets.of(config)
   split, task, reason = load_data(config, assets)
+  diagnosis.check_groups(config, split)
   workers.check_same(config, split.manifest(), devices)
   record.write_splits(split.manifest())
   _check_unchanged(config, split, record)

@@ -358,6 +358,12 @@ class RecipeConfig:
     "validation split. auto: where a sampled validation split is too small to show a gain of a tenth of the errors.",
     choices=(AUTO, "never", "always"),
   )
+  select_metric: str = _field(
+    "primary",
+    "By what --select=auto compares candidates on the validation split. primary: the primary metric. worst_group: the "
+    "primary metric of the worst group of --slice_columns and --group_column, of those with 30 examples or more.",
+    choices=("primary", "worst_group"),
+  )
   adapt: str = _field(
     "none",
     "Adaptation of the probe to the domain of --unlabelled_dataset, a candidate of its own. coral: the features get "

@@ -277,6 +277,18 @@ def contrastive_has_its_own_loss(config):
   return unused(config, names, "with --recipe=contrastive") or unused(config, auto_batch_size(config), where)
 
 
+def worst_group_needs_groups(config):
+  """--select_metric=worst_group compares groups, unless --select or --adapt has chosen."""
+  if config.select_metric == "primary":
+    return ""
+  for name in ("select", "adapt"):
+    if is_given(config, name):
+      return f"--select_metric=worst_group does nothing with --{name}={getattr(config, name)}: remove one of them"
+  if not config.slice_columns and not config.group_column:
+    return "--select_metric=worst_group needs groups: name their columns by --slice_columns or --group_column"
+  return ""
+
+
 def selected_candidate_is_trained(config):
   """--select names a candidate that the recipe trains."""
   if config.select in ("fine_tuned", "averaged") and config.recipe == "probe":
@@ -591,6 +603,7 @@ RULES = {
     contrastive_has_its_own_loss,
     selected_candidate_is_trained,
     refit_takes_all_examples,
+    worst_group_needs_groups,
     adaptation_has_a_target,
     adaptation_trains_the_head,
     one_way_to_name_labels,

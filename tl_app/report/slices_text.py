@@ -39,4 +39,4 @@ def summary(test: Mapping, metrics: Metrics) -> str:
       for row in found[:_SHOWN]
     ]
   more = len(rows or found) - len(told)
-  return told and f"significantly worse: {', '.join(told)}{f' and {more} more' if more else ''}" or ""
+  return f"significantly worse: {', '.join(told)}{f' and {more} more' if more else ''}" if told else ""

@@ -5,7 +5,8 @@ import csv
 import dataclasses
 import math
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+import typing
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -56,12 +57,19 @@ def of_examples(examples: Examples, index: DecodedImageIndex) -> list[SliceColum
   return divisions(raw(examples, index), given(examples))
 
 
+def of_user(examples: Examples) -> list[SliceColumn]:
+  """Returns the divisions of examples by the columns that the user has named."""
+  group = {"group": examples.groups} if examples.groups is not None else {}
+  cells = group | examples.metadata
+  return divisions(cells, cells)
+
+
 def given(examples: Examples) -> set[str]:
   """Returns the names of the columns that the user has named."""
   return {*examples.metadata, *(["group"] if examples.groups is not None else [])}
 
 
-def divisions(cells: Mapping[str, Sequence], named: Collection[str]) -> list[SliceColumn]:
+def divisions(cells: Mapping[str, Sequence | np.ndarray], named: Collection[str]) -> list[SliceColumn]:
   """Returns the divisions into two slices or more.
 
   Args:
@@ -78,7 +86,7 @@ def raw(examples: Examples, index: DecodedImageIndex) -> dict[str, Sequence]:
   Args:
     examples, index: as of `of_examples`.
   """
-  found: dict[str, Sequence] = dict(examples.metadata)
+  found: dict[str, typing.Any] = dict(examples.metadata)
   if examples.groups is not None:
     found.setdefault("group", examples.groups)
   for column in examples.inputs.columns.values():
@@ -96,7 +104,7 @@ def raw(examples: Examples, index: DecodedImageIndex) -> dict[str, Sequence]:
   return found
 
 
-def write(path: str | pathlib.Path, ids: Sequence[str], cells: Mapping[str, Sequence]) -> None:
+def write(path: str | pathlib.Path, ids: Iterable[str], cells: Mapping[str, Sequence]) -> None:
   """Writes what divides examples as UTF-8 CSV: the id, and a column for each division; atomically.
 
   Args:
@@ -131,7 +139,7 @@ def _place(id, value):
   return str(pathlib.PurePath(id).parent)
 
 
-def divide(name: str, cells: Sequence, given: bool = True) -> SliceColumn:
+def divide(name: str, cells: Sequence | np.ndarray, given: bool = True) -> SliceColumn:
   """Returns the slices of a column. Numbers with more than `MAX_NUMBERS` values become `BINS` bins of equal size.
 
   Args:

@@ -1,5 +1,6 @@
 """The primary metric on each slice, and whether the difference to the rest is chance."""
 
+import typing
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,18 +75,16 @@ def _compared(masks, metrics, sums, seed):
     }
 
 
-def holm(p_values: Sequence[float], tests: Sequence | None = None) -> np.ndarray:
+def holm(p_values: Sequence[float] | np.ndarray, tests: Sequence | None = None) -> np.ndarray:
   """Returns the p-values corrected by Holm's method (Holm 1979), float [n].
 
   Args:
     p_values: float [n], 0 to 1.
     tests: [n], the same for p-values of one test, which counts once; None if each is a test of its own.
   """
-  p_values = np.asarray(p_values, np.float64)
-  _, first, inverse = np.unique(
-    np.arange(len(p_values)) if tests is None else np.asarray(tests), return_index=True, return_inverse=True
-  )
-  distinct = p_values[first]
+  of_test = np.arange(len(p_values)) if tests is None else np.asarray(tests)
+  _, first, inverse = np.unique(of_test, return_index=True, return_inverse=True)
+  distinct = np.asarray(p_values, np.float64)[first]
   order = np.argsort(distinct, kind="stable")
   corrected = np.empty(len(distinct))
   corrected[order] = np.minimum(np.maximum.accumulate(distinct[order] * (len(distinct) - np.arange(len(distinct)))), 1)
@@ -102,7 +101,7 @@ def _tests(masks):
 def _fisher(sums, mask):
   right, of_rest = (int(sums[part][:, 0].sum()) for part in (mask, ~mask))
   table = [[right, int(mask.sum()) - right], [of_rest, int((~mask).sum()) - of_rest]]
-  return scipy.stats.fisher_exact(table).pvalue
+  return float(typing.cast(typing.Any, scipy.stats.fisher_exact(table)).pvalue)
 
 
 def _newcombe(sums, mask, seed):

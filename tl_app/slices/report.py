@@ -1,7 +1,7 @@
 """What metrics.json holds about slices."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def measured(
   cells = columns_lib.raw(examples, index)
   if path:
     columns_lib.write(path, examples.ids, cells)
-  rows = task.answers.rows(examples.ids, examples.labels, outputs)
+  rows = task.answers.rows(examples.ids, list(examples.labels), outputs)
   divisions = columns_lib.divisions(cells, columns_lib.given(examples))
   found = report(task, divisions, [dict(zip(task.answers.columns, row)) for row in rows])
   return {"slices": found} if found else {}
@@ -87,16 +87,13 @@ def _fairness(columns, task, rows):
   return found
 
 
-def worst_group(columns: Sequence[SliceColumn], score, count: int) -> tuple[str, float] | None:
-  """Returns (slice, score) of the slice of the user's columns with the lowest score; None if none is large enough.
+def worst_group(columns: Sequence[SliceColumn], score: Callable[[np.ndarray], float]) -> tuple[str, float] | None:
+  """Returns (slice, score) of the slice with the lowest score; None if none has `measure.LEAST` examples.
 
   Args:
     columns: the divisions.
-    score: function, bool [count] -> float, the primary metric on the examples of a slice.
-    count: number of examples.
+    score: function, bool [n] -> the primary metric on the examples of a slice.
   """
-  masks = {
-    f"{column.name} = {name}": column.values == name for column in columns if column.given for name in column.names()
-  }
-  scores = {name: score(mask) for name, mask in masks.items() if measure.LEAST <= mask.sum() < count}
+  masks = {f"{column.name} = {name}": column.values == name for column in columns for name in column.names()}
+  scores = {name: score(mask) for name, mask in masks.items() if mask.sum() >= measure.LEAST}
   return min(scores.items(), key=lambda item: item[1]) if scores else None

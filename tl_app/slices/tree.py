@@ -1,5 +1,6 @@
 """Slices that nobody has named: a small decision tree finds where errors are, and other examples confirm it."""
 
+import typing
 from collections.abc import Sequence
 
 import numpy as np
@@ -76,13 +77,14 @@ def _conditions(columns):
 def _p_value(own, rest):
   if set(np.unique([*own, *rest])) <= {0.0, 1.0}:
     table = [[int(own.sum()), int(len(own) - own.sum())], [int(rest.sum()), int(len(rest) - rest.sum())]]
-    return float(scipy.stats.fisher_exact(table, alternative="greater").pvalue)
+    return float(typing.cast(typing.Any, scipy.stats.fisher_exact(table, alternative="greater")).pvalue)
   return float(scipy.stats.mannwhitneyu(own, rest, alternative="greater").pvalue)
 
 
 def _rules(tree, conditions):
   """Returns [(number of a leaf, its conditions in words)]."""
-  rules, waiting = [], [(0, ())]
+  rules: list[tuple[int, str]] = []
+  waiting: list[tuple[int, tuple]] = [(0, ())]
   while waiting:
     node, path = waiting.pop()
     if tree.children_left[node] == -1:

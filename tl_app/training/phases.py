@@ -5,8 +5,9 @@ import logging
 
 import numpy as np
 
+from tl_app import slices
 from tl_app.backbones.weights import values
-from tl_app.config import AUTO
+from tl_app.config import AUTO, Config
 from tl_app.data import modalities
 from tl_app.errors import RunFailed, interruption
 from tl_app.features.frozen import Features
@@ -147,7 +148,7 @@ def _report_cost(record):
 
 
 def select(
-  candidates: list[Candidate], baselines: dict[str, np.ndarray], features: Features, wanted: str = AUTO
+  candidates: list[Candidate], baselines: dict[str, np.ndarray], features: Features, config: Config
 ) -> Selection:
   """Selects a candidate, see `selection.select`, and logs the scores of all candidates and baselines.
 
@@ -155,14 +156,16 @@ def select(
     candidates: the candidates, the probe first.
     baselines: {name: outputs for the validation split}.
     features: the `Features` of the run.
-    wanted: value of --select.
+    config: the `Config`, for --select and --select_metric.
   """
-  task, targets = features.model.task, features.data.validation_targets
+  task, targets, wanted = features.model.task, features.data.validation_targets, config.select
   metric, title = task.metrics.primary_metric, task.metrics.primary_title
   names = [candidate.name for candidate in candidates]
   if wanted not in (AUTO, *names):
     log.warning("--select=%s: this run has no such candidate, only %s; the best is selected", wanted, ", ".join(names))
-  selected = selection.select(candidates, targets, task, wanted)
+  by_group = config.select_metric == "worst_group"
+  groups = slices.of_user(features.data.examples.take(features.data.validation)) if by_group else []
+  selected = selection.select(candidates, targets, task, wanted, groups)
   compared = selection.compared_with_baselines(selected.best, baselines, targets, task)
   selected = dataclasses.replace(selected, baselines=compared)
   scores = {name: values[metric] for name, values in (compared | selected.metrics).items()}

@@ -7,6 +7,7 @@ import numpy as np
 import sklearn
 import sklearn.neighbors
 
+from tl_app import slices
 from tl_app.config import AUTO
 from tl_app.report import formatting
 from tl_app.tasks import statistics
@@ -80,7 +81,13 @@ def better(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Candid
   return max(candidates, key=lambda candidate: task.metrics.score(candidate.logits, targets))
 
 
-def select(candidates: Sequence[Candidate], targets: np.ndarray, task, wanted: str = AUTO) -> Selection:
+def select(
+  candidates: Sequence[Candidate],
+  targets: np.ndarray,
+  task,
+  wanted: str = AUTO,
+  groups: Sequence[slices.SliceColumn] = (),
+) -> Selection:
   """Selects the candidate with the highest primary metric, and the first one if several are equal.
 
   The paired test of the task compares each candidate with the first. A candidate that is better than the first by less
@@ -91,6 +98,7 @@ def select(candidates: Sequence[Candidate], targets: np.ndarray, task, wanted: s
     targets: [validation examples, ..].
     task: the `Task`.
     wanted: name of the candidate to select whatever its metric is, or "auto". If there is no such candidate, "auto".
+    groups: divisions of the validation examples; with any the primary metric of the worst group decides.
   """
   first = candidates[0]
   metrics = {
@@ -105,10 +113,30 @@ def select(candidates: Sequence[Candidate], targets: np.ndarray, task, wanted: s
     return Selection(by_name[wanted], reason, metrics)
   if ADAPTED in by_name:
     return _adapted_or_first(by_name[ADAPTED], first, metrics, task)
+  if groups:
+    return _best_worst_group(candidates, targets, task, metrics, groups)
   metric = task.metrics.primary_metric
   able = [candidate for candidate in candidates if metrics[candidate.name]["p_value"] <= ONE_STANDARD_ERROR]
   best = max([first, *able], key=lambda candidate: metrics[candidate.name][metric])
   return Selection(best, _reason(best, first, metrics, task, len(targets)), metrics)
+
+
+def _best_worst_group(candidates, targets, task, metrics, groups):
+  """Returns the `Selection` of the candidate that is best in its worst group, and adds this score to `metrics`."""
+
+  def worst_of(logits):
+    return slices.worst_group(groups, lambda mask: task.metrics.score(logits[mask], targets[mask]))
+
+  worst = {candidate.name: worst_of(candidate.logits) for candidate in candidates}
+  for name, (_, score) in worst.items():
+    metrics[name]["worst_group"] = score
+  best = max(candidates, key=lambda candidate: worst[candidate.name][1])
+  told = [
+    f"{formatting.candidate(name)} {score:.4f} ({group})"
+    for name, (group, score) in sorted(worst.items(), key=lambda item: item[0] != best.name)
+  ]
+  reason = f"the best {task.metrics.primary_title} in the worst group of the validation split: {', '.join(told)}"
+  return Selection(best, f"{formatting.candidate(best.name)}: {reason}", metrics)
 
 
 def plain_baseline(features: tuple, targets: np.ndarray, task) -> np.ndarray | None:

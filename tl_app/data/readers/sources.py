@@ -104,23 +104,22 @@ def _with_split(examples, extra, split, flag):
   if replaced:
     notes.append(f"--{flag} takes the place of the {replaced:,} {split} examples of --dataset={examples.source}")
     examples = examples.take(examples.splits != split)
-  joined = {
-    "ids": [*examples.ids, *(f"{flag}:{id}" for id in extra.ids)],
-    "splits": [*examples.splits, *([split] * len(extra))],
-    **{
-      name: [*getattr(examples, name), *getattr(extra, name)]
-      for name in ("labels", "hashes", "groups", "times")
-      if getattr(examples, name) is not None
-    },
-  }
-  metadata = {name: strings([*values, *extra.metadata[name]]) for name, values in examples.metadata.items()}
+
+  def joined(one, two):
+    return None if one is None else strings([*one, *two])
+
   return Examples(
-    metadata=metadata,
+    ids=strings([*examples.ids, *(f"{flag}:{id}" for id in extra.ids)]),
     inputs=examples.inputs.joined(extra.inputs),
+    labels=strings([*examples.labels, *extra.labels]),
+    hashes=strings([*examples.hashes, *extra.hashes]),
+    splits=strings([*examples.splits, *([split] * len(extra))]),
     skipped=examples.skipped + [{**bad, "id": f"{flag}:{bad['id']}"} for bad in extra.skipped],
     source=f"{examples.source} {flag}={extra.source}",
     notes=notes,
-    **{name: strings(values) for name, values in joined.items()},
+    groups=joined(examples.groups, extra.groups),
+    times=joined(examples.times, extra.times),
+    metadata={name: strings([*values, *extra.metadata[name]]) for name, values in examples.metadata.items()},
   )
 
 

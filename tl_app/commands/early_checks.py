@@ -13,6 +13,7 @@ from tl_app.data import corrections, modalities
 from tl_app.data.readers import forms, rows, table_columns, table_files, text_files
 from tl_app.data.readers.table_headers import column_names
 from tl_app.errors import UserError
+from tl_app.tasks import decisions
 
 
 def run(config: Config, labelled: bool = True) -> None:
@@ -31,9 +32,12 @@ def run(config: Config, labelled: bool = True) -> None:
   backbone(config)
   if config.corrections:
     corrections.read(config.corrections)
-  for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset"):
+  if config.costs:
+    decisions.read_costs(config.costs)
+  decisions.read_precisions(config.min_precision)
+  for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset", "ood_dataset"):
     if getattr(config, flag):
-      reads_labels = labelled or flag == "probe_dataset"
+      reads_labels = flag != "ood_dataset" and (labelled or flag == "probe_dataset")
       no_label = {} if reads_labels else {"label_column": "", "label_columns": ""}
       _check_data(getattr(config, flag), flag, dataclasses.replace(config, **no_label))
 

@@ -17,6 +17,7 @@ from tl_app.errors import UserError
 from tl_app.model import inference
 from tl_app.model.model import Model
 from tl_app.report import predictions
+from tl_app.training import out_of_distribution
 
 
 def evaluate(
@@ -52,14 +53,16 @@ def evaluate(
   batch_size = finished_run.inference_batch(paths, model)
   with progress.examples("evaluating", len(examples)):
     logits = inference.predict(model.network, model.backbone, examples.inputs, batch_size)
+  outputs, scores = task.answers.outputs(logits), finished_run.ood_scores(model, examples.inputs, logits, batch_size)
+  by_score = {} if scores is None else out_of_distribution.measured(task, scores, outputs, labels)
   metrics = {
-    "test": task.metrics.compute_metrics(logits, labels),
+    "test": task.metrics.compute_metrics(logits, labels) | by_score,
     **task.metrics.baseline(task.codec.targets(splits.training_labels(paths.splits)), labels),
     "task": task.name,
     "primary_metric": task.metrics.primary_metric,
     "dataset": flags.get("dataset") or f"test split of {config.dataset}",
   }
-  outputs, directory = task.answers.outputs(logits), pathlib.Path(output)
+  directory = pathlib.Path(output)
   path = directory / "slices.csv" if output else None
   metrics["test"] |= slices.measured(task, examples, outputs, DecodedImageIndex(assets.root), path)
   if output:

@@ -57,9 +57,10 @@ def export(
     told = told.of_candidate(model.task.metrics.compute_metrics(logits, model.task.codec.targets(test.labels)))
   about = handover.about(config, model_card.text(told, candidate))
   outputs = model.task.answers.outputs(logits)
+  expected = parity.Expected(outputs, finished_run.ood_scores(model, test.inputs, logits, batch_size))
   record = Record(paths)
   with record.replaced(directory):
-    proof = parity.export_and_prove(model, directory, test.inputs, outputs, batch_size=batch_size, about=about)
+    proof = parity.export_and_prove(model, directory, test.inputs, expected, batch_size=batch_size, about=about)
   if not output:
     record.write_metrics(metrics | {"parity": proof})
     page.write(paths.root, examples)

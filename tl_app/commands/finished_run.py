@@ -5,14 +5,16 @@ import pathlib
 import types
 from collections.abc import Mapping
 
+import numpy as np
+
 from tl_app import backbones, data, tasks
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.config import Config
-from tl_app.data.examples import Examples
+from tl_app.data.examples import Examples, Inputs
 from tl_app.data.splitting import splits
 from tl_app.errors import UserError
-from tl_app.model import checkpoint, inference
+from tl_app.model import checkpoint, inference, ood
 from tl_app.model import model as model_lib
 from tl_app.model.model import Model
 from tl_app.workdir import Workdir
@@ -64,6 +66,8 @@ def restore(paths: Workdir, config: Config, assets: Assets, candidate: str = "")
       checkpoint.load(model, directory)
     else:
       model.network.load_weights(workdir_lib.verified(weights))
+      if paths.ood.exists():
+        model = dataclasses.replace(model, ood=ood.load(workdir_lib.verified(paths.ood)))
   except (OSError, ValueError, KeyError) as error:
     reason = " ".join(str(error).split())[:200]
     raise UserError(
@@ -138,6 +142,21 @@ def inference_batch(paths: Workdir, model: Model) -> int:
   """Returns the number of examples per forward pass; with --batch_size=auto, the number that the run measured."""
   measured = workdir_lib.read_plan(paths).get("batch_size", {})
   return measured["forward_pass"]["examples"] if measured else inference.inference_batch(model.backbone)
+
+
+def ood_scores(model: Model, inputs: Inputs, logits: np.ndarray, batch_size: int) -> np.ndarray | None:
+  """Returns the out-of-distribution scores of inputs, float64 [n], or None if the model has none.
+
+  Args:
+    model: the `Model`.
+    inputs: `Inputs`.
+    logits: those of the model, float32 [n, outputs].
+    batch_size: number of examples per forward pass.
+  """
+  if model.ood is None:
+    return None
+  features = inference.predict(model.features, model.backbone, inputs, batch_size)
+  return model.ood.score(features, model.task.answers.certainty(logits))
 
 
 def check_output(output: str) -> None:

@@ -146,7 +146,7 @@ class Predictor:
       name: np.full([1, *(size or 0 for size in spec.shape[1:])], b"" if spec.dtype == tf.string else 0)
       for name, spec in self._signature.structured_outputs.items()
     }
-    (answer,) = tasks.from_config(self.facts["task"]).answers.decode(served, [b""])
+    (answer,) = tasks.from_config(self.facts["task"]).answers.decode_all(served, [b""])
     return [*answer_files.cells(answer), "error"]
 
   def answers(self, inputs: Iterator[Row], batch_size: int = 32, top: int = 0) -> Iterator[list[dict]]:
@@ -196,4 +196,4 @@ def _reason(row, modality):
 
 
 def _rows(outputs, task, inputs):
-  return task.answers.decode({name: value.numpy() for name, value in outputs.items()}, inputs)
+  return task.answers.decode_all({name: value.numpy() for name, value in outputs.items()}, inputs)

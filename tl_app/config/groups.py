@@ -428,6 +428,52 @@ class AnswerConfig:
     "so that the coverage holds for each class with 50 or more validation examples.",
     choices=("lac", "aps", "mondrian"),
   )
+  max_error: float = _field(
+    0.0,
+    "Largest share of wrong answers among those that are accepted, by a threshold that is chosen on the validation "
+    "split; the output accept says which they are. For one class per example. 0: off.",
+    low=0.0,
+    high=0.5,
+  )
+  min_accept: float = _field(
+    0.0,
+    "Share of new examples like the validation split whose answers are accepted, the surest ones; the output accept "
+    "says which they are. 0: off.",
+    low=0.0,
+    high=1.0,
+  )
+  accept_by: str = _field(
+    "probability",
+    "What is compared with the threshold of --max_error or --min_accept. probability: that of the label. ood_score: "
+    "how unlike the training data an input is.",
+    choices=("probability", "ood_score"),
+  )
+  costs: str = _field(
+    "",
+    "CSV file with the costs of answers: a row for each true class, a column for each answer, and optionally the "
+    "column reject. The label is the answer with the lowest expected cost, and is accepted if to reject costs more.",
+    path=True,
+  )
+  min_precision: str = _field(
+    "",
+    "Precision that a class needs, such as spam:0.99; several are separated by commas. The class is answered only "
+    "above a threshold that has this precision on the validation split.",
+  )
+  ood_score: bool = _field(
+    False,
+    "Add the output ood_score: how unlike the training data an input is, as the share of the validation examples that "
+    "are less unlike. With --ood_dataset or --accept_by=ood_score it is added anyway.",
+  )
+  ood_dataset: str = _field(
+    "",
+    "Data of another kind, in a form of --dataset; labels are not read. Measures how well they are told from the test "
+    "split by the probability and by the ood_score.",
+  )
+
+  @property
+  def needs_ood(self):
+    """Whether the model has the output ood_score."""
+    return self.ood_score or bool(self.ood_dataset) or self.accept_by == "ood_score"
 
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)

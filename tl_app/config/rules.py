@@ -437,6 +437,27 @@ def set_method_needs_sets(config):
   return "" if config.coverage else unused(config, ["set_method"], "with --coverage=0")
 
 
+def acceptance_has_one_limit(config):
+  """Answers are accepted by an error, by a share or by their cost."""
+  if config.max_error and config.min_accept:
+    return "--max_error and --min_accept: use one of them"
+  names = ["max_error", "min_accept", "accept_by", "min_precision"]
+  if config.costs:
+    return unused(config, names, "with --costs, which decide what is answered and, by a column reject, accepted")
+  if config.ood_dataset and config.text_pair_column:
+    return unused(config, ["ood_dataset"], "with --text_pair_column")
+  limit = config.max_error or config.min_accept
+  return "" if limit else unused(config, ["accept_by"], "without --max_error or --min_accept")
+
+
+def ood_score_needs_one_worker(config):
+  """The training features that the score is learnt from are those of one process."""
+  if config.strategy == "multi_worker" and config.answers.needs_ood:
+    names = ["ood_score", "ood_dataset", "accept_by"]
+    return unused(config, names, "with --strategy=multi_worker") + ", or pass --strategy=single"
+  return ""
+
+
 def column_names_need_columns(config):
   """Image folders and starter sets have no columns."""
   if _forms(config) & {"table", "tfrecord", "tfds", "texts"}:
@@ -493,6 +514,11 @@ def flags_fit_the_task(config, task):
   names += [] if task.has_class_names else ["label_names"]
   names += [] if task.per_token else ["sentence_column"]
   names += [name for name in ANSWERS if name not in task.answer_flags]
+  if config.min_accept and config.accept_by not in task.accept_by:
+    how = f"add --accept_by={task.accept_by[0]}" if task.accept_by else "remove the flag"
+    return (
+      f"--min_accept={config.min_accept:g} accepts by the probability of one class, not for --task={task.name}: {how}"
+    )
   return unused(config, names, f"for --task={task.name}")
 
 
@@ -621,6 +647,8 @@ RULES = {
     data_dir_needs_tfds,
     column_names_need_columns,
     set_method_needs_sets,
+    acceptance_has_one_limit,
+    ood_score_needs_one_worker,
   ),
   DEVICES: (
     xla_needs_one_device,

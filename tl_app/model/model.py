@@ -16,6 +16,7 @@ from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.model import heads
 from tl_app.model.graphs import head_on
+from tl_app.model.ood import OodScore
 from tl_app.recipes.phase import HEAD
 from tl_app.recipes.recipes import L2_NORMALIZED
 from tl_app.tasks.task import Task
@@ -52,11 +53,13 @@ class Model(BackboneWithHead):
       task that answers per token.
     network: `keras.Model`, backbone inputs -> logits; shares every variable with the others.
     task: the `Task`: what the logits mean.
+    ood: the `OodScore`, or None.
   """
 
   features: keras.Model
   network: keras.Model
   task: Task
+  ood: OodScore | None = None
 
 
 def build(backbone: Backbone, task: Task, l2_normalized: bool = False, head_config: HeadConfig = heads.LINEAR) -> Model:

@@ -40,6 +40,10 @@ def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None, seconds: f
     ("validation", measured(metrics.get("validation") or {}, primary), _estimate(metrics, title)),
     ("calibration", _calibration(test.get("calibration")), ""),
     ("certainty", _certainty(test), ""),
+    ("accepted", _accepted(test.get("selective")), ""),
+    ("costs", _costs(test.get("costs")), ""),
+    *(("precision", _precision(name, values), "") for name, values in test.get("min_precision", {}).items()),
+    ("other data", _other_data(metrics.get("ood")), ""),
     ("slices", slices_text.summary(test, task.metrics), ""),
     ("text", _tokens_read(metrics.get("preprocessing") or {}), ""),
     ("candidates", _candidates(metrics.get("candidates") or {}, task), ""),
@@ -138,6 +142,55 @@ def _certainty(test):
     for name, values in intervals["per_target"].items()
   )
   return f"intervals for {intervals['coverage']:g}, share that holds the label: {held}"
+
+
+def _accepted(found):
+  """Returns how many answers are accepted, and how often these are wrong."""
+  if not found:
+    return ""
+  accepted = f"{found['accepted']:.1%} of the answers, by {found['by'].replace('_', ' ')}"
+  if not found["accepted"]:
+    return f"{accepted}: the validation split cannot show so small an error"
+  if "error" not in found:
+    return accepted
+  interval = formatting.interval(found["error_ci95"])
+  return (
+    f"{accepted}; {found['error']:.3f} of them are wrong (95 % interval {interval}), {found['error_of_all']:.3f} of all"
+  )
+
+
+def _costs(found):
+  """Returns what an answer costs, and what it would cost if it were the most probable class."""
+  if not found:
+    return ""
+  low, high = found["difference_ci95"]
+  return (
+    f"{found['mean']:.4g} per answer, {found['most_probable']:.4g} with the most probable class (95 % interval of the "
+    f"difference {low:.3g} to {high:.3g})"
+  )
+
+
+def _precision(name, found):
+  """Returns how a class of --min_precision is answered."""
+  if found["precision"] is None:
+    return f"{name} is never answered: the validation split cannot show a precision of {found['wanted']:g}"
+  interval = formatting.interval(found["precision_ci95"])
+  return (
+    f"{name} {found['precision']:.3f} (95 % interval {interval}; wanted {found['wanted']:g}), recall "
+    f"{found['recall']:.3f}, {found['recall_without']:.3f} without its threshold"
+  )
+
+
+def _other_data(found):
+  """Returns how well the examples of --ood_dataset are found."""
+  if not found:
+    return ""
+  told = ", ".join(
+    f"{found[name]['recall']:.3f} (AUROC {found[name]['auroc']:.3f}) by {name.replace('_', ' ')}"
+    for name in ("ood_score", "probability")
+    if name in found
+  )
+  return f"share found of {found['num_examples']:,} examples where 95 % of validation are accepted: {told}"
 
 
 def _candidates(candidates, task):

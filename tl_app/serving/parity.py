@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -109,6 +110,23 @@ class Client:
       raise RunFailed(f"export check: the export does not run in a new process ({last}); no export is left") from None
 
 
+@dataclasses.dataclass(frozen=True)
+class Expected:
+  """What the evaluation answered.
+
+  Attributes:
+    outputs: float [n, outputs], see `Answers.outputs`.
+    ood_scores: float [n], the out-of-distribution scores of a model that has them, or None.
+  """
+
+  outputs: np.ndarray
+  ood_scores: np.ndarray | None = None
+
+  def take(self, rows: np.ndarray) -> "Expected":
+    """Returns the answers to some of the inputs."""
+    return Expected(np.asarray(self.outputs)[rows], None if self.ood_scores is None else self.ood_scores[rows])
+
+
 def joined(answers: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
   """Returns the outputs of several batches as those of one. Shorter outputs are filled with zeros, or ""."""
   answers = list(answers)
@@ -129,7 +147,7 @@ def export_and_prove(
   model: Model,
   directory: pathlib.Path | str,
   inputs: Inputs,
-  outputs: np.ndarray,
+  outputs: np.ndarray | Expected,
   client: Client | None = None,
   batch_size: int = BATCH,
   about: handover.About | None = None,
@@ -140,13 +158,13 @@ def export_and_prove(
     model: the `Model`.
     directory: directory of the export. An earlier export is replaced once the new one has passed the check.
     inputs: inputs of the test split.
-    outputs: float [n, outputs], the answers of the evaluation, see `Answers.outputs`.
+    outputs: the answers of the evaluation: `Expected`, or float [n, outputs], see `Answers.outputs`.
     client: a `Client` that was started before, or None for a new one.
     batch_size: number of inputs that fit into a forward pass; a call has `BATCH` inputs at most.
     about: what the README of the export says; None writes the SavedModel alone.
 
   Returns:
-    The result of the check, see `Answers.parity`.
+    The result of the check, see `Answers.shared_parity`.
 
   Raises:
     RunFailed: a label differs, an answer differs by more than `TOLERANCE`, or the new process failed. `directory` is
@@ -161,9 +179,9 @@ def export_and_prove(
     # What handover writes is for its readers, who may change it.
     checksums.write(new, sorted(path for path in new.rglob("*") if path.is_file()))
     try:
-      result, example, answer = prove(
-        new, model, inputs[chosen], np.asarray(outputs)[chosen], client, min(BATCH, batch_size)
-      )
+      expected = outputs if isinstance(outputs, Expected) else Expected(outputs)
+      rows = inputs[chosen], expected.take(chosen)
+      result, example, answer = prove(new, model, *rows, client, min(BATCH, batch_size))
     except RunFailed:
       shutil.rmtree(directory, ignore_errors=True)
       raise
@@ -187,9 +205,9 @@ def sample(count: int) -> np.ndarray:
 
 
 def prove(
-  directory: pathlib.Path | str, model: Model, inputs: Inputs, outputs: np.ndarray, client: Client, batch_size: int
+  directory: pathlib.Path | str, model: Model, inputs: Inputs, expected: Expected, client: Client, batch_size: int
 ) -> tuple[dict, tuple[bytes, ...], dict[str, np.ndarray]]:
-  """Checks that `client` gives `outputs` for `inputs` with the SavedModel at `directory`.
+  """Checks that `client` gives the `expected` answers to `inputs` with the SavedModel at `directory`.
 
   Returns:
     (the result of the check; an example, one of the shortest inputs as a client sends it; the answer to it alone).
@@ -204,7 +222,7 @@ def prove(
   batches = iter(lambda: list(itertools.islice(rows, batch_size)), [])
   answer, *answers = client.answer(directory, itertools.chain([[example]], batches))
   answers = joined(answers)
-  parity = model.task.answers.parity(answers, outputs)
-  if not model.task.answers.is_equal(parity, TOLERANCE):
+  parity = model.task.answers.shared_parity(answers, expected.outputs, expected.ood_scores)
+  if not model.task.answers.is_shared_equal(parity, TOLERANCE):
     raise RunFailed(f"export check: {model.task.answers.describe_parity(parity)}; no export is left")
   return parity, example, answer

@@ -7,6 +7,7 @@ import pathlib
 import tempfile
 from collections.abc import Mapping
 
+import keras
 import tensorflow as tf
 
 from tl_app import files, workdir
@@ -35,6 +36,12 @@ class Served(tf.Module):
     self._layers = model.network.layers if model.backbone.tracks_assets else []
     self._labels_file = tf.saved_model.Asset(str(labels_file))
     self._task = model.task
+    self._ood = model.ood
+    if model.ood:
+      # Logits and features by one pass through the backbone.
+      both = keras.Model(model.network.input, (model.network.output, model.features.output))
+      self._answer_and_pool = functools.partial(both, training=False)
+      self._references = tf.Variable(model.ood.references, trainable=False)
     self._blank = modalities.of(model.backbone.modality).blank
     signature = [tf.TensorSpec([None, 2] if model.backbone.pairs else [None], tf.string, name="inputs")]
     self.serving_default = tf.function(self._serve, input_signature=signature)
@@ -43,8 +50,13 @@ class Served(tf.Module):
   def _serve(self, inputs):
     """string [batch], or [batch, 2] for pairs -> the outputs of the task, see `Answers.signature_outputs`."""
     filled = self._filled(inputs)
-    outputs = self._task.answers.signature_outputs(self._answer(self._preprocess(filled)), filled)
-    return self._without_blank(outputs, inputs)
+    answers, read = self._task.answers, self._preprocess(filled)
+    if not self._ood:
+      return self._without_blank(answers.signature_outputs(self._answer(read), filled), inputs)
+    logits, features = self._answer_and_pool(read)
+    outputs = answers.signature_outputs(logits, filled)
+    outputs["ood_score"] = self._ood.tensor_score(features, answers.certainty(logits), self._references)
+    return self._without_blank(outputs | answers.accept_output(outputs), inputs)
 
   def _pool(self, inputs):
     """string [batch], or [batch, 2] for pairs -> features float32 [batch, feature_size], the input of the head.

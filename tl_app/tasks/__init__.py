@@ -78,12 +78,16 @@ def from_config(config: Mapping[str, Any]) -> Task:
   Raises:
     KeyError, TypeError: the config is damaged.
   """
-  fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+  fields: dict[str, Any] = {name: _as_tuples(value) for name, value in config.items()}
   name = fields.pop("name")
   # Exports of the first version have "score", or neither.
   metric = fields.pop("score", "")
   metric = fields.pop("primary_metric", metric)
   return _BY_METRIC.get((name, metric), TASKS[name]).with_codec(**fields)
+
+
+def _as_tuples(value):
+  return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def of_metrics(metrics: Mapping[str, Any]) -> Task:

@@ -8,7 +8,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from tl_app.tasks.explained import LOG_ODDS, Explained
-from tl_app.tasks.label_codec import LabelCodec
+from tl_app.tasks.label_codec import OOD_SCORE, LabelCodec
+
+# Outputs of the signature that any task may have.
+SHARED = ("accept", "ood_score")
+# Nearer to the limit of accepted answers than float32 rounding, an answer may be on either side.
+ACCEPT_TIE = 1e-5
+# Largest difference between the out-of-distribution score of the export and of the evaluation: it has the rounding
+# errors of float32 of a sum, which are large where nearly all features are alike.
+OOD_TOLERANCE = 2e-3
+
+
+def highest(logits):
+  """Returns the highest of the logits of each example, [n] of a NumPy array or tensor [n, outputs]."""
+  if isinstance(logits, np.ndarray):
+    return logits.max(axis=1)
+  import tensorflow as tf
+
+  return tf.reduce_max(logits, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +67,34 @@ class Answers(abc.ABC):
       inputs: raw inputs, string [batch, ..].
     """
 
+  def certainty(self, logits):
+    """Returns how well the network knows an input, [n] of a NumPy array or tensor [n, outputs]; None if it cannot tell.
+
+    It is the highest logit, before calibration (Hendrycks et al. 2022).
+    """
+    return
+
+  def margins(self, outputs: np.ndarray, ood_scores: np.ndarray | None = None) -> np.ndarray | None:
+    """Returns how far each answer is above the limit for accepted ones, float [n]; accepted are those from 0.
+
+    Args:
+      outputs: of `outputs`.
+      ood_scores: float [n], see `model.ood`; needed if `LabelCodec.accept_by` is `OOD_SCORE`.
+
+    Returns:
+      The margins, or None if no limit was chosen.
+    """
+    if self.codec.accept_by != OOD_SCORE:
+      return None
+    assert ood_scores is not None
+    return self.codec.accept_threshold - ood_scores
+
+  def accept_output(self, outputs: Mapping[str, typing.Any]) -> dict[str, typing.Any]:
+    """Returns {"accept": bool [batch]} of the tensors of the signature if their "ood_score" decides it, else {}."""
+    if self.codec.accept_by != OOD_SCORE:
+      return {}
+    return {"accept": outputs["ood_score"] <= self.codec.accept_threshold}
+
   @abc.abstractmethod
   def decode(self, served: Mapping[str, np.ndarray], inputs: Sequence[bytes]) -> Iterator[dict]:
     """Yields an answer, ready for JSON, for each of `inputs` from the outputs of the export's signature."""
@@ -79,6 +124,39 @@ class Answers(abc.ABC):
       logits: of the network, tensor [batch, ..].
       place: as of `Explained`.
     """
+
+  def decode_all(self, served: Mapping[str, np.ndarray], inputs: Sequence[bytes]) -> Iterator[dict]:
+    """Yields what `decode` does, with the outputs that all tasks share: "accept" and "ood_score"."""
+    shared = {name: served[name].tolist() for name in SHARED if name in served}
+    for number, answer in enumerate(self.decode(served, inputs)):
+      yield answer | {name: values[number] for name, values in shared.items()}
+
+  def shared_parity(
+    self, served: Mapping[str, np.ndarray], outputs: np.ndarray, ood_scores: np.ndarray | None = None
+  ) -> dict:
+    """Returns `parity` with how the outputs differ that all tasks share, ready for JSON.
+
+    Args:
+      served: outputs of the export's signature.
+      outputs, ood_scores: as of `margins`.
+
+    Returns:
+      `parity`, with "max_ood_difference" and "accept_differences", the number of answers that the export accepts and
+      the evaluation does not or the other way round, where there are such outputs.
+    """
+    found = self.parity(served, outputs)
+    if ood_scores is not None:
+      found["max_ood_difference"] = float(np.abs(served["ood_score"] - ood_scores).max())
+    margins = self.margins(outputs, ood_scores)
+    if margins is not None:
+      tie = OOD_TOLERANCE if self.codec.accept_by == OOD_SCORE else ACCEPT_TIE
+      found["accept_differences"] = int(np.sum((served["accept"] != (margins >= 0)) & (np.abs(margins) > tie)))
+    return found
+
+  def is_shared_equal(self, parity: Mapping, tolerance: float) -> bool:
+    """Whether the export answers like the evaluation, by `is_equal` and the outputs that all tasks share."""
+    far = parity.get("max_ood_difference", 0.0) > OOD_TOLERANCE
+    return self.is_equal(parity, tolerance) and not far and not parity.get("accept_differences")
 
   @abc.abstractmethod
   def parity(self, served: Mapping[str, np.ndarray], outputs: np.ndarray) -> dict:

@@ -81,6 +81,24 @@ def folds(count: int) -> np.ndarray:
   return np.arange(count) % FOLDS
 
 
+def of_one_class(logits: np.ndarray, targets: np.ndarray) -> dict:
+  """Returns `quality` of the most probable classes, with "loss" (cross-entropy in nats) and "brier".
+
+  "brier" is the squared distance of the probabilities from the truth, summed over the classes (Brier 1950).
+
+  Args:
+    logits: float [n, classes].
+    targets: int [n], the true classes.
+  """
+  probabilities = statistics.softmax(logits)
+  of_truth = probabilities[np.arange(len(targets)), targets]
+  squared = np.sum(np.square(probabilities), axis=1) - 2 * of_truth + 1
+  return {
+    "loss": statistics.cross_entropy(logits, targets),
+    "brier": float(np.mean(squared)),
+  } | quality(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets)
+
+
 def quality(scores: np.ndarray, right: np.ndarray) -> dict:
   """Returns how well scores say how often the answers are right, ready for JSON.
 

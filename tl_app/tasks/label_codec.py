@@ -8,6 +8,9 @@ import numpy as np
 
 from tl_app.config.groups import AnswerConfig, DataConfig
 
+# Values of `LabelCodec.accept_by`.
+PROBABILITY, OOD_SCORE, COST = "probability", "ood_score", "cost"
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelCodec(abc.ABC):
@@ -17,9 +20,13 @@ class LabelCodec(abc.ABC):
 
   Attributes:
     names: names of the outputs, in the order of the logits. Empty before `fit`.
+    accept_by: what decides whether an answer is accepted: `PROBABILITY`, `OOD_SCORE` or `COST`; "": all are accepted.
+    accept_threshold: least probability, or highest score, of an accepted answer.
   """
 
   names: tuple = ()
+  accept_by: str = ""
+  accept_threshold: float = 0.0
 
   def configure(self, config: DataConfig, labels: Sequence[str]) -> "LabelCodec":
     """Returns the codec for the form of the cells.
@@ -48,6 +55,14 @@ class LabelCodec(abc.ABC):
   @abc.abstractmethod
   def fit(self, labels: Sequence[str]) -> "LabelCodec":
     """Returns the codec that has learned `names` and its other fields from the training labels, str [n]."""
+
+  def decide(self, config: AnswerConfig) -> "LabelCodec":
+    """Returns the fitted codec with what --costs and --min_precision say of its classes.
+
+    Raises:
+      UserError: they name other classes, or the file of --costs cannot be read.
+    """
+    return self
 
   @abc.abstractmethod
   def targets(self, labels: Sequence[str]) -> np.ndarray:

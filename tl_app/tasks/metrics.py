@@ -90,6 +90,15 @@ class Metrics(abc.ABC):
       RunFailed: a logit is NaN or infinite.
     """
 
+  def right(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
+    """Returns whether each answer is right, bool [n]; None for a task whose answers are not right or wrong.
+
+    Args:
+      outputs: of `Answers.outputs`.
+      targets: [n, ..].
+    """
+    return None
+
   def calibration(self, calibrated: np.ndarray, targets: np.ndarray) -> dict | None:
     """Returns how well the probabilities are calibrated, ready for JSON; None for a task without probabilities.
 

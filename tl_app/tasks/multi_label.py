@@ -10,9 +10,9 @@ import sklearn.multiclass
 
 from tl_app.config import AUTO
 from tl_app.errors import UserError
-from tl_app.tasks import calibration, cells, explained, solvers, statistics, wording
-from tl_app.tasks.answers import Answers
-from tl_app.tasks.label_codec import LabelCodec
+from tl_app.tasks import calibration, cells, decisions, explained, selective, solvers, statistics, wording
+from tl_app.tasks.answers import Answers, highest
+from tl_app.tasks.label_codec import OOD_SCORE, LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
 from tl_app.tasks.metrics import CountMetrics, usable_logits
 from tl_app.tasks.task import Task
@@ -33,6 +33,7 @@ class MultiLabelCodec(LabelCodec):
     thresholds: a class is answered if its calibrated probability is above its threshold; () before `calibrate`.
     slopes: of Platt scaling, one for each class; () for no calibration.
     offsets: of Platt scaling, likewise.
+    precisions: wanted by --min_precision, one for each class, 0 for none; () if there are none.
   """
 
   separator: str = ","
@@ -40,6 +41,7 @@ class MultiLabelCodec(LabelCodec):
   thresholds: tuple = ()
   slopes: tuple = ()
   offsets: tuple = ()
+  precisions: tuple = ()
 
   def configure(self, config, labels):
     distinct = set(labels)
@@ -79,6 +81,10 @@ class MultiLabelCodec(LabelCodec):
   def as_probabilities(self, targets):
     return targets
 
+  def decide(self, config):
+    wanted = decisions.check_precisions(config.min_precision, self.names)
+    return dataclasses.replace(self, precisions=decisions.in_order(wanted, self.names))
+
   def calibrate(self, logits, targets, config):
     # Thresholds of uncalibrated probabilities, moved with them: no answer changes.
     thresholds, fitted = best_thresholds(_probabilities(logits), targets), self
@@ -88,6 +94,10 @@ class MultiLabelCodec(LabelCodec):
       moved = _probabilities(fitted.calibrated(scipy.special.logit(np.maximum(thresholds, 0))))
       # One that is not above 0 answers its class always.
       thresholds = np.where(thresholds > 0, moved, thresholds)
+    probabilities = _probabilities(fitted.calibrated(np.float64(logits)))
+    for number in np.flatnonzero(self.precisions):
+      right, limit = np.asarray(targets)[:, number] > 0, 1 - self.precisions[number]
+      thresholds[number] = selective.threshold_for_error(probabilities[:, number], right, limit)
     return dataclasses.replace(fitted, thresholds=tuple(float(value) for value in thresholds))
 
   def calibrated(self, logits):
@@ -227,6 +237,9 @@ class MultiLabelMetrics(CountMetrics):
     answered = 2 * hits / test["micro_f1"] - support if test["micro_f1"] else 0
     return hits / max(support, 1), hits / max(answered, 1)
 
+  def right(self, outputs, targets):
+    return ((outputs > np.array(self.codec.thresholds)) == targets).all(axis=1)
+
   def calibration(self, calibrated, targets):
     probabilities = _probabilities(calibrated)
     return {
@@ -300,6 +313,9 @@ class MultiLabelAnswers(Answers):
       "predicted": predicted,
       "probabilities": probabilities,
     }
+
+  def certainty(self, logits):
+    return highest(logits)
 
   def decode(self, served, inputs):
     for predicted, score, row in zip(*(served[name] for name in ("predicted", "score", "probabilities"))):
@@ -378,5 +394,6 @@ MULTI_LABEL = Task(
   probe_solvers=("adamw", "logistic", "svm"),
   closed_solver="logistic",
   imbalances=("class_weights", "focal"),
-  answer_flags=("calibration",),
+  answer_flags=("calibration", "min_precision", "min_accept", "accept_by", "ood_score", "ood_dataset"),
+  accept_by=(OOD_SCORE,),
 )

@@ -10,7 +10,7 @@ import sklearn.linear_model
 from tl_app.errors import UserError
 from tl_app.tasks import cells, explained, prediction_sets, solvers, statistics
 from tl_app.tasks.answers import Answers
-from tl_app.tasks.label_codec import LabelCodec
+from tl_app.tasks.label_codec import OOD_SCORE, LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
 from tl_app.tasks.metrics import Metrics, usable_logits
 from tl_app.tasks.task import Task
@@ -392,5 +392,6 @@ REGRESSION = Task(
   supports_label_smoothing=False,
   probe_solvers=("adamw", "ridge"),
   closed_solver="ridge",
-  answer_flags=("coverage",),
+  answer_flags=("coverage", "min_accept", "accept_by", "ood_score", "ood_dataset"),
+  accept_by=(OOD_SCORE,),
 )

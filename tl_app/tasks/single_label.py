@@ -7,10 +7,21 @@ import numpy as np
 import sklearn.metrics
 
 from tl_app.config import AUTO
+from tl_app.config.groups import AnswerConfig
 from tl_app.errors import UserError
-from tl_app.tasks import calibration, cells, explained, prediction_sets, solvers, statistics, wording
-from tl_app.tasks.answers import Answers
-from tl_app.tasks.label_codec import LabelCodec
+from tl_app.tasks import (
+  calibration,
+  cells,
+  decisions,
+  explained,
+  prediction_sets,
+  selective,
+  solvers,
+  statistics,
+  wording,
+)
+from tl_app.tasks.answers import Answers, highest
+from tl_app.tasks.label_codec import COST, OOD_SCORE, PROBABILITY, LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
 from tl_app.tasks.metrics import CountMetrics, Metrics, usable_logits
 from tl_app.tasks.task import Task
@@ -34,12 +45,18 @@ class SingleLabelCodec(LabelCodec):
     coverage: share of the examples whose prediction set holds the true class; 0 if there are no sets.
     set_method: of --set_method.
     set_thresholds: of `prediction_sets.SetRule`.
+    costs: of `decisions.Decision`.
+    precisions: wanted by --min_precision, one for each class, 0 for none; () if there are none.
+    floors: of `decisions.Decision`.
   """
 
   temperature: float = 1.0
   coverage: float = 0.0
   set_method: str = prediction_sets.LAC
   set_thresholds: tuple = ()
+  costs: tuple = ()
+  precisions: tuple = ()
+  floors: tuple = ()
 
   def classes(self, labels):
     several = next((label for label in labels if cells.listed(label) is not None), None)
@@ -65,14 +82,27 @@ class SingleLabelCodec(LabelCodec):
     probabilities[np.arange(len(targets)), targets] = 1
     return probabilities
 
+  def decide(self, config):
+    costs = decisions.read_costs(config.costs).sorted_as(self.names) if config.costs else ()
+    wanted = decisions.check_precisions(config.min_precision, self.names)
+    return dataclasses.replace(self, costs=costs, precisions=decisions.in_order(wanted, self.names))
+
   def calibrate(self, logits, targets, config):
     temperature = calibration.fit_temperature(logits, targets) if config.calibration == AUTO else 1.0
     fitted = dataclasses.replace(self, temperature=temperature, coverage=config.coverage, set_thresholds=())
+    probabilities = statistics.softmax(fitted.calibrated(np.float64(logits)))
+    if any(self.precisions):
+      fitted = dataclasses.replace(fitted, floors=decisions.fit_floors(self.precisions, probabilities, targets))
+    fitted = _with_acceptance(fitted, probabilities, targets, config)
     if not config.coverage:
       return fitted
-    probabilities = statistics.softmax(fitted.calibrated(logits))
     rule = prediction_sets.fit(probabilities, targets, config.coverage, config.set_method)
     return dataclasses.replace(fitted, set_method=rule.method, set_thresholds=rule.thresholds)
+
+  @property
+  def decision(self) -> decisions.Decision:
+    """How probabilities lead to a label."""
+    return decisions.Decision(self.costs, self.floors)
 
   def calibrated(self, logits):
     return logits / self.temperature
@@ -168,11 +198,13 @@ class AccuracyMetrics(Metrics):
       class, columns: predicted class), or with more than `MAX_MATRIX_CLASSES` classes "confusion_cells" ([position of
       the true class, of the predicted class, count] of each cell above 0); "calibration" (see `calibration`, and
       "uncalibrated" with the same of the uncalibrated probabilities); "risk_coverage" (see
-      `calibration.risk_coverage`); "prediction_sets" if there are any. A precision, recall or F1 that is 0/0 counts 0.
+      `calibration.risk_coverage`); "prediction_sets", "selective" (see `selective.measure`), "costs" (see `decisions.measure_costs`)
+      and "min_precision" (see
+      `decisions.measure_precisions`) if there are any. A precision, recall or F1 that is 0/0 counts 0.
     """
     uncalibrated, labels = usable_logits(logits, targets), np.asarray(targets)
     logits = self.codec.calibrated(np.float64(uncalibrated))
-    predictions = logits.argmax(axis=1)
+    predictions = self.codec.decision.choose(statistics.softmax(logits))
     names = self.codec.names
     classes = np.arange(len(names))
     confusion = statistics.confusion_matrix(labels, predictions, len(names))
@@ -209,25 +241,38 @@ class AccuracyMetrics(Metrics):
   def _confidence(self, uncalibrated, logits, labels, seed):
     """Returns the part of `compute_metrics` about probabilities and sets."""
     probabilities = statistics.softmax(logits)
-    right = probabilities.argmax(axis=1) == labels
     before = self.calibration(uncalibrated, labels)
+    chosen = self.codec.decision.choose(probabilities)
+    scores = probabilities[np.arange(len(chosen)), chosen]
     found = {
       "calibration": self.calibration(logits, labels) | {"uncalibrated": before},
-      "risk_coverage": calibration.risk_coverage(probabilities.max(axis=1), right),
-    }
+      "risk_coverage": calibration.risk_coverage(scores, chosen == labels),
+    } | self._decided(probabilities, chosen, scores, labels, seed)
     rule = self.codec.set_rule
     if rule is None:
       return found
     measured = prediction_sets.measure(rule.members(probabilities), labels, seed)
     return found | {"prediction_sets": {"coverage": self.codec.coverage, "method": rule.method} | measured}
 
+  def _decided(self, probabilities, chosen, scores, labels, seed):
+    """Returns the part of `compute_metrics` about accepted answers, costs and wanted precisions."""
+    codec, found, accepted = self.codec, {}, np.ones(len(labels), bool)
+    if codec.accept_by in (PROBABILITY, COST):
+      accepted = codec.decision.margins(probabilities, scores, codec.accept_threshold) >= 0
+      how = {"by": codec.accept_by} | ({"threshold": codec.accept_threshold} if codec.accept_by == PROBABILITY else {})
+      found["selective"] = how | selective.measure(accepted, chosen == labels, seed)
+    answers = chosen, probabilities.argmax(axis=1), labels
+    if codec.costs:
+      found["costs"] = decisions.measure_costs(codec.decision, *answers, accepted, seed)
+    if any(codec.floors):
+      found["min_precision"] = decisions.measure_precisions(codec.precisions, codec.floors, codec.names, *answers, seed)
+    return found
+
+  def right(self, outputs, targets):
+    return self.codec.decision.choose(outputs) == targets
+
   def calibration(self, calibrated, targets):
-    probabilities = statistics.softmax(calibrated)
-    scores, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    return {
-      "loss": statistics.cross_entropy(calibrated, targets),
-      "brier": float(np.mean(np.sum(np.square(probabilities - self.codec.as_probabilities(targets)), axis=1))),
-    } | calibration.quality(scores, right)
+    return calibration.of_one_class(calibrated, targets)
 
   def headline(self, test):
     return f"{wording.of_hundred(test['accuracy'])} right"
@@ -318,7 +363,7 @@ class SingleLabelAnswers(Answers):
     return statistics.softmax(self.codec.calibrated(np.float64(logits)))
 
   def rows(self, ids, labels, outputs):
-    best, names = outputs.argmax(axis=1), self.codec.names
+    best, names = self.codec.decision.choose(outputs), self.codec.names
     for example_id, label, index, row in zip(ids, labels, best, outputs):
       after = np.delete(row, index).argmax()
       after += after >= index
@@ -329,11 +374,26 @@ class SingleLabelAnswers(Answers):
     import tensorflow as tf
 
     probabilities, rule = tf.nn.softmax(self.codec.calibrated(logits)), self.codec.set_rule
-    return {
-      "label": tf.gather(tf.constant(self.codec.names), tf.argmax(probabilities, axis=-1)),
-      "score": tf.reduce_max(probabilities, axis=-1),
+    chosen = tf.argmax(self.codec.decision.values(probabilities), axis=-1)
+    scores = tf.gather(probabilities, chosen, batch_dims=1)
+    outputs = {
+      "label": tf.gather(tf.constant(self.codec.names), chosen),
+      "score": scores,
       "probabilities": probabilities,
-    } | ({"prediction_set": rule.tensor_members(probabilities)} if rule else {})
+    }
+    if self.codec.accept_by in (PROBABILITY, COST):
+      outputs["accept"] = self.codec.decision.margins(probabilities, scores, self.codec.accept_threshold) >= 0
+    return outputs | ({"prediction_set": rule.tensor_members(probabilities)} if rule else {})
+
+  def certainty(self, logits):
+    return highest(logits)
+
+  def margins(self, outputs, ood_scores=None):
+    if self.codec.accept_by not in (PROBABILITY, COST):
+      return super().margins(outputs, ood_scores)
+    chosen = self.codec.decision.choose(outputs)
+    scores = outputs[np.arange(len(chosen)), chosen]
+    return self.codec.decision.margins(outputs, scores, self.codec.accept_threshold)
 
   def decode(self, served, inputs):
     members = served.get("prediction_set", [None] * len(served["label"]))
@@ -345,17 +405,17 @@ class SingleLabelAnswers(Answers):
       yield answer | ({} if member is None else {"prediction_set": named})
 
   def explained(self, logits, names=()):
-    probabilities = self.outputs(np.asarray(logits)[None])[0]
-    chosen = explained.positions(names, self.explainable) or [int(probabilities.argmax())]
+    outputs = self.outputs(np.asarray(logits)[None])
+    probabilities = outputs[0]
+    chosen = explained.positions(names, self.explainable) or [int(self.codec.decision.choose(outputs)[0])]
     return [explained.Explained(self.codec.names[i], (i,), float(probabilities[i])) for i in chosen]
 
   def score(self, logits, place):
     return explained.log_odds(self.codec.calibrated(logits), *place)
 
   def parity(self, served, outputs):
-    top = np.sort(outputs, axis=1)
-    decided = top[:, -1] - top[:, -2] > TIE
-    expected = np.asarray(self.codec.names, dtype=str)[outputs.argmax(axis=1)]
+    decided = self.codec.decision.distances(outputs) > TIE
+    expected = np.asarray(self.codec.names, dtype=str)[self.codec.decision.choose(outputs)]
     found = statistics.class_parity(served["probabilities"], outputs, (served["label"] != expected) & decided)
     rule = self.codec.set_rule
     if rule is None:
@@ -365,6 +425,20 @@ class SingleLabelAnswers(Answers):
 
   def is_equal(self, parity, tolerance):
     return super().is_equal(parity, tolerance) and not parity.get("set_differences")
+
+
+def _with_acceptance(codec, probabilities, targets, config):
+  if codec.decision.rejects:
+    return dataclasses.replace(codec, accept_by=COST)
+  if config.accept_by != PROBABILITY or not (config.max_error or config.min_accept):
+    return codec
+  labels = codec.decision.choose(probabilities)
+  scores = probabilities[np.arange(len(labels)), labels]
+  if config.max_error:
+    threshold = selective.threshold_for_error(scores, labels == targets, config.max_error)
+  else:
+    threshold = selective.threshold_for_share(scores, config.min_accept)
+  return dataclasses.replace(codec, accept_by=PROBABILITY, accept_threshold=threshold)
 
 
 def _task(loss, metrics):
@@ -380,7 +454,8 @@ def _task(loss, metrics):
     probe_solvers=("adamw", "logistic", "svm"),
     closed_solver="logistic",
     imbalances=("class_weights", "focal", "balanced", "logit_adjustment"),
-    answer_flags=("calibration", "coverage", "set_method"),
+    answer_flags=tuple(field.name for field in dataclasses.fields(AnswerConfig)),
+    accept_by=(PROBABILITY, OOD_SCORE),
   )
 
 

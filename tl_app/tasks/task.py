@@ -48,6 +48,7 @@ class Task:
     closed_solver: the one of them that --probe_solver=auto takes where nothing needs gradient descent; "" for none.
     imbalances: the values of --imbalance that can be used, besides none.
     answer_flags: the flags of `AnswerConfig` that have an effect.
+    accept_by: the values of --accept_by that can be used.
   """
 
   name: str
@@ -65,6 +66,7 @@ class Task:
   closed_solver: str = ""
   imbalances: tuple[str, ...] = ()
   answer_flags: tuple[str, ...] = ()
+  accept_by: tuple[str, ...] = ()
 
   @property
   def has_typical_examples(self) -> bool:
@@ -79,6 +81,10 @@ class Task:
   def fit(self, labels: Sequence[str]) -> "Task":
     """Returns the task that has learned its names and the like from the training labels, str [n]."""
     return self._with(self.codec.fit(labels))
+
+  def decide(self, config: AnswerConfig) -> "Task":
+    """Returns the fitted task with the costs and precisions of the flags, see `LabelCodec.decide`."""
+    return self._with(self.codec.decide(config))
 
   def calibrate(self, logits: np.ndarray, targets: np.ndarray, config: AnswerConfig) -> "Task":
     """Returns the task that has learned from the validation split, see `LabelCodec.calibrate`."""

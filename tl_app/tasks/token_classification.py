@@ -6,8 +6,9 @@ import typing
 
 import numpy as np
 
+from tl_app.config import AUTO
 from tl_app.errors import UserError
-from tl_app.tasks import cells, explained, solvers, statistics, tags, wording
+from tl_app.tasks import calibration, cells, explained, solvers, statistics, tags, wording
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -29,10 +30,12 @@ class TagCodec(LabelCodec):
   Attributes:
     scheme: of the tags as they were given; `names` are BIO.
     words_per_example: mean over the training examples.
+    temperature: by which the logits are divided.
   """
 
   scheme: str = "BIO"
   words_per_example: float = 1.0
+  temperature: float = 1.0
 
   def configure(self, config, labels):
     return dataclasses.replace(self, scheme=tags.scheme(labels))
@@ -71,6 +74,15 @@ class TagCodec(LabelCodec):
 
   def as_probabilities(self, targets):
     return np.eye(len(self.names), dtype=np.float32)[targets]
+
+  def calibrate(self, logits, targets, config):
+    known = targets != NO_WORD
+    words = _aligned(logits, targets.shape[1])[known]
+    fitted = calibration.fit_temperature(words, targets[known]) if config.calibration == AUTO else 1.0
+    return dataclasses.replace(self, temperature=fitted)
+
+  def calibrated(self, logits):
+    return logits / self.temperature
 
   def describe(self):
     read = "" if self.scheme == "BIO" else f", {self.scheme} turned into BIO"
@@ -156,9 +168,11 @@ class EntityMetrics(CountMetrics):
       A dict: "num_examples", "num_words"; "loss"; "precision", "recall" and "f1" of whole entities (type and both ends,
       micro average, as seqeval and conlleval count them) and "word_accuracy", each with "_ci95", the 95 % percentile
       bootstrap interval over examples, or None with fewer than ten found or missed entities; "per_class" {entity type:
-      {"precision", "recall", "f1", "support"}}. What is 0/0 counts 0.
+      {"precision", "recall", "f1", "support"}}; "calibration" of the words (see `calibration`, and "uncalibrated" with
+      the same of the uncalibrated probabilities). What is 0/0 counts 0.
     """
-    logits, targets = usable_logits(logits, targets), np.asarray(targets)
+    uncalibrated, targets = usable_logits(logits, targets), np.asarray(targets)
+    logits = self.codec.calibrated(uncalibrated)
     counts = self.counts(logits, targets)
     known = targets != NO_WORD
     right = ((_answers(logits, targets.shape[1]) == targets) & known).sum(axis=1)
@@ -185,7 +199,13 @@ class EntityMetrics(CountMetrics):
       | {"support": int(of_type[2])}
       for kind, of_type in zip(self.codec.types, zip(hits, predicted, support))
     }
-    return metrics
+    before = self.calibration(uncalibrated, targets)
+    return metrics | {"calibration": self.calibration(logits, targets) | {"uncalibrated": before}}
+
+  def calibration(self, calibrated, targets):
+    known = targets != NO_WORD
+    words, truth = _aligned(calibrated, targets.shape[1])[known], targets[known]
+    return calibration.of_one_class(words, truth)
 
   def headline(self, test):
     return f"{wording.of_hundred(test['recall'])} found, {wording.of_hundred(test['precision'])} right"
@@ -234,7 +254,7 @@ class EntityAnswers(Answers):
   sure: typing.ClassVar = "it is at least {percent} sure of every word"
 
   def outputs(self, logits):
-    logits = np.asarray(logits)
+    logits = self.codec.calibrated(np.asarray(logits))
     return statistics.softmax(logits.reshape(-1, logits.shape[-1])).reshape(logits.shape)
 
   def rows(self, ids, labels, outputs):
@@ -250,7 +270,7 @@ class EntityAnswers(Answers):
 
     words = tf.strings.split(inputs)
     present = tf.sequence_mask(words.row_lengths(), tf.maximum(words.bounding_shape()[1], 1))
-    logits = _aligned_in_graph(logits, present)
+    logits = _aligned_in_graph(self.codec.calibrated(logits), present)
     probabilities = tf.where(present[..., None], tf.nn.softmax(logits), 0.0)
     answers = tf.gather(tf.constant(self.codec.names), tf.argmax(probabilities, axis=-1))
     return {
@@ -300,7 +320,7 @@ class EntityAnswers(Answers):
 
   def score(self, logits, place):
     word, tag = place
-    return explained.log_odds(logits[:, word], tag)
+    return explained.log_odds(self.codec.calibrated(logits)[:, word], tag)
 
   def parity(self, served, outputs):
     present = served["words"] != ""
@@ -361,4 +381,5 @@ TOKEN_CLASSIFICATION = Task(
   per_token=True,
   probe_solvers=("adamw", "logistic", "svm"),
   closed_solver="logistic",
+  answer_flags=("calibration",),
 )

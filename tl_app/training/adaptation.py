@@ -15,22 +15,20 @@ import sklearn.linear_model
 import sklearn.model_selection
 import tensorflow as tf
 
-from tl_app.assets import Assets
 from tl_app.backbones.weights import values
-from tl_app.data.corpus import corpus as corpora
-from tl_app.errors import UserError
 from tl_app.features.frozen import Features
 from tl_app.features.rows import FeatureRows
 from tl_app.model import heads, stages
 from tl_app.recipes.phase import Phase
+from tl_app.training import unlabelled
 from tl_app.training.fit import fit_head
 from tl_app.training.selection import ADAPTED, Candidate
 from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
-# Examples of the target that are used, and examples whose features are computed together.
-MOST, BATCH = 20000, 128
+# Examples of the target that are used.
+MOST = 20000
 # Shares of the target's examples that are labelled in each round of pseudo_labels.
 SHARES = (0.25, 0.5)
 # Examples of each domain from which its distance is measured.
@@ -52,34 +50,13 @@ class Adapted:
   facts: dict
 
 
-def target_features(config, features: Features, assets: Assets, record: Record) -> np.ndarray:
+def target_features(config, features: Features, record: Record) -> np.ndarray:
   """Returns the features of --unlabelled_dataset, float32 [at most MOST, width].
 
   Raises:
     UserError: it cannot be read, or holds another modality than the data.
   """
-  directory, backbone = record.paths.corpus, features.model.backbone
-  directory.mkdir(exist_ok=True)
-  # Both parts of the corpus are used.
-  changes = {"validation_dataset": "", "validation_fraction": 0.5, "max_examples": MOST}
-  source = dataclasses.replace(config, dataset=config.unlabelled_dataset, **changes)
-  try:
-    corpus = corpora.load(source, assets, directory)
-  except UserError as error:
-    raise UserError(str(error).replace("--dataset=", "--unlabelled_dataset=")) from None
-  if corpus.modality != backbone.modality:
-    raise UserError(
-      f"--unlabelled_dataset={config.unlabelled_dataset} holds {corpus.modality}s, but --dataset={config.dataset} "
-      f"holds {backbone.modality}s: name examples of the same kind"
-    )
-  network = features.model.features
-  infer = tf.function(lambda raw: network(backbone.preprocess(raw), training=False), reduce_retracing=True)
-  found = []
-  for rows in (corpus.train, corpus.held_out):
-    for start in range(0, len(rows), BATCH):
-      raw = rows.read(np.arange(start, min(start + BATCH, len(rows))))
-      found.append(infer(tf.constant(list(raw), tf.string)).numpy())
-  return np.concatenate(found)
+  return unlabelled.features_of(config, "unlabelled_dataset", features.model, record.paths.corpus, MOST)
 
 
 def adapt(config, phase: Phase, features: Features, target: np.ndarray, record: Record) -> Adapted:

@@ -55,6 +55,11 @@ class Workdir:
     return self.root / "checkpoints" / "task.json"
 
   @property
+  def ood(self) -> pathlib.Path:
+    """What the out-of-distribution score of the selected model is computed from."""
+    return self.weights.parent / "ood.npz"
+
+  @property
   def vocabulary(self) -> pathlib.Path:
     """The vocabulary that was learnt from the training texts, for a backbone without its own."""
     return self.weights.parent / "vocab.txt"

@@ -1,6 +1,7 @@
 """The sections of the report, in their order on the page."""
 
 from tl_app.report.sections import (
+  accepted,
   candidates,
   certainty,
   classes,
@@ -23,6 +24,7 @@ SECTIONS = (
   confused.SECTION,
   targets.SECTION,
   certainty.SECTION,
+  accepted.SECTION,
   slices.SECTION,
   errors.SECTION,
   explanations.SECTION,

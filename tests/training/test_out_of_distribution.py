@@ -1,0 +1,54 @@
+"""A run whose model says what is unlike its training data: metrics, export, evaluation, predictions and the report."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+import tiny_data
+import tiny_modules
+
+from tl_app.commands import evaluate, predict, train
+from tl_app.config import Config
+from tl_app.errors import UserError
+
+
+@pytest.mark.slow
+def test_a_run_accepts_what_is_like_its_training_data(tmp_path, capsys):
+  colours, noise = tiny_data.colours(tmp_path / "colours", per_class=40), tmp_path / "noise"
+  noise.mkdir()
+  rng = np.random.default_rng(0)
+  for number in range(30):
+    PIL.Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(noise / f"{number}.png")
+  (tmp_path / "texts.csv").write_text("\n".join(["text", *map(str, range(40))]))
+  flags = {
+    "backbone": str(tiny_modules.image(tmp_path / "module")),
+    "dataset": f"images:{colours}",
+    "image_size": 16,
+    "recipe": "probe",
+    "probe_solver": "logistic",
+    "validation_fraction": 0.3,
+    "min_accept": 0.8,
+    "accept_by": "ood_score",
+    "feature_cache": "off",
+  }
+  with pytest.raises(UserError, match="--ood_dataset=table:.* holds texts, but --dataset=images:"):
+    train.train_and_evaluate(Config(ood_dataset=f"table:{tmp_path / 'texts.csv'}", **flags), tmp_path / "other")
+  metrics = train.train_and_evaluate(Config(ood_dataset=f"images:{noise}", **flags), tmp_path / "run")
+  found, selective = metrics["ood"], metrics["test"]["selective"]
+  assert found["num_examples"] == 30 and set(found["ood_score"]) == set(found["probability"])
+  assert found["ood_score"]["auroc"] > 0.9 and found["ood_score"]["recall"] > 0.2
+  assert selective["by"] == "ood_score" and selective["accepted"] > 0.4 and "error" in selective
+  assert metrics["parity"]["max_ood_difference"] < 1e-3 and metrics["parity"]["accept_differences"] == 0
+  assert not (tmp_path / "run" / ".corpus").exists()
+
+  again = evaluate.evaluate(tmp_path / "run", {}, "")["test"]["selective"]
+  assert again == selective
+  predict.predict(tmp_path / "run", str(noise), str(tmp_path / "answers.jsonl"))
+  answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+  assert np.mean([answer["accept"] for answer in answers]) < 0.3
+  assert np.mean([answer["ood_score"] for answer in answers]) > 0.8
+  predict.predict(tmp_path / "run", str(noise), str(tmp_path / "answers.csv"))
+  assert {"accept", "ood_score"} <= set((tmp_path / "answers.csv").read_text().splitlines()[0].split(","))
+  page = (tmp_path / "run" / "report.html").read_text()
+  assert "Accepted answers" in page and f"images:{noise}" in page

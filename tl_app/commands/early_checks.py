@@ -13,7 +13,6 @@ from tl_app.data import corrections, modalities
 from tl_app.data.readers import forms, rows, table_columns, table_files, text_files
 from tl_app.data.readers.table_headers import column_names
 from tl_app.errors import UserError
-from tl_app.tasks import decisions
 
 
 def run(config: Config, labelled: bool = True) -> None:
@@ -32,9 +31,7 @@ def run(config: Config, labelled: bool = True) -> None:
   backbone(config)
   if config.corrections:
     corrections.read(config.corrections)
-  if config.costs:
-    decisions.read_costs(config.costs)
-  decisions.read_precisions(config.min_precision)
+  _check_decisions(config)
   for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset", "ood_dataset"):
     if getattr(config, flag):
       reads_labels = flag != "ood_dataset" and (labelled or flag == "probe_dataset")
@@ -102,6 +99,18 @@ def require_input(source: str) -> None:
   """Raises `UserError` if there is no file or directory `source`; "" and "-", standard input, are none."""
   if source not in ("", "-") and not pathlib.Path(source).exists():
     raise UserError(f"--input={source}: there is no such file or directory")
+
+
+def _check_decisions(config):
+  """Raises `UserError` if --costs or --min_precision cannot be read; the classes are not known yet."""
+  if not (config.costs or config.min_precision):
+    return
+  # scikit-learn takes a second to import.
+  from tl_app.tasks import decisions
+
+  if config.costs:
+    decisions.read_costs(config.costs)
+  decisions.read_precisions(config.min_precision)
 
 
 def _check_data(name, flag, config):

@@ -54,7 +54,7 @@ def evaluate(
   with progress.examples("evaluating", len(examples)):
     logits = inference.predict(model.network, model.backbone, examples.inputs, batch_size)
   outputs, scores = task.answers.outputs(logits), finished_run.ood_scores(model, examples.inputs, logits, batch_size)
-  by_score = {} if scores is None else out_of_distribution.measured(task, scores, outputs, labels)
+  by_score = {} if scores is None else out_of_distribution.accepted(task, scores, outputs, labels)
   metrics = {
     "test": task.metrics.compute_metrics(logits, labels) | by_score,
     **task.metrics.baseline(task.codec.targets(splits.training_labels(paths.splits)), labels),

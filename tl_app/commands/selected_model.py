@@ -65,9 +65,11 @@ def evaluate(task, selected: Candidate, features: Features, record: Record) -> t
 
 
 def save(model: Model, task, record: Record) -> None:
-  """Writes the weights of the selected model, and its task."""
+  """Writes the weights of the selected model, its task, and its out-of-distribution score if it has one."""
   with files.atomic_path(record.paths.weights) as new:
     checkpoint.write_network(new, model.network)
+  if model.ood:
+    model.ood.save(record.paths.ood)
   record.write_task(task.get_config())
 
 

@@ -4,12 +4,10 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-import shutil
 import time
 from collections.abc import Callable
 
 import keras
-import numpy as np
 
 from tl_app import backbones, data, files, tasks
 from tl_app import config as config_lib
@@ -34,7 +32,17 @@ from tl_app.model.model import Model
 from tl_app.recipes import recipes
 from tl_app.report import facts, machine, model_card, page
 from tl_app.serving import handover, parity
-from tl_app.training import adaptation, batch_size, disk_space, image_size, input_profile, phases, plan_text, planning
+from tl_app.training import (
+  adaptation,
+  batch_size,
+  disk_space,
+  image_size,
+  input_profile,
+  out_of_distribution,
+  phases,
+  plan_text,
+  planning,
+)
 from tl_app.training.phase_rules import flags_without_effect
 from tl_app.training.planning import Plan
 from tl_app.training.time_limit import TimeLimit
@@ -70,7 +78,8 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     announce(plan, config, features)
     if config.profile_input and not any(phase.trains_backbone for phase in plan.phases):
       input_profile.profile_inference(plan.phases[0], features, config.seed, record)
-    # Before anything trains: the target may be unreadable.
+    # Before anything trains: other data may be unreadable.
+    out_of_distribution.check(config, features, record)
     target = _target(config, features, record) if config.adapt != "none" else None
     baselines = phases.baselines(features)
     candidates, results = phases.train(plan.phases, features, config, record, limit)
@@ -84,9 +93,11 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     candidates = [best if candidate is selection.best else candidate for candidate in candidates]
     phases.use(best, plan.phases, features)
     decided = best.logits, best.targets_in(features.data), config.answers
-    task = features.model.task.calibrate(*decided)
+    fitted = out_of_distribution.fit(config, best, features)
+    task = out_of_distribution.accepting(features.model.task.calibrate(*decided), fitted, config.answers)
     metrics, outputs = selected_model.evaluate(task, best, features, record)
     metrics = diagnosis.diagnosed(metrics, task, outputs, features, config, record)
+    metrics = out_of_distribution.measured(metrics, task, fitted, outputs, features, record)
     # Measured on the examples that calibrated, it would look too good.
     metrics["validation"] |= {"calibration": features.model.task.cross_fitted(*decided)}
     metrics |= {"preprocessing": plan.preprocessing} | selected_model.facts(selection, best)
@@ -96,7 +107,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     def write():
       selected_model.save(features.model, task, record)
       selected_model.save_candidates(candidates, plan.phases, features, config.answers, record)
-      return finish(config, features, metrics, outputs, record)
+      return finish(config, features, metrics, parity.Expected(outputs, fitted and fitted.test), record)
 
     return devices.decided(write)
 
@@ -177,7 +188,7 @@ def load_data(config: Config, assets: Assets) -> tuple[splits.Splits, tasks.Task
   examples = dataclasses.replace(examples, classes=strings(task.codec.classes(examples.labels)))
   fingerprints = fingerprint(examples, DecodedImageIndex(assets.root))
   split = splits.make(examples, config.splits, fingerprints, task.has_class_names)
-  task = task.fit(examples.labels[split.train])
+  task = task.fit(examples.labels[split.train]).decide(config.answers)
   notes = (f"note: {note}" for note in split.notes if note not in split.findings)
   for line in (*plan_text.data_lines(config.dataset, split, task, reason), *notes):
     log.info("%s", line)
@@ -226,11 +237,8 @@ def make_training_data(config: Config, split: splits.Splits, task) -> TrainingDa
 
 def _target(config, features, record):
   """Returns the features of --unlabelled_dataset."""
-  try:
-    with record.clock("features"):
-      return adaptation.target_features(config, features, Assets.of(config), record)
-  finally:
-    shutil.rmtree(record.paths.corpus, ignore_errors=True)
+  with record.clock("features"):
+    return adaptation.target_features(config, features, record)
 
 
 def _source_only(adapted, features):
@@ -271,14 +279,14 @@ def announce(plan: Plan, config: Config, features: Features) -> None:
     log.warning("--%s=%s does nothing here: %s", name, getattr(config, name), reason)
 
 
-def finish(config: Config, features: Features, metrics: dict, outputs: np.ndarray, record: Record) -> dict:
+def finish(config: Config, features: Features, metrics: dict, expected: parity.Expected, record: Record) -> dict:
   """Writes the metrics, then the export and the report. A failure of the export leaves a measured run.
 
   Args:
     config: the `Config`.
     features: the `Features` of the run.
     metrics: the content of metrics.json, without what `machine.describe` returns.
-    outputs: as for `export`.
+    expected: as for `export`.
     record: the `Record` of the run.
 
   Returns:
@@ -289,7 +297,7 @@ def finish(config: Config, features: Features, metrics: dict, outputs: np.ndarra
   if config.export:
     try:
       about = handover.about(config, model_card.text(facts.read(paths.root), metrics["selected_candidate"]))
-      metrics["parity"] = export(config, features, outputs, record, about)
+      metrics["parity"] = export(config, features, expected, record, about)
     except Exception:
       with contextlib.suppress(OSError):
         page.write(paths.root, features.data.examples)
@@ -304,13 +312,15 @@ def finish(config: Config, features: Features, metrics: dict, outputs: np.ndarra
   return files.read_json(paths.metrics)
 
 
-def export(config: Config, features: Features, outputs: np.ndarray, record: Record, about: handover.About) -> dict:
+def export(
+  config: Config, features: Features, expected: parity.Expected, record: Record, about: handover.About
+) -> dict:
   """Exports the saved model and checks the export.
 
   Args:
     config: the `Config`.
     features: the `Features` of the run.
-    outputs: float64 [test examples, outputs], the outputs of the model on the test split.
+    expected: the answers of the model on the test split.
     record: the `Record` of the run.
     about: what the README of the export says.
 
@@ -318,7 +328,7 @@ def export(config: Config, features: Features, outputs: np.ndarray, record: Reco
     The result of the export check.
 
   Raises:
-    RunFailed: the answers of the export differ from `outputs`.
+    RunFailed: the answers of the export differ from `expected`.
   """
   train_data, paths = features.data, record.paths
   with (
@@ -330,7 +340,7 @@ def export(config: Config, features: Features, outputs: np.ndarray, record: Reco
       finished_run.restore(paths, config, Assets.of(config)),
       paths.export,
       train_data.examples.inputs[train_data.test],
-      outputs,
+      expected,
       client,
       features.batch_size,
       about,

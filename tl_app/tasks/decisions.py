@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -252,13 +253,17 @@ def measure_costs(
   }
 
 
-def measure_precisions(precisions, floors, names, chosen, most_probable, targets, seed: int = 0) -> dict:
+def measure_precisions(
+  classes: Iterable[tuple[str, float, float]],
+  chosen: np.ndarray,
+  most_probable: np.ndarray,
+  targets: np.ndarray,
+  seed: int = 0,
+) -> dict:
   """Returns how the classes of --min_precision are answered, ready for JSON.
 
   Args:
-    precisions: of `in_order`.
-    floors: of `fit_floors`.
-    names: of the classes.
+    classes: (name, wanted precision, floor) of each class, see `in_order` and `fit_floors`.
     chosen, most_probable, targets, seed: as of `measure_costs`.
 
   Returns:
@@ -266,7 +271,7 @@ def measure_precisions(precisions, floors, names, chosen, most_probable, targets
     "precision_ci95" (None without answers), "recall", and "recall_without" the threshold}}.
   """
   found = {}
-  for number, (name, wanted, floor) in enumerate(zip(names, precisions, floors)):
+  for number, (name, wanted, floor) in enumerate(classes):
     if not wanted:
       continue
     answered, truth = chosen == number, targets == number

@@ -6,12 +6,9 @@ import typing
 import numpy as np
 import sklearn.metrics
 
-from tl_app.config import AUTO
 from tl_app.config.groups import AnswerConfig
-from tl_app.errors import UserError
 from tl_app.tasks import (
   calibration,
-  cells,
   decisions,
   explained,
   prediction_sets,
@@ -21,9 +18,10 @@ from tl_app.tasks import (
   wording,
 )
 from tl_app.tasks.answers import Answers, highest
-from tl_app.tasks.label_codec import COST, OOD_SCORE, PROBABILITY, LabelCodec
+from tl_app.tasks.label_codec import COST, OOD_SCORE, PROBABILITY
 from tl_app.tasks.loss_spec import LossSpec
 from tl_app.tasks.metrics import CountMetrics, Metrics, usable_logits
+from tl_app.tasks.single_label_codec import SingleLabelCodec
 from tl_app.tasks.task import Task
 
 # Two classes nearer than float32 rounding are a tie: which of them comes first does not matter.
@@ -34,83 +32,6 @@ SET_TIE = 1e-5
 _RARE_IS_HARDER = 0.03
 # With more classes the confusion matrix is written as its cells above 0: at most one for each example.
 MAX_MATRIX_CLASSES = 200
-
-
-@dataclasses.dataclass(frozen=True)
-class SingleLabelCodec(LabelCodec):
-  """Targets are int32 [n], the positions of the classes in `names`, which are sorted as text ("10" before "2").
-
-  Attributes:
-    temperature: by which the logits are divided.
-    coverage: share of the examples whose prediction set holds the true class; 0 if there are no sets.
-    set_method: of --set_method.
-    set_thresholds: of `prediction_sets.SetRule`.
-    costs: of `decisions.Decision`.
-    precisions: wanted by --min_precision, one for each class, 0 for none; () if there are none.
-    floors: of `decisions.Decision`.
-  """
-
-  temperature: float = 1.0
-  coverage: float = 0.0
-  set_method: str = prediction_sets.LAC
-  set_thresholds: tuple = ()
-  costs: tuple = ()
-  precisions: tuple = ()
-  floors: tuple = ()
-
-  def classes(self, labels):
-    several = next((label for label in labels if cells.listed(label) is not None), None)
-    if several is not None:
-      raise UserError(f"--task=single_label, but a label is the list {several}: use --task=multi_label")
-    return [(label,) for label in labels]
-
-  def fit(self, labels):
-    names = sorted(set(labels))
-    if len(names) < 2:
-      raise UserError(f"one class in train, {names[0]!r}: two or more are needed")
-    return dataclasses.replace(self, names=tuple(names))
-
-  def targets(self, labels):
-    position = {name: index for index, name in enumerate(self.names)}
-    unknown = sorted(set(labels) - set(position))
-    if unknown:
-      raise cells.unknown(unknown[0], self.names)
-    return np.array([position[label] for label in labels], np.int32)
-
-  def as_probabilities(self, targets):
-    probabilities = np.zeros((len(targets), len(self.names)), np.float32)
-    probabilities[np.arange(len(targets)), targets] = 1
-    return probabilities
-
-  def decide(self, config):
-    costs = decisions.read_costs(config.costs).sorted_as(self.names) if config.costs else ()
-    wanted = decisions.check_precisions(config.min_precision, self.names)
-    return dataclasses.replace(self, costs=costs, precisions=decisions.in_order(wanted, self.names))
-
-  def calibrate(self, logits, targets, config):
-    temperature = calibration.fit_temperature(logits, targets) if config.calibration == AUTO else 1.0
-    fitted = dataclasses.replace(self, temperature=temperature, coverage=config.coverage, set_thresholds=())
-    probabilities = statistics.softmax(fitted.calibrated(np.float64(logits)))
-    if any(self.precisions):
-      fitted = dataclasses.replace(fitted, floors=decisions.fit_floors(self.precisions, probabilities, targets))
-    fitted = _with_acceptance(fitted, probabilities, targets, config)
-    if not config.coverage:
-      return fitted
-    rule = prediction_sets.fit(probabilities, targets, config.coverage, config.set_method)
-    return dataclasses.replace(fitted, set_method=rule.method, set_thresholds=rule.thresholds)
-
-  @property
-  def decision(self) -> decisions.Decision:
-    """How probabilities lead to a label."""
-    return decisions.Decision(self.costs, self.floors)
-
-  def calibrated(self, logits):
-    return logits / self.temperature
-
-  @property
-  def set_rule(self) -> prediction_sets.SetRule | None:
-    """Which classes are in a prediction set; None if there are no sets."""
-    return prediction_sets.SetRule(self.set_thresholds, self.set_method) if self.set_thresholds else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,9 +119,9 @@ class AccuracyMetrics(Metrics):
       class, columns: predicted class), or with more than `MAX_MATRIX_CLASSES` classes "confusion_cells" ([position of
       the true class, of the predicted class, count] of each cell above 0); "calibration" (see `calibration`, and
       "uncalibrated" with the same of the uncalibrated probabilities); "risk_coverage" (see
-      `calibration.risk_coverage`); "prediction_sets", "selective" (see `selective.measure`), "costs" (see `decisions.measure_costs`)
-      and "min_precision" (see
-      `decisions.measure_precisions`) if there are any. A precision, recall or F1 that is 0/0 counts 0.
+      `calibration.risk_coverage`); "prediction_sets", "selective" (see `selective.measure`), "costs" and
+      "min_precision" (see `decisions.measure_costs` and `decisions.measure_precisions`) if there are any. A precision,
+      recall or F1 that is 0/0 counts 0.
     """
     uncalibrated, labels = usable_logits(logits, targets), np.asarray(targets)
     logits = self.codec.calibrated(np.float64(uncalibrated))
@@ -265,7 +186,8 @@ class AccuracyMetrics(Metrics):
     if codec.costs:
       found["costs"] = decisions.measure_costs(codec.decision, *answers, accepted, seed)
     if any(codec.floors):
-      found["min_precision"] = decisions.measure_precisions(codec.precisions, codec.floors, codec.names, *answers, seed)
+      wanted = zip(codec.names, codec.precisions, codec.floors)
+      found["min_precision"] = decisions.measure_precisions(wanted, *answers, seed)
     return found
 
   def right(self, outputs, targets):
@@ -425,20 +347,6 @@ class SingleLabelAnswers(Answers):
 
   def is_equal(self, parity, tolerance):
     return super().is_equal(parity, tolerance) and not parity.get("set_differences")
-
-
-def _with_acceptance(codec, probabilities, targets, config):
-  if codec.decision.rejects:
-    return dataclasses.replace(codec, accept_by=COST)
-  if config.accept_by != PROBABILITY or not (config.max_error or config.min_accept):
-    return codec
-  labels = codec.decision.choose(probabilities)
-  scores = probabilities[np.arange(len(labels)), labels]
-  if config.max_error:
-    threshold = selective.threshold_for_error(scores, labels == targets, config.max_error)
-  else:
-    threshold = selective.threshold_for_share(scores, config.min_accept)
-  return dataclasses.replace(codec, accept_by=PROBABILITY, accept_threshold=threshold)
 
 
 def _task(loss, metrics):

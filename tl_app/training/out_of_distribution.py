@@ -14,7 +14,7 @@ from tl_app.tasks import selective, statistics
 from tl_app.tasks.label_codec import OOD_SCORE
 from tl_app.tasks.task import Task
 from tl_app.training import unlabelled
-from tl_app.training.selection import HEADS
+from tl_app.training.selection import HEADS, Candidate
 from tl_app.workdir import Record
 
 # Largest number of examples of --ood_dataset.
@@ -31,50 +31,74 @@ class Fitted:
     score: the `OodScore`.
     validation: scores of the validation split, float64 [validation].
     test: scores of the test split, float64 [test].
+    logits: of the validation split, float32 [validation, outputs].
+    targets: of the validation split.
+    config: the `Config`.
   """
 
   score: OodScore
   validation: np.ndarray
   test: np.ndarray
+  logits: np.ndarray
+  targets: np.ndarray
+  config: Config
 
 
-def fit(selected: str, features: Features) -> Fitted:
-  """Returns the `Fitted` score of the model with the weights of the candidate `selected`."""
-  data, answers = features.data, features.model.task.answers
+def check(config: Config, features: Features, record: Record) -> None:
+  """Checks that --ood_dataset, if it is given, can be read.
 
-  def pooled(rows):
-    return features.frozen()[rows] if selected in HEADS else features.predict(features.model.features, rows)
-
-  chosen = data.train[ood.spread(data.examples.classes[data.train])]
-  of_splits = {}
-  for name, rows in (("validation", data.validation), ("test", data.test)):
-    found = pooled(rows)
-    of_splits[name] = found, answers.certainty(heads.logits(features.model.head, found))
-  score = ood.fit(pooled(chosen), *of_splits["validation"])
-  return Fitted(score, *(score.score(*of_splits[name]) for name in ("validation", "test")))
+  Raises:
+    UserError: it cannot, or it holds another modality than the data.
+  """
+  if config.ood_dataset:
+    modality = features.data.examples.modality
+    unlabelled.check(config, "ood_dataset", modality, record.paths.corpus, MOST)
 
 
-def accepting(task: Task, fitted: Fitted, logits: np.ndarray, targets: np.ndarray, config: AnswerConfig) -> Task:
-  """Returns the task with the limit of --max_error or --min_accept, if --accept_by asks for the score.
+def fit(config: Config, selected: Candidate, features: Features) -> Fitted | None:
+  """Returns the `Fitted` score, which the model gets too, or None if no flag asks for it.
 
   Args:
-    task: the calibrated `Task`.
-    fitted: the `Fitted` score.
-    logits: of the selected model on the validation split, float [n, outputs].
-    targets: of the validation split.
-    config: the `AnswerConfig`.
+    config: the `Config`.
+    selected: the selected `Candidate`.
+    features: the `Features` of the run, whose model holds the values of the candidate.
   """
-  if config.accept_by != OOD_SCORE:
+  if not config.answers.needs_ood:
+    return None
+  data, model = features.data, features.model
+  chosen = data.train[ood.spread(data.examples.classes[data.train])]
+  # Of examples that the model has learnt from, the answers of cross-validation count; the references are no such.
+  rows, logits = data.validation, selected.logits
+  if selected.rows is not None:
+    held = np.isin(selected.rows, data.validation)
+    rows, logits = selected.rows[held], selected.logits[held]
+  validation, test = (_features(selected, features, part) for part in (rows, data.test))
+  certainty = model.task.answers.certainty(logits)
+  model.ood = ood.fit(_features(selected, features, chosen), validation, certainty)
+  test_certainty = model.task.answers.certainty(heads.logits(model.head, test))
+  scores = model.ood.score(validation, certainty), model.ood.score(test, test_certainty)
+  return Fitted(model.ood, *scores, logits, data.targets[rows], config)
+
+
+def _features(selected, features, rows):
+  if selected.name in HEADS:
+    return features.frozen()[rows]
+  return features.predict(features.model.features, rows)
+
+
+def accepting(task: Task, fitted: Fitted | None, config: AnswerConfig) -> Task:
+  """Returns the calibrated task with the limit of --max_error or --min_accept, if --accept_by asks for the score."""
+  if fitted is None or config.accept_by != OOD_SCORE:
     return task
   if config.max_error:
-    right = task.metrics.right(task.answers.outputs(logits), targets)
+    right = task.metrics.right(task.answers.outputs(fitted.logits), fitted.targets)
     threshold = selective.threshold_for_error(1 - fitted.validation, right, config.max_error)
   else:
     threshold = selective.threshold_for_share(1 - fitted.validation, config.min_accept)
   return task.with_codec(accept_by=OOD_SCORE, accept_threshold=1 - threshold)
 
 
-def measured(task: Task, scores: np.ndarray, outputs: np.ndarray, targets: np.ndarray) -> dict:
+def accepted(task: Task, scores: np.ndarray, outputs: np.ndarray, targets: np.ndarray) -> dict:
   """Returns {"selective"} of a split if answers are accepted by the score, see `selective.measure`; else {}.
 
   Args:
@@ -85,39 +109,53 @@ def measured(task: Task, scores: np.ndarray, outputs: np.ndarray, targets: np.nd
   """
   if task.codec.accept_by != OOD_SCORE:
     return {}
-  accepted = task.answers.margins(outputs, scores) >= 0
-  found = selective.measure(accepted, task.metrics.right(outputs, targets))
+  found = selective.measure(task.answers.margins(outputs, scores) >= 0, task.metrics.right(outputs, targets))
   return {"selective": {"by": OOD_SCORE, "threshold": task.codec.accept_threshold} | found}
 
 
-def compared(
-  task: Task, config: Config, fitted: Fitted, splits: dict[str, np.ndarray], features: Features, record: Record
+def measured(
+  metrics: dict, task: Task, fitted: Fitted | None, outputs: np.ndarray, features: Features, record: Record
 ) -> dict:
-  """Returns how well examples of --ood_dataset are told from the test split, ready for JSON.
+  """Returns the metrics with what is measured by the score.
 
   Args:
-    task: the calibrated `Task`.
-    config: the `Config`.
-    fitted: the `Fitted` score.
-    splits: outputs of the model on "validation" and "test".
+    metrics: the content of metrics.json.
+    task: what `accepting` returned.
+    fitted: what `fit` returned.
+    outputs: of the model on the test split, float64 [test, outputs].
     features: the `Features` of the run.
     record: the `Record` of the run.
 
   Returns:
-    A dict: "dataset", "num_examples", and for "ood_score" and, with classes, "probability": "auroc" (0.5: cannot tell
-    them apart, 1: always can), "recall" (share of the examples of --ood_dataset that are found where `ACCEPTED` of the
-    validation split are accepted) with "recall_ci95", and "accepted" (share of the test split that is accepted then).
+    The metrics. "test" and "validation" also have what `accepted` returns, and there is "ood" with --ood_dataset:
+    {"dataset", "num_examples", and for "ood_score" and, of one class per example, "probability": "auroc" (0.5: cannot
+    tell them from the test split, 1: always can), "recall" (share of the examples of --ood_dataset that are found where
+    `ACCEPTED` of the validation split are accepted) with "recall_ci95", and "accepted" (share of the test split that is
+    accepted then)}.
   """
-  found = unlabelled.features_of(config, "ood_dataset", features.model, record.paths.corpus, MOST)
-  logits = heads.logits(features.model.head, found)
-  outside = task.answers.outputs(logits)
-  scores = {"ood_score": [1 - values for values in (fitted.validation, fitted.test)]}
-  scores["ood_score"].append(1 - fitted.score.score(found, task.answers.certainty(logits)))
-  if task.single_label:
-    scores["probability"] = [values.max(axis=1) for values in (splits["validation"], splits["test"], outside)]
-  return {"dataset": config.ood_dataset, "num_examples": len(found)} | {
-    name: _told_apart(*values) for name, values in scores.items()
+  if fitted is None:
+    return metrics
+  data, validation = features.data, task.answers.outputs(fitted.logits)
+  found = {
+    "test": metrics["test"] | accepted(task, fitted.test, outputs, data.targets[data.test]),
+    "validation": metrics["validation"] | accepted(task, fitted.validation, validation, fitted.targets),
   }
+  if fitted.config.ood_dataset:
+    found["ood"] = {"dataset": fitted.config.ood_dataset}
+    found["ood"] |= _compared(task, fitted, (validation, outputs), features, record)
+  return metrics | found
+
+
+def _compared(task, fitted, of_splits, features, record):
+  with record.clock("evaluate"):
+    found = unlabelled.features_of(fitted.config, "ood_dataset", features.model, record.paths.corpus, MOST)
+  logits = heads.logits(features.model.head, found)
+  outside = fitted.score.score(found, task.answers.certainty(logits))
+  scores = {"ood_score": [1 - values for values in (fitted.validation, fitted.test, outside)]}
+  if task.single_label:
+    answers = *of_splits, task.answers.outputs(logits)
+    scores["probability"] = [values.max(axis=1) for values in answers]
+  return {"num_examples": len(found)} | {name: _told_apart(*values) for name, values in scores.items()}
 
 
 def _told_apart(validation, test, outside):

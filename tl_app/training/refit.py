@@ -172,5 +172,6 @@ def refitted(candidate: Candidate, phases: list[Phase], features: Features, refi
     *(f"{len(fold_of):,}", refit.folds),
   )
   estimate = {"estimate": "cross_validation", "folds": refit.folds}
-  targets = data.targets[_examples(data)[held]]
-  return dataclasses.replace(candidate, logits=logits, values=values(changing), targets=targets, estimate=estimate)
+  rows = _examples(data)[held]
+  answers = {"logits": logits, "targets": data.targets[rows], "rows": rows, "estimate": estimate}
+  return dataclasses.replace(candidate, values=values(changing), **answers)

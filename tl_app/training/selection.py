@@ -37,6 +37,7 @@ class Candidate:
     values: NumPy arrays of the variables that may differ between candidates, in a fixed order.
     phase: name of the last phase that changed them.
     targets: of the examples of `logits`; None for those of the validation split.
+    rows: rows of the examples of `logits`; None likewise.
     estimate: where `logits` come from: {"estimate": "validation_split"}, or "cross_validation" and "folds".
   """
 
@@ -45,6 +46,7 @@ class Candidate:
   values: list[np.ndarray]
   phase: str
   targets: np.ndarray | None = None
+  rows: np.ndarray | None = None
   estimate: dict = dataclasses.field(default_factory=lambda: {"estimate": "validation_split"})
 
   def targets_in(self, data) -> np.ndarray:

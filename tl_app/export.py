@@ -35,7 +35,7 @@ def main():
     return
   with cli.progress():
     directory, parity, task = command.export(flags.workdir, flags.output, cli.given(RELOADING_FLAGS), flags.candidate)
-  print(f"{directory}: {task.answers.describe_parity(parity)}")
+  print(f"{directory}: {task.answers.describe_shared_parity(parity)}")
 
 
 if __name__ == "__main__":

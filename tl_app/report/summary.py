@@ -48,7 +48,7 @@ def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None, seconds: f
     ("text", _tokens_read(metrics.get("preprocessing") or {}), ""),
     ("candidates", _candidates(metrics.get("candidates") or {}, task), ""),
     ("selected model", _selected(metrics), ""),
-    ("export check", task.answers.describe_parity(parity) if parity else "", ""),
+    ("export check", task.answers.describe_shared_parity(parity) if parity else "", ""),
     ("time", *_seconds(metrics.get("seconds") or {}, seconds)),
   ]
   if workdir is not None:

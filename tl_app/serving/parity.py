@@ -224,5 +224,5 @@ def prove(
   answers = joined(answers)
   parity = model.task.answers.shared_parity(answers, expected.outputs, expected.ood_scores)
   if not model.task.answers.is_shared_equal(parity, TOLERANCE):
-    raise RunFailed(f"export check: {model.task.answers.describe_parity(parity)}; no export is left")
+    raise RunFailed(f"export check: {model.task.answers.describe_shared_parity(parity)}; no export is left")
   return parity, example, answer

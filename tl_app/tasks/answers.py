@@ -153,6 +153,15 @@ class Answers(abc.ABC):
       found["accept_differences"] = int(np.sum((served["accept"] != (margins >= 0)) & (np.abs(margins) > tie)))
     return found
 
+  def describe_shared_parity(self, parity: Mapping) -> str:
+    """Returns the result of the export check in words, with the outputs that all tasks share."""
+    text = self.describe_parity(parity)
+    if "max_ood_difference" in parity:
+      text += f", largest difference of the ood_score {parity['max_ood_difference']:.0e}"
+    if parity.get("accept_differences"):
+      text += f", {parity['accept_differences']} accepted otherwise"
+    return text
+
   def is_shared_equal(self, parity: Mapping, tolerance: float) -> bool:
     """Whether the export answers like the evaluation, by `is_equal` and the outputs that all tasks share."""
     far = parity.get("max_ood_difference", 0.0) > OOD_TOLERANCE

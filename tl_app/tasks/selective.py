@@ -25,8 +25,9 @@ def threshold_for_error(scores: np.ndarray, right: np.ndarray, max_error: float)
   Returns:
     A number in [0, 1], or `NEVER` if the examples cannot show so small an error.
   """
-  order = np.argsort(-np.float64(scores), kind="stable")
-  ranked, wrong = np.float64(scores)[order], np.cumsum(~np.asarray(right, bool)[order])
+  scores = np.asarray(scores, np.float64)
+  order = np.argsort(-scores, kind="stable")
+  ranked, wrong = scores[order], np.cumsum(~np.asarray(right, bool)[order])
   fits = wrong + 1 <= max_error * np.arange(1, len(order) + 1)
   # Equal scores are on the same side.
   fits[:-1] &= ranked[:-1] > ranked[1:]

@@ -64,7 +64,7 @@ class SingleLabelCodec(LabelCodec):
   def calibrate(self, logits, targets, config):
     temperature = calibration.fit_temperature(logits, targets) if config.calibration == AUTO else 1.0
     fitted = dataclasses.replace(self, temperature=temperature, coverage=config.coverage, set_thresholds=())
-    probabilities = statistics.softmax(fitted.calibrated(np.float64(logits)))
+    probabilities = statistics.softmax(fitted.calibrated(np.asarray(logits, np.float64)))
     if any(self.precisions):
       fitted = dataclasses.replace(fitted, floors=decisions.fit_floors(self.precisions, probabilities, targets))
     fitted = _with_acceptance(fitted, probabilities, targets, config)

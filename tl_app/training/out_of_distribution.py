@@ -66,7 +66,9 @@ def fit(config: Config, selected: Candidate, features: Features) -> Fitted | Non
   if not config.answers.needs_ood:
     return None
   data, model = features.data, features.model
-  chosen = data.train[ood.spread(data.examples.classes[data.train])]
+  classes = data.examples.classes
+  assert classes is not None
+  chosen = data.train[ood.spread(classes[data.train])]
   # Of examples that the model has learnt from, the answers of cross-validation count; the references are no such.
   rows, logits = data.validation, selected.logits
   if selected.rows is not None:
@@ -92,6 +94,8 @@ def accepting(task: Task, fitted: Fitted | None, config: AnswerConfig) -> Task:
     return task
   if config.max_error:
     right = task.metrics.right(task.answers.outputs(fitted.logits), fitted.targets)
+    # Rules refuse --max_error for other tasks.
+    assert right is not None
     threshold = selective.threshold_for_error(1 - fitted.validation, right, config.max_error)
   else:
     threshold = selective.threshold_for_share(1 - fitted.validation, config.min_accept)
@@ -109,7 +113,8 @@ def accepted(task: Task, scores: np.ndarray, outputs: np.ndarray, targets: np.nd
   """
   if task.codec.accept_by != OOD_SCORE:
     return {}
-  found = selective.measure(task.answers.margins(outputs, scores) >= 0, task.metrics.right(outputs, targets))
+  accepted = scores <= task.codec.accept_threshold
+  found = selective.measure(accepted, task.metrics.right(outputs, targets))
   return {"selective": {"by": OOD_SCORE, "threshold": task.codec.accept_threshold} | found}
 
 

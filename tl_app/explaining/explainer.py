@@ -143,7 +143,7 @@ def _facts(integrated: Integrated | None) -> dict:
 
 def _picture(pixels) -> str:
   """Returns the data URI of pixels, float32 [size, size, 3] in [0, 1]."""
-  data = tf.io.encode_jpeg(tf.cast(tf.round(pixels * 255.0), tf.uint8), quality=85).numpy()
+  data = tf.io.encode_jpeg(tf.cast(tf.round(pixels * 255.0), tf.uint8), quality=75).numpy()
   return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 

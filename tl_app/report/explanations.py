@@ -20,8 +20,8 @@ METHOD_TITLES = {
   "integrated_gradients": "integrated gradients",
   "occlusion": "occlusion",
 }
-# Colours of the evidence for and against an answer, as in the tables of the report.
-_FOR, _AGAINST = (31, 107, 179), (190, 74, 14)
+# Colours of the evidence for and against an answer, over a picture in grey.
+_FOR, _AGAINST = (0, 102, 255), (255, 96, 0)
 # Least opacity that is worth drawing, and the largest.
 _FAINT, _STRONG = 0.04, 0.75
 
@@ -60,8 +60,8 @@ def _lines(entry, result, top):
   for found in entry["explanations"]:
     of = f" {found['entity']!r}" if "entity" in found else ""
     yield (
-      f"{entry['id']}: {found['name']}{of} {formatting.significant(found['value'])}, {result['score_title']} "
-      f"{formatting.significant(found['score'])}, by {_method(found)}"
+      f"{entry['id']}: {found['name']}{of} {formatting.readable(found['value'])}, {result['score_title']} "
+      f"{formatting.readable(found['score'])}, by {_method(found)}"
     )
     if "words" in found:
       yield "  " + ", ".join(f"{part['text']} {part['score']:+.2f}" for part in strongest(found["words"], top))

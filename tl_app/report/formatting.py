@@ -30,6 +30,11 @@ def significant(value: object) -> str:
   return f"{value:.3g}" if math.isfinite(number(value)) else MISSING
 
 
+def readable(value: object) -> str:
+  """Returns a number with three decimals, from 1,000 on with none."""
+  return count(value) if abs(number(value)) >= 1000 else decimals(value)
+
+
 def interval(bounds: Sequence[float], sign: str = "") -> str:
   """Returns an interval, like "0.760 to 0.794"; `sign` "+" shows the signs."""
   return " to ".join(f"{bound:{sign}.3f}" for bound in bounds)

@@ -23,6 +23,7 @@ def environment() -> jinja2.Environment:
     "decimals": formatting.decimals,
     "count": formatting.count,
     "significant": formatting.significant,
+    "readable": formatting.readable,
     "duration": formatting.duration,
     "plain": formatting.plain,
     "sentence": formatting.sentence,

@@ -43,6 +43,9 @@ def main():
       "give one of --input, a file or directory, --text, one text (and --text_pair for a pair), or --report, a number "
       "of test examples"
     )
+  unused = [name for name in ("output", "max_inputs") if flags.report and flags[name].present]
+  if unused:
+    raise UserError(f"--{unused[0]} does nothing with --report, which adds test examples to report.html: remove it")
   workdir.open_run(flags.workdir)
   from tl_app.commands import early_checks
 

@@ -13,6 +13,11 @@ from tl_app.errors import UserError
 from tl_app.explaining.methods import METHODS
 from tl_app.workdir import INPUT_COLUMNS
 
+_REPORT = (
+  "In place of an input: adds so many of the worst errors and of the least sure test examples, and one typical example "
+  "of each class, to report.html."
+)
+
 
 def define_flags():
   cli.define(["workdir", *INPUT_COLUMNS, *RELOADING_FLAGS])
@@ -25,13 +30,7 @@ def define_flags():
   cli.flag("top", 10, "Number of words that are listed, those with the strongest scores first.", low=1)
   cli.flag("similar", 3, "Number of similar training examples. 0: none.", low=0)
   cli.flag("max_inputs", 20, "Largest number of inputs to explain; the first ones are.", low=1)
-  cli.flag(
-    "report",
-    0,
-    "In place of an input: adds so many of the worst errors and of the least sure test examples, and one typical "
-    "example of each class, to report.html.",
-    low=0,
-  )
+  cli.flag("report", 0, _REPORT, low=0)
 
 
 def main():
@@ -39,10 +38,7 @@ def main():
   cli.need("workdir")
   texts = [flags[name].value for name in ("text", "text_pair") if flags[name].present]
   if [bool(texts), bool(flags.input), bool(flags.report)].count(True) != 1 or (len(texts) == 1 and not flags.text):
-    raise UserError(
-      "give one of --input, a file or directory, --text, one text (and --text_pair for a pair), or --report, a number "
-      "of test examples"
-    )
+    raise UserError("give one of --input, a file or directory, --text (and --text_pair for a pair), or --report")
   unused = [name for name in ("output", "max_inputs") if flags.report and flags[name].present]
   if unused:
     raise UserError(f"--{unused[0]} does nothing with --report, which adds test examples to report.html: remove it")
@@ -63,8 +59,8 @@ def main():
     else:
       source = [texts if texts[1:] else texts[0]] if texts else flags.input
       written = explain.explain(flags.workdir, source, flags.output, options, cli.given(INPUT_COLUMNS), downloads)
-  shown = "" if flags.report else explanations.lines(written.result, flags.top)
-  cli.print_results("\n".join(filter(None, (shown, str(written.page)))))
+  shown = [] if flags.report else [explanations.lines(written.result, flags.top)]
+  cli.print_results("\n".join([*shown, str(written.page)]))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def refusal(tmp_path, monkeypatch, capsys):
 
 
 def test_flags_that_cannot_work(refusal, tmp_path):
-  one_of = "tl_app: give one of --input, a file or directory, --text, one text"
+  one_of = "tl_app: give one of --input, a file or directory, --text (and"
   for flags, line in [
     ((), one_of),
     (("--text=a", "--input=b.txt"), one_of),

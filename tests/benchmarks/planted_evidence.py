@@ -179,8 +179,8 @@ def compare_texts(model, texts):
     # By the tokens of each word.
     counts = preprocess.tokenize(tf.constant([text[span.start : span.end] for span in found.spans])).row_lengths()
     ends = np.cumsum(counts.numpy())
-    by_word = [mask.sum(axis=-1)[1:-1][end - count : end].sum() for end, count in zip(ends, counts.numpy())]
-    pairs.append((found.scores, by_word))
+    sums = [mask.sum(axis=-1)[1:-1][end - count : end].sum() for end, count in zip(ends, counts.numpy())]
+    pairs.append((found.scores, sums))
   print(f"integrated gradients of words: {agreement(pairs)}", flush=True)
 
 
@@ -188,16 +188,25 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--photos", type=pathlib.Path, required=True, help="Directory of JPEG files.")
   parser.add_argument("--workdir", type=pathlib.Path, required=True, help="Directory for data and runs.")
+  parser.add_argument("--only", choices=("texts", "images"), help="Default: both.")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--tests", type=int, default=TEST, help="Number of examples of each kind to explain.")
   given = parser.parse_args()
-  rng, root = np.random.default_rng(given.seed), given.workdir
-  root.mkdir(parents=True, exist_ok=True)
+  given.workdir.mkdir(parents=True, exist_ok=True)
+  for kind, measure in (("texts", measure_texts), ("images", measure_images)):
+    if given.only in (None, kind):
+      measure(given, np.random.default_rng(given.seed), given.workdir)
+
+
+def measure_texts(given, rng, root):
   reviews = [(text.encode(), word) for text, word in planted_reviews(root / "reviews.csv", rng)][: given.tests]
   model = trained("minilm_l6.pypi", f"table:{root}/reviews.csv", root / "texts")
   for method in (methods.INTEGRATED_GRADIENTS, methods.OCCLUSION):
     explained(f"words, {method}", model, method, reviews, lambda word: (word,), is_word)
   compare_texts(model, [text.decode() for text, _ in reviews[:COMPARED]])
+
+
+def measure_images(given, rng, root):
   photos = [(file.read_bytes(), corner) for file, corner in planted_photos(given.photos, root / "photos", rng)]
   photos = photos[: given.tests]
   model = trained("efficientnet_lite0.pypi", f"images:{root}/photos/train", root / "images")

@@ -9,6 +9,7 @@ import numpy as np
 # Points of the Gauss-Legendre rule. More are taken where the error is above `TOLERANCE`.
 POINTS = (16, 32, 64, 128)
 TOLERANCE = 0.01
+LEAST_CHANGE = 0.1
 _TINY = 1e-9
 
 
@@ -58,9 +59,13 @@ class Integrated:
 
   @property
   def completeness_error(self) -> float:
-    """The distance of the sum of the attributions from `change`, as a share of `change`."""
-    total = sum(float(part.sum()) for part in self.attributions)
-    return abs(total - self.change) / max(abs(self.change), _TINY)
+    """The distance of the sum of the attributions from `change`, as a share of `change`.
+
+    Where attributions cancel each other it is a share of `LEAST_CHANGE` of their absolute sum.
+    """
+    positions = [part.sum(axis=-1) for part in self.attributions]
+    total, absolute = (sum(float(of(part).sum()) for part in positions) for of in (np.asarray, np.abs))
+    return abs(total - self.change) / max(abs(self.change), LEAST_CHANGE * absolute, _TINY)
 
 
 def integrate(path: Path) -> Integrated:

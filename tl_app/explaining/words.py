@@ -73,7 +73,8 @@ def split(texts: Sequence[str], at_space: bool = False) -> list[Span]:
 def integrated_gradients(model: Model, texts: Sequence[str], score: Score) -> Scored:
   """Explains by integrated gradients on the embeddings of the tokens, summed over each word.
 
-  The baseline has the same special tokens, and the mask or else the padding token in place of the others.
+  The baseline has the same special tokens, and a full stop in place of the others: an answer to mask or padding tokens
+  alone is often a sure one, so that they are no neutral beginning.
 
   Args:
     model: with `Backbone.token_embedding`, whose preprocessing `can_arrange`.
@@ -169,7 +170,7 @@ class _Embeddings:
     self._model, self._score = model, score
     raw = tf.constant([texts if len(texts) > 1 else texts[0]], tf.string)
     self._inputs = model.backbone.preprocess(raw)
-    self._numbers = numbers
+    self._numbers, self._blank = numbers, model.backbone.preprocess.blank_token
     self._ids = {name: self._inputs[name].numpy().ravel() for name in numbers}
     self._parts: dict[str, np.ndarray] = {}
     self.chunk = max(1, TOKENS // max(1, sum(map(len, self._ids.values()))))
@@ -192,7 +193,7 @@ class _Embeddings:
       known = tf.constant(np.tile(self._numbers[name], count).reshape(ids.shape) >= _FIRST_NUMBER)
       whole, blank = (
         read(ids),
-        read(tf.where(known, tf.cast(self._model.backbone.preprocess.blank_token, ids.dtype), ids)),
+        read(tf.where(known, tf.cast(self._blank, ids.dtype), ids)),
       )
       positions = len(self._ids[name])
       self._parts[name] = tf.reshape(whole - blank, [count, positions, -1])[0].numpy()

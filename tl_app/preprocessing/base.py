@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+# Frequent, and in most vocabularies.
+FULL_STOP = "."
+
 
 class _AbstractModule(abc.ABCMeta, type(tf.Module)):
   """`tf.Module` has a metaclass of its own, so `abc.ABC` cannot stand beside it."""
@@ -66,10 +69,9 @@ class Preprocess(tf.Module, metaclass=_AbstractModule):
 
   @property
   def blank_token(self) -> int:
-    """Id of a token that says nothing: that of a masked one, else that of padding."""
-    if self.mask_token >= 0:
-      return self.mask_token
-    return self.special_tokens[2] if self.special_tokens else 0
+    """Id of a token that says little: that of a full stop, if `can_arrange`."""
+    tokens = self.tokenize_column(tf.constant([FULL_STOP])).flat_values.numpy()
+    return int(tokens[-1]) if len(tokens) else 0
 
   @abc.abstractmethod
   def __call__(self, raw: tf.Tensor):
@@ -141,11 +143,6 @@ class PreprocessWrapper(Preprocess):
   def max_length(self) -> int:
     """The length of the wrapped preprocessing."""
     return self._preprocess.max_length
-
-  @property
-  def blank_token(self) -> int:
-    """That of the wrapped preprocessing."""
-    return self._preprocess.blank_token
 
   @max_length.setter
   def max_length(self, value: int):

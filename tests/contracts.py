@@ -311,6 +311,7 @@ def _check_answers(task, labels, inputs, targets, logits):
   wrong = [answers.error(row) for row in rows]
   assert all(error is None or np.isfinite(error) for error in wrong)
 
+  _check_explained(answers, logits)
   raw = [text.encode() for text in inputs]
   served = {name: value.numpy() for name, value in answers.signature_outputs(logits, tf.constant(raw)).items()}
   decoded = list(answers.decode(served, raw))
@@ -320,6 +321,23 @@ def _check_answers(task, labels, inputs, targets, logits):
   assert json.loads(json.dumps(parity, allow_nan=False)) == parity
   assert answers.is_equal(parity, 1e-4), answers.describe_parity(parity)
   assert not answers.is_equal(answers.parity(text, np.roll(outputs, 1, axis=0)), 1e-4), "a difference is not found"
+
+
+def _check_explained(answers, logits):
+  for of_example in logits:
+    found = answers.explained(of_example)
+    assert found and {each.name for each in found} <= set(answers.explainable)
+    for each in [*found, *answers.explained(of_example, answers.explainable)]:
+      # Higher logits of the answer, higher score.
+      raised = of_example.copy()
+      raised[each.place] += 1.0
+      before, after = (
+        float(answers.score(tf.constant(values)[None], each.place)[0]) for values in (of_example, raised)
+      )
+      assert np.isfinite(each.value) and before < after
+  assert [each.name for each in answers.explained(logits[0], answers.explainable)] == list(answers.explainable)
+  with pytest.raises(UserError, match="--class=no such name is unknown; the model knows: "):
+    answers.explained(logits[0], ["no such name"])
 
 
 def check_objective(phase: Phase, model: Model, data: TrainingData) -> None:

@@ -63,7 +63,7 @@ def review(
   kept, targets = np.unique(targets[used], return_inverse=True)
   probabilities = out_of_fold(features[used], targets, near[used])
   wrong = issues(targets, probabilities)
-  reason = f"out-of-fold predictions of {FOLDS} models on frozen features"
+  reason = "models that have not seen it"
   proposals = [
     Proposal(int(used[i]), str(names[kept[label]]), confidence, reason, str(splits[used[i]]))
     for i, label, confidence in wrong

@@ -29,7 +29,7 @@ def conflicts(subject: Subject) -> list[Proposal]:
     label, number = counts.most_common(1)[0]
     if len(counts) < 2:
       continue
-    equal = f"{len(indices)} equal contents, {number} with the proposed label"
+    equal = f"label of {number} of {len(indices)} equal contents"
     found += [
       Proposal(index, label, number / len(indices), equal, splits[index])
       for index in indices
@@ -39,9 +39,12 @@ def conflicts(subject: Subject) -> list[Proposal]:
 
 
 def merged(*found: Iterable[Proposal]) -> list[Proposal]:
-  """Returns the proposals, of several about one example the first; those about test first: they decide the metrics."""
+  """Returns the proposals, of several about one example the first; those about test first: they decide the metrics.
+
+  Those of a split are in the order of their confidence, the surest first.
+  """
   by_index: dict[int, Proposal] = {}
   for proposal in (proposal for proposals in found for proposal in proposals):
     by_index.setdefault(proposal.index, proposal)
   order = {"test": 0, "validation": 1}
-  return sorted(by_index.values(), key=lambda proposal: order.get(proposal.split, 2))
+  return sorted(by_index.values(), key=lambda proposal: (order.get(proposal.split, 2), -proposal.confidence))

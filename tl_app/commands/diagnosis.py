@@ -92,7 +92,7 @@ def _train_fault(task, features):
 def _of_test(task, outputs, data):
   """Returns the test labels that are probably wrong by the probabilities of the model, which has not seen them."""
   labels = data.examples.labels[data.test]
-  reason = "the selected model, which has not seen it"
+  reason = "the selected model"
   return [
     Proposal(int(data.test[i]), task.names[label], confidence, reason, "test")
     for i, label, confidence in noise.issues(task.codec.targets(labels), outputs)

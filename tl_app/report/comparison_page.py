@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from tl_app import tasks
-from tl_app.report import predictions, rendering
+from tl_app.report import formatting, predictions, rendering
 
 
 def html(result: Mapping) -> str:
@@ -20,12 +20,26 @@ def html(result: Mapping) -> str:
 
 
 def _groups(examples):
-  """Returns the changed examples as tables: broken ones, then fixed ones; each row a list of cells."""
+  """Returns the changed examples as tables, the broken ones first; a cell in which the runs differ has both values."""
   groups = []
   for change, title in (("broken", "Answered worse"), ("fixed", "Answered better")):
-    rows = [example for example in examples if example["change"] == change]
-    if rows:
-      columns = [name for name in rows[0] if name not in ("change", *predictions.INPUTS)]
-      inputs = [name for name in predictions.INPUTS if name in rows[0]]
+    found = [example for example in examples if example["change"] == change]
+    if found:
+      inputs = [name for name in predictions.INPUTS if name in found[0]]
+      columns = [name for name in found[0] if name not in ("change", *inputs) and not name.startswith("next_")]
+      rows = [{name: _cell(row[name]) for name in (*inputs, *columns)} for row in found]
       groups.append({"title": title, "columns": columns, "inputs": inputs, "rows": rows})
   return groups
+
+
+def _cell(value):
+  values = value if isinstance(value, list) else [value]
+  return " → ".join(_short(text) for text in values)
+
+
+def _short(text):
+  """Returns a number with many digits with three decimals, and another text as it is."""
+  try:
+    return formatting.decimals(float(text)) if "." in text and len(text) > 5 else text
+  except ValueError:
+    return text

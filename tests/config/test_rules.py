@@ -76,6 +76,31 @@ EXAMPLES = [
     "use --pair_encoding=bi_encoder",
   ),
   (rules.refit_takes_all_examples, {"refit": "always", "max_examples": 9}, (), "and --max_examples does not allow it"),
+  (
+    rules.shares_are_between_0_and_1,
+    {"interpolate": "0.5,1"},
+    (),
+    "--interpolate=0.5,1: '1' is no share between 0 and",
+  ),
+  (rules.shares_are_between_0_and_1, {"interpolate": "half"}, (), "'half' is no share"),
+  (
+    rules.soups_and_shares_start_from_the_probe,
+    {"interpolate": "0.5", "recipe": "full"},
+    (),
+    "--interpolate=0.5 does not go with --recipe=full",
+  ),
+  (
+    rules.soups_and_shares_start_from_the_probe,
+    {"fine_tuning_seeds": 2, "preset": "quick"},
+    (),
+    "--fine_tuning_seeds=2 does nothing where nothing is fine-tuned",
+  ),
+  (
+    rules.soups_and_shares_start_from_the_probe,
+    {"fine_tuning_seeds": 2, "recipe": "gradual"},
+    (),
+    "does not go with --recipe=gradual",
+  ),
   (rules.imbalance_needs_gradients, {"imbalance": "focal", "probe_solver": "svm"}, (), "needs --probe_solver=adamw"),
   (rules.contrastive_has_its_own_loss, {"recipe": "contrastive", "mixup": 0.2}, (), "--mixup=0.2 does nothing with"),
   (

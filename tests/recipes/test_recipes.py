@@ -268,3 +268,29 @@ def test_replace_changes_fields_of_a_phase_and_of_its_records():
   assert phase.replace() == phase
   with pytest.raises(TypeError, match="a Phase has no field 'epoch'"):
     phase.replace(epoch=3)
+
+
+def test_presets_decide_what_no_flag_does():
+  names = {
+    preset: [phase.name for phase in recipes.plan(Config(preset=preset), FACTS)]
+    for preset in ("quick", "balanced", "best")
+  }
+  assert names["quick"] == ["probe"] and names["balanced"] == ["probe", "fine_tune"]
+  assert names["best"] == ["probe", "fine_tune", "fine_tune_2", "fine_tune_3"]
+  best = recipes.plan(Config(preset="best"), FACTS)
+  assert [phase.trains.restart for phase in best] == [False, False, True, True]
+  assert [phase.inputs.seed_offset for phase in best] == [0, 0, 1, 2]
+  # What is given wins.
+  for preset in ("quick", "balanced"):
+    assert [phase.name for phase in recipes.plan(Config(preset=preset, recipe="lora"), FACTS)] == ["probe", "lora"]
+  assert len(recipes.plan(Config(preset="best", fine_tuning_seeds=1), FACTS)) == 2
+  assert recipes.plan(Config(preset="best", epochs=4), FACTS)[1].schedule.epochs == 4
+
+
+def test_presets_decide_how_long_few_examples_are_fine_tuned():
+  def epochs(num_train, **flags):
+    return recipes.plan(Config(**flags), dataclasses.replace(FACTS, num_train=num_train))[1].schedule.epochs
+
+  assert [epochs(n) for n in (20, 244, 700, 3200)] == [20, 19, 10, 10]
+  assert [epochs(n, recipe="lp_ft") for n in (20, 244, 700, 3200)] == [20, 20, 20, 10]
+  assert [epochs(n, preset="best") for n in (20, 700, 3200)] == [40, 40, 20]

@@ -318,13 +318,22 @@ class PretrainingConfig:
 class RecipeConfig:
   """Which part of the network trains, and in which phases."""
 
+  preset: str = _field(
+    "balanced",
+    "How much effort to make where no flag decides. quick: the probe alone. balanced: the probe, then fine-tuning, "
+    "where the validation split can show a gain. best: fine-tuning for twice as many steps with three seeds, whose "
+    "weights are averaged where that helps, and weights between those of the probe and the fine-tuned ones. Flags that "
+    "are given win.",
+    choices=("quick", "balanced", "best"),
+    common=True,
+  )
   recipe: str = _field(
     AUTO,
-    "auto: lp_ft, or full for a backbone with random weights. probe: train the head on frozen features. lp_ft: probe, "
-    "then fine-tune from it. gradual: probe, then unfreeze one more stage per phase from the top. full: fine-tune "
-    "everything at once from a new head. lora: probe, then low-rank updates of the kernels. bias_norm: probe, then "
-    "biases and normalisation only. contrastive: train the backbone with a supervised contrastive loss, then a new "
-    "probe; for few examples per class. The model with the best validation score is selected.",
+    "auto: by --preset, probe or lp_ft, or full for a backbone with random weights. probe: train the head on frozen "
+    "features. lp_ft: probe, then fine-tune from it. gradual: probe, then unfreeze one more stage per phase from the "
+    "top. full: fine-tune everything at once from a new head. lora: probe, then low-rank updates of the kernels. "
+    "bias_norm: probe, then biases and normalisation only. contrastive: train the backbone with a supervised "
+    "contrastive loss, then a new probe; for few examples per class. --select says which model is selected.",
     choices=(AUTO, "probe", "lp_ft", "gradual", "full", "lora", "bias_norm", "contrastive"),
     common=True,
   )
@@ -347,9 +356,23 @@ class RecipeConfig:
     "auto",
     "Which candidate becomes the model. auto: the one with the best validation score, if it is better than the "
     "probe by one standard error or more; otherwise the probe. probe, "
-    "fine_tuned, averaged (the averaged weights of --ema), adapted (--adapt): this one. The weights of all are kept, "
+    "fine_tuned, averaged (the averaged weights of --ema), soup (--fine_tuning_seeds), interpolated (--interpolate), "
+    "adapted (--adapt): this one. The weights of all are kept, "
     "see tl_app.export.",
-    choices=("auto", "probe", "fine_tuned", "averaged", "adapted"),
+    choices=("auto", "probe", "fine_tuned", "averaged", "soup", "interpolated", "adapted"),
+  )
+  fine_tuning_seeds: int = _field(
+    0,
+    "Number of times that fine-tuning runs, each from the probe and with another order of the examples. The mean of "
+    "their weights is a candidate of its own where it is at least as good (greedy soup). 0: by --preset, 3 for best, "
+    "else 1.",
+    low=0,
+    high=16,
+  )
+  interpolate: str = _field(
+    AUTO,
+    "Candidates with weights between those of the probe and the fine-tuned ones (WiSE-FT): shares of the fine-tuned "
+    "weights, separated by commas, or none. auto: by --preset, 0.25,0.5,0.75 for best, else none.",
   )
   refit: str = _field(
     AUTO,

@@ -80,6 +80,8 @@ UNUSED_BY_COMMAND = {
     *CONTINUING,
     "slice_columns",
     "refit",
+    "fine_tuning_seeds",
+    "interpolate",
     "backbone_learning_rate",
     "precision",
     "jit",
@@ -93,6 +95,8 @@ UNUSED_BY_COMMAND = {
     *CONTINUING,
     "slice_columns",
     "refit",
+    "fine_tuning_seeds",
+    "interpolate",
     "precision",
     "jit",
     "max_minutes",
@@ -291,13 +295,43 @@ def worst_group_needs_groups(config):
 
 def selected_candidate_is_trained(config):
   """--select names a candidate that the recipe trains."""
-  if config.select in ("fine_tuned", "averaged") and config.recipe == "probe":
-    return f"--select={config.select}: --recipe=probe fine-tunes nothing; use another recipe, or remove --select"
+  if config.select in ("fine_tuned", "averaged", "soup", "interpolated") and config.probe_alone:
+    what = "--recipe=probe" if config.recipe == "probe" else "--preset=quick"
+    return f"--select={config.select}: {what} fine-tunes nothing; use another one, or remove --select"
   if config.select == "averaged" and not config.ema:
     return "--select=averaged needs averaged weights: use an --ema above 0"
   if config.select == "adapted" and config.adapt == "none":
     return "--select=adapted needs an adaptation: add --adapt"
   return ""
+
+
+def shares_are_between_0_and_1(config):
+  """--interpolate is a list of shares."""
+  for share in () if config.interpolate in (AUTO, "none") else config.interpolate.split(","):
+    try:
+      inside = 0 < float(share) < 1
+    except ValueError:
+      inside = False
+    if not inside:
+      return (
+        f"--interpolate={config.interpolate}: {share.strip()!r} is no share between 0 and 1; use 0.5, 0.25,0.5,0.75 or "
+        "none"
+      )
+  return ""
+
+
+def soups_and_shares_start_from_the_probe(config):
+  """Weights are averaged between models that share their start."""
+  names = []
+  if config.recipe in ("gradual", "contrastive"):
+    names = ["fine_tuning_seeds", "interpolate"]
+  elif config.recipe == "full":
+    names = ["interpolate"]
+  elif config.probe_alone:
+    return unused(config, ["fine_tuning_seeds", "interpolate"], "where nothing is fine-tuned")
+  given = next((name for name in names if is_given(config, name)), "")
+  value = getattr(config, given) if given else ""
+  return given and f"--{given}={value} does not go with --recipe={config.recipe}: remove one of them"
 
 
 def refit_takes_all_examples(config):
@@ -630,6 +664,8 @@ RULES = {
     selected_candidate_is_trained,
     refit_takes_all_examples,
     worst_group_needs_groups,
+    shares_are_between_0_and_1,
+    soups_and_shares_start_from_the_probe,
     adaptation_has_a_target,
     adaptation_trains_the_head,
     one_way_to_name_labels,

@@ -104,6 +104,11 @@ class Config(
     return group(**{field.name: getattr(self, field.name) for field in dataclasses.fields(typing.cast(type, group))})
 
   @property
+  def probe_alone(self) -> bool:
+    """Whether --recipe, or --preset where --recipe leaves it the choice, fine-tunes nothing."""
+    return self.recipe == "probe" or (self.recipe == AUTO and self.preset == "quick")
+
+  @property
   def examples_per_step(self):
     """--batch_size as a number."""
     return FIELDS["batch_size"].default if self.batch_size == AUTO else self.batch_size

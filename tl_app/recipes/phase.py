@@ -25,6 +25,7 @@ class Trainable:
     bn: mode of BatchNormalization, see --bn.
     lora_rank: rank of the updates of `trainable_filter="kernels"`; 0 updates whole kernels.
     reset_head: whether the head starts from its initial values again.
+    restart: whether all variables start from the values of the probe again.
   """
 
   train_stages: tuple
@@ -32,6 +33,7 @@ class Trainable:
   bn: str = "frozen"
   lora_rank: int = 0
   reset_head: bool = False
+  restart: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +238,7 @@ class InputSpec:
     augment_copies: number of changed copies of each example, see --augment_copies.
     mixup: alpha of the Beta distribution of mixup; 0 turns it off.
     cutmix: alpha of the Beta distribution of cutmix; 0 turns it off.
+    seed_offset: added to --seed for the order of the examples.
   """
 
   batch_size: int
@@ -247,6 +250,7 @@ class InputSpec:
   augment_copies: int = 0
   mixup: float = 0.0
   cutmix: float = 0.0
+  seed_offset: int = 0
 
   @property
   def mixes(self) -> bool:

@@ -41,7 +41,7 @@ def _needs_gradients(config, facts):
   names += ["adapt"] if config.adapt == "dann" else []
   # `full` has a new head too.
   names += ["head_learning_rate"] if config.recipe != "full" else []
-  names += _OF_ANY_PHASE if config.recipe == "probe" else []
+  names += _OF_ANY_PHASE if config.probe_alone else []
   defaults = {field.name: field.default for field in dataclasses.fields(config)}
   given = next((name for name in names if getattr(config, name) != defaults[name]), "")
   if given:

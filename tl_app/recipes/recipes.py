@@ -28,6 +28,10 @@ OPTIMIZER_MULTIPLIERS = {"sgd": 10.0, "lion": 0.1, "lamb": 10.0, "adafactor": 10
 FINE_TUNING_STEPS = 1000
 # Smallest and largest number of epochs of fine-tuning.
 EPOCHS = (3, 20)
+# The preset `balanced` fine-tunes fewer than 1,000 examples for so many epochs, or for so many steps if they are more.
+BALANCED_EPOCHS, BALANCED_STEPS = 10, 150
+# Fine-tunings of the preset `best`.
+BEST_SEEDS = 3
 # The same three numbers for random weights, which need more steps; early stopping ends most runs before.
 STEPS_FROM_RANDOM = 3000
 EPOCHS_FROM_RANDOM = (10, 60)
@@ -56,17 +60,28 @@ def plan(config, facts, num_devices=1) -> list[Phase]:
   Raises:
     UserError: --train_stages names nothing, or the recipe cannot train it.
   """
-  phases = RECIPES[config.recipe](config, facts, num_devices)
+  phases = _with_seeds(RECIPES[config.recipe](config, facts, num_devices), config)
   # --train_stages=none leaves the probe.
   last = phases[-1]
   return phases if last.trains_backbone or last.inputs.recompute_features else phases[:1]
 
 
+def _with_seeds(phases, config):
+  """Returns the phases with those of --fine_tuning_seeds, each from the probe and with another order of examples."""
+  if len(phases) != 2 or not phases[1].objective.trains_head:
+    return phases
+  tuned = phases[1]
+  again = range(1, config.fine_tuning_seeds or (BEST_SEEDS if config.preset == "best" else 1))
+  return [*phases, *(tuned.replace(name=f"{tuned.name}_{k + 1}", restart=True, seed_offset=k) for k in again)]
+
+
 def auto(config, facts, num_devices=1) -> list[Phase]:
-  """Returns the phases of `lp_ft`, or of `full` for a backbone with random weights.
+  """Returns the phases of --preset: the probe, `lp_ft`, or `full` for a backbone with random weights.
 
   A head that was trained on random features is no better start than a new one.
   """
+  if config.probe_alone:
+    return probe(config, facts, num_devices)
   return (lp_ft if facts.pretrained else full)(config, facts, num_devices)
 
 
@@ -303,6 +318,11 @@ def _epochs(config, facts, num_devices):
     return config.epochs
   updates_per_epoch = _batches(config, facts, num_devices)[1] / config.accumulate_steps
   steps, (least, most) = (FINE_TUNING_STEPS, EPOCHS) if facts.pretrained else (STEPS_FROM_RANDOM, EPOCHS_FROM_RANDOM)
+  if config.preset == "best":
+    steps, least, most = 2 * steps, 2 * least, 2 * most
+  elif config.recipe == "auto" and facts.pretrained:
+    few = max(BALANCED_EPOCHS, math.ceil(BALANCED_STEPS / updates_per_epoch), facts.num_train // 100)
+    most = min(most, few)
   return min(most, max(least, round(steps / updates_per_epoch)))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import typing
 from collections.abc import Mapping
 
@@ -27,6 +28,9 @@ from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
+# A phase with so many steps is measured before it starts, which takes six of them.
+MEASURED_STEPS = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class PhaseResult:
@@ -39,6 +43,7 @@ class PhaseResult:
     averaged_values: averaged weights of the variables that the phase trains, NumPy arrays in the order of
       `stages.changing`; None if it averages none.
     refit: the `Refit` of a probe in closed form; None for other phases.
+    skipped: why the phase was not run, although there was time; "" if it was.
   """
 
   planned: Phase
@@ -46,12 +51,14 @@ class PhaseResult:
   policy: StepPolicy = precision.PLAIN
   averaged_values: list[np.ndarray] | None = None
   refit: Refit | None = None
+  skipped: str = ""
 
   def to_tree(self) -> dict:
     """Returns JSON values and NumPy arrays."""
     done = self.done and self.done.to_json()
     tree = {"planned": self.planned.name, "done": done, "policy": dataclasses.asdict(self.policy)}
-    return tree | {"averaged_values": self.averaged_values, "refit": self.refit and dataclasses.asdict(self.refit)}
+    own = {"refit": self.refit and dataclasses.asdict(self.refit), "skipped": self.skipped}
+    return tree | {"averaged_values": self.averaged_values} | own
 
   @classmethod
   def from_tree(cls, tree: dict, planned: Mapping[str, Phase]) -> "PhaseResult":
@@ -63,7 +70,8 @@ class PhaseResult:
     """
     phase = planned[tree["planned"]]
     refit = tree["refit"] and Refit(**tree["refit"])
-    return cls(phase, _same(tree["done"], phase), StepPolicy(**tree["policy"]), tree["averaged_values"], refit)
+    done, policy = _same(tree["done"], phase), StepPolicy(**tree["policy"])
+    return cls(phase, done, policy, tree["averaged_values"], refit, tree["skipped"])
 
 
 def _same(saved, planned):
@@ -187,12 +195,25 @@ class _GradientFit:
     """Returns what fits into --max_minutes of a phase, prepared, or None."""
     prepared = self._prepare(planned, profile=self.config.profile_input)
     if not self.limit:
+      if planned.trains_backbone and planned.schedule.steps >= MEASURED_STEPS:
+        self._announce_cost(prepared)
       return prepared
     done = self._shortened(prepared)
     if done and done.trains != planned.trains:
       prepared = self._prepare(done)
       done = self._shortened(prepared, keep_stages=True)
     return self._with_schedule(prepared, done) if done else None
+
+  def _announce_cost(self, prepared):
+    """Logs how long a phase takes at most, from measured steps."""
+    phase, schedule = prepared.phase, prepared.phase.schedule
+    seconds = _seconds_of(prepared.steps, prepared.policy, prepared.feed)
+    validations = math.ceil(len(self.features.data.validation) / phase.inputs.batch_size)
+    total = seconds * (schedule.steps + time_budget.FORWARD * schedule.epochs * validations)
+    log.info(
+      "phase %s: at most %s steps of %.2f s, as measured: %s; --max_minutes sets a limit, --preset=quick leaves it out",
+      *(phase.name, f"{schedule.steps:,}", seconds, progress.about(total)),
+    )
 
   def _as_decided(self, planned, decided):
     """Returns a phase, prepared as the interrupted run has decided; None if --max_minutes left no time for it."""

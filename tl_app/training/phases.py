@@ -14,6 +14,7 @@ from tl_app.features.frozen import Features
 from tl_app.model import heads, stages
 from tl_app.recipes.phase import Phase
 from tl_app.report import formatting
+from tl_app.tasks import statistics
 from tl_app.training import continuing, refit, selection
 from tl_app.training.fit import PhaseResult, fit
 from tl_app.training.selection import Candidate, Selection
@@ -22,6 +23,8 @@ from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
+# Shares of the fine-tuned weights that the preset `best` tries, see --interpolate.
+BEST_SHARES = "0.25,0.5,0.75"
 # Name of the part of the `RunState` about the phases that have ended.
 PART = "phases"
 
@@ -76,18 +79,25 @@ def train(
     remaining = sum(later.trains_backbone for later in phases[index:])
     profiled = any(result.planned.trains_backbone for result in done.results)
     # --profile_input measures the first phase that trains the backbone.
-    settings = dataclasses.replace(config, profile_input=config.profile_input and not profiled)
+    changes = {"profile_input": config.profile_input and not profiled, "seed": config.seed + phase.inputs.seed_offset}
+    if index and (reason := cannot_win(done.candidates[0], phase, features, config)):
+      log.info("phase %s is skipped: %s", phase.name, reason)
+      done.results.append(PhaseResult(phase, None, skipped=reason))
+      continue
+    if phase.trains.restart:
+      use(done.candidates[0], phases, features)
+    settings = dataclasses.replace(config, **changes)
     done.results.append(fit(phase, features, settings, record, limit if index else None, remaining))
     if not index:
       done.candidates = [Candidate("probe", features.head_logits(data.validation), values(changing), phase.name)]
     # A phase that does not train the head leaves it stale, so there is no candidate until the head is fitted again.
     elif done.results[-1].done and (phase.objective.trains_head or phase is phases[-1]):
-      probe, *fine_tuned = done.candidates
       latest = _candidate("fine_tuned", phase, features, changing)
-      done.candidates = [probe, selection.better([*fine_tuned, latest], data.validation_targets, model.task)]
+      done = dataclasses.replace(done, **_with_latest(done, latest, phase, phases, features))
     _save(dataclasses.replace(done, phases=index + 1), model, record)
   _report_cost(record)
-  candidates = done.candidates + _averaged(done.results, features, changing)
+  candidates = done.candidates + ([done.soup] if done.soup_size > 1 else [])
+  candidates += _averaged(done.results, features, changing) + _interpolated(config, done, phases, features)
   record.note("candidates", {candidate.name: candidate.phase for candidate in candidates})
   return candidates, done.results
 
@@ -100,6 +110,8 @@ class _Done:
     phases: number of phases that have ended.
     results: their `PhaseResult`s, but for those that were skipped.
     candidates: the probe, and the best fine-tuned weights.
+    soup: the mean of the weights of several phases, see `_with_latest`.
+    soup_size: number of these phases.
     variables: values of all variables of the network, if they come from a saved run.
     random: see `continuing.random_state`.
   """
@@ -107,6 +119,8 @@ class _Done:
   phases: int = 0
   results: list[PhaseResult] = dataclasses.field(default_factory=list)
   candidates: list[Candidate] = dataclasses.field(default_factory=list)
+  soup: Candidate | None = None
+  soup_size: int = 0
   variables: list[np.ndarray] = dataclasses.field(default_factory=list)
   random: dict = dataclasses.field(default_factory=dict)
 
@@ -117,7 +131,8 @@ class _Done:
       return cls()
     planned = {phase.name: phase for phase in phases}
     results = [PhaseResult.from_tree(result, planned) for result in tree["results"]]
-    return cls(**tree | {"results": results, "candidates": [Candidate(**found) for found in tree["candidates"]]})
+    candidates, soup = [Candidate(**found) for found in tree["candidates"]], tree["soup"]
+    return cls(**tree | {"results": results, "candidates": candidates, "soup": soup and Candidate(**soup)})
 
   def to_tree(self) -> dict:
     """Returns JSON values and NumPy arrays."""
@@ -125,6 +140,7 @@ class _Done:
     return fields | {
       "results": [result.to_tree() for result in self.results],
       "candidates": [dict(vars(candidate)) for candidate in self.candidates],
+      "soup": self.soup and dict(vars(self.soup)),
     }
 
 
@@ -215,6 +231,80 @@ def use(candidate: Candidate, phases: list[Phase], features: Features) -> None:
     variable.assign(value)
 
 
+def cannot_win(probe: Candidate, phase: Phase, features: Features, config) -> str:
+  """Returns why the fine-tuning that --preset chose cannot be selected, or "".
+
+  One standard error of `selection.select` is a number of examples that only the fine-tuned model gets right; a probe
+  with fewer errors cannot be beaten by as many.
+
+  Args:
+    probe: the `Candidate`.
+    phase: a `Phase` after the probe.
+    features: the `Features` of the run.
+    config: the `Config`. What it asks for is done: only the default recipe is skipped.
+  """
+  data, metrics = features.data, features.model.task.metrics
+  chosen = config.recipe == AUTO and config.select == AUTO and not config.epochs
+  if not (chosen and phase.trains_backbone and metrics.counts_right_answers and features.model.backbone.pretrained):
+    return ""
+  count = len(data.validation)
+  errors = round((1 - metrics.score(probe.logits, data.validation_targets)) * count)
+  needed = round((statistics.least_difference(1000, selection.ONE_STANDARD_ERROR) or 1) * 1000)
+  if errors >= needed:
+    return ""
+  return (
+    f"the probe answers {errors} of {count:,} validation examples wrong, and fine-tuning would have to gain {needed} "
+    "to be selected; --recipe=lp_ft trains it, a larger --validation_fraction can show smaller gains"
+  )
+
+
+def _with_latest(done, latest, phase, phases, features):
+  """Returns the fields of `_Done` after a phase of fine-tuning.
+
+  The soup is greedy (Wortsman et al. 2022), in the order of the phases: weights are added to their mean where it does
+  not get worse on the validation split by that.
+  """
+  probe, *fine_tuned = done.candidates
+  task, targets = features.model.task, features.data.validation_targets
+  candidates = [probe, selection.better([*fine_tuned, latest], targets, task)]
+  if not phase.trains.restart:
+    return {"candidates": candidates, "soup": dataclasses.replace(latest, name="soup"), "soup_size": 1}
+  # A phase before may have had no time.
+  before, size = (done.soup, done.soup_size) if done.soup else (dataclasses.replace(latest, name="soup"), 0)
+  mean = [(size * old + new) / (size + 1) for old, new in zip(before.values, latest.values)]
+  tried = _with_values("soup", mean, latest.phase, phases, features)
+  use(latest, phases, features)
+  if task.metrics.score(tried.logits, targets) < task.metrics.score(before.logits, targets):
+    return {"candidates": candidates}
+  return {"candidates": candidates, "soup": tried, "soup_size": size + 1}
+
+
+def _with_values(name, found, phase_name, phases, features):
+  """Returns the candidate whose changing variables have the values `found`, a list of arrays."""
+  found = [np.asarray(value, old.dtype) for value, old in zip(found, values(stages.changing(features.model, phases)))]
+  empty = Candidate(name, np.zeros(0), found, phase_name)
+  use(empty, phases, features)
+  return dataclasses.replace(empty, logits=_finite(name, features.logits(features.data.validation)))
+
+
+def _interpolated(config, done, phases, features):
+  """Returns the best candidate between the probe and the best fine-tuned weights (WiSE-FT, Wortsman et al. 2022)."""
+  named = (BEST_SHARES if config.preset == "best" else "none") if config.interpolate == AUTO else config.interpolate
+  shares = [] if named == "none" else [float(share) for share in named.split(",")]
+  if not shares or len(done.candidates) < 2 or any(phase.trains.reset_head for phase in phases):
+    return []
+  probe, tuned = done.candidates
+  found = {}
+  for share in shares:
+    between = [(1 - share) * old + share * new for old, new in zip(probe.values, tuned.values)]
+    found[share] = _with_values("interpolated", between, tuned.phase, phases, features)
+  task, targets = features.model.task, features.data.validation_targets
+  scores = {share: task.metrics.score(candidate.logits, targets) for share, candidate in found.items()}
+  listed = ", ".join(f"{share:g}: {score:.4f}" for share, score in scores.items())
+  log.info("weights between the probe and the fine-tuned ones, by share of the latter: %s", listed)
+  return [found[max(scores, key=scores.get)]]
+
+
 def _averaged(results, features, changing):
   """Returns the candidate with the averaged weights, in a list; [] if the last phase averages none."""
   done = [result for result in results[1:] if result.done]
@@ -227,7 +317,11 @@ def _averaged(results, features, changing):
 
 
 def _candidate(name, phase, features, changing):
-  logits = features.logits(features.data.validation)
+  logits = _finite(name, features.logits(features.data.validation))
+  return Candidate(name, logits, values(changing), phase.name)
+
+
+def _finite(name, logits):
   if not np.isfinite(logits).all():
     raise RunFailed(f"{name}: the logits of the validation split are not finite: lower --learning_rate")
-  return Candidate(name, logits, values(changing), phase.name)
+  return logits

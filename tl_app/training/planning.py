@@ -281,6 +281,8 @@ def _decided(result, model):
   decided = {"step_policy": dataclasses.asdict(result.policy)} if planned.trains_backbone and done else {}
   if result.refit:
     decided |= {"refit": dataclasses.asdict(result.refit)}
+  if result.skipped:
+    decided |= {"skipped": result.skipped}
   if done is planned:
     return decided
   names = ("epochs", "steps_per_epoch", "warmup_steps")

@@ -32,7 +32,7 @@ class Candidate:
   """A model that may be selected.
 
   Attributes:
-    name: "probe", "fine_tuned", "averaged", "adapted".
+    name: "probe", "fine_tuned", "averaged", "soup", "interpolated", "adapted".
     logits: float32 [validation examples, outputs], or the held-out answers of cross-validation.
     values: NumPy arrays of the variables that may differ between candidates, in a fixed order.
     phase: name of the last phase that changed them.

@@ -1,0 +1,63 @@
+"""Tests of what a preset leaves out, of soups, and of weights between those of two models."""
+
+import types
+
+import numpy as np
+import pytest
+import tiny_presets
+
+from tl_app import files
+from tl_app.commands import train
+from tl_app.config import Config
+from tl_app.recipes import recipes
+from tl_app.recipes.facts import Facts
+from tl_app.tasks import REGRESSION, SINGLE_LABEL
+from tl_app.training import phases
+from tl_app.training.selection import Candidate
+
+TASK = SINGLE_LABEL.with_codec(names=("a", "b"))
+TUNING = recipes.plan(Config(), Facts(100, 2, 1e-4, {"layer": ("layer/kernel",)}))[1]
+
+
+def _features(task=TASK, pretrained=True, size=40):
+  model = types.SimpleNamespace(task=task, backbone=types.SimpleNamespace(pretrained=pretrained))
+  data = types.SimpleNamespace(validation=np.arange(size), validation_targets=np.zeros(size, int))
+  return types.SimpleNamespace(model=model, data=data)
+
+
+def _probe(wrong, size=40):
+  right = np.arange(size) >= wrong
+  return Candidate("probe", np.stack([right, ~right], axis=1).astype(float), [], "probe")
+
+
+def test_a_probe_with_few_errors_is_not_fine_tuned():
+  reason = phases.cannot_win(_probe(2), TUNING, _features(), Config())
+  assert "2 of 40 validation examples wrong" in reason and "gain 3" in reason
+  assert not phases.cannot_win(_probe(3), TUNING, _features(), Config())
+
+
+@pytest.mark.parametrize("flags", [{"recipe": "lp_ft"}, {"epochs": 2}, {"select": "fine_tuned"}])
+def test_what_is_asked_for_is_done(flags):
+  assert not phases.cannot_win(_probe(0), TUNING, _features(), Config(**flags))
+  assert not phases.cannot_win(_probe(0), TUNING, _features(pretrained=False), Config())
+  assert not phases.cannot_win(_probe(0), TUNING, _features(REGRESSION), Config())
+
+
+@pytest.mark.slow
+def test_the_best_preset_trains_soups_and_weights_in_between(tmp_path):
+  flags = tiny_presets.reviews_run(tmp_path) | {"export": False, "epochs": 1, "learning_rate": 3e-3}
+  flags |= {"preset": "best", "fine_tuning_seeds": 2, "interpolate": "0.5", "recipe": "lp_ft"}
+  metrics = train.train_and_evaluate(Config(**flags, select="interpolated"), tmp_path / "run")
+  assert {"probe", "fine_tuned", "averaged", "interpolated"} <= set(metrics["candidates"])
+  assert metrics["selected_candidate"] == "interpolated" and metrics["selected"] == "fine_tuned"
+  weights = {}
+  for name in ("probe", "fine_tuned", "interpolated"):
+    with np.load(next((tmp_path / "run/checkpoints" / name).glob("*.npz"))) as arrays:
+      weights[name] = {key: arrays[key] for key in arrays.files}
+  shared = [key for key in weights["probe"] if key in weights["interpolated"] and weights["probe"][key].ndim > 1]
+  assert shared
+  for key in shared:
+    mean = (weights["probe"][key] + weights["fine_tuned"][key]) / 2
+    np.testing.assert_allclose(weights["interpolated"][key], mean, atol=1e-6)
+  names = [phase["name"] for phase in files.read_json(tmp_path / "run/plan.json")["phases"]]
+  assert names == ["probe", "fine_tune", "fine_tune_2"]

@@ -96,7 +96,7 @@ def train(
       done = dataclasses.replace(done, **_with_latest(done, latest, phase, phases, features))
     _save(dataclasses.replace(done, phases=index + 1), model, record)
   _report_cost(record)
-  candidates = done.candidates + ([done.soup] if done.soup_size > 1 else [])
+  candidates = done.candidates + ([done.soup] if done.soup and done.soup_size > 1 else [])
   candidates += _averaged(done.results, features, changing) + _interpolated(config, done, phases, features)
   record.note("candidates", {candidate.name: candidate.phase for candidate in candidates})
   return candidates, done.results
@@ -244,7 +244,7 @@ def cannot_win(probe: Candidate, phase: Phase, features: Features, config) -> st
     config: the `Config`. What it asks for is done: only the default recipe is skipped.
   """
   data, metrics = features.data, features.model.task.metrics
-  chosen = config.recipe == AUTO and config.select == AUTO and not config.epochs
+  chosen = config.recipe == AUTO and config.select == AUTO and config.select_metric == "primary" and not config.epochs
   if not (chosen and phase.trains_backbone and metrics.counts_right_answers and features.model.backbone.pretrained):
     return ""
   count = len(data.validation)
@@ -302,7 +302,7 @@ def _interpolated(config, done, phases, features):
   scores = {share: task.metrics.score(candidate.logits, targets) for share, candidate in found.items()}
   listed = ", ".join(f"{share:g}: {score:.4f}" for share, score in scores.items())
   log.info("weights between the probe and the fine-tuned ones, by share of the latter: %s", listed)
-  return [found[max(scores, key=scores.get)]]
+  return [found[max(scores, key=lambda share: scores[share])]]
 
 
 def _averaged(results, features, changing):

@@ -80,7 +80,7 @@ def decide(config, features: Features, logits: np.ndarray) -> Refit:
 def _least_examples():
   """Returns how many examples only one of two models must get right for a significant difference."""
   count = 100
-  return round(statistics.least_difference(count, SIGNIFICANT) * count)
+  return round((statistics.least_difference(count, SIGNIFICANT) or 1) * count)
 
 
 def _against(config, features):

@@ -1,4 +1,4 @@
-"""Tests of what a preset leaves out, of soups, and of weights between those of two models."""
+"""Tests of what a preset skips, of soups, and of weights between those of two models."""
 
 import types
 

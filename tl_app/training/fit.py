@@ -211,7 +211,7 @@ class _GradientFit:
     validations = math.ceil(len(self.features.data.validation) / phase.inputs.batch_size)
     total = seconds * (schedule.steps + time_budget.FORWARD * schedule.epochs * validations)
     log.info(
-      "phase %s: at most %s steps of %.2f s, as measured: %s; --max_minutes sets a limit, --preset=quick leaves it out",
+      "phase %s: at most %s steps of %.2f s, as measured: %s; --max_minutes sets a limit, --preset=quick skips it",
       *(phase.name, f"{schedule.steps:,}", seconds, progress.about(total)),
     )
 

@@ -28,9 +28,9 @@ MOST = {"clinc150": 0, "banking77": 6000, "tf_flowers": 1500, "trashnet": 1200, 
 
 def features_of(name, data):
   """Returns {split: (features, class names)} of a data set."""
-  dataset, backbone, flags = SETS[name]
+  dataset, backbone, _ = SETS[name]
   with tempfile.TemporaryDirectory() as workdir:
-    config = Config(workdir=workdir, dataset=dataset.format(data=data), backbone=backbone, recipe="probe", **flags)
+    config = Config(workdir=workdir, dataset=dataset.format(data=data), backbone=backbone, recipe="probe")
     config = Config(**vars(config) | {"max_examples": MOST[name], "probe_solver": "logistic"})
     devices = devices_lib.make(config.strategy, config.num_devices, config.deterministic)
     with devices.watched(), workers.resumable(workdir, config, devices) as record:

@@ -18,7 +18,7 @@ from tl_app.training.selection import HEADS, Candidate
 from tl_app.workdir import Record
 
 # Largest number of examples of --ood_dataset.
-MOST = 4000
+MOST = 1000
 # Share of the validation examples that is accepted where the share of the others that is found is measured.
 ACCEPTED = 0.95
 

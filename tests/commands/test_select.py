@@ -1,0 +1,100 @@
+"""Backbones are ranked by probes on frozen features, without the test split."""
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_data
+import tiny_modules
+
+from tl_app import backbones
+from tl_app.assets import Assets
+from tl_app.backbones.table import SPECS
+from tl_app.commands import select
+from tl_app.config import Config
+from tl_app.data.examples import Examples, Inputs, strings
+from tl_app.data.splitting.splits import Splits
+from tl_app.errors import RunFailed, UserError
+from tl_app.report import selection_page
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory):
+  """Returns (result, directory) of a ranking of a network that sees colours, one with zeros, and a broken one."""
+  root = tmp_path_factory.mktemp("select")
+  data = tiny_data.colours(root / "colours", per_class=16)
+  tiny_modules.image_constant(root / "sees")
+  spec = tf.TensorSpec([None, 16, 16, 3], tf.float32)
+  dark = lambda module, images: 0.0 * tf.reduce_mean(images, [1, 2]) @ module.stem @ module.top  # noqa: E731
+  tiny_modules.custom(root / "blind", dark, spec)
+  (root / "broken").mkdir()
+  (root / "broken/saved_model.pb").write_bytes(b"no module")
+  config = Config(dataset=f"images:{data}", cache_dir=str(root / "cache"), workdir=str(root / "out"))
+  names = ",".join(str(root / name) for name in ("blind", "sees", "broken"))
+  return select.select(config, names, 30), root
+
+
+def test_the_network_that_sees_is_first(ranked):
+  result, root = ranked
+  rows = result["backbones"]
+  assert [row["name"] for row in rows] == [str(root / "sees"), str(root / "blind")]
+  assert rows[0]["score"] > 0.9 > rows[1]["score"]
+  assert rows[0]["p_value"] == 1.0 and rows[1]["p_value"] < 0.05
+  for name in ("neighbours", "logme", "h_score"):
+    assert rows[0][name] > rows[1][name]
+  assert rows[0]["latency_ms"] > 0 and rows[1]["parameters"] == 3 * 8 + 8 * 8
+  assert result["best"] == result["quick"] == str(root / "sees") and result["examples"] == 30
+  assert result["commands"][result["best"]].startswith(f"python -m tl_app.train --backbone={root}/sees --cache_dir=")
+
+
+def test_a_backbone_that_fails_is_named(ranked):
+  result, root = ranked
+  (failed,) = result["failed"]
+  assert failed["name"] == str(root / "broken") and failed["failure"] and "\n" not in failed["failure"]
+
+
+def test_page_table_and_lines(ranked):
+  result, root = ranked
+  assert json.loads((root / "out/selection.json").read_text()) == json.loads(json.dumps(result))
+  page = (root / "out/selection.html").read_text()
+  assert page.count("<picture>") == 1 and "<script" not in page and str(root / "broken") in page
+  lines = selection_page.table(result).splitlines()
+  assert len(lines) == 3 and lines[1].startswith(str(root / "sees"))
+  assert len({line.index("licence") for line in lines[:1]}) == 1
+  shown = selection_page.lines(result, str(root / "out"))
+  assert result["commands"][result["best"]] in shown and "failed" in shown
+
+
+def test_nothing_to_rank(tmp_path, ranked):
+  _, root = ranked
+  config = Config(dataset=f"images:{root}/colours", cache_dir=str(tmp_path), offline=True)
+  with pytest.raises(UserError, match="no backbone for images is in the cache"):
+    select.select(dataclasses.replace(config, offline=True))
+  with pytest.raises(UserError, match="did you mean efficientnet_lite0"):
+    select.select(config, "efficientnet_lite")
+  with pytest.raises(RunFailed, match="no backbone could be measured"):
+    select.select(config, str(root / "broken"))
+
+
+def test_what_is_cached_needs_no_download(tmp_path, ranked, monkeypatch):
+  _, root = ranked
+  assets = Assets(cache_dir=str(tmp_path))
+  assert backbones.is_cached(backbones.resolve(str(root / "sees")), assets)
+  monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+  for kind in ("applications", "bert_safetensors", "efficientnet_lite_torch", "bert_q4"):
+    spec = next(spec for spec in SPECS if spec.kind == kind)
+    assert not backbones.is_cached(spec, assets)
+  assert not assets.uses
+
+
+def test_fewer_examples_of_each_class():
+  labels = strings(["a"] * 40 + ["b"] * 4 + ["c"] * 6)
+  examples = Examples(labels, Inputs.of("text", labels), labels, labels, labels, [], "texts")
+  split = Splits(examples, np.arange(44), np.arange(44, 50), np.empty(0, np.int64), [], {})
+  task = types.SimpleNamespace()
+  kept = select._limited(split, task, 16, 0).train
+  assert len(kept) == 10 and sum(labels[kept] == "b") == 4 and list(kept) == sorted(kept)
+  assert len(select._limited(split, task, 0, 0).train) == 44

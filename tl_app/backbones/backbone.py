@@ -145,6 +145,15 @@ class Backbone:
     """Whether the features can be differentiated by the pixels of an image."""
     return self.modality == "image"
 
+  def poolings(self) -> "dict[str, keras.KerasTensor]":
+    """Returns {value of --pooling: features} that the outputs for the tokens of a text allow; {} without them."""
+    from tl_app.backbones.pooling import pool
+
+    inputs = self.network.input
+    if "sequence" not in self.network.output or not isinstance(inputs, dict) or "input_mask" not in inputs:
+      return {}
+    return {name: pool(self.network.output["sequence"], inputs["input_mask"], name) for name in ("mean", "cls")}
+
   def can_split(self, stage: str) -> bool:
     """Returns whether the network can be split below `stage`, with at least one stage in the trunk."""
     from tl_app.backbones import native_stages

@@ -278,12 +278,12 @@ def text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
     pooling: as in `load`.
     facts: as in `of_network`.
   """
-  pooling = spec.pooling_for(pooling)
+  wanted, pooling = pooling, spec.pooling_for(pooling)
   if pooling == "pooler" and "pooler" not in outputs:
     raise UserError(f"--pooling=pooler, but {spec.name} has no pooler: choose mean or cls")
   sequence = outputs["sequence"]
   features = outputs["pooler"] if pooling == "pooler" else pool(sequence, inputs["input_mask"], pooling)
-  spec = dataclasses.replace(spec, l2_normalized=spec.l2_normalized and pooling == spec.pooling)
+  spec = dataclasses.replace(spec, l2_normalized=spec.is_l2_normalized(wanted, pooling))
   if spec.l2_normalized:
     features = keras.layers.UnitNormalization(name=L2_NORMALIZED_FEATURES)(features)
   network = keras.Model(inputs, {"features": features, "sequence": sequence}, name="backbone")
@@ -301,7 +301,7 @@ def image_backbone(spec, pixels, outputs, pooling, facts):
     pooling: as in `load`.
     facts: as in `of_network`.
   """
-  pooling = spec.pooling_for(pooling)
+  wanted, pooling = pooling, spec.pooling_for(pooling)
   pooler = outputs.pop("pooler", None)
   ((kind, output),) = outputs.items()
   if pooling == "pooler" and pooler is None or pooling == "cls" and kind == "map":
@@ -312,6 +312,9 @@ def image_backbone(spec, pixels, outputs, pooling, facts):
     features = pool(output, None, pooling)
   else:
     features = keras.layers.GlobalAveragePooling2D(name="pool")(output)
+  spec = dataclasses.replace(spec, l2_normalized=spec.is_l2_normalized(wanted, pooling))
+  if spec.l2_normalized:
+    features = keras.layers.UnitNormalization(name=L2_NORMALIZED_FEATURES)(features)
   network = keras.Model(pixels, {"features": features, kind: output}, name="backbone")
   spec = dataclasses.replace(spec, modality="image", pooling=pooling)
   backbone = of_network(spec, image.ImagePreprocess(spec.image_size), network, facts)

@@ -13,11 +13,12 @@ import tensorflow as tf
 from tl_app.assets import saved_models
 from tl_app.backbones import stages_by_name, variable_usage
 from tl_app.backbones.backbone import Backbone
+from tl_app.backbones.float32_layers import L2_NORMALIZED_FEATURES
 from tl_app.backbones.pooling import pool
 from tl_app.backbones.saved_backbone import PREPROCESSOR
 from tl_app.backbones.saved_model_layer import SavedModelLayer
 from tl_app.backbones.saved_model_signature import ModuleInterface, blank_tokens
-from tl_app.backbones.spec import BackboneSpec
+from tl_app.backbones.spec import L2, BackboneSpec
 from tl_app.errors import UserError
 from tl_app.preprocessing import image, text
 
@@ -65,7 +66,12 @@ def load(
   layer = SavedModelLayer(module, interface, outputs, source, spec.value_range)
   stages, stage_notes = _stages(layer, spec)
   notes += _feature_notes(spec, interface, outputs, source, size)
-  spec = dataclasses.replace(spec, modality="image" if interface.form == "image" else "text", pooling=chosen)
+  spec = dataclasses.replace(
+    spec,
+    modality="image" if interface.form == "image" else "text",
+    pooling=chosen,
+    l2_normalized=spec.is_l2_normalized(pooling, chosen),
+  )
   if interface.form == "image" and not interface.takes_bytes():
     notes.append("pixels are scaled to {:g} to {:g}; --pixels sets another range".format(*spec.value_range))
   tokenizer = saved_models.Loaded(None, "") if preprocessor is None else read(preprocessor, trust)
@@ -73,12 +79,12 @@ def load(
   return SavedModelBackbone(
     spec=spec,
     preprocess=preprocess,
-    network=_network(layer, interface, size, chosen, source),
+    network=_network(layer, interface, size, chosen, source, spec.l2_normalized),
     stages=stages,
     feature_size=int(outputs[source].shape[-1]),
     notes=interface.notes + notes + stage_notes + layer.notes(),
     effects="; ".join(filter(None, (effects, tokenizer.effects))),
-    identity=f"{_digest(directory)} {outputs[source].index} {spec.value_range}",
+    identity=f"{_digest(directory)} {outputs[source].index} {spec.value_range}{L2 if spec.l2_normalized else ''}",
     save=lambda path: save(module, layer, preprocessor, path),
   )
 
@@ -163,6 +169,11 @@ class SavedModelBackbone(Backbone):
     """The variables that the module's training graph changes."""
     return self.layer.statistics
 
+  def poolings(self) -> dict[str, keras.KerasTensor]:
+    """Returns {value of --pooling: features}, see `Backbone.poolings`."""
+    outputs = dict(self.layer(self.network.input))
+    return super().poolings() | ({"pooler": outputs["pooler"]} if "pooler" in outputs else {})
+
   def can_split(self, stage: str) -> bool:
     """Returns False: a SavedModel is one layer."""
     return False
@@ -221,7 +232,7 @@ def _choose_pooling(pooling, spec, interface, outputs):
   return instead, possible[instead], note
 
 
-def _network(layer, interface, size, pooling, source):
+def _network(layer, interface, size, pooling, source, l2_normalized):
   """Returns the functional model from the backbone's inputs to "features" and the module's "sequence" or "map"."""
   if interface.form == "image":
     inputs = keras.Input((size, size, 3), dtype="float32", name="image")
@@ -233,6 +244,8 @@ def _network(layer, interface, size, pooling, source):
     inputs = tensors = {name: keras.Input((None,), dtype="int32", name=name) for name in text.INPUT_NAMES}
   outputs = dict(layer(tensors))
   features = pool(outputs[source], tensors.get("input_mask"), pooling)
+  if l2_normalized:
+    features = keras.layers.UnitNormalization(name=L2_NORMALIZED_FEATURES)(features)
   outputs = {"features": features} | {kind: tensor for kind, tensor in outputs.items() if kind != "pooler"}
   return keras.Model(inputs, outputs, name="backbone")
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+# End of the values of --pooling whose features have L2 norm 1.
+L2 = "_l2"
+
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
@@ -99,5 +102,14 @@ class BackboneSpec:
     return bool(self.width) and not self.tuned and not self.weights
 
   def pooling_for(self, pooling: str) -> str:
-    """Returns the value of --pooling, or that of the record for "auto"."""
-    return self.pooling if pooling == "auto" else pooling
+    """Returns "mean", "cls" or "pooler" for a value of --pooling: that of the record for "auto"."""
+    return self.pooling if pooling == "auto" else pooling.removesuffix(L2)
+
+  def is_l2_normalized(self, pooling: str, chosen: str) -> bool:
+    """Returns whether the features have L2 norm 1.
+
+    Args:
+      pooling: value of --pooling.
+      chosen: the pooling of the features, "mean", "cls" or "pooler".
+    """
+    return pooling.endswith(L2) or (self.l2_normalized and chosen == self.pooling)

@@ -20,7 +20,7 @@ def read_pairs(backbone: Backbone, encoding: str) -> Backbone:
 
   Args:
     backbone: a text `Backbone`.
-    encoding: "cross_encoder": one sequence [CLS] first [SEP] second [SEP] with segment ids. "bi_encoder": the
+    encoding: "cross_encoder": one sequence [CLS] first [SEP] second [SEP] with segment ids. "bi_encoder" or "auto": the
       network reads each text by itself, and the features are [u, v, |u - v|, u v] of its two outputs (Conneau et al.
       2017, InferSent). u and v are L2-normalised, so that the sum of u v is the cosine similarity; u v is multiplied by
       the square root of the width, since it would otherwise vary far less than the other parts.
@@ -28,7 +28,7 @@ def read_pairs(backbone: Backbone, encoding: str) -> Backbone:
   Raises:
     UserError: "cross_encoder", and its preprocessing cannot join two texts.
   """
-  if encoding == "bi_encoder":
+  if encoding != "cross_encoder":
     return _bi_encoder(backbone)
   if not backbone.preprocess.can_join_pairs:
     raise UserError(

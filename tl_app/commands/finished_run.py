@@ -10,6 +10,7 @@ import numpy as np
 from tl_app import backbones, data, tasks
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
+from tl_app.commands import feature_choices
 from tl_app.config import Config
 from tl_app.data.examples import Examples, Inputs
 from tl_app.data.splitting import splits
@@ -91,7 +92,8 @@ def rebuild(paths: Workdir, config: Config, assets: Assets) -> Model:
 
 def _load(paths, config, assets, task_path):
   try:
-    preprocessing = workdir_lib.read_plan(paths)["preprocessing"]
+    plan = workdir_lib.read_plan(paths)
+    preprocessing, config = plan["preprocessing"], feature_choices.recorded(config, plan)
     max_length = preprocessing.get("max_length", 0)
     image_size = preprocessing.get("image_size", config.image_size)
   except (KeyError, TypeError, AttributeError):

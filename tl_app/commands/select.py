@@ -18,7 +18,7 @@ from tl_app.assets import Assets
 from tl_app.backbones.backbone import parameters
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.cli import machine_error
-from tl_app.commands import default_backbone, train
+from tl_app.commands import default_backbone, feature_choices, train
 from tl_app.compute import devices as devices_lib
 from tl_app.compute import memory
 from tl_app.config import Config
@@ -163,6 +163,8 @@ class _Bench:
 
   def _features(self, config, spec) -> Features:
     spec = train.with_vocabulary(config, spec, self._split)
+    record = workdir_lib.Record(workdir_lib.Workdir(pathlib.Path(config.workdir or ".")))
+    config = feature_choices.decided(config, spec, self._split, self._task, self._assets, self._devices, record)
     modality = self._split.examples.modality
     model = train.load_model(config, spec, self._assets, self._devices, self._task, modality)
     data = frozen.with_lengths(train.make_training_data(config, self._split, self._task), model.backbone)

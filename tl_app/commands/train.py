@@ -15,7 +15,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.checking import summary
-from tl_app.commands import default_backbone, diagnosis, finished_run, selected_model, workers
+from tl_app.commands import default_backbone, diagnosis, feature_choices, finished_run, selected_model, workers
 from tl_app.compute import devices as devices_lib
 from tl_app.compute.devices import Devices
 from tl_app.config import Config, rules
@@ -135,6 +135,7 @@ def prepare(
   _check_unchanged(config, split, record)
   spec = with_vocabulary(config, spec, split)
   record.write_vocabulary(spec.vocabulary)
+  config = feature_choices.decided(config, spec, split, task, assets, devices, record)
   model = load_model(config, spec, assets, devices, task, split.examples.modality)
   train_data = frozen.with_lengths(make_training_data(config, split, task), model.backbone)
   if limit:

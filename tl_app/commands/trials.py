@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 
@@ -14,7 +15,7 @@ from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.backbones.weights import values
-from tl_app.commands import train
+from tl_app.commands import feature_choices, train
 from tl_app.compute import devices as devices_lib
 from tl_app.config import AUTO, Config, rules
 from tl_app.config.groups import OptimisationConfig, RecipeConfig
@@ -98,6 +99,13 @@ class Bench:
   def modality(self) -> modalities.Modality:
     """The `Modality` of the data."""
     return modalities.of(self._split.examples.modality)
+
+  def feature_choices(self, config: Config) -> dict[str, str]:
+    """Returns {flag: value} of what --pooling=auto and --pair_encoding=auto choose."""
+    spec = train.with_vocabulary(config, backbones.resolve(config.backbone), self._split)
+    record = Record(Workdir(pathlib.Path(config.workdir)))
+    decided = feature_choices.decided(config, spec, self._split, self.task, self._assets, self._devices, record)
+    return {name: getattr(decided, name) for name in ("pooling", "pair_encoding")}
 
   def num_stages(self, config: Config) -> int:
     """Returns the number of stages of the backbone."""

@@ -111,6 +111,9 @@ class _Search:
     """Runs trials until none is left or the time is over."""
     bench = self.bench = Bench(self.config)
     self.metrics = bench.task.metrics
+    # All trials, and the last run, read the same features.
+    chosen = self.probes.fact("feature_choices", lambda: bench.feature_choices(self.config))
+    self.config = dataclasses.replace(self.config, **chosen)
     probes, fine_tuning = self._spaces(bench)
     both = bool(probes and fine_tuning)
     # The flags of the best probe stay once fine-tuning has begun with them.

@@ -85,9 +85,10 @@ class BackboneConfig:
   pooling: str = _field(
     "auto",
     "How token or position outputs become one feature vector. auto: as in the backbone table or the model's own "
-    "configuration. mean: average over real tokens or positions. cls: the first token. pooler: the pooled output of "
-    "the model.",
-    choices=("auto", "mean", "cls", "pooler"),
+    "configuration; for a text network without either, probes on frozen features compare the possible ones. mean: "
+    "average over real tokens or positions. cls: the first token. pooler: the pooled output of the model. With _l2 the "
+    "vector has L2 norm 1.",
+    choices=("auto", "mean", "cls", "pooler", "mean_l2", "cls_l2", "pooler_l2"),
   )
   pixels: str = _field(
     "auto",
@@ -150,8 +151,9 @@ class InputConfig:
   pair_encoding: str = _field(
     "bi_encoder",
     "How pairs of texts (--text_pair_column) are encoded. bi_encoder: each text separately; the head sees both feature "
-    "vectors, their absolute difference and their product. cross_encoder: both as one sequence with segment ids.",
-    choices=("bi_encoder", "cross_encoder"),
+    "vectors, their absolute difference and their product. cross_encoder: both as one sequence with segment ids. auto: "
+    "the one whose frozen features give the better probe.",
+    choices=(AUTO, "bi_encoder", "cross_encoder"),
   )
 
 

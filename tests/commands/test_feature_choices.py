@@ -43,7 +43,7 @@ def decided(world, tmp_path, spec=None, **flags):
   split, task, _ = train.load_data(config, assets)
   record = Record(Workdir(tmp_path))
   spec = spec or backbones.resolve(config.backbone)
-  found = feature_choices.decided(config, spec, split, task, assets, DEVICES, record)
+  found = feature_choices.decided(config, spec, split, task, DEVICES, record)
   record.write_plan({})
   return found, finished_run.workdir_lib.read_plan(record.paths)
 

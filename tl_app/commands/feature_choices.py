@@ -31,9 +31,7 @@ EXAMPLES = 1000
 ENCODINGS = ("bi_encoder", "cross_encoder")
 
 
-def decided(
-  config: Config, spec: BackboneSpec, split: Splits, task, assets: Assets, devices: Devices, record: Record
-) -> Config:
+def decided(config: Config, spec: BackboneSpec, split: Splits, task, devices: Devices, record: Record) -> Config:
   """Returns the config with the --pooling and the --pair_encoding that "auto" stands for.
 
   The pooling is compared for a text network that no record describes. The default of its kind stays unless another
@@ -44,7 +42,6 @@ def decided(
     spec: the record of --backbone, with its learnt vocabulary.
     split: the `Splits`; only training examples are read.
     task: the fitted `Task`.
-    assets: the `Assets`.
     devices: the `Devices`.
     record: the `Record` of the run.
   """
@@ -54,7 +51,7 @@ def decided(
   compares_pooling = config.pooling == AUTO and unknown and is_plain and split.examples.modality == "text"
   if not (compares_pairs or compares_pooling):
     return config
-  bench = _Bench(config, spec, split, task, assets, devices)
+  bench = _Bench(config, spec, split, task, devices)
 
   def measure():
     return devices.decided(bench.pair_encoding if compares_pairs else bench.pooling)
@@ -77,9 +74,8 @@ def recorded(config: Config, plan: dict) -> Config:
 class _Bench:
   """Compares features of some training examples. The attributes are the arguments of `decided`."""
 
-  def __init__(self, config, spec, split, task, assets, devices):
-    self._config, self._spec, self._task = config, spec, task
-    self._assets, self._devices = assets, devices
+  def __init__(self, config, spec, split, task, devices):
+    self._config, self._spec, self._task, self._devices = config, spec, task, devices
     train = np.random.default_rng(config.seed).permutation(split.train)[:EXAMPLES]
     self._split = dataclasses.replace(split.without_test(), train=np.sort(np.searchsorted(_kept(split), train)))
 
@@ -135,7 +131,7 @@ class _Bench:
 
   def _features(self, config) -> Features:
     with self._devices.scope():
-      model = model_lib.load(config, self._spec, self._assets, self._task, config.max_length)
+      model = model_lib.load(config, self._spec, Assets.of(config), self._task, config.max_length)
     examples = self._split.examples
     data = training_data.make(examples, self._split, training_data.targets_of(self._task, examples, self._split))
     data = frozen.with_lengths(data, model.backbone)

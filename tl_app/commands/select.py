@@ -164,7 +164,7 @@ class _Bench:
   def _features(self, config, spec) -> Features:
     spec = train.with_vocabulary(config, spec, self._split)
     record = workdir_lib.Record(workdir_lib.Workdir(pathlib.Path(config.workdir or ".")))
-    config = feature_choices.decided(config, spec, self._split, self._task, self._assets, self._devices, record)
+    config = feature_choices.decided(config, spec, self._split, self._task, self._devices, record)
     modality = self._split.examples.modality
     model = train.load_model(config, spec, self._assets, self._devices, self._task, modality)
     data = frozen.with_lengths(train.make_training_data(config, self._split, self._task), model.backbone)

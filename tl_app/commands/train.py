@@ -135,7 +135,7 @@ def prepare(
   _check_unchanged(config, split, record)
   spec = with_vocabulary(config, spec, split)
   record.write_vocabulary(spec.vocabulary)
-  config = feature_choices.decided(config, spec, split, task, assets, devices, record)
+  config = feature_choices.decided(config, spec, split, task, devices, record)
   model = load_model(config, spec, assets, devices, task, split.examples.modality)
   train_data = frozen.with_lengths(make_training_data(config, split, task), model.backbone)
   if limit:

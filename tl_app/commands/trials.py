@@ -104,7 +104,7 @@ class Bench:
     """Returns {flag: value} of what --pooling=auto and --pair_encoding=auto choose."""
     spec = train.with_vocabulary(config, backbones.resolve(config.backbone), self._split)
     record = Record(Workdir(pathlib.Path(config.workdir)))
-    decided = feature_choices.decided(config, spec, self._split, self.task, self._assets, self._devices, record)
+    decided = feature_choices.decided(config, spec, self._split, self.task, self._devices, record)
     return {name: getattr(decided, name) for name in ("pooling", "pair_encoding")}
 
   def num_stages(self, config: Config) -> int:

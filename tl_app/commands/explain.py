@@ -11,7 +11,7 @@ import numpy as np
 
 from tl_app import data, progress
 from tl_app import workdir as workdir_lib
-from tl_app.assets import cache_root
+from tl_app.assets import Assets, cache_root
 from tl_app.backbones import tuned
 from tl_app.commands import finished_run
 from tl_app.compute import devices as devices_lib
@@ -103,7 +103,7 @@ def explain(
     raise UserError(f"--input={source} has no inputs")
   if len(rows) > options.max_inputs:
     log.warning("only the first %d inputs are explained: --max_inputs sets another number", options.max_inputs)
-  found = _neighbours(paths, config, assets, model) if options.similar else None
+  found = _similar(paths, config, assets, model) if options.similar else None
   with progress.examples("explaining", len(rows[: options.max_inputs])):
     entries = [_entry(row, explainer, found, options) for row in rows[: options.max_inputs]]
   result = _result(model, [{"title": "", "entries": entries}])
@@ -136,8 +136,9 @@ def explain_test(
   paths, config, assets = finished_run.opened(workdir, downloads)
   model = finished_run.restore(paths, config, assets)
   explainer = Explainer(model, tuple(options.names), options.method)
-  examples = finished_run.test_examples(paths, config, assets)
-  found = _neighbours(paths, config, assets, model) if options.similar else None
+  split = _split(paths, config, assets)
+  examples = split.examples
+  found = _neighbours(paths, config, split, model) if options.similar else None
   chosen = _chosen(predictions.read(paths.predictions), model.task, count)
   place = {predictions.written(id): index for index, id in enumerate(examples.ids)}
   groups = []
@@ -217,20 +218,29 @@ def _typical(right):
   return [max(members, key=lambda row: float(row["score"])) for members in most]
 
 
-def _neighbours(paths: Workdir, config: Config, assets, model: Model) -> Similar | None:
-  """Returns the training examples with their frozen features; None if there are none, which the log tells."""
-  if model.task.per_token:
-    return None
+def _split(paths: Workdir, config: Config, assets) -> splits.Splits:
+  """Returns all examples of the run and their splits. Raises `UserError` if they are gone or have changed."""
+  examples = data.load(finished_run.data_config(paths, config), assets, known=splits.hashes(paths.splits))
+  return splits.read(paths.splits, examples)
+
+
+def _similar(paths: Workdir, config: Config, assets, model: Model) -> Similar | None:
+  """Returns what `_neighbours` does; None if the training examples are gone, which the log tells."""
   try:
-    examples = data.load(finished_run.data_config(paths, config), assets, known=splits.hashes(paths.splits))
-    split = splits.read(paths.splits, examples)
+    return _neighbours(paths, config, _split(paths, config, assets), model)
   except UserError as error:
     log.warning("no similar training examples: %s", error)
     return None
+
+
+def _neighbours(paths: Workdir, config: Config, split: splits.Splits, model: Model) -> Similar | None:
+  """Returns the training examples with their frozen features; None of a task with an answer for each word."""
+  if model.task.per_token:
+    return None
   if tuned.selected(paths.root) not in HEADS:
     # The features of the pretrained network are in the cache.
-    model = finished_run.rebuild(paths, config, assets)
-  none = np.zeros(0, np.int64)
+    model = finished_run.rebuild(paths, config, Assets.of(config))
+  examples, none = split.examples, np.zeros(0, np.int64)
   split = dataclasses.replace(split, validation=none, test=none)
   rows = training_data.make(examples, split, training_data.targets_of(model.task, examples, split))
   batch_size = finished_run.inference_batch(paths, model)

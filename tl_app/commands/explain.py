@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tl_app import data, progress
+from tl_app import progress
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
 from tl_app.backbones import tuned
@@ -136,7 +136,7 @@ def explain_test(
   paths, config, assets = finished_run.opened(workdir, downloads)
   model = finished_run.restore(paths, config, assets)
   explainer = Explainer(model, tuple(options.names), options.method)
-  split = _split(paths, config, assets)
+  split = finished_run.split_examples(paths, config, assets)
   examples = split.examples
   found = _neighbours(paths, config, split, model) if options.similar else None
   chosen = _chosen(predictions.read(paths.predictions), model.task, count)
@@ -218,16 +218,10 @@ def _typical(right):
   return [max(members, key=lambda row: float(row["score"])) for members in most]
 
 
-def _split(paths: Workdir, config: Config, assets) -> splits.Splits:
-  """Returns all examples of the run and their splits. Raises `UserError` if they are gone or have changed."""
-  examples = data.load(finished_run.data_config(paths, config), assets, known=splits.hashes(paths.splits))
-  return splits.read(paths.splits, examples)
-
-
 def _similar(paths: Workdir, config: Config, assets, model: Model) -> Similar | None:
   """Returns what `_neighbours` does; None if the training examples are gone, which the log tells."""
   try:
-    return _neighbours(paths, config, _split(paths, config, assets), model)
+    return _neighbours(paths, config, finished_run.split_examples(paths, config, assets), model)
   except UserError as error:
     log.warning("no similar training examples: %s", error)
     return None

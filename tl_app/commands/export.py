@@ -45,7 +45,8 @@ def export(
     raise UserError(
       f"--candidate={candidate}: {paths.export} is for the selected model, {selected}; give a directory with --output"
     )
-  examples = test = finished_run.test_examples(paths, config, assets)
+  split = finished_run.split_examples(paths, config, assets)
+  test = split.examples.take(split.test)
   candidate = candidate or selected
   model = finished_run.restore(paths, config, assets, "" if candidate == selected else candidate)
   batch_size = finished_run.inference_batch(paths, model)
@@ -63,7 +64,7 @@ def export(
     proof = parity.export_and_prove(model, directory, test.inputs, expected, batch_size=batch_size, about=about)
   if not output:
     record.write_metrics(metrics | {"parity": proof})
-    page.write(paths.root, examples)
+    page.write(paths.root, split.examples)
   return directory, proof, model.task
 
 

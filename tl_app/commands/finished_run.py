@@ -130,14 +130,24 @@ def data_config(paths: Workdir, config: Config, flags: Mapping = types.MappingPr
   return workdir_lib.located(paths, config, [name for name in names if name not in flags])
 
 
+def split_examples(paths: Workdir, config: Config, assets: Assets) -> splits.Splits:
+  """Returns all examples of the run, and their splits.
+
+  Raises:
+    UserError: a path of the run leads nowhere, or the data have changed.
+  """
+  examples = data.load(data_config(paths, config), assets, known=splits.hashes(paths.splits))
+  return splits.read(paths.splits, examples)
+
+
 def test_examples(paths: Workdir, config: Config, assets: Assets) -> Examples:
   """Returns the examples of the run's own test split.
 
   Raises:
     UserError: a path of the run leads nowhere, or the data have changed.
   """
-  examples = data.load(data_config(paths, config), assets, known=splits.hashes(paths.splits))
-  return examples.take(splits.read(paths.splits, examples).test)
+  split = split_examples(paths, config, assets)
+  return split.examples.take(split.test)
 
 
 def inference_batch(paths: Workdir, model: Model) -> int:

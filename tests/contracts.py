@@ -316,6 +316,11 @@ def _check_answers(task, labels, inputs, targets, logits):
   served = {name: value.numpy() for name, value in answers.signature_outputs(logits, tf.constant(raw)).items()}
   decoded = list(answers.decode(served, raw))
   assert len(decoded) == len(raw) and json.loads(json.dumps(decoded, allow_nan=False)) == decoded
+  for answer, example in zip(decoded, inputs):
+    cells = answers.label_cells(answer)
+    assert answers.describe_answer(answer) and len(cells) == len(answers.label_columns)
+    if all(cells):
+      answers.check_labels(cells, [example])
   text = {name: np.char.decode(v.astype(bytes), "utf-8") if v.dtype == object else v for name, v in served.items()}
   parity = answers.parity(text, outputs)
   assert json.loads(json.dumps(parity, allow_nan=False)) == parity

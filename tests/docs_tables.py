@@ -73,6 +73,7 @@ COMMANDS = (
   "find_lr",
   "benchmark",
   "explain",
+  "demo",
   "bundle",
   "tune",
   "select",

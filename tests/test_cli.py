@@ -20,7 +20,7 @@ from tl_app.config import Config
 
 COMMANDS = (
   *("train", "pretrain", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"),
-  *("explain", "bundle"),
+  *("explain", "demo", "bundle"),
 )
 
 

@@ -33,7 +33,7 @@ ORDER = [
   [
     *("tl_app", "__main__"),
     *("train", "pretrain", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"),
-    *("explain", "bundle", "tune", "select"),
+    *("explain", "demo", "bundle", "tune", "select"),
   ],
 ]
 LINE_OF = {room: line for line, rooms in enumerate(ORDER) for room in rooms}

@@ -10,7 +10,7 @@ from tl_app.errors import suggestion
 
 COMMANDS = (
   *("train", "pretrain", "check", "compare", "evaluate", "export", "predict", "inspect", "find_lr", "benchmark"),
-  *("explain", "bundle", "tune", "select"),
+  *("explain", "demo", "bundle", "tune", "select"),
 )
 
 

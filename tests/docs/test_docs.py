@@ -23,7 +23,7 @@ TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for
 EVERYTHING = "\n\n".join(TEXTS.values())
 COMMANDS = {
   *("train", "pretrain", "evaluate", "predict", "export", "inspect", "compare", "benchmark", "check", "find_lr"),
-  *("explain", "bundle", "tune", "select"),
+  *("explain", "demo", "bundle", "tune", "select"),
 }
 MAX_README_LINES = 150
 MAX_README_RESULTS = 8

@@ -5,7 +5,7 @@ import itertools
 import logging
 import pathlib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -111,6 +111,24 @@ def explain(
   Record(paths).write_explanations(directory / explanations.JSON, result)
   explanations.write(directory / explanations.PAGE, result, options.top)
   return Written(result, directory / explanations.PAGE)
+
+
+def opened(
+  workdir: str | pathlib.Path, options: Options = Options(), downloads: Mapping = types.MappingProxyType({})
+) -> Callable[[Row], dict]:
+  """Returns a function that explains one input of a finished run: row -> content of explanations.json.
+
+  Args:
+    workdir, options, downloads: as of `explain`.
+
+  Raises:
+    UserError: as of `explain`.
+  """
+  paths, config, assets = finished_run.opened(workdir, downloads)
+  model = finished_run.restore(paths, config, assets)
+  explainer = Explainer(model, tuple(options.names), options.method)
+  found = _neighbours(paths, config, assets, model) if options.similar else None
+  return lambda row: _result(model, [{"title": "", "entries": [_entry(row, explainer, found, options)]}])
 
 
 def explain_test(

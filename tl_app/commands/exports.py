@@ -30,8 +30,10 @@ def read_facts(export: pathlib.Path) -> dict:
   """Returns what an export says of itself: "modality", "pairs", "task", "class_names", ..
 
   Raises:
-    UserError: it is not what was exported.
+    UserError: it is no export, or not what was exported.
   """
+  if not (export / "saved_model.pb").is_file() or not (export / workdir.EXPORT_FACTS).is_file():
+    raise UserError(f"--model={export} is not an export of tl_app: use WORKDIR/export")
   return files.read_json(checksums.verified(export / workdir.EXPORT_FACTS, checksums.EXPORT_AGAIN))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tl_app import tasks, workdir
+from tl_app import tasks
 from tl_app.assets import saved_models
 from tl_app.commands import answer_files, exports
 from tl_app.data import modalities
@@ -102,10 +102,7 @@ def read_facts(model: str | pathlib.Path) -> dict:
   Raises:
     UserError: `model` is no export.
   """
-  directory = pathlib.Path(model)
-  if not (directory / "saved_model.pb").is_file() or not (directory / workdir.EXPORT_FACTS).is_file():
-    raise UserError(f"--model={model} is not an export of tl_app: use WORKDIR/export")
-  return exports.read_facts(directory)
+  return exports.read_facts(pathlib.Path(model))
 
 
 def read(facts: dict, source: str, text_column: str, image_column: str, text_pair_column: str) -> Iterator[Row]:

@@ -34,8 +34,12 @@ def write(path: pathlib.Path, result: Mapping, top: int) -> None:
     result: content of explanations.json.
     top: number of words to list for each answer.
   """
-  template = rendering.environment().get_template(PAGE)
-  files.write_text(path, template.render(explained=shown(result, top)))
+  files.write_text(path, page(result, top))
+
+
+def page(result: Mapping, top: int = TOP) -> str:
+  """Returns the page of a result, see `write`."""
+  return rendering.environment().get_template(PAGE).render(explained=shown(result, top))
 
 
 def shown(result: Mapping, top: int) -> dict:

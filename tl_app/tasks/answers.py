@@ -167,6 +167,39 @@ class Answers(abc.ABC):
     far = parity.get("max_ood_difference", 0.0) > OOD_TOLERANCE
     return self.is_equal(parity, tolerance) and not far and not parity.get("accept_differences")
 
+  @property
+  def label_columns(self) -> tuple[str, ...]:
+    """Columns of the label in a table of examples."""
+    return ("label",)
+
+  @abc.abstractmethod
+  def label_cells(self, answer: Mapping) -> list[str]:
+    """Returns an answer as label cells, one for each of `label_columns`.
+
+    Args:
+      answer: of `decode`.
+    """
+
+  @abc.abstractmethod
+  def describe_answer(self, answer: Mapping) -> str:
+    """Returns an answer in plain words, such as "positive, 88 % sure".
+
+    Args:
+      answer: of `decode`.
+    """
+
+  def check_labels(self, cells: Sequence[str], inputs: Sequence[str]) -> None:
+    """Checks the label of one example, as a person wrote it; a class need not be known.
+
+    Args:
+      cells: one for each of `label_columns`.
+      inputs: the text of the example, or those of a pair.
+
+    Raises:
+      UserError: it does not fit the task.
+    """
+    self.codec.classes(cells)
+
   @abc.abstractmethod
   def parity(self, served: Mapping[str, np.ndarray], outputs: np.ndarray) -> dict:
     """Returns how the answers of the export differ from those of the evaluation, ready for JSON.

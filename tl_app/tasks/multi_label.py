@@ -220,25 +220,15 @@ class MultiLabelMetrics(CountMetrics):
     return metrics | {"calibration": self.calibration(logits, targets) | {"uncalibrated": before}}
 
   def headline(self, test):
-    recall, precision = map(wording.of_hundred, self._totals(test))
+    recall, precision = map(wording.of_hundred, wording.totals(test))
     return f"{recall} found, {precision} right"
 
   def describe(self, test):
-    recall, precision = map(wording.of_hundred, self._totals(test))
+    recall, precision = map(wording.of_hundred, wording.totals(test))
     return [
       f"Of the classes that apply to an example it finds {recall}; of those that it answers {precision} are right.",
       f"For {wording.of_hundred(test['subset_accuracy'])} examples the answer is right in every class.",
     ]
-
-  def _totals(self, test):
-    """Returns (recall, precision) over all classes together."""
-    rows = test["per_class"].values()
-    hits, support = sum(row["recall"] * row["support"] for row in rows), sum(row["support"] for row in rows)
-    answered = 2 * hits / test["micro_f1"] - support if test["micro_f1"] else 0
-    return hits / max(support, 1), hits / max(answered, 1)
-
-  def right(self, outputs, targets):
-    return ((outputs > np.array(self.codec.thresholds)) == targets).all(axis=1)
 
   def calibration(self, calibrated, targets):
     probabilities = _probabilities(calibrated)
@@ -334,6 +324,15 @@ class MultiLabelAnswers(Answers):
 
   def score(self, logits, place):
     return self.codec.calibrated(logits)[:, place[0]]
+
+  def label_cells(self, answer):
+    return [self.codec.separator.join(answer["labels"])]
+
+  def describe_answer(self, answer):
+    return ", ".join(f"{name} ({100 * answer['probabilities'][name]:.0f} %)" for name in answer["labels"]) or "no class"
+
+  def check_labels(self, cells, inputs):
+    dataclasses.replace(self.codec, columns_of_labels=()).classes(cells)
 
   def parity(self, served, outputs):
     thresholds = np.array(self.codec.thresholds)

@@ -1,6 +1,7 @@
 """One or more numbers an example: squared error on standardised targets, answers in their own units."""
 
 import dataclasses
+import json
 import typing
 
 import numpy as np
@@ -8,7 +9,7 @@ import scipy.stats
 import sklearn.linear_model
 
 from tl_app.errors import UserError
-from tl_app.tasks import cells, explained, prediction_sets, solvers, statistics
+from tl_app.tasks import cells, explained, prediction_sets, solvers, statistics, wording
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import OOD_SCORE, LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
@@ -18,8 +19,6 @@ from tl_app.tasks.task import Task
 # A split is stratified by this number of bins of equal size, with at least so many examples in each.
 BINS, FEWEST = 10, 20
 TINY = 1e-12
-# Test examples that make a sentence about where errors are largest.
-_FEWEST_POINTS = 30
 # Targets that have a plain sentence of their own.
 _MOST_TARGETS = 3
 
@@ -226,10 +225,8 @@ class RegressionMetrics(Metrics):
     )
 
   def describe_failures(self, test):
-    if len(test["per_target"]) < 2:
-      return []
     name, row = min(test["per_target"].items(), key=lambda item: item[1]["r2"])
-    return [f"Worst at {name}: R2 {row['r2']:.2f}."]
+    return [f"Worst at “{name}”: R2 {row['r2']:.2f}."] if len(test["per_target"]) > 1 else []
 
   def baseline(self, train_targets, targets):
     constant = np.repeat(train_targets.mean(axis=0, keepdims=True), len(targets), axis=0)
@@ -327,6 +324,23 @@ class RegressionAnswers(Answers):
     (target,) = place
     return logits[:, target] * self.codec.deviation[target] + self.codec.mean[target]
 
+  @property
+  def label_columns(self):
+    return ("label",) if len(self.codec.names) == 1 else self.codec.names
+
+  def label_cells(self, answer):
+    return [f"{value:.6g}" for value in answer["values"].values()]
+
+  def describe_answer(self, answer):
+    bounds = answer.get("intervals", {})
+    return "; ".join(
+      f"{name}: {value:.4g}" + (f", {bounds[name][0]:.4g} to {bounds[name][1]:.4g}" if name in bounds else "")
+      for name, value in answer["values"].items()
+    )
+
+  def check_labels(self, cells, inputs):
+    self.codec.values([json.dumps(list(cells)) if len(cells) > 1 else cells[0]])
+
   def parity(self, served, outputs):
     difference = (np.abs(served["values"] - outputs) / self.codec.deviation).max()
     return {
@@ -353,19 +367,7 @@ class RegressionAnswers(Answers):
     return f"The table shows the {shown} largest errors of {total:,} test examples."
 
   def describe_failures(self, rows):
-    points = np.array([[float(row[name]) for name in ("label", "error")] for row in rows if "label" in row])
-    if len(points) < _FEWEST_POINTS:
-      return []
-    labels, errors = points[np.argsort(points[:, 0], kind="stable")].T
-    tenth = np.quantile(errors, 0.9)
-    parts = [
-      (part[0], part[-1], error.mean()) for part, error in zip(*(np.array_split(v, 3) for v in (labels, errors)))
-    ]
-    low, high, mean = max(parts, key=lambda part: part[2])
-    return [
-      f"One prediction in ten is off by more than {tenth:.3g}.",
-      f"Worst for labels from {low:.4g} to {high:.4g}: off by {mean:.3g} on average.",
-    ]
+    return wording.of_errors([(float(row["label"]), float(row["error"])) for row in rows if "label" in row])
 
 
 def _ranks(values):

@@ -335,6 +335,18 @@ class SingleLabelAnswers(Answers):
   def score(self, logits, place):
     return explained.log_odds(self.codec.calibrated(logits), *place)
 
+  def label_cells(self, answer):
+    return [answer["label"]]
+
+  def describe_answer(self, answer):
+    found = f"{answer['label']}, {100 * answer['score']:.0f} % sure"
+    if "prediction_set" not in answer:
+      return found
+    others = [name for name in answer["prediction_set"] if name != answer["label"]]
+    if not answer["prediction_set"]:
+      return f"{found}; the prediction set is empty: this is like nothing known"
+    return f"{found}; it may also be {' or '.join(others)}" if others else f"{found}; nothing else is likely"
+
   def parity(self, served, outputs):
     decided = self.codec.decision.distances(outputs) > TIE
     expected = np.asarray(self.codec.names, dtype=str)[self.codec.decision.choose(outputs)]

@@ -322,6 +322,19 @@ class EntityAnswers(Answers):
     word, tag = place
     return explained.log_odds(self.codec.calibrated(logits)[:, word], tag)
 
+  def label_cells(self, answer):
+    return [" ".join(answer["labels"])]
+
+  def describe_answer(self, answer):
+    found = [f"{row['text']} ({row['type']}, {100 * row['score']:.0f} %)" for row in answer["entities"]]
+    return ", ".join(found) or "no entity"
+
+  def check_labels(self, cells, inputs):
+    super().check_labels(cells, inputs)
+    words, given = len(tags.words(inputs[0])), len(cells[0].split())
+    if words != given:
+      raise UserError(f"the text has {words} words, but there are {given} tags: give one tag per word")
+
   def parity(self, served, outputs):
     present = served["words"] != ""
     expected = _aligned(outputs, present.shape[1])

@@ -1,4 +1,11 @@
-"""Shares as people say them, for the plain sentences about metrics."""
+"""Metrics as people say them, for the plain sentences about a model."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+# Numbers that make a sentence about where errors are largest.
+_FEWEST = 30
 
 
 def of_hundred(share: float) -> str:
@@ -13,3 +20,35 @@ def of_hundred(share: float) -> str:
 def percent(share: float) -> str:
   """Returns a share in [0, 1] as "93 %", rounded down: for "at least"."""
   return f"{int(100 * share + 1e-9)} %"
+
+
+def totals(test: Mapping) -> tuple[float, float]:
+  """Returns (recall, precision) over all classes together.
+
+  Args:
+    test: metrics with "per_class" and "micro_f1", see `Metrics.compute_metrics`.
+  """
+  rows = test["per_class"].values()
+  hits, support = sum(row["recall"] * row["support"] for row in rows), sum(row["support"] for row in rows)
+  answered = 2 * hits / test["micro_f1"] - support if test["micro_f1"] else 0
+  return hits / max(support, 1), hits / max(answered, 1)
+
+
+def of_errors(points: Sequence[tuple[float, float]]) -> list[str]:
+  """Returns how large the errors of predicted numbers are, and for which labels they are largest.
+
+  Args:
+    points: (label, error) of each test example.
+  """
+  if len(points) < _FEWEST:
+    return []
+  labels, errors = np.array(sorted(points)).T
+  parts = [
+    (part[0], part[-1], error.mean())
+    for part, error in zip(*(np.array_split(values, 3) for values in (labels, errors)))
+  ]
+  low, high, mean = max(parts, key=lambda part: part[2])
+  return [
+    f"One prediction in ten is off by more than {np.quantile(errors, 0.9):.3g}.",
+    f"Worst for labels from {low:.4g} to {high:.4g}: off by {mean:.3g} on average.",
+  ]

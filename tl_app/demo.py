@@ -1,0 +1,43 @@
+"""Opens a page on this machine on which a person tries a model: answers, explanations, and flags for wrong ones.
+
+python -m tl_app.demo --model=runs/movie_reviews/export
+python -m tl_app.demo --workdir=runs/flowers
+
+Needs pip install 'tl_app[demo]'. Only this machine reaches the page, and the page loads nothing from elsewhere.
+"""
+
+from tl_app import cli
+from tl_app.config.rules import RELOADING_FLAGS
+from tl_app.errors import UserError
+
+
+def define_flags():
+  cli.flag("model", "", "The exported SavedModel; without explanations.", path=True)
+  cli.define(["workdir", *RELOADING_FLAGS])
+  cli.flag("flagged", "flagged.csv", "Table to which flagged answers are added, for --dataset=table:.", path=True)
+  cli.flag("port", 7860, "Port of the page on 127.0.0.1.", low=1)
+  cli.flag("similar", 3, "Number of similar training examples with --workdir. 0: none.", low=0)
+
+
+def main():
+  flags = cli.FLAGS
+  cli.need_packages("demo", "gradio")
+  if bool(flags.model) == bool(flags.workdir):
+    raise UserError("give either --model, an export, or --workdir, a finished run, which explains answers too")
+  from tl_app.commands import exports
+
+  exports.read_facts(exports.export_of(flags.model or flags.workdir))
+  cli.start_tensorflow()
+  from tl_app.commands import demo, demo_page, explain
+
+  explainer = None
+  if flags.workdir:
+    options = explain.Options(similar=flags.similar)
+    explainer = explain.opened(flags.workdir, options, cli.given(RELOADING_FLAGS))
+  session = demo.Session(flags.model or flags.workdir, flags.flagged, explainer, flags.trust_backbone)
+  cli.print_results(f"http://{demo_page.HOST}:{flags.port} shows the model; Ctrl+C ends it")
+  demo_page.serve(session, flags.port)
+
+
+if __name__ == "__main__":
+  cli.run(main, __doc__, define_flags)

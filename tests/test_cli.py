@@ -15,7 +15,7 @@ from absl.testing import flagsaver
 import tl_app
 from tl_app import cli, files, train, workdir
 from tl_app import config as config_lib
-from tl_app.commands import train as train_lib
+from tl_app.commands import selected_model
 from tl_app.config import Config
 
 COMMANDS = (
@@ -233,7 +233,7 @@ def test_a_full_disk_is_reported_and_nothing_half_written_remains(tl_train, tmp_
   def full(model, task, record):
     raise error
 
-  monkeypatch.setattr(train_lib, "save", full)
+  monkeypatch.setattr(selected_model, "save", full)
   code, _, stderr = tl_train()
   assert code == 2 and "no space is left on the disk" in refusal(stderr)
   # Nothing that looks like a result, and the state with which the same command continues.
@@ -277,7 +277,7 @@ def test_a_bug_keeps_its_traceback(tl_train, tmp_path, monkeypatch):
   def broken(model, task, record):
     raise ZeroDivisionError
 
-  monkeypatch.setattr(train_lib, "save", broken)
+  monkeypatch.setattr(selected_model, "save", broken)
   with pytest.raises(ZeroDivisionError):
     tl_train()
   assert not (tmp_path / "run" / "predictions_test.csv").exists()

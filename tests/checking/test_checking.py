@@ -1,6 +1,7 @@
 """`check`: every planted fault is found and named, nothing else, and nothing in a clean set."""
 
 import collections
+import csv
 import io
 import json
 import random
@@ -436,8 +437,25 @@ def test_wrong_labels_are_found_by_frozen_features(tmp_path, modules):
   flags = {"backbone": f"{modules}/image", "image_size": 16, "feature_cache": "off"}
   assert "label_noise" not in kinds_of(f"images:{root}", **flags)
   (root / "red/007.png").rename(root / "blue/wrong.png")
-  found = kinds_of(f"images:{root}", **flags)
-  assert found["label_noise"].examples == ["blue/wrong.png (blue, rather red)"]
+  _, findings = check.check(Config(dataset=f"images:{root}", **flags), str(tmp_path / "fix.csv"))
+  (found,) = [finding for finding in findings if finding.kind == "label_noise"]
+  assert found.examples == ["blue/wrong.png (blue, rather red)"]
+  with open(tmp_path / "fix.csv", newline="") as file:
+    (row,) = csv.DictReader(file)
+  assert (row["id"], row["label"], row["proposed_label"]) == ("blue/wrong.png", "blue", "red")
+  assert row["image"] == str(root / "blue/wrong.png") and float(row["confidence"]) > 0.5 and row["decision"] == ""
+
+
+def test_equal_contents_with_several_labels_are_proposed_without_a_backbone(tmp_path):
+  rows = text_rows(30)
+  rows += [(rows[0][0], "pears", "")] + [(rows[0][0], "apples", "")] * 2
+  check_rows(tmp_path, rows)
+  check.check(Config(dataset=f"table:{tmp_path / 't'}"), str(tmp_path / "fix.csv"))
+  with open(tmp_path / "fix.csv", newline="") as file:
+    found = list(csv.DictReader(file))
+  assert [(row["label"], row["proposed_label"], row["reason"]) for row in found] == [
+    ("pears", "apples", "label of 3 of 4 equal contents")
+  ]
 
 
 def test_out_of_fold_predictions_have_not_seen_the_group():

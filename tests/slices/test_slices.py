@@ -3,11 +3,13 @@
 import dataclasses
 
 import numpy as np
+import PIL.Image
 import pytest
 import scipy.stats
 
 from tl_app import slices
 from tl_app.data.examples import Examples, Inputs, strings
+from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.slices import columns, fairness, measure, tree
 from tl_app.slices import report as report_lib
 from tl_app.tasks import REGRESSION, SINGLE_LABEL, statistics
@@ -198,3 +200,27 @@ def test_a_report_of_regression_has_no_fairness():
   assert worst["value"] == "f" and worst["worse"] and found["fairness"] == {}
   assert found["found"][0]["rule"] == "sex is f" or "sex is not m" in found["found"][0]["rule"]
   assert found["worst_groups"]["sex"]["value"] == "f"
+
+
+def test_images_tell_size_and_brightness(tmp_path):
+  paths = []
+  for i in range(24):
+    paths.append(str(tmp_path / f"{i}.png"))
+    PIL.Image.fromarray(np.full((32, 32 + i, 3), 10 * i, np.uint8)).save(paths[-1])
+  examples = Examples(
+    ids=strings([f"{i}.png" for i in range(24)]),
+    inputs=Inputs.of("image", paths),
+    labels=strings(["yes", "no"] * 12),
+    hashes=strings(paths),
+    splits=strings([""] * 24),
+    skipped=[],
+    source="images:x",
+  )
+  cells = columns.raw(examples, DecodedImageIndex(tmp_path))
+  assert list(cells["pixels"]) == [32.0 * (32 + i) for i in range(24)]
+  assert list(cells["brightness"]) == [10.0 * i for i in range(24)]
+  columns.write(tmp_path / "slices.csv", examples.ids, cells)
+  lines = (tmp_path / "slices.csv").read_text().splitlines()
+  assert lines[:2] == ["id,pixels,brightness", "0.png,1024,0"]
+  found = {column.name: column for column in slices.of_examples(examples, DecodedImageIndex(tmp_path))}
+  assert found["brightness"].names() == ["up to 50", "50 to 110", "110 to 170", "over 170"]

@@ -33,8 +33,8 @@ class Bench:
   def num_stages(self, config):
     return 4
 
-  def default_rates(self, config):
-    return {"learning_rate": 1e-4, "head_learning_rate": 1e-3}
+  def default_values(self, config):
+    return {"learning_rate": 1e-4, "head_learning_rate": 1e-3, "probe_solver": "logistic"}
 
   def run(self, config, paths, on_epoch):
     self.ran.append(config)
@@ -91,6 +91,7 @@ def test_probes_then_fine_tuning_then_one_run(tmp_path, page, runs):
 
 def test_the_first_trials_are_those_of_a_run_without_a_search(tmp_path, runs):
   tune.tune(config(tmp_path), tune.Options(trials=6))
+  assert Bench.ran[0].probe_solver == "logistic"
   first = next(ran for ran in Bench.ran if ran.recipe == "auto")
   assert (first.learning_rate, first.layer_decay, first.weight_decay) == (1e-4, 0.9, 0.01)
 

@@ -106,6 +106,12 @@ def test_flags_without_effect_are_not_chosen():
     chosen = space_lib.sample(space, trial, Config())
     assert ("head_learning_rate" in chosen) == (chosen["probe_solver"] == "adamw")
     assert trial.names[0] == "probe_solver"
+  # Without a solver in the space the flag itself asks for gradient descent.
+  alone = {"head_learning_rate": space["head_learning_rate"]}
+  assert (
+    space_lib.sample(alone, _Random(), Config())
+    and space_lib.sample(alone, _Random(), Config(probe_solver="svm")) == {}
+  )
   grid = space_lib.grid(space, Config())
   assert len(grid) == space_lib.GRID_POINTS + 1
   assert {"probe_solver": "svm"} in grid

@@ -111,14 +111,15 @@ class Bench:
     """Returns the number of stages of the backbone."""
     return len(self._prepared(config).model.backbone.stages)
 
-  def default_rates(self, config: Config) -> dict[str, float]:
-    """Returns {flag: value} of the learning rates that a run of `config` chooses itself."""
+  def default_values(self, config: Config) -> dict[str, float | str]:
+    """Returns {flag: value} of the learning rates and the solver that a run of `config` chooses itself."""
     planned = self._planned(config, self._prepared(config))
     rates = {"head_learning_rate": planned[0].optimizer.learning_rates[HEAD]}
     tuned = [phase for phase in planned if phase.trains_backbone]
     if tuned:
       rates["learning_rate"] = max(tuned[-1].optimizer.learning_rates.values())
-    return {name: float(f"{rate:.6g}") for name, rate in rates.items()}
+    shown = {name: float(f"{rate:.6g}") for name, rate in rates.items()}
+    return {**shown, "probe_solver": planned[0].optimizer.solver}
 
   def run(self, config: Config, paths: Workdir, on_epoch: Callable[[int, float], None]) -> Outcome:
     """Trains one trial.

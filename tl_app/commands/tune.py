@@ -159,7 +159,7 @@ class _Search:
       probes = space_lib.of_probes(bench.task.probe_solvers)
       if self.config.recipe == "probe":
         return {PROBES: _entries(probes), FINE_TUNING: {}}
-      rate = bench.default_rates(self.config)["learning_rate"]
+      rate = bench.default_values(self.config)["learning_rate"]
       stages = bench.num_stages(self.config)
       augmentations = bench.modality.augmentations
       tuned = space_lib.of_fine_tuning(rate, stages, bench.task.supports_label_smoothing, augmentations)
@@ -189,8 +189,7 @@ class _Search:
   def _enqueue(self, study, space, base, most):
     """Adds the trials that are not drawn: the grid, or the flags of a run without a search."""
     if self.options.method != "grid":
-      rates = self.bench.default_rates(base)
-      values = space_lib.default_values(space, base, rates)
+      values = space_lib.default_values(space, base, self.bench.default_values(base))
       return study.enqueue("defaults", [values] if values is not None else [])
     combinations = space_lib.grid(space, base)
     if len(combinations) > most:

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tl_app.config import FIELDS, TYPES, Config
+from tl_app.config import AUTO, FIELDS, TYPES, Config
 from tl_app.config.groups import (
   AugmentationConfig,
   BackboneConfig,
@@ -209,7 +209,8 @@ def of_fine_tuning(learning_rate: float, stages: int, smooths: bool, augmentatio
 
 
 def _has_effect(name, chosen, config):
-  return name not in NEED_GRADIENTS or chosen.get("probe_solver", config.probe_solver) == "adamw"
+  # With "auto" each of these flags asks for gradient descent.
+  return name not in NEED_GRADIENTS or chosen.get("probe_solver", config.probe_solver) in ("adamw", AUTO)
 
 
 def _holds(entry, value):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import types
 
+import numpy as np
 import pytest
 import tiny_data
 import tiny_modules
@@ -179,6 +180,8 @@ def test_trials_have_no_test_split(tmp_path):
   whole, _, _ = train.load_data(Config(dataset=f"table:{tmp_path}/mails.csv"), types.SimpleNamespace(root=tmp_path))
   kept, test = bench._split, set(whole.examples.ids[whole.test])
   assert len(test) and not len(kept.test) and not test & set(kept.examples.ids)
+  near = whole.fingerprints.near[np.sort(np.concatenate([whole.train, whole.validation]))]
+  np.testing.assert_array_equal(kept.fingerprints.near, near)
   for split in ("train", "validation"):
     ids, expected = (part.examples.ids[getattr(part, split)] for part in (kept, whole))
     assert list(ids) == list(expected)

@@ -16,6 +16,13 @@ _BETWEEN = " \n "
 
 
 @dataclasses.dataclass(frozen=True)
+class _Known:
+  """A column whose nearly equal inputs are known. Attribute: `near`, as of `Fingerprints`."""
+
+  near: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Fingerprints:
   """What tells equal and nearly equal examples.
 
@@ -32,6 +39,10 @@ class Fingerprints:
     """int64 [n], the same for examples that are equal or nearly equal in every column."""
     groups = [column.near for column in self.columns.values()]
     return groups[0] if len(groups) == 1 else duplicates.numbered(list(zip(*groups)))
+
+  def take(self, indices: np.ndarray) -> "Fingerprints":
+    """Returns what tells the examples at `indices`, int [k]; the texts themselves are not kept."""
+    return Fingerprints(self.contents[indices], {"kept": _Known(self.near[indices])})
 
   @functools.cached_property
   def texts(self) -> list[str] | None:

@@ -369,7 +369,7 @@ class Splits:
       train=np.searchsorted(kept, self.train),
       validation=np.searchsorted(kept, self.validation),
       test=np.empty(0, np.int64),
-      fingerprints=None,
+      fingerprints=self.fingerprints and self.fingerprints.take(kept),
     )
 
   def digests(self) -> dict[str, str]:

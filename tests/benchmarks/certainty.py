@@ -29,8 +29,9 @@ TEXT, IMAGE = "minilm_l6.pypi", "efficientnet_lite0.pypi"
 SETS = {
   "sms_spam": ("table:{data}/sms_spam/all.tsv", TEXT, {}),
   "banking77": ("table:{data}/banking77", TEXT, {}),
-  # Its test split has many more questions out of scope than its validation split.
   "clinc150": ("table:{data}/clinc150", TEXT, {"without": "oos"}),
+  # Its test split has many more questions out of scope than its validation split.
+  "clinc150_with_oos": ("table:{data}/clinc150", TEXT, {}),
   "tf_flowers": ("images:{data}/tf_flowers/all", IMAGE, {}),
   "trashnet": ("images:{data}/trashnet", IMAGE, {}),
   "digits": ("digits", IMAGE, {}),

@@ -67,7 +67,7 @@ def test_tags_are_learnt_and_measured(run):
   assert plan["class_names"] == ["O", "B-person", "I-person", "B-place", "I-place"]
   assert plan["preprocessing"]["words_not_read"] == 0 and plan["task"]["why"].startswith("the labels are tags")
   page = (workdir / "report.html").read_text()
-  assert "Entity F1 on" in page and "most often confused with" not in page
+  assert "Entity F1 " in page and "most often confused with" not in page
 
 
 def test_the_export_answers_with_entities_and_their_places(run, tmp_path):

@@ -52,3 +52,26 @@ def test_a_run_accepts_what_is_like_its_training_data(tmp_path, capsys):
   assert {"accept", "ood_score"} <= set((tmp_path / "answers.csv").read_text().splitlines()[0].split(","))
   page = (tmp_path / "run" / "report.html").read_text()
   assert "Accepted answers" in page and f"images:{noise}" in page
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_model_has_the_score_of_its_own_features(tmp_path):
+  colours = tiny_data.colours(tmp_path / "colours", per_class=12)
+  config = Config(
+    backbone=str(tiny_modules.image(tmp_path / "module")),
+    dataset=f"images:{colours}",
+    image_size=16,
+    recipe="full",
+    epochs=1,
+    head_epochs=2,
+    select="fine_tuned",
+    ood_score=True,
+    feature_cache="off",
+  )
+  metrics = train.train_and_evaluate(config, tmp_path / "run")
+  assert metrics["selected_candidate"] == "fine_tuned" and metrics["parity"]["max_ood_difference"] < 1e-3
+  assert "ood" not in metrics and "selective" not in metrics["test"]
+  predict.predict(tmp_path / "run", str(colours), str(tmp_path / "answers.jsonl"))
+  answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+  # The training examples are among them.
+  assert 0 <= np.mean([answer["ood_score"] for answer in answers]) < 0.7 and "accept" not in answers[0]

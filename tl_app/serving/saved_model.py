@@ -41,7 +41,7 @@ class Served(tf.Module):
       # Logits and features by one pass through the backbone.
       both = keras.Model(model.network.input, (model.network.output, model.features.output))
       self._answer_and_pool = functools.partial(both, training=False)
-      self._references = tf.Variable(model.ood.references, trainable=False)
+      self._references = tf.Variable(tf.convert_to_tensor(model.ood.references), trainable=False)
     self._blank = modalities.of(model.backbone.modality).blank
     signature = [tf.TensorSpec([None, 2] if model.backbone.pairs else [None], tf.string, name="inputs")]
     self.serving_default = tf.function(self._serve, input_signature=signature)

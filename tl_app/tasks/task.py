@@ -117,7 +117,7 @@ class Task:
     lowest loss.
     """
     codec = self.codec.calibrate(logits, targets, AnswerConfig(coverage=0.0))
-    return self.loss.mean_loss(codec.calibrated(np.float64(logits)), targets)
+    return self.loss.mean_loss(codec.calibrated(np.asarray(logits, np.float64)), targets)
 
   def configure(self, config: DataConfig, labels: Sequence[str]) -> "Task":
     """Returns the task for the form of the label cells, see `LabelCodec.configure`."""

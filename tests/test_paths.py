@@ -12,7 +12,7 @@ from tl_app.config import Config
 from tl_app.errors import UserError
 
 # Flags of single commands that are paths.
-OWN = {"model", "input", "output", "workdir"}
+OWN = {"model", "input", "output", "workdir", "fix", "flagged", "space"}
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_every_field_that_is_a_path_is_marked():
   assert (
     places
     | {"dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset", "preprocessor"}
-    | {"bundle", "lock"}
+    | {"bundle", "lock", "costs", "corrections"}
     == marked
   )
 

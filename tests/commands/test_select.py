@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 
 import numpy as np
 import pytest
@@ -91,10 +90,12 @@ def test_what_is_cached_needs_no_download(tmp_path, ranked, monkeypatch):
 
 
 def test_fewer_examples_of_each_class():
-  labels = strings(["a"] * 40 + ["b"] * 4 + ["c"] * 6)
+  labels = strings(["a"] * 40 + ["b"] * 4 + ["c"] * 6 + ["a"] * 45 + ["b"] * 5)
   examples = Examples(labels, Inputs.of("text", labels), labels, labels, labels, [], "texts")
-  split = Splits(examples, np.arange(44), np.arange(44, 50), np.empty(0, np.int64), [], {})
-  task = types.SimpleNamespace()
-  kept = select._limited(split, task, 16, 0).train
-  assert len(kept) == 10 and sum(labels[kept] == "b") == 4 and list(kept) == sorted(kept)
-  assert len(select._limited(split, task, 0, 0).train) == 44
+  split = Splits(examples, np.arange(50), np.arange(50, 100), np.empty(0, np.int64), [], {})
+  kept = select._limited(split, 24, 0)
+  assert len(kept.train) == len(kept.validation) == 12
+  assert {name: sum(labels[kept.train] == name) for name in "abc"} == {"a": 4, "b": 4, "c": 4}
+  assert {name: sum(labels[kept.validation] == name) for name in "ab"} == {"a": 7, "b": 5}
+  assert list(kept.train) == sorted(kept.train) and max(kept.train) < 50 <= min(kept.validation)
+  assert select._limited(split, 0, 0) is split and select._limited(split, 100, 0) is split

@@ -127,14 +127,13 @@ def test_commands_are_of_known_modules():
 
 @pytest.mark.slow
 def test_inline_flags_have_valid_values():
-  known = {command: flags_of(command) for command in ("train", "benchmark", "export", "predict")}
-  lines = {command: [] for command in known}
-  for line in inline_flags(EVERYTHING):
-    names = {argument[2:].partition("=")[0] for argument in line}
-    command = next(command for command in known if names <= known[command])
-    lines[command].append({"arguments": line, "whole": False})
-  assert all(lines.values())
-  assert {command: parse(command, lines[command])[0] for command in known} == dict.fromkeys(known, {})
+  waiting = list(inline_flags(EVERYTHING))
+  # What one command does not take may be a flag of the next.
+  for command in ("train", "benchmark", "export", "predict", "explain", "tune"):
+    faults, _ = parse(command, [{"arguments": line, "whole": False} for line in waiting])
+    assert len(faults) < len(set(map(" ".join, waiting))), command
+    waiting = [line for line in waiting if " ".join(line) in faults]
+  assert waiting == []
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Ranks backbones on labelled data without fine-tuning: by a probe on their frozen features."""
 
+import collections
 import dataclasses
 import gc
 import logging
@@ -59,7 +60,7 @@ def select(config: Config, names: str = "", examples: int = EXAMPLES) -> dict:
   assets = Assets.of(config)
   specs = _specs(config, names, assets)
   split, task, _ = train.load_data(config, assets)
-  split = _limited(split.without_test(), task, examples, config.seed)
+  split = _limited(split.without_test(), examples, config.seed)
   bench = _Bench(config, split, task, assets)
   log.info(
     "%d backbones on %s examples: %s", len(specs), f"{len(bench.rows):,}", ", ".join(spec.name for spec in specs)
@@ -208,19 +209,32 @@ def _specs(config, names, assets):
   return found
 
 
-def _limited(split, task, examples, seed):
-  """Returns the split with at most `examples` training examples, equally many of each class where there are classes."""
-  room = examples - len(split.validation) if examples else len(split.train)
-  if len(split.train) <= room:
+def _limited(split, examples, seed):
+  """Returns the split with at most `examples` of its examples, training and validation ones in proportion.
+
+  Of each class equally many stay where there are classes.
+  """
+  total = len(split.train) + len(split.validation)
+  if not 0 < examples < total:
     return split
-  draw = np.random.default_rng(seed)
-  order = draw.permutation(split.train)
-  classes = split.examples.classes
-  turn: dict = {}
+  validation = max(1, round(examples * len(split.validation) / total))
+  kept = {
+    "train": _drawn(split, split.train, max(2, examples - validation), seed),
+    "validation": _drawn(split, split.validation, validation, seed),
+  }
+  return dataclasses.replace(split, **kept)
+
+
+def _drawn(split, rows, number, seed):
+  """Returns `number` of the rows, sorted."""
+  order = np.random.default_rng(seed).permutation(rows)
+  counts: collections.Counter = collections.Counter()
+  turn = []
   # The n-th example of each class comes before the (n + 1)-th of any: small classes stay whole.
-  ranked = sorted(order, key=lambda i: turn.setdefault(classes[i], iter(range(len(order)))).__next__())
-  kept = np.sort(np.array(ranked[: max(room, 2)]))
-  return dataclasses.replace(split, train=kept)
+  for row in order:
+    turn.append(counts[split.examples.classes[row]])
+    counts[split.examples.classes[row]] += 1
+  return np.sort(order[np.argsort(turn, kind="stable")][:number])
 
 
 def _result(config, task, bench, done, failed):

@@ -57,7 +57,7 @@ def test_without_a_worse_slice_nothing_is_claimed(tmp_path):
 def test_the_label_review_is_a_section(tmp_path):
   run_with_slices(tmp_path)
   found = facts.read(tmp_path)
-  assert labels.SECTION.answers(found)["next"][0].startswith("2 test labels are probably wrong")
+  assert labels.SECTION.answers(found)["next"][0].startswith("2 test labels may be wrong")
   text = page.write(tmp_path).read_text()
   assert "Test split: 2" in text and "the selected model" in text and "--corrections" in text
   assert "Labels of train were not compared with predictions: python -m tl_app.check." in text

@@ -37,8 +37,9 @@ def _answers(facts):
   number = review.get("test", 0)
   if not number:
     return {}
-  are = "1 test label is" if number == 1 else f"{number:,} test labels are"
-  return {"next": [f"{are} probably wrong: look at them first, because they decide every number on this page."]}
+  labels = "1 test label" if number == 1 else f"{number:,} test labels"
+  advice = "review the surest first, because the test labels decide every number on this page."
+  return {"next": [f"{labels} may be wrong: an answer of high probability contradicts each; {advice}"]}
 
 
 SECTION = Section("labels", "Label review", _context, _answers)

@@ -64,6 +64,7 @@ def test_what_evaluate_and_predict_are_given(tmp_path):
     early_checks.prediction("gone", str(file), columns)
   with pytest.raises(UserError, match="--input=gone.txt: there is no such file"):
     early_checks.prediction(str(tmp_path), "gone.txt", columns)
+  write(tmp_path / "saved_model.pb", "")
   write(tmp_path / "assets.extra/tl_app.json", '{"modality": "text"}')
   early_checks.prediction(str(tmp_path), str(file), columns)
   write(tmp_path / "assets.extra/tl_app.json", '{"modality": "text", "columns": {"text_column": "subject"}}')

@@ -44,7 +44,10 @@ for line in lines:
     rest = cli.FLAGS([name, *arguments])[1:]
     if rest:
       raise UserError(f"{rest} are not flags")
-    if whole and name in ("train", "pretrain", "compare", "find_lr", "benchmark", "tune") and not cli.FLAGS.config:
+    finished = name == "compare" and cli.FLAGS.workdirs
+    if whole and name in ("train", "pretrain", "compare", "find_lr", "benchmark", "tune") and not (
+      finished or cli.FLAGS.config
+    ):
       cli.config_from_flags()
     if whole and name == "check":
       config.validate(config.Config(**cli.given()), needed=("dataset",))

@@ -231,7 +231,7 @@ def examples(modality, ids, inputs):
 @pytest.mark.slow
 def test_the_candidates_are_listed_with_the_reason_of_the_selection(tmp_path):
   metrics = write_run(tmp_path, ["negative", "positive"])
-  assert "Candidates" not in Page(page_lib.write(tmp_path)).text
+  assert "Candidates, on the validation split" not in Page(page_lib.write(tmp_path)).text
   metrics["candidates"] = {
     "majority_class": {"accuracy": 0.5},
     "probe": {"accuracy": 0.75, "loss": 0.61, "p_value": 3e-5},

@@ -81,7 +81,10 @@ def issues(targets: np.ndarray, probabilities: np.ndarray) -> list[tuple[int, in
   Returns:
     [(position, class that is probably right, its probability)].
   """
-  import cleanlab.filter
+  with warnings.catch_warnings():
+    # tqdm, which it imports, warns in a notebook without ipywidgets.
+    warnings.simplefilter("ignore")
+    import cleanlab.filter
 
   probabilities = np.asarray(probabilities, np.float64)
   ranked = cleanlab.filter.find_label_issues(

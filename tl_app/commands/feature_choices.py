@@ -10,8 +10,8 @@ from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
 from tl_app.backbones.spec import L2, BackboneSpec
 from tl_app.compute.devices import Devices
-from tl_app.config import AUTO, Config
-from tl_app.data import training_data
+from tl_app.config import AUTO, Config, rules
+from tl_app.data import modalities, training_data
 from tl_app.data.splitting.splits import Splits
 from tl_app.errors import UserError
 from tl_app.features import frozen
@@ -133,6 +133,8 @@ class _Bench:
     with self._devices.scope():
       model = model_lib.load(config, self._spec, Assets.of(config), self._task, config.max_length)
     examples = self._split.examples
+    of_data = modalities.of(examples.modality)
+    rules.check(rules.BACKBONE, config, of_data, modalities.other_flags(of_data.name), model.backbone)
     data = training_data.make(examples, self._split, training_data.targets_of(self._task, examples, self._split))
     data = frozen.with_lengths(data, model.backbone)
     planning.set_preprocessing(config.inputs, data, model)

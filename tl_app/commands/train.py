@@ -136,6 +136,8 @@ def prepare(
   spec = with_vocabulary(config, spec, split)
   record.write_vocabulary(spec.vocabulary)
   config = feature_choices.decided(config, spec, split, task, devices, record)
+  # What was decided must not change the initial weights: a run that continues decides nothing.
+  keras.utils.set_random_seed(config.seed)
   model = load_model(config, spec, assets, devices, task, split.examples.modality)
   train_data = frozen.with_lengths(make_training_data(config, split, task), model.backbone)
   if limit:

@@ -322,20 +322,18 @@ class RecipeConfig:
 
   preset: str = _field(
     "balanced",
-    "How much effort to make where no flag decides. quick: the probe alone. balanced: the probe, then fine-tuning, "
-    "where the validation split can show a gain. best: fine-tuning for twice as many steps with three seeds, whose "
-    "weights are averaged where that helps, and weights between those of the probe and the fine-tuned ones. Flags that "
-    "are given win.",
+    "How much effort to make where no other flag decides. quick: the probe alone. balanced: then fine-tuning where the "
+    "validation split can show a gain. best: longer fine-tuning with three seeds, see docs/recipes.md.",
     choices=("quick", "balanced", "best"),
     common=True,
   )
   recipe: str = _field(
     AUTO,
-    "auto: by --preset, probe or lp_ft, or full for a backbone with random weights. probe: train the head on frozen "
-    "features. lp_ft: probe, then fine-tune from it. gradual: probe, then unfreeze one more stage per phase from the "
-    "top. full: fine-tune everything at once from a new head. lora: probe, then low-rank updates of the kernels. "
-    "bias_norm: probe, then biases and normalisation only. contrastive: train the backbone with a supervised "
-    "contrastive loss, then a new probe; for few examples per class. --select says which model is selected.",
+    "auto: probe or lp_ft by --preset; full for random weights. probe: train the head on frozen features. lp_ft: "
+    "probe, then fine-tune from it. gradual: probe, then unfreeze one more stage per phase from the top. full: "
+    "fine-tune everything at once from a new head. lora: probe, then low-rank updates of the kernels. bias_norm: "
+    "probe, then biases and normalisation. contrastive: a supervised contrastive loss, then a new probe; for few "
+    "examples per class.",
     choices=(AUTO, "probe", "lp_ft", "gradual", "full", "lora", "bias_norm", "contrastive"),
     common=True,
   )
@@ -580,9 +578,8 @@ class OptimisationConfig:
   )
   max_minutes: float = _field(
     0.0,
-    "Time limit of the run in minutes. Uses measured step times: first smaller images if computing their features "
-    "would take too long, then fewer epochs, then only the upper stages, then part of an epoch. The probe is always "
-    "trained. 0: no limit.",
+    "Time limit of the run in minutes, by measured step times: smaller images where features would take too long, then "
+    "fewer epochs, then only the upper stages, then part of an epoch. 0: no limit.",
     low=0.0,
     common=True,
   )
@@ -627,7 +624,6 @@ class AugmentationConfig:
     "Treatment of rare classes, in probe and fine-tuning. class_weights: by effective number of examples. focal: focal "
     "loss. balanced: sample every class equally often. logit_adjustment: add the logarithm of the class shares.",
     choices=("none", "class_weights", "focal", "balanced", "logit_adjustment"),
-    common=True,
   )
 
 
@@ -637,8 +633,8 @@ class MachineConfig:
 
   strategy: str = _field(
     "auto",
-    "Distribution over devices. auto: mirrored if there are several GPUs. multi_worker: over processes, on one machine "
-    "or several, that are started with the same command under TF_CONFIG or by srun; see docs/several_machines.md.",
+    "Distribution over devices. auto: mirrored if there are several GPUs. multi_worker: over processes on one or "
+    "several machines; see docs/several_machines.md.",
     choices=("auto", "single", "mirrored", "multi_worker"),
     common=True,
   )

@@ -3,7 +3,6 @@
 import typing
 
 from tl_app.config import AUTO
-from tl_app.data import modalities
 from tl_app.errors import UserError
 
 if typing.TYPE_CHECKING:
@@ -21,6 +20,8 @@ class NotPossible(UserError):
 
 def available(model: "Model") -> list[str]:
   """Returns the methods that can explain a model, the best first."""
+  from tl_app.data import modalities
+
   backbone = model.backbone
   if modalities.of(backbone.modality).units == "words":
     differentiable = backbone.preprocess.can_arrange and backbone.token_embedding is not None

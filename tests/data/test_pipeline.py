@@ -118,3 +118,10 @@ def test_raw_bytes_are_what_a_client_sends(tmp_path):
 def test_an_unknown_modality_is_an_error():
   with pytest.raises(ValueError, match="unknown modality 'audio': known are text, image"):
     pipeline.for_inference(Inputs.of("audio", TEXTS.array()), Lengths(), 8)
+
+
+def test_every_pass_has_an_order_of_its_own_that_the_seed_decides():
+  passes = [[batch.numpy().tolist() for batch in pipeline.index_batches(12, 12, seed).take(3)] for seed in (0, 0, 1)]
+  assert all(sorted(order) == list(range(12)) for orders in passes for order in orders)
+  assert passes[0] == passes[1] != passes[2]
+  assert len(set(map(tuple, passes[0]))) == 3

@@ -145,3 +145,11 @@ def test_many_classes_give_the_same_metrics_without_a_matrix(monkeypatch):
   assert matrix.tolist() == dense.pop("confusion_matrix")
   assert sparse.pop("matthews") == pytest.approx(dense.pop("matthews"))
   assert sparse == dense
+
+
+def test_macro_f1_leaves_out_classes_without_examples_and_answers_as_scikit_learn_does():
+  targets, answers = np.array([0, 0, 1, 3, 3, 3]), np.array([0, 1, 1, 3, 3, 4])
+  one_hot = np.eye(6, dtype=np.float32)
+  sums = statistics.class_counts(one_hot[answers], one_hot[targets]).sum(axis=0)
+  expected = sklearn.metrics.f1_score(targets, answers, average="macro", zero_division=0)
+  assert statistics.macro_f1(sums) == pytest.approx(expected)

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -95,6 +96,19 @@ def test_an_interruption_that_python_drops_comes_again():
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=40)
   assert done.stdout == "goes on\n" and done.returncode == 143
   assert done.stderr.splitlines()[-1] == "tl_app: interrupted; the same command starts the run again"
+
+
+@pytest.mark.slow
+def test_a_second_interruption_ends_a_step_that_does_not_end():
+  code = (
+    "import os, signal, sys, time\nfrom tl_app import cli\ncli.interruption.TWICE_SECONDS = 0.2\nsys.argv = ['x']\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "def main():\n  with cli.interruption.deferred():\n"
+    "    for second in 0, 0, 0.3:\n      time.sleep(second)\n      print(second, flush=True)\n"
+    "      os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\ncli.run(main, 'x')"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=40)
+  assert (done.stdout, done.returncode, done.stderr) == ("0\n0\n0.3\n", -signal.SIGINT, "")
 
 
 @pytest.mark.slow

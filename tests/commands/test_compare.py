@@ -5,7 +5,6 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ import tiny_modules
 from tl_app import config as config_lib
 from tl_app import files, tasks
 from tl_app import workdir as workdir_lib
-from tl_app.commands import compare, compare_statistics
+from tl_app.commands import compare, compare_statistics, training_process
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
 from tl_app.files import checksums
@@ -71,7 +70,7 @@ def nothing_runs(monkeypatch):
   def refuse(*_, **__):
     raise AssertionError("a run was started")
 
-  monkeypatch.setattr(compare.subprocess, "Popen", refuse)
+  monkeypatch.setattr(training_process.subprocess, "Popen", refuse)
 
 
 @pytest.mark.slow
@@ -327,27 +326,3 @@ def test_what_the_user_must_change_is_one_line(tmp_path, flags, message):
   (line,) = done.stderr.splitlines()
   assert line.startswith("tl_app: ") and message in line
   assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interruption_lets_the_training_save_its_state(tmp_path):
-  code = (
-    "import pathlib, signal, sys, time\n"
-    "saved = pathlib.Path('saved')\n"
-    "signal.signal(signal.SIGTERM, lambda *_: (saved.touch(), sys.exit(143)))\n"
-    "pathlib.Path('ready').touch()\n"
-    "time.sleep(60)\n"
-  )
-  process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
-  wait = process.wait
-
-  def interrupted(timeout=None):
-    while not (tmp_path / "ready").exists():
-      time.sleep(0.01)
-    if timeout is None:
-      raise KeyboardInterrupt
-    return wait(timeout)
-
-  process.wait = interrupted
-  with pytest.raises(KeyboardInterrupt):
-    compare._ended(process)
-  assert process.returncode == 143 and (tmp_path / "saved").exists()

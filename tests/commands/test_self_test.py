@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tl_app.commands import self_test
+from tl_app.commands import self_test, training_process
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
 
@@ -36,8 +36,8 @@ class Training:
   ends_early = False
   refuses: str = ""
 
-  def __init__(self, command, stdout, stderr):
-    flags = dict(argument.removeprefix("--").partition("=")[::2] for argument in command[3:])
+  def __init__(self, command, stdin, stdout, stderr):
+    flags = dict(argument.removeprefix("--").partition("=")[::2] for argument in command[4:])
     self.flags, self.run, self.code = flags, pathlib.Path(flags["workdir"]), None
     lives = [training.run for training in self.started].count(self.run)
     self.started.append(self)
@@ -62,7 +62,7 @@ class Training:
     if self.code is None:
       self.code = -9
 
-  def wait(self):
+  def wait(self, timeout=None):
     return self.code
 
 
@@ -70,7 +70,7 @@ class Training:
 def training(monkeypatch):
   """Returns a class of trainings that `self_test` starts; its attributes say how they end."""
   kind = type("Run", (Training,), {"started": [], "weights": {}, "probes": {}})
-  monkeypatch.setattr(self_test.subprocess, "Popen", kind)
+  monkeypatch.setattr(training_process.subprocess, "Popen", kind)
   monkeypatch.setattr(self_test, "AGAIN", 0.0)
   backbone = types.SimpleNamespace(keeps_seeds=True, has_training_mode=True)
   monkeypatch.setattr(self_test, "_model", lambda root: types.SimpleNamespace(backbone=backbone))

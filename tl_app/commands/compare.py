@@ -1,19 +1,16 @@
 """Compares recipes on one data set: one run per recipe and seed, each in a new process, and a table of their scores."""
 
-import contextlib
 import dataclasses
 import logging
 import pathlib
-import subprocess
-import sys
 
 from tl_app import config as config_lib
 from tl_app import files, tasks
 from tl_app import workdir as workdir_lib
-from tl_app.commands import compare_statistics
+from tl_app.commands import compare_statistics, training_process
 from tl_app.commands.compare_statistics import Run
 from tl_app.config import Config
-from tl_app.errors import RunFailed, UserError, interruption
+from tl_app.errors import RunFailed, UserError
 from tl_app.files import checksums
 from tl_app.report import formatting, predictions
 
@@ -22,8 +19,6 @@ log = logging.getLogger(__name__)
 # Flags of a run that the comparison sets itself.
 OWN_FLAGS = ("workdir", "recipe", "seed", "split_seed")
 TABLE, RESULT = "comparison.md", "comparison.json"
-# Seconds that an interrupted training may take to save its state.
-SAVING_SECONDS = 25
 
 
 def compare(config: Config, recipes: str, seeds: str) -> dict:
@@ -219,28 +214,12 @@ def _outcome(config, waiting):
 
 
 def _train(config):
-  """Trains in a new process, since memory and devices belong to a process; returns (exit code, last line)."""
+  """Trains in a new process; returns (exit code, last line)."""
   output = _output(config)
-  with open(output, "w", encoding="utf-8") as file:
-    command = [sys.executable, "-m", "tl_app.train", *formatting.given_flags(_values(config))]
-    code = _ended(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
-  lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
-  last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
-  return code, last.strip().removeprefix("tl_app: ") if code else ""
-
-
-def _ended(process):
-  """Returns the exit code of a training. An interruption is passed on to it, so that it saves its state."""
-  try:
-    return process.wait()
-  except KeyboardInterrupt:
-    interruption.acted_on()
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-      process.wait(SAVING_SECONDS)
-    raise
-  finally:
-    process.kill()
+  output.unlink(missing_ok=True)
+  process = training_process.start("tl_app.train", formatting.given_flags(_values(config)), output)
+  code = training_process.exit_code(process)
+  return code, training_process.failure(code, output) if code else ""
 
 
 def _clean_up(config, new):

@@ -4,14 +4,12 @@ import dataclasses
 import logging
 import pathlib
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 
 from tl_app import workdir as workdir_lib
-from tl_app.commands import finished_run, run_differences
+from tl_app.commands import finished_run, run_differences, training_process
 from tl_app.config import FIELDS, Config
 from tl_app.errors import RunFailed, UserError
 from tl_app.report import epoch_log, formatting
@@ -101,13 +99,14 @@ def _interrupted(config, root):
   epochs = epoch_log.read(workdir_lib.Workdir(root / "whole").log)
   last = epochs[-1]["phase"] if epochs else ""
   process = _start(config, run)
-  _wait(process, lambda: _is_in_phase(run, last))
-  process.send_signal(signal.SIGTERM)
-  code = process.wait()
+  with training_process.ending([process]):
+    _wait(process, lambda: _is_in_phase(run, last))
+    process.send_signal(signal.SIGTERM)
+    code = process.wait()
   if code == 0:
     return Check(name, "not checked: the training is too short to be interrupted", None)
   if code != 128 + signal.SIGTERM:
-    raise RunFailed(f"self-test: exit code {code} on SIGTERM: {_last_line(run)}")
+    raise RunFailed(f"self-test: exit code {code} on SIGTERM: {training_process.failure(code, _output(run))}")
   _kill_when_continued(config, run)
   _run_to_end(config, run)
   difference = run_differences.first_difference(run, root / "whole")
@@ -120,11 +119,11 @@ def _interrupted(config, root):
 
 def _kill_when_continued(config, run):
   process = _start(config, run)
-  _wait(process, lambda: CONTINUES in _output(run).read_text(encoding="utf-8", errors="replace"))
-  end = time.monotonic() + AGAIN
-  _wait(process, lambda: time.monotonic() > end)
-  process.kill()
-  process.wait()
+  with training_process.ending([process]):
+    _wait(process, lambda: CONTINUES in _output(run).read_text(encoding="utf-8", errors="replace"))
+    end = time.monotonic() + AGAIN
+    _wait(process, lambda: time.monotonic() > end)
+    process.kill()
 
 
 def _two_devices(config, root):
@@ -169,9 +168,7 @@ def _is_in_phase(run, name):
 def _start(config, run):
   """Starts a training in a new process."""
   values = {name: getattr(config, name) for name in FIELDS} | {"workdir": str(run)}
-  with open(_output(run), "a", encoding="utf-8") as file:
-    command = [sys.executable, "-m", "tl_app.train", *formatting.given_flags(values)]
-    return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+  return training_process.start("tl_app.train", formatting.given_flags(values), _output(run))
 
 
 def _run_to_end(config, run):
@@ -181,29 +178,16 @@ def _run_to_end(config, run):
     UserError: its exit code is 2; the message is its own.
     RunFailed: it has another exit code than 0.
   """
-  process = _start(config, run)
-  try:
-    code = process.wait()
-  finally:
-    process.kill()
+  code = training_process.exit_code(_start(config, run))
   if code:
-    raise (UserError if code == 2 else RunFailed)(_last_line(run))
+    raise (UserError if code == 2 else RunFailed)(training_process.failure(code, _output(run)))
 
 
 def _wait(process, condition):
-  """Waits until a condition holds or a process has ended. The process ends if the wait is interrupted."""
-  try:
-    while process.poll() is None and not condition():
-      time.sleep(LOOK)
-  except BaseException:
-    process.kill()
-    raise
+  """Waits until a condition holds or a process has ended."""
+  while process.poll() is None and not condition():
+    time.sleep(LOOK)
 
 
 def _output(run):
   return run.with_suffix(".txt")
-
-
-def _last_line(run):
-  lines = _output(run).read_text(encoding="utf-8", errors="replace").splitlines()
-  return next((line for line in reversed(lines) if line.strip()), "no output").strip().removeprefix("tl_app: ")

@@ -5,7 +5,6 @@ import dataclasses
 import gc
 import logging
 import pathlib
-import subprocess
 import sys
 import time
 import typing
@@ -14,10 +13,10 @@ from tl_app import config as config_lib
 from tl_app import files
 from tl_app import workdir as workdir_lib
 from tl_app.cli import machine_error
-from tl_app.commands import train
+from tl_app.commands import train, training_process
 from tl_app.commands.trials import Bench, Outcome, OutOfTime, Pruned, check_time, quiet
 from tl_app.config import Config
-from tl_app.errors import RunFailed, UserError, interruption
+from tl_app.errors import RunFailed, UserError
 from tl_app.report import formatting, tuning_page
 from tl_app.searching import space as space_lib
 from tl_app.searching import study as study_lib
@@ -33,8 +32,6 @@ PROBES, FINE_TUNING = "probe", "fine_tuning"
 DEFAULT_TRIALS = 20
 # Where fine-tuning follows, the largest number of trials of probes, and their largest share of the trials and minutes.
 MOST_PROBES, PROBE_SHARE = 12, 0.4
-# Seconds that an interrupted process may take to end.
-ENDING_SECONDS = 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,20 +347,8 @@ def _finished(config):
 def _processes(options, root):
   """Starts the other processes of a search and ends them with the block."""
   started = []
-  try:
+  with training_process.ending(started):
     for number in range(1, options.processes):
-      with open(root / f"process-{number}.log", "a", encoding="utf-8") as output:
-        command = [sys.executable, "-m", "tl_app.tune", *options.command, "--processes=1"]
-        started.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT))
+      flags = [*options.command, "--processes=1"]
+      started.append(training_process.start("tl_app.tune", flags, root / f"process-{number}.log"))
     yield started
-  except KeyboardInterrupt:
-    interruption.acted_on()
-    raise
-  finally:
-    for process in started:
-      if process.poll() is None:
-        process.terminate()
-    for process in started:
-      with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(ENDING_SECONDS)
-      process.kill()

@@ -12,7 +12,7 @@ from tl_app import backbones
 from tl_app.assets import Assets
 from tl_app.backbones import saved_model
 from tl_app.backbones.spec import BackboneSpec
-from tl_app.commands import feature_choices, finished_run, train
+from tl_app.commands import feature_choices, finished_run, loading, train
 from tl_app.compute import devices as devices_lib
 from tl_app.config import Config
 from tl_app.workdir import Record, Workdir
@@ -40,7 +40,7 @@ def decided(world, tmp_path, spec=None, **flags):
     **{"backbone": str(world / "bert"), "dataset": f"table:{world}/reviews.csv", "cache_dir": str(tmp_path)} | flags
   )
   assets = Assets.of(config)
-  split, task, _ = train.load_data(config, assets)
+  split, task, _ = loading.examples(config, assets)
   record = Record(Workdir(tmp_path))
   spec = spec or backbones.resolve(config.backbone)
   found = feature_choices.decided(config, spec, split, task, DEVICES, record)

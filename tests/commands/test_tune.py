@@ -9,7 +9,7 @@ import pytest
 import tiny_data
 import tiny_modules
 
-from tl_app.commands import train, trials, tune
+from tl_app.commands import loading, train, trials, tune
 from tl_app.config import Config
 from tl_app.data.modalities import of
 from tl_app.errors import RunFailed, UserError
@@ -177,7 +177,7 @@ def test_another_search_is_not_continued(tmp_path, runs):
 def test_trials_have_no_test_split(tmp_path):
   tiny_data.reviews(tmp_path / "mails.csv")
   bench = trials.Bench(Config(dataset=f"table:{tmp_path}/mails.csv", workdir=str(tmp_path)))
-  whole, _, _ = train.load_data(Config(dataset=f"table:{tmp_path}/mails.csv"), types.SimpleNamespace(root=tmp_path))
+  whole, _, _ = loading.examples(Config(dataset=f"table:{tmp_path}/mails.csv"), types.SimpleNamespace(root=tmp_path))
   kept, test = bench._split, set(whole.examples.ids[whole.test])
   assert len(test) and not len(kept.test) and not test & set(kept.examples.ids)
   near = whole.fingerprints.near[np.sort(np.concatenate([whole.train, whole.validation]))]

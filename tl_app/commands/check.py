@@ -12,7 +12,7 @@ from tl_app import config as config_lib
 from tl_app.assets import Assets
 from tl_app.checking import noise, review, summary, texts
 from tl_app.checking.findings import SEVERITIES, Finding, find, in_order
-from tl_app.commands import train
+from tl_app.commands import loading
 from tl_app.compute import devices as devices_lib
 from tl_app.config import Config, rules
 from tl_app.data import corrections, modalities, training_data
@@ -136,10 +136,10 @@ def _features(config, spec, assets, subject, clock):
   others = np.setdiff1d(np.arange(len(examples)), np.concatenate([*split.values()]))
   test = np.union1d(split["test"], others)
   whole = splits.Splits(examples, split["train"], split["validation"], test, [], {})
-  spec = train.with_vocabulary(config, spec, whole)
-  model = train.load_model(config, spec, assets, devices, task, examples.modality)
+  spec = loading.with_vocabulary(config, spec, whole)
+  model = loading.model(config, spec, assets, devices, task, examples.modality)
   # Nothing is trained, so the targets are not used.
   data = training_data.make(examples, whole, np.zeros(len(examples), np.int32))
   data = frozen.with_lengths(data, model.backbone)
   planning.set_preprocessing(config.inputs, data, model)
-  return train.make_features(config, model, data, devices, clock)
+  return loading.features(config, model, data, devices, clock)

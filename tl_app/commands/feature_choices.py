@@ -6,19 +6,15 @@ import logging
 import keras
 import numpy as np
 
-from tl_app import workdir as workdir_lib
-from tl_app.assets import Assets, cache_root
+from tl_app.assets import Assets
 from tl_app.backbones.spec import L2, BackboneSpec
+from tl_app.commands import loading
 from tl_app.compute.devices import Devices
-from tl_app.config import AUTO, Config, rules
-from tl_app.data import modalities, training_data
+from tl_app.config import AUTO, Config
 from tl_app.data.splitting.splits import Splits
 from tl_app.errors import UserError
-from tl_app.features import frozen
 from tl_app.features.frozen import Features
-from tl_app.model import model as model_lib
 from tl_app.searching import probes
-from tl_app.training import planning
 from tl_app.training.selection import SIGNIFICANT
 from tl_app.workdir import Record
 
@@ -130,17 +126,8 @@ class _Bench:
     return {"flags": {flag: chosen}, "scores": scores, "reason": reason}
 
   def _features(self, config) -> Features:
-    with self._devices.scope():
-      model = model_lib.load(config, self._spec, Assets.of(config), self._task, config.max_length)
-    examples = self._split.examples
-    of_data = modalities.of(examples.modality)
-    rules.check(rules.BACKBONE, config, of_data, modalities.other_flags(of_data.name), model.backbone)
-    data = training_data.make(examples, self._split, training_data.targets_of(self._task, examples, self._split))
-    data = frozen.with_lengths(data, model.backbone)
-    planning.set_preprocessing(config.inputs, data, model)
-    batch = frozen.inference_batch(config.examples_per_step, model.backbone, self._devices)
-    store = frozen.store(config.machine, cache_root(config.cache_dir))
-    return Features(model, data, self._devices.alone(), store, batch, workdir_lib.Clock())
+    config = dataclasses.replace(config, augment="none", augment_copies=0)
+    return loading.without_run(config, self._spec, self._split, self._task, Assets.of(config), self._devices.alone())
 
 
 def _kept(split):

@@ -19,18 +19,17 @@ from tl_app.assets import Assets
 from tl_app.backbones.backbone import parameters
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.cli import machine_error
-from tl_app.commands import default_backbone, feature_choices, train
+from tl_app.commands import default_backbone, feature_choices, loading
 from tl_app.compute import devices as devices_lib
 from tl_app.compute import memory
 from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.data.splitting.splits import Splits
 from tl_app.errors import RunFailed, UserError
-from tl_app.features import frozen
 from tl_app.features.frozen import Features
 from tl_app.report import formatting, selection_page
 from tl_app.searching import probes, scores
-from tl_app.training import planning, selection
+from tl_app.training import selection
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,8 @@ def select(config: Config, names: str = "", examples: int = EXAMPLES) -> dict:
   """
   assets = Assets.of(config)
   specs = _specs(config, names, assets)
-  split, task, _ = train.load_data(config, assets)
+  split, task, reason = loading.examples(config, assets)
+  loading.announce(config, split, task, reason)
   split = _limited(split.without_test(), examples, config.seed)
   bench = _Bench(config, split, task, assets)
   log.info(
@@ -163,14 +163,10 @@ class _Bench:
     )
 
   def _features(self, config, spec) -> Features:
-    spec = train.with_vocabulary(config, spec, self._split)
+    spec = loading.with_vocabulary(config, spec, self._split)
     record = workdir_lib.Record(workdir_lib.Workdir(pathlib.Path(config.workdir or ".")))
     config = feature_choices.decided(config, spec, self._split, self._task, self._devices, record)
-    modality = self._split.examples.modality
-    model = train.load_model(config, spec, self._assets, self._devices, self._task, modality)
-    data = frozen.with_lengths(train.make_training_data(config, self._split, self._task), model.backbone)
-    planning.set_preprocessing(config.inputs, data, model)
-    return train.make_features(config, model, data, self._devices, workdir_lib.Clock())
+    return loading.without_run(config, spec, self._split, self._task, self._assets, self._devices)
 
   def _groups(self):
     """Returns what tells examples that must be in one fold: groups of the data, or equal contents."""

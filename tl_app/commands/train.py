@@ -9,26 +9,18 @@ from collections.abc import Callable
 
 import keras
 
-from tl_app import backbones, data, files, tasks
+from tl_app import backbones, files
 from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
-from tl_app.assets import Assets, cache_root
+from tl_app.assets import Assets
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.checking import summary
-from tl_app.commands import default_backbone, diagnosis, feature_choices, finished_run, selected_model, workers
+from tl_app.commands import default_backbone, diagnosis, feature_choices, finished_run, loading, selected_model, workers
 from tl_app.compute import devices as devices_lib
-from tl_app.compute.devices import Devices
 from tl_app.config import Config, rules
-from tl_app.data import copies, modalities, training_data
-from tl_app.data.examples import strings
-from tl_app.data.splitting import splits
-from tl_app.data.splitting.fingerprints import fingerprint
-from tl_app.data.splitting.image_index import DecodedImageIndex
-from tl_app.data.training_data import TrainingData
+from tl_app.data import modalities
 from tl_app.features import frozen
 from tl_app.features.frozen import Features
-from tl_app.model import model as model_lib
-from tl_app.model.model import Model
 from tl_app.recipes import recipes
 from tl_app.report import facts, machine, model_card, page
 from tl_app.serving import handover, parity
@@ -128,20 +120,21 @@ def prepare(
   rules.check(rules.DEVICES, config, devices.replicas)
   keras.utils.set_random_seed(config.seed)
   assets = Assets.of(config)
-  split, task, reason = load_data(config, assets)
+  split, task, reason = loading.examples(config, assets)
+  loading.announce(config, split, task, reason)
   diagnosis.check_groups(config, split)
   workers.check_same(config, split.manifest(), devices)
   record.write_splits(split.manifest())
   _check_unchanged(config, split, record)
-  spec = with_vocabulary(config, spec, split)
+  spec = loading.with_vocabulary(config, spec, split)
   record.write_vocabulary(spec.vocabulary)
   config = feature_choices.decided(config, spec, split, task, devices, record)
   # What was decided must not change the initial weights: a run that continues decides nothing.
   keras.utils.set_random_seed(config.seed)
-  model = load_model(config, spec, assets, devices, task, split.examples.modality)
-  train_data = frozen.with_lengths(make_training_data(config, split, task), model.backbone)
+  model = loading.model(config, spec, assets, devices, task, split.examples.modality)
+  train_data = frozen.with_lengths(loading.training_data(config, split, task), model.backbone)
   if limit:
-    whole_size = make_features(config, model, train_data, devices, workdir_lib.Clock())
+    whole_size = loading.features(config, model, train_data, devices, workdir_lib.Clock())
     model = image_size.with_smaller_images(config, spec, assets, whole_size, limit, record)
   record.note("started", workdir_lib.place(record.paths))
   record.note("origin", dataclasses.asdict(model.backbone.spec.origin))
@@ -149,7 +142,9 @@ def prepare(
   preprocessing = planning.set_preprocessing(config.inputs, train_data, model)
   preprocessing |= planning.truncation(train_data, model)
   planned = planning.plan_phases(config, train_data, model, devices, recipe)
-  features = _with_disk_space(make_features(config, model, train_data, devices, record.clock), planned, config, record)
+  features = _with_disk_space(
+    loading.features(config, model, train_data, devices, record.clock), planned, config, record
+  )
   measured = record.state.decide("batch_size", lambda: dataclasses.asdict(batch_size.choose(config, planned, features)))
   chosen = batch_size.BatchSize(**measured)
   features = features.with_batch_size(chosen.inference)
@@ -184,60 +179,6 @@ def _check_unchanged(config, split, record):
     record.state.agree(f"{name} split", digest, problem)
 
 
-def load_data(config: Config, assets: Assets) -> tuple[splits.Splits, tasks.Task, str]:
-  """Returns (the examples and their splits, the fitted `Task`, the reason for its choice)."""
-  examples = data.load(config, assets)
-  task, reason = tasks.choose(config, examples)
-  examples = dataclasses.replace(examples, classes=strings(task.codec.classes(examples.labels)))
-  fingerprints = fingerprint(examples, DecodedImageIndex(assets.root))
-  split = splits.make(examples, config.splits, fingerprints, task.has_class_names)
-  task = task.fit(examples.labels[split.train]).decide(config.answers)
-  notes = (f"note: {note}" for note in split.notes if note not in split.findings)
-  for line in (*plan_text.data_lines(config.dataset, split, task, reason), *notes):
-    log.info("%s", line)
-  return split, task, reason
-
-
-def with_vocabulary(config: Config, spec: BackboneSpec, split: splits.Splits) -> BackboneSpec:
-  """Returns the record of a backbone with the vocabulary that it learns from the training texts, if it does."""
-  if spec.modality != split.examples.modality:
-    # `load_model` refuses it.
-    return backbones.with_vocabulary(spec, (), config.vocabulary_size)
-  texts = split.examples.inputs[split.train].array().ravel()
-  return backbones.with_vocabulary(spec, texts, config.vocabulary_size)
-
-
-def load_model(config: Config, spec: BackboneSpec, assets: Assets, devices: Devices, task, modality: str) -> Model:
-  """Returns the `Model`: the backbone with a new head for the task.
-
-  Args:
-    config: the `Config`.
-    spec: the record of --backbone, with its learnt vocabulary.
-    assets: the `Assets`.
-    devices: the `Devices`.
-    task: the fitted `Task`.
-    modality: name of the modality of the data.
-
-  Raises:
-    UserError: the backbone cannot read these data, or a flag has no effect with them.
-  """
-  with devices.scope():
-    model = model_lib.load(config, spec, assets, task, config.max_length)
-  of_data = modalities.of(modality)
-  rules.check(rules.BACKBONE, config, of_data, modalities.other_flags(modality), model.backbone)
-  return model
-
-
-def make_training_data(config: Config, split: splits.Splits, task) -> TrainingData:
-  """Returns the `TrainingData` of a run, with the augmented copies that the flags ask for."""
-  examples, augment = split.examples, None
-  if config.augment != "none":
-    modality = modalities.of(examples.modality)
-    augment = modality.augmentation(config.augment, examples.inputs[split.train], config.seed)
-  copied = copies.make(examples, split.train, augment, config.augment_copies) if config.augment_copies else None
-  return training_data.make(examples, split, training_data.targets_of(task, examples, split), augment, copied)
-
-
 def _target(config, features, record):
   """Returns the features of --unlabelled_dataset."""
   with record.clock("features"):
@@ -249,13 +190,6 @@ def _source_only(adapted, features):
   task, targets = features.model.task, features.data.targets[features.data.test]
   found = task.metrics.compute_metrics(adapted.source_logits, targets)
   return {"source_only_test": {name: found[name] for name in ("accuracy", "accuracy_ci95", "macro_f1")}}
-
-
-def make_features(config: Config, model: Model, train_data: TrainingData, devices: Devices, clock) -> Features:
-  """Returns the `Features` of a run, with the batch size of the flags."""
-  store = frozen.store(config.machine, cache_root(config.cache_dir))
-  inference_batch = frozen.inference_batch(config.examples_per_step, model.backbone, devices)
-  return Features(model, train_data, devices, store, inference_batch, clock)
 
 
 def check(features: Features, record: Record) -> None:

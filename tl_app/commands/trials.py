@@ -12,15 +12,13 @@ import numpy as np
 
 from tl_app import backbones
 from tl_app import config as config_lib
-from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.backbones.weights import values
-from tl_app.commands import feature_choices, train
+from tl_app.commands import feature_choices, loading
 from tl_app.compute import devices as devices_lib
 from tl_app.config import AUTO, Config, rules
 from tl_app.config.groups import OptimisationConfig, RecipeConfig
 from tl_app.data import modalities
-from tl_app.features import frozen
 from tl_app.features.frozen import Features
 from tl_app.recipes import recipes
 from tl_app.recipes.phase import HEAD
@@ -84,7 +82,8 @@ class Bench:
     """
     self._assets = Assets.of(config)
     self._devices = devices_lib.make(config.strategy, config.num_devices, config.deterministic)
-    split, self.task, _ = train.load_data(config, self._assets)
+    split, self.task, reason = loading.examples(config, self._assets)
+    loading.announce(config, split, self.task, reason)
     self._split = split.without_test()
     self._key: tuple = ()
     self._features: Features | None = None
@@ -102,7 +101,7 @@ class Bench:
 
   def feature_choices(self, config: Config) -> dict[str, str]:
     """Returns {flag: value} of what --pooling=auto and --pair_encoding=auto choose."""
-    spec = train.with_vocabulary(config, backbones.resolve(config.backbone), self._split)
+    spec = loading.with_vocabulary(config, backbones.resolve(config.backbone), self._split)
     record = Record(Workdir(pathlib.Path(config.workdir)))
     decided = feature_choices.decided(config, spec, self._split, self.task, self._devices, record)
     return {name: getattr(decided, name) for name in ("pooling", "pair_encoding")}
@@ -169,11 +168,8 @@ class Bench:
     return self._features
 
   def _loaded(self, config):
-    spec = train.with_vocabulary(config, backbones.resolve(config.backbone), self._split)
-    model = train.load_model(config, spec, self._assets, self._devices, self.task, self._split.examples.modality)
-    data = frozen.with_lengths(train.make_training_data(config, self._split, self.task), model.backbone)
-    planning.set_preprocessing(config.inputs, data, model)
-    return train.make_features(config, model, data, self._devices, workdir_lib.Clock())
+    spec = loading.with_vocabulary(config, backbones.resolve(config.backbone), self._split)
+    return loading.without_run(config, spec, self._split, self.task, self._assets, self._devices)
 
 
 @contextlib.contextmanager

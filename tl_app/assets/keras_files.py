@@ -2,16 +2,24 @@
 
 The safe mode of Keras refuses serialised Python functions in .keras files. These checks are made for both formats, go
 over the whole configuration, and do not depend on the version of Keras.
+
+`python -m tl_app.assets.keras_files FILE` reads a file and prints its fault as JSON.
 """
 
 import io
 import json
+import os
 import pathlib
 import re
+import resource
+import signal
+import subprocess
+import sys
 import typing
 import zipfile
 from collections.abc import Iterator
 
+from tl_app.errors import UserError
 from tl_app.files import compressed
 
 # Layers whose configuration is code, or names a file that is loaded.
@@ -42,13 +50,37 @@ _FILES = {
 _LARGEST_CONFIG = 64 << 20
 # Objects of an HDF5 file; a model has some thousands.
 _MOST_OBJECTS = 1_000_000
+# CPU time in which a file must be read: seconds, and bytes for each further second.
+_SECONDS, _BYTES_PER_SECOND = 20, 10 << 20
 
 
 def fault(path: pathlib.Path) -> str:
   """Returns why a model file is not to be opened, or "".
 
+  All of it is read once, in a new process: HDF5 crashes on some damaged files, and never returns from others.
+
   Args:
     path: a .keras file, or an HDF5 file with a whole model or with weights.
+
+  Raises:
+    ValueError: the file is damaged.
+    UserError: it is so damaged that the process ended.
+  """
+  environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+  done = subprocess.run(
+    [sys.executable, "-m", __name__, str(path)], env=environment, stdin=subprocess.DEVNULL, capture_output=True
+  )
+  if done.returncode:
+    how = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit code {done.returncode}"
+    raise UserError(f"{path} is damaged: the process that read it ended by {how}; fetch or save the file again")
+  found = json.loads(done.stdout)
+  if found["damage"]:
+    raise ValueError(found["damage"])
+  return found["fault"]
+
+
+def find_fault(path: pathlib.Path) -> str:
+  """Returns what `fault` does, but reads the file in this process.
 
   Raises:
     OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile: the file is damaged. h5py raises all of them.
@@ -58,8 +90,24 @@ def fault(path: pathlib.Path) -> str:
   import h5py
 
   with h5py.File(path) as file:
-    config = file.attrs.get("model_config")
-    return _of_hdf5(file) or (config_fault(json.loads(config)) if config is not None else "")
+    found = _of_hdf5(file)
+    config = None if found else file.attrs.get("model_config")
+    return found or (config_fault(json.loads(config)) if config is not None else "")
+
+
+def main() -> None:
+  """Prints the fault of the file that the argument names."""
+  path = pathlib.Path(sys.argv[1])
+  limit = _SECONDS + path.stat().st_size // _BYTES_PER_SECOND if path.is_file() else _SECONDS
+  resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  found = {"fault": "", "damage": ""}
+  try:
+    found["fault"] = find_fault(path)
+  except Exception as error:
+    # h5py raises whatever a damaged file leads to.
+    found["damage"] = " ".join(str(error).split()) or type(error).__name__
+  print(json.dumps(found))
 
 
 def config_fault(config: typing.Any) -> str:
@@ -127,12 +175,13 @@ def _of_member(archive, name):
 
 
 def _of_hdf5(file):
-  """Returns what leads an HDF5 file to another file, or lets it claim more than it holds; or ""."""
+  """Returns what leads an HDF5 file to another file, or lets it claim more than it holds; or "". Reads all values."""
   import h5py
 
   waiting, seen = [file], set()
   while waiting:
     group = waiting.pop()
+    _read_attributes(group)
     for name in group:
       link = group.get(name, getlink=True)
       if not isinstance(link, h5py.HardLink):
@@ -150,7 +199,14 @@ def _of_hdf5(file):
         found = _of_dataset(member)
         if found:
           return found
+        _read_attributes(member)
+        member[()]
   return ""
+
+
+def _read_attributes(member):
+  for name in member.attrs:
+    member.attrs[name]
 
 
 def _of_dataset(dataset):
@@ -160,3 +216,7 @@ def _of_dataset(dataset):
   if dataset.shape and claimed > compressed.largest(stored):
     return f"its values {dataset.name} claim {claimed >> 20:,} MB, and {stored >> 20:,} MB are stored"
   return ""
+
+
+if __name__ == "__main__":
+  main()

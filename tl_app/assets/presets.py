@@ -7,8 +7,9 @@ from tl_app import files
 from tl_app.assets import cache, keras_files
 from tl_app.errors import UserError
 
-# Files of a KerasHub preset from which it builds layers, tokenizers and converters.
+# Files of a KerasHub preset from which it builds layers, tokenizers and converters, and those that are read here.
 _BUILT = ("config.json", "task.json", "tokenizer.json", "preprocessor.json", "image_converter.json")
+_READ = ("config.json", "tokenizer.json", "image_converter.json")
 
 
 def local_preset(handle):
@@ -32,19 +33,55 @@ def local_preset(handle):
 def _refuse_code(handle, directory):
   """Raises `UserError` if a configuration of a KerasHub preset has code, or names files outside of it."""
   for path in filter(pathlib.Path.is_file, (directory / name for name in _BUILT)):
+    _refuse_code_in(handle, path)
+
+
+def _refuse_code_in(handle, path):
+  fault = keras_files.config_fault(_json(handle, path))
+  if fault:
+    raise UserError(f"{handle}: {path.name} is refused: {fault}")
+
+
+def _json(handle, path):
+  try:
+    return files.read_json(path)
+  except (ValueError, RecursionError) as error:
+    raise UserError(f"{handle}: {path.name} is damaged: {cache.reason(error)}") from None
+
+
+def _refuse_code_online(handle, fetch, is_missing):
+  """Downloads the configurations of a preset, and checks those from which KerasHub builds objects, as `local_preset`.
+
+  Args:
+    handle: of the preset.
+    fetch: function, name of a file -> path of the download, which KerasHub uses too.
+    is_missing: function of an exception of `fetch`, whether the preset has no such file.
+
+  Returns:
+    The content of config.json.
+  """
+  config = _json(handle, pathlib.Path(fetch("config.json")))
+  for name in _READ if "registered_name" in config else ():
     try:
-      fault = keras_files.config_fault(files.read_json(path))
-    except (ValueError, RecursionError) as error:
-      raise UserError(f"{handle}: {path.name} is damaged: {cache.reason(error)}") from None
-    if fault:
-      raise UserError(f"{handle}: {path.name} is refused: {fault}")
+      path = pathlib.Path(fetch(name))
+    except Exception as error:
+      if not is_missing(error):
+        raise
+    else:
+      _refuse_code_in(handle, path)
+  return config
 
 
 def kaggle_probe(name):
+  """Downloads the configurations of a Kaggle model and checks them."""
   import kagglehub
 
   _kaggle_handle(name)
-  kagglehub.model_download(name, path="config.json")
+  _refuse_code_online(
+    f"kaggle://{name}",
+    lambda file: kagglehub.model_download(name, path=file),
+    lambda error: "404 Client Error" in str(error) or "is not present in the model files" in str(error),
+  )
 
 
 def _kaggle_handle(name):
@@ -77,11 +114,15 @@ def kaggle_cached(name):
 
 
 def huggingface_probe(model_types, name):
-  """Returns the downloaded directory of a model of one of `model_types`, or None."""
-  import huggingface_hub
+  """Downloads the configurations of a model and checks them; returns the directory of one of `model_types`, or None."""
+  import huggingface_hub.utils
 
   try:
-    config = files.read_json(huggingface_hub.hf_hub_download(repo_id=name, filename="config.json"))
+    config = _refuse_code_online(
+      f"hf://{name}",
+      lambda file: huggingface_hub.hf_hub_download(repo_id=name, filename=file),
+      lambda error: isinstance(error, huggingface_hub.utils.EntryNotFoundError),
+    )
     if config.get("model_type") in model_types:
       return huggingface_hub.snapshot_download(repo_id=name, allow_patterns=["*.json", "*.txt", "model*.safetensors"])
   except huggingface_hub.utils.HFValidationError:

@@ -70,11 +70,11 @@ def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixe
 def _read(spec):
   path = pathlib.Path(spec.handle)
   try:
-    if path.suffix != ".keras":
-      _refuse_weights_alone(path)
     fault = keras_files.fault(path)
     if fault:
       raise ValueError(fault)
+    if path.suffix != ".keras":
+      _refuse_weights_alone(path)
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
   except UserError:
     raise

@@ -12,7 +12,7 @@ import tiny_modules
 from tl_app import backbones
 from tl_app.assets import Assets
 from tl_app.backbones.table import SPECS
-from tl_app.commands import select
+from tl_app.commands import best_backbone, select, train
 from tl_app.config import Config
 from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.data.splitting.splits import Splits
@@ -65,6 +65,23 @@ def test_page_table_and_lines(ranked):
   assert len({line.index("licence") for line in lines[:1]}) == 1
   shown = selection_page.lines(result, str(root / "out"))
   assert result["commands"][result["best"]] in shown and "failed" in shown
+
+
+def test_the_preset_best_takes_the_best_backbone_in_the_cache(tmp_path, ranked, monkeypatch):
+  _, root = ranked
+  blind, sees = (str(root / name) for name in ("blind", "sees"))
+  monkeypatch.setattr(select, "of_modality", lambda modality: [backbones.resolve(blind), backbones.resolve(sees)])
+  flags = {"preset": "best", "recipe": "probe", "export": False, "cache_dir": str(root / "cache")}
+  config = Config(dataset=f"images:{root}/colours", workdir=str(tmp_path), **flags)
+  metrics = train.train_and_evaluate(config, tmp_path)
+  assert metrics["test"]["accuracy"] > 0.9
+  scores = json.loads((tmp_path / "plan.json").read_text())["backbone_choice"]["scores"]
+  assert scores[sees] > 0.9 > scores[blind]
+  # A run that continues, or is repeated, compares nothing again.
+  monkeypatch.setattr(select, "ranked", None)
+  assert best_backbone.named(config) == (dataclasses.replace(config, backbone=sees), {})
+  given = dataclasses.replace(config, backbone="cnn_small.scratch")
+  assert best_backbone.named(given) == (given, {})
 
 
 def test_nothing_to_rank(tmp_path, ranked):

@@ -28,7 +28,9 @@ def named(config: Config, quickly: bool = False, labelled: bool = True) -> Confi
   Raises:
     UserError: the data set is missing, or its modality cannot be told.
   """
-  if config.backbone or (quickly and forms.parse(config.dataset, "dataset")[0] in _NEED_TENSORFLOW):
+  if config.backbone:
+    return config
+  if quickly and (config.preset == "best" or forms.parse(config.dataset, "dataset")[0] in _NEED_TENSORFLOW):
     return config
   modality = modality_of(config if labelled else dataclasses.replace(config, label_column="", label_columns=""))
   name = DEFAULT_BACKBONES[modality.name]

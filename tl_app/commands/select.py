@@ -58,8 +58,31 @@ def select(config: Config, names: str = "", examples: int = EXAMPLES) -> dict:
   """
   assets = Assets.of(config)
   specs = _specs(config, names, assets)
+  result = ranked(config, specs, assets, examples, announced=True)
+  if config.workdir:
+    _write(pathlib.Path(config.workdir), result)
+  return result
+
+
+def ranked(
+  config: Config, specs: list[BackboneSpec], assets: Assets, examples: int = EXAMPLES, announced: bool = False
+) -> dict:
+  """Returns the content of selection.json about some backbones.
+
+  Args:
+    config: as of `select`.
+    specs: the records of the backbones.
+    assets: the `Assets`.
+    examples: as of `select`.
+    announced: whether what the data are is printed.
+
+  Raises:
+    UserError: the data cannot be read.
+    RunFailed: no backbone could be measured.
+  """
   split, task, reason = loading.examples(config, assets)
-  loading.announce(config, split, task, reason)
+  if announced:
+    loading.announce(config, split, task, reason)
   split = _limited(split.without_test(), examples, config.seed)
   bench = _Bench(config, split, task, assets)
   log.info(
@@ -70,10 +93,7 @@ def select(config: Config, names: str = "", examples: int = EXAMPLES) -> dict:
   failed = [row for row in rows if row.failure]
   if not done:
     raise RunFailed(f"no backbone could be measured; {failed[0].name}: {failed[0].failure}")
-  result = _result(config, task, bench, done, failed)
-  if config.workdir:
-    _write(pathlib.Path(config.workdir), result)
-  return result
+  return _result(config, task, bench, done, failed)
 
 
 @dataclasses.dataclass
@@ -188,13 +208,18 @@ class _Bench:
     return round(1000 * statistics.median(seconds[WARM_UP:]), 2)
 
 
+def of_modality(modality: modalities.Modality) -> list[BackboneSpec]:
+  """Returns the records of the pretrained backbones for a modality."""
+  return [spec for spec in backbones.SPECS if spec.modality == modality.name and spec.pretrained]
+
+
 def _specs(config, names, assets):
   """Returns the records of the backbones that are compared."""
   modality = default_backbone.modality_of(config)
   wanted = [name.strip() for name in names.split(",") if name.strip()]
   if wanted:
     return [backbones.resolve(name) for name in dict.fromkeys(wanted)]
-  known = [spec for spec in backbones.SPECS if spec.modality == modality.name and spec.pretrained]
+  known = of_modality(modality)
   cached = [spec for spec in known if backbones.is_cached(spec, assets)]
   found = cached if assets.offline else [spec for spec in known if spec.sha256 or spec in cached]
   if not found:

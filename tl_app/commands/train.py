@@ -15,7 +15,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.checking import summary
-from tl_app.commands import default_backbone, diagnosis, feature_choices, finished_run, loading, selected_model, workers
+from tl_app.commands import best_backbone, diagnosis, feature_choices, finished_run, loading, selected_model, workers
 from tl_app.compute import devices as devices_lib
 from tl_app.config import Config, rules
 from tl_app.data import modalities
@@ -59,10 +59,11 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
   start, config = time.monotonic(), dataclasses.replace(config, workdir=str(workdir))
   config_lib.validate(config)
   rules.refuse_unused(config, "train")
-  config = default_backbone.named(config)
+  config, chosen = best_backbone.named(config)
   spec = backbones.resolve(config.backbone)
   devices = devices_lib.make(config.strategy, config.num_devices, config.deterministic)
   with devices.watched(), workers.resumable(workdir, config, devices) as record:
+    best_backbone.note(chosen, record)
     deadline = start + 60 * config.max_minutes - record.state.elapsed
     limit = TimeLimit(deadline, config.max_minutes, config.export, devices) if config.max_minutes else None
     features, plan = prepare(config, spec, record, recipe or recipes.plan, limit)

@@ -323,7 +323,8 @@ class RecipeConfig:
   preset: str = _field(
     "balanced",
     "How much effort to make where no other flag decides. quick: the probe alone. balanced: then fine-tuning where the "
-    "validation split can show a gain. best: longer fine-tuning with three seeds, see docs/recipes.md.",
+    "validation split can show a gain. best: longer fine-tuning with three seeds, of the best backbone in the cache if "
+    "--backbone is not given; see docs/recipes.md.",
     choices=("quick", "balanced", "best"),
     common=True,
   )

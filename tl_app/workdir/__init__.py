@@ -1,7 +1,7 @@
 """The directory of one run: its paths, its lock, the writer of its files, and the state from which it continues."""
 
 from tl_app.workdir.located import located, place
-from tl_app.workdir.locking import check_contents, claim, open_run, resumable
+from tl_app.workdir.locking import check_contents, claim, open_run, resumable, saved_config
 from tl_app.workdir.paths import EXPORT_FACTS, EXPORT_VARIABLE, EXPORT_VOCABULARY, INPUT_COLUMNS, Workdir
 from tl_app.workdir.record import (
   FORMAT,
@@ -32,6 +32,7 @@ __all__ = [
   "read_plan",
   "read_vocabulary",
   "resumable",
+  "saved_config",
   "verified",
   "write_vocabulary",
 ]

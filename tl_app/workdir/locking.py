@@ -181,6 +181,15 @@ def check_contents(root: str | pathlib.Path, config: config_lib.Config) -> None:
     raise UserError(f"--workdir={run.root} is not empty and holds no run of tl_app: choose another directory")
 
 
+def saved_config(root: str | pathlib.Path) -> config_lib.Config | None:
+  """Returns the `Config` of the run in a directory, finished or not; None if there is none."""
+  run = Workdir(pathlib.Path(files.expanded(root)))
+  for found in (run, Workdir(run.earlier)):
+    if found.config.is_file():
+      return config_lib.from_json(found.config.read_text(encoding="utf-8"), str(found.config))
+  return None
+
+
 @contextlib.contextmanager
 def _locked(run):
   with open(run.root / LOCK, "w") as lock:

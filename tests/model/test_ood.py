@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 
 from tl_app import tasks
-from tl_app.config import Config
 from tl_app.config.groups import AnswerConfig
 from tl_app.model import ood
 from tl_app.tasks.label_codec import OOD_SCORE
 from tl_app.training import out_of_distribution
+from tl_app.training.answered import Answered
 
 
 def drawn(rng, count, shift=0.0):
@@ -83,10 +83,11 @@ def test_answers_are_accepted_by_the_score(score, flags):
   logits[unusual] = np.roll(logits[unusual], 1, axis=1)
   config = AnswerConfig(accept_by=OOD_SCORE, **flags)
   task = tasks.SINGLE_LABEL.fit(["a", "b", "c"]).calibrate(logits, targets, config)
-  fitted = out_of_distribution.Fitted(score, scores[:1000], scores[1000:], logits[:1000], targets[:1000], Config())
+  answered = Answered(logits, targets, np.arange(2000), ood_scores=scores)
+  fitted = out_of_distribution.Fitted(score, *(answered.take(part) for part in np.split(np.arange(2000), 2)))
   task = out_of_distribution.accepting(task, fitted, config)
   outputs = task.answers.outputs(logits[1000:])
-  found = out_of_distribution.accepted(task, scores[1000:], outputs, targets[1000:])["selective"]
+  found = out_of_distribution.accepted(task, fitted.test)["selective"]
   assert found["by"] == OOD_SCORE
   if "min_accept" in flags:
     assert found["accepted"] == pytest.approx(0.9, abs=0.03)

@@ -14,6 +14,7 @@ from tl_app.data.splitting.splits import Splits
 from tl_app.errors import UserError
 from tl_app.features.frozen import Features
 from tl_app.slices.measure import LEAST
+from tl_app.training.answered import Answered
 from tl_app.workdir import Record
 
 # Examples by features by classes. A review of as many training labels takes about 5 s of one core; more are left to
@@ -31,13 +32,13 @@ def check_groups(config: Config, split: Splits) -> None:
     )
 
 
-def diagnosed(metrics: dict, task, outputs: np.ndarray, features: Features, config: Config, record: Record) -> dict:
+def diagnosed(metrics: dict, task, tested: Answered, features: Features, config: Config, record: Record) -> dict:
   """Returns the metrics with what is found out, and writes slices_test.csv and label_review.csv.
 
   Args:
     metrics: the content of metrics.json.
     task: the calibrated `Task`.
-    outputs: float64 [test examples, outputs], of the selected model.
+    tested: the answers of the selected model on the test split.
     features: the `Features` of the run.
     config: the `Config`.
     record: the `Record` of the run.
@@ -47,13 +48,14 @@ def diagnosed(metrics: dict, task, outputs: np.ndarray, features: Features, conf
     of labels that are probably wrong, "not_reviewed": {split: reason}}.
   """
   with record.clock("evaluate"):
-    test, index = features.data.examples.take(features.data.test), DecodedImageIndex(cache_root(config.cache_dir))
+    test, index = features.data.examples.take(tested.rows), DecodedImageIndex(cache_root(config.cache_dir))
+    outputs = task.answers.outputs(tested.logits)
     found = slices.measured(task, test, outputs, index, record.paths.slices)
-    review = _review_labels(task, outputs, features, record.paths.label_review)
+    review = _review_labels(task, tested, outputs, features, record.paths.label_review)
   return metrics | {"test": metrics["test"] | found, "label_review": review}
 
 
-def _review_labels(task, outputs, features, path):
+def _review_labels(task, tested, outputs, features, path):
   data = features.data
   subject = summary.subject(data.examples, data.split, task)
   fault = _fault(task)
@@ -63,7 +65,7 @@ def _review_labels(task, outputs, features, path):
     not_reviewed["train"] = of_train
   proposals = [review_lib.conflicts(subject)] if task.single_label else []
   if "test" not in not_reviewed:
-    proposals.append(_of_test(task, outputs, data))
+    proposals.append(_of_test(task, tested, outputs))
   if "train" not in not_reviewed:
     near = subject.fingerprints.near[data.train]
     labels, rows = data.examples.labels[data.train], features.frozen()[data.train]
@@ -89,11 +91,10 @@ def _train_fault(task, features):
   return "python -m tl_app.check: it takes longer than a run should" if work > MAX_WORK else ""
 
 
-def _of_test(task, outputs, data):
+def _of_test(task, tested, outputs):
   """Returns the test labels that are probably wrong by the probabilities of the model, which has not seen them."""
-  labels = data.examples.labels[data.test]
   reason = "the selected model"
   return [
-    Proposal(int(data.test[i]), task.names[label], confidence, reason, "test")
-    for i, label, confidence in noise.issues(task.codec.targets(labels), outputs)
+    Proposal(int(tested.rows[i]), task.names[label], confidence, reason, "test")
+    for i, label, confidence in noise.issues(tested.targets, outputs)
   ]

@@ -18,6 +18,7 @@ from tl_app.model import inference
 from tl_app.model.model import Model
 from tl_app.report import predictions
 from tl_app.training import out_of_distribution
+from tl_app.training.answered import Answered
 
 
 def evaluate(
@@ -53,10 +54,11 @@ def evaluate(
   batch_size = finished_run.inference_batch(paths, model)
   with progress.examples("evaluating", len(examples)):
     logits = inference.predict(model.network, model.backbone, examples.inputs, batch_size)
-  outputs, scores = task.answers.outputs(logits), finished_run.ood_scores(model, examples.inputs, logits, batch_size)
-  by_score = {} if scores is None else out_of_distribution.accepted(task, scores, outputs, labels)
+  scores = finished_run.ood_scores(model, examples.inputs, logits, batch_size)
+  answered = Answered(logits, labels, np.arange(len(labels)), ood_scores=scores)
+  outputs = task.answers.outputs(logits)
   metrics = {
-    "test": task.metrics.compute_metrics(logits, labels) | by_score,
+    "test": task.metrics.compute_metrics(logits, labels) | out_of_distribution.accepted(task, answered),
     **task.metrics.baseline(task.codec.targets(splits.training_labels(paths.splits)), labels),
     "task": task.name,
     "primary_metric": task.metrics.primary_metric,

@@ -1,17 +1,18 @@
 """The selected model of a run: its evaluation, and the weights and tasks that are written."""
 
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from tl_app import files
 from tl_app.backbones import tuned
 from tl_app.config.groups import AnswerConfig
+from tl_app.data.training_data import TrainingData
 from tl_app.features.frozen import Features
 from tl_app.model import checkpoint, stages
 from tl_app.model.model import Model
 from tl_app.recipes.phase import Phase
 from tl_app.report import predictions
+from tl_app.tasks.task import Task
+from tl_app.training.answered import Answered
 from tl_app.training.selection import HEADS, Candidate, Selection
 from tl_app.workdir import Record
 
@@ -26,42 +27,48 @@ def facts(selection: Selection, best: Candidate) -> dict:
   return {
     "candidates": selection.baselines | selection.metrics,
     "selection_reason": selection.reason,
+    "selected": "probe" if best.name in HEADS else "fine_tuned",
+    "selected_candidate": best.name,
     "selected_phase": best.phase,
   }
 
 
-def evaluate(task, selected: Candidate, features: Features, record: Record) -> tuple[dict, np.ndarray]:
-  """Evaluates the selected model on the validation and test splits and writes the test predictions.
+def test_answers(selected: Candidate, features: Features, record: Record) -> Answered:
+  """Returns what the selected model answers on the test split.
+
+  Args:
+    selected: the selected `Candidate`.
+    features: the `Features` of the run, whose model holds the values of the candidate.
+    record: the `Record` of the run.
+  """
+  rows = features.data.test
+  with record.clock("evaluate"):
+    logits = (features.head_logits if selected.name in HEADS else features.logits)(rows)
+  return Answered(logits, features.data.targets[rows], rows)
+
+
+def evaluate(task, held: Answered, tested: Answered, data: TrainingData, record: Record) -> dict:
+  """Returns the metrics of the selected model on the validation and test splits; writes the test predictions.
 
   A model that has learnt from the validation split is measured there by the answers of cross-validation.
 
   Args:
     task: the calibrated `Task`.
-    selected: the selected `Candidate`.
-    features: the `Features` of the run, whose model holds the values of the candidate.
+    held: the answers that calibrated it, see `Candidate.answered`.
+    tested: the answers on the test split.
+    data: the `TrainingData`.
     record: the `Record` of the run.
-
-  Returns:
-    (the metrics; the outputs of the model on the test split, float64 [test examples, outputs]).
   """
-  train_data, metrics, outputs = features.data, {}, {}
-  is_probe = selected.name in HEADS
-  logits_of = features.head_logits if is_probe else features.logits
   with record.clock("evaluate"):
-    for name, rows in (("test", train_data.test), ("validation", train_data.validation)):
-      crossed = name == "validation" and selected.targets is not None
-      logits = selected.logits if crossed else logits_of(rows)
-      targets = selected.targets if crossed else train_data.targets[rows]
-      metrics[name] = task.metrics.compute_metrics(logits, targets)
-      outputs[name] = task.answers.outputs(logits)
-    test = train_data.examples.take(train_data.test)
-    rows = task.answers.rows(test.ids, test.labels, outputs["test"])
+    metrics = {
+      "test": task.metrics.compute_metrics(tested.logits, tested.targets),
+      "validation": task.metrics.compute_metrics(held.logits, held.targets) | held.estimate,
+    }
+    test = data.examples.take(tested.rows)
+    rows = task.answers.rows(test.ids, test.labels, task.answers.outputs(tested.logits))
     predictions.write(record.paths.predictions, task.answers.columns, rows, test.inputs)
-  metrics |= task.metrics.baseline(train_data.train_targets, train_data.targets[train_data.test])
-  metrics |= {"task": task.name, "primary_metric": task.metrics.primary_metric}
-  metrics["validation"] |= selected.estimate
-  metrics |= {"selected": "probe" if is_probe else "fine_tuned", "selected_candidate": selected.name}
-  return metrics, outputs["test"]
+  metrics |= task.metrics.baseline(data.train_targets, tested.targets)
+  return metrics | {"task": task.name, "primary_metric": task.metrics.primary_metric}
 
 
 def save(model: Model, task, record: Record) -> None:
@@ -74,9 +81,23 @@ def save(model: Model, task, record: Record) -> None:
 
 
 def save_candidates(
-  candidates: list[Candidate], phase_list: Sequence[Phase], features: Features, answers: AnswerConfig, record: Record
+  calibrated: Mapping[str, Task],
+  candidates: Sequence[Candidate],
+  phase_list: Sequence[Phase],
+  features: Features,
+  config: AnswerConfig,
+  record: Record,
 ) -> None:
-  """Writes the weights and the task of every candidate, see `Workdir.candidate`."""
+  """Writes the weights and the task of every candidate, see `Workdir.candidate`.
+
+  Args:
+    calibrated: {name of a candidate: its calibrated `Task`}; the others are calibrated.
+    candidates: the candidates.
+    phase_list: the phases of the `Plan`.
+    features: the `Features` of the run.
+    config: the `AnswerConfig`.
+    record: the `Record` of the run.
+  """
   model = features.model
   changing = [id(variable) for variable in stages.changing(model, phase_list)]
   for candidate in candidates:
@@ -84,5 +105,8 @@ def save_candidates(
     directory = record.paths.candidate(candidate.name)
     with files.atomic_path(directory / tuned.WEIGHTS) as new:
       checkpoint.write(new, checkpoint.arrays(model, changed, head_only=candidate.name in HEADS))
-    task = model.task.calibrate(candidate.logits, candidate.targets_in(features.data), answers)
+    task = calibrated.get(candidate.name)
+    if task is None:
+      held = candidate.answered(features.data)
+      task = model.task.calibrate(held.logits, held.targets, config)
     record.write_task(task.get_config(), directory)

@@ -85,24 +85,33 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     best = phases.final(selection.best, plan.phases, results, features, record)
     candidates = [best if candidate is selection.best else candidate for candidate in candidates]
     phases.use(best, plan.phases, features)
-    decided = best.logits, best.targets_in(features.data), config.answers
-    fitted = out_of_distribution.fit(config, best, features)
-    task = out_of_distribution.accepting(features.model.task.calibrate(*decided), fitted, config.answers)
-    metrics, outputs = selected_model.evaluate(task, best, features, record)
-    metrics = diagnosis.diagnosed(metrics, task, outputs, features, config, record)
-    metrics = out_of_distribution.measured(metrics, task, fitted, outputs, features, record)
-    # Measured on the examples that calibrated, it would look too good.
-    metrics["validation"] |= {"calibration": features.model.task.cross_fitted(*decided)}
+    calibrated, task, metrics, expected = _measured(config, best, features, record)
     metrics |= {"preprocessing": plan.preprocessing} | selected_model.facts(selection, best)
     if adapted:
       metrics["adaptation"] = adapted.facts | _source_only(adapted, features)
 
     def write():
       selected_model.save(features.model, task, record)
-      selected_model.save_candidates(candidates, plan.phases, features, config.answers, record)
-      return finish(config, features, metrics, parity.Expected(outputs, fitted and fitted.test), record)
+      tasks_of = {best.name: calibrated}
+      selected_model.save_candidates(tasks_of, candidates, plan.phases, features, config.answers, record)
+      return finish(config, features, metrics, expected, record)
 
     return devices.decided(write)
+
+
+def _measured(config, best, features, record):
+  """Returns (calibrated `Task` of the selected model, the one that accepts answers, metrics, answers of the export)."""
+  data, task, answers = features.data, features.model.task, config.answers
+  held, tested = best.answered(data), selected_model.test_answers(best, features, record)
+  calibrated = task.calibrate(held.logits, held.targets, answers)
+  fitted = out_of_distribution.fit(answers, best, held, tested, features)
+  accepting, tested = out_of_distribution.accepting(calibrated, fitted, answers), fitted.test if fitted else tested
+  metrics = selected_model.evaluate(accepting, held, tested, data, record)
+  metrics = diagnosis.diagnosed(metrics, accepting, tested, features, config, record)
+  metrics = out_of_distribution.measured(metrics, accepting, fitted, features, config, record)
+  # Measured on the examples that calibrated, it would look too good.
+  metrics["validation"] |= {"calibration": task.cross_fitted(held.logits, held.targets, answers)}
+  return calibrated, accepting, metrics, parity.Expected(accepting.answers.outputs(tested.logits), tested.ood_scores)
 
 
 def prepare(

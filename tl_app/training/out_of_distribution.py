@@ -14,6 +14,7 @@ from tl_app.tasks import selective, statistics
 from tl_app.tasks.label_codec import OOD_SCORE
 from tl_app.tasks.task import Task
 from tl_app.training import unlabelled
+from tl_app.training.answered import Answered
 from tl_app.training.selection import HEADS, Candidate
 from tl_app.workdir import Record
 
@@ -29,19 +30,13 @@ class Fitted:
 
   Attributes:
     score: the `OodScore`.
-    validation: scores of the validation split, float64 [validation].
-    test: scores of the test split, float64 [test].
-    logits: of the validation split, float32 [validation, outputs].
-    targets: of the validation split.
-    config: the `Config`.
+    validation: the answers on the validation split, with their scores.
+    test: those on the test split.
   """
 
   score: OodScore
-  validation: np.ndarray
-  test: np.ndarray
-  logits: np.ndarray
-  targets: np.ndarray
-  config: Config
+  validation: Answered
+  test: Answered
 
 
 def check(config: Config, features: Features, record: Record) -> None:
@@ -55,71 +50,72 @@ def check(config: Config, features: Features, record: Record) -> None:
     unlabelled.check(config, "ood_dataset", modality, record.paths.corpus, MOST)
 
 
-def fit(config: Config, selected: Candidate, features: Features) -> Fitted | None:
+def fit(
+  config: AnswerConfig, selected: Candidate, held: Answered, tested: Answered, features: Features
+) -> Fitted | None:
   """Returns the `Fitted` score, which the model gets too, or None if no flag asks for it.
 
   Args:
-    config: the `Config`.
+    config: the `AnswerConfig`.
     selected: the selected `Candidate`.
+    held: its answers on examples that it has not learnt from, see `Candidate.answered`.
+    tested: its answers on the test split.
     features: the `Features` of the run, whose model holds the values of the candidate.
   """
-  if not config.answers.needs_ood:
+  if not config.needs_ood:
     return None
   data, model = features.data, features.model
   classes = data.examples.classes
   assert classes is not None
-  chosen = data.train[ood.spread(classes[data.train])]
-  # Of examples that the model has learnt from, the answers of cross-validation count; the references are no such.
-  rows, logits = data.validation, selected.logits
-  if selected.rows is not None:
-    held = np.isin(selected.rows, data.validation)
-    rows, logits = selected.rows[held], selected.logits[held]
-  validation, test = (_features(selected, features, part) for part in (rows, data.test))
-  certainty = model.task.answers.certainty(logits)
-  model.ood = ood.fit(_features(selected, features, chosen), validation, certainty)
-  test_certainty = model.task.answers.certainty(heads.logits(model.head, test))
-  scores = model.ood.score(validation, certainty), model.ood.score(test, test_certainty)
-  return Fitted(model.ood, *scores, logits, data.targets[rows], config)
+  references = data.train[ood.spread(classes[data.train])]
+  # The held-out examples of cross-validation are training examples too, among which the references are.
+  held = held.take(np.isin(held.rows, data.validation))
 
+  def features_of(rows):
+    return features.frozen()[rows] if selected.name in HEADS else features.predict(model.features, rows)
 
-def _features(selected, features, rows):
-  if selected.name in HEADS:
-    return features.frozen()[rows]
-  return features.predict(features.model.features, rows)
+  known, certainty = features_of(held.rows), model.task.answers.certainty
+  model.ood = ood.fit(features_of(references), known, certainty(held.logits))
+  of_held = model.ood.score(known, certainty(held.logits))
+  of_test = model.ood.score(features_of(tested.rows), certainty(tested.logits))
+  return Fitted(
+    model.ood, dataclasses.replace(held, ood_scores=of_held), dataclasses.replace(tested, ood_scores=of_test)
+  )
 
 
 def accepting(task: Task, fitted: Fitted | None, config: AnswerConfig) -> Task:
   """Returns the calibrated task with the limit of --max_error or --min_accept, if --accept_by asks for the score."""
   if fitted is None or config.accept_by != OOD_SCORE:
     return task
+  assert fitted.validation.ood_scores is not None
+  known = 1 - fitted.validation.ood_scores
   if config.max_error:
-    right = task.metrics.right(task.answers.outputs(fitted.logits), fitted.targets)
+    right = task.metrics.right(task.answers.outputs(fitted.validation.logits), fitted.validation.targets)
     # Rules refuse --max_error for other tasks.
     assert right is not None
-    threshold = selective.threshold_for_error(1 - fitted.validation, right, config.max_error)
+    threshold = selective.threshold_for_error(known, right, config.max_error)
   else:
-    threshold = selective.threshold_for_share(1 - fitted.validation, config.min_accept)
+    threshold = selective.threshold_for_share(known, config.min_accept)
   return task.with_codec(accept_by=OOD_SCORE, accept_threshold=1 - threshold)
 
 
-def accepted(task: Task, scores: np.ndarray, outputs: np.ndarray, targets: np.ndarray) -> dict:
-  """Returns {"selective"} of a split if answers are accepted by the score, see `selective.measure`; else {}.
+def accepted(task: Task, answered: Answered) -> dict:
+  """Returns {"selective"} of answers if they are accepted by the score, see `selective.measure`; else {}.
 
   Args:
     task: what `accepting` returned.
-    scores: float64 [n].
-    outputs: of `Answers.outputs`.
-    targets: [n, ..].
+    answered: the answers, with their scores.
   """
   if task.codec.accept_by != OOD_SCORE:
     return {}
-  accepted = scores <= task.codec.accept_threshold
-  found = selective.measure(accepted, task.metrics.right(outputs, targets))
+  assert answered.ood_scores is not None
+  accepted = answered.ood_scores <= task.codec.accept_threshold
+  found = selective.measure(accepted, task.metrics.right(task.answers.outputs(answered.logits), answered.targets))
   return {"selective": {"by": OOD_SCORE, "threshold": task.codec.accept_threshold} | found}
 
 
 def measured(
-  metrics: dict, task: Task, fitted: Fitted | None, outputs: np.ndarray, features: Features, record: Record
+  metrics: dict, task: Task, fitted: Fitted | None, features: Features, config: Config, record: Record
 ) -> dict:
   """Returns the metrics with what is measured by the score.
 
@@ -127,8 +123,8 @@ def measured(
     metrics: the content of metrics.json.
     task: what `accepting` returned.
     fitted: what `fit` returned.
-    outputs: of the model on the test split, float64 [test, outputs].
     features: the `Features` of the run.
+    config: the `Config`.
     record: the `Record` of the run.
 
   Returns:
@@ -140,25 +136,21 @@ def measured(
   """
   if fitted is None:
     return metrics
-  data, validation = features.data, task.answers.outputs(fitted.logits)
-  found = {
-    "test": metrics["test"] | accepted(task, fitted.test, outputs, data.targets[data.test]),
-    "validation": metrics["validation"] | accepted(task, fitted.validation, validation, fitted.targets),
-  }
-  if fitted.config.ood_dataset:
-    found["ood"] = {"dataset": fitted.config.ood_dataset}
-    found["ood"] |= _compared(task, fitted, (validation, outputs), features, record)
+  found = {name: metrics[name] | accepted(task, getattr(fitted, name)) for name in ("test", "validation")}
+  if config.ood_dataset:
+    found["ood"] = {"dataset": config.ood_dataset} | _compared(task, fitted, features, config, record)
   return metrics | found
 
 
-def _compared(task, fitted, of_splits, features, record):
+def _compared(task, fitted, features, config, record):
   with record.clock("evaluate"):
-    found = unlabelled.features_of(fitted.config, "ood_dataset", features.model, record.paths.corpus, MOST)
+    found = unlabelled.features_of(config, "ood_dataset", features.model, record.paths.corpus, MOST)
   logits = heads.logits(features.model.head, found)
   outside = fitted.score.score(found, task.answers.certainty(logits))
-  scores = {"ood_score": [1 - values for values in (fitted.validation, fitted.test, outside)]}
+  splits = fitted.validation, fitted.test
+  scores = {"ood_score": [1 - values for values in (*(part.ood_scores for part in splits), outside)]}
   if task.single_label:
-    answers = *of_splits, task.answers.outputs(logits)
+    answers = [task.answers.outputs(values) for values in (*(part.logits for part in splits), logits)]
     scores["probability"] = [values.max(axis=1) for values in answers]
   return {"num_examples": len(found)} | {name: _told_apart(*values) for name, values in scores.items()}
 

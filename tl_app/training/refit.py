@@ -172,6 +172,5 @@ def refitted(candidate: Candidate, phases: list[Phase], features: Features, refi
     *(f"{len(fold_of):,}", refit.folds),
   )
   estimate = {"estimate": "cross_validation", "folds": refit.folds}
-  rows = _examples(data)[held]
-  answers = {"logits": logits, "targets": data.targets[rows], "rows": rows, "estimate": estimate}
+  answers = {"logits": logits, "rows": _examples(data)[held], "estimate": estimate}
   return dataclasses.replace(candidate, values=values(changing), **answers)

@@ -9,8 +9,10 @@ import sklearn.neighbors
 
 from tl_app import slices
 from tl_app.config import AUTO
+from tl_app.data.training_data import TrainingData
 from tl_app.report import formatting
 from tl_app.tasks import statistics
+from tl_app.training.answered import Answered
 
 NEIGHBOURS = 20
 # Largest number of training examples for the nearest neighbours, which are only a baseline.
@@ -36,8 +38,7 @@ class Candidate:
     logits: float32 [validation examples, outputs], or the held-out answers of cross-validation.
     values: NumPy arrays of the variables that may differ between candidates, in a fixed order.
     phase: name of the last phase that changed them.
-    targets: of the examples of `logits`; None for those of the validation split.
-    rows: rows of the examples of `logits`; None likewise.
+    rows: rows of the examples of `logits`; None for those of the validation split.
     estimate: where `logits` come from: {"estimate": "validation_split"}, or "cross_validation" and "folds".
   """
 
@@ -45,13 +46,13 @@ class Candidate:
   logits: np.ndarray
   values: list[np.ndarray]
   phase: str
-  targets: np.ndarray | None = None
   rows: np.ndarray | None = None
   estimate: dict = dataclasses.field(default_factory=lambda: {"estimate": "validation_split"})
 
-  def targets_in(self, data) -> np.ndarray:
-    """Returns the targets of the examples of `logits`; `data` is the `TrainingData`."""
-    return data.validation_targets if self.targets is None else self.targets
+  def answered(self, data: TrainingData) -> Answered:
+    """Returns what the model answered on the examples of `logits`, which it has not learnt from."""
+    rows = data.validation if self.rows is None else self.rows
+    return Answered(self.logits, data.targets[rows], rows, self.estimate)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,6 +108,8 @@ def test_intervals_of_numbers_are_in_their_unit():
   low, high = answer["intervals"]["price"]
   assert (high - low) / 2 == pytest.approx(found["half_width"], rel=1e-5)
   assert (low + high) / 2 == pytest.approx(answer["values"]["price"], rel=1e-5)
+  cells = fitted.answers.more_cells(fitted.answers.outputs(logits))
+  assert [float(cells[name][0]) for name in ("low", "high")] == pytest.approx([low, high], rel=1e-5)
   few = task.calibrate(logits[:5], targets[:5], AnswerConfig())
   assert few.codec.half_widths == () and "intervals" not in few.metrics.compute_metrics(logits, targets)
 

@@ -1,5 +1,6 @@
 """A run whose model says what is unlike its training data: metrics, export, evaluation, predictions and the report."""
 
+import csv
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ import tiny_modules
 from tl_app.commands import evaluate, predict, train
 from tl_app.config import Config
 from tl_app.errors import UserError
+from tl_app.report import predictions
 
 
 @pytest.mark.slow
@@ -42,8 +44,15 @@ def test_a_run_accepts_what_is_like_its_training_data(tmp_path, capsys):
   assert metrics["parity"]["max_ood_difference"] < 1e-3 and metrics["parity"]["accept_differences"] == 0
   assert not (tmp_path / "run" / ".corpus").exists()
 
-  again = evaluate.evaluate(tmp_path / "run", {}, "")["test"]["selective"]
+  again = evaluate.evaluate(tmp_path / "run", {}, str(tmp_path / "again"))["test"]["selective"]
   assert again == selective
+  rows = predictions.read(tmp_path / "run" / "predictions_test.csv")
+  assert np.mean([row["accept"] == "true" for row in rows]) == pytest.approx(selective["accepted"])
+  assert all((float(row["ood_score"]) <= selective["threshold"]) == (row["accept"] == "true") for row in rows)
+  held = [row["label"] in json.loads(row["prediction_set"]) for row in rows]
+  assert np.mean(held) == pytest.approx(metrics["test"]["prediction_sets"]["measured"])
+  with open(tmp_path / "again" / "predictions.csv", newline="") as file:
+    assert [row["accept"] for row in csv.DictReader(file)] == [row["accept"] for row in rows]
   predict.predict(tmp_path / "run", str(noise), str(tmp_path / "answers.jsonl"))
   answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
   assert np.mean([answer["accept"] for answer in answers]) < 0.3

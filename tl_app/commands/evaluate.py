@@ -68,8 +68,7 @@ def evaluate(
   path = directory / "slices.csv" if output else None
   metrics["test"] |= slices.measured(task, examples, outputs, DecodedImageIndex(assets.root), path)
   if output:
-    rows = task.answers.rows(examples.ids, examples.labels, outputs)
-    predictions.write(directory / "predictions.csv", task.answers.columns, rows, examples.inputs)
+    predictions.write_answers(directory / "predictions.csv", task.answers, examples, outputs, scores)
     files.write_json(directory / "metrics.json", {"format": workdir_lib.FORMAT, **metrics})
   return metrics
 

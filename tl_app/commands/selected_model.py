@@ -64,9 +64,9 @@ def evaluate(task, held: Answered, tested: Answered, data: TrainingData, record:
       "test": task.metrics.compute_metrics(tested.logits, tested.targets),
       "validation": task.metrics.compute_metrics(held.logits, held.targets) | held.estimate,
     }
+    outputs = task.answers.outputs(tested.logits)
     test = data.examples.take(tested.rows)
-    rows = task.answers.rows(test.ids, test.labels, task.answers.outputs(tested.logits))
-    predictions.write(record.paths.predictions, task.answers.columns, rows, test.inputs)
+    predictions.write_answers(record.paths.predictions, task.answers, test, outputs, tested.ood_scores)
   metrics |= task.metrics.baseline(data.train_targets, tested.targets)
   return metrics | {"task": task.name, "primary_metric": task.metrics.primary_metric}
 

@@ -4,10 +4,13 @@ import csv
 import dataclasses
 import heapq
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
 
 from tl_app import files
-from tl_app.data.examples import Inputs
+from tl_app.data.examples import Examples
 from tl_app.errors import UserError
 from tl_app.files import checksums
 from tl_app.tasks.answers import Answers
@@ -33,8 +36,30 @@ class Errors:
   worst: list[dict[str, str]]
 
 
+def write_answers(
+  path: str | pathlib.Path,
+  answers: Answers,
+  examples: Examples,
+  outputs: np.ndarray,
+  ood_scores: np.ndarray | None = None,
+) -> None:
+  """Writes the answers to examples, with their texts or the paths of their images in the last columns.
+
+  Args:
+    path: the file.
+    answers: of the calibrated task.
+    examples: the `Examples`.
+    outputs, ood_scores: as of `Answers.margins`.
+  """
+  rows = answers.rows(examples.ids, examples.labels, outputs)
+  write(path, answers.columns, rows, answers.more_cells(outputs, ood_scores) | _shown(examples.inputs))
+
+
 def write(
-  path: str | pathlib.Path, columns: Sequence[str], rows: Iterable[Sequence], inputs: Inputs | None = None
+  path: str | pathlib.Path,
+  columns: Sequence[str],
+  rows: Iterable[Sequence],
+  more: Mapping[str, Sequence[str]] = types.MappingProxyType({}),
 ) -> None:
   """Writes a header and rows as UTF-8 CSV, in the given order; atomically.
 
@@ -42,15 +67,14 @@ def write(
     path: the file.
     columns: see `Answers.columns`.
     rows: see `Answers.rows`.
-    inputs: the `Inputs` of the rows; their texts and the paths of their images become the last columns.
+    more: {column: cells} of the columns after these.
   """
-  shown = _shown(inputs) if inputs is not None else {}
-  if shown:
-    rows = ((*row, *values) for row, values in zip(rows, zip(*shown.values(), strict=True), strict=True))
+  if more:
+    rows = ((*row, *values) for row, values in zip(rows, zip(*more.values(), strict=True), strict=True))
   # A file name that is not UTF-8 comes as lone surrogates, which only backslashreplace can write.
   with files.atomic_path(path) as new, open(new, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*columns, *shown])
+    writer.writerow([*columns, *more])
     writer.writerows(rows)
 
 

@@ -58,6 +58,22 @@ class Answers(abc.ABC):
   def rows(self, ids: Iterable[str], labels: Sequence[str], outputs: np.ndarray) -> Iterator[tuple]:
     """Yields a row of predictions_test.csv, see `columns`, for each example."""
 
+  def more_cells(self, outputs: np.ndarray, ood_scores: np.ndarray | None = None) -> dict[str, list[str]]:
+    """Returns {column: cells} of what predictions_test.csv has besides `columns`: what the export answers if asked to.
+
+    "accept" is true or false, "ood_score" a number, "prediction_set" a JSON list of classes, "low" and "high" the
+    interval of a number.
+
+    Args:
+      outputs, ood_scores: as of `margins`.
+    """
+    margins, cells = self.margins(outputs, ood_scores), {}
+    if margins is not None:
+      cells["accept"] = ["true" if margin >= 0 else "false" for margin in margins]
+    if ood_scores is not None:
+      cells["ood_score"] = [f"{score:.9g}" for score in ood_scores]
+    return cells
+
   @abc.abstractmethod
   def signature_outputs(self, logits, inputs) -> dict[str, typing.Any]:
     """Returns the outputs of the export's signature, {name: tensor}, with TensorFlow operations only.

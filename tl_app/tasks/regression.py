@@ -299,6 +299,15 @@ class RegressionAnswers(Answers):
     for example_id, truth, answer, error in zip(ids, labels, outputs, errors):
       yield example_id, *(f"{value:.9g}" for pair in zip(truth, answer) for value in pair), f"{error:.9g}"
 
+  def more_cells(self, outputs, ood_scores=None):
+    cells, names = {}, [""] if len(self.codec.names) == 1 else [f"{name} " for name in self.codec.names]
+    for name, values, width in zip(names, outputs.T, self.codec.half_widths):
+      cells |= {
+        f"{name}{end}": [f"{value:.9g}" for value in bound]
+        for end, bound in (("low", values - width), ("high", values + width))
+      }
+    return cells | super().more_cells(outputs, ood_scores)
+
   def signature_outputs(self, logits, inputs):
     import tensorflow as tf
 

@@ -1,6 +1,7 @@
 """One class an example: softmax and cross-entropy."""
 
 import dataclasses
+import json
 import typing
 
 import numpy as np
@@ -291,6 +292,14 @@ class SingleLabelAnswers(Answers):
       after += after >= index
       # Nine significant digits tell any two float32 apart.
       yield example_id, label, names[index], f"{row[index]:.9g}", names[after], f"{row[after]:.9g}"
+
+  def more_cells(self, outputs, ood_scores=None):
+    cells, rule = super().more_cells(outputs, ood_scores), self.codec.set_rule
+    if rule is None:
+      return cells
+    names = np.array(self.codec.names, dtype=object)
+    sets = [json.dumps(names[members].tolist(), ensure_ascii=False) for members in rule.members(outputs)]
+    return {"prediction_set": sets} | cells
 
   def signature_outputs(self, logits, inputs):
     import tensorflow as tf

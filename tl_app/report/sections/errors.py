@@ -15,7 +15,7 @@ def _context(facts):
   format_labels(errors.worst, facts)
   return {
     "errors": errors,
-    "error_columns": [name for name in (errors.worst or [{}])[0] if name not in ("id", *predictions.INPUTS)],
+    "error_columns": [name for name in answers.columns if name != "id"],
     "errors_text": answers.describe_errors(len(errors.worst), errors.wrong, errors.total),
     "inputs": facts.previews({row["id"] for row in errors.worst}),
   }

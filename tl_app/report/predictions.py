@@ -51,7 +51,7 @@ def write_answers(
     examples: the `Examples`.
     outputs, ood_scores: as of `Answers.margins`.
   """
-  rows = answers.rows(examples.ids, examples.labels, outputs)
+  rows = answers.rows(examples.ids, examples.labels.tolist(), outputs)
   write(path, answers.columns, rows, answers.more_cells(outputs, ood_scores) | _shown(examples.inputs))
 
 

@@ -5,7 +5,6 @@ import json
 import typing
 
 import numpy as np
-import scipy.stats
 import sklearn.linear_model
 
 from tl_app.errors import UserError
@@ -18,7 +17,6 @@ from tl_app.tasks.task import Task
 
 # A split is stratified by this number of bins of equal size, with at least so many examples in each.
 BINS, FEWEST = 10, 20
-TINY = 1e-12
 # Targets that have a plain sentence of their own.
 _MOST_TARGETS = 3
 
@@ -45,7 +43,7 @@ class RegressionCodec(LabelCodec):
 
   def classes(self, labels):
     values = self.values(labels)
-    amounts = ((values - values.mean(axis=0)) / np.maximum(values.std(axis=0), TINY)).mean(axis=1)
+    amounts = ((values - values.mean(axis=0)) / np.maximum(values.std(axis=0), statistics.TINY)).mean(axis=1)
     shown = values[:, 0] if len(self.names) == 1 else amounts
     bins = int(np.clip(len(labels) // FEWEST, 2, BINS))
     edges = np.unique(np.quantile(amounts, np.arange(1, bins) / bins))
@@ -252,7 +250,7 @@ class RegressionMetrics(Metrics):
     truth, answer = truth - truth.mean(axis=0), answer - truth.mean(axis=0)
     error = answer - truth
     columns = [np.ones_like(error), np.abs(error), error**2]
-    for one, two in ((truth, answer), (_ranks(truth), _ranks(answer))):
+    for one, two in ((truth, answer), (statistics.ranks(truth), statistics.ranks(answer))):
       columns += [one, one**2, two, two**2, one * two]
     return np.concatenate(columns, axis=1)
 
@@ -262,15 +260,15 @@ class RegressionMetrics(Metrics):
     total = moments[1] - moments[0] ** 2 / n
     return {
       "r2": self._r2(n, total, squared),
-      "pearson": _correlation(n, *moments[:5]),
-      "spearman": _correlation(n, *moments[5:]),
+      "pearson": statistics.correlation(n, *moments[:5]),
+      "spearman": statistics.correlation(n, *moments[5:]),
       "rmse": np.sqrt(squared / n),
       "mae": absolute / n,
     }
 
   def _r2(self, n, total, squared):
     # Labels that are all the same leave rounding; scikit-learn's answer to these: 1 if all is right, else 0.
-    least = TINY * n * np.square(self.codec.deviation)
+    least = statistics.TINY * n * np.square(self.codec.deviation)
     alike = (squared <= least).astype(np.float64)
     return np.where(total > least, 1 - squared / np.where(total > least, total, 1.0), alike)
 
@@ -300,12 +298,10 @@ class RegressionAnswers(Answers):
       yield example_id, *(f"{value:.9g}" for pair in zip(truth, answer) for value in pair), f"{error:.9g}"
 
   def more_cells(self, outputs, ood_scores=None):
-    cells, names = {}, [""] if len(self.codec.names) == 1 else [f"{name} " for name in self.codec.names]
-    for name, values, width in zip(names, outputs.T, self.codec.half_widths):
-      cells |= {
-        f"{name}{end}": [f"{value:.9g}" for value in bound]
-        for end, bound in (("low", values - width), ("high", values + width))
-      }
+    cells, one = {}, len(self.codec.names) == 1
+    for name, values, width in zip(self.codec.names, outputs.T, self.codec.half_widths):
+      for end, bound in (("low", values - width), ("high", values + width)):
+        cells[end if one else f"{name} {end}"] = [f"{value:.9g}" for value in bound]
     return cells | super().more_cells(outputs, ood_scores)
 
   def signature_outputs(self, logits, inputs):
@@ -377,18 +373,6 @@ class RegressionAnswers(Answers):
 
   def describe_failures(self, rows):
     return wording.of_errors([(float(row["label"]), float(row["error"])) for row in rows if "label" in row])
-
-
-def _ranks(values):
-  ranks = scipy.stats.rankdata(values, axis=0)
-  return ranks / len(ranks) - ranks.mean(axis=0) / len(ranks)
-
-
-def _correlation(n, one, one_squared, two, two_squared, product):
-  # What is left of the variance of a constant is rounding.
-  first, second = one_squared - one**2 / n, two_squared - two**2 / n
-  varies = (first > TINY * one_squared) & (second > TINY * two_squared)
-  return np.where(varies, (product - one * two / n) / np.sqrt(np.where(varies, first * second, 1.0)), 0.0)
 
 
 _CODEC = RegressionCodec()

@@ -13,6 +13,8 @@ RESAMPLES = 2000
 FEW = 10
 MACRO_F1_NOTE = "macro F1 is the mean over the classes in the test labels or the answers"
 _Z95 = 1.959963984540054
+# Smaller shares of a sum of squares are rounding.
+TINY = 1e-12
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -215,3 +217,17 @@ def wilson(proportion: float, n: int) -> list[float]:
   centre = (proportion + spread / 2) / (1 + spread)
   half = math.sqrt(spread * (proportion * (1 - proportion) + spread / 4)) / (1 + spread)
   return [max(0.0, centre - half), min(1.0, centre + half)]
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+  """Returns the ranks of each column, float [n, columns], as shares of n around 0; equal values share a rank."""
+  found = scipy.stats.rankdata(values, axis=0)
+  return found / len(found) - found.mean(axis=0) / len(found)
+
+
+def correlation(n, one, one_squared, two, two_squared, product):
+  """Returns Pearson's correlation from n and the sums of two variables, arrays of one shape; 0 with a constant."""
+  # What is left of the variance of a constant is rounding.
+  first, second = one_squared - one**2 / n, two_squared - two**2 / n
+  varies = (first > TINY * one_squared) & (second > TINY * two_squared)
+  return np.where(varies, (product - one * two / n) / np.sqrt(np.where(varies, first * second, 1.0)), 0.0)

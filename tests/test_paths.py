@@ -10,6 +10,7 @@ from tests import import_graph
 from tl_app import config, files, workdir
 from tl_app.config import Config
 from tl_app.errors import UserError
+from tl_app.files import nearby
 
 # Flags of single commands that are paths.
 OWN = {"model", "input", "output", "workdir", "fix", "flagged", "space"}
@@ -36,6 +37,8 @@ def home(tmp_path, monkeypatch):
     ("table:${HOME}/mails-$NOT_SET.csv", "table:{}/mails-$NOT_SET.csv"),
     ("$FORM/mails.csv", "table:{}/mails.csv"),
     ("hf://~/x", "hf://~/x"),
+    ("file:///data/x", "/data/x"),
+    ("table:file:///data/a%20b.csv", "table:/data/a b.csv"),
     ("a:b~c", "a:b~c"),
     (pathlib.Path("~/runs"), "{}/runs"),
     ("", ""),
@@ -44,6 +47,26 @@ def home(tmp_path, monkeypatch):
 )
 def test_the_home_directory_is_put_in(home, value, path):
   assert files.expanded(value) == (path.format(home) if isinstance(path, str) else path)
+
+
+@pytest.mark.parametrize(
+  ("path", "hint"),
+  [
+    ("{}/Mails/a.csv", "; did you mean {}/mails/a.csv?"),
+    ("{}/mails/a", "; did you mean {}/mails/a.csv?"),
+    ("{}/mails/x/y.csv", "; there is no {}/mails/x either"),
+    ("'{}/mails'", "; did you mean {}/mails?"),
+    ("s3://bucket/a.csv", "; it is an address: download the files and give their path"),
+    ("C:\\mails\\a.csv", "; it is a path of Windows: give the path on this system"),
+    ("$NOT_SET/a.csv", "; the environment variable NOT_SET is not set"),
+    ("nothing.csv", ", seen from {}"),
+    ("{}/zzz", ""),
+  ],
+)
+def test_a_missing_path_is_told_what_it_may_mean(tmp_path, path, hint):
+  (tmp_path / "mails").mkdir()
+  (tmp_path / "mails" / "a.csv").touch()
+  assert nearby.hint(path.replace("{}", str(tmp_path))) == hint.replace("{}", str(tmp_path))
 
 
 def test_every_field_that_is_a_path_is_marked():

@@ -226,8 +226,8 @@ def test_two_large_classes_that_differ_by_one_letter_are_two(tmp_path):
 def test_a_name_with_brackets_inside_is_no_part_of_a_list(tmp_path):
   names = ("mail [new]", "mail (old)", "it's", '15"', "[Serious]")
   assert "bracketed_labels" not in check_rows(make_parent(tmp_path / "names"), text_rows(30, names))
-  found = check_rows(make_parent(tmp_path / "lists"), text_rows(30, ("[Serious]", "[Serious, News]")))
-  assert found["bracketed_labels"].examples == ["'[Serious, News]' (30)"]
+  found = check_rows(make_parent(tmp_path / "lists"), text_rows(30, ("Serious", "[Serious, News]", "b'News'")))
+  assert found["bracketed_labels"].examples == ["'[Serious, News]' (30)", "\"b'News'\" (30)"]
 
 
 def test_faults_of_given_splits_are_found(tmp_path):

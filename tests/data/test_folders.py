@@ -88,6 +88,19 @@ def test_images_wrong_directories(tmp_path):
   assert "mixes splits (train) with other folders (bus)" in refusal(f"images:{mixed}")
   assert "both the validation split" in refusal(f"images:{double}")
   assert "test has images but no class folders" in refusal(f"images:{unlabelled}")
+  write(flat / "labels.csv", "image,label")
+  assert f"if labels.csv tells their classes, pass --dataset=table:{flat}/labels.csv" in refusal(f"images:{flat}")
+
+
+def test_archives_are_not_passed_over(tmp_path):
+  root = write_images(tmp_path / "split", "train/a/1.jpg", "train/b/1.jpg")
+  archive = write(root / "test.zip", "x")
+  assert f"{archive} would not be read, but has the name of a split: unpack it" in refusal(f"images:{root}")
+  archive.rename(root / "more.zip")
+  assert "ignored: 1 (.zip 1), e.g. more.zip" in load(f"images:{root}").notes[0]
+  assert "more.zip is a file: unpack it" in refusal(f"images:{root / 'more.zip'}")
+  packed = write(tmp_path / "packed" / "all.tar.gz", "x").parent
+  assert "packed has no class folders: unpack all.tar.gz" in refusal(f"images:{packed}")
 
 
 def test_globs_of_class_folders_and_of_images(tmp_path):
@@ -126,6 +139,8 @@ def test_splits_may_have_other_names(tmp_path):
       f"{test}/a/3.jpg": "test",
     }
     assert set(examples.labels) == {"a", "b"} and "read as splits" in examples.notes[0]
+  root = write_images(tmp_path / "held", "train/a/1.jpg", "train/b/2.jpg", "Hold_out/a/3.jpg")
+  assert sorted(load(f"images:{root}").splits) == ["test", "train", "train"]
   root = write_images(tmp_path / "case", "TRain/a/1.jpg", "TRain/b/2.jpg", "tEST/a/3.jpg")
   assert list(load(f"images:{root}").splits) == ["train", "train", "test"]
   root = write_images(tmp_path / "valid", "train/a/1.jpg", "train/b/1.jpg", "valid/a/2.jpg", "eval_set/a/3.jpg")
@@ -133,7 +148,9 @@ def test_splits_may_have_other_names(tmp_path):
   root = write_images(tmp_path / "pred", "seg_train/a/1.jpg", "seg_test/a/2.jpg", "seg_pred/3.jpg")
   other = write_images(tmp_path / "other", "Training/x/1.jpg", "Training/y/1.jpg", "Testing/z/2.jpg")
   assert "Testing and Training are named like splits, but have no class folder in common" in refusal(f"images:{other}")
-  assert "mixes splits (seg_test, seg_train) with other folders (seg_pred)" in refusal(f"images:{root}")
+  message = refusal(f"images:{root}")
+  assert "mixes splits (seg_test, seg_train) with other folders (seg_pred)" in message
+  assert f"--dataset=images:{root}/seg_train --test_dataset=images:{root}/seg_test" in message
 
 
 def test_classes_may_be_named_like_splits(tmp_path):

@@ -47,6 +47,12 @@ def test_a_path_of_another_place_is_told_what_is_near(tmp_path, cell, near):
   assert f"No such file or directory; {near} is there: write paths relative to the table" in message
 
 
+def test_a_cell_that_holds_an_image_is_no_path(tmp_path):
+  table = write(tmp_path / "t.csv", f"image,label\n{'iVBORw0K' * 200},a\n")
+  message = refusal(f"table:{table}")
+  assert "the cell is no path: it has 1,600 characters, 'iVBORw0KiVBORw0KiVBO'.." in message
+
+
 def test_a_path_that_can_mean_two_files_is_not_followed(tmp_path):
   write_images(tmp_path, "1.jpg", "1.png")
   table = write(tmp_path / "t.csv", "image,label\n1,a\n")

@@ -12,7 +12,10 @@ from loading import LocalAssets, load, refusal, write, write_images
   "name, words",
   [
     ("movie_review", ["did you mean movie_reviews?", "images:DIR", "table:PATH", "tfds:NAME"]),
-    ("image:x", ["did you mean images?"]),
+    ("image:x", ["did you mean images:x?"]),
+    ("csv:mails.csv", ["did you mean table:mails.csv?"]),
+    ("mails.csv", ["did you mean table:mails.csv?"]),
+    ("tabel:x", ["did you mean table?"]),
     ("images:", ["images:DIR"]),
     ("nonsense", ["movie_reviews, digits"]),
   ],

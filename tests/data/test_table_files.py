@@ -32,8 +32,20 @@ def test_names_with_the_word_of_a_split(tmp_path, names, splits):
 
 
 def test_shards_with_a_hash(tmp_path):
-  tables(tmp_path, "train-00000-of-00001-12de94e121bdbead.csv", "test-00000-of-00001-aa11bb22cc33dd44.csv")
+  tables(tmp_path, "train-00000-of-00001-12de94e121bdbead.csv", "test-00000-of-00001-hash.csv")
   assert sorted(load(f"table:{tmp_path}").splits) == ["test", "train"]
+
+
+@pytest.mark.parametrize(
+  ("names", "message"),
+  [
+    (("train.conllu",), "it holds train.conllu: save it as .conll"),
+    (("data/0.zip",), "it holds 0.zip: unpack it"),
+    (("0000.csv", "0001.csv"), "parts of one table by a glob, 'table:{}/*.csv'"),
+  ],
+)
+def test_a_directory_without_splits_tells_what_to_do(tmp_path, names, message):
+  assert message.replace("{}", str(tmp_path)) in refusal(f"table:{tables(tmp_path, *names)}")
 
 
 def test_folders_of_tables(tmp_path):
@@ -46,6 +58,8 @@ def test_folders_of_tables(tmp_path):
   ]
   tables(tmp_path / "b" / "data", "train.csv", "test.csv")
   assert sorted(load(f"table:{tmp_path / 'b'}").splits) == ["test", "train"]
+  tables(tmp_path / "c" / "default", "train/0000.csv", "test/0000.csv")
+  assert sorted(load(f"table:{tmp_path / 'c'}").splits) == ["test", "train"]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +72,9 @@ def test_folders_of_tables(tmp_path):
       "--dataset=table:{}/train.csv --validation_dataset=table:{}/validation_matched.csv "
       "--test_dataset=table:{}/test_matched.csv",
     ),
+    (("train.csv", "holdout.csv"), "--dataset=table:{}/train.csv --test_dataset=table:{}/holdout.csv"),
+    (("train.csv", "dev.txt"), "dev.txt would not be read, but has the name of a split: name the columns"),
+    (("train.csv", "test.zip"), "test.zip would not be read, but has the name of a split: unpack it"),
     (("train_data.csv", "train_labels.csv"), "--dataset='table:{}/train_*.csv'"),
     (("train_a.csv", "train_b.csv", "test.csv"), "--dataset='table:{}/train_*.csv' --test_dataset=table:{}/test.csv"),
   ],

@@ -65,7 +65,7 @@ def test_table_bad_rows_stop_or_are_listed(tmp_path):
     "t.tsv:3": "the text is empty",
     "t.tsv:4": "it has no label",
     "t.tsv:5": "line 5 has 3 fields, the header has 2",
-    "t.tsv:6": "line 6 has 1 fields, the header has 2",
+    "t.tsv:6": "line 6 has 1 field, the header has 2",
   }
 
 
@@ -124,7 +124,7 @@ def test_unreadable_tables(tmp_path):
   assert "fake.parquet is not a Parquet file" in refusal(f"table:{fake}")
   assert "is empty" in refusal(f"table:{write(tmp_path / 'none.csv', '')}")
   assert "no rows" in refusal(f"table:{write(tmp_path / 'header.csv', 'text,label')}")
-  assert "known are .csv, .tsv, .jsonl, .parquet" in refusal(f"table:{write(tmp_path / 'sheet.xls', '')}")
+  assert "known are .csv, .tsv, .jsonl, .ndjson, .parquet" in refusal(f"table:{write(tmp_path / 'sheet.xls', '')}")
   assert "there is no file" in refusal(f"table:{tmp_path / 'missing.csv'}")
 
 

@@ -77,6 +77,13 @@ def test_a_model_that_guesses_is_not_called_better(tmp_path):
   assert comparison[1].startswith("It is not better than the best simple method, nearest neighbours: accuracy 0.40")
 
 
+def test_a_simple_method_is_compared_on_the_same_examples(tmp_path):
+  scores = {"nearest_neighbours": {"accuracy": 1.0}, "probe": {"accuracy": 1.0, "loss": 1.0}}
+  metrics = {"candidates": scores, "selected_candidate": "probe", "validation": {"accuracy": 0.98, "folds": 5}}
+  _, found = answers(tmp_path, "single_label", metrics=metrics)
+  assert found[QUESTIONS["comparison"]][1].startswith("It is as good as the best simple method, nearest neighbours:")
+
+
 def test_the_next_steps_name_faults_of_the_data_and_classes_with_few_examples(tmp_path):
   fault = {"meaning": "contents with several labels", "count": 7, "advice": "keep one label for each"}
   findings = [fault | {"severity": "info"}, fault | {"severity": "serious", "count": 9}]

@@ -48,6 +48,7 @@ def numpy_text(values):
     ("[\"it's\", 'b']", ["it's", "b"]),
     ("array(['pay', 'post'], dtype=object)", ["pay", "post"]),
     ("np.array(['pay'])", ["pay"]),
+    ("Index(['pay', 'post'], dtype='object')", ["pay", "post"]),
     ("{'pay', 'post'}", ["pay", "post"]),
     ("('pay',)", ["pay"]),
     ("frozenset({'pay'})", ["pay"]),
@@ -167,6 +168,15 @@ THREE = ["one two three"] * 3
     ([[1, 0, -1], [0, 0, 1], [1, 1, -1]], None, r"vectors of 0, 1 and -1, .*\(-1 in 2 rows\)"),
     ([[1, 2], [3, 3, 1]], None, "holds a number twice"),
     (["{'pay': 1, 'post': 0}", "{}"], None, "labels are dictionaries, e.g. {'pay': 1, 'post': 0}: write the list of"),
+    (["[pay, post]", "[tech]"], None, r"lists without quotes, e.g. .pay, post.: write the names alone, 'pay, post'"),
+    (["{pay,post}", "{tech}"], None, "lists without quotes"),
+    (
+      [[["pay", 0.9]], [["tech", 0.8]]],
+      None,
+      "list of lists or of objects, ...pay., 0.9..: write the list of the names",
+    ),
+    ([[{"start": 0, "label": "PER"}], []], None, "list of lists or of objects, ..'start': 0"),
+    (['[["pay"]] ', '[["tech"]]'], None, "lists of lists or of objects, e.g. ...pay"),
     (['{"pay": true}', '{"pay": false}'], None, "labels are dictionaries.* with --label_columns"),
     (
       ["DT NN VB", "DT NN NN", "DT VB DT"],
@@ -259,6 +269,24 @@ def test_columns_of_classes_tell_column_value_and_number_of_rows(tmp_path, value
     choose_rows(tmp_path, two_columns(values), label_columns="pay,late")
 
 
+@pytest.mark.parametrize(
+  ("mark", "name"), [("\n", "multi_label"), ("\t", "multi_label"), ("/", "single_label"), (" ", "single_label")]
+)
+def test_a_separator_of_classes_is_used_or_named(tmp_path, mark, name):
+  labels = [mark.join(names) for names in SETS if names] + ["post", "tech"] * 2
+  task, examples = choose(tmp_path, labels)
+  assert task.name == name
+  advice = f"if 'pay{mark}post' is several classes, pass --label_separator={mark!r}"
+  assert (advice in tasks.guess(Config().data, set(examples.labels))[1]) == (name == "single_label")
+  assert choose(tmp_path, labels, label_separator=mark)[0].names == NAMES
+
+
+def test_digits_0_and_1_side_by_side_are_a_vector(tmp_path):
+  task, examples = choose(tmp_path, ["010", "110", "001", "011"], label_names="pay,post,tech")
+  assert task.names == NAMES and task.codec.classes(examples.labels)[1] == ("pay", "post")
+  assert list(choose(tmp_path, ["100", "101", "110"])[1].labels) == ["100", "101", "110"]
+
+
 def test_yes_and_no_are_flags(tmp_path):
   task, examples = choose_rows(tmp_path, two_columns(["Yes", "no", "Y", "N"]), label_columns="pay,late")
   assert task.name == "multi_label" and task.codec.classes(examples.labels) == [
@@ -285,6 +313,13 @@ def test_minus_1_can_be_an_amount(tmp_path):
     ([f"$ {i}.99" for i in range(40)], "separators or units"),
     ([f"1.{i:03},50 €" for i in range(40)], "separators or units"),
     ([f"{i} %" for i in range(40)], "separators or units"),
+    ([f"({i}.5)" if i % 2 else f"{i}.5" for i in range(40)], "separators or units, e.g. '.1.5.'"),
+    ([f"{i}.5-" for i in range(40)], "separators or units"),
+    ([f"\u2212{i}.5" for i in range(40)], "separators or units"),
+    ([f"1’{i:03}.50" for i in range(40)], "separators or units"),
+    ([f"12,{i:02},567" for i in range(40)], "separators or units"),
+    ([f"{i}.5k" for i in range(40)], "separators or units"),
+    ([f"{i} kg" for i in range(40)], "separators or units"),
     ([f"{i}.5" for i in range(40)] + ["NaN"] * 3, "40 different numbers, but 3 rows hold 'NaN': correct or remove"),
     (
       [f"user_{i}" for i in range(40)],

@@ -59,9 +59,11 @@ def _bracketed(counts):
 
 
 def _is_bracketed(name):
-  """Whether a name looks like a list or a part of one: [a and 'b' and c] and [a, b] do, "a [b]" and [a] do not."""
+  """Whether a name looks like a list or a part of one: [a, 'b', c], b'd' and [a, b] do, "a [b]" and [a] do not."""
   if not name or re.fullmatch(r"\[[^][{},'\"]+\]", name):
     return False
+  if re.fullmatch(r"b'.*'|b\".*\"", name, re.DOTALL):
+    return True
   closes = name[-1] in _OPENING and _OPENING[name[-1]] not in name
   return closes or name[0] in "[{" or (len(name) > 1 and name[0] == name[-1] and name[0] in "'\"")
 

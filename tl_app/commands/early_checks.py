@@ -13,6 +13,7 @@ from tl_app.data import corrections, modalities
 from tl_app.data.readers import forms, rows, table_columns, table_files, text_files
 from tl_app.data.readers.table_headers import column_names
 from tl_app.errors import UserError
+from tl_app.files import nearby
 
 
 def run(config: Config, labelled: bool = True) -> None:
@@ -98,7 +99,7 @@ def prediction(model: str, source: str, columns: dict[str, str]) -> None:
 def require_input(source: str) -> None:
   """Raises `UserError` if there is no file or directory `source`; "" and "-", standard input, are none."""
   if source not in ("", "-") and not pathlib.Path(source).exists():
-    raise UserError(f"--input={source}: there is no such file or directory")
+    raise UserError(f"--input={source}: there is no such file or directory{nearby.hint(source)}")
 
 
 def _check_decisions(config):
@@ -125,7 +126,7 @@ def _check_data(name, flag, config):
     is_glob = rows.matching(path, what, lambda _: None, os.path.lexists)
     if not is_glob and not os.path.exists(path):
       kind = "directory" if form == "images" else "file or directory"
-      raise UserError(f"{what}: there is no {kind} {pathlib.Path(path)}")
+      raise UserError(f"{what}: there is no {kind} {path}{nearby.hint(path)}")
 
 
 def _check_columns(file, config):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from tl_app import config as config_lib
 from tl_app import files, workdir
 from tl_app.errors import UserError
-from tl_app.files import checksums
+from tl_app.files import checksums, nearby
 
 
 def export_of(model: str | pathlib.Path) -> pathlib.Path:
@@ -18,7 +18,9 @@ def export_of(model: str | pathlib.Path) -> pathlib.Path:
   directory = pathlib.Path(files.expanded(model))
   run = workdir.Workdir(directory)
   if not directory.exists():
-    raise UserError(f"--model={model}: there is no such directory; give a finished run or an export of tl_app")
+    raise UserError(
+      f"--model={model}: there is no such directory{nearby.hint(directory)}; give a finished run or an export"
+    )
   if not run.config.is_file() or (directory / "saved_model.pb").is_file():
     return directory
   if not run.export.is_dir():

@@ -188,7 +188,9 @@ class DataConfig:
     "number per target (regression).",
   )
   label_separator: str = _field(
-    "", "Separator of the class names in a cell of --task=multi_label. Empty: inferred from the labels among , ; |"
+    "",
+    "Separator of the class names in a cell of --task=multi_label. Empty: inferred from the labels among , ; |, line "
+    "ends and tabs",
   )
   label_names: str = _field(
     "",

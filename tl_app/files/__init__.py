@@ -9,12 +9,13 @@ import re
 import shutil
 import stat
 import tempfile
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 
 def expanded(value: Any) -> Any:
-  """Returns the value of a flag that is a path, with $NAME, ${NAME} and a leading ~ or ~user replaced.
+  """Returns the value of a flag that is a path, with $NAME, ${NAME}, a leading ~ or ~user and file:// replaced.
 
   An environment variable that is not set stays as it is written, and so does the home of an unknown user. The form
   before a path stays: "table:~/mails.csv". A value that is no path is returned as it is. This is the one place that
@@ -25,6 +26,9 @@ def expanded(value: Any) -> Any:
   if not isinstance(value, str):
     return value
   value = os.path.expandvars(value)
+  address = re.match(r"([a-z]+:)?file://(?:localhost)?(/.*)", value, re.DOTALL)
+  if address:
+    return (address[1] or "") + urllib.parse.unquote(address[2])
   found = re.match(r"[a-z]+:(?=~)", value)
   form = found[0] if found else ""
   return form + os.path.expanduser(value[len(form) :])

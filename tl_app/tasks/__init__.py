@@ -54,11 +54,15 @@ def guess(config: DataConfig, labels: set[str]) -> tuple[str, str]:
       MULTI_LABEL.name,
       f"{several:,} of {len(labels):,} different labels join some of {classes:,} names by {mark!r}",
     )
-  return SINGLE_LABEL.name, f"{len(labels):,} different labels, one per example{_note_on_numbers(labels)}"
+  return SINGLE_LABEL.name, f"{len(labels):,} different labels, one per example{_note(labels)}"
 
 
-def _note_on_numbers(labels):
-  """Returns a note on labels that are read as classes but may be meant as amounts, or ""."""
+def _note(labels):
+  """Returns a note on labels that are read as one class but may be meant as several, or as amounts; or ""."""
+  mark = cells.unsure_separator(labels)
+  if mark:
+    joined = next(label for label in sorted(labels) if len(cells.split(label, mark)) > 1)
+    return f"; if {joined!r} is several classes, pass --label_separator={mark!r}"
   others = sorted(label for label in labels if cells.number(label) is None)
   if not others:
     return "; they are numbers: use --task=regression to predict them as amounts"

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from tl_app.errors import UserError, suggestion
 
-SEPARATORS = (",", ";", "|")
+SEPARATORS = (",", ";", "|", "\n", "\t")
+# What may join classes, but is a part of many names too.
+UNSURE_SEPARATORS = ("/", "+", "&", " ")
 # pandas writes 0.0 and 1.0 where a column has had a missing value.
 BITS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 FLAGS = BITS | {"no": False, "yes": True, "n": False, "y": True, "f": False, "t": True}
@@ -20,8 +22,8 @@ MOST_CLASSES = 20
 # A list as Python, NumPy or PyTorch writes it: ['a', 'b'], ['a' 'b'], {'a', 'b'}, array(['a'], dtype=object), [1. 0.],
 # tensor([1, 0], device='cuda:0'), tf.Tensor([1 0], shape=(2,), dtype=int32).
 _CALL = re.compile(
-  r"(?:(?:np|numpy|torch|tf)\.)?(?:array|tensor|Tensor|list|tuple|set|frozenset)\((.*?)\s*"
-  r"(?:,\s*(?:(?:dtype|device)=[^(),]*|shape=\([^()]*\)))*\)",
+  r"(?:(?:np|numpy|torch|tf|pd)\.)?(?:array|tensor|Tensor|list|tuple|set|frozenset|Index|Series)\((.*?)\s*"
+  r"(?:,\s*(?:(?:dtype|device|name)=[^(),]*|shape=\([^()]*\)))*\)",
   re.DOTALL,
 )
 _MEMBER = re.compile(
@@ -30,8 +32,14 @@ _MEMBER = re.compile(
 )
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 # A number as people write amounts: with a currency or a percent sign, and with separators.
-_UNIT = re.compile(r"^[\s$€£¥]+|[\s$€£¥%]+$|^(?:USD|EUR|GBP|CHF)\s*|\s*(?:USD|EUR|GBP|CHF)$")
-_GROUPED = re.compile(r"[-+]?\d{1,3}([,.' \u00a0\u2009\u202f])\d{3}(?:\1\d{3})*(?:[.,]\d+)?")
+_CURRENCY = r"USD|EUR|GBP|CHF|INR|JPY|CNY"
+_UNIT = re.compile(
+  rf"^[\s$€£¥₹]+|[\s$€£¥₹%]+$|^(?:{_CURRENCY})\s*|\s*(?:{_CURRENCY})$|"
+  r"(?<=\d)\s*(?:[kKM]|bn|[kmµ]?g|[kcmµ]?m|m?s|min|h|[km]?W|kWh|[km]?V|[ckm]?Hz|m?l|°?[CF]|km/h|m/s|ppm|px|[kMG]B)$"
+)
+_GROUPED = re.compile(
+  r"[-+]?(?:\d{1,3}([,.'’ \u00a0\u2009\u202f])\d{3}(?:\1\d{3})*|\d{1,2}(?:,\d\d)+,\d{3})(?:[.,]\d+)?"
+)
 
 
 def listed(cell: str) -> list[str] | None:
@@ -115,8 +123,11 @@ def number(cell: str) -> float | None:
 
 
 def is_written_number(cell: str) -> bool:
-  """Whether a cell is an amount as people write it: "1,013.50", "1.013,50", "0,5", "$5", "7 %"."""
-  text = _UNIT.sub("", _UNIT.sub("", cell.strip()))
+  """Whether a cell is an amount as people write it: "1,013.50", "1.013,50", "0,5", "$5", "7 %", "(5)", "5-", "3 kg"."""
+  text = cell.strip().replace("\u2212", "-")
+  # Bookkeepers write an amount below 0 in brackets, or with the minus behind it.
+  text = re.sub(r"\((.*)\)|([^-]*\d)-", r"-\1\2", text) if re.fullmatch(r"\(.*\)|[^-]*\d-", text) else text
+  text = _UNIT.sub("", _UNIT.sub("", text))
   return bool(_GROUPED.fullmatch(text)) or number(text.replace(",", ".")) is not None
 
 
@@ -135,13 +146,23 @@ def separator(cells: set[str]) -> str | None:
   Args:
     cells: the different label cells.
   """
-  for mark in SEPARATORS:
-    names = collections.Counter(name for cell in cells for name in set(split(cell, mark)))
-    joined = [cell for cell in cells if len(split(cell, mark)) > 1]
-    recurring = [cell for cell in joined if all(names[name] > 1 for name in split(cell, mark))]
-    if joined and len(names) < len(cells) and len(recurring) > 0.9 * len(joined):
+  return next((mark for mark in SEPARATORS if _joins(mark, cells)), None)
+
+
+def unsure_separator(cells: set[str]) -> str | None:
+  """Returns the one of `UNSURE_SEPARATORS` that seems to join classes: each of the names is a cell by itself too."""
+  for mark in UNSURE_SEPARATORS:
+    joined = [split(cell, mark) for cell in cells if len(split(cell, mark)) > 1]
+    if len(joined) > 1 and all(name in cells for names in joined for name in names):
       return mark
   return None
+
+
+def _joins(mark, cells):
+  names = collections.Counter(name for cell in cells for name in set(split(cell, mark)))
+  joined = [cell for cell in cells if len(split(cell, mark)) > 1]
+  recurring = [cell for cell in joined if all(names[name] > 1 for name in split(cell, mark))]
+  return bool(joined) and len(names) < len(cells) and len(recurring) > 0.9 * len(joined)
 
 
 def most_frequent_separator(cells: set[str]) -> str:

@@ -11,6 +11,8 @@ from tl_app.errors import UserError
 from tl_app.tasks import cells, tags
 
 # A 0/1 vector that is no list: "0 1 0", "0,1,0", "0; 1; 0".
+# Bits without anything between them: "010".
+_BITS = re.compile(r"[01]{3,}")
 _PLAIN_VECTOR = re.compile(r"[01](?:\.0)?(?:(?:\s+|\s*[,;|]\s*)[01](?:\.0)?)+")
 _NAMED = "--label_names"
 
@@ -54,6 +56,9 @@ def _are_tags(names, width, config, texts):
 def _vector_width(distinct):
   """Returns the number of places of 0/1 vectors; 0 where the different cells are none, or differ in length."""
   widths = set()
+  # "100" and "101" alone are numbers; one that begins with 0 is none.
+  if all(map(_BITS.fullmatch, distinct)) and not any(label.startswith("0") for label in distinct):
+    return 0
   for label in distinct:
     members = _members(label)
     if members is None or not all(member.lower() in cells.BITS for member in members):
@@ -65,6 +70,8 @@ def _vector_width(distinct):
 def _members(label):
   """Returns the members of a list, or of a vector that is written without brackets; else None."""
   members = cells.listed(label)
+  if _BITS.fullmatch(label):
+    return list(label)
   return re.split(r"[\s,;|]+", label) if members is None and _PLAIN_VECTOR.fullmatch(label) else members
 
 

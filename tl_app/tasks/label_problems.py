@@ -2,6 +2,7 @@
 guessed."""
 
 import collections
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,7 +32,13 @@ def find(config: DataConfig, labels: Sequence[str], texts: np.ndarray | None = N
     return problem
   if config.label_columns:
     return _columns(config, labels)
-  return _dictionaries(labels) or _sequences(labels, texts) or _numbers(labels) or _identifier(config, labels)
+  return (
+    _dictionaries(labels)
+    or _unquoted_lists(labels)
+    or _sequences(labels, texts)
+    or _numbers(labels)
+    or _identifier(config, labels)
+  )
 
 
 def _dictionaries(labels):
@@ -42,6 +49,20 @@ def _dictionaries(labels):
   return (
     f"the labels are dictionaries, e.g. {example}: write the list of the names that apply, or one column of 0 and 1 "
     "per name, with --label_columns"
+  )
+
+
+def _unquoted_lists(labels):
+  """Cells that are lists of names without quotes: [pay, ship] or {pay,ship}."""
+  distinct = set(labels)
+  if not all(re.fullmatch(r"\[.*\]|\{.*\}", label, re.DOTALL) and cells.listed(label) is None for label in distinct):
+    return ""
+  example = next((label for label in labels if "," in label), "")
+  return (
+    f"the labels are lists without quotes, e.g. {example}: write the names alone, {example[1:-1].strip()!r}, or a JSON "
+    "list"
+    if example
+    else ""
   )
 
 
@@ -87,6 +108,12 @@ def _lists(labels, texts, config):
   rows = [members[label] for label in labels]
   as_long = texts is not None and all(len(row) == len(tags.spans(text)) for row, text in zip(rows, texts))
   repeating = next((label for label in labels if len(set(members[label])) < len(members[label])), None)
+  nested = next((label for label in labels if any(member[:1] in ("[", "{") for member in members[label])), None)
+  if nested is not None and config.task == "auto":
+    return (
+      f"the labels are lists of lists or of objects, e.g. {nested[:100]}: write the list of the names that apply, or, "
+      "of tagged words, one tag per word"
+    )
   numbers = [cells.number(member) for row in members.values() for member in row]
   if None in numbers:
     return (

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 BEST_SHARES = "0.25,0.5,0.75"
 # Name of the part of the `RunState` about the phases that have ended.
 PART = "phases"
+# Share of the time of training.
+_NOTICED = 0.05
 
 
 def baselines(features: Features) -> dict[str, np.ndarray]:
@@ -156,10 +158,12 @@ def _save(done, model, record):
 
 
 def _report_cost(record):
-  """Logs the time that saving the run took, as a share of the training."""
+  """Logs the time that saving the run took, if it is a share of the training that somebody notices."""
   seconds = record.clock.so_far()
   if record.state.count:
     cost, trained = seconds["checkpoints"], seconds["train"]
+    if cost < _NOTICED * trained:
+      return
     log.info("saving the state of the run took %.1f s, %.1f %% of the training", cost, 100 * cost / (trained + cost))
 
 

@@ -73,7 +73,7 @@ def decide(config, features: Features, logits: np.ndarray) -> Refit:
   if metrics.counts_right_answers:
     errors = round((1 - metrics.score(logits, data.validation_targets)) * size)
     what = f"{errors:,} of {size:,} validation examples are answered wrong"
-  shows = f"a gain of {GAIN:.0%} is significant from {needed} on"
+  shows = f"with {needed} a gain of {GAIN:.0%} is significant"
   return Refit(int(count) if errors < needed else 0, f"{what}; {shows}")
 
 

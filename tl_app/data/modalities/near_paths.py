@@ -10,6 +10,8 @@ import unicodedata
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp", ".gif", ".bmp", ".jfif")
 # Files below the directory of a table that are looked at for one of the same name.
 _MOST_FILES = 200_000
+# Characters of a path; a longer cell may be an image as base64.
+_LONGEST_PATH = 1024
 
 
 def find(cell: str, directory: pathlib.Path) -> tuple[str, str]:
@@ -24,6 +26,11 @@ def find(cell: str, directory: pathlib.Path) -> tuple[str, str]:
     cell: the path as the table holds it.
     directory: that of the table.
   """
+  if len(cell) > _LONGEST_PATH:
+    return (
+      "",
+      f"the cell is no path: it has {len(cell):,} characters, {cell[:20]!r}..; write the image to a file, or its bytes",
+    )
   written = _below(cell, directory)
   if os.path.lexists(written):
     return written, ""

@@ -6,6 +6,7 @@ import pathlib
 import typing
 import unicodedata
 
+from tl_app.data.examples import SPLITS
 from tl_app.data.readers.rows import (
   EMPTY_CLASS,
   SPLIT_NAMES,
@@ -24,6 +25,10 @@ from tl_app.data.readers.rows import (
   visible,
 )
 from tl_app.errors import UserError
+from tl_app.files import nearby
+
+# Suffixes of archives, in which nothing is read.
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 
 
 class FolderFiles(typing.NamedTuple):
@@ -80,20 +85,42 @@ def _layout(path, what, notes):
   """
   directory = pathlib.Path(path)
   if not directory.exists():
-    raise UserError(f"{what}: there is no directory {directory}")
+    raise UserError(f"{what}: there is no directory {path}{nearby.hint(path)}")
   if not directory.is_dir():
-    raise UserError(f"{what}: {directory} is a file; images: takes a directory with one folder for each class")
-  found = []
-  for split, folder in _split_folders(directory, what, notes):
+    advice = ": unpack it" if directory.suffix.lower() in ARCHIVES else ""
+    raise UserError(f"{what}: {directory} is a file{advice}; images: takes a directory with one folder for each class")
+  found, splits = [], _split_folders(directory, what, notes)
+  beside = visible(directory)[1] if all(folder != directory for _, folder in splits) else []
+  _refuse_packed_splits(beside, splits, what)
+  for split, folder in splits:
     classes, strays = visible(folder)
     if not classes:
-      raise UserError(
-        f"{what}: {folder} {'has images but ' if any(map(image_kind, strays)) else 'has '}no class folders: "
-        f"put the images of each class into {folder}/CLASS/{', or remove it' if split else ''}"
-      )
+      raise UserError(f"{what}: {_no_classes(folder, strays, directory, split)}")
     _refuse_lost_level(folder, classes, what)
-    found.append((split, classes, strays))
+    found.append((split, classes, [*strays, *beside]))
+    beside = []
   return found
+
+
+def _refuse_packed_splits(files, splits, what):
+  """Raises `UserError` for an archive with the name of a split which no folder has: train/ and test.zip."""
+  for file in files:
+    split = SPLIT_NAMES.get(file.name.partition(".")[0].lower(), "")
+    if split and file.suffix.lower() in ARCHIVES and split not in dict(splits):
+      raise UserError(f"{what}: {file} would not be read, but has the name of a split: unpack it, or move it away")
+
+
+def _no_classes(folder, files, directory, split):
+  """Returns what is wrong with a folder without class folders, and what to do."""
+  has_images = any(map(image_kind, files))
+  tables = [path for path in (*files, *visible(directory)[1]) if path.suffix.lower() in (".csv", ".tsv", ".jsonl")]
+  packed = next((path for path in files if path.suffix.lower() in ARCHIVES), None)
+  advice = f"put the images of each class into {folder}/CLASS/{', or remove it' if split else ''}"
+  if has_images and tables:
+    advice += f"; if {tables[0].name} tells their classes, pass --dataset=table:{tables[0]} and --image_column"
+  elif packed and not has_images:
+    advice = f"unpack {packed.name}"
+  return f"{folder} has {'images but ' if has_images else ''}no class folders: {advice}"
 
 
 def _note_ignored(raw, ignored, wanted, root):
@@ -165,7 +192,7 @@ def unlabelled(path: str, what: str) -> Raw:
     root, paths = globbed
     paths, others = [one for one in paths if image_kind(one)], [one for one in paths if not image_kind(one)]
   elif not root.is_dir():
-    raise UserError(f"{what}: there is no directory {root}")
+    raise UserError(f"{what}: there is no directory {path}{nearby.hint(path)}")
   else:
     found = image_files(root)
     paths, others = sorted([*found.images, *found.not_decoded]), found.others
@@ -224,7 +251,7 @@ def _split_folders(directory, what, notes):
   if others:
     raise UserError(
       f"{what}: {directory} mixes splits ({', '.join(folder.name for folder in named)}) with other folders "
-      f"({', '.join(others[:5])}): it takes either CLASS/ folders or train/, val/ and test/"
+      f"({', '.join(others[:5])}): move these away, or name the folders one by one, {_as_flags(named, like)}"
     )
   found = files_by_split([SplitFile(folder, like[folder], folder.name) for folder in named], what)
   # train/images/CLASS and test/images/CLASS: one class of this name could not be learnt.
@@ -233,6 +260,13 @@ def _split_folders(directory, what, notes):
     notes.append(f"{what}: each split has one folder, whose folders are read instead: {inner[0].name}")
     return [(split, folder) for (split, _), folder in zip(found, inner)]
   return [(split, _classes_folder(folder)) for split, folder in found]
+
+
+def _as_flags(folders, splits):
+  """Returns the flags that name the folders of splits one by one."""
+  flags = {"train": "dataset", "validation": "validation_dataset", "test": "test_dataset"}
+  ordered = sorted(folders, key=lambda path: SPLITS.index(splits[path]))
+  return " ".join(f"--{flags[splits[path]]}=images:{path}" for path in ordered)
 
 
 def _classes_folder(folder):

@@ -1,17 +1,23 @@
 """The forms of --dataset: which there are, and the parts of a name in one of them."""
 
 import os
+import pathlib
 
 from tl_app import config as configs
 from tl_app.data import modalities
 from tl_app.data.modalities import Modality
-from tl_app.data.readers import starters
+from tl_app.data.readers import starters, table_files
 from tl_app.errors import UserError
 
 # {form: modality} of the forms that have only one.
 _MODALITIES = {"images": "image", "digits": "image", "movie_reviews": "text", "texts": "text"}
 FORMS = f"{', '.join(starters.STARTERS)}, images:DIR, table:PATH, tfrecord:PATH, tfds:NAME[/CONFIG][:VERSION]"
 _NEED_REST = ("images", "table", "tfrecord", "tfds", "texts")
+# Words that users write for a form.
+_OTHER_WORDS = {
+  **dict.fromkeys(("csv", "tsv", "json", "jsonl", "parquet", "xlsx", "excel", "conll", "file", "tables"), "table"),
+  **dict.fromkeys(("image", "folder", "folders", "dir", "directory", "imagefolder", "photos"), "images"),
+}
 
 
 def parse(name: str, flag: str) -> tuple[str, str]:
@@ -29,10 +35,20 @@ def parse(name: str, flag: str) -> tuple[str, str]:
     return form, rest
   if colon and form in _NEED_REST:
     raise UserError(f"--{flag}={name} names nothing after the colon; --{flag} takes: {FORMS}")
-  hint = configs.suggestion(form, [*starters.STARTERS, *_NEED_REST])
-  if os.path.exists(name):
-    hint = f"; did you mean images:{name} or table:{name}?"
+  hint = _hint(name, form, rest)
   raise UserError(f"--{flag}={name} is not a data set that is known; it takes: {FORMS}{hint}")
+
+
+def _hint(name, form, rest):
+  """Returns "; did you mean table:mails.csv?" for a name without its form or with another word for it, or ""."""
+  wanted = _OTHER_WORDS.get(form.lower(), "")
+  if wanted and rest:
+    return f"; did you mean {wanted}:{rest}?"
+  if os.path.isdir(name):
+    return f"; did you mean images:{name} or table:{name}?"
+  if os.path.exists(name) or table_files.is_table(pathlib.Path(name)):
+    return f"; did you mean table:{name}?"
+  return configs.suggestion(form, [*starters.STARTERS, *_NEED_REST])
 
 
 def modality(form: str) -> Modality:

@@ -43,6 +43,7 @@ _SPLIT_WORDS = SPLIT_NAMES | {
   "eval": "validation",
   "evaluation": "validation",
   "development": "validation",
+  "holdout": "test",
 }
 
 
@@ -109,6 +110,7 @@ def split_of(name):
   """
   if name.lower() in SPLIT_NAMES:
     return SPLIT_NAMES[name.lower()]
+  name = re.sub(r"hold[-_ ]?out", "Holdout", name, flags=re.I)
   words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
   words += [re.sub(r"(set|data|images|files)$", "", word) for word in words]
   found = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
@@ -159,7 +161,11 @@ def files_by_split(files, what):
     first = members[0]
     other = next((file for file in members if (file.whole, file.of) != (first.whole, first.of)), None)
     if other:
-      raise UserError(f"{what}: {first.path.name} and {other.path.name} are both the {split} split: keep one")
+      flag = f"one by --{split}_dataset and move the other away"
+      elsewhere = f", or name {'parts of one set by a glob' if split == 'train' else flag}"
+      raise UserError(
+        f"{what}: {first.path.name} and {other.path.name} are both the {split} split: keep one{elsewhere}"
+      )
     missing = sorted(set(range(first.of)) - {file.number for file in members})
     if missing:
       raise UserError(
@@ -280,13 +286,19 @@ def as_text(value):
       return None
     return str(int(value)) if value.is_integer() else repr(value)
   if isinstance(value, (list, dict, bytes)):
-    raise ValueError(f"a cell holds a {type(value).__name__}: one text, number or name is needed")
+    found = {list: "list", dict: "JSON object", bytes: "sequence of bytes"}[type(value)]
+    raise ValueError(f"a cell holds a {found}: one text, number or name is needed")
   return str(value)
 
 
 def as_label(value):
   """Returns a label cell as str, like `as_text`; of a list the JSON text, its members as `as_text` gives them."""
   if isinstance(value, (list, tuple)):
+    if any(isinstance(member, (list, tuple, dict)) for member in value):
+      raise ValueError(
+        f"the label is a list of lists or of objects, {str(value)[:60]}: write the list of the names that apply, or, of "
+        "tagged words, one tag per word"
+      )
     return json.dumps([as_text(member) for member in value], ensure_ascii=False)
   return as_text(value)
 

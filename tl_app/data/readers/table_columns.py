@@ -125,7 +125,8 @@ def _label_columns(names, config, file):
   wanted = [name.strip() for name in config.label_columns.split(",") if name.strip()] or [config.label_column]
   for name in wanted:
     if name not in names:
-      raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
+      several = "" if config.label_columns else "; --label_columns names several columns of 0 and 1"
+      raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}{several}")
   return wanted
 
 

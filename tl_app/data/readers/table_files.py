@@ -16,9 +16,13 @@ from tl_app.data.readers.rows import (
   visible,
 )
 from tl_app.errors import UserError
+from tl_app.files import nearby
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll", ".xlsx", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".conll.gz")
-_SHARD = r"(?:-(?P<number>\d+)-of-(?P<of>\d+)(?:-[0-9a-f]{16})?)?"
+SUFFIXES = (
+  *(".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".conll", ".xlsx"),
+  *(".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz", ".conll.gz"),
+)
+_SHARD = r"(?:-(?P<number>\d+)-of-(?P<of>\d+)(?:-[0-9a-z]{4,})?)?"
 # "train2", "train_part3", "train (1)": a part of what "train" names.
 _PART = re.compile(r"[a-z]+[-_. (]*(?:part|chunk|fold)?[-_. ]*\d+\)?", re.I)
 # Files that lie beside the tables of a data set and are none.
@@ -27,10 +31,11 @@ _ADVICE = {
   ".xls": "save it as .xlsx or .csv",
   ".ods": "save it as .xlsx or .csv",
   ".json": "write one JSON object per line, as .jsonl",
-  ".txt": "name the columns on the first line and save it as .tsv",
-  ".arrow": "save it as .parquet",
-  ".feather": "save it as .parquet",
-  ".zip": "unpack it",
+  ".txt": "name the columns on the first line and save it as .tsv, or tagged words as .conll",
+  ".tab": "save it as .tsv",
+  **dict.fromkeys((".arrow", ".feather", ".pkl"), "save it as .parquet"),
+  **dict.fromkeys((".conllu", ".iob", ".iob2", ".bio"), "save it as .conll, a word and its tag a line"),
+  **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".bz2", ".xz", ".zst", ".tar.gz", ".txt.gz"), "unpack it"),
 }
 
 
@@ -71,9 +76,9 @@ def find(path: str, what: str, notes: list[str]) -> tuple[pathlib.Path, list[tup
   globbed = matching(path, what, split_file, os.path.isfile, ignored)
   if globbed:
     return _of_glob(*globbed, what, notes)
+  if not os.path.exists(path):
+    raise UserError(f"{what}: there is no file or directory {path}{nearby.hint(path)}")
   path = pathlib.Path(path)
-  if not path.exists():
-    raise UserError(f"{what}: there is no file or directory {path}")
   if path.is_dir():
     return path, _of_directory(path, what, notes)
   if suffix(path) not in SUFFIXES:
@@ -108,6 +113,7 @@ def _of_directory(path, what, notes):
   others = [
     file for file in files if not (is_table(file) or _ABOUT.fullmatch(file.name) or suffix(file) in IMAGE_SUFFIXES)
   ]
+  _refuse_other_forms(others, tables, what)
   _note_ignored(others, "files that are not tables", what, notes)
   deeper = [file for folder in folders for file in visible(folder)[1] if is_table(file)]
   _note_ignored(deeper, "tables in folders beside the tables", what, notes)
@@ -122,7 +128,7 @@ def _of_directory(path, what, notes):
   if not split_files:
     raise UserError(
       f"{what}: {path} has {len(tables)} tables, none of them named train; it takes train, dev or val, and test, or "
-      "name one file, or parts by a glob"
+      f"name one file, or parts of one table by a glob, 'table:{path}/*{suffix(tables[0])}'"
     )
   _note_ignored(unread, "other tables", what, notes)
   return files_by_split(split_files, what)
@@ -146,14 +152,27 @@ def _of_folders(path, folders, what, notes):
   splits = {folder: split_of(folder.name) for folder in holding}
   if "train" in splits.values() and all(splits.values()) and len(set(splits.values())) == len(splits):
     return [(splits[folder], file) for folder, tables in holding.items() for file in tables]
-  if len(folders) == 1 and holding:
+  if len(folders) == 1:
     notes.append(f"{what}: {path} has one folder, whose tables are read: {folders[0].name}")
     return _of_directory(folders[0], what, notes)
   inside = f"; {next(iter(holding))} has {len(next(iter(holding.values())))}: name it" if holding else ""
+  other = next((file for file in visible(path)[1] if suffix(file) in _ADVICE), None)
+  inside = f"; it holds {other.name}: {_ADVICE[suffix(other)]}" if other and not holding else inside
   raise UserError(
     f"{what}: {path} has no table ({', '.join(SUFFIXES)}); it takes train, dev or val, and test, or name one file, or "
     f"parts by a glob{inside}"
   )
+
+
+def _refuse_other_forms(others, tables, what):
+  """Raises `UserError` for a file of another form that has the name of a split that no table has: dev.txt."""
+  present = {file.split for file in map(split_file, tables) if file}
+  for file in others:
+    split = SPLIT_NAMES.get(file.name[: len(file.name) - len(suffix(file))].lower(), "")
+    if present and split and split not in present and suffix(file) in _ADVICE:
+      raise UserError(
+        f"{what}: {file.name} would not be read, but has the name of a split: {_ADVICE[suffix(file)]}, or move it away"
+      )
 
 
 def _refuse_unread(unread, split_files, what):
@@ -167,8 +186,11 @@ def _refuse_unread(unread, split_files, what):
   for file in unread:
     stem = file.name[: len(file.name) - len(suffix(file))]
     split = SPLIT_NAMES.get(re.match(r"[a-z]*", stem.lower())[0], "")
-    if not split and not own["train"] and split_of(stem) == "train":
-      split = "train"
+    by_word = split_of(stem)
+    if (
+      not split and by_word and not own[by_word] and (by_word == "train" or re.fullmatch(r"hold[-_ ]?out", stem, re.I))
+    ):
+      split = by_word
     if split and (_PART.fullmatch(stem) or not own[split]):
       more[split].append(file)
   named = sorted(file for files in more.values() for file in files)

@@ -153,11 +153,12 @@ def _with_header(file, rows, notes=()):
   _, names = next(rows, (0, None))
   if names is None:
     raise UserError(f"{file} is empty")
-  records = (
-    (line, row if len(row) == len(names) else f"line {line} has {len(row)} fields, the header has {len(names)}")
-    for line, row in rows
-  )
-  return Table(_header(file, names), records, notes)
+  records = ((line, row if len(row) == len(names) else _ragged(line, len(row), len(names))) for line, row in rows)
+  return Table(_header(file, [name.strip() for name in names]), records, notes)
+
+
+def _ragged(line, count, wanted):
+  return f"line {line} has {count} field{'' if count == 1 else 's'}, the header has {wanted}"
 
 
 def _read_jsonl(file):
@@ -260,7 +261,7 @@ def _read_xlsx(file):
   if not first:
     raise UserError(f"{file} is empty: its first worksheet is read, {sheets[0].title!r}")
   width = max(position for position, cell in enumerate(first[1], start=1) if cell not in (None, ""))
-  names = _header(file, [as_text(cell) or "" for cell in first[1][:width]])
+  names = _header(file, [(as_text(cell) or "").strip() for cell in first[1][:width]])
 
   def records():
     with _workbook_faults(file):
@@ -309,6 +310,7 @@ _READERS = {
   ".csv": _read_csv,
   ".tsv": _read_tsv,
   ".jsonl": _read_jsonl,
+  ".ndjson": _read_jsonl,
   ".parquet": _read_parquet,
   ".xlsx": _read_xlsx,
   ".conll": _read_conll,

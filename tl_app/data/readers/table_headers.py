@@ -44,7 +44,7 @@ def column_names(file: pathlib.Path, wanted: Iterable[str] = ()) -> list[str] | 
   # A damaged workbook raises anything; the reader of the whole file says what is wrong.
   except Exception:
     return None
-  if kind != ".jsonl":
+  if kind not in (".jsonl", ".ndjson"):
     return names
   return None if file.suffix.lower() == ".gz" else names + [name for name in wanted if _has_key(file, name, names)]
 
@@ -77,7 +77,7 @@ def _of_workbook(file):
     strings = _strings(book, max(shared)) if shared else []
   if not cells or any(kind not in ("s", "str", "inlineStr") for kind, _ in cells.values()):
     return None
-  texts = {place: strings[int(value)] if kind == "s" else value for place, (kind, value) in cells.items()}
+  texts = {place: (strings[int(value)] if kind == "s" else value).strip() for place, (kind, value) in cells.items()}
   names = [texts.get(place, "") for place in range(1, max(texts) + 1)]
   return names if len(set(names)) == len(names) else None
 

@@ -154,7 +154,7 @@ def _one_label(cells, names):
 def _need_same_columns(first, expected, file, names):
   """Raises `UserError` where a part has other columns than the first; a key that a .jsonl part lacks is None there."""
   only = [[name for name in one if name not in other] for one, other in ((expected, names), (names, expected))]
-  if any(only) and not suffix(file).startswith(".jsonl"):
+  if any(only) and not suffix(file).startswith((".jsonl", ".ndjson")):
     told = " and ".join(
       f"only {path.name} has {', '.join(map(repr, missing[:5]))}"
       for path, missing in zip((first, file), only)

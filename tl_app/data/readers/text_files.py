@@ -10,7 +10,7 @@ from tl_app import files as files_lib
 from tl_app.data.readers import rows
 from tl_app.data.readers.rows import as_text, relative_name, visible
 from tl_app.errors import UserError
-from tl_app.files import compressed
+from tl_app.files import compressed, nearby
 
 # A longer line is no text, and would fill the memory.
 LARGEST = 1 << 20
@@ -69,7 +69,7 @@ def find(path: str, what: str, unit: str) -> TextFiles:
   if root.is_file():
     return TextFiles(root.parent, [root], LINE if unit == "auto" else unit, [])
   if not root.is_dir():
-    raise UserError(f"{what}: there is no file or directory {root}")
+    raise UserError(f"{what}: there is no file or directory {path}{nearby.hint(path)}")
   found, ignored = [], []
   for file in _below(root):
     (found if suffix(file) in (*SUFFIXES, "") else ignored).append(file)

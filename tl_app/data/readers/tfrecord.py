@@ -30,6 +30,7 @@ from tl_app.data.readers.rows import (
   visible,
 )
 from tl_app.errors import UserError
+from tl_app.files import nearby
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +126,9 @@ def _files(path, what, notes):
   globbed = matching(path, what, split_file)
   if globbed:
     return globbed[0], [("", file) for file in globbed[1]]
-  path = pathlib.Path(path)
+  given, path = path, pathlib.Path(path)
   if not path.exists():
-    raise UserError(f"{what}: there is no file or directory {path}")
+    raise UserError(f"{what}: there is no file or directory {path}{nearby.hint(given)}")
   if not path.is_dir():
     return path.parent, [("", path)]
   records = [file for file in visible(path)[1] if _NAME.fullmatch(file.name)]

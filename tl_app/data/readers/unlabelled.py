@@ -12,6 +12,7 @@ from tl_app.data.readers import folders, table_columns, table_files, tables
 from tl_app.data.readers.rows import IMAGE_SUFFIXES, Row, by_suffix, image_kind, not_decoded, relative_name
 from tl_app.data.readers.table_formats import open_table
 from tl_app.errors import UserError
+from tl_app.files import nearby
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def read(source, modality, text_column="text", image_column="image", text_pair_c
     _need("text", source, "is texts", modality)
     return _lines(sys.stdin.buffer, "-")
   if not path.exists():
-    raise UserError(f"--input={source}: there is no such file or directory")
+    raise UserError(f"--input={source}: there is no such file or directory{nearby.hint(source)}")
   if path.is_dir():
     _need("image", source, "is a directory", modality)
     return _images_below(path, source)

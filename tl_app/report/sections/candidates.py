@@ -34,11 +34,15 @@ def _against_simple(facts):
     for name, values in candidates.items()
     if "loss" not in values and name != metrics.baseline_name and primary in values
   }
-  own = facts.metrics.get("validation", {}).get(primary)
+  # Not the score of cross-validation, which is of other examples.
+  selected = candidates.get(facts.metrics.get("selected_candidate"), {})
+  own = selected.get(primary, facts.metrics.get("validation", {}).get(primary))
   if not simple or own is None:
     return []
   name = max(simple, key=lambda name: simple[name])
-  verdict = "It is better than" if own > simple[name] else "It is not better than"
+  verdict = (
+    f"It is {'better than' if own > simple[name] else 'as good as' if own == simple[name] else 'not better than'}"
+  )
   return [
     f"{verdict} the best simple method, {formatting.candidate(name)}: {title} {own:.2f} against {simple[name]:.2f} on "
     "the validation split."

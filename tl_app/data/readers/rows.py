@@ -296,8 +296,8 @@ def as_label(value):
   if isinstance(value, (list, tuple)):
     if any(isinstance(member, (list, tuple, dict)) for member in value):
       raise ValueError(
-        f"the label is a list of lists or of objects, {str(value)[:60]}: write the list of the names that apply, or, of "
-        "tagged words, one tag per word"
+        f"the label is a list of lists or of objects, {str(value)[:60]}: write the list of the names that apply, or, "
+        "of tagged words, one tag per word"
       )
     return json.dumps([as_text(member) for member in value], ensure_ascii=False)
   return as_text(value)

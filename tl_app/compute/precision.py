@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import keras
 import numpy as np
@@ -235,6 +235,16 @@ def measure(policy: StepPolicy, steps: Steps, dataset: Iterable, rounds: int = R
       seconds.append(time.perf_counter() - start)
   found = float(np.median(seconds[BATCHES:])), float(np.mean(losses[:BATCHES])), seconds[0]
   return tuple(Devices(steps.network.distribute_strategy).decided(lambda: found))
+
+
+def in_float32(network: keras.Model, function: Callable) -> Callable:
+  """Returns a function that calls `function` in float32 while `network` trains in another precision."""
+
+  def compute():
+    with computing(network, FLOAT32):
+      return function()
+
+  return compute
 
 
 def _layers(network):

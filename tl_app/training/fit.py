@@ -18,7 +18,7 @@ from tl_app.features.rows import FeatureRows
 from tl_app.model import audit, graphs, heads, stages
 from tl_app.preprocessing import text
 from tl_app.recipes.phase import HEAD, Phase
-from tl_app.training import callbacks, closed_form, feed, input_profile, objectives, time_limit
+from tl_app.training import callbacks, closed_form, feed, head_scale, input_profile, objectives, time_limit
 from tl_app.training.compiling import PhaseSteps, with_phase_steps
 from tl_app.training.continuing import Callbacks, SavedFit
 from tl_app.training.feed import Feed
@@ -184,7 +184,8 @@ class _GradientFit:
     name = f"phase {planned.name}"
     decided = self.record.state.decided(name)
     prepared = self._as_decided(planned, decided) if decided else self._decide(planned)
-    self.record.state.decide(name, lambda: _decisions(prepared))
+    factor = head_scale.apply(prepared, self.features, decided)
+    self.record.state.decide(name, lambda: _decisions(prepared, factor))
     if prepared is None:
       return PhaseResult(planned, None)
     averaged = self._fit(prepared)
@@ -362,7 +363,7 @@ class _GradientFit:
     labels, task = self.features.data.validation_targets, self.features.model.task
     validated = []
     if validation_logits:
-      exact = _in_float32(prepared.steps.network, validation_logits)
+      exact = precision.in_float32(prepared.steps.network, validation_logits)
       validated = [callbacks.Validate(exact, labels, task, self.features.devices, saved.save), best]
     watching = [
       callbacks.StopAtNaN(phase),
@@ -374,7 +375,7 @@ class _GradientFit:
     return watching + ([callbacks.StopInTime(self.limit.is_over)] if self.limit else [])
 
 
-def _decisions(prepared):
+def _decisions(prepared, head_factor):
   """Returns what was decided about a phase, a JSON value; `prepared` is None if --max_minutes leaves no time for it."""
   if prepared is None:
     return {"phase": None}
@@ -382,19 +383,10 @@ def _decisions(prepared):
     "phase": prepared.phase.to_json(),
     "policy": dataclasses.asdict(prepared.policy),
     "reads_trunk": prepared.feed.reads_trunk,
+    "head_factor": head_factor,
   }
 
 
 def _seconds_of(steps, policy, phase_feed):
   """Returns the seconds of a step. Only one round is measured, since its time is lost for training."""
   return precision.measure(policy, steps, phase_feed.dataset(), rounds=2)[0]
-
-
-def _in_float32(network, logits):
-  """Returns a function that calls `logits` in float32 while `network` trains in another precision."""
-
-  def compute():
-    with precision.computing(network, precision.FLOAT32):
-      return logits()
-
-  return compute

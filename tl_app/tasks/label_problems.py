@@ -53,7 +53,7 @@ def _dictionaries(labels):
 
 
 def _unquoted_lists(labels):
-  """Cells that are lists of names without quotes: [pay, ship] or {pay,ship}."""
+  """Cells that are lists of names without quotes: [pay, post] or {pay,post}."""
   distinct = set(labels)
   if not all(re.fullmatch(r"\[.*\]|\{.*\}", label, re.DOTALL) and cells.listed(label) is None for label in distinct):
     return ""

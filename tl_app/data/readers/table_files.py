@@ -186,11 +186,9 @@ def _refuse_unread(unread, split_files, what):
   for file in unread:
     stem = file.name[: len(file.name) - len(suffix(file))]
     split = SPLIT_NAMES.get(re.match(r"[a-z]*", stem.lower())[0], "")
-    by_word = split_of(stem)
-    if (
-      not split and by_word and not own[by_word] and (by_word == "train" or re.fullmatch(r"hold[-_ ]?out", stem, re.I))
-    ):
-      split = by_word
+    likely = split_of(stem)
+    if not split and likely and not own[likely] and (likely == "train" or re.fullmatch(r"hold[-_ ]?out", stem, re.I)):
+      split = likely
     if split and (_PART.fullmatch(stem) or not own[split]):
       more[split].append(file)
   named = sorted(file for files in more.values() for file in files)

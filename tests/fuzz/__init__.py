@@ -1,1 +1,1 @@
-"""Damaged tables and images through reading, checking and predict: `python -m tests.fuzz`."""
+"""Damaged files through reading, checking and predict: `python -m tests.fuzz`."""

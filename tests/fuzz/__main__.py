@@ -1,7 +1,7 @@
-"""Reads, checks and predicts damaged tables and images, and prints what is no result and no line of advice.
+"""Reads, checks and predicts damaged files, and prints what is no result and no line of advice.
 
-python -m tests.fuzz --tables=10000 --images=10000
-python -m tests.fuzz --tables=1 --first=4711 --images=0   # one case again
+python -m tests.fuzz --tables=10000 --images=10000 --records=10000 --texts=10000
+python -m tests.fuzz --tables=1 --first=4711   # one case again
 
 A case that ends in a traceback, takes more than 10 s, or lets the memory grow by more than 1 GB is a fault. The exit
 code is 1 if there is one. The same seed gives the same cases.
@@ -17,11 +17,13 @@ import tempfile
 import time
 import warnings
 
+KINDS = {"tables": "tables", "images": "images", "records": "TFRecord files", "texts": "files of texts without labels"}
+
 
 def main():
   parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
-  parser.add_argument("--tables", type=int, default=1000, help="number of damaged tables")
-  parser.add_argument("--images", type=int, default=1000, help="number of damaged images")
+  for name, what in KINDS.items():
+    parser.add_argument(f"--{name}", type=int, default=0, help=f"number of damaged {what}")
   parser.add_argument("--first", type=int, default=0, help="number of the first case")
   parser.add_argument("--seed", type=int, default=0, help="of all cases")
   flags = parser.parse_args()
@@ -33,10 +35,14 @@ def main():
     fuzzer = cases.Fuzzer(pathlib.Path(directory), flags.seed)
     found = _run("table", fuzzer.table, flags.first, flags.tables)
     found += _run("folder of images", fuzzer.images, flags.first, -(-flags.images // cases.IMAGES))
+    found += _run("TFRecord file", fuzzer.records, flags.first, flags.records)
+    found += _run("file of texts", fuzzer.texts, flags.first, flags.texts)
   sys.exit(1 if found else 0)
 
 
 def _run(name, run, first, count):
+  if not count:
+    return 0
   counts, faults, start = collections.Counter(), collections.Counter(), time.monotonic()
   for number in range(first, first + count):
     # A hang in C is shown with its place, and ends the process.
@@ -50,11 +56,9 @@ def _run(name, run, first, count):
       if faults[outcome.fault.rpartition("(")[2]] == 1:
         print(f"{name} {number}: {outcome.fault[:600]}", flush=True)
     if number % 500 == 499:
-      print(f"{name}s: {number + 1 - first:,} of {count:,}", flush=True)
+      print(f"{name}: {number + 1 - first:,} of {count:,}", flush=True)
   seconds = time.monotonic() - start
-  print(
-    f"{name}s: {count:,} in {seconds:.0f} s, {dict(counts)}; {sum(faults.values()):,} faults of {len(faults)} kinds"
-  )
+  print(f"{name}: {count:,} in {seconds:.0f} s, {dict(counts)}; {sum(faults.values()):,} faults of {len(faults)} kinds")
   return sum(faults.values())
 
 

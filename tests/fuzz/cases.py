@@ -1,4 +1,4 @@
-"""One damaged file through reading, checking and predict, and what may come of it: a result, or one line."""
+"""One damaged file through reading, checking and predict, or the reading of a pretraining: a result, or one line."""
 
 import contextlib
 import dataclasses
@@ -7,14 +7,18 @@ import json
 import pathlib
 import random
 import resource
+import tempfile
 import time
 
+import numpy as np
 import tensorflow as tf
 
 from tests.fuzz import mutations, originals
 from tl_app import files, workdir
+from tl_app.assets import Assets
 from tl_app.commands import check, early_checks, predict
 from tl_app.config import Config
+from tl_app.data.corpus import corpus as corpora
 from tl_app.errors import RunFailed, UserError
 from tl_app.preprocessing import image
 
@@ -55,6 +59,7 @@ class Fuzzer:
     for name, files_of_kind in zip(names, self._images.values()):
       (directory / name).write_bytes(files_of_kind[0])
     self._tables = originals.tables(names)
+    self._examples, self._texts = originals.examples(self._images), originals.texts()
     self._predictors = {name: predict.Predictor(_export(directory / name, name)) for name in ("text", "image")}
 
   def table(self, number: int) -> Outcome:
@@ -66,9 +71,31 @@ class Fuzzer:
     original = rng.randrange(len(originals))
     path.write_bytes(mutations.mutated_container(originals[original], suffix, originals, rng))
     # The last table of each form is one of images.
-    return self._run(
-      f"table:{path}", path, "image" if original == len(originals) - 1 and suffix != ".conll" else "text"
-    )
+    modality = "image" if original == len(originals) - 1 and suffix != ".conll" else "text"
+    return self._run(f"table:{path}", lambda config, outcome: self._answers(path, modality, outcome))
+
+  def records(self, number: int) -> Outcome:
+    """Runs a damaged TFRecord file: whole records with damaged content, or damaged bytes of the file."""
+    rng = random.Random(f"records {self._seed} {number}")
+    examples, suffix = rng.choice(self._examples), rng.choice((".tfrecord", ".tfrecord.gz"))
+    inside = rng.random() < 0.7
+    path = self._directory / f"case{suffix}"
+    with tf.io.TFRecordWriter(str(path), "GZIP" if suffix.endswith(".gz") else "") as writer:
+      for example in examples:
+        damaged = inside and rng.random() < 0.2
+        writer.write(mutations.mutated(example, examples, rng) if damaged else example)
+    if not inside:
+      path.write_bytes(mutations.mutated_container(path.read_bytes(), suffix, [path.read_bytes()], rng))
+    return self._run(f"tfrecord:{path}")
+
+  def texts(self, number: int) -> Outcome:
+    """Runs a damaged file of texts without labels, as a pretraining reads it."""
+    rng = random.Random(f"texts {self._seed} {number}")
+    suffix = rng.choice(list(self._texts))
+    path = self._directory / f"case{suffix}"
+    originals = self._texts[suffix]
+    path.write_bytes(mutations.mutated_container(rng.choice(originals), suffix, originals, rng))
+    return self._run(f"texts:{path}", self._read_all)
 
   def images(self, number: int) -> Outcome:
     """Runs a folder of `IMAGES` damaged images of two classes."""
@@ -81,18 +108,19 @@ class Fuzzer:
       everything = [file for found in self._images.values() for file in found]
       path.with_suffix(suffix).write_bytes(mutations.mutated(rng.choice(self._images[suffix]), everything, rng))
     try:
-      return self._run(f"images:{folder}", folder, "image")
+      return self._run(f"images:{folder}", lambda config, outcome: self._answers(folder, "image", outcome))
     finally:
       for file in [*folder.rglob("*.*")]:
         file.unlink()
 
-  def _run(self, dataset, path, modality):
+  def _run(self, dataset, after=lambda config, outcome: None):
+    """Checks a data set, then calls a function of the `Config` and the `Outcome`, which it may change."""
     outcome, start, before = Outcome(), time.monotonic(), _peak()
     config = Config(dataset=dataset, cache_dir=str(self._directory / "cache"), offline=True)
-    for step in (lambda: check.check(config), lambda: self._answers(path, modality, outcome)):
+    for step in (lambda config, outcome: check.check(config), after):
       try:
         with contextlib.redirect_stdout(io.StringIO()):
-          step()
+          step(config, outcome)
       except (UserError, RunFailed) as error:
         outcome.refused += (str(error),)
         if "\n" in str(error):
@@ -109,6 +137,12 @@ class Fuzzer:
     if grown > BYTES:
       outcome.fault = outcome.fault or f"the memory grew by {grown >> 20} MB"
     return outcome
+
+  def _read_all(self, config, outcome):
+    with tempfile.TemporaryDirectory(dir=self._directory) as directory:
+      found = corpora.load(config, Assets(config.cache_dir, offline=True), pathlib.Path(directory))
+      for rows in (found.train, found.held_out):
+        outcome.answered |= all(text.decode() for text in rows.read(np.arange(len(rows))))
 
   def _answers(self, path, modality, outcome):
     predictor = self._predictors[modality]

@@ -48,6 +48,40 @@ def images() -> dict[str, list[bytes]]:
   }
 
 
+def examples(images: dict[str, list[bytes]]) -> list[list[bytes]]:
+  """Returns the records of TFRecord files, serialised tf.train.Example: of texts, and of images.
+
+  Args:
+    images: what `images` returned.
+  """
+  encoded = [file for files in images.values() for file in files]
+  texts = [_example(text=f"word{i} word{i % 5}".encode(), label=i % 3) for i in range(ROWS)]
+  return [texts, [_example(image=encoded[i % len(encoded)], label=(b"one", b"two")[i % 2]) for i in range(ROWS)]]
+
+
+def texts() -> dict[str, list[bytes]]:
+  """Returns {suffix: files} of texts without labels."""
+  lines = [f'line {i} is the one with "{i * i}" and größe' for i in range(2 * ROWS)]
+  files = {
+    ".txt": ["\n".join(lines), "\r\n\r\n".join(lines)],
+    ".jsonl": ["\n".join(json.dumps({"text": x}) for x in lines)],
+  }
+  files = {suffix: [file.encode() for file in found] for suffix, found in files.items()}
+  return files | {f"{suffix}.gz": [gzip.compress(file) for file in found] for suffix, found in files.items()}
+
+
+def _example(label, **value):
+  import tensorflow as tf
+
+  if isinstance(label, int):
+    kind = tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))
+  else:
+    kind = tf.train.Feature(bytes_list=tf.train.BytesList(value=[label]))
+  ((name, content),) = value.items()
+  features = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[content])), "label": kind}
+  return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
 def _frame(rng, kind):
   words = [f"word{i}" for i in range(9)]
   texts = [" ".join(rng.choices(words, k=rng.randrange(2, 9))) + f' {i}, "so"\nthere' for i in range(ROWS)]

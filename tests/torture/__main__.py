@@ -3,7 +3,7 @@
 python -m tests.torture --kills=50 --recipes=probe,lp_ft,lora,pretrain
 
 Each run is a process of its own, which SIGKILL ends. The kills are divided among the cases. The table has the number of
-kills, of starts that continued a saved run, the seconds until one continued, and "equal" or the first difference.
+kills, of starts that continued a saved run, the CPU time until one has found it, and "equal" or the first difference.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class Life:
   """One process of a run.
 
   Attributes:
-    continued: seconds until it has found the saved run; None if it has not continued one.
+    continued: CPU time in seconds until it has found the saved run; None if it has not continued one.
     seconds: how long it has run.
     code: its exit code.
     last: the last lines that it has printed.
@@ -54,7 +54,9 @@ class Life:
     process = popen([sys.executable, *arguments], env=os.environ, stdin=pipe, stdout=pipe, stderr=pipe)
     process.stdin.close()
     self.continued, self.last = None, []
-    readers = [threading.Thread(target=self._read, args=(stream, start)) for stream in (process.stdout, process.stderr)]
+    readers = [
+      threading.Thread(target=self._read, args=(stream, process.pid)) for stream in (process.stdout, process.stderr)
+    ]
     killer = threading.Timer(limit or 1e6, process.kill)
     killer.daemon = True
     for thread in (*readers, killer):
@@ -65,12 +67,18 @@ class Life:
     for thread in readers:
       thread.join()
 
-  def _read(self, stream, start):
+  def _read(self, stream, pid):
     for line in stream:
       line = line.decode(errors="replace").rstrip()
       if CONTINUES in line:
-        self.continued = time.monotonic() - start
+        self.continued = _cpu_seconds(pid)
       self.last = [*self.last[-8:], line]
+
+
+def _cpu_seconds(pid):
+  """Returns the CPU time of a process that runs."""
+  user, system = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+  return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def torture(case: cases.Case, directory: pathlib.Path, kills: int, forked: bool, rng: random.Random) -> dict:
@@ -111,12 +119,13 @@ def main():
   parser.add_argument("--forked", action="store_true", help="fork from a process that has imported TensorFlow: faster")
   options = parser.parse_args()
   with contextlib.nullcontext(options.directory) if options.directory else tempfile.TemporaryDirectory() as root:
+    pathlib.Path(root).mkdir(parents=True, exist_ok=True)
     made = cases.make(pathlib.Path(root))
     wanted = tuple(options.recipes.split(","))
     chosen = [name for name in (*made, FEATURES) if name.startswith(wanted)]
     if not chosen:
       parser.error(f"--recipes={options.recipes}: the cases are {', '.join((*made, FEATURES))}")
-    print(f"{'case':24} kills  continued  seconds until it continued  result", flush=True)
+    print(f"{'case':24} kills  continued  CPU seconds until then  result", flush=True)
     failed = False
     for number, name in enumerate(chosen):
       share = (options.kills * (number + 1)) // len(chosen) - (options.kills * number) // len(chosen)
@@ -129,7 +138,7 @@ def main():
       else:
         row = torture(made[name], directory, share, options.forked, rng)
       failed |= row["result"] != "equal"
-      line = f"{name:24} {row['kills']:5}  {row['continued']:9}  {row['seconds']:26.1f}  {row['result']}"
+      line = f"{name:24} {row['kills']:5}  {row['continued']:9}  {row['seconds']:22.1f}  {row['result']}"
       print(line + row.get("note", ""), flush=True)
   sys.exit(int(failed))
 

@@ -47,7 +47,14 @@ def make(root: pathlib.Path) -> dict[str, Case]:
     "lora-text": native_text | {"recipe": "lora", "lora_rank": 2},
     "gradual-text": native_text | {"recipe": "gradual", "early_stopping_patience": 1},
     "contrastive-text": native_text | {"recipe": "contrastive"},
+    "batch_tokens-text": native_text | {"recipe": "full", "batch_size": 32, "batch_tokens": 128},
+    "trunk-text": native_text | {"recipe": "lp_ft", "train_stages": "top:1"},
+    "limited-text": native_text | {"recipe": "full", "max_minutes": 600},
+    "mirrored-image": native_image | {"recipe": "full", "strategy": "mirrored", "num_devices": 2},
+    "adapt-text": native_text | {"recipe": "probe", "adapt": "dann", "head_hidden_units": "8", "head_epochs": 40},
+    "export-text": native_text | {"recipe": "probe", "head_epochs": 2, "export": True},
   }
+  cases["adapt-text"]["unlabelled_dataset"] = text["dataset"]
   objectives = {
     "pretrain-masked_tokens": native_text | {"objective": "masked_tokens"},
     "pretrain-views": native_text | {"objective": "views"},

@@ -19,7 +19,9 @@ from tl_app.workdir.state import RunState
 
 STEPS, EPOCHS = 4, 3
 CONFIG = Config(workdir="w", backbone="lstm.scratch", dataset="digits")
-PHASE = types.SimpleNamespace(name="full", schedule=types.SimpleNamespace(epochs=EPOCHS, steps_per_epoch=STEPS))
+SCHEDULE = types.SimpleNamespace(epochs=EPOCHS, steps_per_epoch=STEPS)
+PHASE = types.SimpleNamespace(name="full", schedule=SCHEDULE, trains_backbone=True)
+BACKBONE = types.SimpleNamespace(keeps_seeds=False)
 X = np.random.default_rng(0).normal(size=(STEPS * EPOCHS, 8, 3)).astype(np.float32)
 Y = (X.sum(axis=2) > 0).astype(np.int32)
 
@@ -64,7 +66,7 @@ def _fit(root, state, last=None, steps_per_call=1):
   state.know([])
   best, watch = KeepBest(network.weights, "loss", 5), _Watch(last)
   fit = SavedFit(Record(workdir.Workdir(root), state), PHASE, network, best)
-  fit.restore(_batches)
+  fit.restore(_batches, BACKBONE)
   with interruption.deferred():
     network.fit(
       _batches(fit.skipped),
@@ -79,7 +81,7 @@ def _fit(root, state, last=None, steps_per_call=1):
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 3])
-def test_an_interrupted_fit_continues_to_the_same_bits(tmp_path, steps_per_call):
+def test_an_interrupted_fit_continues_to_the_same_bits(tmp_path, steps_per_call, caplog):
   run = workdir.Workdir(tmp_path)
   weights, best, seen = _fit(tmp_path / "whole", RunState(), steps_per_call=steps_per_call)
   # The calls of a whole epoch with three steps each end after batches 2 and 5.
@@ -90,6 +92,7 @@ def test_an_interrupted_fit_continues_to_the_same_bits(tmp_path, steps_per_call)
     interruption._state.number = 0
   found, found_best, rest = _fit(tmp_path, RunState.load(run, CONFIG), steps_per_call=steps_per_call)
   assert found_best == best == 1
+  assert caplog.text.count("draws other random numbers after an interruption") == len(stops)
   for one, other in zip(weights, found, strict=True):
     np.testing.assert_array_equal(one, other)
   # The rest has the numbers of the batches and the metrics of whole epochs.

@@ -33,13 +33,13 @@ def first_difference(run: pathlib.Path, whole: pathlib.Path) -> str:
 
 
 def contents(run: pathlib.Path) -> dict:
-  """Returns {file, or file and key: value} of metrics, log, predictions and weights, without times."""
+  """Returns {file, or file and key: value} of metrics, log, predictions, weights and export, without times."""
   metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
   values = {f"metrics.json {name}": value for name, value in metrics.items() if name not in TIMES}
   lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
   for number, line in enumerate(lines, start=1):
     values |= {f"log.jsonl {number} {name}": value for name, value in line.items() if name not in TIMES}
-  files = [path for part in ("checkpoints", "backbone") for path in (run / part).rglob("*") if path.is_file()]
+  files = [path for part in ("checkpoints", "backbone", "export") for path in (run / part).rglob("*") if path.is_file()]
   for path in [*files, *run.glob("predictions_test.csv")]:
     name = path.relative_to(run).as_posix()
     if path.suffix == ".h5":

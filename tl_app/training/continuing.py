@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import keras
 import numpy as np
 
+from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.weights import values
 from tl_app.errors import interruption
 from tl_app.recipes.phase import Phase
@@ -70,11 +71,12 @@ class SavedFit:
     per_epoch = -(-self.phase.schedule.steps_per_epoch // per_call) * per_call
     return self.position.epoch * per_epoch + self.position.batch
 
-  def restore(self, batches: Callable[[], Iterable]) -> None:
+  def restore(self, batches: Callable[[], Iterable], backbone: Backbone) -> None:
     """Gives network, optimizer and callbacks the saved values, if this phase was interrupted.
 
     Args:
       batches: function that returns the batches of the phase.
+      backbone: that of the network; a line warns of random numbers that it could not save.
     """
     saved = self._record.state.get(PART)
     if not saved or saved["phase"] != self.phase.name:
@@ -93,6 +95,12 @@ class SavedFit:
     set_random_state(saved["random"])
     self.position = Position(saved["epoch"], saved["batch"])
     log.info("phase %s: continues in epoch %d after %d batches", self.phase.name, saved["epoch"] + 1, saved["batch"])
+    if self.skipped and self.phase.trains_backbone and not backbone.keeps_seeds:
+      log.warning(
+        "phase %s: the dropout of this SavedModel draws other random numbers after an interruption, so the results "
+        "differ from those of an uninterrupted run",
+        self.phase.name,
+      )
 
   def restore_metrics(self) -> None:
     """Gives the metrics of the training batches their saved values; Keras resets them at the beginning of an epoch."""

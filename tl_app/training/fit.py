@@ -333,13 +333,7 @@ class _GradientFit:
     # With several workers a run continues after the last phase that has ended.
     record = self.record if self.features.devices.workers == 1 else self.record.without_state()
     saved = SavedFit(record, phase, steps.network, best)
-    saved.restore(prepared.feed.dataset)
-    if saved.skipped and phase.trains_backbone and not model.backbone.keeps_seeds:
-      log.warning(
-        "phase %s: the dropout of this SavedModel draws other random numbers after an interruption, so the results "
-        "differ from those of an uninterrupted run",
-        phase.name,
-      )
+    saved.restore(prepared.feed.dataset, model.backbone)
     with (
       precision.computing(steps.network, prepared.policy.precision),
       progress.bar(phase.name, phase.schedule.steps) as bar,

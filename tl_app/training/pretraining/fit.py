@@ -203,7 +203,7 @@ class _PhaseFit:
     # With several workers a run continues after the last phase that has ended.
     saved = SavedFit(record if self._all.devices.workers == 1 else record.without_state(), phase, self._network, watch)
     watch.interrupted = saved.save
-    saved.restore(self._batches)
+    saved.restore(self._batches, self._all.model.backbone)
     with (
       precision.computing(self._network, policy.precision),
       progress.bar(phase.name, phase.schedule.steps) as bar,

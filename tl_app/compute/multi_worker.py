@@ -270,6 +270,8 @@ def _check_port(resolver):
   address = resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id)
   host, _, port = address.rpartition(":")
   with socket.socket() as probe:
+    # A port whose last connection has just ended is free for TensorFlow, too.
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
       probe.bind(("", int(port)))
     except OSError as error:

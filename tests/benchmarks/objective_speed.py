@@ -122,9 +122,7 @@ def main() -> None:
       dataset = "digits" if "digits" in title else texts(root / "texts.csv")
       config = Config(dataset=dataset, batch_size=BATCH, **network)
       steps = {"fine-tuning": fine_tuning(config, root / "labels")}
-      steps |= {
-        name: pretraining(dataclasses.replace(config, objective=name), root / name) for name in names
-      }
+      steps |= {name: pretraining(dataclasses.replace(config, objective=name), root / name) for name in names}
       found = measure(steps, flags.rounds, flags.steps)
       for name in names:
         ratios = found["fine-tuning"] / found[name]

@@ -33,10 +33,11 @@ VIEWS = {
   "trashnet": {"crop_scale": 0.3},
 }
 OBJECTIVES = {
-  "views": {"epochs": 40},
-  "reconstruct": {"epochs": 40},
-  "clusters": {"epochs": 40, "rounds": 8},
+  "views": {"epochs": 20},
+  "reconstruct": {"epochs": 20},
+  "clusters": {"epochs": 20, "rounds": 5},
 }
+COUNTS = [10]
 
 
 def load(name: str, shared: pathlib.Path) -> Labelled:

@@ -81,9 +81,7 @@ def main() -> None:
       if title != "before":
         backbone, metrics = pretrained(name, title, data, flags.workdir)
         print(name, title, json.dumps({key: metrics[key] for key in ("before", "after", "selected")}), flush=True)
-      found[title] = tuple(
-        few_labels.features(Config(backbone=backbone), [text for text, _ in part]) for part in (data.train, data.test)
-      )
+      found[title] = few_labels.of_backbone(Config(backbone=backbone), data, COUNTS, flags.draws)
     table += few_labels.lines(name, data, found, COUNTS, flags.draws)
     print("\n".join(table), flush=True)
 

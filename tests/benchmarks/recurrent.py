@@ -21,7 +21,7 @@ from tl_app.tasks import statistics
 
 COMMON = {"max_length": 48, "batch_size": 64, "precision": "float32"}
 NETWORK = {"backbone": "lstm.scratch", "network_width": 128}
-PRETRAINING = {"objective": "next_token", "learning_rate": 3e-3, "epochs": 6}
+PRETRAINING = {"objective": "next_token", "learning_rate": 3e-3, "epochs": 5}
 TRAINING = {"dataset": "movie_reviews", "recipe": "full", "epochs": 5, "select": "fine_tuned", "export": False}
 
 

@@ -47,6 +47,10 @@ def test_losses_are_those_of_the_whole_vocabulary_and_a_sample_is_used_in_traini
   loss = next_token.NextTokenLoss()(targets, outputs)
   np.testing.assert_allclose(loss, wanted[targets >= 0].mean(), rtol=1e-4)
   assert np.abs(sampled(states, targets, training=True).numpy() - outputs).max() > 1e-3
+  # A sampled token stands for several others, so the sum of all exponentials is right on average.
+  calm = 0.3 * states
+  draws = np.mean([np.exp(sampled(calm, targets, training=True)[..., 0]) for _ in range(100)], axis=0)
+  np.testing.assert_allclose(draws[targets >= 0], np.exp(sampled(calm, targets)[..., 0])[targets >= 0], rtol=0.1)
   # 13 is more than a quarter of 50.
   np.testing.assert_allclose(whole(states, targets, training=True), outputs, rtol=1e-4)
 

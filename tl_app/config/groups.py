@@ -305,8 +305,8 @@ class PretrainingConfig:
   )
   sampled_tokens: int = _field(
     1024,
-    "--objective=next_token compares the right token with a random sample of this many in training, where the "
-    "vocabulary is more than four times as large. 0: always with all tokens.",
+    "--objective=next_token compares the right token with this many in training, those of the batch and a random "
+    "sample, where the vocabulary is more than four times as large. 0: always with all tokens.",
     low=0,
   )
   probe_dataset: str = _field(

@@ -88,8 +88,8 @@ class NextTokenObjective(PretrainingObjective):
 class NextTokenLosses(keras.layers.Layer):
   """The cross-entropy of each next token, decoded by the table of token embeddings (Press & Wolf 2017).
 
-  With a large vocabulary, training compares the right token with a random sample (Jean et al. 2015). Inference compares
-  it with all.
+  With a large vocabulary, training compares the right token with those of the batch and a random sample of the others
+  (Jean et al. 2015). Inference compares it with all.
   """
 
   def __init__(self, table: keras.Variable, sampled: int, **kwargs):
@@ -117,25 +117,39 @@ class NextTokenLosses(keras.layers.Layer):
       targets: int32 [batch, length]; the outputs at negative ones mean nothing.
       training: whether the sample is used; the second output is then 0.
     """
-    table, bias = (tf.convert_to_tensor(variable.value) for variable in (self._table(), self.bias))
     labels = tf.maximum(targets, 0)
     if training and self._sampled:
-      labels_column, tokens = tf.cast(tf.reshape(labels, [-1, 1]), tf.int64), table.shape[0]
-      # All tokens alike: small ids of a WordPiece vocabulary are single characters.
-      chances = keras.random.uniform([tokens], seed=self._seeds)
-      chosen = tf.cast(tf.math.top_k(chances, self._sampled, sorted=False).indices, tf.int64)
-      expected = self._sampled / tokens
-      sample = (chosen, tf.fill(tf.shape(labels_column), expected), tf.fill(tf.shape(chosen), expected))
-      flat = tf.reshape(states, [-1, states.shape[-1]])
-      losses = tf.nn.sampled_softmax_loss(
-        self._table().value, bias, labels_column, flat, self._sampled, tokens, sampled_values=sample
-      )
-      losses = tf.reshape(losses, tf.shape(labels))
+      losses = self._sampled_losses(states, labels, tf.cast(targets >= 0, tf.float32))
       return tf.stack([losses, tf.zeros_like(losses)], axis=-1)
-    logits = token_logits(states, table) + bias
+    logits = token_logits(states, tf.convert_to_tensor(self._table().value)) + self.bias
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     right = tf.cast(tf.argmax(logits, -1, tf.int32) == labels, losses.dtype)
     return tf.stack([losses, right], axis=-1)
+
+  def _sampled_losses(self, states, labels, given):
+    """Returns the losses [batch, length] with the tokens of the batch and a random sample of all others.
+
+    A sampled token stands for (others / sampled) tokens, so that the loss estimates that of the whole vocabulary. The
+    tokens of the batch are the common ones, of which each step needs the exact share.
+    """
+    tokens = self._table().shape[0]
+    present = tf.scatter_nd(tf.reshape(labels, [-1, 1]), tf.reshape(given, [-1]), [tokens])
+    present = tf.cast(present > 0, tf.float32)
+    chances = keras.random.uniform([tokens], seed=self._seeds) + present
+    chosen = tf.math.top_k(chances, self._sampled, sorted=False).indices
+    count, size = tf.reduce_sum(present), float(self._sampled)
+    of_batch = tf.minimum(1.0, size / tf.maximum(count, 1.0))
+    of_others = tf.maximum(size - count, 1.0) / (tokens - count)
+    expected = tf.where(tf.gather(present, chosen) > 0, of_batch, of_others)
+    column = tf.cast(tf.reshape(labels, [-1, 1]), tf.int64)
+    # The right token is always compared, whether it was sampled or not.
+    sample = (tf.cast(chosen, tf.int64), tf.ones_like(column, tf.float32), expected)
+    losses = tf.nn.sampled_softmax_loss(
+      *(self._table().value, self.bias.value, column, tf.reshape(states, [-1, states.shape[-1]])),
+      *(self._sampled, tokens),
+      sampled_values=sample,
+    )
+    return tf.reshape(losses, tf.shape(labels))
 
   def compute_output_spec(self, states, targets, training=False):
     """Returns the shape and dtype of the result of `call`."""

@@ -36,7 +36,7 @@ COUNTS = [10, 50]
 
 
 def load(name: str, shared: pathlib.Path) -> Labelled:
-  """Returns a data set of `DATA`; the questions of clinc150 without an intent are left out."""
+  """Returns a data set of `DATA`; the questions of clinc150 without an intent are removed."""
   if name == "movie_reviews":
     rows = [(text, label) for _, text, label in starters.movie_reviews(Assets(""))]
     train, test = None, None

@@ -110,3 +110,10 @@ def test_only_what_is_asked_for_counts_examples():
       progress.examples_done(1)
     progress.examples_done(2)
   assert bar.done == 7
+
+
+def test_lines_of_a_notebook_end_between_words(capsys):
+  handler = terminal.NotebookHandler()
+  handler.handle(logging.makeLogRecord({"msg": "phase " + "identical " * 20}))
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 3 and max(map(len, lines)) <= 100 and {line.split()[-1] for line in lines} == {"identical"}

@@ -13,6 +13,8 @@ import typing
 # Codes of the colours of the word with which a line begins.
 _COLOURS = {"serious": "1;31", "warning": "33", "tl_app:": "1;31"}
 _NARROWEST = 40
+# A notebook breaks longer lines within a word.
+_NOTEBOOK_COLUMNS = 100
 # What stands before the lines of this process, with several workers.
 _speaker = [""]
 _start = [time.monotonic()]
@@ -77,13 +79,17 @@ def fitted(line: str, stream: typing.TextIO, hanging: int = 2) -> str:
   line = line.encode(encoding, "backslashreplace").decode(encoding)
   if not is_terminal(stream):
     return line
-  indent = " " * (len(line) - len(line.lstrip()) + hanging)
-  options = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False, "expand_tabs": False}
-  wrapped = "\n".join(textwrap.wrap(line, width(stream), subsequent_indent=indent, **options))
+  wrapped = _wrapped(line, width(stream), hanging)
   word = wrapped.split(" ", 1)[0]
   if word in _COLOURS and has_colours(stream):
     wrapped = f"\x1b[{_COLOURS[word]}m{word}\x1b[0m" + wrapped[len(word) :]
   return wrapped
+
+
+def _wrapped(line, columns, hanging):
+  indent = " " * (len(line) - len(line.lstrip()) + hanging)
+  options = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False, "expand_tabs": False}
+  return "\n".join(textwrap.wrap(line, columns, subsequent_indent=indent, **options))
 
 
 def print_results(lines: str, hanging: int = 2) -> None:
@@ -114,3 +120,14 @@ class Handler(logging.Handler):
       print(fitted(speaker() + self.format(record), sys.stderr), file=sys.stderr, flush=True)
     except (OSError, ValueError):
       self.handleError(record)
+
+
+class NotebookHandler(logging.StreamHandler):
+  """Writes log records to standard output, which a notebook does not show in red, in lines that fit it."""
+
+  def __init__(self):
+    super().__init__(sys.stdout)
+
+  def format(self, record):
+    """Returns the lines of a record."""
+    return _wrapped(super().format(record), _NOTEBOOK_COLUMNS, hanging=2)

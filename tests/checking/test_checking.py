@@ -468,6 +468,15 @@ def test_out_of_fold_predictions_have_not_seen_the_group():
   assert np.mean(noise.out_of_fold(features, targets, np.arange(120)).argmax(axis=1) == targets) > 0.8
 
 
+def test_small_classes_give_no_lines_of_a_library(recwarn):
+  pytest.importorskip("cleanlab")
+  targets = np.array([0] * 20 + [1] * 20 + [2])
+  probabilities = np.eye(3)[targets] * 0.8 + 0.2 / 3
+  probabilities[3] = [0.02, 0.96, 0.02]
+  assert noise.issues(targets, probabilities)[0][:2] == (3, 1)
+  assert [str(warning.message) for warning in recwarn if "class" in str(warning.message)] == []
+
+
 @pytest.mark.slow
 def test_without_cleanlab_the_extra_is_named(tmp_path, modules, monkeypatch):
   monkeypatch.setattr(noise.importlib.util, "find_spec", lambda name: None)

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import sys
 from collections.abc import Iterator
 
 from tl_app import cli, terminal
@@ -41,7 +40,7 @@ def _log_shown():
   if _log.hasHandlers() and _log.isEnabledFor(logging.INFO):
     yield
     return
-  handler = logging.StreamHandler(sys.stdout) if terminal.in_notebook() else terminal.Handler()
+  handler = terminal.NotebookHandler() if terminal.in_notebook() else terminal.Handler()
   level, propagate = _log.level, _log.propagate
   _log.addHandler(handler)
   _log.setLevel(logging.INFO)

@@ -95,19 +95,23 @@ KINDS = {
     "texts that are longer than the model reads",
     "raise --max_length, use --long_text=windows, or shorten them",
   ),
-  "duplicates": Kind(INFO, "examples that repeat an earlier one", "nothing: a sampled split never separates them"),
+  "duplicates": Kind(
+    INFO, "examples that repeat an earlier one", "nothing to do: a sampled split never separates them"
+  ),
   "near_duplicates": Kind(
-    INFO, "contents that nearly repeat an earlier one", "nothing: a sampled split never separates them"
+    INFO, "contents that nearly repeat an earlier one", "nothing to do: a sampled split never separates them"
   ),
   "same_but_numbers": Kind(
     INFO, "texts that differ from an earlier one only in numbers", "group templates by --group_column"
   ),
-  "wrong_suffix": Kind(INFO, "image files whose format is not that of their suffix", "nothing: the content decides"),
-  "grey_images": Kind(INFO, "grey images among colour images", "nothing: they are converted to RGB"),
+  "wrong_suffix": Kind(
+    INFO, "image files whose format is not that of their suffix", "nothing to do: the content decides"
+  ),
+  "grey_images": Kind(INFO, "grey images among colour images", "nothing to do: they are converted to RGB"),
   "cmyk_images": Kind(INFO, "CMYK images among others", "make sure that the colours are right"),
-  "deep_images": Kind(INFO, "images of 16 bits a channel among others", "nothing: they are read in 8 bits"),
+  "deep_images": Kind(INFO, "images of 16 bits a channel among others", "nothing to do: they are read in 8 bits"),
   "alpha_images": Kind(INFO, "images with transparency among others", "add a background: transparency is dropped"),
-  "animated_images": Kind(INFO, "animations among others", "nothing: the first frame is read"),
+  "animated_images": Kind(INFO, "animations among others", "nothing to do: the first frame is read"),
 }
 
 

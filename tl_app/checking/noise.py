@@ -82,14 +82,14 @@ def issues(targets: np.ndarray, probabilities: np.ndarray) -> list[tuple[int, in
     [(position, class that is probably right, its probability)].
   """
   with warnings.catch_warnings():
-    # tqdm, which it imports, warns in a notebook without ipywidgets.
+    # tqdm, which it imports, warns in a notebook without ipywidgets; it warns of each class with few examples.
     warnings.simplefilter("ignore")
     import cleanlab.filter
 
-  probabilities = np.asarray(probabilities, np.float64)
-  ranked = cleanlab.filter.find_label_issues(
-    targets, probabilities, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1
-  )
+    probabilities = np.asarray(probabilities, np.float64)
+    ranked = cleanlab.filter.find_label_issues(
+      targets, probabilities, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1
+    )
   best = probabilities.argmax(axis=1)
   return [(int(i), int(best[i]), float(probabilities[i, best[i]])) for i in ranked if best[i] != targets[i]]
 

@@ -199,8 +199,8 @@ class TrunkFeatures:
       difference = inference_engine.difference(halved, exact)
       dtype = "float16" if difference < HALF_TOLERANCE else "float32"
       log.info(
-        "trunk features are stored as %s: float16 changes features by at most %.1g of their standard deviation",
-        *(dtype, difference),
+        "trunk features are stored as %s changes features by at most %.1g of their standard deviation",
+        *("float16, which" if dtype == "float16" else "float32: float16", difference),
       )
       files.write_text(directory / DTYPE, dtype)
     return _stored_dtype(directory)

@@ -12,6 +12,13 @@ from tl_app.training.refit import Refit
 
 log = logging.getLogger(__name__)
 
+# {solver: (its name, scikit-learn's name of the strength of its regularisation)}.
+_NAMES = {
+  "logistic": ("logistic regression", "C"),
+  "ridge": ("ridge regression", "alpha"),
+  "svm": ("a support vector machine", "C"),
+}
+
 
 def fit(phase: Phase, features: Features, recomputed: FeatureRows | None, config) -> Refit | None:
   """Fits the head with scikit-learn on the features `recomputed`, or on the frozen ones if None.
@@ -40,7 +47,7 @@ def fit(phase: Phase, features: Features, recomputed: FeatureRows | None, config
     _log_strength(solver, solved, f"on {len(data.validation):,} validation examples")
     decided = None if recomputed is not None else refit.decide(config, features, solved.logits[0])
     if decided:
-      log.info("--refit=%s: %s", config.refit, _as_words(decided))
+      log.info("probe: %s (--refit=%s)", _as_words(decided), config.refit)
     if decided and decided.folds:
       crossed = refit.cross_validate(phase, features)
       _log_strength(solver, crossed, f"on the held-out examples of {len(crossed.logits)} folds")
@@ -56,8 +63,9 @@ def fit(phase: Phase, features: Features, recomputed: FeatureRows | None, config
 
 def _log_strength(solver, solved, where):
   chosen = next(values for values in solved.tried if values["strength"] == solved.strength)
-  listed = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
-  log.info("%s: %s %s, the best of %d strengths", solver, listed, where, len(solved.tried))
+  listed = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in chosen.items() if name != "strength")
+  best = f", the best of {len(solved.tried)}" if len(solved.tried) > 1 else ""
+  log.info("probe: %s with %s = %g%s: %s %s", *_NAMES[solver], solved.strength, best, listed, where)
 
 
 def _as_words(decided):

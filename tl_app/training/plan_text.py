@@ -55,7 +55,8 @@ def to_do(plan: Plan, num_examples: int, export: bool) -> str:
     for phase in plan.phases
   ]
   parts = [f"features of {num_examples:,} examples", *phases, "selection and test", *(["export"] if export else [])]
-  return f"to do: {', '.join(parts)}; the time left is shown after the first steps of each phase and after each epoch"
+  left = "; the time left is shown after the first steps of each phase and after each epoch"
+  return f"to do: {', '.join(parts)}{left if any(phase.optimizer.uses_gradients for phase in plan.phases) else ''}"
 
 
 def _table(rows, parameters):

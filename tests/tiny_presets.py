@@ -9,7 +9,7 @@ import tiny_modules
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat", "##s", "dog"]
 
 
-def bert(path, words=WORDS, kind="Bert", layers=3, lowercase=True, dropout=0.1):
+def bert(path, words=WORDS, kind="Bert", layers=2, lowercase=True, dropout=0.1):
   """Writes a BERT (or `kind` "DistilBert") preset, 8 wide, that reads 32 tokens; returns its path as str."""
   from keras_hub import models
 
@@ -31,7 +31,7 @@ def bert(path, words=WORDS, kind="Bert", layers=3, lowercase=True, dropout=0.1):
 def reviews_run(root):
   """Writes a BERT preset and reviews it can learn below the path `root`; returns these flags of a run as a dict."""
   return {
-    "backbone": bert(root / "bert", list(tiny_modules.VOCABULARY)),
+    "backbone": bert(root / "bert", list(tiny_modules.VOCABULARY), layers=1),
     "dataset": "table:" + tiny_data.reviews(root / "reviews.csv"),
     "cache_dir": str(root / "cache"),
   }

@@ -49,7 +49,7 @@ def presets(tmp_path_factory):
 
   root = tmp_path_factory.mktemp("presets")
   for name, kind in (("bert", "Bert"), ("distil_bert", "DistilBert")):
-    tiny_presets.bert(root / name, kind=kind)
+    tiny_presets.bert(root / name, kind=kind, layers=3)
   tiny_presets.resnet(root / "resnet")
   models = keras_hub.models
   models.ViTBackbone(

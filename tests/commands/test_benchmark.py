@@ -36,8 +36,8 @@ def test_every_part_is_measured_and_written(config, tmp_path):
   assert list(result["parts"]) == [name for name in benchmark.PARTS if name != "engines" or HAS_OPENVINO]
   assert list(result["parts"]["stages"]) == [
     "everything",
-    "top half (layer_1 and above)",
-    "top stage (layer_2)",
+    "top half (layer_0 and above)",
+    "top stage (layer_1)",
     "head only",
   ]
   for candidates in result["parts"].values():

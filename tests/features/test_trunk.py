@@ -28,7 +28,7 @@ def world(tmp_path_factory):
     "bert": (
       tiny_presets.bert(root / "bert", list(tiny_modules.VOCABULARY)),
       "table:" + tiny_data.reviews(root / "reviews.csv"),
-      "layer_2",
+      "layer_1",
     ),
     "resnet": (tiny_presets.resnet(root / "resnet", 32), "images:" + tiny_data.colours(root / "colours"), "stack1"),
   }

@@ -389,7 +389,7 @@ def test_a_run_is_shortened_and_says_so(flags, tmp_path, caplog, monkeypatch):
   found = {
     stage.name: stage for stage in inspect_run.compare(tmp_path / "run", {"cache_dir": flags["cache_dir"]}).stages
   }
-  assert found["layer_1"].planned == 0 and found["layer_2"].planned > 0
+  assert found["embeddings"].planned == 0 and found["layer_0"].planned > 0
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from tl_app import config as config_lib
@@ -14,6 +15,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.commands import compare_runs
 from tl_app.config import Config
 from tl_app.errors import UserError
+from tl_app.report import comparison_page
 from tl_app.tasks import statistics
 
 COUNT = 80
@@ -73,6 +75,19 @@ def test_the_paired_test_and_the_changes_are_those_by_hand(runs, tmp_path):
   page = (tmp_path / "out/comparison.html").read_text()
   assert "2 test examples are answered better, 12 worse" in page and "text t.csv:20" in page and "<script" not in page
   assert "worse on sex = f" in compare_runs.lines(result)
+
+
+def test_images_are_shown_as_thumbnails_and_those_that_are_gone_as_paths(tmp_path):
+  PIL.Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
+  examples = [
+    {"id": name, "change": "fixed", "label": "x", "image": str(tmp_path / name)} for name in ("a.png", "gone.png")
+  ]
+  pair = {"first": "a", "other": "b", "difference": 0.1, "difference_ci95": [0, 0.2], "p_value": 0.5, "test": "t"}
+  pair |= {"fixed": 2, "broken": 0, "examples": examples, "slices": []}
+  page = comparison_page.html(
+    {"task": "single_label", "primary_metric": "accuracy", "num_examples": 9, "runs": [], "pairs": [pair]}
+  )
+  assert '<img src="data:image/jpeg;base64' in page and f'<td class="text">{tmp_path}/gone.png' in page
 
 
 def test_p_values_of_several_runs_are_corrected(runs, tmp_path):

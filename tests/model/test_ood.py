@@ -85,7 +85,7 @@ def test_answers_are_accepted_by_the_score(score, flags):
   task = tasks.SINGLE_LABEL.fit(["a", "b", "c"]).calibrate(logits, targets, config)
   answered = Answered(logits, targets, np.arange(2000), ood_scores=scores)
   fitted = out_of_distribution.Fitted(score, *(answered.take(part) for part in np.split(np.arange(2000), 2)))
-  task = out_of_distribution.accepting(task, fitted, config)
+  task = out_of_distribution.accepting(task, fitted.validation, config)
   outputs = task.answers.outputs(logits[1000:])
   found = out_of_distribution.accepted(task, fitted.test)["selective"]
   assert found["by"] == OOD_SCORE

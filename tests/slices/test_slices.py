@@ -74,6 +74,11 @@ def test_the_tree_finds_a_planted_slice_and_nothing_in_noise():
   found = tree.found(divisions, mistakes)[0]
   assert "region is south" in found["rule"] and "characters over " in found["rule"]
   assert found["mistakes"] > 0.4 > 0.2 > found["rest"]
+  # The tree divides what is one fault by its depth; the parts are joined again.
+  region_alone = (region == "south") & (rng.random(2000) < 0.5)
+  (joined,) = tree.found(divisions, region_alone.astype(float))
+  assert joined["rule"] == "region is south" and joined["num_examples"] > 300
+  assert joined["corrected_p_value"] >= joined["p_value"] < 1e-10
   noise = [tree.found(divisions, rng.permutation(mistakes), seed) for seed in range(10)]
   assert noise == [[]] * 10
 

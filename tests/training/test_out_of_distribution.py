@@ -9,7 +9,7 @@ import pytest
 import tiny_data
 import tiny_modules
 
-from tl_app.commands import evaluate, predict, train
+from tl_app.commands import evaluate, export, predict, train
 from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.report import predictions
@@ -80,6 +80,8 @@ def test_a_fine_tuned_model_has_the_score_of_its_own_features(tmp_path):
   metrics = train.train_and_evaluate(config, tmp_path / "run")
   assert metrics["selected_candidate"] == "fine_tuned" and metrics["parity"]["max_ood_difference"] < 1e-3
   assert "ood" not in metrics and "selective" not in metrics["test"]
+  _, proof, _ = export.export(tmp_path / "run", str(tmp_path / "probe"), candidate="probe")
+  assert proof["max_ood_difference"] < 1e-3 and "accept_differences" not in proof
   predict.predict(tmp_path / "run", str(colours), str(tmp_path / "answers.jsonl"))
   answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
   # The training examples are among them.

@@ -154,7 +154,7 @@ def _largest(change, kind):
 def _example(first, other, i):
   """Returns one changed example as comparison.json has it."""
   row, inputs = first.rows[i], [name for name in predictions.INPUTS if name in first.rows[i]]
-  answers = {name: [row[name], other.rows[i][name]] for name in row if name not in ("id", *inputs)}
+  answers = {name: [row[name], other.rows[i][name]] for name in _compared(first, other)}
   return {
     "id": row["id"],
     "change": "broken" if other.mistakes[i] > first.mistakes[i] else "fixed",
@@ -162,6 +162,12 @@ def _example(first, other, i):
     **{name: values[0] if values[0] == values[1] else values for name, values in answers.items()},
     **{name: row[name] for name in inputs},
   }
+
+
+def _compared(*finished):
+  """Returns the columns of the answers that all of the runs have; flags add others."""
+  names = [name for name in finished[0].run.task.answers.columns if name != "id"]
+  return [name for name in names if all(name in of_run.rows[0] for of_run in finished)]
 
 
 def _divisions(finished):
@@ -208,7 +214,7 @@ def _part(run, positions):
 def _write_changes(path, first, others):
   """Writes the examples that changed, of each pair of runs."""
   inputs = [name for name in predictions.INPUTS if name in first.rows[0]]
-  compared = [name for name in first.rows[0] if name not in ("id", *inputs)]
+  compared = _compared(first, *others)
   header = ["run", "id", "change", *(f"{who}_{name}" for name in compared for who in ("first", "run")), *inputs]
   rows = []
   for other in others:

@@ -12,6 +12,7 @@ from tl_app.model import inference
 from tl_app.report import facts, model_card, page
 from tl_app.serving import handover, parity
 from tl_app.tasks.task import Task
+from tl_app.training import out_of_distribution
 from tl_app.workdir import Record
 
 
@@ -50,6 +51,8 @@ def export(
   candidate = candidate or selected
   model = finished_run.restore(paths, config, assets, "" if candidate == selected else candidate)
   batch_size = finished_run.inference_batch(paths, model)
+  if candidate != selected:
+    model = out_of_distribution.of_candidate(model, split, config.answers, batch_size)
   metrics, told = workdir_lib.read(paths.metrics), facts.read(paths.root)
   if candidate == selected:
     test = test.take(parity.sample(len(test)))

@@ -105,7 +105,8 @@ def _measured(config, best, features, record):
   held, tested = best.answered(data), selected_model.test_answers(best, features, record)
   calibrated = task.calibrate(held.logits, held.targets, answers)
   fitted = out_of_distribution.fit(answers, best, held, tested, features)
-  accepting, tested = out_of_distribution.accepting(calibrated, fitted, answers), fitted.test if fitted else tested
+  accepting = out_of_distribution.accepting(calibrated, fitted and fitted.validation, answers)
+  tested = fitted.test if fitted else tested
   metrics = selected_model.evaluate(accepting, held, tested, data, record)
   metrics = diagnosis.diagnosed(metrics, accepting, tested, features, config, record)
   metrics = out_of_distribution.measured(metrics, accepting, fitted, features, config, record)

@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 
 from tl_app import tasks
+from tl_app.data import modalities
 from tl_app.report import formatting, predictions, rendering
+
+# Column of paths of images, and name of their modality.
+IMAGE = "image"
 
 
 def html(result: Mapping) -> str:
@@ -27,9 +31,17 @@ def _groups(examples):
     if found:
       inputs = [name for name in predictions.INPUTS if name in found[0]]
       columns = [name for name in found[0] if name not in ("change", *inputs) and not name.startswith("next_")]
-      rows = [{name: _cell(row[name]) for name in (*inputs, *columns)} for row in found]
+      rows = [{name: _cell(row[name]) for name in columns} | _previews(row, inputs) for row in found]
       groups.append({"title": title, "columns": columns, "inputs": inputs, "rows": rows})
   return groups
+
+
+def _previews(example, inputs):
+  """Returns {name: preview} of inputs, as of `previews.of`; of an image that cannot be read, its path as a text."""
+  found, images = {name: {"text": example[name]} for name in inputs}, modalities.of(IMAGE)
+  if IMAGE in inputs and not images.encode(example[IMAGE])[1]:
+    found[IMAGE] = images.preview((example[IMAGE],))
+  return found
 
 
 def _cell(value):

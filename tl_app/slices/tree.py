@@ -21,7 +21,9 @@ def found(columns: Sequence[SliceColumn], mistakes: np.ndarray, seed: int = 0) -
 
   The tree is fitted to the errors of a random half of the examples. The leaves that have more errors than all of the
   half are tested on the other half, which took no part in finding them: Fisher's exact test, or the test of Mann and
-  Whitney for errors that are amounts, one-sided and corrected by Holm's method.
+  Whitney for errors that are amounts, one-sided and corrected by Holm's method. Two leaves that a condition divides are
+  reported as one slice without it, unless their errors differ significantly: they are parts of one fault. So is a leaf
+  that the other half has too few examples of.
 
   Args:
     columns: what conditions may be about.
@@ -40,26 +42,40 @@ def found(columns: Sequence[SliceColumn], mistakes: np.ndarray, seed: int = 0) -
   values = np.stack([value for *_, value in conditions], axis=1)
   tree = sklearn.tree.DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=LEAST, random_state=0)
   tree.fit(values[first], mistakes[first])
-  leaf_of = tree.apply(values)
-  proposed = []
-  for leaf, rule in _rules(tree.tree_, conditions):
-    inside = leaf_of == leaf
-    if inside[second].sum() >= LEAST and mistakes[first][inside[first]].mean() > mistakes[first].mean():
-      proposed.append((rule, mistakes[second][inside[second]], mistakes[second][~inside[second]]))
-  p_values = [_p_value(own, rest) for _, own, rest in proposed]
-  rows = [
-    {
-      "rule": rule,
-      "num_examples": len(own),
-      "mistakes": float(own.mean()),
-      "rest": float(rest.mean()),
-      "p_value": p,
-      "corrected_p_value": float(corrected),
-    }
-    for (rule, own, rest), p, corrected in zip(proposed, p_values, holm(p_values))
-    if corrected <= SIGNIFICANT
-  ]
+  inside, rules = tree.decision_path(values).toarray() > 0, _rules(tree.tree_, conditions)
+  means = {node: mistakes[first][inside[first, node]].mean() for node in rules if tree.tree_.children_left[node] == -1}
+  worse = [node for node, mean in sorted(means.items()) if mean > mistakes[first].mean()]
+  few = {node for node in worse if inside[second, node].sum() < LEAST}
+  leaves = [node for node in worse if node not in few]
+
+  def divided(node):
+    """Returns (the errors of the other half in a node of the tree, those of the rest)."""
+    return mistakes[second][inside[second, node]], mistakes[second][~inside[second, node]]
+
+  corrected = dict(zip(leaves, holm([_p_value(*divided(leaf)) for leaf in leaves])))
+  reported, rows = {leaf for leaf in leaves if corrected[leaf] <= SIGNIFICANT}, []
+  for node in _joined(reported, few, tree.tree_, divided):
+    own, rest = divided(node)
+    p_value = _p_value(own, rest)
+    row = {"rule": rules[node], "num_examples": len(own), "mistakes": float(own.mean()), "rest": float(rest.mean())}
+    # Of leaves that were joined, Bonferroni's.
+    row |= {"p_value": p_value, "corrected_p_value": float(corrected.get(node, min(1.0, p_value * len(leaves))))}
+    rows.append(row)
   return sorted(rows, key=lambda row: -row["mistakes"])
+
+
+def _joined(reported, few, tree, divided):
+  """Returns the nodes that stand for reported leaves: the parent for two whose errors do not differ significantly."""
+  found = set(reported)
+  # A child has a higher number than its parent.
+  for parent in reversed(range(tree.node_count)):
+    children = {int(tree.children_left[parent]), int(tree.children_right[parent])}
+    if not children & found or not children <= found | few:
+      continue
+    one, other = (divided(child)[0] for child in children)
+    if 2 * min(_p_value(one, other), _p_value(other, one)) > SIGNIFICANT:
+      found = found - children | {parent}
+  return sorted(found)
 
 
 def _conditions(columns):
@@ -82,13 +98,13 @@ def _p_value(own, rest):
 
 
 def _rules(tree, conditions):
-  """Returns [(number of a leaf, its conditions in words)]."""
-  rules: list[tuple[int, str]] = []
+  """Returns {number of a node of the tree: its conditions in words}."""
+  rules: dict[int, str] = {}
   waiting: list[tuple[int, tuple]] = [(0, ())]
   while waiting:
     node, path = waiting.pop()
+    rules[node] = _in_words(path, conditions)
     if tree.children_left[node] == -1:
-      rules.append((node, _in_words(path, conditions)))
       continue
     feature, threshold = int(tree.feature[node]), float(tree.threshold[node])
     waiting.append((tree.children_left[node], (*path, (feature, False, threshold))))

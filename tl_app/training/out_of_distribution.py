@@ -7,8 +7,11 @@ import sklearn.metrics
 
 from tl_app.config import Config
 from tl_app.config.groups import AnswerConfig
+from tl_app.data.examples import strings
+from tl_app.data.splitting.splits import Splits
 from tl_app.features.frozen import Features
-from tl_app.model import heads, ood
+from tl_app.model import heads, inference, ood
+from tl_app.model.model import Model
 from tl_app.model.ood import OodScore
 from tl_app.tasks import selective, statistics
 from tl_app.tasks.label_codec import OOD_SCORE
@@ -64,18 +67,15 @@ def fit(
   """
   if not config.needs_ood:
     return None
-  data, model = features.data, features.model
-  classes = data.examples.classes
-  assert classes is not None
-  references = data.train[ood.spread(classes[data.train])]
+  data, model, certainty = features.data, features.model, features.model.task.answers.certainty
   # The held-out examples of cross-validation are training examples too, among which the references are.
   held = held.take(np.isin(held.rows, data.validation))
 
   def features_of(rows):
     return features.frozen()[rows] if selected.name in HEADS else features.predict(model.features, rows)
 
-  known, certainty = features_of(held.rows), model.task.answers.certainty
-  model.ood = ood.fit(features_of(references), known, certainty(held.logits))
+  known = features_of(held.rows)
+  model.ood = ood.fit(features_of(_references(data.examples, data.train)), known, certainty(held.logits))
   of_held = model.ood.score(known, certainty(held.logits))
   of_test = model.ood.score(features_of(tested.rows), certainty(tested.logits))
   return Fitted(
@@ -83,14 +83,52 @@ def fit(
   )
 
 
-def accepting(task: Task, fitted: Fitted | None, config: AnswerConfig) -> Task:
-  """Returns the calibrated task with the limit of --max_error or --min_accept, if --accept_by asks for the score."""
-  if fitted is None or config.accept_by != OOD_SCORE:
+def _references(examples, train):
+  """Returns the rows of training examples that the score compares with, int [k]."""
+  assert examples.classes is not None
+  return train[ood.spread(examples.classes[train])]
+
+
+def of_candidate(model: Model, split: Splits, config: AnswerConfig, batch_size: int) -> Model:
+  """Returns the model of a candidate that was not selected with a score of its own, if a flag asks for one.
+
+  Args:
+    model: the restored `Model`.
+    split: the `Splits` of the run.
+    config: the `AnswerConfig` of the run.
+    batch_size: number of examples per forward pass.
+  """
+  if not config.needs_ood:
+    return model
+  task, examples, rows = model.task, split.examples, split.validation
+  examples = dataclasses.replace(examples, classes=strings(task.codec.classes(examples.labels.tolist())))
+
+  def features_of(rows):
+    return inference.predict(model.features, model.backbone, examples.inputs[rows], batch_size)
+
+  known = features_of(rows)
+  logits = heads.logits(model.head, known)
+  certainty = task.answers.certainty(logits)
+  score = ood.fit(features_of(_references(examples, split.train)), known, certainty)
+  targets = task.codec.targets(examples.labels[rows].tolist())
+  held = Answered(logits, targets, rows, ood_scores=score.score(known, certainty))
+  return dataclasses.replace(model, ood=score, task=accepting(task, held, config))
+
+
+def accepting(task: Task, held: Answered | None, config: AnswerConfig) -> Task:
+  """Returns the calibrated task with the limit of --max_error or --min_accept, if --accept_by asks for the score.
+
+  Args:
+    task: the calibrated `Task`.
+    held: the answers on the validation split, with their scores; None if there are no scores.
+    config: the `AnswerConfig`.
+  """
+  if held is None or config.accept_by != OOD_SCORE:
     return task
-  assert fitted.validation.ood_scores is not None
-  known = 1 - fitted.validation.ood_scores
+  assert held.ood_scores is not None
+  known = 1 - held.ood_scores
   if config.max_error:
-    right = task.metrics.right(task.answers.outputs(fitted.validation.logits), fitted.validation.targets)
+    right = task.metrics.right(task.answers.outputs(held.logits), held.targets)
     # Rules refuse --max_error for other tasks.
     assert right is not None
     threshold = selective.threshold_for_error(known, right, config.max_error)

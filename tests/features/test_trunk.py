@@ -30,6 +30,7 @@ def world(tmp_path_factory):
       "table:" + tiny_data.reviews(root / "reviews.csv"),
       "layer_1",
     ),
+    "cache": root / "cache",
     "resnet": (tiny_presets.resnet(root / "resnet", 32), "images:" + tiny_data.colours(root / "colours"), "stack1"),
   }
 
@@ -40,7 +41,7 @@ def _run(world, kind, cache, workdir, **flags):
   config = Config(
     backbone=backbone,
     dataset=dataset,
-    cache_dir=str(cache),
+    cache_dir=str(world["cache"]),
     feature_cache=str(cache),
     **{"train_stages": f"{stage},head", "head_epochs": 5, "epochs": 2, "learning_rate": 1e-3, "export": False} | flags,
   )

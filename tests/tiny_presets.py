@@ -92,7 +92,7 @@ def resnet(path, size=64):
     input_conv_filters=[64],
     input_conv_kernel_sizes=[7],
     stackwise_num_filters=[64, 64],
-    stackwise_num_blocks=[1, 2],
+    stackwise_num_blocks=[1, 1],
     stackwise_num_strides=[1, 2],
     block_type="basic_block",
   ).save_to_preset(str(path))

@@ -40,3 +40,11 @@ def test_a_missing_file_is_a_difference(tmp_path):
   run, whole = write(tmp_path / "run"), write(tmp_path / "whole")
   (run / "predictions_test.csv").unlink()
   assert run_differences.first_difference(run, whole) == "predictions_test.csv is in one of them"
+
+
+def test_runs_without_epochs_have_no_log(tmp_path):
+  run, whole = write(tmp_path / "run"), write(tmp_path / "whole")
+  for root in (run, whole):
+    (root / "log.jsonl").unlink()
+  assert run_differences.first_difference(run, whole) == ""
+  assert run_differences.largest(run, whole) == {"weights": 0.0, "predictions": 0.0, "losses": 0.0}

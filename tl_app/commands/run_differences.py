@@ -36,8 +36,7 @@ def contents(run: pathlib.Path) -> dict:
   """Returns {file, or file and key: value} of metrics, log, predictions, weights and export, without times."""
   metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
   values = {f"metrics.json {name}": value for name, value in metrics.items() if name not in TIMES}
-  lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-  for number, line in enumerate(lines, start=1):
+  for number, line in enumerate(_log(run), start=1):
     values |= {f"log.jsonl {number} {name}": value for name, value in line.items() if name not in TIMES}
   files = [path for part in ("checkpoints", "backbone", "export") for path in (run / part).rglob("*") if path.is_file()]
   for path in [*files, *run.glob("predictions_test.csv")]:
@@ -95,8 +94,13 @@ def _predictions(root):
 
 
 def _losses(root):
-  lines = [json.loads(line) for line in (root / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-  return [[str(value) for name, value in line.items() if "loss" in name] for line in lines]
+  return [[str(value) for name, value in line.items() if "loss" in name] for line in _log(root)]
+
+
+def _log(root):
+  """Returns the lines of log.jsonl; [] of a run without epochs, whose head has a solution in closed form."""
+  path = root / "log.jsonl"
+  return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def _of_tables(one, two):

@@ -258,13 +258,30 @@ def test_nonsense_lists_names_and_forms(name):
     backbones.resolve(name)
 
 
-@pytest.mark.parametrize("name", ["/no/such/directory", "runs/mine", "./mine"])
-def test_a_path_that_is_not_there_is_seen_from_here(name):
-  with pytest.raises(UserError, match="there is no such file or directory, seen from .*; give"):
+@pytest.mark.parametrize(
+  ("name", "hint"),
+  [
+    ("/no/such/directory", "; there is no /no either; give"),
+    ("runs/mine", ", seen from .*; give"),
+    ("./mine", ", seen from .*; give"),
+    ("file:///mine/module", "; there is no /mine either; give"),
+  ],
+)
+def test_a_path_that_is_not_there_is_told_where_it_was_looked_for(name, hint):
+  with pytest.raises(UserError, match=f"there is no such file or directory{hint}"):
     backbones.resolve(name)
 
 
-@pytest.mark.parametrize(("name", "message"), [("model.onnx", "is a file of no known form"), ("saved_model.pb", "{}$")])
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("model.xyz", "is a file of no known form: give a tfhub"),
+    ("model.onnx", "known form: give the model from which the ONNX file was converted; or give"),
+    ("model.pt", "give the directory with its config.json; or give"),
+    ("model.tar.gz", "unpack it and give its directory; or give"),
+    ("saved_model.pb", "{}$"),
+  ],
+)
 def test_a_file_of_another_form_is_told(tmp_path, name, message):
   (tmp_path / name).write_bytes(b"0")
   with pytest.raises(UserError, match=message.format(f"give its directory, --backbone={tmp_path}")):

@@ -172,6 +172,7 @@ def test_confusions_and_classes_are_sorted(tmp_path):
   metrics["test"]["confusion_matrix"] = confusion.tolist()
   for i, name in enumerate(class_names):
     metrics["test"]["per_class"][name]["f1"] = [0.1, 0.9, 0.5, 0.7, 0.8, 0.6][i]
+  metrics["test"]["per_class"]["x"] = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
   files.write_json(tmp_path / "metrics.json", metrics)
   text = Page(page_lib.write(tmp_path)).text
   assert "The 3 most frequent confusions" in text
@@ -179,6 +180,8 @@ def test_confusions_and_classes_are_sorted(tmp_path):
   order = re.findall(r"([a-f]) \d+ [\d.]+ [\d.]+ (0\.[1-9]00)", text)
   assert [name for name, _ in order] == ["a", "c", "f", "d", "e", "b"]
   assert "b (30)" in text and "e (7)" in text
+  # A class without a test example has no metrics, and comes last.
+  assert "x 0 – – –" in text and text.index("x 0 –") > text.index("0.900")
 
 
 def test_the_surest_errors_come_first(tmp_path):

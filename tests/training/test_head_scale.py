@@ -31,7 +31,7 @@ def prepared(size, dropout, **trains):
   features = SimpleNamespace(
     model=SimpleNamespace(task=task, head=head),
     data=SimpleNamespace(train_targets=targets),
-    devices=SimpleNamespace(decided=lambda function: function()),
+    devices=SimpleNamespace(workers=1),
   )
   return SimpleNamespace(phase=phase, feed=SimpleNamespace(dataset=lambda: iter(batches)), steps=steps), features
 

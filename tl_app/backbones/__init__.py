@@ -14,6 +14,7 @@ from tl_app.backbones.spec import BackboneSpec, Origin
 from tl_app.backbones.table import SPECS
 from tl_app.config import AUTO, RANDOM, Config, suggestion
 from tl_app.errors import UserError
+from tl_app.files import nearby
 
 if typing.TYPE_CHECKING:
   from tl_app.assets import Assets
@@ -30,6 +31,22 @@ FORMS = (
   "a finished run, an export of tl_app"
 )
 
+# What to do with files that hold a network in a form that is not read.
+_ADVICE = {
+  ".onnx": "give the model from which the ONNX file was converted",
+  ".tflite": "a TFLite model cannot be trained, give the SavedModel from which it was converted",
+  **dict.fromkeys(
+    (".pt", ".pth", ".bin", ".safetensors"),
+    "weights of PyTorch do not tell their network, give the directory with its config.json",
+  ),
+  **dict.fromkeys(
+    (".ckpt", ".index", ".data-00000-of-00001"),
+    "a checkpoint does not hold its network, load it in its program and call model.export(DIRECTORY)",
+  ),
+  **dict.fromkeys((".pb", ".pbtxt"), "a frozen graph cannot be trained, give the directory of its SavedModel"),
+  **dict.fromkeys((".zip", ".gz", ".tgz", ".tar"), "unpack it and give its directory"),
+}
+
 
 def resolve(name: str) -> BackboneSpec:
   """Returns the record of a table name, a family (its first record) or a handle. It does not use the network.
@@ -39,6 +56,7 @@ def resolve(name: str) -> BackboneSpec:
   """
   if is_known(name):
     return next(spec for spec in SPECS if name in (spec.name, spec.name.partition(".")[0]))
+  name = files.expanded(name) if name.startswith("file://") else name
   kind = _handle_kind(name)
   directory = pathlib.Path(files.expanded(name))
   if kind and saved_backbone.is_saved(directory):
@@ -321,9 +339,10 @@ def _unknown(name):
   if directory.is_file():
     if directory.name == "saved_model.pb":
       return f"--backbone={name} is a file of a SavedModel: give its directory, --backbone={directory.parent}"
-    return f"--backbone={name} is a file of no known form: give {FORMS}"
+    advice = _ADVICE.get(directory.suffix.lower(), "")
+    return f"--backbone={name} is a file of no known form: {f'{advice}; or ' if advice else ''}give {FORMS}"
   if "://" not in name and ("/" in name or directory.suffix in KERAS_FILES):
-    return f"--backbone={name}: there is no such file or directory, seen from {pathlib.Path.cwd()}; give {FORMS}"
+    return f"--backbone={name}: there is no such file or directory{nearby.hint(directory)}; give {FORMS}"
   families = dict.fromkeys(known.partition(".")[0] for known in names)
   return f"--backbone={name} is not known{suggestion(name, [*names, *families]) or '.'} {forms}"
 

@@ -2,6 +2,7 @@
 
 from tl_app.report import first_screen, formatting, rendering
 from tl_app.report.facts import RunFacts
+from tl_app.report.sections import classes
 
 # Classes of the table, those with the lowest F1.
 _MOST_CLASSES = 20
@@ -15,7 +16,7 @@ def text(facts: RunFacts, candidate: str) -> str:
     candidate: its name.
   """
   metrics, test = facts.task.metrics, facts.test
-  per_class = sorted(test.get("per_class", {}).items(), key=lambda item: item[1]["f1"])
+  per_class = classes.by_f1(test)
   findings = facts.findings.get("findings", [])
   page = {
     "facts": facts,

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 
 import numpy as np
+import tensorflow as tf
 
 from tl_app.backbones.weights import values
 from tl_app.compute import precision
@@ -38,12 +39,30 @@ def apply(prepared, features: Features, decided: Mapping | None = None) -> float
     return 1.0
   model = features.model
   bias = model.task.loss.initial_bias(features.data.train_targets)
-  factor = decided.get("head_factor", 1.0) if decided else features.devices.decided(lambda: _choose(prepared, bias))
+  if decided:
+    factor = decided.get("head_factor", 1.0)
+  else:
+    # A worker that computes alone would wait for the others.
+    factor = _choose(prepared, bias) if features.devices.workers == 1 else 1.0
   if factor != 1.0:
     layer = model.head.get_layer(heads.LOGITS)
     layer.kernel.assign(factor * layer.kernel)
     layer.bias.assign(factor * layer.bias + (1 - factor) * bias)
   return factor
+
+
+def _training_logits(network, inputs):
+  """Returns the logits of a batch as training computes them, with dropout."""
+  strategy = network.distribute_strategy
+  if strategy.num_replicas_in_sync == 1:
+    return network(inputs, training=True)
+
+  # The functions of a SavedModel run on several devices only as a replica runs them.
+  @tf.function
+  def run(batch):
+    return strategy.run(lambda x: network(x, training=True), args=(batch,))
+
+  return strategy.experimental_local_results(run(inputs))[0]
 
 
 def _choose(prepared, bias):
@@ -53,7 +72,7 @@ def _choose(prepared, bias):
     return 1.0
   before = values(network.variables)
   batches = [precision.per_device_share(network, batch) for batch in itertools.islice(prepared.feed.dataset(), BATCHES)]
-  outputs = [(targets, network(inputs, training=True)) for inputs, targets, *_ in batches]
+  outputs = [(targets, _training_logits(network, inputs)) for inputs, targets, *_ in batches]
   # The state of dropout moves.
   for variable, value in zip(network.variables, before):
     variable.assign(value)

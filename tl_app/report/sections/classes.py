@@ -1,5 +1,7 @@
 """The metrics of each class."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from tl_app.report import confusions
@@ -26,9 +28,18 @@ def _rows(test):
   confused_with = {}
   for confusion in reversed(confusions.most_frequent(test)):
     confused_with[confusion["label"]] = confusion
-  per_class = test.get("per_class", {})
-  rows = [{"name": name, "confused_with": confused_with.get(name)} | values for name, values in per_class.items()]
-  return sorted(rows, key=lambda row: row.get("f1", 0))
+  return [{"name": name, "confused_with": confused_with.get(name)} | values for name, values in by_f1(test)]
+
+
+def by_f1(test: Mapping) -> list[tuple[str, dict]]:
+  """Returns (name, metrics) of each class of the metrics of a split, lowest F1 first.
+
+  Classes without an example come last: they have no precision, recall and F1.
+  """
+  unknown, per_class = statistics.classes_without_examples(test), test.get("per_class", {})
+  absent = dict.fromkeys(("precision", "recall", "f1"))
+  rows = [(name, values | absent if name in unknown else values) for name, values in per_class.items()]
+  return sorted(rows, key=lambda row: (row[0] in unknown, row[1].get("f1") or 0))
 
 
 def _answers(facts):

@@ -153,6 +153,7 @@ def main():
   parser.add_argument("--seeds", type=int, default=3, help="Number of seeds, of splits and training.")
   parser.add_argument("--recipe", default="probe", help="As of tl_app.train.")
   parser.add_argument("--max_examples", type=int, default=3000, help="As of tl_app.train.")
+  parser.add_argument("--image_size", type=int, default=0, help="As of tl_app.train.")
   options = parser.parse_args()
   output = pathlib.Path(options.output)
   rows = json.loads(output.read_text()) if output.exists() else []
@@ -174,6 +175,7 @@ def main():
           recipe=options.recipe,
           probe_solver="logistic",
           max_examples=options.max_examples,
+          image_size=options.image_size,
           seed=seed,
           split_seed=seed,
           **given,

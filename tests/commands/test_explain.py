@@ -48,7 +48,7 @@ def test_images_of_a_directory(world):
   assert empty == {"id": "empty.png", "error": "it is empty"}
   for entry, name in ((blue, "blue"), (red, "red")):
     (found,) = entry["explanations"]
-    assert found["method"] == "grad_cam" and len(found["heat"]) == 8 and entry["image"].startswith("data:image/jpeg")
+    assert found["method"] == "grad_cam" and len(found["heat"]) == 28 and entry["image"].startswith("data:image/jpeg")
     assert len(entry["similar"]) == 2 and all(near["image"] for near in entry["similar"])
     # The photo itself is among the training examples, or others of its colour are near.
     assert entry["similar"][0]["label"] == name and entry["similar"][0]["similarity"] > 0.9

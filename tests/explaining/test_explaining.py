@@ -91,6 +91,10 @@ def test_grad_cam_is_that_of_saliency(pixels):
   mask = saliency.GradCam().GetMask(pixels[0].numpy(), call, should_resize=False, three_dims=False)
   assert heat.shape == (7, 7) and heat.min() >= 0 and heat.max() > 0
   np.testing.assert_allclose(heat, mask, rtol=1e-4, atol=1e-7)
+  # Evidence at two positions is between them, whichever is the larger; the border and its corner stay in reach.
+  single = regions.located(np.eye(7)[2] * np.eye(7)[4][:, None] + 0.99 * np.eye(7)[3] * np.eye(7)[4][:, None])
+  assert single.shape == (28, 28) and abs(np.array(np.unravel_index(single.argmax(), (28, 28))) - [17.5, 12]).max() <= 2
+  assert np.argmax(regions.located(np.eye(7)[:1] * np.eye(7)[0][:, None])) <= 2
 
 
 def test_occlusion_of_regions_is_that_of_saliency():

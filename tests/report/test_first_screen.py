@@ -10,6 +10,7 @@ from tl_app import files, tasks
 from tl_app.config.groups import AnswerConfig
 from tl_app.report import facts as facts_lib
 from tl_app.report import first_screen, predictions
+from tl_app.report.sections import errors
 from tl_app.report.sections.section import QUESTIONS
 from tl_app.tasks import wording
 
@@ -33,8 +34,10 @@ def answers(directory, name, skill=2.0, coverage=0.0, **files_of_run):
   task = task.calibrate(logits, targets, AnswerConfig(coverage=coverage))
   metrics = {"test": task.metrics.compute_metrics(logits, targets), "task": name}
   metrics |= {"primary_metric": task.metrics.primary_metric} | task.metrics.baseline(targets, targets)
-  rows = task.answers.rows([f"row:{number}" for number in NUMBERS], labels, task.answers.outputs(logits))
-  predictions.write(directory / "predictions_test.csv", task.answers.columns, rows)
+  outputs = task.answers.outputs(logits)
+  rows = task.answers.rows([f"row:{number}" for number in NUMBERS], labels, outputs)
+  more = task.answers.more_cells(outputs)
+  predictions.write(directory / "predictions_test.csv", task.answers.columns, rows, more)
   files.write_json(directory / "metrics.json", metrics | files_of_run.pop("metrics", {}))
   files.write_text(directory / "config.json", config_lib.to_json(config))
   for stem, content in files_of_run.items():
@@ -51,6 +54,9 @@ def test_five_questions_are_answered_for_every_task(tmp_path, name):
   assert all(text[0].isupper() or text[0].isdigit() for text in sentences), sentences
   assert all(text.endswith(".") and "nan" not in text and "_" not in text for text in sentences), sentences
   assert json.dumps(facts.metrics, allow_nan=False)
+  worst = errors.SECTION.context(facts)
+  assert worst["error_columns"][:2] == ["label", "prediction"] and not {*worst["error_columns"]} & {*predictions.MORE}
+  assert name != "regression" or all(len(row["prediction"].partition(".")[2]) <= 3 for row in worst["errors"].worst)
 
 
 def test_sentences_about_single_labels_are_those_of_the_metrics(tmp_path):

@@ -76,8 +76,7 @@ class Explainer:
       if method == methods.INTEGRATED_GRADIENTS:
         heat, integrated = regions.integrated_gradients(self.model, pixels, score)
       else:
-        compute = regions.grad_cam if method == methods.GRAD_CAM else regions.occlusion
-        heat, integrated = compute(self.model, pixels, score), None
+        heat, integrated = _heat(self.model, pixels, score, method), None
       return {"heat": [[_rounded(value) for value in line] for line in heat]} | _facts(integrated)
 
     return {"image": _picture(pixels[0]), "explanations": list(self._explanations(logits, explain, []))}
@@ -150,3 +149,9 @@ def _picture(pixels) -> str:
 def _rounded(value: float) -> float:
   """Returns a number with six significant digits: float32 has no more."""
   return float(f"{float(np.float64(value)):.6g}")
+
+
+def _heat(model, pixels, score, method):
+  if method == methods.GRAD_CAM:
+    return regions.located(regions.grad_cam(model, pixels, score))
+  return regions.occlusion(model, pixels, score)

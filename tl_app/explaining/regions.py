@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 import numpy as np
+import scipy.ndimage
 import tensorflow as tf
 
 from tl_app.explaining import integration
@@ -13,7 +14,7 @@ from tl_app.model.model import Model
 
 # Level of the pixels, in [0, 1], of a plain grey image and of a hidden region.
 GREY = 0.5
-# Most cells of a side of a heat map; Grad-CAM has those of the feature map.
+# Most cells of a side of a heat map.
 CELLS = 28
 # A hidden region is this share of the side of the image, and moves by half of itself.
 HIDDEN = 1 / 7
@@ -37,6 +38,19 @@ def grad_cam(model: Model, pixels: tf.Tensor, score: Score) -> np.ndarray:
     scores = score(rest(values, training=False))
   weights = tf.reduce_mean(tape.gradient(scores, values), axis=[1, 2], keepdims=True)
   return np.asarray(tf.nn.relu(tf.reduce_sum(weights * values, axis=-1))[0])
+
+
+def located(heat: np.ndarray) -> np.ndarray:
+  """Returns a heat map of Grad-CAM whose largest value says where the evidence is, float [cells, cells].
+
+  Neighbouring positions of a feature map see almost the same part of the image: evidence shows in several of them, and
+  which one is the largest is chance. So each gets the mean of itself and its neighbours, weighted 1, 2, 1 in both
+  directions and 0 beyond the border. Between the positions the map is interpolated, to `CELLS` cells a side.
+  """
+  for axis in (0, 1):
+    heat = scipy.ndimage.convolve1d(heat, [0.25, 0.5, 0.25], axis, mode="constant")
+  factor = max(CELLS / len(heat), 1)
+  return scipy.ndimage.zoom(heat, factor, order=1, mode="nearest", grid_mode=True)
 
 
 @dataclasses.dataclass

@@ -46,12 +46,4 @@ def _previews(example, inputs):
 
 def _cell(value):
   values = value if isinstance(value, list) else [value]
-  return " → ".join(_short(text) for text in values)
-
-
-def _short(text):
-  """Returns a number with many digits with three decimals, and another text as it is."""
-  try:
-    return formatting.decimals(float(text)) if "." in text and len(text) > 5 else text
-  except ValueError:
-    return text
+  return " → ".join(map(formatting.short, values))

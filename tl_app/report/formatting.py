@@ -20,6 +20,14 @@ def decimals(value: object) -> str:
   return f"{value:.3f}" if math.isfinite(number(value)) else MISSING
 
 
+def short(text: str) -> str:
+  """Returns a number with many digits with three decimals, and another text as it is."""
+  try:
+    return decimals(float(text)) if "." in text and len(text) > 5 else text
+  except ValueError:
+    return text
+
+
 def count(value: object) -> str:
   """Returns a whole number with thousands separators."""
   return f"{value:,.0f}" if math.isfinite(number(value)) else MISSING

@@ -200,7 +200,7 @@ def scatter_figure(rows: Sequence[Mapping[str, str]], ink: str = INKS["light"]) 
   with matplotlib.rc_context(style(ink)):
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     axes = figure.subplots()
-    axes.scatter(label, prediction, s=9, color=LINES["validation"], alpha=0.45, linewidths=0)
+    axes.scatter(label, prediction, s=14, color=LINES["validation"], alpha=0.7, linewidths=0)
     ends = [min(label.min(), prediction.min()), max(label.max(), prediction.max())]
     axes.plot(ends, ends, color=LINES["train"], linewidth=1)
     axes.set_xlabel("label")

@@ -17,6 +17,8 @@ from tl_app.tasks.answers import Answers
 
 # Columns of the inputs, see `Inputs.columns`.
 INPUTS = ("text", "text_pair", "image")
+# Columns of `Answers.more_cells` for one target, which a table of errors does not show.
+MORE = ("prediction_set", "accept", "ood_score", "low", "high")
 # Texts may be whole documents; the csv module stops at 128 KiB otherwise.
 csv.field_size_limit(2**31 - 1)
 

@@ -1,6 +1,6 @@
 """The worst wrong predictions."""
 
-from tl_app.report import predictions
+from tl_app.report import formatting, predictions
 from tl_app.report.facts import RunFacts
 from tl_app.report.sections.section import Section
 
@@ -13,9 +13,15 @@ def _context(facts):
   if errors is None:
     return None
   format_labels(errors.worst, facts)
+  if not facts.task.has_class_names:
+    errors.worst[:] = [
+      row | {name: formatting.short(row[name]) for name in row if name != "id"} for row in errors.worst
+    ]
   return {
     "errors": errors,
-    "error_columns": [name for name in answers.columns if name != "id"],
+    "error_columns": [
+      name for name in (errors.worst or [{}])[0] if name not in ("id", *predictions.INPUTS, *predictions.MORE)
+    ],
     "errors_text": answers.describe_errors(len(errors.worst), errors.wrong, errors.total),
     "inputs": facts.previews({row["id"] for row in errors.worst}),
   }

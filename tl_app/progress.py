@@ -115,6 +115,18 @@ def examples(what: str, total: int) -> Iterator[Bar]:
 
 
 @contextlib.contextmanager
+def quiet(name: str) -> Iterator[None]:
+  """Inside the block the modules below `name` print warnings only: a loop over trainings has one line for each."""
+  logger = logging.getLogger(name)
+  before = logger.level
+  logger.setLevel(logging.WARNING)
+  try:
+    yield
+  finally:
+    logger.setLevel(before)
+
+
+@contextlib.contextmanager
 def uncounted() -> Iterator[None]:
   """Counts no examples inside the block."""
   held = _of_examples[:]

@@ -12,7 +12,7 @@ from tl_app.config import Config
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
 from tl_app.tasks import REGRESSION, SINGLE_LABEL
-from tl_app.training import phases
+from tl_app.training import selection
 from tl_app.training.selection import Candidate
 
 TASK = SINGLE_LABEL.with_codec(names=("a", "b"))
@@ -31,16 +31,16 @@ def _probe(wrong, size=40):
 
 
 def test_a_probe_with_few_errors_is_not_fine_tuned():
-  reason = phases.cannot_win(_probe(2), TUNING, _features(), Config())
-  assert "2 of 40 validation examples wrong" in reason and "gain 3" in reason
-  assert not phases.cannot_win(_probe(3), TUNING, _features(), Config())
+  reason = selection.cannot_win(_probe(2), TUNING, _features(), Config())
+  assert "2 of 40 examples wrong on the validation split" in reason and "gain 3" in reason
+  assert not selection.cannot_win(_probe(3), TUNING, _features(), Config())
 
 
 @pytest.mark.parametrize("flags", [{"recipe": "lp_ft"}, {"epochs": 2}, {"select": "fine_tuned"}])
 def test_what_is_asked_for_is_done(flags):
-  assert not phases.cannot_win(_probe(0), TUNING, _features(), Config(**flags))
-  assert not phases.cannot_win(_probe(0), TUNING, _features(pretrained=False), Config())
-  assert not phases.cannot_win(_probe(0), TUNING, _features(REGRESSION), Config())
+  assert not selection.cannot_win(_probe(0), TUNING, _features(), Config(**flags))
+  assert not selection.cannot_win(_probe(0), TUNING, _features(pretrained=False), Config())
+  assert not selection.cannot_win(_probe(0), TUNING, _features(REGRESSION), Config())
 
 
 @pytest.mark.slow

@@ -4,15 +4,12 @@ import types
 
 import numpy as np
 import pytest
-import tiny_presets
 
-from tl_app import files
-from tl_app.commands import train
 from tl_app.config import Config
 from tl_app.data.splitting import folds
 from tl_app.errors import UserError
 from tl_app.features.rows import FeatureRows
-from tl_app.tasks import REGRESSION, SINGLE_LABEL, solvers
+from tl_app.tasks import REGRESSION, SINGLE_LABEL
 from tl_app.training import refit
 
 TASK = SINGLE_LABEL.with_codec(names=("a", "b"))
@@ -20,7 +17,7 @@ TASK = SINGLE_LABEL.with_codec(names=("a", "b"))
 
 def _features(monkeypatch, size, task=TASK, sampled=("test", "validation"), fold_of=None):
   """Returns `Features` with `size` validation examples of class 0, whose examples have the folds `fold_of`."""
-  found = np.arange(2 * size) % refit.FOLDS if fold_of is None else fold_of
+  found = np.arange(2 * size) % folds.FOLDS if fold_of is None else fold_of
   monkeypatch.setattr(folds, "make", lambda *_: found)
   data = types.SimpleNamespace(
     train=np.arange(size),
@@ -41,7 +38,7 @@ def _logits(size, wrong):
 @pytest.mark.parametrize(("size", "wrong", "taken"), [(60, 4, True), (1000, 59, True), (1000, 60, False)])
 def test_the_folds_are_taken_where_the_probe_makes_too_few_errors(monkeypatch, size, wrong, taken):
   decided = refit.decide(Config(), _features(monkeypatch, size), _logits(size, wrong))
-  assert decided.folds == (refit.FOLDS if taken else 0)
+  assert decided.folds == (folds.FOLDS if taken else 0)
   assert f"{wrong} of {size:,} validation examples are answered wrong" in decided.reason
 
 
@@ -73,15 +70,3 @@ def test_classes_of_one_example_have_no_folds(monkeypatch):
   assert "of no class can be divided" in refit.decide(Config(), features, _logits(20, 2)).reason
   with pytest.raises(UserError, match="--refit=always: the examples of no class can be divided"):
     refit.decide(Config(refit="always"), features, _logits(20, 2))
-
-
-@pytest.mark.slow
-def test_a_small_data_set_is_learnt_whole(tmp_path):
-  flags = tiny_presets.reviews_run(tmp_path) | {"recipe": "probe", "export": False}
-  found = train.train_and_evaluate(Config(**flags), tmp_path / "auto")
-  plan = files.read_json(tmp_path / "auto/plan.json")["phases"][0]
-  assert plan["refit"]["folds"] == refit.FOLDS and plan["refit"]["strength"] in solvers.STRENGTHS
-  splits = files.read_json(tmp_path / "auto/splits.json")["splits"]
-  both = len(splits["train"]["ids"]) + len(splits["validation"]["ids"])
-  assert found["validation"]["num_examples"] == both
-  assert found["validation"]["estimate"] == "cross_validation" and found["validation"]["folds"] == refit.FOLDS

@@ -349,7 +349,7 @@ def test_without_time_the_probe_is_selected(train_phases, caplog, recipe):
   trained = train_phases(0.01, epochs=3, recipe=recipe)
   # Nothing was fine-tuned, so there is no such candidate.
   assert trained.names == ["probe"]
-  baselines = phases.baselines(trained.features)
+  baselines = phases.baselines(trained.features, trained.candidates[0])
   assert set(baselines) == {"majority_class", "nearest_neighbours", "tf_idf"}
   assert phases.select(trained.candidates, baselines, trained.features, Config()).best.name == "probe"
   assert "no training step fits" in caplog.text

@@ -11,6 +11,7 @@ from tl_app.backbones.spec import L2, BackboneSpec
 from tl_app.commands import loading
 from tl_app.compute.devices import Devices
 from tl_app.config import AUTO, Config
+from tl_app.data.splitting import folds
 from tl_app.data.splitting.splits import Splits
 from tl_app.errors import UserError
 from tl_app.features.frozen import Features
@@ -105,20 +106,21 @@ class _Bench:
   def _compared(self, flag, candidates, default, features) -> dict:
     """Returns the best of some features, and why; the default one unless it is significantly worse."""
     targets = features.data.targets[self._split.train]
-    hashes = self._split.examples.hashes[self._split.train]
-    parts = probes.folds(targets, hashes, self._config.seed)
+    parts = folds.parts(self._split, self._split.train, self._config.seed)
+    if len(parts) < 2:
+      return {"flags": {flag: default}, "scores": {}, "reason": folds.TOO_FEW}
+    held_out = targets[np.sort(np.concatenate(parts))]
     found = {
-      name: probes.cross_validated(probes.Rows.of(x, targets, hashes), self._task, parts)
-      for name, x in candidates.items()
+      name: probes.cross_validated(probes.Rows.of(x, targets), self._task, parts) for name, x in candidates.items()
     }
     best = max(found, key=lambda name: found[name].score)
     metrics = self._task.metrics
-    p = 1.0 if best == default else float(metrics.p_value(found[default].outputs, found[best].outputs, targets))
+    p = 1.0 if best == default else float(metrics.p_value(found[default].outputs, found[best].outputs, held_out))
     chosen = best if p <= SIGNIFICANT else default
     listed = ", ".join(f"{name} {estimate.score:.3f}" for name, estimate in found.items())
     doubt = "" if chosen == best else f"; {best} is not significantly better (p = {p:.2g})"
     reason = (
-      f"{metrics.primary_title} of a cross-validated probe on the frozen features of {len(targets):,} training "
+      f"{metrics.primary_title} of a cross-validated probe on the frozen features of {len(held_out):,} training "
       f"examples: {listed}{doubt}"
     )
     log.info("--%s=auto takes %s: %s", flag, chosen, reason)

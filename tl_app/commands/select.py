@@ -24,6 +24,7 @@ from tl_app.compute import devices as devices_lib
 from tl_app.compute import memory
 from tl_app.config import Config
 from tl_app.data import modalities
+from tl_app.data.splitting import folds
 from tl_app.data.splitting.splits import Splits
 from tl_app.errors import RunFailed, UserError
 from tl_app.features.frozen import Features
@@ -128,6 +129,10 @@ class _Bench:
     self._config, self._split, self._task, self._assets = config, split, task, assets
     self._devices = devices_lib.make(config.strategy, config.num_devices, config.deterministic)
     self.rows = np.concatenate([split.train, split.validation])
+    self._parts = folds.parts(split, self.rows, config.seed)
+    if len(self._parts) < 2:
+      raise UserError(f"{split.examples.source}: {folds.TOO_FEW}; give more examples of a class")
+    self.held_out = np.sort(np.concatenate(self._parts))
     self.labels = split.examples.labels[self.rows]
 
   def measured(self, spec: BackboneSpec) -> Row:
@@ -160,10 +165,8 @@ class _Bench:
       targets=lambda at: measured.targets(data.targets, self.rows[at]),
       by_example=lambda outputs, at: measured.by_example(outputs, self.rows[at]),
       example_targets=data.targets[self.rows],
-      groups=self._groups(),
     )
-    parts = probes.folds(rows.example_targets, rows.groups, self._config.seed)
-    probe = probes.cross_validated(rows, self._task, parts)
+    probe = probes.cross_validated(rows, self._task, self._parts)
     positions = np.arange(len(self.rows))
     x, targets = rows.features(positions), rows.targets(positions)
     shares = np.asarray(self._task.codec.as_probabilities(targets), np.float64)
@@ -171,7 +174,7 @@ class _Bench:
       spec.name,
       score=probe.score,
       deviation=probe.deviation,
-      neighbours=probes.neighbours(rows, self._task, parts).score,
+      neighbours=probes.neighbours(rows, self._task, self._parts).score,
       logme=scores.logme(x, shares),
       h_score=scores.h_score(x, targets) if self._task.single_label else None,
       latency_ms=self._latency(features),
@@ -187,11 +190,6 @@ class _Bench:
     record = workdir_lib.Record(workdir_lib.Workdir(pathlib.Path(config.workdir or ".")))
     config = feature_choices.decided(config, spec, self._split, self._task, self._devices, record)
     return loading.without_run(config, spec, self._split, self._task, self._assets, self._devices)
-
-  def _groups(self):
-    """Returns what tells examples that must be in one fold: groups of the data, or equal contents."""
-    examples = self._split.examples
-    return (examples.hashes if examples.groups is None else examples.groups)[self.rows]
 
   def _latency(self, features):
     """Returns the median time of one example in milliseconds, from its text or file to its features."""
@@ -261,7 +259,7 @@ def _drawn(split, rows, number, seed):
 def _result(config, task, bench, done, failed):
   """Returns the content of selection.json."""
   best = done[0]
-  targets = task.codec.targets(bench.labels)
+  targets = task.codec.targets(bench.labels)[bench.held_out]
   for row in done:
     row.p_value = 1.0 if row is best else float(task.metrics.p_value(best.outputs, row.outputs, targets))
   equal = [row for row in done if row.p_value > selection.SIGNIFICANT]

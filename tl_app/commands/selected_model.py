@@ -30,6 +30,7 @@ def facts(selection: Selection, best: Candidate) -> dict:
     "selected": "probe" if best.name in HEADS else "fine_tuned",
     "selected_candidate": best.name,
     "selected_phase": best.phase,
+    "compared": selection.best.estimate,
   }
 
 
@@ -88,7 +89,7 @@ def save_candidates(
   config: AnswerConfig,
   record: Record,
 ) -> None:
-  """Writes the weights and the task of every candidate, see `Workdir.candidate`.
+  """Writes the weights and the task of every candidate that has a model, see `Workdir.candidate`.
 
   Args:
     calibrated: {name of a candidate: its calibrated `Task`}; the others are calibrated.
@@ -101,6 +102,8 @@ def save_candidates(
   model = features.model
   changing = [id(variable) for variable in stages.changing(model, phase_list)]
   for candidate in candidates:
+    if not candidate.values:
+      continue
     changed = dict(zip(changing, candidate.values))
     directory = record.paths.candidate(candidate.name)
     with files.atomic_path(directory / tuned.WEIGHTS) as new:

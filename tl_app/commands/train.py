@@ -74,14 +74,14 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     # Before anything trains: other data may be unreadable.
     out_of_distribution.check(config, features, record)
     target = _target(config, features, record) if config.adapt != "none" else None
-    baselines = phases.baselines(features)
-    candidates, results = phases.train(plan.phases, features, config, record, limit)
+    recipe_of = planning.for_other_data(config, plan, features, recipe or recipes.plan)
+    candidates, results = phases.train(plan.phases, features, config, record, limit, recipe_of)
     adapted = None
     if target is not None:
       adapted = adaptation.adapt(config, plan.phases[0], features, target, record)
       candidates.append(adapted.candidate)
     record.write_plan(plan.with_results(results, features.model).to_json())
-    selection = phases.select(candidates, baselines, features, config)
+    selection = phases.select(candidates, phases.baselines(features, candidates[0]), features, config)
     best = phases.final(selection.best, plan.phases, results, features, record)
     candidates = [best if candidate is selection.best else candidate for candidate in candidates]
     phases.use(best, plan.phases, features)

@@ -1,11 +1,9 @@
 """Trains the trials of a search and measures them on the validation split. The test split is not there."""
 
-import contextlib
 import dataclasses
-import logging
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -170,18 +168,6 @@ class Bench:
   def _loaded(self, config):
     spec = loading.with_vocabulary(config, backbones.resolve(config.backbone), self._split)
     return loading.without_run(config, spec, self._split, self.task, self._assets, self._devices)
-
-
-@contextlib.contextmanager
-def quiet(name: str = "tl_app.training") -> Iterator[None]:
-  """Inside the block the lines about single phases are not printed: a search has one for each trial."""
-  logger = logging.getLogger(name)
-  before = logger.level
-  logger.setLevel(logging.WARNING)
-  try:
-    yield
-  finally:
-    logger.setLevel(before)
 
 
 def check_time(deadline: float) -> None:

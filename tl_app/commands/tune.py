@@ -10,11 +10,11 @@ import time
 import typing
 
 from tl_app import config as config_lib
-from tl_app import files
+from tl_app import files, progress
 from tl_app import workdir as workdir_lib
 from tl_app.cli import machine_error
 from tl_app.commands import train, training_process
-from tl_app.commands.trials import Bench, Outcome, OutOfTime, Pruned, check_time, quiet
+from tl_app.commands.trials import Bench, Outcome, OutOfTime, Pruned, check_time
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
 from tl_app.report import formatting, tuning_page
@@ -84,7 +84,7 @@ def tune(config: Config, options: Options) -> dict | None:
   workers = Workers(root)
   search = _Search(config, options, root, workers, start)
   with _processes(options, root) as others, contextlib.closing(workers):
-    with quiet():
+    with progress.quiet("tl_app.training"):
       search.run()
     for process in others:
       process.wait()

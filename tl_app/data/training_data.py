@@ -53,6 +53,11 @@ class TrainingData:
     """Rows of every example of a split, and of every copy, int [used]."""
     return np.concatenate([*self.train_rows, self.validation, self.test])
 
+  def with_parts(self, train: np.ndarray, validation: np.ndarray) -> "TrainingData":
+    """Returns the data with other training and validation examples, int rows, and without copies."""
+    split = dataclasses.replace(self.split, train=train, validation=validation)
+    return dataclasses.replace(self, split=split, train_rows=train[None])
+
   @property
   def train_targets(self) -> np.ndarray:
     """Targets of the training examples, [train, ..]."""

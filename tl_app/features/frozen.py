@@ -92,6 +92,16 @@ class Features:
       store = dataclasses.replace(store, reserved=size)
     return Features(self.model, self.data, self.devices, store, self.batch_size, self.clock)
 
+  def with_parts(self, train: np.ndarray, validation: np.ndarray) -> "Features":
+    """Returns features of the same model for other training and validation examples, see `TrainingData.with_parts`.
+
+    The frozen features are shared.
+    """
+    data = self.data.with_parts(train, validation)
+    found = Features(self.model, data, self.devices, self.store, self.batch_size, self.clock)
+    found._frozen = self.frozen()
+    return found
+
   def alone(self) -> "Features":
     """Returns features of the same run that this worker computes by itself, while others wait."""
     return Features(self.model, self.data, self.devices.alone(), self.store, self.batch_size, self.clock)

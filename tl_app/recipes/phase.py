@@ -46,7 +46,7 @@ class Schedule:
     warmup_steps: number of batches until the peak learning rate.
     patience: number of epochs without a better `monitor` after which the phase ends; 0 turns early stopping off.
     monitor: metric of the validation split that decides which epoch is best: "loss", or the name of the primary metric,
-      with the loss for ties.
+      with the loss for ties. "": the weights of the last epoch are kept, and no epoch is validated.
     curve: the learning rate after the warm-up, see --schedule.
   """
 

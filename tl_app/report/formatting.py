@@ -92,6 +92,12 @@ def candidate(name: str) -> str:
   return {"fine_tuned": "fine-tuned", "tf_idf": "TF-IDF"}.get(name, name.replace("_", " "))
 
 
+def measured(estimate: Mapping) -> str:
+  """Returns where the answers of candidates come from, in words, see `Candidate.estimate`."""
+  folds = estimate.get("folds")
+  return f"in cross-validation over {folds} folds" if folds else "on the validation split"
+
+
 def given_flags(values: Mapping[str, object], but: Iterable[str] = ()) -> list[str]:
   """Returns the flags of a `Config`: one for each value that is not its default and not in `but`.
 

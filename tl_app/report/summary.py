@@ -46,7 +46,7 @@ def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None, seconds: f
     ("other data", _other_data(metrics.get("ood")), ""),
     ("slices", slices_text.summary(test, task.metrics), ""),
     ("text", _tokens_read(metrics.get("preprocessing") or {}), ""),
-    ("candidates", _candidates(metrics.get("candidates") or {}, task), ""),
+    ("candidates", _candidates(metrics, task), ""),
     ("selected model", _selected(metrics), ""),
     ("export check", task.answers.describe_shared_parity(parity) if parity else "", ""),
     ("time", *_seconds(metrics.get("seconds") or {}, seconds)),
@@ -193,12 +193,13 @@ def _other_data(found):
   return f"share found of {found['num_examples']:,} examples where 95 % of validation are accepted: {told}"
 
 
-def _candidates(candidates, task):
+def _candidates(metrics, task):
   text = ", ".join(
     f"{formatting.candidate(name)} {_decimals(values.get(task.metrics.primary_metric))}"
-    for name, values in candidates.items()
+    for name, values in (metrics.get("candidates") or {}).items()
   )
-  return text and f"validation {task.metrics.primary_title}: {text}"
+  how = "cross-validated" if (metrics.get("compared") or {}).get("folds") else "validation"
+  return text and f"{how} {task.metrics.primary_title}: {text}"
 
 
 def _selected(metrics):

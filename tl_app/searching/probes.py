@@ -11,7 +11,6 @@ import numpy as np
 
 from tl_app.tasks.task import Task
 
-FOLDS = 5
 # Strengths of the regularisation, as shares of the mean squared singular value, from the strongest.
 STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 NEIGHBOURS = 10
@@ -26,20 +25,17 @@ class Rows:
     targets: function, int [k] -> [rows, ..], what the rows should predict.
     by_example: function (outputs of the rows, int [k]) -> outputs of the examples, as `Metrics.score` takes them.
     example_targets: [n, ..], targets of all examples.
-    groups: object or int array [n]: equal ones stay in the same fold.
   """
 
   features: Callable[[np.ndarray], np.ndarray]
   targets: Callable[[np.ndarray], np.ndarray]
   by_example: Callable[[np.ndarray, np.ndarray], np.ndarray]
   example_targets: np.ndarray
-  groups: np.ndarray
 
   @classmethod
-  def of(cls, features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None) -> "Rows":
+  def of(cls, features: np.ndarray, targets: np.ndarray) -> "Rows":
     """Returns the rows of examples that have one each."""
-    groups = np.arange(len(features)) if groups is None else groups
-    return cls(lambda at: features[at], lambda at: targets[at], lambda outputs, at: outputs, targets, groups)
+    return cls(lambda at: features[at], lambda at: targets[at], lambda outputs, at: outputs, targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +43,9 @@ class Estimate:
   """The score of a probe, or of nearest neighbours, by cross-validation.
 
   Attributes:
-    score: the primary metric of the answers for all examples, each given by a model that has not seen it.
+    score: the primary metric of the answers for the held-out examples, each given by a model that has not seen it.
     deviation: standard deviation of the metric over the folds.
-    outputs: the answers, [n, ..] in the order of the examples.
+    outputs: the answers, [held-out examples, ..] in the order of the examples.
     strength: of the regularisation; 0 for neighbours.
   """
 
@@ -59,37 +55,13 @@ class Estimate:
   strength: float = 0.0
 
 
-def folds(targets: np.ndarray, groups: np.ndarray, seed: int = 0, count: int = FOLDS) -> list[np.ndarray]:
-  """Returns the positions of each fold: equal groups together, and as equal shares of equal targets as that allows.
-
-  Args:
-    targets: [n, ..].
-    groups: [n].
-    seed: of the order.
-    count: number of folds; fewer where there are fewer groups.
-  """
-  _, group_of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-  sizes = np.bincount(group_of)
-  count = min(count, len(sizes))
-  draw = np.random.default_rng(seed)
-  order = draw.permutation(len(sizes))
-  first = np.zeros(len(sizes), np.int64)
-  first[group_of[::-1]] = np.arange(len(group_of))[::-1]
-  # Groups of the same target follow each other, and are dealt to the folds in turn.
-  keys = [np.asarray(targets[first[group]]).tobytes() if targets.dtype.kind in "iub" else b"" for group in order]
-  dealt = [group for _, group in sorted(zip(keys, order), key=lambda pair: pair[0])]
-  fold_of = np.empty(len(sizes), np.int64)
-  fold_of[dealt] = np.arange(len(dealt)) % count
-  return [np.flatnonzero(fold_of[group_of] == fold) for fold in range(count)]
-
-
 def cross_validated(rows: Rows, task: Task, parts: Sequence[np.ndarray]) -> Estimate:
   """Returns the score of a probe; the strength is the one with the highest score, of equal ones the strongest.
 
   Args:
     rows: the `Rows`.
     task: the fitted `Task`.
-    parts: of `folds`.
+    parts: positions of the held-out examples of each fold, see `folds.parts`.
   """
   answers: list[list[np.ndarray]] = [[] for _ in STRENGTHS]
   for part in parts:
@@ -142,10 +114,11 @@ def neighbours(rows: Rows, task: Task, parts: Sequence[np.ndarray]) -> Estimate:
 def _estimate(answer, parts, targets, task, strength):
   scores = [task.metrics.score(outputs, targets[part]) for outputs, part in zip(answer, parts)]
   longest = max((outputs.shape[1:] for outputs in answer), key=lambda shape: np.prod(shape))
-  whole = np.zeros((len(targets), *longest), np.float32)
+  held = np.sort(np.concatenate(parts))
+  whole = np.zeros((len(held), *longest), np.float32)
   for outputs, part in zip(answer, parts):
-    whole[(part, *(slice(size) for size in outputs.shape[1:]))] = outputs
-  return Estimate(float(task.metrics.score(whole, targets)), float(np.std(scores)), whole, strength)
+    whole[(np.searchsorted(held, part), *(slice(size) for size in outputs.shape[1:]))] = outputs
+  return Estimate(float(task.metrics.score(whole, targets[held])), float(np.std(scores)), whole, strength)
 
 
 def _decomposed(x):

@@ -77,7 +77,7 @@ class KeepBest(keras.callbacks.Callback):
     Args:
       variables: variables that the phase may change.
       monitor: metric that decides which epoch is best: "loss", or the name of a metric of which higher values are
-        better, with the loss for ties.
+        better, with the loss for ties. "" keeps the last epoch.
       patience: number of epochs without improvement after which training stops; 0 turns early stopping off.
       moved: function that returns whether every trained stage has changed. Until then an epoch cannot be the best one:
         with gradient accumulation the first epochs may not have made an update.
@@ -96,6 +96,8 @@ class KeepBest(keras.callbacks.Callback):
 
   def on_epoch_end(self, epoch, logs=None):
     self._last = epoch
+    if not self._monitor:
+      return
     loss = logs["val_loss"]
     score = (-loss,) if self._monitor == "loss" else (logs[f"val_{self._monitor}"], -loss)
     if self._score is None and not self._moved():

@@ -202,6 +202,22 @@ class Callbacks(keras.callbacks.CallbackList):
     self._fit.position = Position(epoch + 1)
 
 
+def save_part(record: Record, name: str, make: Callable[[], dict]) -> None:
+  """Saves the run with a new value of a part of its state, and ends it if a signal has asked for that.
+
+  Args:
+    record: the `Record` of the run.
+    name: of the part.
+    make: function that returns its value, JSON values and NumPy arrays; called if the run saves its state.
+  """
+  if record.state.directory:
+    with interruption.deferred():
+      interruption.acted_on()
+      record.state.set_part(name, make())
+      record.save_state()
+  interruption.check()
+
+
 def assign(variables: typing.Sequence, saved: typing.Sequence[np.ndarray]) -> None:
   """Assigns saved values to variables.
 

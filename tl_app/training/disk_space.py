@@ -10,6 +10,7 @@ from tl_app.errors import UserError
 from tl_app.model import stages
 from tl_app.model.model import BackboneWithHead, Model
 from tl_app.recipes.phase import Phase
+from tl_app.training import selection
 from tl_app.workdir.state import KEPT
 
 # Bytes of a number in all files of weights: they are float32.
@@ -36,13 +37,15 @@ def of_training(model: Model, phases: Sequence[Phase], config: Config, examples:
   network = parameters(model.network.variables)
   whole = bool(model.backbone.spec.tuned or not model.backbone.pretrained)
   tuning = [phase for phase in phases if phase.trains_backbone]
-  # The probe, the fine-tuned weights and their average: see `checkpoint.arrays`.
-  averaged = any(phase.optimizer.ema for phase in tuning)
+  # The probe, the fine-tuned weights, their average, the soup and weights in between: see `checkpoint.arrays`.
+  averaged, soup = any(phase.optimizer.ema for phase in tuning), any(phase.trains.restart for phase in tuning)
+  between = bool(tuning and selection.shares(config, phases))
   candidates = [parameters(model.head.variables)]
-  candidates += [parameters(stages.changing(model, phases))] * (bool(tuning) + averaged)
+  candidates += [parameters(stages.changing(model, phases))] * (bool(tuning) + averaged + soup + between)
   trained = parameters(stages.changing(model, tuning)) if tuning else parameters(model.head.variables)
-  # In a phase the weights, the two moments of Adam, the best epoch and the average; after it the candidates.
-  state = trained * ((4 if config.checkpoint_minutes else 1) + averaged)
+  # In a phase the weights, the two moments of Adam, the best epoch and the average; of the phases before it their
+  # weights, their best candidate and the soup.
+  state = trained * ((4 if config.checkpoint_minutes else 1) + averaged + 3 * soup)
   needed = {
     "states to continue from": _STATES * state,
     "weights": network,

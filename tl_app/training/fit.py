@@ -356,7 +356,7 @@ class _GradientFit:
     phase, validation_logits = prepared.phase, prepared.feed.validation_logits
     labels, task = self.features.data.validation_targets, self.features.model.task
     validated = []
-    if validation_logits:
+    if validation_logits and phase.schedule.monitor:
       exact = precision.in_float32(prepared.steps.network, validation_logits)
       validated = [callbacks.Validate(exact, labels, task, self.features.devices, saved.save), best]
     watching = [

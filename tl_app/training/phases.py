@@ -2,20 +2,20 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 
 import numpy as np
 
-from tl_app import slices
 from tl_app.backbones.weights import values
 from tl_app.config import AUTO, Config
 from tl_app.data import modalities
-from tl_app.errors import RunFailed, interruption
+from tl_app.data.training_data import TrainingData
 from tl_app.features.frozen import Features
 from tl_app.model import heads, stages
 from tl_app.recipes.phase import Phase
 from tl_app.report import formatting
-from tl_app.tasks import statistics
 from tl_app.training import continuing, refit, selection
+from tl_app.training.cross_validation import CrossValidation
 from tl_app.training.fit import PhaseResult, fit
 from tl_app.training.selection import Candidate, Selection
 from tl_app.training.time_limit import TimeLimit
@@ -23,19 +23,30 @@ from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
-# Shares of the fine-tuned weights that the preset `best` tries, see --interpolate.
-BEST_SHARES = "0.25,0.5,0.75"
 # Name of the part of the `RunState` about the phases that have ended.
 PART = "phases"
 # Share of the time of training.
 _NOTICED = 0.05
 
 
-def baselines(features: Features) -> dict[str, np.ndarray]:
-  """Returns {name: outputs for the validation split} of the baselines.
+def baselines(features: Features, compared: Candidate) -> dict[str, np.ndarray]:
+  """Returns {name: outputs for the examples of a candidate's answers} of the baselines.
 
   They are those of `selection.baselines`, and for texts "tf_idf", a linear model on the counts of words.
+
+  Args:
+    features: the `Features` of the run.
+    compared: a `Candidate`; a baseline of cross-validation learns from the training part of each fold.
   """
+  if compared.rows is None:
+    return _baselines(features)
+  parts = refit.parts(features)[: compared.estimate["folds"]]
+  found = [_baselines(features.with_parts(*part)) for part in parts]
+  shared = [name for name in found[0] if all(name in part for part in found)]
+  return {name: np.concatenate([part[name] for part in found]) for name in shared}
+
+
+def _baselines(features):
   data, frozen, task = features.data, features.frozen(), features.model.task
   found = selection.baselines(
     *(frozen[data.train], frozen.targets(data.targets, data.train), frozen[data.validation], task),
@@ -47,7 +58,12 @@ def baselines(features: Features) -> dict[str, np.ndarray]:
 
 
 def train(
-  phases: list[Phase], features: Features, config, record: Record, limit: TimeLimit | None = None
+  phases: list[Phase],
+  features: Features,
+  config,
+  record: Record,
+  limit: TimeLimit | None = None,
+  plan: Callable[[TrainingData], list[Phase]] | None = None,
 ) -> tuple[list[Candidate], list[PhaseResult]]:
   """Trains the phases of a plan, the probe first.
 
@@ -57,6 +73,7 @@ def train(
     config: the `Config`.
     record: the `Record` of the run.
     limit: the `TimeLimit`, or None.
+    plan: function that returns the phases of the recipe for other data, for cross-validation; None for none.
 
   Returns:
     (candidates: the probe, the best fine-tuned weights and the averaged weights, without those for which --max_minutes
@@ -66,6 +83,8 @@ def train(
     RunFailed: a loss or a logit on the validation split is not finite.
   """
   model, data, state = features.model, features.data, record.state
+  # Before a run that continues has trained weights.
+  frozen = features.frozen()
   state.know(model.network.variables)
   done = _Done.saved(state.get(PART), phases)
   changing = stages.changing(model, phases)
@@ -73,35 +92,81 @@ def train(
     continuing.assign(model.network.variables, done.variables)
     continuing.set_random_state(done.random)
   else:
-    heads.standardize(model.head, features.frozen()[data.train])
+    heads.standardize(model.head, frozen[data.train])
     heads.reset(model.head, model.task.loss.initial_bias(data.train_targets))
+    done.results.append(fit(phases[0], features, config, record))
+    done.candidates = [Candidate("probe", features.head_logits(data.validation), values(changing), phases[0].name)]
+    done.phases = 1
+    _save(done, model, record)
+  crossed, decided = None, done.results[0].refit
+  if plan and len(phases) > 1 and decided and decided.folds:
+    folds = CrossValidation(phases, features, config, record, limit, plan)
+    crossed = folds.run(done.candidates[0], decided)
+  if crossed:
+    candidates = _train_on_all(done, crossed, phases, config, record, limit)
+  else:
+    done = _train_rest(done, phases, features, config, record, limit)
+    candidates = done.candidates + ([done.soup] if done.soup and done.soup_size > 1 else [])
+    candidates += _averaged(done.results, features, changing) + _interpolated(config, done, phases, features)
+  _report_cost(record)
+  models = {candidate.name: candidate.phase for candidate in candidates if candidate.values}
+  record.note("candidates", models)
+  return candidates, done.results
+
+
+def _train_rest(done, phases, features, config, record, limit):
+  """Trains the phases after the probe that are not done yet, on the training split; returns what is done then."""
+  model, changing = features.model, stages.changing(features.model, phases)
   for index, phase in enumerate(phases[done.phases :], start=done.phases):
     if phase.inputs.recompute_features and not any(result.done for result in done.results[1:]):
       continue
-    remaining = sum(later.trains_backbone for later in phases[index:])
-    profiled = any(result.planned.trains_backbone for result in done.results)
-    # --profile_input measures the first phase that trains the backbone.
-    changes = {"profile_input": config.profile_input and not profiled, "seed": config.seed + phase.inputs.seed_offset}
-    if index and (reason := cannot_win(done.candidates[0], phase, features, config)):
+    if reason := selection.cannot_win(done.candidates[0], phase, features, config):
       log.info("phase %s is skipped: %s", phase.name, reason)
       done.results.append(PhaseResult(phase, None, skipped=reason))
       continue
     if phase.trains.restart:
       use(done.candidates[0], phases, features)
-    settings = dataclasses.replace(config, **changes)
-    done.results.append(fit(phase, features, settings, record, limit if index else None, remaining))
-    if not index:
-      done.candidates = [Candidate("probe", features.head_logits(data.validation), values(changing), phase.name)]
+    remaining = sum(later.trains_backbone for later in phases[index:])
+    done.results.append(fit(phase, features, _settings(config, phase, done.results), record, limit, remaining))
     # A phase that does not train the head leaves it stale, so there is no candidate until the head is fitted again.
-    elif done.results[-1].done and (phase.objective.trains_head or phase is phases[-1]):
+    if done.results[-1].done and (phase.objective.trains_head or phase is phases[-1]):
       latest = _candidate("fine_tuned", phase, features, changing)
       done = dataclasses.replace(done, **_with_latest(done, latest, phase, phases, features))
     _save(dataclasses.replace(done, phases=index + 1), model, record)
-  _report_cost(record)
-  candidates = done.candidates + ([done.soup] if done.soup and done.soup_size > 1 else [])
-  candidates += _averaged(done.results, features, changing) + _interpolated(config, done, phases, features)
-  record.note("candidates", {candidate.name: candidate.phase for candidate in candidates})
-  return candidates, done.results
+  return done
+
+
+def _settings(config, phase, results):
+  """Returns the `Config` of a phase. --profile_input measures the first phase that trains the backbone."""
+  profiled = any(result.planned.trains_backbone for result in results)
+  changes = {"profile_input": config.profile_input and not profiled, "seed": config.seed + phase.inputs.seed_offset}
+  return dataclasses.replace(config, **changes)
+
+
+def _train_on_all(done, crossed, phases, config, record, limit):
+  """Trains the phases that won in cross-validation, on both splits, from the probe; returns the candidates."""
+  model, features = crossed.features.model, crossed.features
+  if crossed.skipped:
+    log.info("fine-tuning is skipped: %s", crossed.skipped)
+    done.results += [PhaseResult(phase, None, skipped=crossed.skipped) for phase in phases[1:]]
+    return crossed.candidates
+  if done.phases == 1:
+    use(crossed.candidates[0], phases, features)
+  log.info(
+    "fine-tuning is selected %s: it trains on the %s training and validation examples together",
+    *(crossed.candidates[1].measured, f"{len(features.data.train):,}"),
+  )
+  for index, (planned, phase) in enumerate(zip(phases[1:], crossed.phases), start=1):
+    if index < done.phases:
+      continue
+    settings = _settings(config, phase, done.results)
+    result = fit(phase, features, settings, record, limit, len(phases) - index)
+    done.results.append(dataclasses.replace(result, planned=planned))
+    _save(dataclasses.replace(done, phases=index + 1), model, record)
+  probe, tuned = crossed.candidates
+  if not all(result.done for result in done.results):
+    return [probe]
+  return [probe, dataclasses.replace(tuned, values=values(stages.changing(model, phases)))]
 
 
 @dataclasses.dataclass
@@ -148,13 +213,12 @@ class _Done:
 
 def _save(done, model, record):
   """Saves the run at the end of a phase."""
-  if record.state.directory:
-    with interruption.deferred():
-      interruption.acted_on()
-      done = dataclasses.replace(done, variables=values(model.network.variables), random=continuing.random_state())
-      record.state.set_part(PART, done.to_tree())
-      record.save_state()
-  interruption.check()
+
+  def tree():
+    variables, random = values(model.network.variables), continuing.random_state()
+    return dataclasses.replace(done, variables=variables, random=random).to_tree()
+
+  continuing.save_part(record, PART, tree)
 
 
 def _report_cost(record):
@@ -178,27 +242,25 @@ def select(
     features: the `Features` of the run.
     config: the `Config`, for --select and --select_metric.
   """
-  task, targets, wanted = features.model.task, features.data.validation_targets, config.select
+  task, wanted, first = features.model.task, config.select, candidates[0]
   metric, title = task.metrics.primary_metric, task.metrics.primary_title
   names = [candidate.name for candidate in candidates]
   if wanted not in (AUTO, *names):
     log.warning("--select=%s: this run has no such candidate, only %s; the best is selected", wanted, ", ".join(names))
-  by_group = config.select_metric == "worst_group"
-  groups = slices.of_user(features.data.examples.take(features.data.validation)) if by_group else []
-  selected = selection.select(candidates, targets, task, wanted, groups)
-  compared = selection.compared_with_baselines(selected.best, baselines, targets, task)
+  selected = selection.of_run(candidates, features, config)
+  compared = selection.compared_with_baselines(selected.best, baselines, first.answered(features.data).targets, task)
   selected = dataclasses.replace(selected, baselines=compared)
   scores = {name: values[metric] for name, values in (compared | selected.metrics).items()}
   listed = ", ".join(f"{formatting.candidate(name)} {score:.4f}" for name, score in scores.items())
-  log.info("candidates, by %s on the validation split: %s", title, listed)
+  log.info("candidates, by %s %s: %s", title, first.measured, listed)
   log.info("selected %s", selected.reason)
   baseline = max(compared, key=lambda name: compared[name][metric])
   if compared[baseline][metric] > selected.metrics[selected.best.name][metric]:
     p_value = compared[baseline]["p_value"]
     log.warning(
-      "a baseline is %sbetter than the selected model on the validation split: %s, %s %.4f (%s p = %.2g); try another "
-      "--backbone or --recipe",
-      "significantly " if p_value <= selection.SIGNIFICANT else "",
+      "a baseline is %sbetter than the selected model %s: %s, %s %.4f (%s p = %.2g); try another --backbone or "
+      "--recipe",
+      *("significantly " if p_value <= selection.SIGNIFICANT else "", first.measured),
       *(formatting.candidate(baseline), title, compared[baseline][metric], task.metrics.test_title, p_value),
     )
   return selected
@@ -220,7 +282,13 @@ def final(
   if selected.name != "probe" or not (decided and decided.folds):
     return selected
   with record.clock("train"):
-    return refit.refitted(selected, phases, features, decided)
+    found = refit.refitted(selected, phases, features, decided)
+  log.info(
+    "the probe is fitted again, on the %s training and validation examples together; the answers of the %d folds stand "
+    "for the validation split",
+    *(f"{len(features.data.train) + len(features.data.validation):,}", decided.folds),
+  )
+  return found
 
 
 def use(candidate: Candidate, phases: list[Phase], features: Features) -> None:
@@ -233,33 +301,6 @@ def use(candidate: Candidate, phases: list[Phase], features: Features) -> None:
   """
   for variable, value in zip(stages.changing(features.model, phases), candidate.values):
     variable.assign(value)
-
-
-def cannot_win(probe: Candidate, phase: Phase, features: Features, config) -> str:
-  """Returns why the fine-tuning that --preset chose cannot be selected, or "".
-
-  One standard error of `selection.select` is a number of examples that only the fine-tuned model gets right; a probe
-  with fewer errors cannot be beaten by as many.
-
-  Args:
-    probe: the `Candidate`.
-    phase: a `Phase` after the probe.
-    features: the `Features` of the run.
-    config: the `Config`. What it asks for is done: only the default recipe is skipped.
-  """
-  data, metrics = features.data, features.model.task.metrics
-  chosen = config.recipe == AUTO and config.select == AUTO and config.select_metric == "primary" and not config.epochs
-  if not (chosen and phase.trains_backbone and metrics.counts_right_answers and features.model.backbone.pretrained):
-    return ""
-  count = len(data.validation)
-  errors = round((1 - metrics.score(probe.logits, data.validation_targets)) * count)
-  needed = round((statistics.least_difference(1000, selection.ONE_STANDARD_ERROR) or 1) * 1000)
-  if errors >= needed:
-    return ""
-  return (
-    f"the probe answers {errors} of {count:,} validation examples wrong, and fine-tuning would have to gain {needed} "
-    "to be selected; --recipe=lp_ft trains it, a larger --validation_fraction can show smaller gains"
-  )
 
 
 def _with_latest(done, latest, phase, phases, features):
@@ -288,14 +329,13 @@ def _with_values(name, found, phase_name, phases, features):
   found = [np.asarray(value, old.dtype) for value, old in zip(found, values(stages.changing(features.model, phases)))]
   empty = Candidate(name, np.zeros(0), found, phase_name)
   use(empty, phases, features)
-  return dataclasses.replace(empty, logits=_finite(name, features.logits(features.data.validation)))
+  return dataclasses.replace(empty, logits=selection.finite(name, features.logits(features.data.validation)))
 
 
 def _interpolated(config, done, phases, features):
   """Returns the best candidate between the probe and the best fine-tuned weights (WiSE-FT, Wortsman et al. 2022)."""
-  named = (BEST_SHARES if config.preset == "best" else "none") if config.interpolate == AUTO else config.interpolate
-  shares = [] if named == "none" else [float(share) for share in named.split(",")]
-  if not shares or len(done.candidates) < 2 or any(phase.trains.reset_head for phase in phases):
+  shares = selection.shares(config, phases)
+  if not shares or len(done.candidates) < 2:
     return []
   probe, tuned = done.candidates
   found = {}
@@ -321,11 +361,5 @@ def _averaged(results, features, changing):
 
 
 def _candidate(name, phase, features, changing):
-  logits = _finite(name, features.logits(features.data.validation))
+  logits = selection.finite(name, features.logits(features.data.validation))
   return Candidate(name, logits, values(changing), phase.name)
-
-
-def _finite(name, logits):
-  if not np.isfinite(logits).all():
-    raise RunFailed(f"{name}: the logits of the validation split are not finite: lower --learning_rate")
-  return logits

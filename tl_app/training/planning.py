@@ -15,6 +15,7 @@ from tl_app.config.groups import InputConfig
 from tl_app.data import modalities, pipeline
 from tl_app.data.training_data import TrainingData
 from tl_app.errors import UserError
+from tl_app.features.frozen import Features
 from tl_app.model import stages, variables
 from tl_app.model.model import Model
 from tl_app.preprocessing import long_text
@@ -184,6 +185,19 @@ def plan_phases(config, data: TrainingData, model: Model, devices: Devices, reci
   for phase in phases:
     _check_stages(phase, model, devices)
   return phases
+
+
+def for_other_data(config, plan: Plan, features: Features, recipe: Callable) -> Callable[[TrainingData], list[Phase]]:
+  """Returns a function (`TrainingData`) -> the phases of the recipe for so many examples.
+
+  Args:
+    config: the `Config`.
+    plan: the `Plan` of the run.
+    features: the `Features` of the run.
+    recipe: as of `plan_phases`.
+  """
+  model, devices = features.model, features.devices
+  return lambda data: plan.batch_size.applied(recipe(config, facts(config, data, model, devices), devices.replicas))
 
 
 def make(

@@ -22,7 +22,6 @@ from tl_app.training.selection import SIGNIFICANT, Candidate
 
 log = logging.getLogger(__name__)
 
-FOLDS = 5
 # The smallest gain that the validation split should be able to show, as a share of the errors of the probe.
 GAIN = 0.1
 
@@ -60,21 +59,20 @@ def decide(config, features: Features, logits: np.ndarray) -> Refit:
   reason = "" if config.refit == "always" else _against(config, features)
   if reason:
     return Refit(0, reason)
-  count = _folds(features).max() + 1
+  count = len(_masks(features))
   if count < 2:
-    few = "the examples of no class can be divided: each has one different example"
     if config.refit == "always":
-      raise UserError(f"--refit=always: {few}; remove the flag")
-    return Refit(0, few)
+      raise UserError(f"--refit=always: {folds.TOO_FEW}; remove the flag")
+    return Refit(0, folds.TOO_FEW)
   if config.refit == "always":
-    return Refit(int(count), "--refit=always")
+    return Refit(count, "--refit=always")
   size, needed = len(data.validation), round(_least_examples() / GAIN)
   errors, what = size, f"the validation split has {size:,} examples"
   if metrics.counts_right_answers:
     errors = round((1 - metrics.score(logits, data.validation_targets)) * size)
     what = f"{errors:,} of {size:,} validation examples are answered wrong"
   shows = f"with {needed} a gain of {GAIN:.0%} is significant"
-  return Refit(int(count) if errors < needed else 0, f"{what}; {shows}")
+  return Refit(count if errors < needed else 0, f"{what}; {shows}")
 
 
 def _least_examples():
@@ -97,7 +95,7 @@ def _against(config, features):
   if config.adapt != "none":
     return f"--adapt={config.adapt} compares on the validation split"
   width, outputs = features.model.backbone.feature_size, len(features.model.task.names)
-  if FOLDS * len(features.frozen().rows) * width * outputs > MOST_WORK:
+  if folds.FOLDS * len(features.frozen().rows) * width * outputs > MOST_WORK:
     return "cross-validation would take too long"
   return ""
 
@@ -110,17 +108,37 @@ def cross_validate(phase: Phase, features: Features, strength: float | None = No
     features: the `Features` of the run.
     strength: the only one to try; None tries several.
   """
-  fold_of = _folds(features)
-  parts = [_part(features, fold_of != fold, fold_of == fold) for fold in range(fold_of.max() + 1)]
+  parts = [_part(features, ~held_out, held_out) for held_out in _masks(features)]
   return heads.solve(features.model.head, phase.optimizer.solver, features.model.task, parts, strength)
 
 
-def _folds(features):
-  """Returns the fold of each training and validation example, without empty folds."""
+def parts(features: Features) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Returns (rows to train on, rows that are held out) of each fold, in the order of `refitted`; no copies."""
+  rows = _examples(features.data)
+  return [(rows[~held_out], rows[held_out]) for held_out in _masks(features)]
+
+
+def fit_fold(phase: Phase, features: Features, strength: float) -> None:
+  """Fits the head of the model on the training split of `features` with a known strength.
+
+  Args:
+    phase: the `Phase` of the probe.
+    features: the `Features` of a fold, whose validation split is held out.
+    strength: of the regularisation.
+  """
+  model, count = features.model, len(features.data.train)
+  fitted = np.arange(len(_examples(features.data))) < count
+  part = _part(features, fitted, ~fitted)
+  found = heads.solve(model.head, phase.optimizer.solver, model.task, [part], strength)
+  heads.set_logits(model.head, found.weights[0])
+
+
+def _masks(features):
+  """Returns for each fold which of the training and validation examples are held out, bool [n]."""
   data = features.data
-  fold_of = folds.make(data.split, _examples(data), FOLDS, int(data.split.settings["split_seed"]))
-  numbers = np.unique(fold_of[fold_of >= 0])
-  return np.where(fold_of < 0, fold_of, np.searchsorted(numbers, fold_of))
+  found = folds.parts(data.split, _examples(data), int(data.split.settings["split_seed"]))
+  positions = np.arange(len(data.train) + len(data.validation))
+  return [np.isin(positions, part) for part in found]
 
 
 def _examples(data):
@@ -152,11 +170,10 @@ def refitted(candidate: Candidate, phases: list[Phase], features: Features, refi
   changing = stages.changing(model, phases)
   for variable, value in zip(changing, candidate.values):
     variable.assign(value)
-  fold_of = _folds(features)
 
   def fit():
     found = cross_validate(phases[0], features, refit.strength)
-    every = np.ones(len(fold_of), bool)
+    every = np.ones(len(_examples(data)), bool)
     whole = heads.solve(
       model.head, phases[0].optimizer.solver, model.task, [_part(features, every, every)], refit.strength
     )
@@ -165,12 +182,7 @@ def refitted(candidate: Candidate, phases: list[Phase], features: Features, refi
 
   logits, *weights = features.devices.arrays(fit)
   model.head.set_weights(weights)
-  held = np.concatenate([np.flatnonzero(fold_of == fold) for fold in range(refit.folds)])
-  log.info(
-    "the probe is fitted again, on the %s training and validation examples together; the answers of the %d folds stand "
-    "for the validation split",
-    *(f"{len(fold_of):,}", refit.folds),
-  )
   estimate = {"estimate": "cross_validation", "folds": refit.folds}
-  answers = {"logits": logits, "rows": _examples(data)[held], "estimate": estimate}
+  rows = np.concatenate([held_out for _, held_out in parts(features)])
+  answers = {"logits": logits, "rows": rows, "estimate": estimate}
   return dataclasses.replace(candidate, values=values(changing), **answers)

@@ -10,6 +10,9 @@ import sklearn.neighbors
 from tl_app import slices
 from tl_app.config import AUTO
 from tl_app.data.training_data import TrainingData
+from tl_app.errors import RunFailed
+from tl_app.features.frozen import Features
+from tl_app.recipes.phase import Phase
 from tl_app.report import formatting
 from tl_app.tasks import statistics
 from tl_app.training.answered import Answered
@@ -23,6 +26,8 @@ SIGNIFICANT = 0.05
 # one-standard-error rule (Breiman et al. 1984): a normal variable is further than one standard error from its mean with
 # this probability. The smaller validation splits are, the more often the better score of a candidate is chance.
 ONE_STANDARD_ERROR = 0.32
+# Shares of the fine-tuned weights that the preset `best` tries, see --interpolate.
+BEST_SHARES = "0.25,0.5,0.75"
 # Name of the candidate of --adapt.
 ADAPTED = "adapted"
 # Candidates that differ from the pretrained network in the head alone.
@@ -36,7 +41,8 @@ class Candidate:
   Attributes:
     name: "probe", "fine_tuned", "averaged", "soup", "interpolated", "adapted".
     logits: float32 [validation examples, outputs], or the held-out answers of cross-validation.
-    values: NumPy arrays of the variables that may differ between candidates, in a fixed order.
+    values: NumPy arrays of the variables that may differ between candidates, in a fixed order; [] for a candidate that
+      lost in cross-validation, of which there is no model.
     phase: name of the last phase that changed them.
     rows: rows of the examples of `logits`; None for those of the validation split.
     estimate: where `logits` come from: {"estimate": "validation_split"}, or "cross_validation" and "folds".
@@ -53,6 +59,11 @@ class Candidate:
     """Returns what the model answered on the examples of `logits`, which it has not learnt from."""
     rows = data.validation if self.rows is None else self.rows
     return Answered(self.logits, data.targets[rows], rows, self.estimate)
+
+  @property
+  def measured(self) -> str:
+    """Where `logits` come from, in words."""
+    return formatting.measured(self.estimate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +84,17 @@ class Selection:
   baselines: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
 
+def finite(name: str, logits: np.ndarray) -> np.ndarray:
+  """Returns the logits of a candidate.
+
+  Raises:
+    RunFailed: one is NaN or infinite.
+  """
+  if not np.isfinite(logits).all():
+    raise RunFailed(f"{name}: the logits of the validation split are not finite: lower --learning_rate")
+  return logits
+
+
 def better(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Candidate:
   """Returns the candidate with the highest primary metric, and the first one if several are equal.
 
@@ -82,6 +104,20 @@ def better(candidates: Sequence[Candidate], targets: np.ndarray, task) -> Candid
     task: the `Task`.
   """
   return max(candidates, key=lambda candidate: task.metrics.score(candidate.logits, targets))
+
+
+def of_run(candidates: Sequence[Candidate], features: Features, config) -> Selection:
+  """Returns the `Selection` of --select and --select_metric, see `select`.
+
+  Args:
+    candidates: the candidates, with answers for the same examples, the probe first.
+    features: the `Features` of the run.
+    config: the `Config`.
+  """
+  data = features.data
+  answered = candidates[0].answered(data)
+  groups = slices.of_user(data.examples.take(answered.rows)) if config.select_metric == "worst_group" else []
+  return select(candidates, answered.targets, features.model.task, config.select, groups)
 
 
 def select(
@@ -112,7 +148,7 @@ def select(
   by_name = {candidate.name: candidate for candidate in candidates}
   if wanted in by_name:
     scores = ", ".join(f"{name} {values[task.metrics.primary_metric]:.4f}" for name, values in metrics.items())
-    reason = f"{formatting.candidate(wanted)}: by --select={wanted} (on the validation split: {scores})"
+    reason = f"{formatting.candidate(wanted)}: by --select={wanted} ({first.measured}: {scores})"
     return Selection(by_name[wanted], reason, metrics)
   if ADAPTED in by_name:
     return _adapted_or_first(by_name[ADAPTED], first, metrics, task)
@@ -138,8 +174,49 @@ def _best_worst_group(candidates, targets, task, metrics, groups):
     f"{formatting.candidate(name)} {score:.4f} ({group})"
     for name, (group, score) in sorted(worst.items(), key=lambda item: item[0] != best.name)
   ]
-  reason = f"the best {task.metrics.primary_title} in the worst group of the validation split: {', '.join(told)}"
+  where = "in cross-validation" if best.rows is not None else "of the validation split"
+  reason = f"the best {task.metrics.primary_title} in the worst group {where}: {', '.join(told)}"
   return Selection(best, f"{formatting.candidate(best.name)}: {reason}", metrics)
+
+
+def shares(config, phases: Sequence[Phase]) -> list[float]:
+  """Returns the shares of the fine-tuned weights of the candidates of --interpolate.
+
+  Args:
+    config: the `Config`.
+    phases: the phases of the `Plan`; weights of a new head have nothing between them and those of the probe.
+  """
+  named = (BEST_SHARES if config.preset == "best" else "none") if config.interpolate == AUTO else config.interpolate
+  if named == "none" or any(phase.trains.reset_head for phase in phases):
+    return []
+  return [float(share) for share in named.split(",")]
+
+
+def cannot_win(probe: Candidate, phase: Phase, features: Features, config) -> str:
+  """Returns why the fine-tuning that --preset chose cannot be selected, or "".
+
+  One standard error of `select` is a number of examples that only the fine-tuned model gets right; a probe with fewer
+  errors cannot be beaten by as many.
+
+  Args:
+    probe: the `Candidate`, with its answers for the validation split or those of cross-validation.
+    phase: a `Phase` after the probe.
+    features: the `Features` of the run.
+    config: the `Config`. What it asks for is done: only the default recipe is skipped.
+  """
+  data, metrics = features.data, features.model.task.metrics
+  chosen = config.recipe == AUTO and config.select == AUTO and config.select_metric == "primary" and not config.epochs
+  if not (chosen and phase.trains_backbone and metrics.counts_right_answers and features.model.backbone.pretrained):
+    return ""
+  count = len(probe.logits)
+  errors = round((1 - metrics.score(probe.logits, probe.answered(data).targets)) * count)
+  needed = round((statistics.least_difference(1000, ONE_STANDARD_ERROR) or 1) * 1000)
+  if errors >= needed:
+    return ""
+  return (
+    f"the probe answers {errors} of {count:,} examples wrong {probe.measured}, and fine-tuning would have to gain "
+    f"{needed} to be selected; --recipe=lp_ft trains it, a larger --validation_fraction can show smaller gains"
+  )
 
 
 def plain_baseline(features: tuple, targets: np.ndarray, task) -> np.ndarray | None:
@@ -198,19 +275,19 @@ def _reason(best, first, metrics, task, count):
     beaten = max(others, key=score.get)
     if score[beaten] > score[first.name]:
       return (
-        f"{first.name}: {formatting.candidate(beaten)} has {score[beaten]:.4f} on the validation split and "
+        f"{first.name}: {formatting.candidate(beaten)} has {score[beaten]:.4f} {first.measured} and "
         f"{first.name} {score[first.name]:.4f}, which is less than one standard error ({task.metrics.test_title} p = "
         f"{metrics[beaten]['p_value']:.2g})"
       )
     doubt = _doubt(metrics[beaten]["p_value"], task, count)
     return (
-      f"{best.name}: fine-tuning did not help on the validation split "
+      f"{best.name}: fine-tuning did not help {first.measured} "
       f"({formatting.candidate(beaten)} {score[beaten]:.4f}, {best.name} {score[best.name]:.4f}{doubt and '; '}{doubt})"
     )
   p = metrics[best.name]["p_value"]
   doubt = _doubt(p, task, count)
   return (
-    f"{formatting.candidate(best.name)}: {score[best.name]:.4f} on the validation split, "
+    f"{formatting.candidate(best.name)}: {score[best.name]:.4f} {first.measured}, "
     f"{first.name} {score[first.name]:.4f} ({task.metrics.test_title} p = {p:.2g}{doubt and ': '}{doubt})"
   )
 

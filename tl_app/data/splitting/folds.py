@@ -9,6 +9,20 @@ from tl_app.data.splitting.splits import Splits
 
 # Fold of an example that is in the training part of every fold.
 NEVER_HELD_OUT = -1
+# Why there are fewer than two folds.
+TOO_FEW = "the examples of no class can be divided: each has one different example"
+# Number of folds, where nothing else is asked for.
+FOLDS = 5
+
+
+def parts(split: Splits, indices: np.ndarray, seed: int, count: int = FOLDS) -> list[np.ndarray]:
+  """Returns the held-out positions in `indices` of each fold that holds any, see `make`.
+
+  Args:
+    split, indices, seed, count: as of `make`.
+  """
+  fold_of = make(split, indices, count, seed)
+  return [np.flatnonzero(fold_of == fold) for fold in np.unique(fold_of[fold_of >= 0])]
 
 
 def make(split: Splits, indices: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from tl_app.report.sections.section import Section
 def _context(facts):
   candidates = facts.metrics.get("candidates", {})
   rows = [{"name": formatting.candidate(name)} | values for name, values in candidates.items()]
-  return {"candidates": rows} if rows else None
+  return {"candidates": rows, "measured": formatting.measured(facts.metrics.get("compared", {}))} if rows else None
 
 
 def _answers(facts):
@@ -44,8 +44,8 @@ def _against_simple(facts):
     f"It is {'better than' if own > simple[name] else 'as good as' if own == simple[name] else 'not better than'}"
   )
   return [
-    f"{verdict} the best simple method, {formatting.candidate(name)}: {title} {own:.2f} against {simple[name]:.2f} on "
-    "the validation split."
+    f"{verdict} the best simple method, {formatting.candidate(name)}: {title} {own:.2f} against {simple[name]:.2f} "
+    f"{formatting.measured(facts.metrics.get('compared', {}))}."
   ]
 
 

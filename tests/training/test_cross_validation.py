@@ -1,0 +1,121 @@
+"""Tests of cross-validation of fine-tuning, and of the model that is fine-tuned on training and validation examples."""
+
+import types
+
+import numpy as np
+import pytest
+import tiny_presets
+
+from tl_app import files
+from tl_app.commands import train
+from tl_app.config import Config
+from tl_app.data.splitting import folds
+from tl_app.recipes import recipes
+from tl_app.recipes.facts import Facts
+from tl_app.tasks import SINGLE_LABEL, solvers
+from tl_app.training import cross_validation
+from tl_app.training.cross_validation import CrossValidation
+from tl_app.training.refit import Refit
+from tl_app.training.selection import Candidate
+from tl_app.workdir import Record, Workdir
+
+FACTS = Facts(100, 2, 1e-4, {"layer": ("layer/kernel",)})
+TASK = SINGLE_LABEL.with_codec(names=("a", "b"))
+
+
+def _features(workers=1, pretrained=True, task=TASK, copies=0):
+  backbone = types.SimpleNamespace(pretrained=pretrained)
+  data = types.SimpleNamespace(train_rows=np.zeros((1 + copies, 20), int), targets=np.zeros(20, int))
+  model = types.SimpleNamespace(backbone=backbone, task=task)
+  return types.SimpleNamespace(model=model, data=data, devices=types.SimpleNamespace(workers=workers))
+
+
+@pytest.mark.parametrize(
+  ("flags", "features", "reason"),
+  [
+    ({}, {}, ""),
+    ({"select": "fine_tuned", "recipe": "gradual"}, {}, ""),
+    ({}, {"workers": 2}, "one machine"),
+    ({}, {"pretrained": False}, "random weights"),
+    ({"select": "averaged"}, {}, "--select=averaged"),
+    ({"preset": "best"}, {}, "soups"),
+    ({"interpolate": "0.5"}, {}, "interpolated"),
+    ({"recipe": "contrastive"}, {}, "--recipe=contrastive chooses the strength"),
+    ({"ood_score": "knn"}, {}, "out-of-distribution"),
+    ({"augment_copies": 2}, {"copies": 2}, "--augment_copies=2"),
+  ],
+)
+def test_what_is_not_cross_validated(flags, features, reason):
+  config = Config(**flags)
+  found = cross_validation.why_not(config, recipes.plan(config, FACTS), _features(**features))
+  assert reason in found and bool(reason) == bool(found)
+
+
+def _crossing(tmp_path, monkeypatch, answers, **flags):
+  """Returns the `CrossValidation` of four folds of five examples whose fine-tuned answers have so many errors each."""
+  network = types.SimpleNamespace(variables=[])
+  features = _features()
+  features.model.network = network
+  features.with_parts = lambda *_: None
+  monkeypatch.setattr(CrossValidation, "_fold", lambda self, features, strength, number: _logits(answers[number - 1]))
+  config, record = Config(**flags), Record(Workdir(tmp_path))
+  return CrossValidation([], features, config, record, None, list)
+
+
+def _logits(wrong, size=5):
+  right = np.arange(size) >= wrong
+  return np.stack([right, ~right], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+  ("errors", "ended"), [((0, 0, 0, 0), 4), ((1, 1, 1, 1), 4), ((5, 0, 0, 0), 1), ((2, 2, 5, 5), 2)]
+)
+def test_folds_end_where_the_probe_is_better(tmp_path, monkeypatch, errors, ended):
+  crossing = _crossing(tmp_path, monkeypatch, errors)
+  probe = Candidate(
+    "probe", np.concatenate([_logits(1), *[_logits(0)] * 3]), [], "probe", rows=np.arange(20), estimate={"folds": 4}
+  )
+  planned = {"seconds": 0.0, "final": 0.0}
+  answers, in_time = crossing._answers(probe, Refit(4, "", 1.0), [((), ())] * 4, planned, [])
+  assert (len(answers), in_time) == (ended, True)
+
+
+@pytest.mark.slow
+def test_a_run_continues_after_its_folds_to_the_same_bits(tmp_path, monkeypatch):
+  monkeypatch.setattr(folds, "FOLDS", 2)
+  monkeypatch.setattr(folds.parts, "__defaults__", (2,))
+  flags = tiny_presets.reviews_run(tmp_path) | {
+    "recipe": "lp_ft",
+    "train_stages": "top:1",
+    "epochs": 2,
+    "export": False,
+  }
+  flags |= {"refit": "always", "select": "fine_tuned", "learning_rate": 3e-3}
+  found = train.train_and_evaluate(Config(**flags), tmp_path / "whole")
+  splits = files.read_json(tmp_path / "whole/splits.json")["splits"]
+  both = len(splits["train"]["ids"]) + len(splits["validation"]["ids"])
+  assert found["validation"]["num_examples"] == both and found["validation"]["folds"] == 2
+  assert found["compared"] == {"estimate": "cross_validation", "folds": 2}
+  assert found["selected_candidate"] == "fine_tuned" and set(found["candidates"]) > {"probe", "tf_idf"}
+  plan = files.read_json(tmp_path / "whole/plan.json")
+  refit = plan["phases"][0]["refit"]
+  assert refit["folds"] == 2 and refit["strength"] in solvers.STRENGTHS
+  assert plan["cross_validation"]["folds"] == 2 and plan["candidates"] == {"probe": "probe", "fine_tuned": "fine_tune"}
+
+  fold, numbers = CrossValidation._fold, []
+
+  def interrupted(self, features, strength, number):
+    numbers.append(number)
+    if numbers == [1, 2]:
+      raise KeyboardInterrupt
+    return fold(self, features, strength, number)
+
+  monkeypatch.setattr(CrossValidation, "_fold", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    train.train_and_evaluate(Config(**flags), tmp_path / "parts")
+  again = train.train_and_evaluate(Config(**flags), tmp_path / "parts")
+  assert numbers == [1, 2, 2]
+  assert again["test"] == found["test"] and again["validation"] == found["validation"]
+  for name in ("probe", "fine_tuned"):
+    one, other = (np.load(next((tmp_path / run / "checkpoints" / name).glob("*.npz"))) for run in ("whole", "parts"))
+    assert all((one[key] == other[key]).all() for key in one.files) and one.files == other.files

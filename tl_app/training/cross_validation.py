@@ -1,0 +1,264 @@
+"""Cross-validation of fine-tuning, where a validation split is too small to tell it from the probe.
+
+Each fold is a small run: the probe is fitted on the training part, the phases of the recipe train from it, and the
+result answers the held-out examples. On these examples it is compared with the probe. If fine-tuning wins, the final
+model is trained on training and validation examples together, with the same schedule as the folds.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from tl_app import progress
+from tl_app.backbones.weights import values
+from tl_app.compute import precision, time_budget
+from tl_app.compute.precision import PLAIN
+from tl_app.config import AUTO, Config
+from tl_app.data.training_data import TrainingData
+from tl_app.features.frozen import Features
+from tl_app.model import stages
+from tl_app.recipes.phase import Phase
+from tl_app.training import continuing, fit, refit, selection
+from tl_app.training.refit import Refit
+from tl_app.training.selection import Candidate
+from tl_app.training.time_limit import TimeLimit
+from tl_app.workdir import Record
+
+log = logging.getLogger(__name__)
+
+# Longest time of the folds with --refit=auto, in seconds. A data set that is large enough to need no folds is
+# fine-tuned for 1,000 steps, which take about so long with the starter text network on two cores (0.3 s a step): a
+# small one may not take longer to decide than a large one takes to train.
+MOST_SECONDS = 300.0
+# Name of the part of the `RunState` with the answers of the folds that have ended.
+PART = "folds"
+
+
+@dataclasses.dataclass(frozen=True)
+class Crossed:
+  """What cross-validation has shown.
+
+  Attributes:
+    candidates: the probe, and unless `skipped` the fine-tuned candidate, with answers for the same held-out examples.
+      The values of the probe are those of its fit on training and validation examples together. The fine-tuned one has
+      no values.
+    features: the `Features` whose training split is both splits together.
+    phases: those that train the final model from the probe; [] if the probe is selected.
+    skipped: why nothing is fine-tuned on both splits; "" if something is.
+  """
+
+  candidates: list[Candidate]
+  features: Features
+  phases: list[Phase]
+  skipped: str
+
+
+def why_not(config: Config, phases: list[Phase], features: Features) -> str:
+  """Returns why the fine-tuning of these phases is not cross-validated, or "".
+
+  Args:
+    config: the `Config`.
+    phases: the phases of the `Plan`, the probe first.
+    features: the `Features` of the run.
+  """
+  model, data = features.model, features.data
+  if features.devices.workers > 1:
+    return "it runs on one machine only"
+  if not model.backbone.pretrained:
+    return "early stopping on the validation split ends the training of random weights"
+  if config.select not in (AUTO, "fine_tuned"):
+    return f"--select={config.select}"
+  if config.preset == "best" or config.fine_tuning_seeds > 1 or config.interpolate not in (AUTO, "none"):
+    return "soups and interpolated weights are compared on the validation split"
+  if not all(phase.trains_backbone and phase.objective.trains_head for phase in phases[1:]):
+    return f"--recipe={config.recipe} chooses the strength of its last head on the validation split"
+  if config.answers.needs_ood:
+    return "the out-of-distribution score needs validation examples that the model has not learnt from"
+  if len(data.train_rows) > 1:
+    return f"--augment_copies={config.augment_copies} copies the training examples only"
+  if model.task.per_token:
+    return f"--task={model.task.name} answers each word"
+  if any(phase.inputs.microbatches > 1 for phase in phases):
+    return "--batch_size=auto divides the batches"
+  return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossValidation:
+  """Cross-validation of the fine-tuning of a run.
+
+  Attributes:
+    phases: the phases of the `Plan`, the probe first.
+    features: the `Features` of the run, whose model holds the probe of the training split.
+    config: the `Config`.
+    record: the `Record` of the run.
+    limit: the `TimeLimit`, or None.
+    plan: function (the `TrainingData` of a fold) -> the phases of the recipe for that many examples.
+  """
+
+  phases: list[Phase]
+  features: Features
+  config: Config
+  record: Record
+  limit: TimeLimit | None
+  plan: Callable[[TrainingData], list[Phase]]
+
+  def run(self, probe: Candidate, decided: Refit) -> Crossed | None:
+    """Returns what the folds show, or None if fine-tuning is compared with the probe on the validation split.
+
+    The model has the values from before. A fold that has ended is not run again when the run continues.
+
+    Args:
+      probe: the candidate of the training split.
+      decided: the `Refit` of the probe, with folds.
+    """
+    reason = why_not(self.config, self.phases, self.features)
+    if reason:
+      log.info("fine-tuning is not cross-validated: %s", reason)
+      self._note(0, reason)
+      return None
+    network, random = self.features.model.network, continuing.random_state()
+    start = values(network.variables)
+    with self.record.clock("train"):
+      found = self._run(refit.refitted(probe, self.phases, self.features, decided), decided, start)
+    continuing.assign(network.variables, start)
+    if found:
+      # The same for a run that continues after the folds.
+      keras.utils.set_random_seed(self.config.seed)
+    else:
+      continuing.set_random_state(random)
+    return found
+
+  def _run(self, probe, decided, start):
+    parts = refit.parts(self.features)
+    whole = self.features.with_parts(np.concatenate(parts[0]), np.zeros(0, np.int64))
+    final = self._fixed(whole)
+    reason = selection.cannot_win(probe, self.phases[1], self.features, self.config)
+    if reason:
+      self._note(0, reason)
+      return Crossed([probe], whole, [], reason)
+    continuing.assign(self.features.model.network.variables, start)
+    planned = self.record.state.decide("cross_validation", lambda: self._planned(parts, final))
+    log.info("%s", planned["reason"])
+    self._note(planned["folds"], planned["reason"])
+    if not planned["folds"]:
+      return None
+    answers, in_time = self._answers(probe, decided, parts, planned, start)
+    if not in_time:
+      reason = "--max_minutes: the folds took longer than measured, so the probe is the model"
+      log.warning("%s", reason)
+      self._note(len(answers), reason)
+      return Crossed([probe], whole, [], reason)
+    compared = _compared(probe, answers, self.features.data, self.phases[-1].name)
+    won = selection.of_run(compared, self.features, self.config).best is compared[1]
+    self._note(len(answers), planned["reason"])
+    return Crossed(compared, whole, final if won else [], "" if won else f"it did not win {compared[1].measured}")
+
+  def _note(self, folds, reason):
+    """Notes for plan.json how many folds were run, and why."""
+    self.record.note("cross_validation", {"folds": folds, "reason": reason})
+
+  def _fixed(self, features):
+    """Returns the phases after the probe for the training split of `features`; they keep the weights of their end."""
+    planned = self.plan(features.data)[1:]
+    return [phase.replace(monitor="", patience=0, ema=0.0) for phase in planned]
+
+  def _planned(self, parts, final):
+    """Returns {"folds", "reason", "seconds"}, with 0 folds if they take too long, from the measured time of a step."""
+    (train, held), last = parts[0], final[-1]
+    of_fold = self.features.with_parts(train, held)
+    step, first = _measured_step(self._fixed(of_fold)[-1], of_fold, self.config.seed)
+    steps = sum(phase.schedule.steps for phase in self._fixed(of_fold))
+    last_steps = sum(phase.schedule.steps for phase in final)
+    answered = time_budget.FORWARD * math.ceil(len(held) / last.inputs.batch_size)
+    seconds, rest = len(parts) * (first + step * (steps + answered)), first + step * last_steps
+    what = (
+      f"{len(parts)} folds of {steps:,} steps of {step:.2f} s, as measured: {progress.about(seconds)}, and "
+      f"{progress.about(rest)} if it wins"
+    )
+    reason = ""
+    if self.config.refit == AUTO and seconds > MOST_SECONDS:
+      reason = f"longer than {progress.about(MOST_SECONDS)}; --refit=always does it"
+    elif self.limit and not self._fits(seconds + rest):
+      reason = f"--max_minutes={self.limit.max_minutes:g} does not allow it"
+    told = f"fine-tuning is cross-validated: {what}"
+    if reason:
+      told = f"fine-tuning is compared on the validation split alone, not cross-validated ({what}): {reason}"
+    return {"folds": 0 if reason else len(parts), "reason": told, "seconds": seconds / len(parts), "final": rest}
+
+  def _fits(self, seconds):
+    assert self.limit
+    return self.limit.seconds_left() - time_budget.CLOSING_SECONDS[self.limit.export] >= seconds
+
+  def _answers(self, probe, decided, parts, planned, start):
+    """Returns (answers for the held-out examples of each fold, whether --max_minutes left the time for them).
+
+    Folds end when the probe is better by one standard error: fine-tuning costs the most where it does not help.
+    """
+    state, data = self.record.state, self.features.data
+    answers = (state.get(PART) or {"logits": []})["logits"]
+    needed = {"next fold": planned["seconds"] + planned["final"], "final model": planned["final"]}
+    while len(answers) < len(parts) and not (answers and self._loses(_compared(probe, answers, data))):
+      number = len(answers) + 1
+      if self.limit and not state.decide(f"fold {number}", lambda: self._fits(needed["next fold"])):
+        return answers, False
+      continuing.assign(self.features.model.network.variables, start)
+      keras.utils.set_random_seed(self.config.seed)
+      of_fold = self.features.with_parts(*parts[number - 1])
+      with progress.quiet("tl_app.training"), progress.quiet("tl_app.model"):
+        answers.append(self._fold(of_fold, decided.strength, number))
+      one, other = (self._score(candidate) for candidate in _compared(probe, answers, data))
+      log.info(
+        "fold %d of %d: %s of fine-tuning %.4f, of the probe %.4f, on %s held-out examples so far",
+        *(number, len(parts), self.features.model.task.metrics.primary_title, other, one),
+        f"{sum(map(len, answers)):,}",
+      )
+      continuing.save_part(self.record, PART, lambda: {"logits": answers})
+    fits = not self.limit or state.decide("final model", lambda: self._fits(needed["final model"]))
+    return answers, fits
+
+  def _fold(self, features, strength, number):
+    """Returns the answers of fine-tuning for the held-out examples, the validation split of `features`."""
+    refit.fit_fold(self.phases[0], features, strength)
+    record = self.record.without_state()
+    for phase in self._fixed(features):
+      settings = dataclasses.replace(self.config, profile_input=False, seed=self.config.seed + phase.inputs.seed_offset)
+      fit.fit(phase.replace(name=f"{phase.name}_fold_{number}"), features, settings, record)
+    return selection.finite("fine_tuned", features.logits(features.data.validation))
+
+  def _score(self, candidate):
+    targets = candidate.answered(self.features.data).targets
+    return self.features.model.task.metrics.score(candidate.logits, targets)
+
+  def _loses(self, compared):
+    """Returns whether the probe is better by one standard error or more."""
+    probe, tuned = compared
+    if self.config.select != AUTO or self.config.select_metric != "primary":
+      return False
+    targets = probe.answered(self.features.data).targets
+    p_value = self.features.model.task.metrics.p_value(probe.logits, tuned.logits, targets)
+    return self._score(tuned) < self._score(probe) and p_value <= selection.ONE_STANDARD_ERROR
+
+
+def _measured_step(phase, features, seed):
+  """Returns the seconds of a training step, and of the first one, which compiles. The variables keep their values."""
+  with features.devices.scope():
+    stages.set_trainable(features.model, phase)
+    phase_feed, steps = fit.whole_network_steps(phase, features, seed)
+    seconds, _, first = precision.measure(PLAIN, steps, phase_feed.dataset(), rounds=2)
+  return seconds, first
+
+
+def _compared(probe, answers, data, phase=""):
+  """Returns the probe and the fine-tuned candidate on the held-out examples of the folds that have ended."""
+  logits = np.concatenate(answers)
+  rows, estimate = probe.rows[: len(logits)], probe.estimate | {"folds": len(answers)}
+  shared = {"rows": rows, "estimate": estimate}
+  return [
+    dataclasses.replace(probe, logits=probe.logits[: len(logits)], **shared),
+    Candidate("fine_tuned", logits, [], phase, **shared),
+  ]

@@ -4,7 +4,8 @@ import types
 
 import numpy as np
 import pytest
-import tiny_presets
+import tiny_data
+import tiny_modules
 
 from tl_app import files
 from tl_app.commands import train
@@ -81,41 +82,41 @@ def test_folds_end_where_the_probe_is_better(tmp_path, monkeypatch, errors, ende
 
 
 @pytest.mark.slow
-def test_a_run_continues_after_its_folds_to_the_same_bits(tmp_path, monkeypatch):
-  monkeypatch.setattr(folds, "FOLDS", 2)
+def test_a_run_continues_after_the_folds_that_have_ended(tmp_path, monkeypatch):
   monkeypatch.setattr(folds.parts, "__defaults__", (2,))
-  flags = tiny_presets.reviews_run(tmp_path) | {
-    "recipe": "lp_ft",
-    "train_stages": "top:1",
-    "epochs": 2,
-    "export": False,
-  }
-  flags |= {"refit": "always", "select": "fine_tuned", "learning_rate": 3e-3}
-  found = train.train_and_evaluate(Config(**flags), tmp_path / "whole")
-  splits = files.read_json(tmp_path / "whole/splits.json")["splits"]
-  both = len(splits["train"]["ids"]) + len(splits["validation"]["ids"])
-  assert found["validation"]["num_examples"] == both and found["validation"]["folds"] == 2
-  assert found["compared"] == {"estimate": "cross_validation", "folds": 2}
-  assert found["selected_candidate"] == "fine_tuned" and set(found["candidates"]) > {"probe", "tf_idf"}
-  plan = files.read_json(tmp_path / "whole/plan.json")
-  refit = plan["phases"][0]["refit"]
-  assert refit["folds"] == 2 and refit["strength"] in solvers.STRENGTHS
-  assert plan["cross_validation"]["folds"] == 2 and plan["candidates"] == {"probe": "probe", "fine_tuned": "fine_tune"}
-
-  fold, numbers = CrossValidation._fold, []
+  config = Config(
+    backbone=str(tiny_modules.image(tmp_path / "module")),
+    dataset=f"images:{tiny_data.colours(tmp_path / 'colours', per_class=8)}",
+    image_size=16,
+    recipe="lp_ft",
+    epochs=2,
+    refit="always",
+    select="fine_tuned",
+    feature_cache="off",
+    export=False,
+  )
+  fold, answers = CrossValidation._fold, []
 
   def interrupted(self, features, strength, number):
-    numbers.append(number)
-    if numbers == [1, 2]:
+    answers.append((number, fold(self, features, strength, number)))
+    if len(answers) == 2:
       raise KeyboardInterrupt
-    return fold(self, features, strength, number)
+    return answers[-1][1]
 
   monkeypatch.setattr(CrossValidation, "_fold", interrupted)
   with pytest.raises(KeyboardInterrupt):
-    train.train_and_evaluate(Config(**flags), tmp_path / "parts")
-  again = train.train_and_evaluate(Config(**flags), tmp_path / "parts")
-  assert numbers == [1, 2, 2]
-  assert again["test"] == found["test"] and again["validation"] == found["validation"]
-  for name in ("probe", "fine_tuned"):
-    one, other = (np.load(next((tmp_path / run / "checkpoints" / name).glob("*.npz"))) for run in ("whole", "parts"))
-    assert all((one[key] == other[key]).all() for key in one.files) and one.files == other.files
+    train.train_and_evaluate(config, tmp_path / "run")
+  found = train.train_and_evaluate(config, tmp_path / "run")
+  (_, first), (_, second), (number, again) = answers
+  assert number == 2 and (second == again).all()
+  splits = files.read_json(tmp_path / "run/splits.json")["splits"]
+  assert found["validation"]["num_examples"] == len(first) + len(second)
+  assert len(first) + len(second) == len(splits["train"]["ids"]) + len(splits["validation"]["ids"])
+  assert found["compared"] == {"estimate": "cross_validation", "folds": 2} and found["validation"]["folds"] == 2
+  assert found["selected_candidate"] == "fine_tuned" and found["candidates"].keys() > {"probe", "nearest_neighbours"}
+  plan = files.read_json(tmp_path / "run/plan.json")
+  refit = plan["phases"][0]["refit"]
+  assert refit["folds"] == 2 and refit["strength"] in solvers.STRENGTHS
+  assert plan["cross_validation"]["folds"] == 2 and plan["candidates"] == {"probe": "probe", "fine_tuned": "fine_tune"}
+  lines = (tmp_path / "run/log.jsonl").read_text()
+  assert lines.count('"fine_tune"') == 2 and "val_loss" not in lines.splitlines()[-1]

@@ -21,7 +21,7 @@ TUNING = recipes.plan(Config(), Facts(100, 2, 1e-4, {"layer": ("layer/kernel",)}
 
 def _features(task=TASK, pretrained=True, size=40):
   model = types.SimpleNamespace(task=task, backbone=types.SimpleNamespace(pretrained=pretrained))
-  data = types.SimpleNamespace(validation=np.arange(size), validation_targets=np.zeros(size, int))
+  data = types.SimpleNamespace(validation=np.arange(size), targets=np.zeros(size, int))
   return types.SimpleNamespace(model=model, data=data)
 
 

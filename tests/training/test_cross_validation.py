@@ -83,7 +83,7 @@ def test_folds_end_where_the_probe_is_better(tmp_path, monkeypatch, errors, ende
 
 @pytest.mark.slow
 def test_a_run_continues_after_the_folds_that_have_ended(tmp_path, monkeypatch):
-  monkeypatch.setattr(folds.parts, "__defaults__", (2,))
+  monkeypatch.setattr(folds.held_out, "__defaults__", (2,))
   config = Config(
     backbone=str(tiny_modules.image(tmp_path / "module")),
     dataset=f"images:{tiny_data.colours(tmp_path / 'colours', per_class=8)}",

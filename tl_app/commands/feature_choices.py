@@ -106,7 +106,7 @@ class _Bench:
   def _compared(self, flag, candidates, default, features) -> dict:
     """Returns the best of some features, and why; the default one unless it is significantly worse."""
     targets = features.data.targets[self._split.train]
-    parts = folds.parts(self._split, self._split.train, self._config.seed)
+    parts = folds.held_out(self._split, self._split.train, self._config.seed)
     if len(parts) < 2:
       return {"flags": {flag: default}, "scores": {}, "reason": folds.TOO_FEW}
     held_out = targets[np.sort(np.concatenate(parts))]

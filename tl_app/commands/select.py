@@ -129,7 +129,7 @@ class _Bench:
     self._config, self._split, self._task, self._assets = config, split, task, assets
     self._devices = devices_lib.make(config.strategy, config.num_devices, config.deterministic)
     self.rows = np.concatenate([split.train, split.validation])
-    self._parts = folds.parts(split, self.rows, config.seed)
+    self._parts = folds.held_out(split, self.rows, config.seed)
     if len(self._parts) < 2:
       raise UserError(f"{split.examples.source}: {folds.TOO_FEW}; give more examples of a class")
     self.held_out = np.sort(np.concatenate(self._parts))

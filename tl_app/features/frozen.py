@@ -1,6 +1,7 @@
 """`Features`: what a network computes for the examples of a run; frozen features are computed once and kept on disk."""
 
 import contextlib
+import copy
 import dataclasses
 import logging
 import os
@@ -97,9 +98,9 @@ class Features:
 
     The frozen features are shared.
     """
-    data = self.data.with_parts(train, validation)
-    found = Features(self.model, data, self.devices, self.store, self.batch_size, self.clock)
-    found._frozen = self.frozen()
+    self.frozen()
+    found = copy.copy(self)
+    found.data = self.data.with_parts(train, validation)
     return found
 
   def alone(self) -> "Features":

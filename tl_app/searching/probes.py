@@ -61,7 +61,7 @@ def cross_validated(rows: Rows, task: Task, parts: Sequence[np.ndarray]) -> Esti
   Args:
     rows: the `Rows`.
     task: the fitted `Task`.
-    parts: positions of the held-out examples of each fold, see `folds.parts`.
+    parts: positions of the held-out examples of each fold, see `folds.held_out`.
   """
   answers: list[list[np.ndarray]] = [[] for _ in STRENGTHS]
   for part in parts:

@@ -134,7 +134,7 @@ class CrossValidation:
     return found
 
   def _run(self, probe, decided, start):
-    parts = refit.parts(self.features)
+    parts = refit.fold_rows(self.features)
     whole = self.features.with_parts(np.concatenate(parts[0]), np.zeros(0, np.int64))
     final = self._fixed(whole)
     reason = selection.cannot_win(probe, self.phases[1], self.features, self.config)

@@ -40,7 +40,7 @@ def baselines(features: Features, compared: Candidate) -> dict[str, np.ndarray]:
   """
   if compared.rows is None:
     return _baselines(features)
-  parts = refit.parts(features)[: compared.estimate["folds"]]
+  parts = refit.fold_rows(features)[: compared.estimate["folds"]]
   found = [_baselines(features.with_parts(*part)) for part in parts]
   shared = [name for name in found[0] if all(name in part for part in found)]
   return {name: np.concatenate([part[name] for part in found]) for name in shared}

@@ -112,7 +112,7 @@ def cross_validate(phase: Phase, features: Features, strength: float | None = No
   return heads.solve(features.model.head, phase.optimizer.solver, features.model.task, parts, strength)
 
 
-def parts(features: Features) -> list[tuple[np.ndarray, np.ndarray]]:
+def fold_rows(features: Features) -> list[tuple[np.ndarray, np.ndarray]]:
   """Returns (rows to train on, rows that are held out) of each fold, in the order of `refitted`; no copies."""
   rows = _examples(features.data)
   return [(rows[~held_out], rows[held_out]) for held_out in _masks(features)]
@@ -136,7 +136,7 @@ def fit_fold(phase: Phase, features: Features, strength: float) -> None:
 def _masks(features):
   """Returns for each fold which of the training and validation examples are held out, bool [n]."""
   data = features.data
-  found = folds.parts(data.split, _examples(data), int(data.split.settings["split_seed"]))
+  found = folds.held_out(data.split, _examples(data), int(data.split.settings["split_seed"]))
   positions = np.arange(len(data.train) + len(data.validation))
   return [np.isin(positions, part) for part in found]
 
@@ -183,6 +183,6 @@ def refitted(candidate: Candidate, phases: list[Phase], features: Features, refi
   logits, *weights = features.devices.arrays(fit)
   model.head.set_weights(weights)
   estimate = {"estimate": "cross_validation", "folds": refit.folds}
-  rows = np.concatenate([held_out for _, held_out in parts(features)])
+  rows = np.concatenate([held_out for _, held_out in fold_rows(features)])
   answers = {"logits": logits, "rows": rows, "estimate": estimate}
   return dataclasses.replace(candidate, values=values(changing), **answers)

@@ -15,7 +15,7 @@ TOO_FEW = "the examples of no class can be divided: each has one different examp
 FOLDS = 5
 
 
-def parts(split: Splits, indices: np.ndarray, seed: int, count: int = FOLDS) -> list[np.ndarray]:
+def held_out(split: Splits, indices: np.ndarray, seed: int, count: int = FOLDS) -> list[np.ndarray]:
   """Returns the held-out positions in `indices` of each fold that holds any, see `make`.
 
   Args:

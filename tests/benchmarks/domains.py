@@ -27,8 +27,8 @@ METHODS = {
   "`--adapt=coral`": {"adapt": "coral", "select": "adapted"},
   "`--adapt=dann`": {"adapt": "dann", "select": "adapted", "head_hidden_units": "128"},
   "`--adapt=pseudo_labels`": {"adapt": "pseudo_labels", "select": "adapted"},
-  "pretrained on the target": {"backbone": "{pretrained}"},
   "labels of the target": {"dataset": "table:{root}/labelled.csv"},
+  "pretrained on the target": {"backbone": "{pretrained}"},
 }
 
 

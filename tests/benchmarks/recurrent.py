@@ -41,7 +41,7 @@ def right(network: dict, workdir: pathlib.Path, seed: int) -> dict[str, bool]:
   if not (workdir / "metrics.json").exists():
     train.train_and_evaluate(Config(seed=seed, split_seed=seed, **COMMON, **TRAINING, **network), workdir)
   with open(workdir / "predictions_test.csv", newline="", encoding="utf-8") as file:
-    return {row["id"]: row["label"] == row["predicted"] for row in csv.DictReader(file)}
+    return {row["id"]: row["label"] == row["prediction"] for row in csv.DictReader(file)}
 
 
 def main() -> None:

@@ -165,7 +165,7 @@ def test_many_classes_get_a_list_of_confusions_instead_of_a_matrix(tmp_path, num
 
 def test_confusions_and_classes_are_sorted(tmp_path):
   class_names = ["a", "b", "c", "d", "e", "f"]
-  confusion = np.diag([10] * 6)
+  confusion = np.diag([10] * 6 + [0])
   confusion[0, 1], confusion[2, 3], confusion[2, 4] = 30, 5, 7
   write_run(tmp_path, class_names)
   metrics = files.read_json(tmp_path / "metrics.json")

@@ -221,7 +221,7 @@ class MultiLabelMetrics(CountMetrics):
 
   def headline(self, test):
     recall, precision = map(wording.of_hundred, wording.totals(test))
-    return f"{recall} found, {precision} right"
+    return f"{recall} labels found, {precision} answers right"
 
   def describe(self, test):
     recall, precision = map(wording.of_hundred, wording.totals(test))

@@ -198,12 +198,13 @@ class AccuracyMetrics(Metrics):
     return calibration.of_one_class(calibrated, targets)
 
   def headline(self, test):
-    return f"{wording.of_hundred(test['accuracy'])} right"
+    return f"{wording.of_hundred(test['accuracy'], test['num_examples'])} right"
 
   def describe(self, test):
     low, high = test["accuracy_ci95"]
+    right = wording.of_hundred(test["accuracy"], test["num_examples"])
     sentences = [
-      f"{wording.of_hundred(test['accuracy'])} answers are right. On other examples of the same kind it would be "
+      f"{right} answers are right. On other examples of the same kind it would be "
       f"{100 * low:.0f} to {100 * high:.0f} of 100."
     ]
     if test["balanced_accuracy"] < test["accuracy"] - _RARE_IS_HARDER:

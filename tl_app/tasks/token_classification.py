@@ -153,7 +153,7 @@ class EntityMetrics(CountMetrics):
     "word_accuracy": "word accuracy",
   }
   baseline_name: typing.ClassVar = "no_entity"
-  baseline_title: typing.ClassVar = "answering O for every word"
+  baseline_title: typing.ClassVar = "finding no entity"
   support_title: typing.ClassVar = "entities"
 
   def compute_metrics(self, logits, targets, seed=0):
@@ -208,7 +208,8 @@ class EntityMetrics(CountMetrics):
     return calibration.of_one_class(words, truth)
 
   def headline(self, test):
-    return f"{wording.of_hundred(test['recall'])} found, {wording.of_hundred(test['precision'])} right"
+    recall, precision = (wording.of_hundred(test[name]) for name in ("recall", "precision"))
+    return f"{recall} entities found, {precision} answers right"
 
   def describe(self, test):
     return [

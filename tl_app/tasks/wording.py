@@ -8,8 +8,15 @@ import numpy as np
 _FEWEST = 30
 
 
-def of_hundred(share: float) -> str:
-  """Returns a share in [0, 1] as "96 of 100"; near 0 and 1, "997 of 1,000" and "more than 999 of 1,000"."""
+def of_hundred(share: float, count: int = 100) -> str:
+  """Returns a share in [0, 1] as "96 of 100"; near 0 and 1, "997 of 1,000" and "more than 999 of 1,000".
+
+  Args:
+    share: the share.
+    count: number of examples of which it is a share; fewer than 100 are named: "3 of 4".
+  """
+  if count < 100:
+    return f"{round(count * share)} of {count}"
   if share in (0, 1) or 0 < round(100 * share) < 100:
     return f"{round(100 * share)} of 100"
   if 0 < round(1000 * share) < 1000:

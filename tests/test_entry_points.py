@@ -1,6 +1,7 @@
 """The commands as a user runs them, one process each, on one small trained run."""
 
 import json
+import pathlib
 import signal
 import subprocess
 import sys
@@ -136,7 +137,8 @@ def test_check_prints_a_line_a_finding_and_says_by_its_code_how_bad_it_is(world,
   kinds = [finding["kind"] for finding in files.read_json(tmp_path / "o.json")["findings"]]
   assert kinds == ["empty_file", "tiny_image"]
   absent = run("check", "--dataset=images:nowhere", code=2)
-  assert absent.stderr.splitlines()[-1] == "tl_app: --dataset=images:nowhere: there is no directory nowhere"
+  message = "tl_app: --dataset=images:nowhere: there is no directory nowhere, seen from "
+  assert absent.stderr.splitlines()[-1] == f"{message}{pathlib.Path.cwd()}"
 
 
 def test_an_interrupted_run_ends_cleanly_and_its_workdir_is_free(world):

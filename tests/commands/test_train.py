@@ -139,7 +139,7 @@ def test_the_predictions_are_those_that_the_metrics_count(run):
   metrics, workdir = run()
   with open(workdir / "predictions_test.csv", encoding="utf-8", newline="") as file:
     rows = list(csv.DictReader(file))
-  assert list(rows[0]) == ["id", "label", "prediction", "score", "next_label", "next_score", "image"]
+  assert list(rows[0]) == ["id", "label", "prediction", "score", "next_label", "next_score", "prediction_set", "image"]
   assert all(row["image"].endswith(row["id"]) and row["next_label"] != row["prediction"] for row in rows)
   assert all(float(row["next_score"]) <= float(row["score"]) for row in rows)
   assert {row["id"] for row in rows} == ids(workdir, "test") and len(rows) == metrics["test"]["num_examples"]

@@ -20,6 +20,8 @@ FLAGS = {
   "head_learning_rate": 1e-2,
   "select": "fine_tuned",
   "export": False,
+  # Several workers run no folds.
+  "refit": "never",
 }
 PRETRAINING = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3}
 # Batches of 8 and of 12 do not divide the 42 images and 58 texts that train.

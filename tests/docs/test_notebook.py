@@ -42,7 +42,7 @@ def outputs(name, directory):
   notebook.cells.append(nbformat.v4.new_code_cell(WRONG, id="error", metadata={"tags": ["raises-exception"]}))
   nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": directory}}).execute()
   assert notebook.cells.pop().outputs[0].traceback == [
-    "tl_app.UserError: --dataset=table:nowhere.csv: there is no file or directory nowhere.csv"
+    f"tl_app.UserError: --dataset=table:nowhere.csv: there is no file or directory nowhere.csv, seen from {directory}"
   ]
   shown = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
   assert [(id, output.text) for id, each in shown.items() for output in each if output.get("name") == "stderr"] == []

@@ -57,10 +57,10 @@ def _load_one(name, flag, config, assets, verify, known):
   rows, hashes, bad = verify_lib.check(raw, verify, known)
   total = len(rows) + len(bad)
   if bad and config.on_bad_example == "fail":
-    count = f"{'all' if len(bad) == total else f'{len(bad):,} of'} {total:,} examples are bad"
+    count = "all" if len(bad) == total else f"{len(bad):,} of"
     skip = ", or pass --on_bad_example=skip" if rows else ""
     advice = f": fix or remove {'it' if len(bad) == 1 else 'them'}{skip}" if rows or total == 1 else ""
-    raise UserError(f"--{flag}={name}: {bad[0][0]}: {bad[0][1]} ({count}){advice}")
+    raise UserError(f"--{flag}={name}: {bad[0][0]}: {bad[0][1]} ({count} {total:,} examples are bad){advice}")
   if not rows:
     fault = f": all {total:,} are bad, e.g. {bad[0][0]}: {bad[0][1]}" if bad else f"; --{flag} takes: {forms.FORMS}"
     raise UserError(f"--{flag}={name} has no usable example{fault}")

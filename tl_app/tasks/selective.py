@@ -8,6 +8,8 @@ from tl_app.tasks import statistics
 
 # A threshold that no score reaches, since scores are in [0, 1].
 NEVER = 2.0
+# More than float32 rounds a score, as a share of it.
+ROUNDING = 1e-6
 
 
 def threshold_for_error(scores: np.ndarray, right: np.ndarray, max_error: float) -> float:
@@ -38,9 +40,9 @@ def threshold_for_error(scores: np.ndarray, right: np.ndarray, max_error: float)
 
 
 def threshold_for_share(scores: np.ndarray, share: float) -> float:
-  """Returns a threshold that at least the share `share` of new scores reaches, on average (conformal).
+  """Returns the highest threshold that at least the share `share` of new scores reaches, on average (conformal).
 
-  It is halfway between two scores, so that the rounding of an export does not decide about one of them.
+  It is below a score by `ROUNDING` of it, so that the rounding of an export does not decide about that example.
 
   Args:
     scores: float [n] in [0, 1].
@@ -48,8 +50,7 @@ def threshold_for_share(scores: np.ndarray, share: float) -> float:
   """
   # The sum keeps rounding, as in 20 * 0.05, from giving one less.
   rank = math.floor((len(scores) + 1) * (1 - share) + 1e-9)
-  ranked = [0.0, *np.sort(scores)]
-  return float((ranked[rank - 1] + ranked[rank]) / 2) if rank else 0.0
+  return float(np.sort(scores)[rank - 1]) * (1 - ROUNDING) if rank else 0.0
 
 
 def measure(accepted: np.ndarray, right: np.ndarray | None = None, seed: int = 0) -> dict:

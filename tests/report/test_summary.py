@@ -32,6 +32,12 @@ def test_summary_shows_the_accuracy_beside_the_baseline_and_where_things_are(tmp
   assert len({len(line) - len(line[17:].lstrip()) for line in lines}) == 1, "the values are aligned"
 
 
+def test_a_run_that_continued_has_the_seconds_of_all_its_starts():
+  metrics = {"test": measure(*confused(50, 2, 0.8), names(2)), "seconds": {"train": 90.0}}
+  assert "2 min 0 s, in seconds: train 90, start and the rest 30" in summary.lines(metrics, None, 120.0)
+  assert "50 s, in seconds, over all starts: train 90\n" in summary.lines(metrics, None, 50.0) + "\n"
+
+
 def test_classes_without_test_examples_are_counted():
   metrics = {"test": measure(*confused(50, 2, 0.8), names(2))}
   assert "have no test" not in summary.lines(metrics)

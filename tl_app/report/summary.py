@@ -210,6 +210,9 @@ def _seconds(seconds, total):
   known = {name: value for name, value in seconds.items() if isinstance(value, (int, float)) and value}
   if not known:
     return "", ""
-  rest = {"start and the rest": total - sum(known.values())} if total else {}
-  parts = ", ".join(f"{name} {value:.0f}" for name, value in (known | rest).items())
-  return formatting.duration(round(total or sum(known.values()))), f"in seconds: {parts}"
+  rest = total - sum(known.values()) if total else 0
+  # A run that continued knows the seconds of all its starts, and `total` is that of the last one.
+  continued = ", over all starts" if rest < 0 else ""
+  shown = known | ({"start and the rest": rest} if rest > 0 else {})
+  parts = ", ".join(f"{name} {value:.0f}" for name, value in shown.items())
+  return formatting.duration(round(total or sum(known.values()))), f"in seconds{continued}: {parts}"

@@ -1,7 +1,12 @@
 """What the features of several backbones are worth with few labels: for the benchmarks of pretraining."""
 
+import argparse
 import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 import sklearn.linear_model
 import tensorflow as tf
@@ -131,3 +136,55 @@ def lines(name: str, data: Labelled, found: dict[str, tuple], counts: list[int],
         cells[-1] = "{:+.3f} ({:+.3f} to {:+.3f})".format(*interval(values - start))
       rows.append(f"| {' | '.join(cells)} |")
   return rows
+
+
+def finished(workdir: pathlib.Path) -> tuple[str, dict]:
+  """Returns (the backbone that a pretraining has written, its metrics)."""
+  return str(workdir / "backbone"), json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+  """Pretrainings, and what their features are worth with few labels.
+
+  Attributes:
+    data: names of the data sets.
+    objectives: names of the pretrainings.
+    before: name of the network before a pretraining.
+    counts: labelled examples per class.
+    load: function (name of a data set, directory of the shared data) -> `Labelled`.
+    pretrained: function (name, objective, `Labelled`, directory) -> what `finished` returns.
+    network: function (name, backbone; "" before a pretraining) -> `Config` of the network.
+  """
+
+  data: Sequence[str]
+  objectives: Sequence[str]
+  before: str
+  counts: list[int]
+  load: Callable[[str, pathlib.Path], Labelled]
+  pretrained: Callable[[str, str, Labelled, pathlib.Path], tuple[str, dict]]
+  network: Callable[[str, str], Config]
+
+  def main(self, doc: str | None) -> None:
+    """Prints a line for each pretraining, then the table with few labels; `doc` describes the command."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", required=True, type=pathlib.Path)
+    parser.add_argument("--shared", type=pathlib.Path, default=pathlib.Path("../shared/data"))
+    parser.add_argument("--data", default=",".join(self.data))
+    parser.add_argument("--objectives", default=",".join(self.objectives))
+    parser.add_argument("--draws", type=int, default=10, help="Random choices of the labelled examples.")
+    flags = parser.parse_args()
+    flags.workdir.mkdir(parents=True, exist_ok=True)
+    table = [HEADER]
+    for name in flags.data.split(","):
+      data, found = self.load(name, flags.shared), {}
+      for title in (self.before, *flags.objectives.split(",")):
+        # Random weights are those with which every pretraining starts.
+        keras.utils.set_random_seed(0)
+        backbone = ""
+        if title != self.before:
+          backbone, metrics = self.pretrained(name, title, data, flags.workdir)
+          print(name, title, json.dumps({key: metrics[key] for key in ("before", "after", "selected")}), flush=True)
+        found[title] = of_backbone(self.network(name, backbone), data, self.counts, flags.draws)
+      table += lines(name, data, found, self.counts, flags.draws)
+      print("\n".join(table), flush=True)

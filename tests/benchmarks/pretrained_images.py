@@ -6,17 +6,14 @@ The images of the training split are read without labels; those of the test spli
 are not run again.
 """
 
-import argparse
 import dataclasses
-import json
 import pathlib
 import random
 
-import keras
 import tensorflow as tf
 
 from tests.benchmarks import few_labels
-from tests.benchmarks.few_labels import Labelled
+from tests.benchmarks.few_labels import Benchmark, Labelled
 from tl_app.commands import pretrain
 from tl_app.config import Config
 from tl_app.data.readers import starters
@@ -58,9 +55,9 @@ def _small(data):
   return tf.io.encode_png(tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8)).numpy()
 
 
-def network(name: str, backbone: str = "cnn_small.scratch") -> Config:
-  """Returns the `Config` of a network before pretraining, or of one that was written."""
-  return Config(backbone=backbone, **(NETWORKS[name] if backbone.endswith(".scratch") else {}))
+def network(name: str, backbone: str = "") -> Config:
+  """Returns the `Config` of a network that was written, or with "" of that before pretraining."""
+  return Config(backbone=backbone) if backbone else Config(backbone="cnn_small.scratch", **NETWORKS[name])
 
 
 def pretrained(name: str, objective: str, data: Labelled, root: pathlib.Path) -> tuple[str, dict]:
@@ -73,35 +70,10 @@ def pretrained(name: str, objective: str, data: Labelled, root: pathlib.Path) ->
     flags = COMMON | {"objective": objective} | OBJECTIVES[objective]
     flags |= VIEWS[name] if objective != "reconstruct" else {}
     pretrain.pretrain(dataclasses.replace(network(name), dataset=f"images:{images}", **flags), workdir)
-  return str(workdir / "backbone"), json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
+  return few_labels.finished(workdir)
 
 
-def main() -> None:
-  """Prints a line for each pretraining, then the table with few labels."""
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--workdir", required=True, type=pathlib.Path)
-  parser.add_argument("--shared", type=pathlib.Path, default=pathlib.Path("../shared/data"))
-  parser.add_argument("--data", default=",".join(NETWORKS))
-  parser.add_argument("--objectives", default=",".join(OBJECTIVES))
-  parser.add_argument("--draws", type=int, default=10, help="Random choices of the labelled examples.")
-  flags = parser.parse_args()
-  table = [few_labels.HEADER]
-  for name in flags.data.split(","):
-    data, found = load(name, flags.shared), {}
-    for title in ("random weights", *flags.objectives.split(",")):
-      # The weights with which every pretraining starts.
-      keras.utils.set_random_seed(0)
-      config = network(name)
-      if title != "random weights":
-        backbone, metrics = pretrained(name, title, data, flags.workdir)
-        print(name, title, json.dumps({key: metrics[key] for key in ("before", "after", "selected")}), flush=True)
-        config = network(name, backbone)
-      found[title] = tuple(
-        few_labels.features(config, [image for image, _ in part]) for part in (data.train, data.test)
-      )
-    table += few_labels.lines(name, data, found, [10], flags.draws)
-    print("\n".join(table), flush=True)
-
+BENCHMARK = Benchmark(tuple(NETWORKS), tuple(OBJECTIVES), "random weights", COUNTS, load, pretrained, network)
 
 if __name__ == "__main__":
-  main()
+  BENCHMARK.main(__doc__)

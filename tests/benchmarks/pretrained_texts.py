@@ -6,13 +6,11 @@ The texts of the training split are read without labels; those of the test split
 are not run again.
 """
 
-import argparse
-import json
 import pathlib
 import random
 
 from tests.benchmarks import few_labels, small_data
-from tests.benchmarks.few_labels import Labelled
+from tests.benchmarks.few_labels import Benchmark, Labelled
 from tl_app.assets import Assets
 from tl_app.commands import pretrain
 from tl_app.config import Config
@@ -60,31 +58,15 @@ def pretrained(name: str, title: str, data: Labelled, root: pathlib.Path) -> tup
     texts = root / f"{name}.txt"
     texts.write_text("".join(" ".join(text.split()) + "\n" for text, _ in data.train), encoding="utf-8")
     pretrain.pretrain(Config(backbone=BACKBONE, dataset=f"texts:{texts}", **OBJECTIVES[title]), workdir)
-  return str(workdir / "backbone"), json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
+  return few_labels.finished(workdir)
 
 
-def main() -> None:
-  """Prints a line for each pretraining, then the table with few labels."""
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--workdir", required=True, type=pathlib.Path)
-  parser.add_argument("--shared", type=pathlib.Path, default=pathlib.Path("../shared/data"))
-  parser.add_argument("--data", default=",".join(DATA))
-  parser.add_argument("--objectives", default=",".join(OBJECTIVES))
-  parser.add_argument("--draws", type=int, default=10, help="Random choices of the labelled examples.")
-  flags = parser.parse_args()
-  flags.workdir.mkdir(parents=True, exist_ok=True)
-  table = [few_labels.HEADER]
-  for name in flags.data.split(","):
-    data, found = load(name, flags.shared), {}
-    for title in ("before", *flags.objectives.split(",")):
-      backbone = BACKBONE
-      if title != "before":
-        backbone, metrics = pretrained(name, title, data, flags.workdir)
-        print(name, title, json.dumps({key: metrics[key] for key in ("before", "after", "selected")}), flush=True)
-      found[title] = few_labels.of_backbone(Config(backbone=backbone), data, COUNTS, flags.draws)
-    table += few_labels.lines(name, data, found, COUNTS, flags.draws)
-    print("\n".join(table), flush=True)
+def network(_: str, backbone: str) -> Config:
+  """Returns the `Config` of a backbone; "" is that before pretraining."""
+  return Config(backbone=backbone or BACKBONE)
 
+
+BENCHMARK = Benchmark(DATA, tuple(OBJECTIVES), "before", COUNTS, load, pretrained, network)
 
 if __name__ == "__main__":
-  main()
+  BENCHMARK.main(__doc__)

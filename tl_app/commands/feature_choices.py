@@ -109,7 +109,7 @@ class _Bench:
     parts = folds.held_out(self._split, self._split.train, self._config.seed)
     if len(parts) < 2:
       return {"flags": {flag: default}, "scores": {}, "reason": folds.TOO_FEW}
-    held_out = targets[np.sort(np.concatenate(parts))]
+    held_out = targets[probes.positions(parts)]
     found = {
       name: probes.cross_validated(probes.Rows.of(x, targets), self._task, parts) for name, x in candidates.items()
     }

@@ -132,7 +132,7 @@ class _Bench:
     self._parts = folds.held_out(split, self.rows, config.seed)
     if len(self._parts) < 2:
       raise UserError(f"{split.examples.source}: {folds.TOO_FEW}; give more examples of a class")
-    self.held_out = np.sort(np.concatenate(self._parts))
+    self.held_out = probes.positions(self._parts)
     self.labels = split.examples.labels[self.rows]
 
   def measured(self, spec: BackboneSpec) -> Row:

@@ -55,6 +55,11 @@ class Estimate:
   strength: float = 0.0
 
 
+def positions(parts: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns the positions of all held-out examples, in the order of `Estimate.outputs`, see `folds.held_out`."""
+  return np.sort(np.concatenate(parts))
+
+
 def cross_validated(rows: Rows, task: Task, parts: Sequence[np.ndarray]) -> Estimate:
   """Returns the score of a probe; the strength is the one with the highest score, of equal ones the strongest.
 
@@ -114,7 +119,7 @@ def neighbours(rows: Rows, task: Task, parts: Sequence[np.ndarray]) -> Estimate:
 def _estimate(answer, parts, targets, task, strength):
   scores = [task.metrics.score(outputs, targets[part]) for outputs, part in zip(answer, parts)]
   longest = max((outputs.shape[1:] for outputs in answer), key=lambda shape: np.prod(shape))
-  held = np.sort(np.concatenate(parts))
+  held = positions(parts)
   whole = np.zeros((len(held), *longest), np.float32)
   for outputs, part in zip(answer, parts):
     whole[(np.searchsorted(held, part), *(slice(size) for size in outputs.shape[1:]))] = outputs

@@ -170,8 +170,9 @@ class CrossValidation:
     """Returns {"folds", "reason", "seconds"}, with 0 folds if they take too long, from the measured time of a step."""
     (train, held), last = parts[0], final[-1]
     of_fold = self.features.with_parts(train, held)
-    step, first = _measured_step(self._fixed(of_fold)[-1], of_fold, self.config.seed)
-    steps = sum(phase.schedule.steps for phase in self._fixed(of_fold))
+    phases = self._fixed(of_fold)
+    step, first = _measured_step(phases[-1], of_fold, self.config.seed)
+    steps = sum(phase.schedule.steps for phase in phases)
     last_steps = sum(phase.schedule.steps for phase in final)
     answered = time_budget.FORWARD * math.ceil(len(held) / last.inputs.batch_size)
     seconds, rest = len(parts) * (first + step * (steps + answered)), first + step * last_steps

@@ -40,11 +40,10 @@ def _against_simple(facts):
   if not simple or own is None:
     return []
   name = max(simple, key=lambda name: simple[name])
-  verdict = (
-    f"It is {'better than' if own > simple[name] else 'as good as' if own == simple[name] else 'not better than'}"
-  )
+  other = simple[name]
+  verdict = "as good as" if own == other else "better than" if own > other else "not better than"
   return [
-    f"{verdict} the best simple method, {formatting.candidate(name)}: {title} {own:.2f} against {simple[name]:.2f} "
+    f"It is {verdict} the best simple method, {formatting.candidate(name)}: {title} {own:.2f} against {other:.2f} "
     f"{formatting.measured(facts.metrics.get('compared', {}))}."
   ]
 

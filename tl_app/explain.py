@@ -18,6 +18,8 @@ _REPORT = (
   "of each class, to report.html."
 )
 
+_METHOD = "How: auto takes grad_cam for images and integrated_gradients for texts, if they fit, otherwise occlusion."
+
 
 def define_flags():
   cli.define(["workdir", *INPUT_COLUMNS, *RELOADING_FLAGS])
@@ -25,7 +27,7 @@ def define_flags():
   cli.flag("text", "", "One text, in place of --input.")
   cli.flag("text_pair", "", "The second text, beside --text, for a model of pairs of texts.")
   cli.flag("output", "", "Directory for the two files. Empty: explanations/ in --workdir.", path=True)
-  cli.flag("method", METHODS[0], "How: auto takes the first of the others that fits the model.", choices=METHODS)
+  cli.flag("method", METHODS[0], _METHOD, choices=METHODS)
   cli.flag("class", "", "Classes, targets or entity types to explain, separated by commas. Empty: the answer.")
   cli.flag("top", 10, "Number of words that are listed, those with the strongest scores first.", low=1)
   cli.flag("similar", 3, "Number of similar training examples. 0: none.", low=0)

@@ -22,15 +22,15 @@ from tl_app.assets import Assets
 from tl_app.commands import finished_run, train
 from tl_app.config import Config
 from tl_app.data.readers import starters
-from tl_app.explaining import methods, regions, words
+from tl_app.explaining import integration, methods, regions, words
 from tl_app.explaining.explainer import Explainer
 from tl_app.tasks import statistics
 
 SIZE, PATCH = 224, 48
 WORDS = ("violin", "harbour")
 TRAINING, TEST = 400, 100
-# Inputs that are compared with `saliency`, and points of its integral.
-COMPARED, POINTS = 5, 100
+# Inputs that are compared with `saliency`.
+COMPARED = 5
 
 
 def planted_photos(photos, directory, rng):
@@ -90,10 +90,12 @@ def rate(name, hits, seconds, errors):
 
 def explained(name, model, method, rows, names, is_hit):
   """Explains rows, [(bytes, what was planted)], and prints how often it is found."""
+  explainers = {}
   hits, seconds, errors = [], [], []
   for value, planted in rows:
     start = time.monotonic()
-    (found,) = Explainer(model, names(planted), method).explain([value])["explanations"]
+    explainer = explainers.setdefault(names(planted), Explainer(model, names(planted), method))
+    (found,) = explainer.explain([value])["explanations"]
     seconds.append(time.monotonic() - start)
     hits.append(bool(is_hit(found, planted)))
     errors += [found["completeness_error"]] if "completeness_error" in found else []
@@ -117,7 +119,7 @@ def agreement(pairs):
   return f"rank correlation with saliency at least {min(found):.4f}, mean {np.mean(found):.4f}, of {len(found)} inputs"
 
 
-def compare_images(model, values):
+def compare_images(model, values, points):
   def score(logits):
     return model.task.answers.score(logits, (0,))
 
@@ -138,27 +140,28 @@ def compare_images(model, values):
     gradients = tape.gradient(scores, values)
     return {saliency.CONVOLUTION_LAYER_VALUES: values.numpy(), saliency.CONVOLUTION_OUTPUT_GRADIENTS: gradients.numpy()}
 
-  maps, integrated = [], []
+  integration.POINTS = (points,)
+  grad_cam, maps, integrated = regions.GradCam(model), [], []
   for value in values:
     pixels = model.backbone.preprocess(tf.constant([value]))
     image = pixels[0].numpy()
     mask = saliency.GradCam().GetMask(image, call_map, should_resize=False, three_dims=False)
-    maps.append((regions.grad_cam(model, pixels, score), mask))
+    maps.append((grad_cam.heat(pixels, score), mask))
     baseline = np.full_like(image, regions.GREY)
-    mask = saliency.IntegratedGradients().GetMask(image, call, x_baseline=baseline, x_steps=POINTS, batch_size=8)
+    mask = saliency.IntegratedGradients().GetMask(image, call, x_baseline=baseline, x_steps=points, batch_size=8)
     cells = mask.sum(axis=-1).reshape(regions.CELLS, SIZE // regions.CELLS, regions.CELLS, -1).sum(axis=(1, 3))
     integrated.append((regions.integrated_gradients(model, pixels, score)[0], cells))
   print(f"Grad-CAM: {agreement(maps)}\nintegrated gradients of regions: {agreement(integrated)}", flush=True)
 
 
-def compare_texts(model, texts):
+def compare_texts(model, texts, points):
   def score(logits):
     return model.task.answers.score(logits, (0,))
 
   layer, preprocess = model.backbone.token_embedding, model.backbone.preprocess
   # The network above the embeddings, which does not go through the code under test.
   above = keras.Model([layer.output, *model.network.input.values()], model.network.output)
-  pairs = []
+  integration.POINTS, pairs = (points,), []
   for text in texts:
     inputs = preprocess(tf.constant([text]))
     ids = inputs["input_word_ids"].numpy()
@@ -174,7 +177,7 @@ def compare_texts(model, texts):
       return {saliency.INPUT_OUTPUT_GRADIENTS: tape.gradient(scores, points).numpy()}
 
     value, baseline = (layer(tokens)[0].numpy() for tokens in (ids, blank))
-    mask = saliency.IntegratedGradients().GetMask(value, call, x_baseline=baseline, x_steps=POINTS, batch_size=25)
+    mask = saliency.IntegratedGradients().GetMask(value, call, x_baseline=baseline, x_steps=points, batch_size=25)
     found = words.integrated_gradients(model, [text], score)
     # By the tokens of each word.
     counts = preprocess.tokenize(tf.constant([text[span.start : span.end] for span in found.spans])).row_lengths()
@@ -191,6 +194,7 @@ def main():
   parser.add_argument("--only", choices=("texts", "images"), help="Default: both.")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--tests", type=int, default=TEST, help="Number of examples of each kind to explain.")
+  parser.add_argument("--points", type=int, default=400, help="Points of both integrals in the comparison.")
   given = parser.parse_args()
   given.workdir.mkdir(parents=True, exist_ok=True)
   for kind, measure in (("texts", measure_texts), ("images", measure_images)):
@@ -203,7 +207,7 @@ def measure_texts(given, rng, root):
   model = trained("minilm_l6.pypi", f"table:{root}/reviews.csv", root / "texts")
   for method in (methods.INTEGRATED_GRADIENTS, methods.OCCLUSION):
     explained(f"words, {method}", model, method, reviews, lambda word: (word,), is_word)
-  compare_texts(model, [text.decode() for text, _ in reviews[:COMPARED]])
+  compare_texts(model, [text.decode() for text, _ in reviews[:COMPARED]], given.points)
 
 
 def measure_images(given, rng, root):
@@ -213,7 +217,7 @@ def measure_images(given, rng, root):
   for method in (methods.GRAD_CAM, methods.INTEGRATED_GRADIENTS, methods.OCCLUSION):
     rows = photos if method == methods.GRAD_CAM else photos[: given.tests // 5]
     explained(f"regions, {method}", model, method, rows, lambda _: ("with",), in_square)
-  compare_images(model, [value for value, _ in photos[:COMPARED]])
+  compare_images(model, [value for value, _ in photos[:COMPARED]], given.points)
 
 
 if __name__ == "__main__":

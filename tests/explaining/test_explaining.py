@@ -79,7 +79,7 @@ def test_integrated_gradients_of_pixels_are_those_of_saliency(pixels):
 
 def test_grad_cam_is_that_of_saliency(pixels):
   model = image_model()
-  heat = regions.grad_cam(model, pixels, score_of(model))
+  heat = regions.GradCam(model).heat(pixels, score_of(model))
   feature_map = model.backbone.network.output["map"]
   values = keras.Model(model.backbone.network.input, feature_map)(pixels).numpy()
   rest = keras.Model(feature_map, model.network.output)
@@ -156,7 +156,10 @@ def test_a_planted_word_is_found(method):
 
 
 def test_other_weights_give_other_explanations(pixels):
-  for method in (regions.grad_cam, lambda *args: regions.integrated_gradients(*args)[0], regions.occlusion):
+  def grad_cam(model, *args):
+    return regions.GradCam(model).heat(*args)
+
+  for method in (grad_cam, lambda *args: regions.integrated_gradients(*args)[0], regions.occlusion):
     heats = [method(model, pixels, score_of(model)) for model in map(image_model, (0, 0, 1))]
     np.testing.assert_array_equal(heats[0], heats[1])
     assert abs(agreement(heats[0], heats[2])) < 0.9

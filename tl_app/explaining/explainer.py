@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -76,10 +77,19 @@ class Explainer:
       if method == methods.INTEGRATED_GRADIENTS:
         heat, integrated = regions.integrated_gradients(self.model, pixels, score)
       else:
-        heat, integrated = _heat(self.model, pixels, score, method), None
+        heat, integrated = self._heat(method, pixels, score), None
       return {"heat": [[_rounded(value) for value in line] for line in heat]} | _facts(integrated)
 
     return {"image": _picture(pixels[0]), "explanations": list(self._explanations(logits, explain, []))}
+
+  @functools.cached_property
+  def _grad_cam(self):
+    return regions.GradCam(self.model)
+
+  def _heat(self, method, pixels, score):
+    if method == methods.GRAD_CAM:
+      return regions.located(self._grad_cam.heat(pixels, score))
+    return regions.occlusion(self.model, pixels, score)
 
   def _logits(self, raw):
     return self.model.network(self.model.backbone.preprocess(raw), training=False)[0].numpy()
@@ -149,9 +159,3 @@ def _picture(pixels) -> str:
 def _rounded(value: float) -> float:
   """Returns a number with six significant digits: float32 has no more."""
   return float(f"{float(np.float64(value)):.6g}")
-
-
-def _heat(model, pixels, score, method):
-  if method == methods.GRAD_CAM:
-    return regions.located(regions.grad_cam(model, pixels, score))
-  return regions.occlusion(model, pixels, score)

@@ -27,7 +27,7 @@ def available(model: "Model") -> list[str]:
     differentiable = backbone.preprocess.can_arrange and backbone.token_embedding is not None
     return [*([INTEGRATED_GRADIENTS] if differentiable else []), OCCLUSION]
   found = [GRAD_CAM] if backbone.pools_map else []
-  return [*found, *([INTEGRATED_GRADIENTS] if backbone.has_input_gradient else []), OCCLUSION]
+  return [*found, OCCLUSION, *([INTEGRATED_GRADIENTS] if backbone.has_input_gradient else [])]
 
 
 def choose(model: "Model", wanted: str) -> list[str]:

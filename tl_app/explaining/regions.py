@@ -22,22 +22,32 @@ HIDDEN = 1 / 7
 BATCH = 8
 
 
-def grad_cam(model: Model, pixels: tf.Tensor, score: Score) -> np.ndarray:
-  """Returns the heat map of Grad-CAM (Selvaraju et al. 2017), of the size of the feature map; no value is below 0.
+class GradCam:
+  """Grad-CAM (Selvaraju et al. 2017) of a model."""
 
-  Args:
-    model: whose backbone `pools_map`.
-    pixels: float32 [1, size, size, 3] in [0, 1].
-    score: function of logits, tensor [batch, ..], to scores, tensor [batch].
-  """
-  feature_map = model.backbone.network.output["map"]
-  values = keras.Model(model.backbone.network.input, feature_map)(pixels, training=False)
-  rest = keras.Model(feature_map, model.network.output)
-  with tf.GradientTape(watch_accessed_variables=False) as tape:
-    tape.watch(values)
-    scores = score(rest(values, training=False))
-  weights = tf.reduce_mean(tape.gradient(scores, values), axis=[1, 2], keepdims=True)
-  return np.asarray(tf.nn.relu(tf.reduce_sum(weights * values, axis=-1))[0])
+  def __init__(self, model: Model):
+    """Divides the network at its feature map.
+
+    Args:
+      model: whose backbone `pools_map`.
+    """
+    feature_map = model.backbone.network.output["map"]
+    self._below = keras.Model(model.backbone.network.input, feature_map)
+    self._above = keras.Model(feature_map, model.network.output)
+
+  def heat(self, pixels: tf.Tensor, score: Score) -> np.ndarray:
+    """Returns the heat map, of the size of the feature map; no value is below 0.
+
+    Args:
+      pixels: float32 [1, size, size, 3] in [0, 1].
+      score: function of logits, tensor [batch, ..], to scores, tensor [batch].
+    """
+    values = self._below(pixels, training=False)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+      tape.watch(values)
+      scores = score(self._above(values, training=False))
+    weights = tf.reduce_mean(tape.gradient(scores, values), axis=[1, 2], keepdims=True)
+    return np.asarray(tf.nn.relu(tf.reduce_sum(weights * values, axis=-1))[0])
 
 
 def located(heat: np.ndarray) -> np.ndarray:
@@ -78,7 +88,7 @@ def integrated_gradients(model: Model, pixels: tf.Tensor, score: Score) -> tuple
 
   Args:
     model: whose backbone `has_input_gradient`.
-    pixels, score: as of `grad_cam`.
+    pixels, score: as of `GradCam.heat`.
   """
   found = integration.integrate(_Pixels(model, pixels, score))
   return _cell_sums(found.attributions[0].sum(axis=-1)), found
@@ -91,7 +101,7 @@ def occlusion(model: Model, pixels: tf.Tensor, score: Score) -> np.ndarray:
 
   Args:
     model: the `Model`.
-    pixels, score: as of `grad_cam`.
+    pixels, score: as of `GradCam.heat`.
   """
   image = pixels[0].numpy()
   size = len(image)

@@ -355,7 +355,7 @@ class _GradientFit:
     """Returns the callbacks of a phase; validation comes first, since the others read its metrics."""
     phase, validation_logits = prepared.phase, prepared.feed.validation_logits
     labels, task = self.features.data.validation_targets, self.features.model.task
-    validated = []
+    validated = [] if phase.schedule.monitor else [best]
     if validation_logits and phase.schedule.monitor:
       exact = precision.in_float32(prepared.steps.network, validation_logits)
       validated = [callbacks.Validate(exact, labels, task, self.features.devices, saved.save), best]

@@ -41,7 +41,8 @@ def _features(workers=1, pretrained=True, task=TASK, copies=0):
     ({"select": "averaged"}, {}, "--select=averaged"),
     ({"preset": "best"}, {}, "soups"),
     ({"interpolate": "0.5"}, {}, "interpolated"),
-    ({"recipe": "contrastive"}, {}, "--recipe=contrastive chooses the strength"),
+    ({"recipe": "contrastive", "probe_solver": "logistic"}, {}, ""),
+    ({"recipe": "contrastive", "probe_solver": "adamw"}, {}, "last head"),
     ({"ood_score": "knn"}, {}, "out-of-distribution"),
     ({"augment_copies": 2}, {"copies": 2}, "--augment_copies=2"),
   ],
@@ -58,9 +59,13 @@ def _crossing(tmp_path, monkeypatch, answers, **flags):
   features = _features()
   features.model.network = network
   features.with_parts = lambda *_: None
-  monkeypatch.setattr(CrossValidation, "_fold", lambda self, features, strength, number: _logits(answers[number - 1]))
+  monkeypatch.setattr(CrossValidation, "_fold", lambda self, features, strength, number: _path(answers[number - 1]))
   config, record = Config(**flags), Record(Workdir(tmp_path))
-  return CrossValidation([], features, config, record, None, list)
+  return CrossValidation([types.SimpleNamespace(name="fine_tune")], features, config, record, None, list)
+
+
+def _path(wrong):
+  return cross_validation._Path([0.0], [_logits(wrong)])
 
 
 def _logits(wrong, size=5):
@@ -69,14 +74,14 @@ def _logits(wrong, size=5):
 
 
 @pytest.mark.parametrize(
-  ("errors", "ended"), [((0, 0, 0, 0), 4), ((1, 1, 1, 1), 4), ((5, 0, 0, 0), 1), ((2, 2, 5, 5), 2)]
+  ("errors", "ended"), [((0, 0, 0, 0), 2), ((1, 1, 1, 1), 4), ((5, 0, 0, 0), 1), ((2, 2, 5, 5), 2)]
 )
-def test_folds_end_where_the_probe_is_better(tmp_path, monkeypatch, errors, ended):
+def test_folds_end_where_it_is_clear_which_is_better(tmp_path, monkeypatch, errors, ended):
   crossing = _crossing(tmp_path, monkeypatch, errors)
   probe = Candidate(
     "probe", np.concatenate([_logits(1), *[_logits(0)] * 3]), [], "probe", rows=np.arange(20), estimate={"folds": 4}
   )
-  planned = {"seconds": 0.0, "final": 0.0}
+  planned = {"folds": 4, "seconds": 0.0, "final": 0.0}
   answers, in_time = crossing._answers(probe, Refit(4, "", 1.0), [((), ())] * 4, planned, [])
   assert (len(answers), in_time) == (ended, True)
 
@@ -108,6 +113,7 @@ def test_a_run_continues_after_the_folds_that_have_ended(tmp_path, monkeypatch):
     train.train_and_evaluate(config, tmp_path / "run")
   found = train.train_and_evaluate(config, tmp_path / "run")
   (_, first), (_, second), (number, again) = answers
+  first, second, again = (path.logits[0] for path in (first, second, again))
   assert number == 2 and (second == again).all()
   splits = files.read_json(tmp_path / "run/splits.json")["splits"]
   assert found["validation"]["num_examples"] == len(first) + len(second)

@@ -136,12 +136,14 @@ class Solved:
     strength: the chosen one.
     weights: for each part (kernel, bias) of the last layer of the head at the chosen strength.
     logits: for each part the logits of its held-out examples.
+    path: {strength that was tried: the logits of the held-out examples of all parts}.
   """
 
   tried: list[dict[str, float]]
   strength: float
   weights: list[tuple[np.ndarray, np.ndarray]]
   logits: list[np.ndarray]
+  path: dict[float, np.ndarray]
 
 
 def solve(head: keras.Model, solver: str, task: Task, parts: Sequence[Part], strength: float | None = None) -> Solved:
@@ -168,7 +170,8 @@ def _best(head, solver, task, parts, inputs, strength):
   """Returns what `solve` returns for the scaled features of the parts."""
   paths = [task.loss.probe_estimators(solver) for _ in parts]
   targets = np.concatenate([part.held_out.targets for part in parts])
-  tried, best, best_value, worse = [], Solved([], 0.0, [], []), -np.inf, 0
+  tried, answered = [], {}
+  best, best_value, worse = Solved(tried, 0.0, [], [], answered), -np.inf, 0
   for number, (tested, _) in enumerate(paths[0]):
     if strength is not None and tested != strength:
       continue
@@ -180,14 +183,14 @@ def _best(head, solver, task, parts, inputs, strength):
       weights.append(tuple(w.astype(np.float32) for w in task.loss.probe_weights(fitted)))
       head.get_layer(LOGITS).set_weights(weights[-1])
       held_out.append(part.held_out.by_example(logits(head, part.held_out.features)))
-    answers = np.concatenate(held_out)
+    answers = answered[tested] = np.concatenate(held_out)
     metrics = task.metrics.monitor_metrics(answers, targets)
     metrics["calibrated_loss"] = task.calibrated_loss(answers, targets)
     tried.append({"strength": tested, **metrics})
     value = metrics[task.metrics.primary_metric] if solver == "svm" else -metrics["calibrated_loss"]
     worse += 1
     if value > best_value:
-      best, best_value, worse = Solved(tried, tested, weights, held_out), value, 0
+      best, best_value, worse = Solved(tried, tested, weights, held_out, answered), value, 0
     if worse == WORSE:
       break
   return best

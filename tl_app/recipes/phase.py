@@ -75,6 +75,7 @@ class OptimizerSpec:
     ema: momentum of the averaged weights; 0 averages none.
     solver: "adamw", or the scikit-learn solver of a head: "logistic", "svm", "ridge".
     solver_reason: why it is this solver.
+    strength: of the regularisation of a scikit-learn solver; 0 is chosen on the validation split.
     algorithm: name of the optimizer, see --optimizer.
     momentum: momentum of "sgd".
   """
@@ -86,6 +87,7 @@ class OptimizerSpec:
   ema: float = 0.0
   solver: str = ADAMW
   solver_reason: str = ""
+  strength: float = 0.0
   algorithm: str = ADAMW
   momentum: float = 0.9
 

@@ -76,13 +76,15 @@ def _with_seeds(phases, config):
 
 
 def auto(config, facts, num_devices=1) -> list[Phase]:
-  """Returns the phases of --preset: the probe, `lp_ft`, or `full` for a backbone with random weights.
+  """Returns the phases of --preset: the probe, `lp_ft`, `contrastive`, or `full` for a backbone with random weights.
 
-  A head that was trained on random features is no better start than a new one.
+  A head that was trained on random features is no better start than a new one. `contrastive` is for few texts.
   """
   if config.probe_alone:
     return probe(config, facts, num_devices)
-  return (lp_ft if facts.pretrained else full)(config, facts, num_devices)
+  if not facts.pretrained:
+    return full(config, facts, num_devices)
+  return (contrastive if facts.contrasts else lp_ft)(config, facts, num_devices)
 
 
 def probe(config, facts, num_devices=1) -> list[Phase]:

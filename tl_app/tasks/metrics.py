@@ -76,6 +76,14 @@ class Metrics(abc.ABC):
   def p_value(self, first: np.ndarray, second: np.ndarray, targets: np.ndarray) -> float:
     """Returns the p-value of the paired test that two models, given by their logits, are equally good."""
 
+  def compare_losses(self, first: np.ndarray, second: np.ndarray, targets: np.ndarray) -> tuple[float, float] | None:
+    """Returns (calibrated loss of the first model less that of the second, p-value of the randomisation test).
+
+    It tells models apart that answer almost the same examples right. None for a task whose primary metric does not
+    count right answers.
+    """
+    return None
+
   @abc.abstractmethod
   def compute_metrics(self, logits: np.ndarray, targets: np.ndarray, seed: int = 0) -> dict:
     """Returns all metrics of one split as plain Python values, ready for JSON.

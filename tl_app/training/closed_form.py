@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 
+import numpy as np
+
 from tl_app.features.frozen import Features
 from tl_app.features.rows import FeatureRows
 from tl_app.model import heads
@@ -33,16 +35,13 @@ def fit(phase: Phase, features: Features, recomputed: FeatureRows | None, config
     The `Refit`; None for features that are not the frozen ones.
   """
   data, solver, task = features.data, phase.optimizer.solver, features.model.task
-  feature_rows, rows = feed.training_features(features, recomputed)
-  train = heads.LabelledFeatures(feature_rows[rows], feature_rows.targets(data.targets, rows))
-  validation = heads.LabelledFeatures(
-    feature_rows[data.validation],
-    data.validation_targets,
-    lambda logits: feature_rows.by_example(logits, data.validation),
-  )
-  head, part = features.model.head, heads.Part(train, validation)
+  head, part = features.model.head, _part(features, recomputed)
 
   def solve():
+    if strength := phase.optimizer.strength:
+      solved = heads.solve(head, solver, task, [dataclasses.replace(part, held_out=part.train)], strength)
+      heads.set_logits(head, solved.weights[0])
+      return None
     solved = heads.solve(head, solver, task, [part])
     _log_strength(solver, solved, f"on {len(data.validation):,} validation examples")
     decided = None if recomputed is not None else refit.decide(config, features, solved.logits[0])
@@ -59,6 +58,34 @@ def fit(phase: Phase, features: Features, recomputed: FeatureRows | None, config
   decided = features.devices.decided(solve)
   head.set_weights(features.devices.arrays(head.get_weights))
   return decided and Refit(**decided)
+
+
+def answers(phase: Phase, features: Features) -> dict[float, np.ndarray]:
+  """Returns {strength: logits of the validation split} of heads on the features of the current backbone.
+
+  Args:
+    phase: a `Phase` that recomputes the features, whose solver is one of scikit-learn.
+    features: the `Features` of the run. The head of the model changes.
+  """
+  model = features.model
+  with features.devices.scope():
+    recomputed = features.recomputed()
+    heads.standardize(model.head, recomputed[features.data.train])
+    return heads.solve(model.head, phase.optimizer.solver, model.task, [_part(features, recomputed)]).path
+
+
+def _part(features, recomputed):
+  """Returns the `heads.Part` of the training and validation splits."""
+  data = features.data
+  feature_rows, rows = feed.training_features(features, recomputed)
+  return heads.Part(
+    heads.LabelledFeatures(feature_rows[rows], feature_rows.targets(data.targets, rows)),
+    heads.LabelledFeatures(
+      feature_rows[data.validation],
+      data.validation_targets,
+      lambda logits: feature_rows.by_example(logits, data.validation),
+    ),
+  )
 
 
 def _log_strength(solver, solved, where):

@@ -22,7 +22,7 @@ from tl_app.data.training_data import TrainingData
 from tl_app.features.frozen import Features
 from tl_app.model import stages
 from tl_app.recipes.phase import Phase
-from tl_app.training import continuing, fit, refit, selection
+from tl_app.training import closed_form, continuing, fit, refit, selection
 from tl_app.training.refit import Refit
 from tl_app.training.selection import Candidate
 from tl_app.training.time_limit import TimeLimit
@@ -30,9 +30,9 @@ from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
-# Longest time of the folds with --refit=auto, in seconds: five folds take about four times as long as the fine-tuning
-# that they judge, and few examples are expected to take few minutes.
-MOST_SECONDS = 120.0
+# Longest time of the folds with --refit=auto, in seconds: few examples are expected to take few minutes. Where it does
+# not allow all folds, fewer are run.
+MOST_SECONDS = 180.0
 # Name of the part of the `RunState` with the answers of the folds that have ended.
 PART = "folds"
 
@@ -73,8 +73,8 @@ def why_not(config: Config, phases: list[Phase], features: Features) -> str:
     return f"--select={config.select}"
   if config.preset == "best" or config.fine_tuning_seeds > 1 or config.interpolate not in (AUTO, "none"):
     return "soups and interpolated weights are compared on the validation split"
-  if not all(phase.trains_backbone and phase.objective.trains_head for phase in phases[1:]):
-    return f"--recipe={config.recipe} chooses the strength of its last head on the validation split"
+  if any(phase.inputs.recompute_features and phase.optimizer.uses_gradients for phase in phases):
+    return "early stopping on the validation split ends the training of the last head"
   if config.answers.needs_ood:
     return "the out-of-distribution score needs validation examples that the model has not learnt from"
   if len(data.train_rows) > 1:
@@ -84,6 +84,20 @@ def why_not(config: Config, phases: list[Phase], features: Features) -> str:
   if any(phase.inputs.microbatches > 1 for phase in phases):
     return "--batch_size=auto divides the batches"
   return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Path:
+  """What fine-tuning answered for the held-out examples of a fold.
+
+  Attributes:
+    strengths: of the regularisation of the last head that were tried, see `heads.solve`; [0.0] if it is trained with
+      the backbone.
+    logits: of each strength, float32 [held-out examples, outputs].
+  """
+
+  strengths: list[float]
+  logits: list[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +166,8 @@ class CrossValidation:
       log.warning("%s", reason)
       self._note(len(answers), reason)
       return Crossed([probe], whole, [], reason)
-    compared = _compared(probe, answers, self.features.data, self.phases[-1].name)
+    compared, strength = self._compared(probe, answers)
+    final = [phase.replace(strength=strength) if phase.inputs.recompute_features else phase for phase in final]
     won = selection.of_run(compared, self.features, self.config).best is compared[1]
     self._note(len(answers), planned["reason"])
     return Crossed(compared, whole, final if won else [], "" if won else f"it did not win {compared[1].measured}")
@@ -168,41 +183,52 @@ class CrossValidation:
 
   def _planned(self, parts, final):
     """Returns {"folds", "reason", "seconds"}, with 0 folds if they take too long, from the measured time of a step."""
-    (train, held), last = parts[0], final[-1]
+    train, held = parts[0]
     of_fold = self.features.with_parts(train, held)
-    phases = self._fixed(of_fold)
+    phases, final = ([phase for phase in chosen if phase.trains_backbone] for chosen in (self._fixed(of_fold), final))
     step, first = _measured_step(phases[-1], of_fold, self.config.seed)
     steps = sum(phase.schedule.steps for phase in phases)
     last_steps = sum(phase.schedule.steps for phase in final)
-    answered = time_budget.FORWARD * math.ceil(len(held) / last.inputs.batch_size)
-    seconds, rest = len(parts) * (first + step * (steps + answered)), first + step * last_steps
+    # Heads are fitted on new features of all examples, other models answer the held-out ones.
+    passed = len(held) if self.phases[-1].trains_backbone else len(train) + len(held)
+    answered = time_budget.FORWARD * math.ceil(passed / phases[-1].inputs.batch_size)
+    seconds, rest = first + step * (steps + answered), first + step * last_steps
+    count = len(parts)
+    if self.config.refit == AUTO:
+      count = min(count, int(MOST_SECONDS // seconds))
+    run = max(count, 1)
     what = (
-      f"{len(parts)} folds of {steps:,} steps of {step:.2f} s, as measured: {progress.about(seconds)}, and "
-      f"{progress.about(rest)} if it wins"
+      f"{run} {'fold' if run == 1 else 'folds'} of {steps:,} steps of {step:.2f} s, as measured: "
+      f"{progress.about(run * seconds)}, and {progress.about(rest)} if it wins"
     )
     reason = ""
-    if self.config.refit == AUTO and seconds > MOST_SECONDS:
+    if not count:
       reason = f"longer than {progress.about(MOST_SECONDS)}; --refit=always does it"
-    elif self.limit and not self._fits(seconds + rest):
+    elif self.limit and not self._fits(count * seconds + rest):
       reason = f"--max_minutes={self.limit.max_minutes:g} does not allow it"
     told = f"fine-tuning is cross-validated: {what}"
     if reason:
       told = f"fine-tuning is compared on the validation split alone, not cross-validated ({what}): {reason}"
-    return {"folds": 0 if reason else len(parts), "reason": told, "seconds": seconds / len(parts), "final": rest}
+    elif count < len(parts):
+      told += (
+        f"; all {len(parts)} folds would take longer than {progress.about(MOST_SECONDS)}, --refit=always runs them"
+      )
+    return {"folds": 0 if reason else count, "reason": told, "seconds": seconds, "final": rest}
 
   def _fits(self, seconds):
     assert self.limit
     return self.limit.seconds_left() - time_budget.CLOSING_SECONDS[self.limit.export] >= seconds
 
   def _answers(self, probe, decided, parts, planned, start):
-    """Returns (answers for the held-out examples of each fold, whether --max_minutes left the time for them).
+    """Returns (what `_fold` returns for each fold, whether --max_minutes left the time for them).
 
-    Folds end when the probe is better by one standard error: fine-tuning costs the most where it does not help.
+    Folds end when the probe is better by one standard error: fine-tuning costs the most where it does not help. They
+    also end when fine-tuning is significantly better.
     """
-    state, data = self.record.state, self.features.data
-    answers = (state.get(PART) or {"logits": []})["logits"]
+    state = self.record.state
+    answers = [_Path(**saved) for saved in (state.get(PART) or {"folds": []})["folds"]]
     needed = {"next fold": planned["seconds"] + planned["final"], "final model": planned["final"]}
-    while len(answers) < len(parts) and not (answers and self._loses(_compared(probe, answers, data))):
+    while len(answers) < planned["folds"] and not (answers and self._decided(self._compared(probe, answers)[0])):
       number = len(answers) + 1
       if self.limit and not state.decide(f"fold {number}", lambda: self._fits(needed["next fold"])):
         return answers, False
@@ -211,36 +237,52 @@ class CrossValidation:
       of_fold = self.features.with_parts(*parts[number - 1])
       with progress.quiet("tl_app.training"), progress.quiet("tl_app.model"):
         answers.append(self._fold(of_fold, decided.strength, number))
-      one, other = (self._score(candidate) for candidate in _compared(probe, answers, data))
+      compared = self._compared(probe, answers)[0]
+      one, other = (self._score(candidate) for candidate in compared)
       log.info(
         "fold %d of %d: %s of fine-tuning %.4f, of the probe %.4f, on %s held-out examples so far",
         *(number, len(parts), self.features.model.task.metrics.primary_title, other, one),
-        f"{sum(map(len, answers)):,}",
+        f"{len(compared[0].logits):,}",
       )
-      continuing.save_part(self.record, PART, lambda: {"logits": answers})
+      continuing.save_part(self.record, PART, lambda: {"folds": [dict(vars(path)) for path in answers]})
     fits = not self.limit or state.decide("final model", lambda: self._fits(needed["final model"]))
     return answers, fits
 
   def _fold(self, features, strength, number):
-    """Returns the answers of fine-tuning for the held-out examples, the validation split of `features`."""
+    """Returns the `_Path` of fine-tuning on the training split of `features`, whose validation split is held out."""
     refit.fit_fold(self.phases[0], features, strength)
     record = self.record.without_state()
     for phase in self._fixed(features):
+      if phase.inputs.recompute_features:
+        path = closed_form.answers(phase, features)
+        return _Path(list(path), list(path.values()))
       settings = dataclasses.replace(self.config, profile_input=False, seed=self.config.seed + phase.inputs.seed_offset)
       fit.fit(phase.replace(name=f"{phase.name}_fold_{number}"), features, settings, record)
-    return selection.finite("fine_tuned", features.logits(features.data.validation))
+    return _Path([0.0], [selection.finite("fine_tuned", features.logits(features.data.validation))])
+
+  def _compared(self, probe, answers):
+    """Returns (the probe and the fine-tuned candidate on the held-out examples of the folds so far, see `_pooled`)."""
+    strength, logits = _pooled(answers, probe, self.features)
+    rows, estimate = probe.rows[: len(logits)], probe.estimate | {"folds": len(answers)}
+    shared = {"rows": rows, "estimate": estimate}
+    return [
+      dataclasses.replace(probe, logits=probe.logits[: len(logits)], **shared),
+      Candidate("fine_tuned", logits, [], self.phases[-1].name, **shared),
+    ], strength
 
   def _score(self, candidate):
     targets = candidate.answered(self.features.data).targets
     return self.features.model.task.metrics.score(candidate.logits, targets)
 
-  def _loses(self, compared):
-    """Returns whether the probe is better by one standard error or more."""
+  def _decided(self, compared):
+    """Returns whether the probe is better by one standard error or more, or fine-tuning is significantly better."""
     probe, tuned = compared
     if self.config.select != AUTO or self.config.select_metric != "primary":
       return False
-    targets = probe.answered(self.features.data).targets
-    p_value = self.features.model.task.metrics.p_value(probe.logits, tuned.logits, targets)
+    targets, task = probe.answered(self.features.data).targets, self.features.model.task
+    if selection.is_better(tuned, probe, targets, task, selection.SIGNIFICANT):
+      return True
+    p_value = task.metrics.p_value(probe.logits, tuned.logits, targets)
     return self._score(tuned) < self._score(probe) and p_value <= selection.ONE_STANDARD_ERROR
 
 
@@ -253,12 +295,17 @@ def _measured_step(phase, features, seed):
   return seconds, first
 
 
-def _compared(probe, answers, data, phase=""):
-  """Returns the probe and the fine-tuned candidate on the held-out examples of the folds that have ended."""
-  logits = np.concatenate(answers)
-  rows, estimate = probe.rows[: len(logits)], probe.estimate | {"folds": len(answers)}
-  shared = {"rows": rows, "estimate": estimate}
-  return [
-    dataclasses.replace(probe, logits=probe.logits[: len(logits)], **shared),
-    Candidate("fine_tuned", logits, [], phase, **shared),
-  ]
+def _pooled(answers, probe, features):
+  """Returns (the strength of the last head with the lowest calibrated loss in all folds, its answers in all folds)."""
+  tried = [strength for strength in answers[0].strengths if all(strength in path.strengths for path in answers)]
+  pooled = {
+    strength: np.concatenate([path.logits[path.strengths.index(strength)] for path in answers]) for strength in tried
+  }
+  targets = features.data.targets[probe.rows]
+
+  def loss(strength):
+    logits = pooled[strength]
+    return features.model.task.calibrated_loss(logits, targets[: len(logits)])
+
+  best = min(tried, key=loss) if len(tried) > 1 else tried[0]
+  return best, pooled[best]

@@ -130,7 +130,7 @@ def select(
   """Selects the candidate with the highest primary metric, and the first one if several are equal.
 
   The paired test of the task compares each candidate with the first. A candidate that is better than the first by less
-  than one standard error, see `ONE_STANDARD_ERROR`, is not selected.
+  than one standard error, see `ONE_STANDARD_ERROR`, is not selected; see `is_better`.
 
   Args:
     candidates: the candidates, the simplest one, the probe, first.
@@ -155,9 +155,30 @@ def select(
   if groups:
     return _best_worst_group(candidates, targets, task, metrics, groups)
   metric = task.metrics.primary_metric
-  able = [candidate for candidate in candidates if metrics[candidate.name]["p_value"] <= ONE_STANDARD_ERROR]
-  best = max([first, *able], key=lambda candidate: metrics[candidate.name][metric])
-  return Selection(best, _reason(best, first, metrics, task, len(targets)), metrics)
+  able = [candidate for candidate in candidates if is_better(candidate, first, targets, task, ONE_STANDARD_ERROR)]
+  best = max(able or [first], key=lambda candidate: metrics[candidate.name][metric])
+  return Selection(best, _reason(best, first, metrics, task, targets), metrics)
+
+
+def is_better(candidate: Candidate, first: Candidate, targets: np.ndarray, task, largest: float) -> bool:
+  """Returns whether a candidate is better than the first one, with a p-value of at most `largest`.
+
+  In cross-validation the calibrated loss may show it too, if the primary metric is not lower: the few held-out examples
+  that only one of two models answers right say less than how sure they are of all. On a validation split the loss has
+  chosen the epoch, so it says too much there.
+
+  Args:
+    candidate, first: the candidates, with answers for the same examples.
+    targets: of these examples.
+    task: the `Task`.
+    largest: p-value.
+  """
+  metrics = task.metrics
+  gain = metrics.score(candidate.logits, targets) - metrics.score(first.logits, targets)
+  if gain > 0 and metrics.p_value(first.logits, candidate.logits, targets) <= largest:
+    return True
+  losses = metrics.compare_losses(first.logits, candidate.logits, targets) if candidate.rows is not None else None
+  return gain >= 0 and losses is not None and losses[0] > 0 and losses[1] <= largest
 
 
 def _best_worst_group(candidates, targets, task, metrics, groups):
@@ -196,7 +217,8 @@ def cannot_win(probe: Candidate, phase: Phase, features: Features, config) -> st
   """Returns why the fine-tuning that --preset chose cannot be selected, or "".
 
   One standard error of `select` is a number of examples that only the fine-tuned model gets right; a probe with fewer
-  errors cannot be beaten by as many.
+  errors cannot be beaten by as many. In cross-validation a lower loss is enough, see `is_better`, unless the probe
+  makes no error.
 
   Args:
     probe: the `Candidate`, with its answers for the validation split or those of cross-validation.
@@ -210,12 +232,13 @@ def cannot_win(probe: Candidate, phase: Phase, features: Features, config) -> st
     return ""
   count = len(probe.logits)
   errors = round((1 - metrics.score(probe.logits, probe.answered(data).targets)) * count)
-  needed = round((statistics.least_difference(1000, ONE_STANDARD_ERROR) or 1) * 1000)
+  needed = round((statistics.least_difference(1000, ONE_STANDARD_ERROR) or 1) * 1000) if probe.rows is None else 1
   if errors >= needed:
     return ""
+  gain = f", and fine-tuning would have to gain {needed} to be selected" if errors else ""
   return (
-    f"the probe answers {errors} of {count:,} examples wrong {probe.measured}, and fine-tuning would have to gain "
-    f"{needed} to be selected; --recipe=lp_ft trains it, a larger --validation_fraction can show smaller gains"
+    f"the probe answers {errors} of {count:,} examples wrong {probe.measured}{gain}; --recipe=lp_ft trains it, a larger "
+    "--validation_fraction can show smaller gains"
   )
 
 
@@ -266,7 +289,8 @@ def _doubt(p_value, task, count):
   return f"{count} examples cannot show a difference below {least:.2g}"
 
 
-def _reason(best, first, metrics, task, count):
+def _reason(best, first, metrics, task, targets):
+  count = len(targets)
   score = {name: values[task.metrics.primary_metric] for name, values in metrics.items()}
   if best is first:
     others = [name for name in score if name != first.name]
@@ -286,9 +310,13 @@ def _reason(best, first, metrics, task, count):
     )
   p = metrics[best.name]["p_value"]
   doubt = _doubt(p, task, count)
+  compared = f"{task.metrics.test_title} p = {p:.2g}{doubt and ': '}{doubt}"
+  if p > ONE_STANDARD_ERROR:
+    lower, p_of_loss = task.metrics.compare_losses(first.logits, best.logits, targets)
+    compared += f"; its calibrated loss is lower by {lower:.2g}, randomisation test p = {p_of_loss:.2g}"
   return (
     f"{formatting.candidate(best.name)}: {score[best.name]:.4f} {first.measured}, "
-    f"{first.name} {score[first.name]:.4f} ({task.metrics.test_title} p = {p:.2g}{doubt and ': '}{doubt})"
+    f"{first.name} {score[first.name]:.4f} ({compared})"
   )
 
 

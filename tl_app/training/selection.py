@@ -237,8 +237,8 @@ def cannot_win(probe: Candidate, phase: Phase, features: Features, config) -> st
     return ""
   gain = f", and fine-tuning would have to gain {needed} to be selected" if errors else ""
   return (
-    f"the probe answers {errors} of {count:,} examples wrong {probe.measured}{gain}; --recipe=lp_ft trains it, a larger "
-    "--validation_fraction can show smaller gains"
+    f"the probe answers {errors} of {count:,} examples wrong {probe.measured}{gain}; --recipe=lp_ft trains it, a "
+    "larger --validation_fraction can show smaller gains"
   )
 
 

@@ -11,9 +11,11 @@ import tiny_presets
 from tl_app import files
 from tl_app.commands import train
 from tl_app.config import Config, validate
+from tl_app.data.splitting import folds
 from tl_app.errors import UserError
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
+from tl_app.tasks import solvers
 from tl_app.training import contrastive
 
 
@@ -78,7 +80,7 @@ def test_no_batch_holds_an_example_twice_if_its_class_has_enough():
   ("num_train", "num_classes", "batch_size", "expected"),
   [
     (770, 77, 32, (16, 64, 13, 5)),
-    (20, 2, 32, (2, 64, 1, 20)),
+    (20, 2, 32, (2, 20, 1, 20)),
     (9000, 3, 32, (3, 63, 143, 1)),
     (30, 9, 1, (2, 4, 8, 8)),
   ],
@@ -121,6 +123,21 @@ def test_a_run_exports_what_it_evaluates(config, tmp_path):
   assert [phase["objective"] for phase in phases] == ["task_loss", "supervised_contrastive", "task_loss"]
   stages = {row["name"]: row["trainable"] for row in phases[1]["stages"]}
   assert stages["head"] == stages["embeddings"] == 0
+
+
+@pytest.mark.slow
+def test_folds_judge_it_and_choose_the_strength_of_the_last_head(config, tmp_path, monkeypatch):
+  monkeypatch.setattr(folds.held_out, "__defaults__", (2,))
+  flags = dataclasses.replace(config, refit="always", select="fine_tuned", export=False, epochs=2)
+  metrics = train.train_and_evaluate(flags, tmp_path / "run")
+  plan = files.read_json(tmp_path / "run/plan.json")
+  assert metrics["selected_candidate"] == "fine_tuned" and metrics["validation"]["estimate"] == "cross_validation"
+  assert plan["cross_validation"]["folds"] == metrics["validation"]["folds"] == 2
+  answers = files.read_json(tmp_path / "run/splits.json")["splits"]
+  assert metrics["validation"]["num_examples"] == sum(len(answers[name]["ids"]) for name in ("train", "validation"))
+  log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+  assert [record["phase"] for record in log].count("contrastive") == 2
+  assert plan["phases"][2]["strength"] in solvers.STRENGTHS
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix", "label_smoothing"])

@@ -1,5 +1,6 @@
 """Tests of what a preset skips, of soups, and of weights between those of two models."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -12,7 +13,7 @@ from tl_app.config import Config
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
 from tl_app.tasks import REGRESSION, SINGLE_LABEL
-from tl_app.training import selection
+from tl_app.training import planning, selection
 from tl_app.training.selection import Candidate
 
 TASK = SINGLE_LABEL.with_codec(names=("a", "b"))
@@ -34,6 +35,45 @@ def test_a_probe_with_few_errors_is_not_fine_tuned():
   reason = selection.cannot_win(_probe(2), TUNING, _features(), Config())
   assert "2 of 40 examples wrong on the validation split" in reason and "gain 3" in reason
   assert not selection.cannot_win(_probe(3), TUNING, _features(), Config())
+
+
+def test_in_cross_validation_a_lower_loss_is_enough():
+  right, wrong = (dataclasses.replace(_probe(errors), rows=np.arange(40)) for errors in (0, 1))
+  assert "0 of 40 examples wrong" in selection.cannot_win(right, TUNING, _features(), Config())
+  assert not selection.cannot_win(wrong, TUNING, _features(), Config())
+
+
+@pytest.mark.parametrize(
+  ("changes", "flags", "expected"),
+  [
+    ({}, {}, True),
+    ({}, {"select": "fine_tuned"}, True),
+    ({}, {"recipe": "lp_ft"}, False),
+    ({}, {"preset": "best"}, False),
+    ({}, {"epochs": 3}, False),
+    ({"count": 3}, {}, False),
+    ({"count": 2 * planning.CONTRASTIVE_EXAMPLES + 1}, {}, False),
+    ({"pairs": True}, {}, False),
+    ({"l2_normalized": False}, {}, False),
+    ({"pretrained": False}, {}, False),
+    ({"task": REGRESSION.with_codec(names=("price",))}, {}, False),
+  ],
+)
+def test_the_contrastive_loss_is_for_few_texts(changes, flags, expected):
+  facts = {"count": 20, "pairs": False, "l2_normalized": True, "pretrained": True, "task": TASK} | changes
+  spec = types.SimpleNamespace(l2_normalized=facts["l2_normalized"])
+  backbone = types.SimpleNamespace(spec=spec, pairs=facts["pairs"], pretrained=facts["pretrained"])
+  data, model = (
+    types.SimpleNamespace(train=np.arange(facts["count"])),
+    types.SimpleNamespace(backbone=backbone, task=facts["task"]),
+  )
+  assert planning.contrasts(Config(**flags), data, model) == expected
+
+
+def test_balanced_takes_the_contrastive_recipe_where_it_suits():
+  facts = Facts(20, 2, 1e-4, {"layer": ("layer/kernel",)}, contrasts=True)
+  assert recipes.plan(Config(), facts) == recipes.plan(Config(recipe="contrastive"), facts)
+  assert len(recipes.plan(Config(preset="quick"), facts)) == 1
 
 
 @pytest.mark.parametrize("flags", [{"recipe": "lp_ft"}, {"epochs": 2}, {"select": "fine_tuned"}])

@@ -1,5 +1,7 @@
 """Model selection on one validation split: the selected model is never worse there than the probe."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -22,6 +24,22 @@ def _candidate(name, wrong):
   logits[np.arange(20), LABELS] = 1.0
   logits[:wrong] *= -1
   return selection.Candidate(name, logits, [], "phase")
+
+
+def test_in_cross_validation_the_calibrated_loss_decides_between_equal_accuracies():
+  rng, rows = np.random.default_rng(0), np.arange(20)
+  probe = dataclasses.replace(_candidate("probe", 2), rows=rows, estimate={"estimate": "cross_validation", "folds": 5})
+  sure = probe.logits * rng.uniform(0.2, 1, (20, 1)).astype(np.float32)
+  sure[:2] *= 0.05
+  tuned = dataclasses.replace(probe, name="fine_tuned", logits=sure)
+  selected = selection.select([probe, tuned], LABELS, TASK)
+  assert selected.best is tuned and selected.metrics["fine_tuned"]["p_value"] == 1
+  assert "its calibrated loss is lower by 0." in selected.reason
+  # On the validation split the loss has chosen the epoch.
+  on_split = [dataclasses.replace(candidate, rows=None) for candidate in (probe, tuned)]
+  assert selection.select(on_split, LABELS, TASK).best.name == "probe"
+  worse = dataclasses.replace(tuned, logits=-sure)
+  assert selection.select([probe, worse], LABELS, TASK).best is probe
 
 
 def test_the_worst_group_decides():

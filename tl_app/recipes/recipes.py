@@ -190,7 +190,9 @@ def contrastive(config, facts, num_devices=1) -> list[Phase]:
   classes = min(facts.num_classes, max(2, 2 * config.examples_per_step // EXAMPLES_PER_CLASS))
   # All devices get equally many examples.
   multiple = num_devices // math.gcd(classes, num_devices)
-  batch_size = classes * multiple * max(-(-2 // multiple), 2 * config.examples_per_step // classes // multiple)
+  # No more of a class than there are: a repeated example costs as much as another one, and teaches less.
+  of_class = min(2 * config.examples_per_step // classes, math.ceil(facts.num_train / facts.num_classes))
+  batch_size = classes * multiple * max(-(-2 // multiple), of_class // multiple)
   steps_per_epoch = math.ceil(facts.num_train / batch_size)
   least, most = CONTRASTIVE_EPOCHS
   epochs = config.epochs or min(most, max(least, round(CONTRASTIVE_STEPS / steps_per_epoch)))

@@ -335,6 +335,8 @@ def _decided(result, model):
     decided |= {"refit": dataclasses.asdict(result.refit)}
   if result.skipped:
     decided |= {"skipped": result.skipped}
+  if done and done.optimizer.strength:
+    decided["strength"] = done.optimizer.strength
   if done is planned:
     return decided
   names = ("epochs", "steps_per_epoch", "warmup_steps")

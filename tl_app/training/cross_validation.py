@@ -241,7 +241,7 @@ class CrossValidation:
       one, other = (self._score(candidate) for candidate in compared)
       log.info(
         "fold %d of %d: %s of fine-tuning %.4f, of the probe %.4f, on %s held-out examples so far",
-        *(number, len(parts), self.features.model.task.metrics.primary_title, other, one),
+        *(number, planned["folds"], self.features.model.task.metrics.primary_title, other, one),
         f"{len(compared[0].logits):,}",
       )
       continuing.save_part(self.record, PART, lambda: {"folds": [dict(vars(path)) for path in answers]})

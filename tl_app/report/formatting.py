@@ -94,8 +94,13 @@ def candidate(name: str) -> str:
 
 def measured(estimate: Mapping) -> str:
   """Returns where the answers of candidates come from, in words, see `Candidate.estimate`."""
-  folds = estimate.get("folds")
-  return f"in cross-validation over {folds} folds" if folds else "on the validation split"
+  count = estimate.get("folds")
+  return f"in cross-validation over {folds(count)}" if count else "on the validation split"
+
+
+def folds(count: int) -> str:
+  """Returns a number of folds in words, like "5 folds"."""
+  return "1 fold" if count == 1 else f"{count} folds"
 
 
 def given_flags(values: Mapping[str, object], but: Iterable[str] = ()) -> list[str]:

@@ -97,8 +97,8 @@ def pretraining_rows(metrics: Mapping) -> list[tuple[str, str]]:
 
 
 def _estimate(metrics, title):
-  folds = (metrics.get("validation") or {}).get("folds")
-  return f"{title} of cross-validation in {folds} folds" if folds else title
+  count = (metrics.get("validation") or {}).get("folds")
+  return f"{title} of cross-validation in {formatting.folds(count)}" if count else title
 
 
 def _decimals(value):

@@ -22,6 +22,7 @@ from tl_app.data.training_data import TrainingData
 from tl_app.features.frozen import Features
 from tl_app.model import stages
 from tl_app.recipes.phase import Phase
+from tl_app.report import formatting
 from tl_app.training import closed_form, continuing, fit, refit, selection
 from tl_app.training.refit import Refit
 from tl_app.training.selection import Candidate
@@ -198,7 +199,7 @@ class CrossValidation:
       count = min(count, int(MOST_SECONDS // seconds))
     run = max(count, 1)
     what = (
-      f"{run} {'fold' if run == 1 else 'folds'} of {steps:,} steps of {step:.2f} s, as measured: "
+      f"{formatting.folds(run)} of {steps:,} steps of {step:.2f} s, as measured: "
       f"{progress.about(run * seconds)}, and {progress.about(rest)} if it wins"
     )
     reason = ""

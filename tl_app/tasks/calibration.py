@@ -42,6 +42,23 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
   return float(np.exp(found.x)) if found.fun < cost(0.0) else 1.0
 
 
+def compare_losses(first: np.ndarray, second: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+  """Returns (the difference of the mean cross-entropies of two models, p-value of the paired randomisation test).
+
+  Each has its own temperature first.
+
+  Args:
+    first, second: logits of the same examples, float [n, classes].
+    targets: int [n], the true classes.
+  """
+  rows = np.arange(len(targets))
+  one, two = (
+    -statistics.log_softmax(logits / fit_temperature(logits, targets))[rows, targets] for logits in (first, second)
+  )
+  p_value = statistics.randomisation([(one[:, None], two[:, None], lambda sums: sums[..., 0])])
+  return float(np.mean(one - two)), p_value
+
+
 def fit_platt(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns (slopes, offsets), float [classes] each, with which sigmoid(slope * logit + offset) is calibrated.
 

@@ -104,14 +104,7 @@ class AccuracyMetrics(Metrics):
     return statistics.mcnemar(first.argmax(axis=1) == targets, second.argmax(axis=1) == targets)
 
   def compare_losses(self, first, second, targets):
-    one, two = (self._calibrated_losses(logits, targets) for logits in (first, second))
-    return float(np.mean(one - two)), statistics.randomisation(
-      [(one[:, None], two[:, None], lambda sums: sums[..., 0])]
-    )
-
-  def _calibrated_losses(self, logits, targets):
-    probable = statistics.log_softmax(logits / calibration.fit_temperature(logits, targets))
-    return -probable[np.arange(len(targets)), targets]
+    return calibration.compare_losses(first, second, targets) if self.counts_right_answers else None
 
   def compute_metrics(self, logits, targets, seed=0):
     """Returns the metrics of one split as plain Python values, ready for JSON.

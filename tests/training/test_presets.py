@@ -51,8 +51,9 @@ def test_in_cross_validation_a_lower_loss_is_enough():
     ({}, {"recipe": "lp_ft"}, False),
     ({}, {"preset": "best"}, False),
     ({}, {"epochs": 3}, False),
-    ({"count": 3}, {}, False),
-    ({"count": 2 * planning.CONTRASTIVE_EXAMPLES + 1}, {}, False),
+    ({"count": 39}, {}, False),
+    ({"count": 20 * planning.CONTRASTIVE_EXAMPLES + 1}, {}, False),
+    ({"task": TASK}, {}, False),
     ({"pairs": True}, {}, False),
     ({"l2_normalized": False}, {}, False),
     ({"pretrained": False}, {}, False),
@@ -60,7 +61,8 @@ def test_in_cross_validation_a_lower_loss_is_enough():
   ],
 )
 def test_the_contrastive_loss_is_for_few_texts(changes, flags, expected):
-  facts = {"count": 20, "pairs": False, "l2_normalized": True, "pretrained": True, "task": TASK} | changes
+  intents = SINGLE_LABEL.with_codec(names=tuple(f"intent {number}" for number in range(20)))
+  facts = {"count": 60, "pairs": False, "l2_normalized": True, "pretrained": True, "task": intents} | changes
   spec = types.SimpleNamespace(l2_normalized=facts["l2_normalized"])
   backbone = types.SimpleNamespace(spec=spec, pairs=facts["pairs"], pretrained=facts["pretrained"])
   data, model = (

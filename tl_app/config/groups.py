@@ -332,11 +332,11 @@ class RecipeConfig:
   )
   recipe: str = _field(
     AUTO,
-    "auto: by --preset the probe, lp_ft, or contrastive for few texts; full for random weights. probe: train the head "
-    "on frozen features. lp_ft: probe, then fine-tune from it. gradual: probe, then unfreeze one more stage per phase "
-    "from the top. full: fine-tune everything at once from a new head. lora: probe, then low-rank updates of the "
-    "kernels. bias_norm: probe, then biases and normalisation. contrastive: a supervised contrastive loss, then a new "
-    "probe; for few examples per class.",
+    "auto: by --preset the probe, lp_ft, or contrastive for few texts of many classes; full for random weights. "
+    "probe: train the head on frozen features. lp_ft: probe, then fine-tune from it. gradual: probe, then unfreeze "
+    "one more stage per phase from the top. full: fine-tune everything at once from a new head. lora: probe, then "
+    "low-rank updates of the kernels. bias_norm: probe, then biases and normalisation. contrastive: a supervised "
+    "contrastive loss, then a new probe; for few examples per class.",
     choices=(AUTO, "probe", "lp_ft", "gradual", "full", "lora", "bias_norm", "contrastive"),
     common=True,
   )

@@ -78,7 +78,8 @@ def _with_seeds(phases, config):
 def auto(config, facts, num_devices=1) -> list[Phase]:
   """Returns the phases of --preset: the probe, `lp_ft`, `contrastive`, or `full` for a backbone with random weights.
 
-  A head that was trained on random features is no better start than a new one. `contrastive` is for few texts.
+  A head that was trained on random features is no better start than a new one. `contrastive` is for few texts of
+  many classes.
   """
   if config.probe_alone:
     return probe(config, facts, num_devices)

@@ -1,4 +1,4 @@
-"""How far the estimate of a run is from its accuracy on the test split, by cross-validation and by one validation split.
+"""How far the estimate of a run is from its test accuracy, by cross-validation and by one validation split.
 
 python -m tests.benchmarks.validation_estimates --dataset=table:mails --backbone=minilm_l6.pypi --workdir=runs/estimates
 

@@ -74,9 +74,9 @@ def _logits(wrong, size=5):
 
 
 @pytest.mark.parametrize(
-  ("errors", "ended"), [((0, 0, 0, 0), 2), ((1, 1, 1, 1), 4), ((5, 0, 0, 0), 1), ((2, 2, 5, 5), 2)]
+  ("errors", "ended"), [((0, 0, 0, 0), 4), ((1, 1, 1, 1), 4), ((5, 0, 0, 0), 1), ((2, 2, 5, 5), 2)]
 )
-def test_folds_end_where_it_is_clear_which_is_better(tmp_path, monkeypatch, errors, ended):
+def test_folds_end_where_the_probe_is_better(tmp_path, monkeypatch, errors, ended):
   crossing = _crossing(tmp_path, monkeypatch, errors)
   probe = Candidate(
     "probe", np.concatenate([_logits(1), *[_logits(0)] * 3]), [], "probe", rows=np.arange(20), estimate={"folds": 4}

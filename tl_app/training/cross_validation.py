@@ -223,13 +223,13 @@ class CrossValidation:
   def _answers(self, probe, decided, parts, planned, start):
     """Returns (what `_fold` returns for each fold, whether --max_minutes left the time for them).
 
-    Folds end when the probe is better by one standard error: fine-tuning costs the most where it does not help. They
-    also end when fine-tuning is significantly better.
+    Folds end when the probe is better by one standard error: fine-tuning costs the most where it does not help. They do
+    not end early where it helps, since their answers calibrate and measure the final model.
     """
     state = self.record.state
     answers = [_Path(**saved) for saved in (state.get(PART) or {"folds": []})["folds"]]
     needed = {"next fold": planned["seconds"] + planned["final"], "final model": planned["final"]}
-    while len(answers) < planned["folds"] and not (answers and self._decided(self._compared(probe, answers)[0])):
+    while len(answers) < planned["folds"] and not (answers and self._loses(self._compared(probe, answers)[0])):
       number = len(answers) + 1
       if self.limit and not state.decide(f"fold {number}", lambda: self._fits(needed["next fold"])):
         return answers, False
@@ -275,14 +275,12 @@ class CrossValidation:
     targets = candidate.answered(self.features.data).targets
     return self.features.model.task.metrics.score(candidate.logits, targets)
 
-  def _decided(self, compared):
-    """Returns whether the probe is better by one standard error or more, or fine-tuning is significantly better."""
+  def _loses(self, compared):
+    """Returns whether the probe is better by one standard error or more."""
     probe, tuned = compared
     if self.config.select != AUTO or self.config.select_metric != "primary":
       return False
     targets, task = probe.answered(self.features.data).targets, self.features.model.task
-    if selection.is_better(tuned, probe, targets, task, selection.SIGNIFICANT):
-      return True
     p_value = task.metrics.p_value(probe.logits, tuned.logits, targets)
     return self._score(tuned) < self._score(probe) and p_value <= selection.ONE_STANDARD_ERROR
 

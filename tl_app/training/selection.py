@@ -155,13 +155,13 @@ def select(
   if groups:
     return _best_worst_group(candidates, targets, task, metrics, groups)
   metric = task.metrics.primary_metric
-  able = [candidate for candidate in candidates if is_better(candidate, first, targets, task, ONE_STANDARD_ERROR)]
+  able = [candidate for candidate in candidates if is_better(candidate, first, targets, task)]
   best = max(able or [first], key=lambda candidate: metrics[candidate.name][metric])
   return Selection(best, _reason(best, first, metrics, task, targets), metrics)
 
 
-def is_better(candidate: Candidate, first: Candidate, targets: np.ndarray, task, largest: float) -> bool:
-  """Returns whether a candidate is better than the first one, with a p-value of at most `largest`.
+def is_better(candidate: Candidate, first: Candidate, targets: np.ndarray, task) -> bool:
+  """Returns whether a candidate is better than the first one by one standard error or more.
 
   In cross-validation the calibrated loss may show it too, if the primary metric is not lower: the few held-out examples
   that only one of two models answers right say less than how sure they are of all. On a validation split the loss has
@@ -171,14 +171,13 @@ def is_better(candidate: Candidate, first: Candidate, targets: np.ndarray, task,
     candidate, first: the candidates, with answers for the same examples.
     targets: of these examples.
     task: the `Task`.
-    largest: p-value.
   """
   metrics = task.metrics
   gain = metrics.score(candidate.logits, targets) - metrics.score(first.logits, targets)
-  if gain > 0 and metrics.p_value(first.logits, candidate.logits, targets) <= largest:
+  if gain > 0 and metrics.p_value(first.logits, candidate.logits, targets) <= ONE_STANDARD_ERROR:
     return True
   losses = metrics.compare_losses(first.logits, candidate.logits, targets) if candidate.rows is not None else None
-  return gain >= 0 and losses is not None and losses[0] > 0 and losses[1] <= largest
+  return gain >= 0 and losses is not None and losses[0] > 0 and losses[1] <= ONE_STANDARD_ERROR
 
 
 def _best_worst_group(candidates, targets, task, metrics, groups):

@@ -87,7 +87,8 @@ def test_folds_end_where_the_probe_is_better(tmp_path, monkeypatch, errors, ende
 
 
 @pytest.mark.slow
-def test_a_run_continues_after_the_folds_that_have_ended(tmp_path, monkeypatch):
+def test_a_run_continues_after_the_folds_that_have_ended(tmp_path, monkeypatch, caplog):
+  caplog.set_level("INFO", "tl_app")
   monkeypatch.setattr(folds.held_out, "__defaults__", (2,))
   config = Config(
     backbone=str(tiny_modules.image(tmp_path / "module")),
@@ -124,5 +125,6 @@ def test_a_run_continues_after_the_folds_that_have_ended(tmp_path, monkeypatch):
   refit = plan["phases"][0]["refit"]
   assert refit["folds"] == 2 and refit["strength"] in solvers.STRENGTHS
   assert plan["cross_validation"]["folds"] == 2 and plan["candidates"] == {"probe": "probe", "fine_tuned": "fine_tune"}
+  assert "phase fine_tune: 2 epochs" in caplog.messages
   lines = (tmp_path / "run/log.jsonl").read_text()
   assert lines.count('"fine_tune"') == 2 and "val_loss" not in lines.splitlines()[-1]

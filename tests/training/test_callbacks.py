@@ -29,9 +29,9 @@ def _model():
   return model
 
 
-def _fit(model, used, epochs=6):
+def _fit(model, used, epochs=6, batch_size=4):
   rng = np.random.default_rng(0)
-  model.fit(rng.normal(size=(8, 3)), rng.integers(0, 2, 8), batch_size=4, epochs=epochs, verbose=0, callbacks=used)
+  model.fit(rng.normal(size=(8, 3)), rng.integers(0, 2, 8), batch_size, epochs, verbose=0, callbacks=used)
 
 
 class GivenMetrics(keras.callbacks.Callback):
@@ -88,6 +88,16 @@ def test_a_phase_says_how_long_it_takes_and_how_its_epochs_end(monkeypatch):
   )
   assert [line[:19] for line in lines if "val_loss" in line] == [f"fine_tune epoch {n}/3" for n in (1, 2, 3)]
   assert [" or less left" in line for line in lines if "val_loss" in line] == [True, True, False]
+
+
+def test_an_epoch_of_the_first_step_alone_says_nothing_about_the_rest():
+  lines = []
+  phase = recipes.plan(Config(recipe="lp_ft", epochs=3, batch_size=8), Facts(8, 2, 1e-4, {"encoder": 1}))[1]
+  show = callbacks.ShowProgress(
+    phase, progress.Bar("fine_tune", 3), 1.0, lambda line, *values: lines.append(line % values)
+  )
+  _fit(_model(), [GivenMetrics([3, 2, 1]), show], epochs=3, batch_size=8)
+  assert [" or less left" in line for line in lines if "val_loss" in line] == [False, True, False]
 
 
 def test_nan_stops_the_run_and_names_the_step():

@@ -288,8 +288,8 @@ class ShowProgress(keras.callbacks.Callback):
     if self._phase.trains_backbone or number == epochs or is_round:
       metrics = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
       seconds = time.monotonic() - self._start
-      # Early stopping may end the phase sooner.
-      goes_on = self._phase.trains_backbone and not self.model.stop_training
+      # Early stopping may end the phase sooner. Of the first step alone nobody can tell how long others take.
+      goes_on = self._phase.trains_backbone and not self.model.stop_training and self._bar.seconds_left() is not None
       left = (epochs - number) * (time.monotonic() - self._compiled) if goes_on else 0
       left = f", {progress.about(left)} or less left" if left else ""
       self._print_line("%s epoch %d/%d  %s  %.1f s%s", self._phase.name, number, epochs, metrics, seconds, left)

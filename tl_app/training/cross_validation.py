@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 # Longest time of the folds with --refit=auto, in seconds: few examples are expected to take few minutes. Where it does
 # not allow all folds, fewer are run.
-MOST_SECONDS = 180.0
+MOST_SECONDS = 240.0
 # Name of the part of the `RunState` with the answers of the folds that have ended.
 PART = "folds"
 

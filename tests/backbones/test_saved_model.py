@@ -153,6 +153,23 @@ def test_pooling_is_over_real_tokens_and_refused_where_it_cannot_be(tmp_path):
     load(tiny_modules.image_map(tmp_path / "map"), "cls")
 
 
+@pytest.mark.parametrize("layers", [2, 5])
+def test_the_mean_of_the_last_layers(tmp_path, layers):
+  directory = tiny_modules.bert(tmp_path / "bert", layers=layers)
+  backbone = load(directory, "last4")
+  inputs = backbone.preprocess(tf.constant(["the film", "good"]))
+  outputs = tf.saved_model.load(directory)(inputs)["encoder_outputs"]
+  positions = np.mean(outputs[-4:], axis=0)
+  np.testing.assert_allclose(backbone.network(inputs)["features"][1], positions[1, :3].mean(axis=0), atol=1e-6)
+  np.testing.assert_allclose(backbone.network(inputs)["sequence"], outputs[-1], atol=1e-6)
+  assert backbone.identity != load(directory, "mean").identity
+
+
+def test_modules_without_the_outputs_of_layers_have_no_mean_of_them(tmp_path):
+  with pytest.raises(UserError, match="--pooling=last4: module does not have it; possible: pooler, mean, cls"):
+    load(tiny_modules.bert(tmp_path / "bert", old=True), "last4")
+
+
 def test_fixed_length_modules_are_padded(tmp_path):
   fixed = load(tiny_modules.bert(tmp_path / "fixed", length=20), "mean")
   free = load(tiny_modules.bert(tmp_path / "free"), "mean")

@@ -281,6 +281,8 @@ def text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
   wanted, pooling = pooling, spec.pooling_for(pooling)
   if pooling == "pooler" and "pooler" not in outputs:
     raise UserError(f"--pooling=pooler, but {spec.name} has no pooler: choose mean or cls")
+  if pooling == "last4":
+    raise UserError(f"--pooling={wanted} is for SavedModels that give the outputs of their layers: choose mean or cls")
   sequence = outputs["sequence"]
   features = outputs["pooler"] if pooling == "pooler" else pool(sequence, inputs["input_mask"], pooling)
   spec = dataclasses.replace(spec, l2_normalized=spec.is_l2_normalized(wanted, pooling))
@@ -304,7 +306,7 @@ def image_backbone(spec, pixels, outputs, pooling, facts):
   wanted, pooling = pooling, spec.pooling_for(pooling)
   pooler = outputs.pop("pooler", None)
   ((kind, output),) = outputs.items()
-  if pooling == "pooler" and pooler is None or pooling == "cls" and kind == "map":
+  if pooling == "pooler" and pooler is None or pooling in ("cls", "last4") and kind == "map":
     raise UserError(f"--pooling={pooling}, but {spec.name} has only a feature map: choose mean")
   if pooling == "pooler":
     features = pooler

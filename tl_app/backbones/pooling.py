@@ -11,7 +11,7 @@ def pool(tensor: keras.KerasTensor, mask: keras.KerasTensor | None, pooling: str
     tensor: float [batch, length, width], or a feature map [batch, height, width, channels]; for "pooler" a vector
       [batch, width].
     mask: int [batch, length], 1 at the positions that count. None: all positions count.
-    pooling: "cls" takes the first position, "mean" averages, "pooler" returns `tensor` unchanged.
+    pooling: "cls" takes the first position, "mean" and "last4" average, "pooler" returns `tensor` unchanged.
 
   Returns:
     float [batch, width].

@@ -17,7 +17,7 @@ from tl_app.backbones.float32_layers import L2_NORMALIZED_FEATURES
 from tl_app.backbones.pooling import pool
 from tl_app.backbones.saved_backbone import PREPROCESSOR
 from tl_app.backbones.saved_model_layer import SavedModelLayer
-from tl_app.backbones.saved_model_signature import ModuleInterface, blank_tokens
+from tl_app.backbones.saved_model_signature import LAST_LAYERS, ModuleInterface, blank_tokens
 from tl_app.backbones.spec import L2, BackboneSpec
 from tl_app.errors import UserError
 from tl_app.preprocessing import image, text
@@ -45,7 +45,7 @@ def load(
     spec: `BackboneSpec`.
     trust: whether their graphs may do something outside the model, see `saved_models.load`.
     preprocessor: directory of the TF Hub preprocessing model, or None.
-    pooling: "mean", "cls", "pooler", or "auto" for the record's.
+    pooling: "mean", "cls", "pooler", "last4", or "auto" for the record's.
     image_size: height and width in pixels; 0 for the record's or the module's own.
 
   Raises:
@@ -84,9 +84,14 @@ def load(
     feature_size=int(outputs[source].shape[-1]),
     notes=interface.notes + notes + stage_notes + layer.notes(),
     effects="; ".join(filter(None, (effects, tokenizer.effects))),
-    identity=f"{_digest(directory)} {outputs[source].index} {spec.value_range}{L2 if spec.l2_normalized else ''}",
+    identity=_identity(directory, outputs[source], spec),
     save=lambda path: save(module, layer, preprocessor, path),
   )
+
+
+def _identity(directory, output, spec):
+  made_of = " ".join(map(str, output.averaged or [output.index]))
+  return f"{_digest(directory)} {made_of} {spec.value_range}{L2 if spec.l2_normalized else ''}"
 
 
 def _feature_notes(spec, interface, outputs, source, size):
@@ -172,7 +177,10 @@ class SavedModelBackbone(Backbone):
   def poolings(self) -> dict[str, keras.KerasTensor]:
     """Returns {value of --pooling: features}, see `Backbone.poolings`."""
     outputs = dict(self.layer(self.network.input))
-    return super().poolings() | ({"pooler": outputs["pooler"]} if "pooler" in outputs else {})
+    found = super().poolings() | ({"pooler": outputs["pooler"]} if "pooler" in outputs else {})
+    if found and LAST_LAYERS in outputs:
+      found["last4"] = pool(outputs[LAST_LAYERS], self.network.input["input_mask"], "last4")
+    return found
 
   def can_split(self, stage: str) -> bool:
     """Returns False: a SavedModel is one layer."""
@@ -222,11 +230,12 @@ def _choose_pooling(pooling, spec, interface, outputs):
   spatial = next((kind for kind in ("sequence", "map") if kind in outputs), None)
   possible = {"pooler": "pooler" if "pooler" in outputs else None, "mean": spatial}
   possible["cls"] = "sequence" if "sequence" in outputs else None
+  possible["last4"] = LAST_LAYERS if LAST_LAYERS in outputs else None
   if possible[wanted]:
     return wanted, possible[wanted], []
   instead = next(choice for choice in ("pooler", "mean") if possible[choice])
   if wanted != spec.pooling:
-    gives = ", ".join(choice for choice in ("pooler", "mean", "cls") if possible[choice])
+    gives = ", ".join(choice for choice in possible if possible[choice])
     raise UserError(f"--pooling={wanted}: {spec.name} does not have it; possible: {gives}")
   note = [f"the module has no {wanted} pooling: {instead} is used"] if interface.form == "tokens" else []
   return instead, possible[instead], note
@@ -246,7 +255,8 @@ def _network(layer, interface, size, pooling, source, l2_normalized):
   features = pool(outputs[source], tensors.get("input_mask"), pooling)
   if l2_normalized:
     features = keras.layers.UnitNormalization(name=L2_NORMALIZED_FEATURES)(features)
-  outputs = {"features": features} | {kind: tensor for kind, tensor in outputs.items() if kind != "pooler"}
+  positions = {kind: tensor for kind, tensor in outputs.items() if kind in ("sequence", "map")}
+  outputs = {"features": features} | positions
   return keras.Model(inputs, outputs, name="backbone")
 
 

@@ -89,7 +89,7 @@ class SavedModelLayer(keras.layers.Layer):
     flat = self._interface(inputs, trains and self.training_mode)
     if trains:
       self._add_regularization()
-    return {kind: self._shaped(flat[output.index], output.shape, inputs) for kind, output in self._outputs.items()}
+    return {kind: self._shaped(output.of(flat), output.shape, inputs) for kind, output in self._outputs.items()}
 
   def compute_output_spec(self, inputs, training=False):
     """Returns the `KerasTensor`s of `call`."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,9 @@ TRAINING_NAMES = ("training", "is_training")
 POOLED = ("pooled_output", "pooler_output", "default", "feature_vector", "features", "embedding", "embeddings")
 # Outputs that answer, in place of features; taken only if there is no other.
 ANSWERS = re.compile(r"prob|logit|softmax|predict|^(scores?|class|classes|labels?)$", re.IGNORECASE)
+# Kind of the mean of the last `LAYERS_AVERAGED` layers, which TF Hub's BERT modules give as a list of this name.
+LAST_LAYERS, LAYERS_AVERAGED = "last_layers", 4
+_LAYERS = re.compile(r"^encoder_outputs([_/]\d+)?$")
 _ROLES = dict(zip(INPUT_NAMES, (r"word_id|input_ids|token_ids|^tokens?$", r"mask", r"type|segment")))
 
 
@@ -34,12 +38,20 @@ class Output:
     position: position among the tensors of the graph; a ragged output has several of these, None has none.
     shape: with the batch first; None for a dimension that varies.
     alternatives: if the names did not decide, the names of all outputs that were possible, that of this one first.
+    averaged: positions in the flat structure of the outputs whose mean it is; () for `index` alone.
   """
 
   index: int
   position: int
   shape: tuple
   alternatives: tuple[str, ...] = ()
+  averaged: tuple[int, ...] = ()
+
+  def of(self, flat: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns the tensor from the flat structure of outputs."""
+    if not self.averaged:
+      return flat[self.index]
+    return tf.add_n([flat[index] for index in self.averaged]) / len(self.averaged)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +192,8 @@ class ModuleInterface:
     return _described([self.inference])
 
   def outputs(self, image_size):
-    """Returns dict, "pooler", "sequence" or "map" -> `Output`; at least one.
+    """Returns dict, "pooler", "sequence" or "map" -> `Output`; at least one of them. A module that gives the outputs
+    of its layers has `LAST_LAYERS` too.
 
     Args:
       image_size: height and width in pixels of a module for images.
@@ -206,6 +219,8 @@ class ModuleInterface:
     if self.form == "image" and not found["pooler"] and not found["map"]:
       found["sequence"] = _first(floats, 3, ("default",))
     found = {kind: output for kind, output in found.items() if output}
+    if "sequence" in found and (last := _last_layers(floats)):
+      found[LAST_LAYERS] = last
     if not found:
       kinds = "vector per text" if self.form == "strings" else "vector, sequence or map per example"
       raise UserError(f"--backbone gives no {kinds}: {self.described()}")
@@ -325,10 +340,19 @@ def _fitted(tensor, spec):
   return tensor
 
 
+def _last_layers(outputs):
+  """Returns the `Output` of the mean of the last layers, None for a module that does not give them."""
+  layers = [output for output in outputs if _LAYERS.search(output[0]) and output[-1].rank == 3][-LAYERS_AVERAGED:]
+  if len(layers) < 2:
+    return None
+  _, index, position, shape = layers[-1]
+  return Output(index, position, (None, None, shape[-1]), averaged=tuple(layer[1] for layer in layers))
+
+
 def _first(outputs, rank, names):
   """Returns the `Output` of a rank: by name, else the widest; outputs of inner layers only if there is no other."""
   fitting = [output for output in outputs if output[-1].rank == rank]
-  outer = [output for output in fitting if output[0] != "encoder_outputs"] or fitting
+  outer = [output for output in fitting if not _LAYERS.search(output[0])] or fitting
   if not outer:
     return None
   known = [output for name in names for output in outer if output[0] == name]

@@ -102,7 +102,7 @@ class BackboneSpec:
     return bool(self.width) and not self.tuned and not self.weights
 
   def pooling_for(self, pooling: str) -> str:
-    """Returns "mean", "cls" or "pooler" for a value of --pooling: that of the record for "auto"."""
+    """Returns "mean", "cls", "pooler" or "last4" for a value of --pooling: that of the record for "auto"."""
     return self.pooling if pooling == "auto" else pooling.removesuffix(L2)
 
   def is_l2_normalized(self, pooling: str, chosen: str) -> bool:
@@ -110,6 +110,6 @@ class BackboneSpec:
 
     Args:
       pooling: value of --pooling.
-      chosen: the pooling of the features, "mean", "cls" or "pooler".
+      chosen: the pooling of the features, as `pooling_for` returns it.
     """
     return pooling.endswith(L2) or (self.l2_normalized and chosen == self.pooling)

@@ -86,9 +86,9 @@ class BackboneConfig:
     "auto",
     "How token or position outputs become one feature vector. auto: as in the backbone table or the model's own "
     "configuration; for a text network without either, probes on frozen features compare the possible ones. mean: "
-    "average over real tokens or positions. cls: the first token. pooler: the pooled output of the model. With _l2 the "
-    "vector has L2 norm 1.",
-    choices=("auto", "mean", "cls", "pooler", "mean_l2", "cls_l2", "pooler_l2"),
+    "average over real tokens or positions. cls: the first token. pooler: the pooled output of the model. last4: the "
+    "average over tokens and the last four layers, of a SavedModel that gives them. With _l2 the vector has L2 norm 1.",
+    choices=("auto", "mean", "cls", "pooler", "last4", "mean_l2", "cls_l2", "pooler_l2", "last4_l2"),
   )
   pixels: str = _field(
     "auto",

@@ -226,7 +226,7 @@ def _report_cost(record):
   seconds = record.clock.so_far()
   if record.state.count:
     cost, trained = seconds["checkpoints"], seconds["train"]
-    if cost < _NOTICED * trained:
+    if cost < max(1.0, _NOTICED * trained):
       return
     log.info("saving the state of the run took %.1f s, %.1f %% of the training", cost, 100 * cost / (trained + cost))
 

@@ -12,6 +12,7 @@ import warm_process
 from tl_app.backbones import native_stages, saved_model
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.spec import BackboneSpec
+from tl_app.compute import devices
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
 from tl_app.model import audit, graphs, stages
@@ -25,7 +26,7 @@ from tl_app.training.compiling import PhaseSteps
 TASK = SINGLE_LABEL.with_codec(names=("a", "b", "c"))
 
 
-def _native():
+def _native(dropout=0.5):
   """Three convolutions with BatchNorm and dropout, as a native backbone."""
   keras.utils.set_random_seed(0)
   inputs = x = keras.Input((16, 16, 3), name="image")
@@ -33,7 +34,7 @@ def _native():
   for name in ("stem", "stage1", "stage2"):
     x = keras.layers.Conv2D(8, 3, strides=2, name=f"{name}_conv")(x)
     x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
-    x = keras.layers.Dropout(0.5, name=f"{name}_dropout")(keras.layers.ReLU(name=f"{name}_relu")(x))
+    x = keras.layers.Dropout(dropout, name=f"{name}_dropout")(keras.layers.ReLU(name=f"{name}_relu")(x))
     spec.append((name, f"{name}_"))
   network = keras.Model(inputs, {"features": keras.layers.GlobalAveragePooling2D()(x)})
   record = BackboneSpec("tiny", "applications", "Tiny", modality="image", stages=tuple(spec))
@@ -83,6 +84,19 @@ def test_frozen_stages_stay_to_the_bit_and_the_rest_moves(model, choice):
   # BatchNorm is frozen by default: its statistics stay in the stages that train too.
   for name in expected - {"head"}:
     assert changes[name]["changed"] == changes[name]["trainable"] < changes[name]["variables"]
+
+
+@pytest.mark.slow
+def test_batch_statistics_of_several_devices_are_those_of_the_whole_batch():
+  found = []
+  for count in (1, 2):
+    with devices.make("mirrored" if count > 1 else "single", count).scope():
+      model = model_lib.build(_native(dropout=0.0), TASK)
+      _, changes = _fit(model, _phase(model, train_stages="all", bn="train", optimizer="sgd"))
+    assert all(change["changed"] for change in changes.values())
+    found.append([keras.ops.convert_to_numpy(variable) for variable in model.network.variables])
+  for one, two in zip(*found):
+    np.testing.assert_allclose(two, one, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 
 from tl_app.backbones import keras_internals
 from tl_app.errors import UserError
@@ -146,3 +147,5 @@ def _set_batch_norm(model, phase):
   for layer in itertools.chain.from_iterable(layers):
     if isinstance(layer, keras.layers.BatchNormalization):
       layer.trainable = modes.get(stage_of.get(id(layer.moving_mean), "")) == "batch"
+      # The statistics are those of the whole batch. On one device Keras computes them more exactly without this.
+      layer.synchronized = layer.trainable and tf.distribute.get_strategy().num_replicas_in_sync > 1

@@ -107,6 +107,7 @@ def config(tmp_path_factory):
     learning_rate=3e-3,
     epochs=6,
     probe_solver="logistic",
+    refit="never",
   )
 
 

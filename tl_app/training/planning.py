@@ -35,11 +35,8 @@ RANDOM_LEARNING_RATE = 1e-3
 # average, and for more classes than a batch holds of it. With ten texts of a class it was better than the loss of the
 # task on 77 classes, and worse on two.
 CONTRASTIVE_EXAMPLES, CONTRASTIVE_CLASSES = 16, 17
-# Flags of fine-tuning by the loss of the task.
-_OF_TASK_LOSS = (
-  *("epochs", "mixup", "cutmix", "label_smoothing", "imbalance", "batch_tokens", "ema", "freeze_head"),
-  *("head_hidden_units", "head_dropout", "fine_tuning_seeds", "interpolate"),
-)
+# Flags of fine-tuning by the loss of the task, besides those that rules refuse with --recipe=contrastive.
+_OF_TASK_LOSS = ("epochs", "imbalance", "ema", "freeze_head", "head_hidden_units", "head_dropout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,9 +174,13 @@ def contrasts(config, data: TrainingData, model: Model) -> bool:
   It moves the angles between features, so it is for encoders of sentences, whose features have L2 norm 1, and for few
   texts of many classes, with one class each.
   """
-  if (
-    config.recipe != AUTO or config.preset != "balanced" or any(rules.is_given(config, name) for name in _OF_TASK_LOSS)
-  ):
+  if config.recipe != AUTO or config.preset != "balanced":
+    return False
+  if any(rules.is_given(config, name) for name in _OF_TASK_LOSS) or config.select in ("averaged", "soup"):
+    return False
+  try:
+    rules.check(rules.FLAGS, dataclasses.replace(config, recipe="contrastive"))
+  except UserError:
     return False
   backbone, classes = model.backbone, len(model.task.names)
   suits = backbone.pretrained and backbone.spec.l2_normalized and not backbone.pairs and model.task.single_label

@@ -304,6 +304,15 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
     page_lib.write(tmp_path / "nowhere")
 
 
+def test_what_scrolls_can_be_reached_by_keyboard():
+  texts = [
+    path.read_text(encoding="utf-8") for path in pathlib.Path(page_lib.__file__).parent.rglob("templates/**/*.html")
+  ]
+  regions = [tag for text in texts for tag in re.findall(r'<div class="scroll.*?>(?=<)', text)]
+  assert len(regions) > 10
+  assert all('tabindex="0" role="group" aria-label="' in tag for tag in regions)
+
+
 def test_the_templates_are_packaged():
   package = pathlib.Path(page_lib.__file__).parent
   setup = configparser.ConfigParser()

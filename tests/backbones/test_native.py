@@ -154,6 +154,8 @@ def test_pooling_counts_real_tokens_only(presets):
     _load(presets / "resnet", pooling="cls")
   with pytest.raises(UserError, match="--pooling=last4_l2 is for SavedModels"):
     _load(presets / "bert", pooling="last4_l2")
+  with pytest.raises(UserError, match="--pooling=last4 is for SavedModels"):
+    _load(presets / "resnet", pooling="last4")
 
 
 def test_features_have_length_1_where_the_network_was_trained_on_such(presets):

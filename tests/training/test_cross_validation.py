@@ -59,13 +59,11 @@ def _crossing(tmp_path, monkeypatch, answers, **flags):
   features = _features()
   features.model.network = network
   features.with_parts = lambda *_: None
-  monkeypatch.setattr(CrossValidation, "_fold", lambda self, features, strength, number: _path(answers[number - 1]))
+  monkeypatch.setattr(
+    CrossValidation, "_fold", lambda self, features, strength, number: {0.0: _logits(answers[number - 1])}
+  )
   config, record = Config(**flags), Record(Workdir(tmp_path))
   return CrossValidation([types.SimpleNamespace(name="fine_tune")], features, config, record, None, list)
-
-
-def _path(wrong):
-  return cross_validation._Path([0.0], [_logits(wrong)])
 
 
 def _logits(wrong, size=5):
@@ -114,7 +112,7 @@ def test_a_run_continues_after_the_folds_that_have_ended(tmp_path, monkeypatch, 
     train.train_and_evaluate(config, tmp_path / "run")
   found = train.train_and_evaluate(config, tmp_path / "run")
   (_, first), (_, second), (number, again) = answers
-  first, second, again = (path.logits[0] for path in (first, second, again))
+  first, second, again = (fold[0.0] for fold in (first, second, again))
   assert number == 2 and (second == again).all()
   splits = files.read_json(tmp_path / "run/splits.json")["splits"]
   assert found["validation"]["num_examples"] == len(first) + len(second)

@@ -267,6 +267,14 @@ def _kind(output):
   return "map" if len(output.shape) == 4 else "sequence"
 
 
+def _pooling(spec, wanted):
+  """Returns what `BackboneSpec.pooling_for` does, for a network that gives its last layer alone."""
+  pooling = spec.pooling_for(wanted)
+  if pooling == "last4":
+    raise UserError(f"--pooling={wanted} is for SavedModels that give the outputs of their layers: choose mean")
+  return pooling
+
+
 def text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
   """Returns the `Backbone` of a text network.
 
@@ -278,11 +286,9 @@ def text_backbone(spec, preprocess, inputs, outputs, pooling, facts):
     pooling: as in `load`.
     facts: as in `of_network`.
   """
-  wanted, pooling = pooling, spec.pooling_for(pooling)
+  wanted, pooling = pooling, _pooling(spec, pooling)
   if pooling == "pooler" and "pooler" not in outputs:
     raise UserError(f"--pooling=pooler, but {spec.name} has no pooler: choose mean or cls")
-  if pooling == "last4":
-    raise UserError(f"--pooling={wanted} is for SavedModels that give the outputs of their layers: choose mean or cls")
   sequence = outputs["sequence"]
   features = outputs["pooler"] if pooling == "pooler" else pool(sequence, inputs["input_mask"], pooling)
   spec = dataclasses.replace(spec, l2_normalized=spec.is_l2_normalized(wanted, pooling))
@@ -303,10 +309,10 @@ def image_backbone(spec, pixels, outputs, pooling, facts):
     pooling: as in `load`.
     facts: as in `of_network`.
   """
-  wanted, pooling = pooling, spec.pooling_for(pooling)
+  wanted, pooling = pooling, _pooling(spec, pooling)
   pooler = outputs.pop("pooler", None)
   ((kind, output),) = outputs.items()
-  if pooling == "pooler" and pooler is None or pooling in ("cls", "last4") and kind == "map":
+  if pooling == "pooler" and pooler is None or pooling == "cls" and kind == "map":
     raise UserError(f"--pooling={pooling}, but {spec.name} has only a feature map: choose mean")
   if pooling == "pooler":
     features = pooler

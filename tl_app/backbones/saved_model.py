@@ -178,7 +178,7 @@ class SavedModelBackbone(Backbone):
     """Returns {value of --pooling: features}, see `Backbone.poolings`."""
     outputs = dict(self.layer(self.network.input))
     found = super().poolings() | ({"pooler": outputs["pooler"]} if "pooler" in outputs else {})
-    if found and LAST_LAYERS in outputs:
+    if LAST_LAYERS in outputs:
       found["last4"] = pool(outputs[LAST_LAYERS], self.network.input["input_mask"], "last4")
     return found
 

@@ -219,7 +219,7 @@ class ModuleInterface:
     if self.form == "image" and not found["pooler"] and not found["map"]:
       found["sequence"] = _first(floats, 3, ("default",))
     found = {kind: output for kind, output in found.items() if output}
-    if "sequence" in found and (last := _last_layers(floats)):
+    if self.form == "tokens" and "sequence" in found and (last := _last_layers(floats)):
       found[LAST_LAYERS] = last
     if not found:
       kinds = "vector per text" if self.form == "strings" else "vector, sequence or map per example"

@@ -88,20 +88,6 @@ def why_not(config: Config, phases: list[Phase], features: Features) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Path:
-  """What fine-tuning answered for the held-out examples of a fold.
-
-  Attributes:
-    strengths: of the regularisation of the last head that were tried, see `heads.solve`; [0.0] if it is trained with
-      the backbone.
-    logits: of each strength, float32 [held-out examples, outputs].
-  """
-
-  strengths: list[float]
-  logits: list[np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
 class CrossValidation:
   """Cross-validation of the fine-tuning of a run.
 
@@ -227,7 +213,9 @@ class CrossValidation:
     not end early where it helps, since their answers calibrate and measure the final model.
     """
     state = self.record.state
-    answers = [_Path(**saved) for saved in (state.get(PART) or {"folds": []})["folds"]]
+    # Keys of the state are strings.
+    saved = (state.get(PART) or {"folds": []})["folds"]
+    answers = [dict(zip(fold["strengths"], fold["logits"])) for fold in saved]
     needed = {"next fold": planned["seconds"] + planned["final"], "final model": planned["final"]}
     while len(answers) < planned["folds"] and not (answers and self._loses(self._compared(probe, answers)[0])):
       number = len(answers) + 1
@@ -245,21 +233,23 @@ class CrossValidation:
         *(number, planned["folds"], self.features.model.task.metrics.primary_title, other, one),
         f"{len(compared[0].logits):,}",
       )
-      continuing.save_part(self.record, PART, lambda: {"folds": [dict(vars(path)) for path in answers]})
+      continuing.save_part(self.record, PART, lambda: {"folds": [_saved(fold) for fold in answers]})
     fits = not self.limit or state.decide("final model", lambda: self._fits(needed["final model"]))
     return answers, fits
 
   def _fold(self, features, strength, number):
-    """Returns the `_Path` of fine-tuning on the training split of `features`, whose validation split is held out."""
+    """Returns {strength: logits of the validation split} of fine-tuning on the training split of `features`.
+
+    The strengths are those of the regularisation of the last head, 0 for one that is trained with the backbone.
+    """
     refit.fit_fold(self.phases[0], features, strength)
     record = self.record.without_state()
     for phase in self._fixed(features):
       if phase.inputs.recompute_features:
-        path = closed_form.answers(phase, features)
-        return _Path(list(path), list(path.values()))
+        return closed_form.answers(phase, features)
       settings = dataclasses.replace(self.config, profile_input=False, seed=self.config.seed + phase.inputs.seed_offset)
       fit.fit(phase.replace(name=f"{phase.name}_fold_{number}"), features, settings, record)
-    return _Path([0.0], [selection.finite("fine_tuned", features.logits(features.data.validation))])
+    return {0.0: selection.finite("fine_tuned", features.logits(features.data.validation))}
 
   def _compared(self, probe, answers):
     """Returns (the probe and the fine-tuned candidate on the held-out examples of the folds so far, see `_pooled`)."""
@@ -294,12 +284,14 @@ def _measured_step(phase, features, seed):
   return seconds, first
 
 
+def _saved(fold):
+  return {"strengths": list(fold), "logits": list(fold.values())}
+
+
 def _pooled(answers, probe, features):
   """Returns (the strength of the last head with the lowest calibrated loss in all folds, its answers in all folds)."""
-  tried = [strength for strength in answers[0].strengths if all(strength in path.strengths for path in answers)]
-  pooled = {
-    strength: np.concatenate([path.logits[path.strengths.index(strength)] for path in answers]) for strength in tried
-  }
+  tried = [strength for strength in answers[0] if all(strength in fold for fold in answers)]
+  pooled = {strength: np.concatenate([fold[strength] for fold in answers]) for strength in tried}
   targets = features.data.targets[probe.rows]
 
   def loss(strength):

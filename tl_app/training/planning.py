@@ -139,16 +139,8 @@ def truncation(data: TrainingData, model: Model) -> dict:
   return shares | {"texts_cut": round(float(np.mean(read < lengths)), 4), "tokens_read": share}
 
 
-def facts(config, data: TrainingData, model: Model, devices: Devices, contrasted: bool | None = None) -> Facts:
-  """Returns the `Facts` that recipes are made from.
-
-  Args:
-    config: the `Config`.
-    data: the `TrainingData`.
-    model: the `Model`.
-    devices: the `Devices`.
-    contrasted: what `contrasts` has decided for the run; None to decide.
-  """
+def facts(config, data: TrainingData, model: Model, devices: Devices) -> Facts:
+  """Returns the `Facts` that recipes are made from."""
   backbone, batch_examples = model.backbone, 0.0
   if config.batch_tokens:
     batch_examples = objectives.mean_token_batch(
@@ -162,7 +154,7 @@ def facts(config, data: TrainingData, model: Model, devices: Devices, contrasted
     primary_metric=model.task.metrics.primary_metric,
     batch_examples=batch_examples,
     pretrained=backbone.pretrained,
-    contrasts=contrasts(config, data, model) if contrasted is None else contrasted,
+    contrasts=contrasts(config, data, model),
     closed_solver=model.task.closed_solver,
     probe_work=float(_probe_rows(data, model)) * backbone.feature_size * len(model.task.codec.names),
   )
@@ -236,7 +228,8 @@ def for_other_data(config, plan: Plan, features: Features, recipe: Callable) -> 
   contrasted = any(isinstance(phase.objective, SupervisedContrastive) for phase in plan.phases)
 
   def phases_for(data):
-    found = facts(config, data, model, devices, contrasted)
+    # The run has decided: a fold has fewer examples of a class.
+    found = dataclasses.replace(facts(config, data, model, devices), contrasts=contrasted)
     return plan.batch_size.applied(recipe(config, found, devices.replicas))
 
   return phases_for

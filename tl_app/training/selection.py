@@ -130,7 +130,7 @@ def select(
   """Selects the candidate with the highest primary metric, and the first one if several are equal.
 
   The paired test of the task compares each candidate with the first. A candidate that is better than the first by less
-  than one standard error, see `ONE_STANDARD_ERROR`, is not selected; see `is_better`.
+  than one standard error, see `ONE_STANDARD_ERROR`, is not selected; see `_lower_loss`.
 
   Args:
     candidates: the candidates, the simplest one, the probe, first.
@@ -155,29 +155,31 @@ def select(
   if groups:
     return _best_worst_group(candidates, targets, task, metrics, groups)
   metric = task.metrics.primary_metric
-  able = [candidate for candidate in candidates if is_better(candidate, first, targets, task)]
-  best = max(able or [first], key=lambda candidate: metrics[candidate.name][metric])
-  return Selection(best, _reason(best, first, metrics, task, targets), metrics)
+  able, by_loss = [first], {}
+  for candidate in candidates[1:]:
+    gain = metrics[candidate.name][metric] - metrics[first.name][metric]
+    if gain > 0 and metrics[candidate.name]["p_value"] <= ONE_STANDARD_ERROR:
+      able.append(candidate)
+    elif gain >= 0 and (lower := _lower_loss(candidate, first, targets, task)):
+      able.append(candidate)
+      by_loss[candidate.name] = lower
+  best = max(able, key=lambda candidate: (metrics[candidate.name][metric], candidate is not first))
+  reason = _reason(best, first, metrics, task, len(targets), by_loss.get(best.name, ""))
+  return Selection(best, reason, metrics)
 
 
-def is_better(candidate: Candidate, first: Candidate, targets: np.ndarray, task) -> bool:
-  """Returns whether a candidate is better than the first one by one standard error or more.
+def _lower_loss(candidate, first, targets, task):
+  """Returns that the calibrated loss of a candidate is lower than that of the first by one standard error, or "".
 
-  In cross-validation the calibrated loss may show it too, if the primary metric is not lower: the few held-out examples
-  that only one of two models answers right say less than how sure they are of all. On a validation split the loss has
-  chosen the epoch, so it says too much there.
-
-  Args:
-    candidate, first: the candidates, with answers for the same examples.
-    targets: of these examples.
-    task: the `Task`.
+  It may decide in cross-validation: the few held-out examples that only one of two models answers right say less than
+  how sure they are of all. On a validation split the loss has chosen the epoch, so it says too much there.
   """
-  metrics = task.metrics
-  gain = metrics.score(candidate.logits, targets) - metrics.score(first.logits, targets)
-  if gain > 0 and metrics.p_value(first.logits, candidate.logits, targets) <= ONE_STANDARD_ERROR:
-    return True
-  losses = metrics.compare_losses(first.logits, candidate.logits, targets) if candidate.rows is not None else None
-  return gain >= 0 and losses is not None and losses[0] > 0 and losses[1] <= ONE_STANDARD_ERROR
+  compared = (
+    task.metrics.compare_losses(first.logits, candidate.logits, targets) if candidate.rows is not None else None
+  )
+  if compared is None or compared[0] <= 0 or compared[1] > ONE_STANDARD_ERROR:
+    return ""
+  return f"its calibrated loss is lower by {compared[0]:.2g}, randomisation test p = {compared[1]:.2g}"
 
 
 def _best_worst_group(candidates, targets, task, metrics, groups):
@@ -216,7 +218,7 @@ def cannot_win(probe: Candidate, phase: Phase, features: Features, config) -> st
   """Returns why the fine-tuning that --preset chose cannot be selected, or "".
 
   One standard error of `select` is a number of examples that only the fine-tuned model gets right; a probe with fewer
-  errors cannot be beaten by as many. In cross-validation a lower loss is enough, see `is_better`, unless the probe
+  errors cannot be beaten by as many. In cross-validation a lower loss is enough, see `_lower_loss`, unless the probe
   makes no error.
 
   Args:
@@ -288,8 +290,7 @@ def _doubt(p_value, task, count):
   return f"{count} examples cannot show a difference below {least:.2g}"
 
 
-def _reason(best, first, metrics, task, targets):
-  count = len(targets)
+def _reason(best, first, metrics, task, count, by_loss):
   score = {name: values[task.metrics.primary_metric] for name, values in metrics.items()}
   if best is first:
     others = [name for name in score if name != first.name]
@@ -309,10 +310,7 @@ def _reason(best, first, metrics, task, targets):
     )
   p = metrics[best.name]["p_value"]
   doubt = _doubt(p, task, count)
-  compared = f"{task.metrics.test_title} p = {p:.2g}{doubt and ': '}{doubt}"
-  if p > ONE_STANDARD_ERROR:
-    lower, p_of_loss = task.metrics.compare_losses(first.logits, best.logits, targets)
-    compared += f"; its calibrated loss is lower by {lower:.2g}, randomisation test p = {p_of_loss:.2g}"
+  compared = f"{task.metrics.test_title} p = {p:.2g}{doubt and ': '}{doubt}{by_loss and '; '}{by_loss}"
   return (
     f"{formatting.candidate(best.name)}: {score[best.name]:.4f} {first.measured}, "
     f"{first.name} {score[first.name]:.4f} ({compared})"

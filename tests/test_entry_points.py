@@ -55,7 +55,7 @@ def test_train_writes_every_file_and_ends_with_the_summary(world, trained):
   }
   findings = files.read_json(world / "run/findings.json")
   assert [finding["kind"] for finding in findings["findings"]] == ["tiny_image"]
-  assert "warning  tiny_image: 60 of 60 images with a side below 32 pixels" in trained.stderr
+  assert "warning  tiny_image: images with a side below 32 pixels: 60 of 60" in trained.stderr
   report = (world / "run/report.html").read_text()
   assert "<h3>Findings</h3>" in report and "images with a side below 32 pixels" in report
   metrics = files.read_json(world / "run/metrics.json")
@@ -132,7 +132,7 @@ def test_check_prints_a_line_a_finding_and_says_by_its_code_how_bad_it_is(world,
   assert clean.stdout.splitlines()[-1].startswith("0 serious, 1 warning, 0 info; ")
   (tmp_path / "colours/red/000.png").write_bytes(b"")
   found = run("check", f"--dataset=images:{tmp_path}/colours", f"--output={tmp_path}/o.json", code=1)
-  assert "serious  empty_file: 1 of 60 image files of 0 bytes, e.g. red/000.png; fetch them again" in found.stdout
+  assert "serious  empty_file: image files of 0 bytes: 1 of 60, e.g. red/000.png; fetch them again" in found.stdout
   assert found.stderr.splitlines()[-1] == f"tl_app: --dataset=images:{tmp_path}/colours is faulty; serious findings: 1"
   kinds = [finding["kind"] for finding in files.read_json(tmp_path / "o.json")["findings"]]
   assert kinds == ["empty_file", "tiny_image"]

@@ -29,6 +29,7 @@ OBJECTIVES = {
   "masked_tokens": {"objective": "masked_tokens", "epochs": 2, "learning_rate": 5e-5},
   "views": {"objective": "views", "epochs": 1, "learning_rate": 1e-5, "batch_size": 64},
   "reconstruct": {"objective": "reconstruct", "epochs": 1, "learning_rate": 3e-5},
+  "clusters": {"objective": "clusters", "clusters": 100, "epochs": 3, "rounds": 3, "learning_rate": 2e-5},
 }
 COUNTS = [10, 50]
 

@@ -28,7 +28,7 @@ class Kind(typing.NamedTuple):
 
 
 KINDS = {
-  "unreadable": Kind(SERIOUS, "cannot be read or decoded", "fix or remove them"),
+  "unreadable": Kind(SERIOUS, "files or rows that cannot be read or decoded", "fix or remove them"),
   "empty_file": Kind(SERIOUS, "image files of 0 bytes", "fetch them again or remove them"),
   "empty_text": Kind(SERIOUS, "empty texts", "fill in or remove them"),
   "no_label": Kind(SERIOUS, "examples without a label", "label or remove them"),
@@ -37,7 +37,7 @@ KINDS = {
   "unseen_labels": Kind(
     SERIOUS, "labels of validation or test that train does not have", "add examples of them to train, or remove them"
   ),
-  "unsplittable": Kind(SERIOUS, "the splits cannot be sampled", "see the reason"),
+  "unsplittable": Kind(SERIOUS, "splits that cannot be sampled", "see the reason"),
   "leak": Kind(WARNING, "examples of a given split that another split has too", "remove them", True),
   "near_leak": Kind(WARNING, "examples that nearly equal an example of another given split", "remove them", True),
   "group_leak": Kind(WARNING, "examples whose group another given split has too", "split by group", True),
@@ -144,7 +144,7 @@ class Finding:
     shown = f", e.g. {', '.join(self.examples)}" if self.examples else ""
     detail = f" ({self.detail})" if self.detail else ""
     advice = self.advice or kind.advice
-    return f"{self.severity:8} {self.kind}: {self.count:,}{of} {kind.meaning}{detail}{shown}; {advice}"
+    return f"{self.severity:8} {self.kind}: {kind.meaning}: {self.count:,}{of}{detail}{shown}; {advice}"
 
   def worse(self):
     """Returns the same finding as a serious one."""

@@ -1,7 +1,5 @@
 """Networks made of a backbone and a head: what a phase trains."""
 
-from collections.abc import Callable
-
 import keras
 import tensorflow as tf
 from keras import ops
@@ -68,20 +66,28 @@ def lowest_active(model, phase: Phase) -> str:
   return next(stage for stage in model.stages if stage in phase.trains.train_stages)
 
 
-def training_network(model, phase: Phase, top: Callable | None = None) -> keras.Model:
-  """Builds the network that a phase fits: the stages below `lowest_active` form a trunk in inference mode.
+def training_network(model, phase: Phase, top: keras.layers.Layer | None = None) -> keras.Model:
+  """Returns the network that a phase fits: the stages below `lowest_active` form a trunk in inference mode.
 
   A backbone that cannot be split there (a SavedModel; one layer with stages on both sides) is used whole: in training
-  mode if any of it trains.
+  mode if any of it trains. Phases in a row that fit the same network get the same object.
 
   Args:
     model: the `Model`.
     phase: the `Phase`.
-    top: function, features -> what is fitted, in place of the head; None for the head.
+    top: layer on the features, in place of the head; None for the head.
 
   Returns:
     `keras.Model`, backbone inputs -> logits.
   """
+  key = lowest_active(model, phase), top and top.name
+  if key not in model.training_networks:
+    model.training_networks.clear()
+    model.training_networks[key] = _training_network(model, phase, top)
+  return model.training_networks[key]
+
+
+def _training_network(model, phase, top):
   backbone: Backbone = model.backbone
   if not backbone.can_split(lowest_active(model, phase)):
     return keras.Model(backbone.network.input, top(model.features.output)) if top else model.network

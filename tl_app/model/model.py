@@ -54,12 +54,14 @@ class Model(BackboneWithHead):
     network: `keras.Model`, backbone inputs -> logits; shares every variable with the others.
     task: the `Task`: what the logits mean.
     ood: the `OodScore`, or None.
+    training_networks: the network of the last phase, see `graphs.training_network`.
   """
 
   features: keras.Model
   network: keras.Model
   task: Task
   ood: OodScore | None = None
+  training_networks: dict[tuple, keras.Model] = dataclasses.field(default_factory=dict)
 
 
 def build(backbone: Backbone, task: Task, l2_normalized: bool = False, head_config: HeadConfig = heads.LINEAR) -> Model:

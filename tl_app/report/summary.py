@@ -133,7 +133,7 @@ def _certainty(test):
   if sets:
     return (
       f"prediction sets for {sets['coverage']:g}: {sets['measured']:.3f} hold the label (95 % interval "
-      f"{formatting.interval(sets['measured_ci95'])}), {sets['mean_size']:.3g} classes on average"
+      f"{formatting.interval(sets['measured_ci95'])}), {sets['mean_size']:.2f} classes on average"
     )
   if not intervals:
     return ""

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import weakref
 from collections.abc import Callable
 
 import keras
@@ -15,6 +16,8 @@ from tl_app.training import objectives, optimizers, train_steps
 
 # Steps of the head alone that Keras runs in one call: such a step is far shorter than the way into Python and back.
 HEAD_STEPS_PER_CALL = 256
+# {network: (what its compiled steps depend on, its optimizer)}.
+_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,10 @@ class _Steps(abc.ABC):
   def loss(self) -> Callable:
     """Returns a new loss."""
 
+  @abc.abstractmethod
+  def constants(self) -> tuple:
+    """Returns what else the compiled steps depend on, comparable by ==."""
+
   def metrics(self) -> list | None:
     """Returns the Keras metrics of the training batches, or None."""
     return None
@@ -50,15 +57,19 @@ class _Steps(abc.ABC):
     return optimizers.WarmupSchedule(planned.steps, planned.warmup_steps, every, planned.curve)
 
   def compile(self, policy: StepPolicy = PLAIN) -> None:
-    """Compiles the network with a new optimizer, since its slots belong to other variables and learning rates."""
+    """Compiles the network with a new optimizer, since its slots belong to other variables and learning rates.
+
+    A network that was compiled for the same steps is kept, since TensorFlow traces new ones for seconds: its optimizer
+    gets the values of the new one.
+    """
     network, phase = self.network, self.phase
+    optimizer, made_of = self._scaled_optimizer(policy), self._made_of(policy)
+    known, kept = _COMPILED.get(network, (None, None))
+    if known == made_of and kept is network.optimizer:
+      for variable, value in zip(kept.variables, optimizer.variables, strict=True):
+        variable.assign(value)
+      return
     replicas = network.distribute_strategy.num_replicas_in_sync
-    optimizer = self._optimizer()
-    # Now, and not while `fit` traces: low-rank factors start from the values of their kernels.
-    optimizer.build(network.trainable_variables)
-    if policy.precision == "mixed_float16":
-      # Keras scales the loss by itself only if the model as a whole has this policy.
-      optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     # TensorFlow cannot run Keras' loop over steps on several devices: a placeholder in its branches stays unfed.
     one_step = self.has_long_steps or replicas > 1
     network.compile(
@@ -68,6 +79,19 @@ class _Steps(abc.ABC):
       jit_compile=policy.jit,
       steps_per_execution=1 if one_step else min(phase.schedule.steps_per_epoch, HEAD_STEPS_PER_CALL),
     )
+    _COMPILED[network] = made_of, optimizer
+
+  def _made_of(self, policy):
+    """Returns what the compiled steps depend on. Names of phases and order of the examples are not among it."""
+    phase = self.phase.replace(name="", seed_offset=0)
+    return policy, phase, self.constants(), [id(variable) for variable in self.network.trainable_variables]
+
+  def _scaled_optimizer(self, policy):
+    optimizer = self._optimizer()
+    # Now, and not while `fit` traces: low-rank factors start from the values of their kernels.
+    optimizer.build(self.network.trainable_variables)
+    # Keras scales the loss by itself only if the model as a whole has this policy.
+    return keras.optimizers.LossScaleOptimizer(optimizer) if policy.precision == "mixed_float16" else optimizer
 
   def _optimizer(self):
     phase, spec = self.phase, self.phase.optimizer
@@ -99,6 +123,11 @@ class PhaseSteps(_Steps):
     """Returns the loss of the phase's objective."""
     return objectives.of(self.phase).loss(self.model.task, self.phase, self.train_targets)
 
+  def constants(self):
+    """Returns the given schedule, and the classes if the loss weights them."""
+    weighted = objectives.of(self.phase).weights_classes(self.phase)
+    return self.schedule, self.train_targets.tobytes() if weighted else None
+
   def metrics(self):
     """Returns the Keras metrics of the task."""
     return objectives.of(self.phase).keras_metrics(self.model.task)
@@ -126,6 +155,10 @@ class PretrainingSteps(_Steps):
   def loss(self):
     """Returns the loss of the phase's objective."""
     return self.make_loss()
+
+  def constants(self):
+    """Returns the function that makes the loss."""
+    return (self.make_loss,)
 
 
 def with_phase_steps(network: keras.Model, phase: Phase) -> keras.Model:

@@ -171,15 +171,18 @@ class CrossValidation:
   def _planned(self, parts, final):
     """Returns {"folds", "reason", "seconds"}, with 0 folds if they take too long, from the measured time of a step."""
     train, held = parts[0]
-    of_fold = self.features.with_parts(train, held)
-    phases, final = ([phase for phase in chosen if phase.trains_backbone] for chosen in (self._fixed(of_fold), final))
-    step, first = _measured_step(phases[-1], of_fold, self.config.seed)
+    folds = [self.features.with_parts(*part) for part in parts]
+    plans = [[phase for phase in self._fixed(fold) if phase.trains_backbone] for fold in folds]
+    phases, final = plans[0], [phase for phase in final if phase.trains_backbone]
+    step, first = _measured_step(phases[-1], folds[0], self.config.seed)
+    # The folds continue with the steps that were compiled for the measurement, if they have the same ones.
+    compiled = 0.0 if plans == [phases[-1:]] * len(plans) else first
     steps = sum(phase.schedule.steps for phase in phases)
     last_steps = sum(phase.schedule.steps for phase in final)
     # Heads are fitted on new features of all examples, other models answer the held-out ones.
     passed = len(held) if self.phases[-1].trains_backbone else len(train) + len(held)
     answered = time_budget.FORWARD * math.ceil(passed / phases[-1].inputs.batch_size)
-    seconds, rest = first + step * (steps + answered), first + step * last_steps
+    seconds, rest = compiled + step * (steps + answered), first + step * last_steps
     count = len(parts)
     if self.config.refit == AUTO:
       count = min(count, int(MOST_SECONDS // seconds))

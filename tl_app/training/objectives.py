@@ -60,6 +60,10 @@ class Objective(abc.ABC):
       train_targets: [train, ..], for class weights.
     """
 
+  def weights_classes(self, phase: Phase) -> bool:
+    """Returns whether `loss` depends on the training targets."""
+    return False
+
   def sampled_classes(self, phase: Phase, targets: np.ndarray) -> np.ndarray | None:
     """Returns the classes of examples, int [n], if each class is sampled equally often, or None.
 
@@ -95,9 +99,12 @@ class _TaskLoss(Objective):
   def network(self, model, phase):
     return graphs.training_network(model, phase)
 
+  def weights_classes(self, phase):
+    return phase.inputs.mixes or phase.objective.imbalance not in ("none", "balanced")
+
   def loss(self, task, phase, train_targets):
     objective = phase.objective
-    if phase.inputs.mixes or objective.imbalance not in ("none", "balanced"):
+    if self.weights_classes(phase):
       return task.loss.weighted_loss(objective.label_smoothing, objective.imbalance, train_targets)
     return task.loss.loss(objective.label_smoothing)
 

@@ -196,8 +196,8 @@ def _refuse_unread(unread, split_files, what):
     shown = ", ".join(file.name for file in named[:3]) + (", .." if named[3:] else "")
     flags = [_flag(split, own[split], more[split]) for split in own if own[split] or more[split]]
     raise UserError(
-      f"{what}: {shown} would not be read, but the names begin with that of a split: pass {' '.join(flags)}, or move "
-      "away what is not wanted"
+      f"{what}: these files would not be read, although their names begin like a split: {shown}. Pass "
+      f"{' '.join(flags)}, or move away what is not wanted"
     )
 
 

@@ -28,7 +28,7 @@ def _answers(facts):
     sets = test["prediction_sets"]
     sentences.append(
       f"A prediction set holds the right class for {wording.of_hundred(sets['measured'])} examples (aim: "
-      f"{wording.of_hundred(sets['coverage'])}) and names {sets['mean_size']:.2g} classes on average."
+      f"{wording.of_hundred(sets['coverage'])}) and names {sets['mean_size']:.1f} classes on average."
     )
   for name, row in test.get("intervals", {}).get("per_target", {}).items():
     held = wording.of_hundred(row["measured"])

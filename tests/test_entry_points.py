@@ -129,7 +129,7 @@ def test_check_prints_a_line_a_finding_and_says_by_its_code_how_bad_it_is(world,
   clean = run("check", f"--flagfile={world}/tiny.cfg", f"--dataset=images:{tmp_path}/colours")
   first = clean.stdout.splitlines()[0]
   assert first.startswith(f"images:{tmp_path}/colours: 60 images, single_label, 3 classes; train ")
-  assert clean.stdout.splitlines()[-1].startswith("0 serious, 1 warning, 0 info; ")
+  assert clean.stdout.splitlines()[-1].startswith("serious: 0, warning: 1, info: 0; ")
   (tmp_path / "colours/red/000.png").write_bytes(b"")
   found = run("check", f"--dataset=images:{tmp_path}/colours", f"--output={tmp_path}/o.json", code=1)
   assert "serious  empty_file: image files of 0 bytes: 1 of 60, e.g. red/000.png; fetch them again" in found.stdout

@@ -74,7 +74,7 @@ def _similar(spellings, counts, examples):
     for name in spellings.keys() & set(names):
       ids[name].append(id)
   shown = [f"{name!r} ({_places(ids[name])}) = {other!r} ({counts[other]:,})" for name, other in spellings.items()]
-  detail = f"{sum(map(len, ids.values())):,} examples"
+  detail = f"in {sum(map(len, ids.values())):,} of {len(examples):,} examples"
   yield from find("similar_labels", len(spellings), len(counts), detail, shown)
 
 

@@ -77,9 +77,10 @@ def lines(result, found):
     yield f"note     {note}"
   for what, why in result["not_checked"].items():
     yield f"not checked: {what}: {why}"
-  yield ", ".join(f"{result[severity]} {severity}" for severity in SEVERITIES) + (
-    f"; {sum(result['seconds'].values()):.0f} s ({', '.join(f'{n} {s:.0f}' for n, s in result['seconds'].items())})"
-  )
+  counts = ", ".join(f"{severity}: {result[severity]}" for severity in SEVERITIES)
+  seconds = result["seconds"]
+  parts = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if value >= 1)
+  yield f"{counts}; {sum(seconds.values()):.1f} s" + (f" ({parts})" if parts else "")
 
 
 def is_serious(found):

@@ -46,7 +46,7 @@ def fit(phase: Phase, features: Features, recomputed: FeatureRows | None, config
     _log_strength(solver, solved, f"on {len(data.validation):,} validation examples")
     decided = None if recomputed is not None else refit.decide(config, features, solved.logits[0])
     if decided:
-      log.info("probe: %s (--refit=%s)", _as_words(decided), config.refit)
+      log.info("probe: %s", _as_words(decided))
     if decided and decided.folds:
       crossed = refit.cross_validate(phase, features)
       _log_strength(solver, crossed, f"on the held-out examples of {len(crossed.logits)} folds")

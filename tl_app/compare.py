@@ -1,4 +1,4 @@
-"""Compares recipes over seeds on one data set: a table of test scores with intervals, beside the probe's.
+"""Compares recipes over seeds on one data set: a table of test scores with intervals and differences to the probe.
 
 python -m tl_app.compare --flagfile=configs/movie_reviews_minilm.cfg --recipes=probe,lp_ft --workdir=runs/compared
 

@@ -1,4 +1,4 @@
-"""Opens a page on this machine on which a person tries a model: answers, explanations, and flags for wrong ones.
+"""Serves a page on this machine to try a model: answers, explanations, and a form to flag wrong ones.
 
 python -m tl_app.demo --model=runs/movie_reviews/export
 python -m tl_app.demo --workdir=runs/flowers
@@ -12,9 +12,11 @@ from tl_app.errors import UserError
 
 
 def define_flags():
-  cli.flag("model", "", "The exported SavedModel; without explanations.", path=True)
+  cli.flag("model", "", "An exported SavedModel, in place of --workdir; answers then have no explanation.", path=True)
   cli.define(["workdir", *RELOADING_FLAGS])
-  cli.flag("flagged", "flagged.csv", "Table to which flagged answers are added, for --dataset=table:.", path=True)
+  cli.flag(
+    "flagged", "flagged.csv", "CSV file to which flagged answers are added; --dataset=table:FILE reads it.", path=True
+  )
   cli.flag("port", 7860, "Port of the page on 127.0.0.1.", low=1)
   cli.flag("similar", 3, "Number of similar training examples with --workdir. 0: none.", low=0)
 

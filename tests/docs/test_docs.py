@@ -153,6 +153,12 @@ def test_flags_that_the_docs_name_exist():
   }
 
 
+@pytest.mark.slow
+def test_every_command_but_predict_takes_a_bundle():
+  assert "Every command but `predict` takes it" in TEXTS["docs/offline.md"]
+  assert {name for name in COMMANDS if "bundle" not in flags_of(name)} == {"predict"}
+
+
 def test_relative_links_resolve():
   broken = []
   for name, text in TEXTS.items():

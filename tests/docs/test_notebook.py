@@ -19,7 +19,7 @@ from tl_app.assets import Assets
 from tl_app.errors import UserError
 
 WRONG = "tl_app.fit(dataset='table:nowhere.csv', backbone='minilm_l6.pypi', workdir='runs/wrong')"
-KINDS = {"pretrained": "pretrained", "scratch": "from nothing"}
+KINDS = {"pretrained": "pretrained", "scratch": "random weights"}
 NOTEBOOKS = pathlib.Path(__file__).resolve().parents[2] / "notebooks"
 
 

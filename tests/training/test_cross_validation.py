@@ -1,5 +1,6 @@
 """Tests of cross-validation of fine-tuning, and of the model that is fine-tuned on training and validation examples."""
 
+import pathlib
 import types
 
 import numpy as np
@@ -9,7 +10,7 @@ import tiny_modules
 
 from tl_app import files
 from tl_app.commands import train
-from tl_app.config import Config
+from tl_app.config import FIELDS, Config
 from tl_app.data.splitting import folds
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
@@ -20,6 +21,7 @@ from tl_app.training.refit import Refit
 from tl_app.training.selection import Candidate
 from tl_app.workdir import Record, Workdir
 
+DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
 FACTS = Facts(100, 2, 1e-4, {"layer": ("layer/kernel",)})
 TASK = SINGLE_LABEL.with_codec(names=("a", "b"))
 
@@ -29,6 +31,12 @@ def _features(workers=1, pretrained=True, task=TASK, copies=0):
   data = types.SimpleNamespace(train_rows=np.zeros((1 + copies, 20), int), targets=np.zeros(20, int))
   model = types.SimpleNamespace(backbone=backbone, task=task)
   return types.SimpleNamespace(model=model, data=data, devices=types.SimpleNamespace(workers=workers))
+
+
+def test_the_help_and_the_docs_name_the_time_that_the_folds_may_take():
+  assert cross_validation.MOST_SECONDS == 4 * 60
+  assert "four minutes" in FIELDS["refit"].metadata["help"]
+  assert "four minutes" in (DOCS / "recipes.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

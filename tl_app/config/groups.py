@@ -22,7 +22,12 @@ def _field(default, help, choices=None, low=None, high=None, word=None, common=F
 class RunConfig:
   """Where a run lies and what it writes."""
 
-  workdir: str = _field("", "Directory of this run. All results are written here.", common=True, path=True)
+  workdir: str = _field(
+    "",
+    "Directory of the run, to which all results are written. Commands about a finished run read it.",
+    common=True,
+    path=True,
+  )
   cache_dir: str = _field(
     "",
     "Directory of downloads and cached features. Empty: $TL_APP_CACHE, else tl_app in the user's cache directory.",
@@ -67,7 +72,7 @@ class BackboneConfig:
   backbone: str = _field(
     "",
     "Name from `python -m tl_app.inspect`, or a URL, kaggle://, hf://, directory, Keras file, run or export. Empty: "
-    + ", ".join(f"{name} for {modality}s" for modality, name in DEFAULT_BACKBONES.items()),
+    "a training takes " + ", ".join(f"{name} for {modality}s" for modality, name in DEFAULT_BACKBONES.items()) + ".",
     common=True,
     path=True,
   )
@@ -163,8 +168,8 @@ class DataConfig:
 
   dataset: str = _field(
     "",
-    "Training data: movie_reviews, digits, images:DIR, table:PATH, tfrecord:PATH (each may be a glob pattern), or "
-    "tfds:NAME[/CONFIG][:VERSION]. Pretraining reads no labels, and texts:PATH too.",
+    "Labelled data: movie_reviews, digits, images:DIR, table:PATH, tfrecord:PATH (each may be a glob pattern), or "
+    "tfds:NAME[/CONFIG][:VERSION]. Pretraining reads no labels, and also texts:PATH.",
     common=True,
     path=True,
   )
@@ -264,7 +269,7 @@ class PretrainingConfig:
   objective: str = _field(
     "masked_tokens",
     "What pretraining minimises. masked_tokens: predict masked tokens of texts, as BERT was pretrained. "
-    "next_token: predict each token from those before it, for networks that read from left to right, as lstm.scratch. "
+    "next_token: predict each token from those before it, for networks that read from left to right: lstm.scratch. "
     "views: two "
     "views of an example have similar features: parts of an image in other colours, passes over a text with other "
     "dropout. reconstruct: rebuild an image or the words of a text from the features of a part. clusters: predict the "
@@ -382,7 +387,7 @@ class RecipeConfig:
     "Whether the selected model learns from training and validation examples together: a probe in closed form, and "
     "fine-tuning if it wins against the probe in cross-validation; the held-out answers then stand for the validation "
     "split. auto: where a sampled validation split is too small to show a gain of a tenth of the errors; fine-tuning "
-    "if the folds take two minutes or less.",
+    "in as many of the folds as fit into four minutes.",
     choices=(AUTO, "never", "always"),
   )
   select_metric: str = _field(
@@ -395,7 +400,7 @@ class RecipeConfig:
     "none",
     "Adaptation of the probe to the domain of --unlabelled_dataset, a candidate of its own. coral: the features get "
     "the mean and covariance of the target. pseudo_labels: train on confident answers about the target too. dann: "
-    "hidden layers of the head from which the domain cannot be told.",
+    "hidden layers of the head from which the domain cannot be predicted.",
     choices=("none", "coral", "dann", "pseudo_labels"),
   )
   unlabelled_dataset: str = _field(
@@ -493,8 +498,8 @@ class AnswerConfig:
   )
   ood_dataset: str = _field(
     "",
-    "Data of another kind, in a form of --dataset; labels are not read. Measures how well they are told from the test "
-    "split by the probability and by the ood_score.",
+    "Data of another kind, in a form of --dataset; labels are not read. Measures how well they are distinguished from "
+    "the test split by the probability and by the ood_score.",
   )
 
   @property
@@ -508,7 +513,11 @@ class OptimisationConfig:
   """Epochs, batches, learning rates and when to stop."""
 
   epochs: int = _field(
-    0, "Epochs of fine-tuning. 0: about 1,000 optimizer steps, between 3 and 20 epochs.", low=0, common=True
+    0,
+    "Epochs of fine-tuning or pretraining. 0: about 1,000 optimizer steps, between 3 and 20 epochs, or as --preset "
+    "says. Random weights: about 3,000 steps, between 10 and 60 epochs.",
+    low=0,
+    common=True,
   )
   head_epochs: int = _field(100, "Maximum number of epochs of the probe.", low=1)
   batch_size: int | str = _field(

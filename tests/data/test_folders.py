@@ -240,3 +240,14 @@ def test_links_are_followed_and_those_that_lead_out_are_counted(tmp_path):
   assert "to 2 files, which are read, e.g. " in note and str(tmp_path / "elsewhere") in note
   (photos / "dog" / "nowhere.jpg").unlink()
   assert "it is a pipe, a socket or a device" in refusal(f"images:{photos}")
+
+
+def test_a_glob_in_a_directory_whose_name_has_brackets(tmp_path):
+  write_images(tmp_path, "set [1]/a/1.jpg", "set [1]/b/1.jpg", "set 1/c/1.jpg")
+  assert list(load(f"images:{tmp_path}/set [1]/*").ids) == ["a/1.jpg", "b/1.jpg"]
+  assert list(load(f"images:{tmp_path}/set [12]/*").ids) == ["set 1/c/1.jpg"]
+
+
+def test_a_pointer_of_git_lfs_is_told(tmp_path):
+  write_images(tmp_path, "a/1.jpg", content=b"version https://git-lfs.github.com/spec/v1\n")
+  assert "is a pointer of Git LFS" in refusal(f"images:{tmp_path}", verify=None)

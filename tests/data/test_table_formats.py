@@ -1,6 +1,7 @@
 """What a table holds: line numbers, separators, worksheets, images inside Parquet."""
 
 import datetime
+import gzip
 import json
 import pathlib
 
@@ -63,6 +64,17 @@ def test_the_first_worksheet_of_a_workbook(tmp_path):
   assert "not an .xlsx workbook" in refusal(f"table:{write(tmp_path / 'fake.xlsx', 'text,label')}")
 
 
+def test_a_worksheet_may_have_holes_in_its_header_and_not_repeat_it(tmp_path):
+  openpyxl = pytest.importorskip("openpyxl")
+  book = openpyxl.Workbook()
+  for row in (("text", None, "label", None, "n"), ("a", None, "x", None, 1), ("text", None, "label", None, "n")):
+    book.active.append(row)
+  book.save(tmp_path / "t.xlsx")
+  examples = load(f"table:{tmp_path / 't.xlsx'}", on_bad_example="skip")
+  assert list(examples.labels) == ["x"]
+  assert examples.skipped == [{"id": "t.xlsx:3", "reason": "row 3 repeats the header: remove it"}]
+
+
 def test_other_forms_of_tables_are_told_what_to_do(tmp_path):
   assert "save it as .xlsx or .csv" in refusal(f"table:{write(tmp_path / 't.xls', '')}")
   assert "one JSON object per line" in refusal(f"table:{write(tmp_path / 't.json', '[]')}")
@@ -108,3 +120,47 @@ def test_texts_as_bytes_are_texts(tmp_path):
 def test_equal_labels_are_one_class_however_their_accents_are_composed(tmp_path):
   file = write(tmp_path / "t.csv", "text,label\nx,caf\u00e9\ny,cafe\u0301\nz,tea\n")
   assert set(load(f"table:{file}").labels) == {"caf\u00e9", "tea"}
+
+
+def test_a_header_inside_a_table_is_no_row(tmp_path):
+  text = "text,label\na b,x\nc d,y\n"
+  for inside in (text, "\ufeff" + text):
+    file = write(tmp_path / "t.csv", text + inside)
+    assert "t.csv:4: line 4 repeats the header: remove it (1 of 5" in refusal(f"table:{file}")
+  file = write(tmp_path / "t.tsv", (text + text).replace(",", "\t"))
+  assert "line 4 repeats the header" in refusal(f"table:{file}")
+
+
+def test_columns_without_a_name_are_no_fault(tmp_path):
+  file = write(tmp_path / "t.csv", ",text,,label,\n1,a b,,x,\n2,c d,,y,\n")
+  for flags in ({}, {"image_column": ""}):
+    examples = load(f"table:{file}", **flags)
+    assert list(examples.inputs.array()) == ["a b", "c d"] and list(examples.labels) == ["x", "y"]
+  assert "has the column 'a' twice" in refusal(f"table:{write(tmp_path / 'two.csv', 'a,a,text,label')}")
+
+
+def test_line_ends_of_the_old_mac_os(tmp_path):
+  file = write(tmp_path / "t.tsv", "text\tlabel\ra b\tx\rc d\ty\r")
+  assert list(load(f"table:{file}").labels) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ("text,label\na,b\n".encode("utf-16"), "is UTF-16, not UTF-8: save it as UTF-8"),
+    ("text,label\na,b\n".encode("utf-16-le"), "is UTF-16, not UTF-8: save it as UTF-8"),
+    (b"PK\x03\x04\x14\x00", "is a zip file or an Excel workbook: unpack it, or name it .xlsx"),
+    (gzip.compress(b"text,label\na,b\n"), "is compressed by gzip: add .gz to its name"),
+    (b"PAR1\x15\x04", "is a Parquet file: name it .parquet"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a pointer of Git LFS, not the table"),
+  ],
+  ids=["utf16", "utf16_without_mark", "zip", "gzip", "parquet", "lfs"],
+)
+def test_what_is_no_text_table_says_what_it_is(tmp_path, content, message):
+  (tmp_path / "t.csv").write_bytes(content)
+  assert message in refusal(f"table:{tmp_path / 't.csv'}")
+
+
+def test_a_list_of_objects_is_told_apart_from_jsonl(tmp_path):
+  file = write(tmp_path / "t.jsonl", json.dumps([{"text": "a", "label": "b"}]))
+  assert "(line 1 is not a JSON object): write one object per line" in refusal(f"table:{file}")

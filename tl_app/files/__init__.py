@@ -13,6 +13,9 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+# How the file begins that Git LFS leaves in place of a large one.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 def expanded(value: Any) -> Any:
   """Returns the value of a flag that is a path, with $NAME, ${NAME}, a leading ~ or ~user and file:// replaced.
@@ -32,6 +35,11 @@ def expanded(value: Any) -> Any:
   found = re.match(r"[a-z]+:(?=~)", value)
   form = found[0] if found else ""
   return form + os.path.expanduser(value[len(form) :])
+
+
+def is_lfs_pointer(data: bytes) -> bool:
+  """Whether bytes are those of a file that Git LFS has not fetched."""
+  return data.startswith(LFS_POINTER)
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:

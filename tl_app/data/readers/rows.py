@@ -191,7 +191,8 @@ def matching(pattern, what, split_file, wanted=os.path.isfile, ignored=None):
   """
   if os.path.exists(pattern) or glob.escape(pattern) == pattern:
     return None
-  matches = sorted({pathlib.Path(path) for path in glob.glob(pattern, recursive=True)})
+  root, rest = _existing_start(pattern)
+  matches = sorted({root / path for path in glob.glob(rest, root_dir=root, recursive=True)})
   found = []
   for path in matches:
     if wanted(path):
@@ -200,8 +201,6 @@ def matching(pattern, what, split_file, wanted=os.path.isfile, ignored=None):
       ignored.append(path)
   if not found:
     raise UserError(f"{what}: nothing that it takes matches {pattern}")
-  fixed = pathlib.Path(pattern).parts
-  root = pathlib.Path(*fixed[: next(place for place, name in enumerate(fixed) if glob.escape(name) != name)])
   splits = {file.split: file.path for file in map(split_file, found) if file}
   if len(splits) > 1:
     one, other = (relative_name(path, root) for path in list(splits.values())[:2])
@@ -210,6 +209,13 @@ def matching(pattern, what, split_file, wanted=os.path.isfile, ignored=None):
       "the others by --validation_dataset and --test_dataset"
     )
   return root, found
+
+
+def _existing_start(pattern):
+  """Returns (the directories that exist under the names as they are written, "[1]" too; the rest of the pattern)."""
+  parts = pathlib.Path(pattern).parts
+  count = next(count for count in range(len(parts)) if not os.path.exists(pathlib.Path(*parts[: count + 1])))
+  return pathlib.Path(*parts[:count]), os.path.join(*parts[count:])
 
 
 def note_links(paths: Iterable, root: pathlib.Path, what: str, notes: list) -> None:

@@ -154,7 +154,7 @@ def input_modality(present: dict[str, str], config: DataConfig, file) -> Modalit
 def _input_column(names, config, file):
   """Returns (modality, column name): the one that is there, or of two the one that the user chose by flag."""
   columns_by_flag = {m.column_flag: getattr(config, m.column_flag) for m in modalities.MODALITIES.values()}
-  present = {flag: name for flag, name in columns_by_flag.items() if name in names}
+  present = {flag: name for flag, name in columns_by_flag.items() if name and name in names}
   if present:
     modality = input_modality(present, config, file)
     return modality, present[modality.column_flag]

@@ -1,5 +1,7 @@
 """`open_table`: names of columns and rows of a table, by the suffix of its file."""
 
+import codecs
+import collections
 import contextlib
 import csv
 import io
@@ -23,6 +25,16 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 _SAMPLE = 50
 # A longer cell is no text to classify, and a few of them would fill the memory, in characters.
 LARGEST_CELL = 16 << 20
+# How files of another kind begin that have the suffix of a text table, and what to do with them.
+_OTHER_KINDS = {
+  codecs.BOM_UTF16_LE: "is UTF-16, not UTF-8: save it as UTF-8",
+  codecs.BOM_UTF16_BE: "is UTF-16, not UTF-8: save it as UTF-8",
+  b"PK\x03\x04": "is a zip file or an Excel workbook: unpack it, or name it .xlsx",
+  b"\xd0\xcf\x11\xe0": "is a workbook of an old Excel: save it as .xlsx or .csv",
+  b"\x1f\x8b": "is compressed by gzip: add .gz to its name",
+  b"PAR1": "is a Parquet file: name it .parquet",
+}
+_REPEATED = "repeats the header: remove it"
 # Rows of a worksheet.
 _MOST_ROWS = 1 << 20
 # Rows of a Parquet file in memory at a time; each may hold an image.
@@ -56,8 +68,12 @@ def open_table(file) -> Table:
   """
   try:
     files.require_regular(file)
+    with open(file, "rb") as opened:
+      is_pointer = files.is_lfs_pointer(opened.read(len(files.LFS_POINTER)))
   except OSError as error:
     raise UserError(f"{file} cannot be read: {error.strerror}") from None
+  if is_pointer:
+    raise UserError(f"{file} is a pointer of Git LFS, not the table: run git lfs pull")
   table = _READERS[suffix(file).removesuffix(".gz")](file)
   return table._replace(rows=((number, _within_limits(number, row)) for number, row in table.rows))
 
@@ -72,7 +88,10 @@ def _within_limits(number, row):
 def _read_text(file):
   try:
     data = compressed.read_gzip(file) if file.suffix.lower() == ".gz" else file.read_bytes()
-    return data.decode("utf-8-sig")
+    _refuse_other_kinds(file, data)
+    text = data.decode("utf-8-sig")
+    # Line ends of the old Mac OS, as Excel still writes them.
+    return text if "\n" in text else text.replace("\r", "\n")
   except compressed.TooLarge as error:
     raise UserError(str(error)) from None
   except compressed.DAMAGED as error:
@@ -84,8 +103,18 @@ def _read_text(file):
     raise UserError(f"{file} is not UTF-8: byte {error.start} on line {line}; save it as UTF-8") from None
 
 
+def _refuse_other_kinds(file, data):
+  for start, advice in _OTHER_KINDS.items():
+    if data.startswith(start):
+      raise UserError(f"{file} {advice}")
+  # ASCII in UTF-16 without a byte order mark.
+  if b"\0" in data[:2]:
+    raise UserError(f"{file} {_OTHER_KINDS[codecs.BOM_UTF16_LE]}")
+
+
 def _header(file, names):
-  repeated = {name for name in names if names.count(name) > 1}
+  """Returns the names of the columns; several may have none, as those that a spreadsheet adds."""
+  repeated = [name for name, count in collections.Counter(names).items() if name and count > 1]
   if repeated:
     raise UserError(f"{file} has the column {sorted(repeated)[0]!r} twice in its header: rename one")
   return names
@@ -153,12 +182,16 @@ def _with_header(file, rows, notes=()):
   _, names = next(rows, (0, None))
   if names is None:
     raise UserError(f"{file} is empty")
-  records = ((line, row if len(row) == len(names) else _ragged(line, len(row), len(names))) for line, row in rows)
+  records = ((line, _fault(line, row, names) or row) for line, row in rows)
   return Table(_header(file, [name.strip() for name in names]), records, notes)
 
 
-def _ragged(line, count, wanted):
-  return f"line {line} has {count} field{'' if count == 1 else 's'}, the header has {wanted}"
+def _fault(line, row, header):
+  """Returns why the fields of a line are no row, or ""; tables that were joined have their headers inside."""
+  if len(row) != len(header):
+    return f"line {line} has {len(row)} field{'' if len(row) == 1 else 's'}, the header has {len(header)}"
+  is_header = len(row) > 1 and row[1:] == header[1:] and row[0].removeprefix("\ufeff") == header[0]
+  return f"line {line} {_REPEATED}" if is_header else ""
 
 
 def _read_jsonl(file):
@@ -176,7 +209,8 @@ def _read_jsonl(file):
     records.append((number, record if isinstance(record, dict) else reason))
     names.update(dict.fromkeys(record if isinstance(record, dict) else ()))
   if not names:
-    raise UserError(f"{file} {'has no line with a JSON object: ' + records[0][1] if records else 'is empty'}")
+    advice = f"has no line with a JSON object ({records[0][1]}): write one object per line" if records else "is empty"
+    raise UserError(f"{file} {advice}")
   rows = ((line, r if isinstance(r, str) else [r.get(name) for name in names]) for line, r in records)
   return Table(list(names), rows)
 
@@ -268,7 +302,8 @@ def _read_xlsx(file):
       rows = _sheet_rows(sheets[0], width)
       next(rows)
       for number, row in rows:
-        yield number, (row + [None] * width)[:width]
+        row = (row + [None] * width)[:width]
+        yield number, f"row {number} {_REPEATED}" if row == first[1][:width] else row
 
   unread = ", ".join(repr(sheet.title) for sheet in sheets[1:5])
   notes = (f"{file}: the worksheet {sheets[0].title!r} is read; not read are {unread}",) if unread else ()

@@ -8,7 +8,7 @@ from tl_app import data, tasks
 from tl_app.assets import Assets
 from tl_app.config import Config
 from tl_app.errors import UserError
-from tl_app.tasks import cells
+from tl_app.tasks import cells, label_names
 
 SETS = [["pay"], ["pay", "post"], ["tech"], [], ["post", "tech"], ["pay", "post", "tech"]]
 NAMES = ("pay", "post", "tech")
@@ -348,3 +348,28 @@ def test_labels_that_are_no_classes_stop_in_one_line(tmp_path, labels, message):
 def test_names_of_classes_stay_what_they_are(tmp_path, labels):
   task, examples = choose(tmp_path, labels)
   assert task.name == "single_label" and list(examples.labels) == labels
+
+
+@pytest.mark.parametrize(
+  "rows",
+  [
+    [["pay", None], ["post ", "pay"], [" post", ""]],
+    ["['pay', None]", "['post ', 'pay']", "[' post', '']"],
+    ['["pay", null]', '["post ", "pay"]', '[" post", ""]'],
+  ],
+)
+def test_blank_and_missing_members_of_a_list_are_no_classes(tmp_path, rows):
+  task, examples = choose(tmp_path, rows * 2, suffix=".jsonl")
+  assert task.codec.names == ("pay", "post")
+  assert task.codec.classes(examples.labels[:3]) == [("pay",), ("pay", "post"), ("post",)]
+
+
+def test_codes_of_0_and_1_and_names_of_folders_are_no_vectors(tmp_path):
+  assert choose(tmp_path, ["000", "001"] * 3)[0].codec.names == ("000", "001")
+  assert choose(tmp_path, ["001", "010", "100"] * 3)[0].codec.names == ("class_0", "class_1", "class_2")
+  config = Config(dataset="images:photos")
+  assert label_names.resolve(["001", "010", "100"], config.data) == (["001", "010", "100"], [])
+
+
+def test_a_name_with_an_underscore_is_no_number():
+  assert cells.number("1_000") is None and cells.number("1000") == 1000

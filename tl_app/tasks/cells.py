@@ -47,13 +47,20 @@ def listed(cell: str) -> list[str] | None:
 
   A cell of a list column, and of several columns, is JSON. A table that pandas wrote holds the text that Python or
   NumPy give a list: "['a', 'b']", "['a' 'b']", "[1. 0.]", "{'a', 'b'}", "array(['a'], dtype=object)", "tensor([1, 0])".
+  A missing value, null, None or NaN, is "".
   """
   if cell.startswith("["):
     try:
-      return [value if isinstance(value, str) else json.dumps(value) for value in json.loads(cell)]
+      return [_json_member(value) for value in json.loads(cell)]
     except (ValueError, RecursionError):
       pass
   return _python_list(cell.strip())
+
+
+def _json_member(value):
+  if value is None or value != value:
+    return ""
+  return value if isinstance(value, str) else json.dumps(value)
 
 
 def _python_list(text):
@@ -93,6 +100,8 @@ def _python_member(member):
       return None
   if member["bare"] in ("True", "False"):
     return member["bare"].lower()
+  if member["bare"] in ("None", "nan"):
+    return ""
   value = number(member["bare"])
   return None if value is None else str(int(value)) if value.is_integer() else member["bare"]
 
@@ -114,7 +123,9 @@ def shown(cell: str) -> str:
 
 
 def number(cell: str) -> float | None:
-  """Returns the finite float of a cell, or None."""
+  """Returns the finite float of a cell, or None. 1_000 is a name, though a number in Python."""
+  if "_" in cell:
+    return None
   try:
     value = float(cell)
   except ValueError:

@@ -35,7 +35,8 @@ def resolve(labels: Sequence[str] | np.ndarray, config: DataConfig, texts=None) 
     UserError: --label_names does not fit the labels.
   """
   names = [name.strip() for name in config.label_names.split(",") if name.strip()]
-  if config.label_columns or config.task == "regression" or not len(labels):
+  # The names of folders are names.
+  if config.label_columns or config.task == "regression" or not len(labels) or config.dataset.startswith("images:"):
     return list(labels), []
   width = _vector_width(set(labels))
   if width and not _are_tags(names, width, config, texts):
@@ -56,8 +57,7 @@ def _are_tags(names, width, config, texts):
 def _vector_width(distinct):
   """Returns the number of places of 0/1 vectors; 0 where the different cells are none, or differ in length."""
   widths = set()
-  # "100" and "101" alone are numbers; one that begins with 0 is none.
-  if all(map(_BITS.fullmatch, distinct)) and not any(label.startswith("0") for label in distinct):
+  if all(map(_BITS.fullmatch, distinct)) and _are_numbers(distinct):
     return 0
   for label in distinct:
     members = _members(label)
@@ -65,6 +65,11 @@ def _vector_width(distinct):
       return 0
     widths.add(len(members))
   return widths.pop() if len(widths) == 1 and min(widths) > 1 else 0
+
+
+def _are_numbers(bits):
+  """Whether cells like "010" are numbers: none begins with 0, or a place is 1 in none, as in 000 and 001."""
+  return not any(label.startswith("0") for label in bits) or any("1" not in place for place in zip(*bits))
 
 
 def _members(label):

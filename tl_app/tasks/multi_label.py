@@ -117,7 +117,7 @@ class MultiLabelCodec(LabelCodec):
   def _names_in(self, label):
     values = cells.listed(label)
     if not self.columns_of_labels:
-      return set(cells.split(label, self.separator) if values is None else values)
+      return set(cells.split(label, self.separator) if values is None else filter(None, map(str.strip, values)))
     if values is None or len(values) != len(self.columns_of_labels):
       raise UserError(f"--label_columns names {len(self.columns_of_labels)} columns, but a label is {label!r}")
     for name, value in zip(self.columns_of_labels, values):

@@ -159,7 +159,7 @@ def test_what_a_sign_or_a_number_tells_apart_is_no_second_spelling(tmp_path):
   alike = [(f"{word} {i}", label, "") for i, label in enumerate(("1", "1.0", "New-York", "new york")) for word in WORDS]
   found = check_rows(make_parent(tmp_path / "alike"), alike)["similar_labels"]
   number = len(WORDS)
-  assert found.count == 2 and found.detail == f"{2 * number} examples"
+  assert found.count == 2 and found.detail == f"in {2 * number} of {4 * number} examples"
   assert found.examples == [
     f"'1.0' ({number}: all.jsonl:{number + 1}, all.jsonl:{number + 2}, all.jsonl:{number + 3}, ..) = '1' ({number})",
     f"'new york' ({number}: all.jsonl:{3 * number + 1}, all.jsonl:{3 * number + 2}, all.jsonl:{3 * number + 3}, ..) "
@@ -282,6 +282,16 @@ def test_groups_in_two_given_splits_are_found(tmp_path):
 def test_one_class_is_a_fault_and_no_refusal(tmp_path):
   found = check_rows(tmp_path, text_rows(labels=("apples",)))
   assert set(found) == {"one_class"} and found["one_class"].severity == "serious"
+
+
+def test_amounts_that_are_all_equal_are_told_as_such(tmp_path):
+  found = check_rows(tmp_path, text_rows(labels=("2",)), task="regression")
+  assert set(found) == {"unsplittable"} and "all labels of train are 2" in found["unsplittable"].detail
+
+
+def test_an_invisible_character_makes_another_spelling(tmp_path):
+  found = check_rows(tmp_path, text_rows(labels=("apples", "apples\u200b", "pears")))
+  assert found["similar_labels"].count == 1
 
 
 def test_splits_that_cannot_be_drawn_are_a_fault(tmp_path):

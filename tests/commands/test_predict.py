@@ -94,6 +94,13 @@ def test_texts_one_a_line(answer, tmp_path):
   }
 
 
+def test_texts_in_utf_16_are_not_answered(answer, tmp_path):
+  path = tmp_path / "t.txt"
+  path.write_bytes("kurz\r\nlang genug\r\n".encode("utf-16"))
+  reasons = {line.get("error") for line in answer("text", path)}
+  assert reasons == {"it holds NUL bytes: save it as UTF-8"}
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_tables_need_no_label(answer, tmp_path, suffix):
   frame = pd.DataFrame({"n": [1, 2, 3], "words": ["a", "größer als das", ""]})

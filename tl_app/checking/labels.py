@@ -34,7 +34,7 @@ def findings(subject):
   """Yields the findings about the labels of a `Subject`."""
   given, train = subject.given, subject.count(subject.splits["train"])
   pool = subject.count(np.flatnonzero(np.isin(subject.examples.splits, ("", "train"))))
-  if len(pool) == 1:
+  if len(pool) == 1 and subject.task.has_class_names:
     yield from find("one_class", 1, examples=list(pool))
   if subject.task.has_class_names:
     yield from _unseen(subject, pool)
@@ -145,11 +145,12 @@ def _is_typing_error(name, other):
 
 
 def _spelt_alike(name):
-  """Returns what two names share that differ in case and separators only, or as numbers not at all: 1 and 1.0."""
+  """Returns what two names share that differ in case, separators and invisible characters only, or are one number."""
   number = cells.number(name)
   if number is not None:
     return number
-  folded = " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
+  seen = "".join(letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
+  folded = " ".join(seen.casefold().replace("_", " ").split())
   return _SEPARATORS.sub("", folded.strip(" .,;:!?'\"")) or folded
 
 

@@ -155,4 +155,7 @@ def _lines(file, name):
       encoded, reason = modalities.of("text").encode(text.decode("utf-8"))
     except UnicodeDecodeError:
       encoded, reason = text, "the text is not UTF-8"
+    if b"\0" in text:
+      # UTF-16, whose lines after the first are UTF-8 too.
+      reason = "it holds NUL bytes: save it as UTF-8"
     yield Row(f"{name}:{number}", () if reason else (encoded,), reason=reason)

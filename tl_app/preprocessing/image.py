@@ -6,7 +6,6 @@ import threading
 
 import tensorflow as tf
 
-from tl_app import files
 from tl_app.preprocessing.base import Preprocess
 
 # Above this size Pillow calls an image a decompression bomb; at 3 bytes a pixel it takes half a gigabyte.
@@ -94,8 +93,6 @@ def verify(encoded: bytes) -> str | None:
     with one_at_a_time(height * width + frames), tf.device("CPU"):
       shape = decode(encoded).shape
   except tf.errors.OpError as error:
-    if files.is_lfs_pointer(encoded):
-      return "it is a pointer of Git LFS, not the image: run git lfs pull"
     if "Unknown image file format" in error.message:
       return f"it is not {FORMATS}"
     return "it is truncated or damaged"

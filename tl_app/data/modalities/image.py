@@ -4,6 +4,7 @@ import base64
 import math
 import re
 
+from tl_app import files
 from tl_app.data.examples import AugmentedImage, content_hash, encoded
 from tl_app.data.modalities import near_paths
 from tl_app.data.modalities.base import Modality
@@ -57,7 +58,9 @@ class Image(Modality):
     try:
       if isinstance(value, str):
         value.encode("utf-8")
-      return encoded(value), ""
+      content = encoded(value)
+      is_pointer = files.is_lfs_pointer(content)
+      return content, "it is a pointer of Git LFS, not the image: run git lfs pull" if is_pointer else ""
     except UnicodeEncodeError:
       return b"", "the file name is not valid UTF-8"
     except (OSError, ValueError) as error:

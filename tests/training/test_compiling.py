@@ -8,6 +8,7 @@ import pytest
 
 from tl_app import tasks
 from tl_app.backbones.weights import values
+from tl_app.compute import precision
 from tl_app.compute.precision import PLAIN, StepPolicy
 from tl_app.config import Config
 from tl_app.model import heads
@@ -34,13 +35,14 @@ def steps(**flags):
   return PhaseSteps(network, phase, types.SimpleNamespace(task=TASK, stages=stages), TARGETS)
 
 
-def trained(made, start):
+def trained(made, start, policy=PLAIN):
   """Returns the variables after some steps from `start`."""
   for variable, value in zip(made.network.variables, start):
     variable.assign(value)
-  made.compile()
-  for batch in BATCHES:
-    made.network.train_on_batch(*batch)
+  with precision.computing(made.network, policy.precision):
+    made.compile(policy)
+    for batch in BATCHES:
+      made.network.train_on_batch(*batch)
   return values(made.network.variables)
 
 
@@ -69,6 +71,17 @@ def test_equal_steps_are_compiled_once_and_train_as_new_ones(flags):
   assert made.network.train_function is not function
   for one, two in zip(kept, fresh):
     np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
+def test_the_scale_of_the_loss_is_that_of_the_start():
+  made, policy = steps(), StepPolicy("mixed_float16")
+  start = values(made.network.variables)
+  first, function = trained(made, start, policy), made.network.train_function
+  made.network.optimizer.dynamic_scale.assign(2.0)
+  again = trained(made, start, policy)
+  assert made.network.train_function is function and float(made.network.optimizer.dynamic_scale) > 2
+  for one, two in zip(first, again):
+    np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize(

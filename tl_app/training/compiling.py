@@ -88,10 +88,12 @@ class _Steps(abc.ABC):
 
   def _scaled_optimizer(self, policy):
     optimizer = self._optimizer()
+    # Keras scales the loss by itself only if the model as a whole has this policy.
+    if policy.precision == "mixed_float16":
+      optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     # Now, and not while `fit` traces: low-rank factors start from the values of their kernels.
     optimizer.build(self.network.trainable_variables)
-    # Keras scales the loss by itself only if the model as a whole has this policy.
-    return keras.optimizers.LossScaleOptimizer(optimizer) if policy.precision == "mixed_float16" else optimizer
+    return optimizer
 
   def _optimizer(self):
     phase, spec = self.phase, self.phase.optimizer

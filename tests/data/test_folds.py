@@ -59,3 +59,12 @@ def test_the_training_part_of_each_fold_has_every_class():
     left = {name for label, number in zip(labels, fold_of) if number != fold for name in label.split(",")}
     assert left == set("abcde")
   assert (_folds(_split([*"abcde"])) == folds.NEVER_HELD_OUT).all()
+
+
+def test_a_group_that_cannot_be_held_out_whole_is_never_held_out():
+  labels, groups = ["a", "c", "a", "b", "c", "b", "d", "d"], [1, 1, 2, 3, 3, 4, 5, 6]
+  split = _split(labels, groups=list(map(str, groups)))
+  for seed in range(10):
+    fold_of = _folds(split, count=2, seed=seed)
+    # Both of c may be in one fold.
+    assert all(len({fold for fold, name in zip(fold_of, groups) if name == group}) == 1 for group in groups)

@@ -51,7 +51,7 @@ def make(split: Splits, indices: np.ndarray, count: int, seed: int) -> np.ndarra
       fold_of[unit] = fold
       of_class[fold] += len(unit)
       sizes[fold] += len(unit)
-  return _with_every_class(examples.classes[indices], fold_of, count)
+  return _with_every_class(examples.classes[indices], fold_of, units[indices], count)
 
 
 def _strata(examples, units, indices, seed):
@@ -73,13 +73,14 @@ def _strata(examples, units, indices, seed):
   return [strata[name] for name in sorted(strata, key=lambda name: (number[name], name))]
 
 
-def _with_every_class(classes, fold_of, count):
-  """Returns the folds without the examples whose class would be missing in the training part of their fold."""
+def _with_every_class(classes, fold_of, units, count):
+  """Returns the folds without the units of examples whose class would be missing in the training part of their fold."""
   total = collections.Counter(name for names in classes for name in names)
   for fold in range(count):
     inside = np.flatnonzero(fold_of == fold)
     held = collections.Counter(name for names in classes[inside] for name in names)
     missing = {name for name in held if held[name] == total[name]}
     if missing:
-      fold_of[[position for position in inside if missing & set(classes[position])]] = NEVER_HELD_OUT
+      lacking = [position for position in inside if missing & set(classes[position])]
+      fold_of[np.isin(units, units[lacking])] = NEVER_HELD_OUT
   return fold_of

@@ -92,6 +92,16 @@ def test_too_few_examples_put_every_class_into_the_set():
   assert np.isinf(prediction_sets.quantile(np.arange(18.0), 0.95))
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.45])
+def test_equal_probabilities_are_in_the_set_of_their_class(method, share):
+  # 1 - (1 - 0.3) is above 0.3.
+  probabilities = np.full((100, 3), [share, share, 1 - 2 * share])
+  targets = np.zeros(100, int)
+  rule = prediction_sets.fit(probabilities, targets, 0.9, method)
+  assert rule.members(probabilities)[:, 0].all()
+
+
 def test_intervals_of_numbers_are_in_their_unit():
   rng = np.random.default_rng(0)
   task = tasks.REGRESSION.configure(_Column, []).fit(list(map(str, rng.normal(100, 10, 500))))

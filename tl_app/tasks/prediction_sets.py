@@ -74,12 +74,13 @@ def fit(probabilities: np.ndarray, targets: np.ndarray, coverage: float, method:
     drawn = np.random.RandomState(SEED).uniform(size=len(targets))
     reached = _sums_before(probabilities)[np.arange(len(targets)), targets] + (1 - drawn) * of_truth
     return SetRule((min(quantile(reached, coverage), 2.0),), APS)
-  common = 1 - quantile(1 - of_truth, coverage)
+  # Not 1 - quantile(1 - p): by rounding it may be above p, and then the set of an example lacks its own class.
+  common = -quantile(-of_truth, coverage)
   if method == LAC:
     return SetRule((float(max(common, 0.0)),), LAC)
   counts = np.bincount(targets, minlength=len(classes))
   of_classes = [
-    1 - quantile(1 - of_truth[targets == number], coverage) if counts[number] >= FEW else common for number in classes
+    -quantile(-of_truth[targets == number], coverage) if counts[number] >= FEW else common for number in classes
   ]
   return SetRule(tuple(float(max(value, 0.0)) for value in of_classes), MONDRIAN)
 

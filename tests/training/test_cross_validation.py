@@ -47,7 +47,8 @@ def test_the_help_and_the_docs_name_the_time_that_the_folds_may_take():
     ({}, {"workers": 2}, "one machine"),
     ({}, {"pretrained": False}, "random weights"),
     ({"select": "averaged"}, {}, "--select=averaged"),
-    ({"preset": "best"}, {}, "soups"),
+    ({"preset": "best"}, {}, ""),
+    ({"preset": "best", "fine_tuning_seeds": 2}, {}, "soups"),
     ({"interpolate": "0.5"}, {}, "interpolated"),
     ({"recipe": "contrastive", "probe_solver": "logistic"}, {}, ""),
     ({"recipe": "contrastive", "probe_solver": "adamw"}, {}, "last head"),
@@ -101,6 +102,7 @@ def test_a_run_continues_after_the_folds_that_have_ended(tmp_path, monkeypatch, 
     dataset=f"images:{tiny_data.colours(tmp_path / 'colours', per_class=8)}",
     image_size=16,
     recipe="lp_ft",
+    preset="best",
     epochs=2,
     refit="always",
     select="fine_tuned",
@@ -131,6 +133,7 @@ def test_a_run_continues_after_the_folds_that_have_ended(tmp_path, monkeypatch, 
   refit = plan["phases"][0]["refit"]
   assert refit["folds"] == 2 and refit["strength"] in solvers.STRENGTHS
   assert plan["cross_validation"]["folds"] == 2 and plan["candidates"] == {"probe": "probe", "fine_tuned": "fine_tune"}
+  assert [bool(phase.get("skipped")) for phase in plan["phases"]] == [False, False, True, True]
   assert "phase fine_tune: 2 epochs" in caplog.messages
   lines = (tmp_path / "run/log.jsonl").read_text()
   assert lines.count('"fine_tune"') == 2 and "val_loss" not in lines.splitlines()[-1]

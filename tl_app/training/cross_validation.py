@@ -31,9 +31,9 @@ from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
-# Longest time of the folds with --refit=auto, in seconds: few examples are expected to take few minutes. Where it does
-# not allow all folds, fewer are run.
-MOST_SECONDS = 240.0
+# Longest time of the folds with --refit=auto, in seconds, by --preset: few examples are expected to take few minutes.
+# Where it does not allow all folds, fewer are run.
+MOST_SECONDS = {"quick": 240.0, "balanced": 240.0, "best": 1200.0}
 # Name of the part of the `RunState` with the answers of the folds that have ended.
 PART = "folds"
 
@@ -72,7 +72,7 @@ def why_not(config: Config, phases: list[Phase], features: Features) -> str:
     return "early stopping on the validation split ends the training of random weights"
   if config.select not in (AUTO, "fine_tuned"):
     return f"--select={config.select}"
-  if config.preset == "best" or config.fine_tuning_seeds > 1 or config.interpolate not in (AUTO, "none"):
+  if config.fine_tuning_seeds > 1 or config.interpolate not in (AUTO, "none"):
     return "soups and interpolated weights are compared on the validation split"
   if any(phase.inputs.recompute_features and phase.optimizer.uses_gradients for phase in phases):
     return "early stopping on the validation split ends the training of the last head"
@@ -92,7 +92,7 @@ class CrossValidation:
   """Cross-validation of the fine-tuning of a run.
 
   Attributes:
-    phases: the phases of the `Plan`, the probe first.
+    phases: the phases of the `Plan`, the probe first, without those that fine-tune again from the probe.
     features: the `Features` of the run, whose model holds the probe of the training split.
     config: the `Config`.
     record: the `Record` of the run.
@@ -166,7 +166,7 @@ class CrossValidation:
   def _fixed(self, features):
     """Returns the phases after the probe for the training split of `features`; they keep the weights of their end."""
     planned = self.plan(features.data)[1:]
-    return [phase.replace(monitor="", patience=0, ema=0.0) for phase in planned]
+    return [phase.replace(monitor="", patience=0, ema=0.0) for phase in planned if not phase.trains.restart]
 
   def _planned(self, parts, final):
     """Returns {"folds", "reason", "seconds"}, with 0 folds if they take too long, from the measured time of a step."""
@@ -183,9 +183,9 @@ class CrossValidation:
     passed = len(held) if self.phases[-1].trains_backbone else len(train) + len(held)
     answered = time_budget.FORWARD * math.ceil(passed / phases[-1].inputs.batch_size)
     seconds, rest = compiled + step * (steps + answered), first + step * last_steps
-    count = len(parts)
+    count, most = len(parts), MOST_SECONDS[self.config.preset]
     if self.config.refit == AUTO:
-      count = min(count, int(MOST_SECONDS // seconds))
+      count = min(count, int(most // seconds))
     run = max(count, 1)
     what = (
       f"{formatting.folds(run)} of {steps:,} steps of {step:.2f} s, as measured: "
@@ -193,16 +193,14 @@ class CrossValidation:
     )
     reason = ""
     if not count:
-      reason = f"longer than {progress.about(MOST_SECONDS)}; --refit=always does it"
+      reason = f"longer than {progress.about(most)}; --refit=always does it"
     elif self.limit and not self._fits(count * seconds + rest):
       reason = f"--max_minutes={self.limit.max_minutes:g} does not allow it"
     told = f"fine-tuning is cross-validated: {what}"
     if reason:
       told = f"fine-tuning is compared on the validation split alone, not cross-validated ({what}): {reason}"
     elif count < len(parts):
-      told += (
-        f"; all {len(parts)} folds would take longer than {progress.about(MOST_SECONDS)}, --refit=always runs them"
-      )
+      told += f"; all {len(parts)} folds would take longer than {progress.about(most)}, --refit=always runs them"
     return {"folds": 0 if reason else count, "reason": told, "seconds": seconds, "final": rest}
 
   def _fits(self, seconds):

@@ -100,7 +100,7 @@ def train(
     _save(done, model, record)
   crossed, decided = None, done.results[0].refit
   if plan and len(phases) > 1 and decided and decided.folds:
-    folds = CrossValidation(phases, features, config, record, limit, plan)
+    folds = CrossValidation(_once(phases), features, config, record, limit, plan)
     crossed = folds.run(done.candidates[0], decided)
   if crossed:
     candidates = _train_on_all(done, crossed, phases, config, record, limit)
@@ -143,6 +143,11 @@ def _settings(config, phase, results):
   return dataclasses.replace(config, **changes)
 
 
+def _once(phases):
+  """Returns the phases without those that fine-tune again from the probe; these are the last ones."""
+  return [phase for phase in phases if not phase.trains.restart]
+
+
 def _train_on_all(done, crossed, phases, config, record, limit):
   """Trains the phases that won in cross-validation, on both splits, from the probe; returns the candidates."""
   model, features = crossed.features.model, crossed.features
@@ -156,15 +161,20 @@ def _train_on_all(done, crossed, phases, config, record, limit):
     "fine-tuning is selected %s: it trains on the %s training and validation examples together",
     *(crossed.candidates[1].measured, f"{len(features.data.train):,}"),
   )
-  for index, (planned, phase) in enumerate(zip(phases[1:], crossed.phases), start=1):
+  once = _once(phases)
+  for index, (planned, phase) in enumerate(zip(once[1:], crossed.phases), start=1):
     if index < done.phases:
       continue
     settings = _settings(config, phase, done.results)
-    result = fit(phase, features, settings, record, limit, len(phases) - index)
+    result = fit(phase, features, settings, record, limit, len(once) - index)
     done.results.append(dataclasses.replace(result, planned=planned))
     _save(dataclasses.replace(done, phases=index + 1), model, record)
   probe, tuned = crossed.candidates
-  if not all(result.done for result in done.results):
+  trained = all(result.done for result in done.results)
+  done.results += [
+    PhaseResult(phase, None, skipped="the folds compare one fine-tuning") for phase in phases[len(once) :]
+  ]
+  if not trained:
     return [probe]
   return [probe, dataclasses.replace(tuned, values=values(stages.changing(model, phases)))]
 

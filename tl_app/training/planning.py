@@ -161,12 +161,12 @@ def facts(config, data: TrainingData, model: Model, devices: Devices) -> Facts:
 
 
 def contrasts(config, data: TrainingData, model: Model) -> bool:
-  """Returns whether the preset `balanced` fine-tunes by the supervised contrastive loss.
+  """Returns whether the presets `balanced` and `best` fine-tune by the supervised contrastive loss.
 
   It moves the angles between features, so it is for encoders of sentences, whose features have L2 norm 1, and for few
   texts of many classes, with one class each.
   """
-  if config.recipe != AUTO or config.preset != "balanced":
+  if config.recipe != AUTO or config.preset == "quick":
     return False
   if any(rules.is_given(config, name) for name in _OF_TASK_LOSS) or config.select in ("averaged", "soup"):
     return False

@@ -95,6 +95,16 @@ def test_a_table_of_another_kind_is_not_extended(tmp_path):
     table(tmp_path / "texts.txt", "single_label")
 
 
+def test_a_table_that_another_program_has_saved_is_continued(tmp_path):
+  file = tmp_path / "flagged.csv"
+  for before in ("", "\ufefftext,label,prediction,score\r\nx,a,b,0.5"):
+    file.write_bytes(before.encode())
+    table(file, "single_label", names=("a", "b")).add([b"y"], ["b"], "a", 0.25)
+    rows = list(csv.DictReader(file.open(newline="", encoding="utf-8-sig")))
+    assert rows[-1] == {"text": "y", "label": "b", "prediction": "a", "score": "0.25"}
+    assert len(rows) == (2 if before else 1)
+
+
 def test_a_flagged_image_is_kept_as_it_was_uploaded(tmp_path):
   PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "upload.png")
   content = (tmp_path / "upload.png").read_bytes()

@@ -37,7 +37,7 @@ class FlaggedTable:
     self._columns = [*inputs, *task.answers.label_columns, "prediction", "score"]
     if self.path.is_dir() or self.path.suffix.lower() != ".csv":
       raise UserError(f"--flagged={path}: give the name of a .csv file")
-    if self.path.exists() and self._header() != self._columns:
+    if self._header() not in ([], self._columns):
       raise UserError(f"--flagged={path} has other columns than {', '.join(self._columns)}: choose another file")
 
   def add(self, values: Sequence[bytes], labels: Sequence[str], prediction: str, score: float | None) -> None:
@@ -55,9 +55,9 @@ class FlaggedTable:
     self._check(values, labels)
     with self._lock:
       self.path.parent.mkdir(parents=True, exist_ok=True)
-      is_new = not self.path.exists()
-      cells = [self._cell(value) for value in values]
+      is_new, cells = not self._header(), [self._cell(value) for value in values]
       with open(self.path, "a", newline="", encoding="utf-8") as file:
+        file.write("\n" if self._is_cut() else "")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([self._columns] if is_new else [])
         writer.writerow([*cells, *labels, prediction, "" if score is None else f"{score:.6g}"])
@@ -86,8 +86,16 @@ class FlaggedTable:
     return f"{path.parent.name}/{name}"
 
   def _header(self):
-    with open(self.path, newline="", encoding="utf-8", errors="replace") as file:
+    if not self.path.exists():
+      return []
+    # Excel writes a byte order mark.
+    with open(self.path, newline="", encoding="utf-8-sig", errors="replace") as file:
       return next(csv.reader(file), [])
+
+  def _is_cut(self):
+    """Whether the last line has no end, as some editors leave it."""
+    content = self.path.read_bytes() if self.path.exists() else b""
+    return bool(content) and not content.endswith((b"\n", b"\r"))
 
 
 def _suffix(value):

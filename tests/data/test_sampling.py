@@ -262,6 +262,11 @@ def test_groups_that_hang_together_are_refused():
     grouped(plain(20), ["one"] * 40 + [f"g{number}" for number in range(20)])
 
 
+def test_too_few_groups_are_told():
+  with pytest.raises(UserError, match="--group_column=patient has 2 groups of different contents .*: 3 or more are"):
+    grouped(plain(20), [f"g{number % 2}" for number in range(60)])
+
+
 # Times
 
 

@@ -229,3 +229,29 @@ def test_columns_of_slices_are_kept_beside_the_inputs(tmp_path):
   missing = refusal(f"table:{file}", slice_columns="sexe")
   assert "has no column 'sexe' (--slice_columns); its columns are: text" in missing
   assert "needs data with columns" in refusal(f"images:{tmp_path}", slice_columns="sex")
+
+
+def test_a_column_is_named_once(tmp_path):
+  file = write(tmp_path / "t.csv", "text,label,other\na b,x,1\nc d,y,0\n")
+  cases = {
+    "--text_column and --label_column name 'label'": {"text_column": "label"},
+    "--text_column and --text_pair_column name 'text'": {"text_pair_column": "text"},
+    "--label_columns names 'other' twice": {"label_columns": "other,other"},
+  }
+  for message, flags in cases.items():
+    assert f"{message}: name a column once" in refusal(f"table:{file}", **flags)
+
+
+def test_classes_without_a_usable_example_are_those_of_single_labels(tmp_path):
+  for bad, told in (("c", ["classes without a usable example: 1, e.g. 'c'"]), ('["a", "b"]', [])):
+    labels = ("a", "b", "a") if told else ('["a"]', '["b"]', '["a"]')
+    rows = [{"text": f"t {n}", "label": label} for n, label in enumerate(labels)] + [{"text": "", "label": bad}]
+    file = write(tmp_path / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert load(f"table:{file}", on_bad_example="skip").notes == told
+
+
+def test_several_files_by_commas_or_braces_are_told_to_be_a_glob(tmp_path):
+  for name in ("a.csv", "b.csv"):
+    write(tmp_path / name, "text,label\na b,x\n")
+  for several in ("a.csv,{0}/b.csv", "a.csv {0}/b.csv", "{{a,b}}.csv"):
+    assert refusal(f"table:{tmp_path}/{several.format(tmp_path)}").endswith("named by a glob, 'DIR/*.csv'")

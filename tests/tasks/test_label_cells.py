@@ -373,3 +373,9 @@ def test_codes_of_0_and_1_and_names_of_folders_are_no_vectors(tmp_path):
 
 def test_a_name_with_an_underscore_is_no_number():
   assert cells.number("1_000") is None and cells.number("1000") == 1000
+
+
+def test_one_column_of_label_columns_is_told_to_be_the_label_column(tmp_path):
+  rows = [{"text": f"a text about {n}", "late": n % 2} for n in range(8)]
+  with pytest.raises(UserError, match="--label_columns=late names one column: pass --label_column=late"):
+    choose_rows(tmp_path, rows, label_columns="late")

@@ -46,6 +46,8 @@ class MultiLabelCodec(LabelCodec):
   def configure(self, config, labels):
     distinct = set(labels)
     columns = tuple(name.strip() for name in config.label_columns.split(",") if name.strip())
+    if len(columns) == 1:
+      raise UserError(f"--label_columns={columns[0]} names one column: pass --label_column={columns[0]}")
     mark = config.label_separator or cells.separator(distinct) or cells.most_frequent_separator(distinct)
     return dataclasses.replace(self, separator=mark, columns_of_labels=columns)
 

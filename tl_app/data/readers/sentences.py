@@ -36,10 +36,10 @@ def _sentence(rows):
   if bad is None:
     bad = next((row._replace(reason="it has no label") for row in rows if not (row.label and row.label.strip())), None)
   if bad is not None:
-    return first._replace(reason=bad.reason if bad.id == first.id else f"{bad.id}: {bad.reason}")
+    return first._replace(label=None, reason=bad.reason if bad.id == first.id else f"{bad.id}: {bad.reason}")
   try:
     text = tags.joined([row.values[0] for row in rows])
   except ValueError as error:
-    return first._replace(reason=str(error))
+    return first._replace(label=None, reason=str(error))
   # A type is one word, since spaces stand between the tags.
   return first._replace(values=(text,), label=" ".join("_".join(row.label.split()) for row in rows))

@@ -65,10 +65,7 @@ def _load_one(name, flag, config, assets, verify, known):
     fault = f": all {total:,} are bad, e.g. {bad[0][0]}: {bad[0][1]}" if bad else f"; --{flag} takes: {forms.FORMS}"
     raise UserError(f"--{flag}={name} has no usable example{fault}")
   labels, names = [_label(row) for row in rows], table_columns.of_slices(config.data)
-  lost = sorted({_label(row) for row in raw.rows if row.label} - set(labels) - {""})
-  if lost:
-    listed = ", ".join(map(repr, lost[:10]))
-    raw.notes.append(f"classes without a usable example: {len(lost):,}, e.g. {listed}")
+  raw.notes += _lost_classes(raw, labels, config)
   return Examples(
     ids=strings([row.id for row in rows]),
     inputs=Inputs.from_rows(raw.columns, (row.values for row in rows)),
@@ -82,6 +79,17 @@ def _load_one(name, flag, config, assets, verify, known):
     times=strings([row.time for row in rows]) if config.time_column else None,
     metadata={name: strings([row.metadata[i] for row in rows]) for i, name in enumerate(names)},
   )
+
+
+def _lost_classes(raw, labels, config):
+  """Returns a note about the classes of which every example is bad, as a list; amounts, lists and tags are none."""
+  lost = sorted({_label(row) for row in raw.rows if row.label} - set(labels) - {""})
+  if not lost:
+    return []
+  task = config.task if config.task != "auto" else tasks.guess(config.data, set(labels))[0]
+  if not tasks.TASKS[task].single_label:
+    return []
+  return [f"classes without a usable example: {len(lost):,}, e.g. {', '.join(map(repr, lost[:10]))}"]
 
 
 def _label(row):

@@ -86,7 +86,18 @@ def choose(names: list[str], config: DataConfig, split_columns: dict[str, str], 
       raise UserError(f"{file} has no column {name!r} (--{flag}); {known(file, names, name)}")
   labels = _label_columns(names, config, file)
   inputs = _with_pair(names, modality, column, config.text_pair_column, file)
+  _need_different_columns(inputs, labels, "label_columns" if config.label_columns else "label_column")
   return Columns(modality, inputs, split_columns, labels, config.sentence_column, slices)
+
+
+def _need_different_columns(inputs, labels, label_flag):
+  named = [*((name, flag) for flag, name in inputs.items()), *((name, label_flag) for name in labels)]
+  flags = {}
+  for name, flag in named:
+    if name in flags:
+      both = f"--{flag} names {name!r} twice" if flags[name] == flag else f"--{flags[name]} and --{flag} name {name!r}"
+      raise UserError(f"{both}: name a column once")
+    flags[name] = flag
 
 
 def _with_kaggles(config, names):

@@ -77,7 +77,7 @@ def find(path: str, what: str, notes: list[str]) -> tuple[pathlib.Path, list[tup
   if globbed:
     return _of_glob(*globbed, what, notes)
   if not os.path.exists(path):
-    raise UserError(f"{what}: there is no file or directory {path}{nearby.hint(path)}")
+    raise UserError(f"{what}: there is no file or directory {path}{_several(path) or nearby.hint(path)}")
   path = pathlib.Path(path)
   if path.is_dir():
     return path, _of_directory(path, what, notes)
@@ -85,6 +85,12 @@ def find(path: str, what: str, notes: list[str]) -> tuple[pathlib.Path, list[tup
     advice = f"; {_ADVICE[suffix(path)]}" if suffix(path) in _ADVICE else ""
     raise UserError(f"{what}: {path.name} is not a table by its suffix; known are {', '.join(SUFFIXES)}{advice}")
   return path.parent, [("", path)]
+
+
+def _several(path):
+  """Returns the end of a message about a path that is a list of files, or a pattern of the shell: "" of another."""
+  is_list = any(mark in path and os.path.exists(path.partition(mark)[0]) for mark in (",", " "))
+  return "; several files are named by a glob, 'DIR/*.csv'" if is_list or re.search(r"\{.*,.*\}", path) else ""
 
 
 def _split_file(file, split_of_name):

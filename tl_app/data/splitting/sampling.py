@@ -139,20 +139,33 @@ def _with_every_class_in_train(pool, strata, assigned):
   return assigned
 
 
-def by_group(pool: Pool) -> tuple[dict[str, np.ndarray], list[str]]:
+def by_group(pool: Pool, flag: str = "") -> tuple[dict[str, np.ndarray], list[str]]:
   """Samples whole units, with the classes as even as these allow.
 
   Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the class with the fewest units left goes first,
   each of its units to the split that still wants most of this class. Larger units go first, so that small ones fill up;
   then single units move where that makes the splits more even.
 
+  Args:
+    pool: `Pool`.
+    flag: "--group_column=NAME", for messages; "" if the units are not those of a flag.
+
   Returns:
     ({split: its positions}, notes for the user).
+
+  Raises:
+    UserError: too few groups.
   """
   counts, assigned = _counts(pool), _all_in_train(pool)
   members = pool.members()
   rank = {unit: place for place, unit in enumerate(members)}
   free = [unit for unit in members if unit not in pool.given]
+  needed = len(pool.fractions)
+  if flag and (len(free) < needed or len(members) <= needed):
+    raise UserError(
+      f"{flag} has {len(members)} groups of different contents to sample from: {needed + 1} or more are needed to "
+      f"sample {' and '.join(pool.fractions)}"
+    )
   free.sort(key=lambda unit: (-len(members[unit]).bit_length(), rank[unit]))
   if not free:
     return _by_split(pool, assigned), []

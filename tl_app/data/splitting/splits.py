@@ -236,7 +236,7 @@ def _sample(examples, pool, fingerprints, missing, config):
     times = sampling.instants(examples.times, examples.ids, flag)
     return sampling.by_time(all_of, times, examples.times, flag)
   if examples.groups is not None:
-    return sampling.by_group(all_of)
+    return sampling.by_group(all_of, f"--group_column={config.group_column}")
   several = any(len(names) != 1 for names in examples.classes)
   sampled, notes = sampling.by_group(all_of) if several else sampling.by_class(all_of)
   apart = shared_texts.sample(all_of, fingerprints, sampled)

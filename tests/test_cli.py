@@ -348,3 +348,12 @@ def test_a_closed_pipe_is_no_error():
   done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
   assert done.returncode == 0 and done.stderr == ""
   assert done.stdout.startswith("name ")
+
+
+@pytest.mark.slow
+def test_the_findings_of_check_do_not_replace_the_data(tmp_path):
+  table = tmp_path / "mails.csv"
+  table.write_text("text,label\na b,x\n")
+  done = run_module("check", f"--dataset=table:{table}", f"--output={table}")
+  assert done.returncode == 2 and "the findings would replace it" in refusal(done.stderr)
+  assert table.read_text() == "text,label\na b,x\n"

@@ -227,6 +227,24 @@ def test_output_is_whole_or_as_it_was(exports, tmp_path):
     predict_lib.predict(exports["text"], str(table), str(tmp_path))
 
 
+@pytest.mark.parametrize(
+  ("name", "flags", "message"),
+  [
+    ("t.csv", {}, "is the file of --input, which the answers would replace"),
+    ("link.csv", {}, "is the file of --input, which the answers would replace"),
+    ("t.xlsx", {}, "answers are not written as .xlsx: name a .csv or a .jsonl file"),
+    ("t.csv.gz", {}, "answers are not written as .csv.gz"),
+    ("new.csv", {"image_column": "path"}, "--image_column=path, but the model reads texts: remove the flag"),
+  ],
+)
+def test_an_output_that_would_be_lost_and_a_flag_without_effect(exports, tmp_path, name, flags, message):
+  table = write(tmp_path / "t.csv", "text,note\nfine,keep\n")
+  (tmp_path / "link.csv").symlink_to(table)
+  with pytest.raises(UserError, match=message):
+    predict_lib.predict(exports["text"], str(table), str(tmp_path / name), **flags)
+  assert table.read_text() == "text,note\nfine,keep\n"
+
+
 def test_a_directory_that_is_no_export(exports, tmp_path):
   with pytest.raises(UserError, match="is not an export of tl_app"):
     predict_lib.predict(tmp_path, "x.txt")

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import os
 import pathlib
 import sys
 import typing
@@ -10,12 +11,39 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tl_app import files
 from tl_app.data import modalities
+from tl_app.data.readers import table_files
 from tl_app.data.readers.rows import Row
+from tl_app.errors import UserError
+
+# Suffixes of tables in which answers are written.
+_SUFFIXES = (".csv", ".jsonl", ".ndjson")
 
 
 def is_table(output: str) -> bool:
   """Whether a file of this name is a table."""
   return pathlib.Path(output).suffix.lower() == ".csv"
+
+
+def check(output: str, source: str | Sequence) -> None:
+  """Checks where the answers are written to.
+
+  Args:
+    output: file; "" is standard output.
+    source: the inputs, as of `predict`.
+
+  Raises:
+    UserError: it is a directory, the file of the inputs, or has the suffix of another form.
+  """
+  if not output:
+    return
+  path = pathlib.Path(output)
+  if path.is_dir():
+    raise UserError(f"--output={output} is a directory: name a file")
+  if isinstance(source, str) and path.exists() and os.path.exists(source) and path.samefile(source):
+    raise UserError(f"--output={output} is the file of --input, which the answers would replace: name another file")
+  suffix = table_files.suffix(path)
+  if suffix not in _SUFFIXES and table_files.is_table(path):
+    raise UserError(f"--output={output}: answers are not written as {suffix}: name a .csv or a .jsonl file")
 
 
 @contextlib.contextmanager

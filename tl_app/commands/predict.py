@@ -61,8 +61,7 @@ def predict(
     UserError: `model` is no export, or is not trusted; or `source` does not exist, is empty, has another modality or
       lacks a column.
   """
-  if output and pathlib.Path(output).is_dir():
-    raise UserError(f"--output={output} is a directory: name a file")
+  answer_files.check(output, source)
   if batch_size < 1:
     raise UserError(f"--batch_size={batch_size}: use 1 or more")
   if top < 0:
@@ -72,6 +71,10 @@ def predict(
   model = exports.export_of(model)
   facts = read_facts(model)
   given = {"text_column": text_column, "image_column": image_column, "text_pair_column": text_pair_column}
+  modality = modalities.of(facts["modality"])
+  unused = set(filter(given.get, given)) - {modality.column_flag, "text_pair_column"}
+  if unused:
+    raise UserError(f"--{min(unused)}={given[min(unused)]}, but the model reads {modality.plural}: remove the flag")
   inputs = _inputs(facts, source, exports.input_columns(facts, given), model)
   predictor = Predictor(model, trust_backbone)
   total = failed = 0

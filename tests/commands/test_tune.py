@@ -108,6 +108,26 @@ def test_a_search_continues_with_more_trials(tmp_path, runs):
   assert len(set(names)) == len(names)
 
 
+def test_no_more_trials_than_allowed(tmp_path, runs):
+  for most in (1, 2, 3):
+    found = tune.tune(config(tmp_path / str(most)), tune.Options(trials=most))["trials"]
+    assert len(found) == most and found[-1]["study"] == "fine_tuning"
+
+
+@pytest.mark.parametrize("flags", [{"recipe": "probe"}, {"preset": "quick"}, {"train_stages": "none"}])
+def test_nothing_is_fine_tuned(tmp_path, runs, monkeypatch, flags):
+  rates = {"head_learning_rate": 1e-3, "probe_solver": "logistic"}
+  monkeypatch.setattr(Bench, "default_values", lambda self, config: rates)
+  result = tune.tune(config(tmp_path, **flags), tune.Options(trials=4))
+  assert {trial["study"] for trial in result["trials"]} == {"probe"} == {ran.recipe for ran in Bench.ran}
+
+
+def test_a_space_of_quick_probes(tmp_path, runs):
+  space = {"weight_decay": space_lib.Choice((0.0, 0.1)), "probe_solver": space_lib.Choice(("adamw",))}
+  tune.tune(config(tmp_path, preset="quick"), tune.Options(trials=2, space=space, method="grid"))
+  assert [(ran.recipe, ran.weight_decay) for ran in Bench.ran] == [("probe", 0.0), ("probe", 0.1)]
+
+
 def test_a_failed_trial_is_no_end(tmp_path, page, runs):
   space = {"layer_decay": space_lib.Choice((0.6, 0.9)), "label_smoothing": space_lib.Choice((0.1,))}
   result = tune.tune(config(tmp_path), tune.Options(space=space, method="grid"))

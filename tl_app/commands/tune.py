@@ -114,9 +114,9 @@ class _Search:
     probes, fine_tuning = self._spaces(bench)
     both = bool(probes and fine_tuning)
     # The flags of the best probe stay once fine-tuning has begun with them.
-    if probes and not self.fine_tuning.has_fact("base"):
+    most = min(MOST_PROBES, round(PROBE_SHARE * self.options.most)) if both else self.options.most
+    if probes and most and not self.fine_tuning.has_fact("base"):
       base = dataclasses.replace(self.config, recipe="probe")
-      most = min(MOST_PROBES, max(1, round(PROBE_SHARE * self.options.most))) if both else self.options.most
       self._run_all(self.probes, probes, base, most, self._deadline(PROBE_SHARE if both else 1.0))
       study_lib.wait_until(lambda: not self.probes.are_others_running())
     if fine_tuning:
@@ -150,13 +150,14 @@ class _Search:
     """Returns the `Space` of probes and that of fine-tuning; the first process decides for all."""
     given = self.options.space
     if given is not None:
-      return space_lib.divided(given, self.config.recipe)
+      return space_lib.divided(given, "probe" if self.config.probe_alone else self.config.recipe)
 
     def default():
       probes = space_lib.of_probes(bench.task.probe_solvers)
-      if self.config.recipe == "probe":
+      rate = bench.default_values(self.config).get("learning_rate")
+      if not rate:
+        # No phase trains the backbone.
         return {PROBES: _entries(probes), FINE_TUNING: {}}
-      rate = bench.default_values(self.config)["learning_rate"]
       stages = bench.num_stages(self.config)
       augmentations = bench.modality.augmentations
       tuned = space_lib.of_fine_tuning(rate, stages, bench.task.supports_label_smoothing, augmentations)

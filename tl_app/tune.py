@@ -54,7 +54,7 @@ def main():
   from tl_app.commands import tune
   from tl_app.report import tuning_page
 
-  command = tuple(argument for argument in sys.argv[1:] if not argument.startswith("--processes"))
+  command = tuple(sys.argv[1:])
   options = tune.Options(flags.trials, flags.minutes, chosen, flags.method, flags.pruning, flags.processes, command)
   with cli.progress():
     result = tune.tune(config, options)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 import tiny_data
 import tiny_modules
 
-from tl_app.commands import loading, train, trials, tune
+from tl_app import tune as entry_point
+from tl_app.commands import early_checks, loading, train, training_process, trials, tune
 from tl_app.config import Config
 from tl_app.data.modalities import of
 from tl_app.errors import RunFailed, UserError
@@ -126,6 +129,33 @@ def test_a_space_of_quick_probes(tmp_path, runs):
   space = {"weight_decay": space_lib.Choice((0.0, 0.1)), "probe_solver": space_lib.Choice(("adamw",))}
   tune.tune(config(tmp_path, preset="quick"), tune.Options(trials=2, space=space, method="grid"))
   assert [(ran.recipe, ran.weight_decay) for ran in Bench.ran] == [("probe", 0.0), ("probe", 0.1)]
+
+
+def test_other_processes_get_the_whole_command(tmp_path, monkeypatch):
+  command, found = ["--processes", "2", "--workdir=search"], []
+  monkeypatch.setattr(sys, "argv", ["tune", *command])
+  given = {"space": "", "trials": 3, "minutes": 0.0, "method": "tpe", "pruning": "halving", "processes": 2}
+  monkeypatch.setattr(entry_point.cli, "FLAGS", types.SimpleNamespace(**given))
+  monkeypatch.setattr(entry_point.cli, "config_from_flags", lambda: config(tmp_path))
+  monkeypatch.setattr(early_checks, "run", lambda config: None)
+  monkeypatch.setattr(tune, "tune", lambda config, options: found.append(options))
+  entry_point.main()
+  assert found[0].command == tuple(command)
+
+
+def test_a_process_that_fails_is_told_of(tmp_path, runs, monkeypatch, caplog):
+  starts = []
+
+  def start(module, flags, output):
+    starts.append((module, flags))
+    output.write_text("tl_app: no memory\n")
+    return subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"], stdin=subprocess.PIPE)
+
+  monkeypatch.setattr(training_process, "start", start)
+  options = tune.Options(trials=3, processes=2, command=("--processes", "2"))
+  assert tune.tune(config(tmp_path), options)["winner"]
+  assert starts == [("tl_app.tune", ["--processes", "2", "--processes=1"])]
+  assert "process 1 failed: no memory" in caplog.text
 
 
 def test_a_failed_trial_is_no_end(tmp_path, page, runs):

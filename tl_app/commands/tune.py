@@ -86,8 +86,9 @@ def tune(config: Config, options: Options) -> dict | None:
   with _processes(options, root) as others, contextlib.closing(workers):
     with progress.quiet("tl_app.training"):
       search.run()
-    for process in others:
-      process.wait()
+    for number, process in enumerate(others, start=1):
+      if code := process.wait():
+        log.warning("process %d failed: %s", number, training_process.failure(code, _output(root, number)))
     return search.finish()
 
 
@@ -350,6 +351,11 @@ def _processes(options, root):
   started = []
   with training_process.ending(started):
     for number in range(1, options.processes):
+      # The last value of a flag holds.
       flags = [*options.command, "--processes=1"]
-      started.append(training_process.start("tl_app.tune", flags, root / f"process-{number}.log"))
+      started.append(training_process.start("tl_app.tune", flags, _output(root, number)))
     yield started
+
+
+def _output(root, number):
+  return root / f"process-{number}.log"

@@ -31,7 +31,9 @@ def main():
     if value and pathlib.Path(value).is_dir():
       raise UserError(f"--{name}={value} is a directory: give a file")
   if flags.output and pathlib.Path(flags.output).exists() and not flags.output.lower().endswith(".json"):
-    raise UserError(f"--output={flags.output} exists and is no .json file: the findings would replace it; name another file")
+    raise UserError(
+      f"--output={flags.output} exists and is no .json file: the findings would replace it; name another file"
+    )
   if flags.fix and pathlib.Path(flags.fix).exists():
     raise UserError(f"--fix={flags.fix} exists and may hold decisions: name another file")
   from tl_app.commands import early_checks

@@ -1,6 +1,8 @@
 """Tests of cross-validation of fine-tuning, and of the model that is fine-tuned on training and validation examples."""
 
+import dataclasses
 import pathlib
+import time
 import types
 
 import numpy as np
@@ -10,15 +12,19 @@ import tiny_modules
 
 from tl_app import files
 from tl_app.commands import train
+from tl_app.compute import time_budget
 from tl_app.config import FIELDS, Config
 from tl_app.data.splitting import folds
+from tl_app.model import stages
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
 from tl_app.tasks import SINGLE_LABEL, solvers
-from tl_app.training import cross_validation
+from tl_app.training import cross_validation, phases
 from tl_app.training.cross_validation import CrossValidation
+from tl_app.training.fit import PhaseResult
 from tl_app.training.refit import Refit
 from tl_app.training.selection import Candidate
+from tl_app.training.time_limit import TimeLimit
 from tl_app.workdir import Record, Workdir
 
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
@@ -28,7 +34,9 @@ TASK = SINGLE_LABEL.with_codec(names=("a", "b"))
 
 def _features(workers=1, pretrained=True, task=TASK, copies=0):
   backbone = types.SimpleNamespace(pretrained=pretrained)
-  data = types.SimpleNamespace(train_rows=np.zeros((1 + copies, 20), int), targets=np.zeros(20, int))
+  data = types.SimpleNamespace(
+    train_rows=np.zeros((1 + copies, 20), int), targets=np.zeros(20, int), train=np.arange(20)
+  )
   model = types.SimpleNamespace(backbone=backbone, task=task)
   return types.SimpleNamespace(model=model, data=data, devices=types.SimpleNamespace(workers=workers))
 
@@ -91,6 +99,47 @@ def test_folds_end_where_the_probe_is_better(tmp_path, monkeypatch, errors, ende
   planned = {"folds": 4, "seconds": 0.0, "final": 0.0}
   answers, in_time = crossing._answers(probe, Refit(4, "", 1.0), [((), ())] * 4, planned, [])
   assert (len(answers), in_time) == (ended, True)
+
+
+@pytest.mark.parametrize("recipe", ["lp_ft", "contrastive"])
+def test_the_final_model_has_the_time_that_was_planned(tmp_path, monkeypatch, recipe):
+  crossing = _crossing(tmp_path, monkeypatch, [])
+  planned = recipes.plan(Config(recipe=recipe, epochs=3, refit="always"), FACTS)
+  crossing = dataclasses.replace(crossing, phases=planned, config=Config(refit="always"))
+  crossing.features.data.test = np.arange(10_000)
+  monkeypatch.setattr(CrossValidation, "_fixed", lambda self, features: planned[1:])
+  monkeypatch.setattr(cross_validation, "_measured_step", lambda *_: (0.1, 0.5))
+  seconds = crossing._planned([(np.arange(60), np.arange(60, 100))] * 5, planned[1:])["final"]
+  whole = types.SimpleNamespace(train=np.arange(100), validation=np.arange(0), test=np.arange(10_000))
+  limit = TimeLimit(time.monotonic() + seconds + time_budget.CLOSING_SECONDS[False], 1.0, False)
+  assert limit.shorten(planned[1], 0.1, whole, 1) is planned[1]
+
+
+@pytest.mark.parametrize(
+  ("recipe", "examples", "shares"), [("contrastive", 100, [1, 0]), ("gradual", 2900, list(range(11, 0, -1)))]
+)
+def test_phases_of_the_backbone_share_the_time_of_the_final_model(tmp_path, monkeypatch, recipe, examples, shares):
+  found, facts = [], Facts(2500, 2, 1e-4, {f"layer_{k}": (f"{k}/kernel",) for k in range(14)}, closed_solver="logistic")
+  planned, final = (
+    recipes.plan(Config(recipe=recipe), dataclasses.replace(facts, num_train=count))
+    for count in (min(examples, 2500), examples)
+  )
+
+  def fit(phase, features, config, record, limit, remaining):
+    found.append(remaining)
+    return PhaseResult(phase, phase)
+
+  monkeypatch.setattr(phases, "fit", fit)
+  monkeypatch.setattr(phases, "use", lambda *_: None)
+  monkeypatch.setattr(stages, "changing", lambda *_: [])
+  features = _features()
+  candidates = [Candidate(name, _logits(0), [], name) for name in ("probe", "fine_tuned")]
+  done = phases._Done(phases=1, results=[PhaseResult(planned[0], planned[0])])
+  crossed = cross_validation.Crossed(candidates, features, final[1:], "")
+  trained = phases._train_on_all(done, crossed, planned, Config(), Record(Workdir(tmp_path)), None)
+  assert found == shares and [candidate.name for candidate in trained] == ["probe", "fine_tuned"]
+  # plan.json tells of each phase.
+  assert [result.planned.name for result in done.results] == [phase.name for phase in planned]
 
 
 @pytest.mark.slow

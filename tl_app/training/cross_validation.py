@@ -179,10 +179,14 @@ class CrossValidation:
     compiled = 0.0 if plans == [phases[-1:]] * len(plans) else first
     steps = sum(phase.schedule.steps for phase in phases)
     last_steps = sum(phase.schedule.steps for phase in final)
-    # Heads are fitted on new features of all examples, other models answer the held-out ones.
-    passed = len(held) if self.phases[-1].trains_backbone else len(train) + len(held)
-    answered = time_budget.FORWARD * math.ceil(passed / phases[-1].inputs.batch_size)
-    seconds, rest = compiled + step * (steps + answered), first + step * last_steps
+    # Heads are fitted on new features of all examples; the models answer the held-out ones, or those of the test split.
+    fitted = 0 if self.phases[-1].trains_backbone else len(train)
+    refitted = fitted and len(train) + len(held)
+    answered, last_answered = (
+      time_budget.FORWARD * math.ceil(count / phases[-1].inputs.batch_size)
+      for count in (fitted + len(held), refitted + len(self.features.data.test))
+    )
+    seconds, rest = compiled + step * (steps + answered), first + step * (last_steps + last_answered)
     count, most = len(parts), MOST_SECONDS[self.config.preset]
     if self.config.refit == AUTO:
       count = min(count, int(most // seconds))

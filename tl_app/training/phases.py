@@ -166,14 +166,17 @@ def _train_on_all(done, crossed, phases, config, record, limit):
     if index < done.phases:
       continue
     settings = _settings(config, phase, done.results)
-    result = fit(phase, features, settings, record, limit, len(once) - index)
+    remaining = sum(later.trains_backbone for later in crossed.phases[index - 1 :])
+    result = fit(phase, features, settings, record, limit, remaining)
     done.results.append(dataclasses.replace(result, planned=planned))
     _save(dataclasses.replace(done, phases=index + 1), model, record)
   probe, tuned = crossed.candidates
   trained = all(result.done for result in done.results)
-  done.results += [
-    PhaseResult(phase, None, skipped="the folds compare one fine-tuning") for phase in phases[len(once) :]
-  ]
+  reasons = {
+    "more examples need fewer epochs, and so fewer phases": once[1 + len(crossed.phases) :],
+    "the folds compare one fine-tuning": phases[len(once) :],
+  }
+  done.results += [PhaseResult(phase, None, skipped=why) for why, skipped in reasons.items() for phase in skipped]
   if not trained:
     return [probe]
   return [probe, dataclasses.replace(tuned, values=values(stages.changing(model, phases)))]

@@ -353,7 +353,7 @@ def test_half_precision_never_trains(tmp_path):
   module = tiny_modules.custom(tmp_path / "half", lambda m, x: _mean(m, x) @ m.top, PIXELS, dtype=tf.float16)
   backbone = load(module)
   assert [v.path for v in backbone.network.trainable_variables] == ["top/kernel"]
-  assert "1 variables of 16 bits never train (stem/kernel, ..)" in backbone.notes
+  assert "variables of 16 bits, which never train: 1 (stem/kernel)" in backbone.notes
 
 
 def test_reference_variables_are_refused(tmp_path):
@@ -474,4 +474,4 @@ def test_what_only_a_comparison_reads_never_trains(tmp_path):
 
   backbone = load(tiny_modules.custom(tmp_path / "gated", gated, PIXELS))
   assert [v.path for v in backbone.network.trainable_variables] == ["top/kernel"]
-  assert "1 variables do not reach the features and never train (stem/kernel, ..)" in backbone.notes
+  assert "variables that do not reach the features and never train: 1 (stem/kernel)" in backbone.notes

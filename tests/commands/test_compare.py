@@ -242,7 +242,7 @@ def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path, monkeypatch):
   flags += [f"--cache_dir={tmp_path}/cache", "--head_epochs=5", "--noexport", "--seeds=3", f"--workdir={root}"]
   done = command(*flags, "--recipes=probe,lora", "--seed=9")
   assert done.returncode == 1 and "Traceback" not in done.stderr
-  assert done.stderr.splitlines()[-1].startswith("tl_app: 1 runs failed (lora-3): --lora_rank=500: updates of th")
+  assert done.stderr.splitlines()[-1].startswith("tl_app: 1 run failed (lora-3): --lora_rank=500: updates of th")
   assert done.stdout == (root / "comparison.md").read_text()
   assert "| `lora` | failed |" in done.stdout and "- `lora`, seed 3 failed: --lora_rank=500: updates" in done.stdout
   result = files.read_json(root / "comparison.json")
@@ -260,7 +260,7 @@ def test_a_failed_run_is_shown_and_the_others_go_on(tmp_path, monkeypatch):
   monkeypatch.setattr(compare, "_train", lambda config: started.append(config.recipe) or (1, "again"))
   again = compare.compare(dataclasses.replace(config, workdir=str(root)), "probe,lora", "3")
   assert started == ["lora"] and again["rows"] == result["rows"] and again["failed"][0]["line"] == "again"
-  with pytest.raises(RunFailed, match="1 runs failed .lora-3.: again; the same command tries them again"):
+  with pytest.raises(RunFailed, match="1 run failed .lora-3.: again; the same command tries again"):
     compare.require_all(again)
 
 

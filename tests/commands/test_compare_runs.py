@@ -110,11 +110,11 @@ def test_runs_that_cannot_be_compared(runs, tmp_path):
     return str(caught.value)
 
   ids = [f"t.csv:{i + 1}" for i in range(COUNT)]
-  assert "different test examples (2 are in one only, e.g. t.csv:0)" in refused(
+  assert "different test examples (in one of them only: 2, e.g. t.csv:0)" in refused(
     finish(tmp_path / "d", [1] * COUNT, ids=ids)
   )
   labels = ["spam", *["spam", "ham"][:1], *["ham", "spam"] * (COUNT // 2 - 1)]
-  assert "different test labels (1 examples, e.g. t.csv:0)" in refused(
+  assert "different test labels (1 example, e.g. t.csv:0)" in refused(
     finish(tmp_path / "e", [1] * COUNT, labels=labels)
   )
   other_task = finish(tmp_path / "g", [1] * COUNT, task=tasks.IMBALANCED)

@@ -99,4 +99,4 @@ def test_only_the_first_inputs_are_explained(world, caplog):
       world / "run", f"{world}/photos", f"{world}/out3", explain.Options(similar=0, max_inputs=1)
     )
   assert len(written.result["groups"][0]["entries"]) == 1
-  assert "only the first 1 inputs are explained: --max_inputs sets another number" in caplog.messages
+  assert "--max_inputs=1: further inputs are not explained" in caplog.messages

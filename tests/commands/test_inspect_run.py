@@ -154,7 +154,7 @@ def test_another_plan_than_what_happened_is_seen(tuned, tmp_path):
   found = inspect_run.compare(paths.root)
   assert found.miscounted == {"block_0": ("fine_tune", 0, 3), "block_1": ("fine_tune", 3, 0)}
   last = inspect_run.table(found).splitlines()[-1]
-  assert "stage block_0 should have trained, but none of its 3 variables changed" in last
+  assert "stage block_0 should have trained, but none of its variables changed" in last
   assert "3 frozen variables of stage block_1 changed (net/blocks_1/" in last
   with pytest.raises(RunFailed, match="the export does not agree with the plan: "):
     inspect_run.require_agreement(found)

@@ -62,7 +62,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path):
   assert _train(parts, 2 + 6 + 5).returncode == -signal.SIGKILL
   assert not (tmp_path / "parts/metrics.json").exists()
   done = _train(parts)
-  assert done.returncode == 0 and "phase fine_tune: continues in epoch 2 after 2 batches" in done.stderr
+  assert done.returncode == 0 and "phase fine_tune: continues after batch 2 of epoch 2" in done.stderr
   assert "probe epoch" not in done.stderr and not (tmp_path / "parts/resume").exists()
   one, other = _results(tmp_path / "whole"), _results(tmp_path / "parts")
   assert one[1:] == other[1:]

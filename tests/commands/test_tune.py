@@ -168,7 +168,7 @@ def test_a_failed_trial_is_no_end(tmp_path, page, runs):
 
 def test_all_trials_failed(tmp_path, runs):
   space = {"layer_decay": space_lib.Choice((0.6,)), "label_smoothing": space_lib.Choice((0.1, 0.2))}
-  with pytest.raises(RunFailed, match="all 2 trials failed; the first: these flags do not go together"):
+  with pytest.raises(RunFailed, match="all trials failed .2.; the first: these flags do not go together"):
     tune.tune(config(tmp_path), tune.Options(space=space, method="grid"))
   assert not runs
 

@@ -65,7 +65,7 @@ def test_extra_data_sets_take_the_place_of_splits(tmp_path):
   assert list(examples.inputs.array()) == ["x", "y", "new", "new"]
   assert list(examples.splits) == ["train", "train", "validation", "test"]
   assert len(set(examples.ids)) == 4
-  assert "takes the place of the 1 test examples" in examples.notes[0]
+  assert "replaces the test split of" in examples.notes[0]
   part = load(f"table:{new}", test_dataset=f"table:{tmp_path / 'd'}")
   assert list(part.inputs.array()) == ["new", "old"]
   message = refusal(f"table:{new}", validation_dataset=f"table:{tmp_path / 'd'}")

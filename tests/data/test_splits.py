@@ -339,7 +339,7 @@ def test_manifest_tells_everything_and_is_read_back_in_any_order(tmp_path):
   assert again.settings == made.settings
   grown = splits.read(tmp_path / "splits.json", examples_of(rows + [("new", "a")]))
   assert ids(grown, "train") == ids(made, "train")
-  assert any("1 examples are newer" in note for note in grown.notes)
+  assert any("are ignored: 1" in note for note in grown.notes)
 
 
 def test_a_manifest_is_read_by_content_where_rows_have_other_ids(tmp_path):

@@ -193,7 +193,7 @@ def test_shards_of_a_split_are_one(tmp_path):
   assert list(examples.inputs.array()) == ["x0", "x1", "y"]
   assert list(examples.splits) == ["train", "train", "test"]
   (tmp_path / "train-00000-of-00002.tsv").unlink()
-  assert "of the 2 shards of train.tsv 1 are missing, e.g. number 0" in refusal(f"table:{tmp_path}")
+  assert "missing shards of train.tsv: 1 of 2, e.g. number 0" in refusal(f"table:{tmp_path}")
 
 
 def test_compressed_tables(tmp_path):

@@ -87,7 +87,7 @@ def test_directories_that_cannot_be_told(tmp_path):
     write_records(tmp_path / name, texts("x", "y"))
   write(tmp_path / "none" / "t.csv", "text,label\nx,y\n")
   assert "both the train split" in refusal(f"tfrecord:{tmp_path / 'two'}")
-  assert "of the 3 shards of train 2 are missing, e.g. number 0" in refusal(f"tfrecord:{tmp_path / 'torn'}")
+  assert "missing shards of train: 2 of 3, e.g. number 0" in refusal(f"tfrecord:{tmp_path / 'torn'}")
   assert "has no TFRecord files" in refusal(f"tfrecord:{tmp_path / 'none'}")
   assert "there is no file" in refusal(f"tfrecord:{tmp_path / 'missing'}")
 

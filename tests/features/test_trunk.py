@@ -128,7 +128,7 @@ def test_a_damaged_row_is_computed_again(run, stored, caplog):
   rows.write_bytes(damaged)
   caplog.clear()
   again = run("resnet", cache)
-  assert "features: 1 examples computed in" in caplog.text
+  assert "features: 1 example computed in" in caplog.text
   assert again["candidates"] == first["candidates"]
 
 

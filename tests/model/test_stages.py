@@ -195,7 +195,7 @@ def test_the_audit_catches_a_frozen_variable_that_moved(model):
   value = variable.numpy()
   value.flat[0] = np.nextafter(value.flat[0], np.float32(np.inf))
   variable.assign(value)
-  with pytest.raises(RunFailed, match=f"audit: 1 frozen variables of stage {lowest} changed"):
+  with pytest.raises(RunFailed, match=f"audit: 1 frozen variable of stage {lowest} changed"):
     audit.audit(model, before)
 
 
@@ -262,8 +262,8 @@ def test_the_audit_catches_a_device_that_went_its_own_way(tmp_path):
   lines = [line for line in done.stdout.splitlines() if "stage" in line]
   assert [line.partition(" (")[0] for line in lines] == [
     "2 stages changed",
-    "audit: devices disagree on 1 variables of stage stem",
-    "audit: devices disagree on 1 variables of stage head",
+    "audit: devices disagree on 1 variable of stage stem",
+    "audit: devices disagree on 1 variable of stage head",
   ] * 2
 
 

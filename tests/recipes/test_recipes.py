@@ -85,7 +85,7 @@ def test_stages_that_cannot_train_take_no_part():
     ("embeddings", "layer_0", "layer_1", "pooler", "head"),
   ]
   assert _plan(facts, train_stages="top:1")[1].trains.train_stages == ("layer_1", "head")
-  with pytest.raises(UserError, match="3 stages that can train: embeddings, layer_0, layer_1"):
+  with pytest.raises(UserError, match="that can train are 3: embeddings, layer_0, layer_1"):
     _plan(facts, train_stages="top:4")
   rates = _plan(facts, layer_decay=0.5, learning_rate=1e-4)[1].optimizer.learning_rates
   assert (rates["layer_1"], rates["layer_0"], rates["embeddings"]) == (1e-4, 5e-5, 2.5e-5)
@@ -133,7 +133,7 @@ def test_train_stages_forms(text, stages, trainable_filter):
   ("text", "message"),
   [
     ("stage4", r"--train_stages=stage4 is no stage of this backbone \(embeddings, layer_0, layer_1, head\)"),
-    ("top:9", "this backbone has 3 stages"),
+    ("top:9", "that can train are 3"),
     ("layer_(", "neither stage names nor a regular expression"),
   ],
 )

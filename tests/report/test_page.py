@@ -191,7 +191,7 @@ def test_the_surest_errors_come_first(tmp_path):
   lines = [",".join(map(str, row)) for row in rows]
   (tmp_path / "predictions_test.csv").write_text("\n".join(["id,label,prediction,score", *lines]) + "\n")
   text = Page(page_lib.write(tmp_path)).text
-  assert "43 of 44 test examples are wrong; the table shows the 25 wrong predictions with the highest scores" in text
+  assert "Wrong predictions: 43 of 44 test examples. The table shows those with the highest scores: 25." in text
   assert "NA yes 0.970 r3 yes NA 0.970 r4 yes NA 0.600 r2 yes NA 0.550 more0" in text
   assert "more21 " in text and "more22 " not in text
 

@@ -102,7 +102,7 @@ def test_equal_costs_change_nothing(data, costs):
     (",ham,spam\nham,0,1\n", "is not square: 'spam'"),
     (",ham\nham,0\nspam,1\n", "is not square: 'spam'"),
     (",ham,ham\nham,0,1\n", "names 'ham' twice"),
-    (",ham,spam\nham,0\nspam,1,0\n", "the row of 'ham' has 1 costs, not 2"),
+    (",ham,spam\nham,0\nspam,1,0\n", "the row of 'ham' has 1 cost, not 2"),
     (",ham,spam\nham,0,-1\nspam,1,0\n", "the row of 'ham' holds a cost that is no number of 0 or more"),
     (",ham,spam\nham,0,nan\nspam,1,0\n", "the row of 'ham' holds a cost"),
     (",ham,offer\nham,0,1\noffer,1,0\n", "the class 'spam' is missing"),

@@ -108,7 +108,7 @@ def test_vectors_with_exactly_one_1_are_one_class_each(tmp_path):
     ("pay", "tech"),
     ["tech", "pay", "pay", "tech"],
   )
-  assert "1 of the 3 places are 1 in no label, e.g. that of post" in examples.notes[-1]
+  assert "places that are 1 in no label, and no classes: 1 of 3, e.g. that of post" in examples.notes[-1]
   assert choose(tmp_path, one_hot, task="multi_label")[0].name == "multi_label"
 
 
@@ -195,7 +195,7 @@ def test_lists_that_hold_no_names_are_refused(tmp_path, labels, texts, message):
   ("labels", "names", "message"),
   [
     (VECTORS, "a,b", "has 2 names, but the labels are 0/1 vectors of 3 places"),
-    (["0", "1", "7"], "a,b", "has 2 names, for the numbers 0 to 1, but a label is '7'"),
+    (["0", "1", "7"], "a,b", "has 2 names, the last one for the number 1, but a label is '7'"),
     (["0", "cat"], "a,b", "a label is 'cat': remove the flag"),
   ],
 )
@@ -256,8 +256,8 @@ def two_columns(values):
   ("values", "message"),
   [
     (["1", "0", "-1", "1", "-1", "0"], r"'late' of --label_columns holds -1 .2 rows., the rest is 0 and 1: make it 0"),
-    (["1.0", "0.0", "-1.0", "1.0"], r"holds -1 .1 rows."),
-    (["1", "0", "maybe", "1"], r"'late' of --label_columns holds 'maybe' .1 rows.: write 0 or 1"),
+    (["1.0", "0.0", "-1.0", "1.0"], r"holds -1 .1 row."),
+    (["1", "0", "maybe", "1"], r"'late' of --label_columns holds 'maybe' .1 row.: write 0 or 1"),
     (
       ["1", "0", "", "1"],
       r"data.csv:4: it has no label in the column 'late' of --label_columns, where 0 stands for no .1 of 4",

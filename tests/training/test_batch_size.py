@@ -103,7 +103,7 @@ def test_an_error_says_that_not_even_one_example_fits(monkeypatch):
   monkeypatch.setattr(memory, "resident", lambda: GB)
   monkeypatch.setattr(memory, "available", lambda: 5 * GB)
   monkeypatch.setattr(memory, "peak", lambda step: 9 * GB)
-  message = "memory does not hold 1 examples of a training step at a time: 1 take about 8.00 GB of 4.00 GB, 80%"
+  message = "memory does not hold 1 example of a training step at a time: 1 take about 8.00 GB of 4.00 GB, 80%"
   with pytest.raises(UserError, match=message):
     batch_size._largest(32, "a training step", lambda size: None, devices.make("single", 0))
 

@@ -119,7 +119,7 @@ def test_clusters_label_both_parts_by_the_same_centres():
   train, held_out = labels["train"], labels["held_out"]
   assert train.tolist() == [*held_out] * 80 and held_out[0] == held_out[2] != held_out[1]
   assert not any(weight.any() for weight in head.get_weights())
-  with pytest.raises(UserError, match="--clusters=2: there are only 1 examples to train on: lower it"):
+  with pytest.raises(UserError, match="--clusters=2: the training part has 1 example: lower it"):
     objective.prepare(rows(backbone=backbone, head=head), rows(objective=settings), rows(train=Rows(texts[:1])))
 
 

@@ -39,7 +39,7 @@ def _logits(size, wrong):
 def test_the_folds_are_taken_where_the_probe_makes_too_few_errors(monkeypatch, size, wrong, taken):
   decided = refit.decide(Config(), _features(monkeypatch, size), _logits(size, wrong))
   assert decided.folds == (folds.FOLDS if taken else 0)
-  assert f"{wrong} of {size:,} validation examples are answered wrong" in decided.reason
+  assert f"the probe answers {wrong} of {size:,} validation examples wrong" in decided.reason
 
 
 def test_examples_count_where_there_are_no_right_answers(monkeypatch):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from tl_app.assets import cache
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.files import checksums
 
 FORMAT = 1
@@ -51,7 +52,8 @@ class Download:
     """Returns one line in Markdown about the download."""
     # Of several wheels there are several, which the file of the sums has.
     revision = f", revision `{self.revision}`" if len(self.revision.split()) == 1 else ""
-    return f"`{self.name}`{revision}, licence {self.licence}, {len(self.files):,} files, {self.size / 1e6:,.1f} MB"
+    files = number_of(len(self.files), "file")
+    return f"`{self.name}`{revision}, licence {self.licence}, {files}, {self.size / 1e6:,.1f} MB"
 
 
 def shortened(source: str) -> str:

@@ -8,6 +8,7 @@ import keras
 from tl_app.backbones import keras_internals
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 
 Stages = dict[str, list[keras.Variable]]
 
@@ -65,7 +66,7 @@ def stage_weights(network: keras.Model, spec: BackboneSpec) -> tuple[Stages, lis
   group = {layer: f"group_{i * NUM_GROUPS // len(layers)}" for i, layer in enumerate(layers)}
   names = [group[weight.path.partition("/")[0]] for weight in weights]
   stages = _collect(weights, names, list(dict.fromkeys(names)))
-  return stages, [f"the layer names do not show stages: {len(stages)} groups in the order of the graph"]
+  return stages, [f"the layer names do not show stages: {number_of(len(stages), 'group')} in the order of the graph"]
 
 
 def crossing_layer(network: keras.Model, stages: Stages, stage: str) -> str:

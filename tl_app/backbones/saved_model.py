@@ -20,6 +20,7 @@ from tl_app.backbones.saved_model_layer import SavedModelLayer
 from tl_app.backbones.saved_model_signature import LAST_LAYERS, ModuleInterface, blank_tokens
 from tl_app.backbones.spec import L2, BackboneSpec
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.preprocessing import image, text
 
 DEFAULT_IMAGE_SIZE = 224
@@ -206,7 +207,9 @@ def _stages(layer, spec):
   stages = stages_by_name.by_patterns(names, spec.stages) if spec.stages else stages_by_name.partition(shapes, order)
   if not stages:
     stages = stages_by_name.by_order(shapes, order)
-    notes.append(f"the variable names do not show stages: {len(stages)} parts in the order of use in the graph")
+    notes.append(
+      f"the variable names do not show stages: {number_of(len(stages), 'part')} in the order of use in the graph"
+    )
   return {stage: [layer.by_name[name] for name in members] for stage, members in stages.items()}, notes
 
 

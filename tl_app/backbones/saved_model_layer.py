@@ -109,7 +109,7 @@ class SavedModelLayer(keras.layers.Layer):
     names = {name.replace("/", "|"): variable for name, variable in self.by_name.items()}
     if set(names) != set(store.keys()):
       different = sorted(set(names) ^ set(store.keys()))
-      raise ValueError(f"the weights file belongs to another module: {len(different)} names differ: {different[:3]}")
+      raise ValueError(f"the weights file belongs to another module: different names: {different[:3]}")
     for name, variable in names.items():
       variable.assign(store[name])
 
@@ -123,11 +123,9 @@ class SavedModelLayer(keras.layers.Layer):
     if self._interface.training is None:
       notes.append("the module has no training mode: no dropout in fine-tuning")
     if self.disconnected:
-      some = ", ".join(self.disconnected[:2])
-      notes.append(f"{len(self.disconnected)} variables do not reach the features and never train ({some}, ..)")
+      notes.append(f"variables that do not reach the features and never train: {_number_and_first(self.disconnected)}")
     if self.half_precision:
-      some = ", ".join(self.half_precision[:2])
-      notes.append(f"{len(self.half_precision)} variables of 16 bits never train ({some}, ..)")
+      notes.append(f"variables of 16 bits, which never train: {_number_and_first(self.half_precision)}")
     return notes
 
   def _add_regularization(self):
@@ -206,3 +204,8 @@ def _statistics(interface, variables):
     variable_usage.walk(interface.training.trace, list(variables.values())).assigned if interface.training else ()
   )
   return {name for i, name in enumerate(names) if i in assigned or _MOVING.search(name)}
+
+
+def _number_and_first(names):
+  """Returns how many names there are, and the first ones."""
+  return f"{len(names):,} ({', '.join(names[:2])}{', ..' if len(names) > 2 else ''})"

@@ -66,7 +66,7 @@ def as_json(subject, found, seconds, not_checked):
 def lines(result, found):
   """Yields the lines of the report for a person, from `as_json`'s result and the findings."""
   splits = ", ".join(f"{split} {number:,}" for split, number in result["splits"].items() if number)
-  named = f", {result['num_classes']} classes" if result["num_classes"] is not None else ""
+  named = f", classes: {result['num_classes']}" if result["num_classes"] is not None else ""
   plural = modalities.of(result["modality"]).plural
   yield (
     f"{result['dataset']}: {result['num_examples']:,} {plural}, {result['task']}{named}; "

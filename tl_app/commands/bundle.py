@@ -9,6 +9,7 @@ from tl_app.assets.locks import Download
 from tl_app.commands import default_backbone
 from tl_app.config import Config
 from tl_app.data.readers import sources
+from tl_app.errors.counts import number_of
 
 
 def bundle(config: Config, output: str | pathlib.Path) -> tuple[list[Download], list[str]]:
@@ -49,7 +50,7 @@ def text(output: str, downloads: Sequence[Download], local: Sequence[str]) -> st
   table = (titles, *rows) if rows else ()
   lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
   files, size = sum(len(d.files) for d in downloads), sum(d.size for d in downloads) / 1e6
-  lines.append(f"{output}: {len(downloads)} downloads, {files:,} files, {size:.1f} MB")
+  lines.append(f"{output}: {number_of(len(downloads), 'download')}, {number_of(files, 'file')}, {size:.1f} MB")
   if local:
     lines.append(f"not in it, because they are local: {', '.join(local)}; copy them too")
   return "\n".join(lines)

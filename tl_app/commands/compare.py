@@ -11,6 +11,7 @@ from tl_app.commands import compare_statistics, training_process
 from tl_app.commands.compare_statistics import Run
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
+from tl_app.errors.counts import number_of
 from tl_app.files import checksums
 from tl_app.report import formatting, predictions
 
@@ -47,7 +48,7 @@ def compare(config: Config, recipes: str, seeds: str) -> dict:
   ]
   _check_root(root)
   waiting = [c for c in configs if not _is_finished(c)]
-  log.info("%d runs: %d already finished, %d to do", len(configs), len(configs) - len(waiting), len(waiting))
+  log.info("runs to do: %d; runs that are finished already: %d", len(waiting), len(configs) - len(waiting))
   new = not root.exists()
   try:
     root.mkdir(parents=True, exist_ok=True)
@@ -139,7 +140,8 @@ def require_all(result: dict) -> None:
   failed = result["failed"]
   if failed:
     names = ", ".join(f"{run['recipe']}-{run['seed']}" for run in failed)
-    raise RunFailed(f"{len(failed)} runs failed ({names}): {failed[0]['line']}; the same command tries them again")
+    which = number_of(len(failed), "run")
+    raise RunFailed(f"{which} failed ({names}): {failed[0]['line']}; the same command tries again")
 
 
 def _recipes(text):

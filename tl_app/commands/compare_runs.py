@@ -12,6 +12,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.commands import compare_statistics
 from tl_app.commands.compare_statistics import Run
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.files import checksums
 from tl_app.report import comparison_page, formatting, predictions
 from tl_app.slices import measure
@@ -106,14 +107,15 @@ def _check_same(first, other):
   different = sorted(set(first.run.ids) ^ set(other.run.ids))
   if different:
     raise UserError(
-      f"{first.workdir} and {other.workdir} have different test examples ({len(different):,} are in one only, e.g. "
-      f"{different[0]}): compare runs with the same data, --split_seed and fractions, or give both one --test_dataset"
+      f"{first.workdir} and {other.workdir} have different test examples (in one of them only: {len(different):,}, "
+      f"e.g. {different[0]}): compare runs with the same data, --split_seed and fractions, or give both one "
+      "--test_dataset"
     )
   columns = [name for name in first.rows[0] if name == "label" or name.startswith("label_")]
   relabelled = [a["id"] for a, b in zip(first.rows, other.rows) if any(a[name] != b.get(name) for name in columns)]
   if relabelled:
     raise UserError(
-      f"{first.workdir} and {other.workdir} have different test labels ({len(relabelled):,} examples, e.g. "
+      f"{first.workdir} and {other.workdir} have different test labels ({number_of(len(relabelled), 'example')}, e.g. "
       f"{relabelled[0]}): train both with the same --corrections"
     )
 
@@ -230,7 +232,7 @@ def _write_changes(path, first, others):
 def lines(result: dict) -> str:
   """Returns the comparison as a few lines for the terminal."""
   metrics = tasks.of_metrics(result).metrics
-  told = [f"{result['num_examples']:,} test examples, {metrics.primary_title}:"]
+  told = [f"{number_of(result['num_examples'], 'test example')}, {metrics.primary_title}:"]
   for run in result["runs"]:
     score = formatting.with_interval(run, metrics.primary_metric, metrics.no_interval)
     told.append(f"  {run['workdir']}: {score}, {run['backbone']}, recipe {run['recipe']}")
@@ -239,7 +241,7 @@ def lines(result: dict) -> str:
     told += [
       f"{pair['other']} against {pair['first']}: {pair['difference']:+.3f} (95 % interval "
       f"{formatting.interval(pair['difference_ci95'], '+')}), {pair['test']} p = {pair['p_value']:.2g}{corrected}",
-      f"  {pair['fixed']:,} test examples are answered better, {pair['broken']:,} worse",
+      f"  test examples that are answered better: {pair['fixed']:,}, worse: {pair['broken']:,}",
     ]
     told += [
       f"  {'worse' if row['difference'] < 0 else 'better'} on {row['column']} = {row['value']}: "

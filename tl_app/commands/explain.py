@@ -102,7 +102,7 @@ def explain(
   if not rows:
     raise UserError(f"--input={source} has no inputs")
   if len(rows) > options.max_inputs:
-    log.warning("only the first %d inputs are explained: --max_inputs sets another number", options.max_inputs)
+    log.warning("--max_inputs=%d: further inputs are not explained", options.max_inputs)
   found = _similar(paths, config, assets, model) if options.similar else None
   with progress.examples("explaining", len(rows[: options.max_inputs])):
     entries = [_entry(row, explainer, found, options) for row in rows[: options.max_inputs]]

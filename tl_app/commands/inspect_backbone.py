@@ -6,6 +6,7 @@ from tl_app import backbones
 from tl_app.assets import Assets
 from tl_app.backbones.backbone import Backbone, parameters
 from tl_app.config import Config, rules
+from tl_app.errors.counts import number_of
 
 # Columns of the table that `listing` returns.
 COLUMNS = ("name", "modality", "input", "parameters", "licence", "handle")
@@ -63,7 +64,7 @@ def describe(config: Config, assets: Assets) -> str:
   lines += [f"  note        {note}" for note in [spec.note, *backbone.notes] if note]
   rows = stages(backbone)
   width = max((len(row["stage"]) for row in rows), default=0)
-  lines.append(f"  {len(rows)} stages{', from the input upwards:' if rows else ''}")
+  lines.append(f"  {number_of(len(rows), 'stage')}{', from the input upwards:' if rows else ''}")
   lines += [
     f"    {row['stage'].ljust(width)}  {row['variables']:4} variables  {row['parameters']:12,} parameters"
     for row in rows

@@ -12,6 +12,7 @@ from tl_app import workdir as workdir_lib
 from tl_app.backbones.backbone import parameters
 from tl_app.commands import exports, finished_run
 from tl_app.errors import RunFailed, UserError
+from tl_app.errors.counts import number_of
 from tl_app.files import checksums
 from tl_app.model import checkpoint, stages
 from tl_app.recipes.phase import HEAD, Phase
@@ -144,9 +145,10 @@ def _faults(changes):
   faults = []
   for stage in changes.stages:
     if stage.wrong:
-      faults.append(f"{len(stage.wrong)} frozen variables of stage {stage.name} changed ({', '.join(stage.wrong[:3])})")
+      wrong = number_of(len(stage.wrong), "frozen variable")
+      faults.append(f"{wrong} of stage {stage.name} changed ({', '.join(stage.wrong[:3])})")
     if stage.planned and not stage.trained:
-      faults.append(f"stage {stage.name} should have trained, but none of its {stage.planned} variables changed")
+      faults.append(f"stage {stage.name} should have trained, but none of its variables changed")
     if stage.name in changes.miscounted:
       phase, planned, chosen = changes.miscounted[stage.name]
       faults.append(
@@ -262,7 +264,8 @@ class _Exported:
     """
     positions = [position for _, position in self._stages.get(stage, ())]
     if len(positions) != len(members):
-      raise UserError(f"{self._directory} has {len(positions)} variables in stage {stage}, --backbone {len(members)}")
+      found = number_of(len(positions), "variable")
+      raise UserError(f"{self._directory} has {found} in stage {stage}, --backbone {len(members)}")
     for variable, position in zip(members, positions):
       value = self._reader.get_tensor(workdir_lib.EXPORT_VARIABLE.format(position=position))
       value = np.asarray(value)

@@ -87,7 +87,7 @@ def predict(
     if not total and source != "-":
       raise UserError(f"--input={source} has no inputs")
   if failed:
-    log.warning('%s of %s inputs have no answer: see their "error"', f"{failed:,}", f"{total:,}")
+    log.warning('inputs without an answer: %s of %s; see their "error"', f"{failed:,}", f"{total:,}")
 
 
 def _inputs(facts, source, columns, model):

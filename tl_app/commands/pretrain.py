@@ -22,6 +22,7 @@ from tl_app.data import modalities
 from tl_app.data.corpus import corpus as corpora
 from tl_app.data.corpus.corpus import Corpus
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.model import model as model_lib
 from tl_app.model.model import BackboneWithHead
 from tl_app.recipes import recipes
@@ -201,8 +202,9 @@ def _print(plan, corpus, phases, objective):
   for phase in phases:
     rates = phase.optimizer.learning_rates
     log.info(
-      "phase %s: %d epochs of %d steps of %d examples, stages %s, learning rate up to %.3g%s",
-      *(phase.name, phase.schedule.epochs, phase.schedule.steps_per_epoch, phase.inputs.batch_size),
+      "phase %s: %s of %s of %s, stages %s, learning rate up to %.3g%s",
+      *(phase.name, number_of(phase.schedule.epochs, "epoch"), number_of(phase.schedule.steps_per_epoch, "step")),
+      number_of(phase.inputs.batch_size, "example"),
       *(", ".join(phase.trains.train_stages), max(rates.values()), objective.description(phase)),
     )
 

@@ -259,7 +259,7 @@ class _Search:
       return max(found, key=lambda pair: pair[1].score)
     failed = [row for study in self.studies.values() for row in study.rows() if row.state == "failed"]
     if failed:
-      raise RunFailed(f"all {len(failed)} trials failed; the first: {failed[0].reason}")
+      raise RunFailed(f"all trials failed ({len(failed)}); the first: {failed[0].reason}")
     raise UserError(
       f"--minutes={self.options.minutes:g} is over and no trial is finished: raise it; the same command continues"
     )

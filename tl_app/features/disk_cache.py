@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tl_app import progress
+from tl_app.errors.counts import number_of
 from tl_app.files import locks
 from tl_app.files.locks import Lock
 
@@ -309,7 +310,7 @@ def _computing(count):
   with progress.examples("features", count):
     yield
   if count:
-    log.info("features: %s examples computed in %.1f s", f"{count:,}", time.monotonic() - start)
+    log.info("features: %s computed in %.1f s", number_of(count, "example"), time.monotonic() - start)
 
 
 def _with_unstored(rows, starts, counts, hashes, distinct, computed):

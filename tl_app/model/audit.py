@@ -4,6 +4,7 @@ import dataclasses
 import logging
 
 from tl_app.errors import RunFailed
+from tl_app.errors.counts import number_of
 from tl_app.model import stages
 from tl_app.model.model import BackboneWithHead
 from tl_app.model.variables import checksums, replicas_agree
@@ -77,14 +78,15 @@ def audit(model: BackboneWithHead, before: State) -> dict[str, dict[str, int]]:
     wrong = [i for i, c in enumerate(changed) if c and not before.trains[name][i] and not before.moves[name][i]]
     if wrong:
       paths = ", ".join(model.stages[name][i].path for i in wrong[:3])
-      raise RunFailed(f"audit: {len(wrong)} frozen variables of stage {name} changed ({paths})")
+      raise RunFailed(f"audit: {number_of(len(wrong), 'frozen variable')} of stage {name} changed ({paths})")
     differing = [variable.path for variable in model.stages[name] if not replicas_agree(variable)]
     if differing:
       raise RunFailed(
-        f"audit: devices disagree on {len(differing)} variables of stage {name} ({', '.join(differing[:3])})"
+        f"audit: devices disagree on {number_of(len(differing), 'variable')} of stage {name} "
+        f"({', '.join(differing[:3])})"
       )
     trained = [c for c, trains in zip(changed, before.trains[name]) if trains]
     if trained and not any(trained):
-      raise RunFailed(f"audit: stage {name} should have trained, but none of its {len(trained)} variables changed")
+      raise RunFailed(f"audit: stage {name} should have trained, but none of its variables changed")
     result[name] = {"variables": len(sums), "trainable": len(trained), "changed": sum(changed)}
   return result

@@ -69,6 +69,7 @@ def _top(count, text, facts):
   trainable = [name for name, paths in facts.stages.items() if paths]
   if count > len(trainable):
     raise UserError(
-      f"--train_stages={text}, but this backbone has {len(trainable)} stages that can train: {', '.join(trainable)}"
+      f"--train_stages={text}, but the stages of this backbone that can train are {len(trainable)}: "
+      f"{', '.join(trainable)}"
     )
   return (*trainable[len(trainable) - count :], HEAD)

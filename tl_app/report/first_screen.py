@@ -1,5 +1,6 @@
 """What the first screen of the report and the model card say in plain sentences, from the files of a run."""
 
+from tl_app.errors.counts import number_of
 from tl_app.report.facts import RunFacts
 from tl_app.report.sections import SECTIONS
 from tl_app.report.sections.section import QUESTIONS
@@ -16,4 +17,5 @@ def answers(facts: RunFacts) -> dict[str, list[str]]:
 
 
 def _unseen(test):
-  return f"Measured on {test['num_examples']:,} test examples, which took no part in the training."
+  examples = number_of(test["num_examples"], "test example")
+  return f"Measured on {examples}. The test split took no part in the training."

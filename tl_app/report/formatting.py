@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from tl_app import config as config_lib
+from tl_app.errors.counts import number_of
 
 MISSING = "–"
 
@@ -95,12 +96,7 @@ def candidate(name: str) -> str:
 def measured(estimate: Mapping) -> str:
   """Returns where the answers of candidates come from, in words, see `Candidate.estimate`."""
   count = estimate.get("folds")
-  return f"in cross-validation over {folds(count)}" if count else "on the validation split"
-
-
-def folds(count: int) -> str:
-  """Returns a number of folds in words, like "5 folds"."""
-  return "1 fold" if count == 1 else f"{count} folds"
+  return f"in cross-validation over {number_of(count, 'fold')}" if count else "on the validation split"
 
 
 def given_flags(values: Mapping[str, object], but: Iterable[str] = ()) -> list[str]:

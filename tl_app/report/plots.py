@@ -11,6 +11,7 @@ import matplotlib.ticker
 import numpy as np
 import PIL.Image
 
+from tl_app.errors.counts import number_of
 from tl_app.report import confusions, formatting
 from tl_app.tasks.metrics import Metrics
 
@@ -68,7 +69,9 @@ def of_metrics(epochs: Sequence[Mapping], titles: Mapping[str, str]) -> dict[str
   ]
   phases = ", ".join(dict.fromkeys(str(entry["phase"]) for entry in epochs))
   shown = " and ".join(titles.values())
-  alt = f"{shown.capitalize()} per epoch; phases: {phases}; {len(epochs)} epochs. Last: {', '.join(values)}."
+  alt = (
+    f"{shown.capitalize()} per epoch; phases: {phases}; {number_of(len(epochs), 'epoch')}. Last: {', '.join(values)}."
+  )
   return themes(_curves_figure(epochs, titles, INKS["light"])) | {"alt": alt}
 
 

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Mapping
 
 from tl_app import tasks
+from tl_app.errors.counts import number_of
 from tl_app.report import formatting, slices_text
 from tl_app.tasks import statistics
 from tl_app.tasks.metrics import Metrics
@@ -33,7 +34,7 @@ def rows(metrics: Mapping, workdir: str | pathlib.Path | None = None, seconds: f
     return formatting.with_interval(values, name, task.metrics.no_interval)
 
   found = [
-    (f"test {title}", measured(test, primary), f"{test.get('num_examples', 0):,} examples"),
+    (f"test {title}", measured(test, primary), number_of(test.get("num_examples", 0), "example")),
     ("baseline", _decimals(task.metrics.baseline_score(metrics)), f"{title} of {task.metrics.baseline_title}"),
     *((name, measured(test, key), "") for key, name in task.metrics.secondary_titles.items()),
     ("classes", _without_examples(test, task), statistics.MACRO_F1_NOTE if "macro_f1" in test else ""),
@@ -85,7 +86,7 @@ def pretraining_rows(metrics: Mapping) -> list[tuple[str, str]]:
     [f"held-out {title}", f"{metrics['before'][name]:.4f} before, {metrics['after'][name]:.4f} after"]
     for name, title in metrics["metric_titles"].items()
   ]
-  rows[0][1] += f", {metrics['num_held_out']:,} examples"
+  rows[0][1] += f", {number_of(metrics['num_held_out'], 'example')}"
   probe = metrics.get("probe")
   if probe:
     name = probe["primary_metric"]
@@ -98,7 +99,7 @@ def pretraining_rows(metrics: Mapping) -> list[tuple[str, str]]:
 
 def _estimate(metrics, title):
   count = (metrics.get("validation") or {}).get("folds")
-  return f"{title} of cross-validation in {formatting.folds(count)}" if count else title
+  return f"{title} of cross-validation over {number_of(count, 'fold')}" if count else title
 
 
 def _decimals(value):
@@ -190,7 +191,7 @@ def _other_data(found):
     for name in ("ood_score", "probability")
     if name in found
   )
-  return f"share found of {found['num_examples']:,} examples where 95 % of validation are accepted: {told}"
+  return f"share found of {number_of(found['num_examples'], 'example')} where 95 % of validation are accepted: {told}"
 
 
 def _candidates(metrics, task):

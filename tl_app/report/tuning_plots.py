@@ -6,6 +6,7 @@ import matplotlib
 import matplotlib.ticker
 import numpy as np
 
+from tl_app.errors.counts import number_of
 from tl_app.report.plots import GRID, INKS, LINES, Figure, style, themes
 
 # Values of a flag on an axis, above which the smallest and the largest of its numbers are shown.
@@ -67,7 +68,7 @@ def parallel(trials: Sequence[Mapping], title: str) -> dict[str, str] | None:
     axes.set_yticks([])
     axes.set_xlim(-0.15, len(axes_of) - 0.6)
     axes.spines["left"].set_visible(False)
-  alt = f"{len(trials)} trials as lines over {', '.join(names)} and {title}; dark lines have the higher scores."
+  alt = f"{number_of(len(trials), 'trial')} as lines over {', '.join(names)} and {title}; dark: higher scores."
   return themes(figure) | {"alt": alt}
 
 
@@ -99,7 +100,7 @@ def curves(trials: Sequence[Mapping], title: str) -> dict[str, str] | None:
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y", color=GRID, alpha=0.25, linewidth=0.8)
   stopped = sum(trial["state"] == "pruned" for trial in drawn)
-  alt = f"Validation {title} per epoch of {len(drawn)} trials, {stopped} of which were stopped early (dotted)."
+  alt = f"Validation {title} per epoch of {number_of(len(drawn), 'trial')}; stopped early (dotted): {stopped}."
   return themes(figure) | {"alt": alt}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from tl_app.errors.counts import number_of
 from tl_app.tasks.explained import LOG_ODDS, Explained
 from tl_app.tasks.label_codec import OOD_SCORE, LabelCodec
 
@@ -232,8 +233,9 @@ class Answers(abc.ABC):
   def describe_parity(self, parity: Mapping) -> str:
     """Returns the result of the export check in words."""
     return (
-      f"{parity['num_examples']:,} test examples answered by a new process, {parity['label_flips']} labels differ, "
-      f"largest probability difference {parity['max_probability_difference']:.0e}"
+      f"{number_of(parity['num_examples'], 'test example')} answered by a new process, "
+      f"{number_of(parity['label_flips'], 'label differs', 'labels differ')}, largest probability difference "
+      f"{parity['max_probability_difference']:.0e}"
     )
 
   def error(self, row: Mapping[str, str]) -> float | None:
@@ -258,10 +260,8 @@ class Answers(abc.ABC):
       wrong: number of rows of predictions_test.csv for which `error` is not None.
       total: number of all its rows.
     """
-    return (
-      f"{wrong:,} of {total:,} test examples are wrong; the table shows the {shown} wrong predictions with the highest "
-      "scores."
-    )
+    told = f"Wrong predictions: {wrong:,} of {total:,} test examples."
+    return f"{told} The table shows those with the highest scores: {shown}."
 
   def describe_failures(self, rows: Iterable[Mapping[str, str]]) -> list[str]:
     """Returns where answers are wrong that `Metrics.describe_failures` cannot know, in plain sentences.

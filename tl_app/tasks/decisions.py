@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.tasks import selective, statistics
 
 # Name of the column of a table of costs for an answer that is not accepted.
@@ -79,7 +80,9 @@ def read_costs(path: str | pathlib.Path) -> Costs:
 
 def _cost_row(line, answers, what):
   if len(line) != len(answers) + 1:
-    raise UserError(f"{what}: the row of {line[0]!r} has {len(line) - 1} costs, not {len(answers)}: complete it")
+    raise UserError(
+      f"{what}: the row of {line[0]!r} has {number_of(len(line) - 1, 'cost')}, not {len(answers)}: complete it"
+    )
   try:
     row = tuple(float(cell) for cell in line[1:])
   except ValueError:

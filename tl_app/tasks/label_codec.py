@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tl_app.config.groups import AnswerConfig, DataConfig
+from tl_app.errors.counts import number_of
 
 # Values of `LabelCodec.accept_by`.
 PROBABILITY, OOD_SCORE, COST = "probability", "ood_score", "cost"
@@ -95,4 +96,4 @@ class LabelCodec(abc.ABC):
 
   def describe(self) -> str:
     """Returns the beginning of a line about the data, like "3 classes"."""
-    return f"{len(self.names)} classes"
+    return number_of(len(self.names), "class", "classes")

@@ -8,6 +8,7 @@ import numpy as np
 
 from tl_app.config.groups import DataConfig
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.tasks import cells, tags
 
 # A 0/1 vector that is no list: "0 1 0", "0,1,0", "0; 1; 0".
@@ -83,7 +84,7 @@ def _members(label):
 def _from_vectors(labels, names, width, exclusive):
   if names and len(names) != width:
     raise UserError(
-      f"{_NAMED} has {len(names)} names, but the labels are 0/1 vectors of {width} places, e.g. "
+      f"{_NAMED} has {number_of(len(names), 'name')}, but the labels are 0/1 vectors of {width} places, e.g. "
       f"{cells.shown(labels[0])}: give one name for each place"
     )
   digits, by_default = len(str(width - 1)), not names
@@ -93,9 +94,7 @@ def _from_vectors(labels, names, width, exclusive):
   note = f"the labels are 0/1 vectors of {width} places, e.g. {cells.shown(labels[0])}"
   notes = [f"{note}: named {names[0]} to {names[-1]}; {_NAMED} gives other names"] if by_default else []
   if absent:
-    notes.append(
-      f"{len(absent)} of the {width} places are 1 in no label, e.g. that of {absent[0]}: they are no classes"
-    )
+    notes.append(f"places that are 1 in no label, and no classes: {len(absent)} of {width}, e.g. that of {absent[0]}")
   if exclusive and all(len(row) == 1 for row in chosen):
     return [row[0] for row in chosen], notes
   return [json.dumps(row, ensure_ascii=False) for row in chosen], notes
@@ -113,7 +112,7 @@ def _name(member, names, label):
     raise UserError(f"{_NAMED} names the numbers of labels, but a label is {label!r}: remove the flag")
   if not 0 <= value < len(names):
     raise UserError(
-      f"{_NAMED} has {len(names)} names, for the numbers 0 to {len(names) - 1}, but a label is {label!r}: add the "
-      "missing names"
+      f"{_NAMED} has {number_of(len(names), 'name')}, the last one for the number {len(names) - 1}, but a label is "
+      f"{label!r}: add the missing names"
     )
   return names[int(value)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tl_app.config.groups import DataConfig
+from tl_app.errors.counts import number_of
 from tl_app.tasks import cells, tags
 
 # Mean number of examples per class below which labels are taken for an identifier: each of three splits needs one.
@@ -137,9 +138,8 @@ def _lists(labels, texts, config):
   other = next((label for label in labels if repeating is not None and set(members[label]) - set("01")), None)
   if repeating is not None and len({len(row) for row in rows}) == 1 and set(numbers) <= {-1.0, 0.0, 1.0}:
     count = sum("-1" in row for row in rows)
-    return (
-      f"the labels are vectors of 0, 1 and -1, e.g. {cells.shown(other)} (-1 in {count:,} rows): write 0 or 1 for -1"
-    )
+    found = f"e.g. {cells.shown(other)} (-1 in {number_of(count, 'row')})"
+    return f"the labels are vectors of 0, 1 and -1, {found}: write 0 or 1 for -1"
   if repeating is not None:
     return (
       f"a label is a list that holds a number twice, {cells.shown(repeating)}: it holds no names of classes; a 0/1 "
@@ -160,16 +160,16 @@ def _columns(config, labels):
     odd = [value for value in words if value.lower() not in cells.FLAGS] or words
     if odd:
       return (
-        f"the column {name!r} of --label_columns holds {odd[0]!r} ({values[odd[0]]:,} rows): write 0 or 1 (or no and "
-        "yes) in every row, or a number in every row"
+        f"the column {name!r} of --label_columns holds {odd[0]!r} ({number_of(values[odd[0]], 'row')}): write 0 or 1 "
+        "(or no and yes) in every row, or a number in every row"
       )
   numbers = {name: {cells.number(value) for value in values} for name, values in columns.items()}
   if all(found <= {-1.0, 0.0, 1.0} for found in numbers.values()):
     name = next(name for name, found in numbers.items() if -1.0 in found)
     count = sum(count for value, count in columns[name].items() if cells.number(value) == -1)
     return (
-      f"the column {name!r} of --label_columns holds -1 ({count:,} rows), the rest is 0 and 1: make it 0 or 1, or pass "
-      "--task=regression"
+      f"the column {name!r} of --label_columns holds -1 ({number_of(count, 'row')}), the rest is 0 and 1: make it 0 or "
+      "1, or pass --task=regression"
     )
   return ""
 

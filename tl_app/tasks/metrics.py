@@ -177,8 +177,8 @@ class Metrics(abc.ABC):
     few = len(present) - len(known)
     if few:
       sentences.append(
-        f"How good it is at {few:,} of {len(present):,} classes is not known: these have fewer than {statistics.FEW} "
-        f"test {self.support_title}."
+        f"How good it is at classes with fewer than {statistics.FEW} test {self.support_title} is not known: "
+        f"{few:,} of {len(present):,}."
       )
     return sentences
 

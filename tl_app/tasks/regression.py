@@ -8,6 +8,7 @@ import numpy as np
 import sklearn.linear_model
 
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.tasks import cells, explained, prediction_sets, solvers, statistics, wording
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import OOD_SCORE, LabelCodec
@@ -358,7 +359,7 @@ class RegressionAnswers(Answers):
 
   def describe_parity(self, parity):
     return (
-      f"{parity['num_examples']:,} test examples answered by a new process, largest difference "
+      f"{number_of(parity['num_examples'], 'test example')} answered by a new process, largest difference "
       f"{parity['max_value_difference']:.0e} standard deviations"
     )
 
@@ -369,7 +370,7 @@ class RegressionAnswers(Answers):
     return self.error(row)
 
   def describe_errors(self, shown, wrong, total):
-    return f"The table shows the {shown} largest errors of {total:,} test examples."
+    return f"The table shows the largest errors: {shown} of {total:,} test examples."
 
   def describe_failures(self, rows):
     return wording.of_errors([(float(row["label"]), float(row["error"])) for row in rows if "label" in row])

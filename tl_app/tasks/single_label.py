@@ -207,8 +207,8 @@ class AccuracyMetrics(Metrics):
     low, high = test["accuracy_ci95"]
     right = wording.of_hundred(test["accuracy"], test["num_examples"])
     sentences = [
-      f"{right} answers are right. On other examples of the same kind it would be "
-      f"{100 * low:.0f} to {100 * high:.0f} of 100."
+      f"{right} answers are right. On other examples of the same kind, expect {100 * low:.0f} to {100 * high:.0f} of "
+      "100 (95 % interval)."
     ]
     if test["balanced_accuracy"] < test["accuracy"] - _RARE_IS_HARDER:
       sentences.append(
@@ -357,7 +357,7 @@ class SingleLabelAnswers(Answers):
       return found
     others = [name for name in answer["prediction_set"] if name != answer["label"]]
     if not answer["prediction_set"]:
-      return f"{found}; the prediction set is empty: this is like nothing known"
+      return f"{found}; the prediction set is empty: the input is unlike the training data"
     return f"{found}; it may also be {' or '.join(others)}" if others else f"{found}; nothing else is likely"
 
   def parity(self, served, outputs):

@@ -8,6 +8,7 @@ import numpy as np
 
 from tl_app.config import AUTO
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.tasks import calibration, cells, explained, solvers, statistics, tags, wording
 from tl_app.tasks.answers import Answers
 from tl_app.tasks.label_codec import LabelCodec
@@ -86,7 +87,7 @@ class TagCodec(LabelCodec):
 
   def describe(self):
     read = "" if self.scheme == "BIO" else f", {self.scheme} turned into BIO"
-    return f"{len(self.types)} entity types, {len(self.names)} tags{read}"
+    return f"{number_of(len(self.types), 'entity type')}, {number_of(len(self.names), 'tag')}{read}"
 
   @property
   def types(self) -> list[str]:

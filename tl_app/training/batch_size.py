@@ -14,6 +14,7 @@ from tl_app.config import AUTO
 from tl_app.data import pipeline
 from tl_app.data.training_data import TrainingData
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.features.frozen import Features
 from tl_app.model import stages
 from tl_app.model.model import Model
@@ -119,8 +120,8 @@ def _largest(whole, what, step: Callable[[int], object], devices: Devices):
     why = f"{next_one} take about {needed} of {limit}, {memory.SHARE:.0%} of the free memory"
   if examples is None:
     raise UserError(
-      f"--batch_size=auto: memory does not hold {tried[-1]} examples of {what} at a time: {why}; lower --max_length or "
-      "--image_size, or use a smaller backbone"
+      f"--batch_size=auto: memory does not hold {number_of(tried[-1], 'example')} of {what} at a time: {why}; lower "
+      "--max_length or --image_size, or use a smaller backbone"
     )
   log.info("--batch_size=auto: %s of %d examples, %d at a time: %s", what, whole, examples, why)
   return examples, why

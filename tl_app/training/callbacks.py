@@ -14,6 +14,7 @@ from tl_app import progress
 from tl_app.backbones.weights import values
 from tl_app.compute.devices import Devices
 from tl_app.errors import RunFailed, interruption
+from tl_app.errors.counts import number_of
 
 log = logging.getLogger(__name__)
 
@@ -124,10 +125,10 @@ class KeepBest(keras.callbacks.Callback):
 
   def summary(self, most: int) -> str:
     """Returns how training ended, in words; `most` is the largest number of epochs."""
-    done = f"{most} epochs" if self._last + 1 == most else f"{self._last + 1} of at most {most} epochs"
+    done = number_of(most, "epoch") if self._last + 1 == most else f"{self._last + 1} of at most {most} epochs"
     if self.stopped:
       monitored = "a lower validation loss" if self._monitor == "loss" else f"a higher validation {self._monitor}"
-      done = f"stopped early after {done}: {self._patience} epochs without {monitored}"
+      done = f"stopped early after {done}: {number_of(self._patience, 'epoch')} without {monitored}"
     return f"{done}; the best is epoch {self.epoch + 1}" if self._values else done
 
   def on_train_end(self, logs=None):
@@ -276,7 +277,7 @@ class ShowProgress(keras.callbacks.Callback):
       self._has_estimate = True
       most = progress.about(seconds * (1 + self._validation_share))
       self._print_line(
-        "phase %s: judging by the first steps, all steps take %s or less; compilation comes on top",
+        "phase %s: judging by the first steps, all steps take %s or less, without compilation",
         self._phase.name,
         most,
       )

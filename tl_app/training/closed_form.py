@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 
+from tl_app.errors.counts import number_of
 from tl_app.features.frozen import Features
 from tl_app.features.rows import FeatureRows
 from tl_app.model import heads
@@ -43,13 +44,13 @@ def fit(phase: Phase, features: Features, recomputed: FeatureRows | None, config
       heads.set_logits(head, solved.weights[0])
       return None
     solved = heads.solve(head, solver, task, [part])
-    _log_strength(solver, solved, f"on {len(data.validation):,} validation examples")
+    _log_strength(solver, solved, f"on {number_of(len(data.validation), 'validation example')}")
     decided = None if recomputed is not None else refit.decide(config, features, solved.logits[0])
     if decided:
       log.info("probe: %s", _as_words(decided))
     if decided and decided.folds:
       crossed = refit.cross_validate(phase, features)
-      _log_strength(solver, crossed, f"on the held-out examples of {len(crossed.logits)} folds")
+      _log_strength(solver, crossed, f"on the held-out examples of {number_of(len(crossed.logits), 'fold')}")
       decided = dataclasses.replace(decided, strength=crossed.strength)
       solved = heads.solve(head, solver, task, [part], crossed.strength)
     heads.set_logits(head, solved.weights[0])

@@ -94,7 +94,7 @@ class SavedFit:
     self._best.set_state(saved["best"])
     set_random_state(saved["random"])
     self.position = Position(saved["epoch"], saved["batch"])
-    log.info("phase %s: continues in epoch %d after %d batches", self.phase.name, saved["epoch"] + 1, saved["batch"])
+    log.info("phase %s: continues after batch %d of epoch %d", self.phase.name, saved["batch"], saved["epoch"] + 1)
     if self.skipped and self.phase.trains_backbone and not backbone.keeps_seeds:
       log.warning(
         "phase %s: the dropout of this SavedModel draws other random numbers after an interruption, so the results "

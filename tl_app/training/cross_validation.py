@@ -19,10 +19,10 @@ from tl_app.compute import precision, time_budget
 from tl_app.compute.precision import PLAIN
 from tl_app.config import AUTO, Config
 from tl_app.data.training_data import TrainingData
+from tl_app.errors.counts import number_of
 from tl_app.features.frozen import Features
 from tl_app.model import stages
 from tl_app.recipes.phase import Phase
-from tl_app.report import formatting
 from tl_app.training import closed_form, continuing, fit, refit, selection
 from tl_app.training.refit import Refit
 from tl_app.training.selection import Candidate
@@ -192,7 +192,7 @@ class CrossValidation:
       count = min(count, int(most // seconds))
     run = max(count, 1)
     what = (
-      f"{formatting.folds(run)} of {steps:,} steps of {step:.2f} s, as measured: "
+      f"{number_of(run, 'fold')} of {number_of(steps, 'step')} of {step:.2f} s, as measured: "
       f"{progress.about(run * seconds)}, and {progress.about(rest)} if it wins"
     )
     reason = ""

@@ -12,6 +12,7 @@ from tl_app import progress
 from tl_app.compute import precision, time_budget
 from tl_app.compute.precision import StepPolicy
 from tl_app.errors import interruption
+from tl_app.errors.counts import number_of
 from tl_app.features import trunk
 from tl_app.features.frozen import Features
 from tl_app.features.rows import FeatureRows
@@ -212,8 +213,8 @@ class _GradientFit:
     validations = math.ceil(len(self.features.data.validation) / phase.inputs.batch_size)
     total = seconds * (schedule.steps + time_budget.FORWARD * schedule.epochs * validations)
     log.info(
-      "phase %s: at most %s steps of %.2f s, as measured: %s; --max_minutes sets a limit, --preset=quick skips it",
-      *(phase.name, f"{schedule.steps:,}", seconds, progress.about(total)),
+      "phase %s: at most %s of %.2f s, as measured: %s; --max_minutes sets a limit, --preset=quick skips it",
+      *(phase.name, number_of(schedule.steps, "step"), seconds, progress.about(total)),
     )
 
   def _as_decided(self, planned, decided):

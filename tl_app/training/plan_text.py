@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from tl_app.compute.devices import Devices
 from tl_app.data.examples import SPLITS
 from tl_app.data.splitting.splits import Splits
+from tl_app.errors.counts import number_of
 from tl_app.recipes.phase import HEAD
 from tl_app.tasks.task import Task
 from tl_app.training import objectives
@@ -65,10 +66,16 @@ def to_do(plan: Plan, num_examples: int, export: bool) -> str:
     export: whether the run exports.
   """
   phases = [
-    f"phase {phase.name}" + (f" (at most {phase.schedule.steps:,} steps)" if phase.optimizer.uses_gradients else "")
+    f"phase {phase.name}"
+    + (f" (at most {number_of(phase.schedule.steps, 'step')})" if phase.optimizer.uses_gradients else "")
     for phase in plan.phases
   ]
-  parts = [f"features of {num_examples:,} examples", *phases, "selection and test", *(["export"] if export else [])]
+  parts = [
+    f"features of {number_of(num_examples, 'example')}",
+    *phases,
+    "selection and test",
+    *(["export"] if export else []),
+  ]
   left = "; the time left is shown after the first steps of each phase and after each epoch"
   return f"to do: {', '.join(parts)}{left if any(phase.optimizer.uses_gradients for phase in plan.phases) else ''}"
 
@@ -91,7 +98,8 @@ def _work(phase):
   # Of a probe that is not in closed form.
   reason = f" ({optimizer.solver_reason})" if optimizer.solver_reason else ""
   return (
-    f"at most {schedule.epochs} epochs of {schedule.steps_per_epoch:,} batches of {_batch(phase.inputs)}"
+    f"at most {number_of(schedule.epochs, 'epoch')} of {number_of(schedule.steps_per_epoch, 'batch', 'batches')} of "
+    f"{_batch(phase.inputs)}"
     f"{objectives.of(phase).description(phase)}, {optimizer.algorithm}, weight decay {optimizer.weight_decay:g}, "
     f"{schedule.curve} schedule{reason}"
   )

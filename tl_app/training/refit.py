@@ -12,6 +12,7 @@ import numpy as np
 from tl_app.backbones.weights import values
 from tl_app.data.splitting import folds
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.features.frozen import Features
 from tl_app.model import heads, stages
 from tl_app.model.heads import LabelledFeatures, Part, Solved
@@ -67,10 +68,10 @@ def decide(config, features: Features, logits: np.ndarray) -> Refit:
   if config.refit == "always":
     return Refit(count, "--refit=always")
   size, needed = len(data.validation), round(_least_examples() / GAIN)
-  errors, what = size, f"the validation split has {size:,} examples"
+  errors, what = size, f"the validation split has {number_of(size, 'example')}"
   if metrics.counts_right_answers:
     errors = round((1 - metrics.score(logits, data.validation_targets)) * size)
-    what = f"{errors:,} of {size:,} validation examples are answered wrong"
+    what = f"the probe answers {errors:,} of {size:,} validation examples wrong"
   shows = f"with {needed} a gain of {GAIN:.0%} is significant"
   return Refit(count if errors < needed else 0, f"{what}; {shows}")
 

@@ -19,6 +19,7 @@ from tl_app.data.examples import encoded
 from tl_app.data.pipeline import AHEAD, PARALLEL, untuned
 from tl_app.data.readers import forms, sources, text_files
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 
 # More held-out examples would make each epoch's evaluation long, and hardly more exact.
 MOST_HELD_OUT = 2000
@@ -210,7 +211,7 @@ class _Loader:
     (modality,) = set(raw.columns.values())
     rows = [row for row in raw.rows if row.split != "test"]
     if len(rows) < len(raw.rows):
-      self.notes.append(f"--{flag}: its test split is not read: {len(raw.rows) - len(rows):,} examples")
+      self.notes.append(f"--{flag}: its test split is not read ({number_of(len(raw.rows) - len(rows), 'example')})")
     self.notes += raw.notes
     given = [held_out or row.split == "validation" for row in rows]
     if modalities.of(modality).varies_in_length:
@@ -275,7 +276,8 @@ class _Loader:
       held_out = held_out.take(np.arange(2 * MOST_HELD_OUT))
     if writer.passages > writer.texts:
       self.notes.append(
-        f"{writer.texts:,} texts are read in {writer.passages:,} passages of at most {text_store.PASSAGE:,} characters"
+        f"long texts are read in passages of at most {text_store.PASSAGE:,} characters: "
+        f"{number_of(writer.texts, 'text')}, {number_of(writer.passages, 'passage')}"
       )
     return train, held_out, {"examples": writer.texts, "passages": writer.passages, "duplicates": repeats}
 

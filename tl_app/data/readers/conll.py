@@ -1,6 +1,7 @@
 """`.conll`: a word a line with its tags in columns, an empty line between sentences."""
 
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.tasks import tags
 
 DOCUMENT = "-DOCSTART-"
@@ -55,7 +56,7 @@ def _record(sentence, width):
   """Returns the row of a sentence, or the reason why it is none."""
   for number, fields in sentence:
     if len(fields) != width:
-      return f"line {number} has {len(fields)} columns, others have {width}"
+      return f"line {number} has {number_of(len(fields), 'column')}, others have {width}"
     if not all(fields):
       return f"line {number} has an empty column"
     if not tags.is_tag(fields[-1]):

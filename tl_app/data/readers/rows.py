@@ -16,6 +16,7 @@ from tl_app import config as configs
 from tl_app import files
 from tl_app.data.examples import SPLITS
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".jfif", ".jpe", ".jif")
 # Suffixes of pictures that TensorFlow does not decode.
@@ -169,7 +170,7 @@ def files_by_split(files, what):
     missing = sorted(set(range(first.of)) - {file.number for file in members})
     if missing:
       raise UserError(
-        f"{what}: of the {first.of} shards of {first.whole} {len(missing)} are missing, e.g. number {missing[0]}: "
+        f"{what}: missing shards of {first.whole}: {len(missing)} of {first.of}, e.g. number {missing[0]}: "
         "complete them, or name those there are by a glob"
       )
     found += [(split, file.path) for file in members]
@@ -237,7 +238,8 @@ def note_links(paths: Iterable, root: pathlib.Path, what: str, notes: list) -> N
       outside.append((path, target))
   if outside:
     path, target = outside[0]
-    notes.append(f"{what}: links lead out of {root} to {len(outside):,} files, which are read, e.g. {path} to {target}")
+    files = number_of(len(outside), "file")
+    notes.append(f"{what}: links lead out of {root} to {files}, which are read, e.g. {path} to {target}")
 
 
 def keep_image(encoded, directory):

@@ -15,6 +15,7 @@ from tl_app.data.readers import verify as verify_lib
 from tl_app.data.readers.rows import Raw, Row
 from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.tasks import label_names
 
 
@@ -57,10 +58,11 @@ def _load_one(name, flag, config, assets, verify, known):
   rows, hashes, bad = verify_lib.check(raw, verify, known)
   total = len(rows) + len(bad)
   if bad and config.on_bad_example == "fail":
-    count = "all" if len(bad) == total else f"{len(bad):,} of"
+    count = "all" if len(bad) == total > 1 else f"{len(bad):,} of"
+    verb = "is" if len(bad) == 1 else "are"
     skip = ", or pass --on_bad_example=skip" if rows else ""
     advice = f": fix or remove {'it' if len(bad) == 1 else 'them'}{skip}" if rows or total == 1 else ""
-    raise UserError(f"--{flag}={name}: {bad[0][0]}: {bad[0][1]} ({count} {total:,} examples are bad){advice}")
+    raise UserError(f"--{flag}={name}: {bad[0][0]}: {bad[0][1]} ({count} {total:,} examples {verb} bad){advice}")
   if not rows:
     fault = f": all {total:,} are bad, e.g. {bad[0][0]}: {bad[0][1]}" if bad else f"; --{flag} takes: {forms.FORMS}"
     raise UserError(f"--{flag}={name} has no usable example{fault}")
@@ -110,7 +112,9 @@ def _with_split(examples, extra, split, flag):
   notes = list(examples.notes) + extra.notes
   replaced = int(np.sum(examples.splits == split))
   if replaced:
-    notes.append(f"--{flag} takes the place of the {replaced:,} {split} examples of --dataset={examples.source}")
+    notes.append(
+      f"--{flag} replaces the {split} split of --dataset={examples.source} ({number_of(replaced, 'example')})"
+    )
     examples = examples.take(examples.splits != split)
 
   def joined(one, two):

@@ -14,6 +14,7 @@ from tl_app import files
 from tl_app.data.readers.rows import as_text
 from tl_app.data.readers.table_files import suffix
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.files import compressed
 
 # Texts of a table may be whole documents; the csv module stops at 128 KiB otherwise.
@@ -189,7 +190,7 @@ def _with_header(file, rows, notes=()):
 def _fault(line, row, header):
   """Returns why the fields of a line are no row, or ""; tables that were joined have their headers inside."""
   if len(row) != len(header):
-    return f"line {line} has {len(row)} field{'' if len(row) == 1 else 's'}, the header has {len(header)}"
+    return f"line {line} has {number_of(len(row), 'field')}, the header has {len(header)}"
   is_header = len(row) > 1 and row[1:] == header[1:] and row[0].removeprefix("\ufeff") == header[0]
   return f"line {line} {_REPEATED}" if is_header else ""
 

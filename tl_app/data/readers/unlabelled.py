@@ -12,6 +12,7 @@ from tl_app.data.readers import folders, table_columns, table_files, tables
 from tl_app.data.readers.rows import IMAGE_SUFFIXES, Row, by_suffix, image_kind, not_decoded, relative_name
 from tl_app.data.readers.table_formats import open_table
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.files import nearby
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ def _images_below(directory, source):
   found = folders.image_files(directory)
   paths = sorted([*found.images, *found.not_decoded])
   if not paths:
-    raise UserError(f"--input={source} has no images ({', '.join(IMAGE_SUFFIXES)}), {len(found.others):,} other files")
+    others = number_of(len(found.others), "other file")
+    raise UserError(f"--input={source} has no images ({', '.join(IMAGE_SUFFIXES)}), {others}")
   if found.others:
     log.info(
       "--input=%s: ignored files that are not images: %s (%s)",

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,8 +289,8 @@ def by_time(pool: Pool, times: np.ndarray, written: np.ndarray, flag: str) -> tu
   moments = sorted(at_time, reverse=True)
   if len(moments) < len(pool.fractions) + 1:
     raise UserError(
-      f"{flag} has {len(moments)} different times among the examples to sample from: {len(pool.fractions) + 1} or more "
-      f"are needed to sample {' and '.join(pool.fractions)}"
+      f"{flag} has {number_of(len(moments), 'different time')} among the examples to sample from: "
+      f"{len(pool.fractions) + 1} or more are needed to sample {' and '.join(pool.fractions)}"
     )
   rest, notes, sampled = len(pool.indices), [], {}
   for position, (split, fraction) in enumerate(pool.fractions.items()):

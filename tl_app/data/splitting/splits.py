@@ -109,7 +109,7 @@ def read(path: pathlib.Path, examples: Examples) -> "Splits":
     raise UserError(f"{path} no longer fits --corrections={file}, which has changed since the run: use a new --workdir")
   indices = _positions(columns, examples, path)
   if len(examples) > num_examples:
-    notes.append(f"{len(examples) - num_examples:,} examples are newer than {path} and are ignored")
+    notes.append(f"examples that are newer than {path} are ignored: {len(examples) - num_examples:,}")
   train, validation, test = (indices[split] for split in SPLITS)
   return Splits(examples, train, validation, test, notes, settings)
 

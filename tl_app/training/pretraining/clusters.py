@@ -13,6 +13,7 @@ from keras import layers
 
 from tl_app.augmentation import views
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.model import graphs
 from tl_app.recipes.phase import Clusters
 from tl_app.training.pretraining.objective import PretrainingObjective
@@ -58,7 +59,7 @@ class ClustersObjective(PretrainingObjective):
     """Returns the clusters before a round: "train" int32 [train], and "held_out" int32 [held out] by nearest centre."""
     count = phase.objective.clusters
     if len(corpus.train) < count:
-      raise UserError(f"--clusters={count}: there are only {len(corpus.train):,} examples to train on: lower it")
+      raise UserError(f"--clusters={count}: the training part has {number_of(len(corpus.train), 'example')}: lower it")
     infer = tf.function(lambda raw: _pooled(model.backbone, raw), reduce_retracing=True)
     sample = np.linspace(0, len(corpus.train) - 1, min(FITTED, len(corpus.train))).astype(np.int64)
     features = np.concatenate(list(_features(infer, corpus.train, sample)))

@@ -1,6 +1,7 @@
 """--corrections: what a person has decided about labels, applied without touching the data."""
 
 import csv
+import os
 
 import pytest
 from loading import load, refusal, write
@@ -98,6 +99,18 @@ def test_what_is_no_such_table_is_one_line(table, tmp_path):
   assert "cannot be read: No such file" in refusal(table, corrections=str(tmp_path / "none.csv"))
   path = write(tmp_path / "f.csv", "id,label\nt.csv:3,neg\n")
   assert "has no column 'decision'" in refusal(table, corrections=str(path))
+
+
+def test_rows_of_separators_alone_are_passed_over_and_a_pipe_is_not_read(table, tmp_path):
+  path = write(tmp_path / "fix.csv", "id,proposed_label,decision\n,,\nt.csv:2,neg,accept\n,,\n")
+  assert load(table, corrections=str(path)).labels[0] == "neg"
+  os.mkfifo(tmp_path / "pipe")
+  assert "it is a pipe" in refusal(table, corrections=str(tmp_path / "pipe"))
+
+
+def test_a_long_label_is_shown_by_its_beginning(table, tmp_path):
+  path = write(tmp_path / "fix.csv", f"id,proposed_label,decision\nt.csv:2,{'n' * 200},accept\n")
+  assert f"'{'n' * 57} ..' is none of the 2 classes" in refusal(table, corrections=str(path))
 
 
 def test_spreadsheets_may_separate_by_semicolons(table, tmp_path):

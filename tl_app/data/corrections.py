@@ -102,6 +102,7 @@ def read(path: str) -> list[Correction]:
   """
   what = f"--corrections={path}"
   try:
+    files.require_regular(path)
     with open(path, newline="", encoding="utf-8-sig") as file:
       first = file.readline()
       file.seek(0)
@@ -112,7 +113,8 @@ def read(path: str) -> list[Correction]:
         raise UserError(
           f"{what} has no column {sorted(missing)[0]!r}: write it by python -m tl_app.check --fix=FILE.csv"
         )
-      rows = [_row(reader.line_num, cells, what) for cells in reader]
+      # Spreadsheets write rows of nothing but separators.
+      rows = [_row(reader.line_num, cells, what) for cells in reader if any(cells.values())]
   except OSError as error:
     raise UserError(f"{what} cannot be read: {error.strerror}") from None
   except (UnicodeDecodeError, csv.Error):

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import pathlib
 import struct
-import textwrap
 from collections.abc import Iterable
 
 import numpy as np
@@ -218,7 +217,7 @@ def content_hash(contents: Iterable[bytes]) -> str:
 
 def brief(label: str) -> str:
   """Returns a label as messages show it, shortened to `LONGEST_LABEL` characters."""
-  return textwrap.shorten(label, LONGEST_LABEL, placeholder=" ..") if len(label) > LONGEST_LABEL else label
+  return f"{' '.join(label.split())[: LONGEST_LABEL - 3].rstrip()} .." if len(label) > LONGEST_LABEL else label
 
 
 def strings(values: Iterable) -> np.ndarray:

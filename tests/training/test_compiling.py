@@ -1,20 +1,26 @@
 """Compiled steps: kept for equal steps, with a new optimizer; made anew for others."""
 
+import gc
 import types
+import weakref
 
 import keras
 import numpy as np
 import pytest
+import tiny_data
+import tiny_modules
+import tiny_presets
 
 from tl_app import tasks
 from tl_app.backbones.weights import values
+from tl_app.commands import train
 from tl_app.compute import precision
 from tl_app.compute.precision import PLAIN, StepPolicy
 from tl_app.config import Config
 from tl_app.model import heads
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
-from tl_app.training import compiling
+from tl_app.training import compiling, optimizers, phases
 from tl_app.training.compiling import PhaseSteps
 
 LABELS = ["ant", "bee", "cat"] * 8
@@ -119,3 +125,48 @@ def test_variables_that_no_longer_train_are_compiled_anew():
   made.network.get_layer("layer").trainable = False
   made.compile()
   assert made.network.optimizer is not optimizer
+
+
+def test_a_model_that_is_not_trained_any_more_holds_no_optimizer():
+  made = steps()
+  trained(made, values(made.network.variables))
+  optimizer, network = weakref.ref(made.network.optimizer), made.network
+  model = types.SimpleNamespace(network=network, head=network.layers[-1], training_networks={"all": network})
+  compiling.release(model)
+  gc.collect()
+  assert optimizer() is None and not model.training_networks
+  # Another phase may follow.
+  trained(made, values(network.variables))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["module", "preset"])
+def test_evaluation_and_export_hold_no_optimizer(tmp_path, monkeypatch, backbone):
+  paths = {"module": tiny_modules.bert, "preset": tiny_presets.bert}
+  paths[backbone](tmp_path / "bert")
+  tiny_data.reviews(tmp_path / "reviews.csv")
+  config = Config(
+    backbone=str(tmp_path / "bert"),
+    dataset=f"table:{tmp_path}/reviews.csv",
+    recipe="lp_ft",
+    epochs=1,
+    feature_cache="off",
+    export=False,
+  )
+  select, made, alive = phases.select, [], []
+  make = optimizers.make
+  monkeypatch.setattr(optimizers, "make", lambda *args, **kwargs: _noted(make(*args, **kwargs), made))
+
+  def selected(*args):
+    gc.collect()
+    alive.extend(ref() is not None for ref in made)
+    return select(*args)
+
+  monkeypatch.setattr(phases, "select", selected)
+  train.train_and_evaluate(config, tmp_path / "run")
+  assert alive and not any(alive)
+
+
+def _noted(optimizer, refs):
+  refs.append(weakref.ref(optimizer))
+  return optimizer

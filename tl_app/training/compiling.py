@@ -170,3 +170,16 @@ def with_phase_steps(network: keras.Model, phase: Phase) -> keras.Model:
   """
   network = train_steps.microbatched(network, phase.inputs.microbatches, phase.inputs.longest)
   return train_steps.size_weighted(network, phase.inputs.batch_size if phase.inputs.batch_tokens else 0)
+
+
+def release(model: Model) -> None:
+  """Frees the optimizers and the compiled steps of a model: an optimizer holds two more copies of what it trains.
+
+  Args:
+    model: the `Model`, whose next phase is compiled anew.
+  """
+  for network in (*model.training_networks.values(), model.network, model.head):
+    if _COMPILED.pop(network, None):
+      # One without slots; Keras would go on tracking the old one beside None.
+      network.compile(optimizer="sgd")
+  model.training_networks.clear()

@@ -73,7 +73,11 @@ def test_the_paired_test_and_the_changes_are_those_by_hand(runs, tmp_path):
   assert [row["change"] for row in rows].count("broken") == 12 and len(rows) == 14
   assert {row["id"] for row in rows if row["change"] == "fixed"} == {"t.csv:0", "t.csv:1"}
   page = (tmp_path / "out/comparison.html").read_text()
-  assert "2 test examples are answered better, 12 worse" in page and "text t.csv:20" in page and "<script" not in page
+  assert (
+    "Test examples that are answered better: 2, worse: 12." in page
+    and "text t.csv:20" in page
+    and "<script" not in page
+  )
   assert "worse on sex = f" in compare_runs.lines(result)
 
 

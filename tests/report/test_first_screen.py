@@ -69,10 +69,10 @@ def test_sentences_about_single_labels_are_those_of_the_metrics(tmp_path):
   assert comparison == [f"Yes: {right} of 100 right, against 33 of 100 of always answering the majority class."]
   share, lowest, wrong = [point for point in test["risk_coverage"]["points"] if point[1] >= 0.9][-1]
   assert f"at least {int(100 * lowest)} % sure, {wording.of_hundred(1 - wrong)} answers are right" in certainty[0]
-  assert certainty[0].endswith(f"holds for {round(100 * share)} of 100 examples.")
+  assert certainty[0].endswith(f"is the case for {round(100 * share)} of 100 examples.")
   worst = min(test["per_class"], key=lambda key: test["per_class"][key]["f1"])
   assert f"“{worst}”" in failures[0] or failures[0].startswith("All classes are about equally hard")
-  assert "is taken for" in failures[1]
+  assert "is answered as" in failures[1]
 
 
 def test_a_model_that_guesses_is_not_called_better(tmp_path):

@@ -113,7 +113,7 @@ def test_the_page_shows_the_metrics_of_the_run(tmp_path):
     "123,456 parameters",
     "block1 4 100 frozen 0.0001",
     "stages from names",
-    "max_length 48",
+    "Read of an example: at most 48 tokens of a text.",
     "3 duplicates",
     "rotten.jpg truncated JPEG",
     "all 400 0 400",
@@ -125,6 +125,27 @@ def test_the_page_shows_the_metrics_of_the_run(tmp_path):
     assert expected in page.text, expected
   anchors = {attrs["href"][1:] for attrs in page.attributes("a")}
   assert anchors <= {attrs.get("id") for _, attrs in page.tags}
+
+
+def test_a_phase_in_closed_form_has_no_epochs_and_no_learning_rate(tmp_path):
+  write_run(tmp_path, ["negative", "positive"])
+  plan = files.read_json(tmp_path / "plan.json")
+  plan["phases"][0]["solver"] = "logistic"
+  plan["phases"][1]["solver"] = "adamw"
+  files.write_json(tmp_path / "plan.json", plan)
+  text = Page(page_lib.write(tmp_path)).text
+  assert "probe 320 solved by scikit-learn (logistic) full 320 2 10 32 2 0.01" in text
+  assert "head 2 18 closed form 0.001" in text
+
+
+@pytest.mark.parametrize(
+  ("estimate", "fitted_on"), [({}, "the validation split"), ({"folds": 5}, "the held-out answers of 5 folds")]
+)
+def test_the_page_says_on_what_the_probabilities_were_calibrated(tmp_path, estimate, fitted_on):
+  metrics = write_run(tmp_path, ["negative", "positive"])
+  metrics["validation"] |= estimate
+  files.write_json(tmp_path / "metrics.json", metrics)
+  assert f"The calibration was fitted on {fitted_on}, which" in Page(page_lib.write(tmp_path)).text
 
 
 @pytest.mark.slow
@@ -160,7 +181,7 @@ def test_many_classes_get_a_list_of_confusions_instead_of_a_matrix(tmp_path, num
   page = Page(page_lib.write(tmp_path))
   cells = [attrs for attrs in page.attributes("td") if "--v" in attrs.get("style", "")]
   assert len(cells) == (num_classes**2 if has_matrix else 0)
-  assert ("25 most frequent confusions" in page.text) == (num_classes > 5)
+  assert ("Most frequent confusions" in page.text) == (num_classes > 5)
 
 
 def test_confusions_and_classes_are_sorted(tmp_path):
@@ -175,7 +196,7 @@ def test_confusions_and_classes_are_sorted(tmp_path):
   metrics["test"]["per_class"]["x"] = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
   files.write_json(tmp_path / "metrics.json", metrics)
   text = Page(page_lib.write(tmp_path)).text
-  assert "The 3 most frequent confusions" in text
+  assert "Most frequent confusions" in text
   assert "a b 30 0.750 c e 7 0.318 c d 5 0.227" in text
   order = re.findall(r"([a-f]) \d+ [\d.]+ [\d.]+ (0\.[1-9]00)", text)
   assert [name for name, _ in order] == ["a", "c", "f", "d", "e", "b"]

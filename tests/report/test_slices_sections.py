@@ -42,16 +42,18 @@ def test_a_worse_slice_is_told_everywhere(tmp_path):
   found = facts.read(tmp_path)
   assert slices.SECTION.answers(found) == {"failures": [f"{line[0].upper()}{line[1:]}."]}
   text = page.write(tmp_path).read_text()
-  assert "1 of 10 slices is significantly worse than the rest: region = r3." in text
+  assert "Significantly worse than the rest: region = r3. Slices that are worse: 1 of 10." in text
   # Of 400 examples 20 are too few, and so is what they leave of the other.
-  assert "2 slices with fewer than 30 examples" in text and "sex: &lt;f&gt;" in text
+  assert "which are too few to compare: 2" in text and "sex: &lt;f&gt;" in text
 
 
 def test_without_a_worse_slice_nothing_is_claimed(tmp_path):
   metrics = run_with_slices(tmp_path, planted=False)
   assert slices_text.summary(metrics["test"], TASK.metrics) == ""
   assert slices.SECTION.answers(facts.read(tmp_path)) == {}
-  assert "None of 10 slices is significantly worse" in page.write(tmp_path).read_text()
+  assert (
+    "No slice is significantly worse than the rest; slices that were compared: 10." in page.write(tmp_path).read_text()
+  )
 
 
 def test_the_label_review_is_a_section(tmp_path):

@@ -40,10 +40,10 @@ def test_a_run_that_continued_has_the_seconds_of_all_its_starts():
 
 def test_classes_without_test_examples_are_counted():
   metrics = {"test": measure(*confused(50, 2, 0.8), names(2))}
-  assert "have no test" not in summary.lines(metrics)
+  assert "without test" not in summary.lines(metrics)
   logits, labels = confused(50, 3, 0.8)
   metrics = {"test": measure(logits[labels < 2], labels[labels < 2], names(3))}
-  assert "classes           1 of 3 have no test examples, macro F1 is the mean over" in summary.lines(metrics)
+  assert "classes           without test examples: 1 of 3, macro F1 is the mean over" in summary.lines(metrics)
 
 
 def test_summary_of_the_bare_contract():

@@ -27,7 +27,7 @@ from tl_app.model import model as model_lib
 from tl_app.model.model import BackboneWithHead
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
-from tl_app.report import machine, pretraining_page
+from tl_app.report import formatting, machine, pretraining_page
 from tl_app.training import disk_space
 from tl_app.training import pretraining as objectives
 from tl_app.training.planning import default_learning_rate, length_of
@@ -198,7 +198,7 @@ def _print(plan, corpus, phases, objective):
   noun = modalities.of(corpus.modality).plural
   log.info("data: %s %s to train on, %s held out", f"{len(corpus.train):,}", noun, f"{len(corpus.held_out):,}")
   log.info("backbone: %s, %s parameters", plan["backbone"]["name"], f"{plan['backbone']['parameters']:,}")
-  log.info("inputs: %s", ", ".join(f"{name} {value}" for name, value in plan["preprocessing"].items()))
+  log.info("input: %s", formatting.what_is_read(plan["preprocessing"]))
   for phase in phases:
     rates = phase.optimizer.learning_rates
     log.info(

@@ -99,6 +99,22 @@ def measured(estimate: Mapping) -> str:
   return f"in cross-validation over {number_of(count, 'fold')}" if count else "on the validation split"
 
 
+def what_is_read(preprocessing: Mapping) -> str:
+  """Returns what is read of an example, in words, from "preprocessing" of plan.json."""
+  if "image_size" in preprocessing:
+    return "images of {0} x {0} pixels".format(preprocessing["image_size"])
+  if not preprocessing.get("max_length"):
+    return "texts of any length"
+  told = f"at most {number_of(preprocessing['max_length'], 'token')} of a text"
+  if "long_text" in preprocessing:
+    windows = f", in at most {preprocessing['max_windows']} windows" if "max_windows" in preprocessing else ""
+    told += f" (--long_text={preprocessing['long_text']}{windows})"
+  if preprocessing.get("texts_cut"):
+    told += f"; {preprocessing['texts_cut']:.1%} of the training texts are longer"
+    told += f", and {preprocessing['tokens_read']:.1%} of all tokens are read"
+  return told
+
+
 def given_flags(values: Mapping[str, object], but: Iterable[str] = ()) -> list[str]:
   """Returns the flags of a `Config`: one for each value that is not its default and not in `but`.
 

@@ -6,6 +6,7 @@ import pathlib
 
 import jinja2
 
+from tl_app.errors.counts import number_of
 from tl_app.report import formatting
 
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
@@ -28,6 +29,8 @@ def environment() -> jinja2.Environment:
     "plain": formatting.plain,
     "sentence": formatting.sentence,
     "candidate": formatting.candidate,
+    "number_of": number_of,
+    "what_is_read": formatting.what_is_read,
     "flat": _flat,
     "cell": _cell,
   }

@@ -108,7 +108,7 @@ def _decimals(value):
 
 def _without_examples(test, task):
   absent, number = statistics.classes_without_examples(test), len(test.get("per_class", {}))
-  return f"{len(absent):,} of {number:,} have no test {task.metrics.support_title}" if absent else ""
+  return f"without test {task.metrics.support_title}: {len(absent):,} of {number:,}" if absent else ""
 
 
 def _tokens_read(preprocessing):

@@ -7,6 +7,7 @@ from tl_app.data.examples import SPLITS
 from tl_app.data.splitting.splits import Splits
 from tl_app.errors.counts import number_of
 from tl_app.recipes.phase import HEAD
+from tl_app.report import formatting
 from tl_app.tasks.task import Task
 from tl_app.training import objectives
 from tl_app.training.planning import Plan
@@ -31,7 +32,7 @@ def lines(plan: Plan, devices: Devices) -> Iterator[str]:
   backbone = plan.backbone
   yield f"backbone: {backbone['name']}, {backbone['parameters']:,} parameters, features [{backbone['feature_size']}]"
   yield from (f"  {note}" for note in backbone["notes"])
-  yield f"input: {_input(plan.preprocessing)}"
+  yield f"input: {formatting.what_is_read(plan.preprocessing)}"
   yield f"devices: {devices.describe()}"
   for phase, facts in zip(plan.phases, plan.phase_facts):
     imbalance = phase.objective.imbalance
@@ -41,20 +42,6 @@ def lines(plan: Plan, devices: Devices) -> Iterator[str]:
       yield f"  training examples are augmented: {facts['changed_examples']}"
     if phase.trains.train_stages != (HEAD,):
       yield from _table(facts["stages"], {stage["name"]: stage["parameters"] for stage in plan.stages})
-
-
-def _input(preprocessing):
-  """Returns what is read of an example, in words, from `Plan.preprocessing`."""
-  if "image_size" in preprocessing:
-    return "images of {0} x {0} pixels".format(preprocessing["image_size"])
-  if not preprocessing["max_length"]:
-    return "texts of any length"
-  windows = f", in at most {preprocessing['max_windows']} windows" if "max_windows" in preprocessing else ""
-  told = f"at most {preprocessing['max_length']:,} tokens of a text (--long_text={preprocessing['long_text']}{windows})"
-  if preprocessing.get("texts_cut"):
-    told += f"; {preprocessing['texts_cut']:.1%} of the training texts are longer"
-    told += f", and {preprocessing['tokens_read']:.1%} of all tokens are read"
-  return told
 
 
 def to_do(plan: Plan, num_examples: int, export: bool) -> str:

@@ -3,7 +3,11 @@
 from tl_app.report.sections.section import Section
 from tl_app.tasks import wording
 
-_BY = {"probability": "the probability of the label", "ood_score": "the ood_score", "cost": "the expected cost"}
+_BY = {
+  "probability": "the probability of the label",
+  "ood_score": "the ood_score (how unlike the training data an input is)",
+  "cost": "the expected cost",
+}
 _TOLD_BY = {"ood_score": "by the ood_score", "probability": "by the probability"}
 _PARTS = ("selective", "costs", "min_precision")
 
@@ -40,7 +44,7 @@ def _other_data(found):
     return []
   return [
     f"Where {wording.of_hundred(found['ood_score']['accepted'])} test examples are accepted, it rejects "
-    f"{wording.of_hundred(found['ood_score']['recall'])} of {found['dataset']}."
+    f"{wording.of_hundred(found['ood_score']['recall'])} examples of {found['dataset']}."
   ]
 
 

@@ -1,5 +1,6 @@
 """How far probabilities and prediction sets can be relied on."""
 
+from tl_app.errors.counts import number_of
 from tl_app.report import plots
 from tl_app.report.sections.section import Section
 from tl_app.tasks import wording
@@ -15,7 +16,11 @@ _SMALL, _MORE = 0.02, 0.01
 
 def _context(facts):
   found = plots.certainty(facts.test | {"risk_coverage": facts.risk_coverage})
-  return {"certainty": found} if found else None
+  if not found:
+    return None
+  folds = facts.metrics.get("validation", {}).get("folds")
+  fitted_on = f"the held-out answers of {number_of(folds, 'fold')}" if folds else "the validation split"
+  return {"certainty": found, "fitted_on": fitted_on}
 
 
 def _answers(facts):
@@ -27,8 +32,8 @@ def _answers(facts):
   if "prediction_sets" in test:
     sets = test["prediction_sets"]
     sentences.append(
-      f"A prediction set holds the right class for {wording.of_hundred(sets['measured'])} examples (aim: "
-      f"{wording.of_hundred(sets['coverage'])}) and names {sets['mean_size']:.1f} classes on average."
+      f"A prediction set, the classes that may be the right one, holds it for {wording.of_hundred(sets['measured'])} "
+      f"examples (aim: {wording.of_hundred(sets['coverage'])}). Its mean size is {sets['mean_size']:.1f} classes."
     )
   for name, row in test.get("intervals", {}).get("per_target", {}).items():
     held = wording.of_hundred(row["measured"])
@@ -56,7 +61,7 @@ def _selective(facts):
     share, lowest, wrong = sure[-1]
   when = answers.sure.format(percent=wording.percent(lowest))
   sentence = f"When {when}, {wording.of_hundred(1 - wrong)} answers are {answers.right}; "
-  sentence += f"that holds for {wording.of_hundred(share)} examples."
+  sentence += f"this is the case for {wording.of_hundred(share)} examples."
   if share == 1:
     return [sentence]
   others = (wrong_share - wrong * share) / (1 - share)
@@ -64,15 +69,15 @@ def _selective(facts):
 
 
 def _calibration(found):
-  """Returns whether the probabilities can be taken at their word."""
+  """Returns whether the probabilities can be relied on."""
   small = found["ece"] <= max(_SMALL, found["ece_if_calibrated"] + _MORE)
   examples = sum(count for *_, count in found["reliability"])
   excess = sum((score - share) * count for score, share, count in found["reliability"]) / examples
   kind = "too high" if excess > 0 else "too low"
-  off = f"{100 * found['ece']:.1f} points off on average"
+  off = f"they differ from the share of right answers by {100 * found['ece']:.1f} percentage points on average"
   if small:
-    chance = "" if found["ece"] <= _SMALL else ", as exact ones would be on so few examples"
-    return f"Its probabilities can be taken at their word: they are {off}{chance}."
+    chance = "" if found["ece"] <= _SMALL else ", as exact ones would on so few examples"
+    return f"Its probabilities can be relied on: {off}{chance}."
   return f"Its probabilities are {kind}: {off}."
 
 

@@ -63,7 +63,7 @@ def _answers(facts):
   test = facts.test
   support = {name: row["support"] for name, row in test.get("per_class", {}).items()}
   named = [
-    f"“{row['label']}” is taken for “{row['prediction']}” ({row['count']:,} of {support[row['label']]:,})"
+    f"“{row['label']}” is answered as “{row['prediction']}” ({row['count']:,} of {support[row['label']]:,})"
     for row in confusions.most_frequent(test)[:_MAX_NAMED]
     if row["count"] >= _FEWEST_NAMED
   ]

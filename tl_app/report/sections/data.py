@@ -6,16 +6,18 @@ _MAX_SKIPPED = 50
 # Severities of findings in their order; the last one is not for the first screen.
 _SEVERITIES = ("serious", "warning", "info")
 _MAX_NAMED = 2
-_SPLIT_FACTS = (
-  "source",
-  "num_examples",
-  "sampled",
-  "split_seed",
-  "validation_fraction",
-  "test_fraction",
-  "max_examples",
-  "max_examples_per_class",
-)
+# {key of splits.json: what it is}. A limit of 0 is none.
+_SPLIT_FACTS = {
+  "source": "data set",
+  "num_examples": "examples",
+  "sampled": "splits that were drawn",
+  "split_seed": "--split_seed",
+  "validation_fraction": "--validation_fraction",
+  "test_fraction": "--test_fraction",
+  "max_examples": "--max_examples",
+  "max_examples_per_class": "--max_examples_per_class",
+}
+_LIMITS = ("max_examples", "max_examples_per_class")
 
 
 def _context(facts):
@@ -28,7 +30,11 @@ def _data(manifest):
   names = {name for per_class in counts.values() for name in per_class}
   skipped = manifest.get("skipped", [])
   return {
-    "facts": {name: manifest[name] for name in _SPLIT_FACTS if name in manifest},
+    "facts": {
+      title: manifest[name]
+      for name, title in _SPLIT_FACTS.items()
+      if name in manifest and (manifest[name] or name not in _LIMITS)
+    },
     "notes": manifest.get("notes", []),
     "skipped": skipped[:_MAX_SKIPPED],
     "num_skipped": len(skipped),

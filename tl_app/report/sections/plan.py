@@ -2,13 +2,27 @@
 
 from tl_app.report.sections.section import Section
 
+# The value of --probe_solver that has epochs and learning rates.
+_BY_GRADIENTS = "adamw"
+
 
 def _context(facts):
-  return {"plan": facts.plan, "stages": _stages(facts.plan)} if facts.plan else None
+  if not facts.plan:
+    return None
+  solvers = {phase["name"]: phase["solver"] for phase in facts.plan.get("phases", []) if _is_solved(phase)}
+  return {"plan": facts.plan, "stages": _stages(facts.plan), "solvers": solvers}
+
+
+def _is_solved(phase):
+  """Returns whether a phase was solved in closed form, without epochs and learning rates."""
+  return phase.get("solver", _BY_GRADIENTS) != _BY_GRADIENTS
 
 
 def _stages(plan):
-  """Returns a row per stage: name, variables, parameters, and its learning rate in each phase (None: frozen)."""
+  """Returns a row per stage: name, variables, parameters, and its learning rate in each phase.
+
+  It is None where the stage is frozen, and a text where there is none.
+  """
   phases = plan.get("phases", [])
   stages = {stage["name"]: stage for stage in plan.get("stages", [])}
   for phase in phases:
@@ -20,7 +34,9 @@ def _stages(plan):
 
 
 def _learning_rate(phase, stage):
-  return phase.get("learning_rates", {}).get(stage) if stage in phase.get("train_stages", []) else None
+  if stage not in phase.get("train_stages", []):
+    return None
+  return "closed form" if _is_solved(phase) else phase.get("learning_rates", {}).get(stage)
 
 
 SECTION = Section("plan", "Plan", _context)

@@ -13,6 +13,7 @@ import tl_app
 from tl_app import config as config_lib
 from tl_app import files, terminal
 from tl_app.api import session
+from tl_app.errors import UserError
 from tl_app.report import confusions, plots
 
 
@@ -141,3 +142,17 @@ def test_a_full_disk_is_the_line_of_the_command():
     raise OSError(28, "No space left on device", "/disk/x")
   with pytest.raises(ZeroDivisionError), session.running():
     raise ZeroDivisionError
+
+
+def test_inputs_are_a_list_and_no_table(finished):
+  import pandas as pd
+
+  for table in (pd.DataFrame({"text": ["x"]}), {"text": ["x"]}):
+    with pytest.raises(UserError, match=r"a table, not a list: give one of its columns, as in frame\['text'\]"):
+      session.inputs(table)
+  for one in (None, 3, b"x"):
+    with pytest.raises(UserError, match="not a list: give a list, or the path of a file"):
+      session.inputs(one)
+  assert session.inputs(pd.Series(["x", "y"])) == ["x", "y"]
+  with pytest.raises(UserError, match="run.predict takes no batch_size=0: use 1 or more"):
+    finished.predict(["x"], batch_size=0)

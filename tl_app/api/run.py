@@ -107,6 +107,8 @@ class Run:
     """
     import pandas as pd
 
+    if batch_size < 1:
+      raise UserError(f"run.predict takes no batch_size={batch_size}: use 1 or more")
     with session.running():
       rows = list(self._answers(inputs, batch_size))
     return pd.DataFrame(rows, columns=["input", *self._predictor.columns])
@@ -125,7 +127,7 @@ class Run:
         raise UserError(f"there is no file or directory {str(inputs)[:60]!r}: give a list of inputs, or a path")
       names, rows = None, self._read(facts, files.expanded(inputs))
     else:
-      inputs = list(inputs)
+      inputs = session.inputs(inputs)
       names = [f"input {i}" if isinstance(value, bytes) else value for i, value in enumerate(inputs)]
       rows = unlabelled.from_values(inputs, facts["modality"], facts["pairs"])
     answers = itertools.chain.from_iterable(self._predictor.answers(rows, batch_size))
@@ -171,7 +173,7 @@ class Run:
     if method not in methods.METHODS:
       raise UserError(f"run.explain takes no method {method!r}, but {', '.join(methods.METHODS)}")
     is_path = isinstance(inputs, (str, os.PathLike))
-    source: typing.Any = files.expanded(str(inputs)) if is_path else list(inputs)
+    source: typing.Any = files.expanded(str(inputs)) if is_path else session.inputs(inputs)
     with session.running():
       from tl_app.commands import explain
 

@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterable, Iterator, Mapping
 
 from tl_app import cli, terminal
 from tl_app.errors import UserError
@@ -28,6 +29,19 @@ def running() -> Iterator[None]:
       if not line:
         raise
       raise UserError(line) from error
+
+
+def inputs(values: typing.Any) -> list:
+  """Returns the inputs that a person gave as a list.
+
+  Raises:
+    UserError: they are one value, or a table or a dict, whose items are the names of its columns.
+  """
+  if isinstance(values, Mapping) or hasattr(values, "columns"):
+    raise UserError("the inputs are a table, not a list: give one of its columns, as in frame['text']")
+  if isinstance(values, bytes) or not isinstance(values, Iterable):
+    raise UserError(f"the inputs are {type(values).__name__}, not a list: give a list, or the path of a file")
+  return list(values)
 
 
 @contextlib.contextmanager

@@ -255,3 +255,21 @@ def test_several_files_by_commas_or_braces_are_told_to_be_a_glob(tmp_path):
     write(tmp_path / name, "text,label\na b,x\n")
   for several in ("a.csv,{0}/b.csv", "a.csv {0}/b.csv", "{{a,b}}.csv"):
     assert refusal(f"table:{tmp_path}/{several.format(tmp_path)}").endswith("named by a glob, 'DIR/*.csv'")
+
+
+def test_a_column_of_splits_that_is_not_read_is_told(tmp_path):
+  for name, told in (("Split", True), ("size", False)):
+    file = write(tmp_path / "t.csv", f"text,label,{name}\na b,x,train\nc d,y,Test\n")
+    notes = load(f"table:{file}").notes
+    assert any("the column 'Split' is not read, although it holds test and train" in note for note in notes) == told
+  file = write(tmp_path / "t.csv", "text,label,split\na b,x,left\nc d,y,right\n")
+  assert load(f"table:{file}").notes == []
+
+
+def test_numbers_of_32_bits_are_written_as_they_were_meant(tmp_path):
+  import numpy as np
+  import pandas as pd
+
+  labels = np.array([0.1, 0.5, np.nan], np.float32)
+  pd.DataFrame({"text": ["a", "b", "c"], "label": labels}).to_parquet(tmp_path / "t.parquet")
+  assert list(load(f"table:{tmp_path / 't.parquet'}", on_bad_example="skip").labels) == ["0.1", "0.5"]

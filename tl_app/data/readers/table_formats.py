@@ -10,6 +10,8 @@ import os
 import re
 import typing
 
+import numpy as np
+
 from tl_app import files
 from tl_app.data.readers.rows import as_text
 from tl_app.data.readers.table_files import suffix
@@ -236,12 +238,22 @@ def _read_parquet(file):
   def rows():
     try:
       for batch in table.iter_batches(_ROWS_AT_A_TIME):
-        for row in zip(*(column.to_pylist() for column in batch.columns)):
+        for row in zip(*map(_values, batch.columns)):
           yield [_named(value, known) for value, known in zip(row, of_column)]
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
       raise refuse(error) from None
 
   return Table(names, enumerate(rows(), start=1))
+
+
+def _values(column):
+  """Returns the cells of a column of a Parquet file; 0.1 in 32 bits is 0.1, not 0.10000000149011612."""
+  import pyarrow
+
+  values = column.to_pylist()
+  if not pyarrow.types.is_float32(column.type):
+    return values
+  return [value if value is None else float(str(np.float32(value))) for value in values]
 
 
 def _check_parquet(file, metadata):

@@ -4,12 +4,15 @@ from tl_app.assets import Assets
 from tl_app.config.groups import DataConfig
 from tl_app.data import modalities
 from tl_app.data.readers import sentences, table_columns, table_files
-from tl_app.data.readers.rows import Raw, Row, as_label, as_text, keep_image, relative_name
+from tl_app.data.readers.rows import SPLIT_NAMES, Raw, Row, as_label, as_text, keep_image, relative_name
 from tl_app.data.readers.table_files import suffix
 from tl_app.data.readers.table_formats import open_table
 from tl_app.errors import UserError
 from tl_app.tasks import cells as label_cells
 from tl_app.tasks import tags
+
+# Columns of other programs that tell the split of a row.
+_SPLIT_COLUMNS = ("split", "set", "subset", "partition", "fold", "usage")
 
 
 def read(path: str, what: str, config: DataConfig, split_columns: dict[str, str], assets: Assets) -> Raw:
@@ -44,7 +47,14 @@ def read(path: str, what: str, config: DataConfig, split_columns: dict[str, str]
       )
     raw.columns = by_name
     folder = relative_name(file.parent, root)
-    rows = list(_rows(file, table, columns, split, store))
+    told = "" if split else next((name for name in table.names if name.lower() in _SPLIT_COLUMNS), "")
+    seen = set()
+    rows = list(_rows(file, _noting(table, told, seen) if told else table, columns, split, store))
+    if len(seen) > 1 and seen <= SPLIT_NAMES.keys():
+      raw.notes.append(
+        f"{file.name}: the column {told!r} is not read, although it holds {' and '.join(sorted(seen))}: to keep these "
+        "splits write a file for each"
+      )
     if columns.sentence:
       rows, words = sentences.joined(rows, columns.sentence), len(rows)
       raw.notes.append(
@@ -55,6 +65,19 @@ def read(path: str, what: str, config: DataConfig, split_columns: dict[str, str]
     if not rows:
       raise UserError(f"{file} has a header but no rows")
   return raw
+
+
+def _noting(table, column, seen):
+  """Returns the `Table`; when its rows are read, the set `seen` gets the cells of `column` in lower case."""
+  place = table.names.index(column)
+
+  def rows():
+    for number, record in table.rows:
+      if not isinstance(record, str):
+        seen.add(str(record[place]).strip().lower())
+      yield number, record
+
+  return table._replace(rows=rows())
 
 
 def _rows(file, table, columns, split, store):

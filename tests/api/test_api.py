@@ -32,7 +32,7 @@ def test_a_setting_that_cannot_work_is_the_line_of_the_command():
   for settings, line in [
     ({}, "--dataset=table:nowhere.csv: there is no file or directory nowhere.csv"),
     ({"backbone": "minilm_l7.pypi"}, "--backbone=minilm_l7.pypi is not known; did you mean minilm_l6.pypi?"),
-    ({"workdir": ""}, "--workdir is needed: Directory of this run."),
+    ({"workdir": ""}, "--workdir is needed: Directory of the run, "),
     ({"learning_rate": -1}, "--learning_rate=-1.0 is below 0.0"),
     ({"max_length": 2}, "--max_length=2 leaves no token between the first and the last: use 3 or more"),
     ({"max_windows": 4}, "--max_windows=4 does nothing without --long_text=windows: remove the flag"),

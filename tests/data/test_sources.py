@@ -15,7 +15,9 @@ from loading import LocalAssets, load, refusal, write, write_images
     ("image:x", ["did you mean images:x?"]),
     ("csv:mails.csv", ["did you mean table:mails.csv?"]),
     ("mails.csv", ["did you mean table:mails.csv?"]),
-    ("tabel:x", ["did you mean table?"]),
+    ("tabel:x", ["did you mean table:x?"]),
+    ("TABLE:x", ["did you mean table:x?"]),
+    ("table", ["did you mean table:PATH?"]),
     ("images:", ["images:DIR"]),
     ("nonsense", ["movie_reviews, digits"]),
   ],
@@ -76,3 +78,10 @@ def test_extra_data_set_of_another_kind_is_refused(tmp_path):
   write_images(tmp_path / "i", "a/1.jpg")
   file = write(tmp_path / "t.tsv", "text\tlabel\nx\ta\n")
   assert "--test_dataset" in refusal(f"table:{file}", test_dataset=f"images:{tmp_path / 'i'}")
+
+
+def test_a_data_set_that_is_named_twice_is_no_split(tmp_path):
+  table = f"table:{tmp_path / 't.csv'}"
+  write(tmp_path / "t.csv", "text,label\na b,x\nc d,y\n")
+  assert f"--test_dataset={table} is --dataset itself" in refusal(table, test_dataset=table)
+  assert "--validation_dataset=" in refusal(table, validation_dataset=table)

@@ -41,14 +41,16 @@ def parse(name: str, flag: str) -> tuple[str, str]:
 
 def _hint(name, form, rest):
   """Returns "; did you mean table:mails.csv?" for a name without its form or with another word for it, or ""."""
-  wanted = _OTHER_WORDS.get(form.lower(), "")
-  if wanted and rest:
-    return f"; did you mean {wanted}:{rest}?"
+  wanted = _OTHER_WORDS.get(form.lower(), "") or (form.lower() if form.lower() in _NEED_REST else "")
+  if wanted:
+    return f"; did you mean {wanted}:{rest or 'PATH'}?"
   if os.path.isdir(name):
     return f"; did you mean images:{name} or table:{name}?"
   if os.path.exists(name) or table_files.is_table(pathlib.Path(name)):
     return f"; did you mean table:{name}?"
-  return configs.suggestion(form, [*starters.STARTERS, *_NEED_REST])
+  near = configs.suggestion(form, [*starters.STARTERS, *_NEED_REST])
+  is_form = near.removeprefix("; did you mean ").removesuffix("?") in _NEED_REST
+  return f"{near[:-1]}:{rest or 'PATH'}?" if is_form else near
 
 
 def modality(form: str) -> Modality:

@@ -43,6 +43,8 @@ def load(config: Config, assets: Assets, verify=None, known=frozenset()) -> Exam
     flag = f"{split}_dataset"
     if getattr(config, flag):
       extra = _load_one(getattr(config, flag), flag, config, assets, verify, known)
+      if extra.source == config.dataset and not any(extra.splits):
+        raise UserError(f"--{flag}={extra.source} is --dataset itself: remove it, and {split} examples are sampled")
       examples = _with_split(examples, extra, split, flag)
   labels, notes = label_names.resolve(examples.labels, config.data, examples.single_texts())
   examples = dataclasses.replace(examples, labels=strings(labels), notes=[*examples.notes, *notes], classes=None)

@@ -106,7 +106,7 @@ def test_faults_are_one_line(load, tmp_path):
   (tmp_path / "a.txt").write_bytes(b"x" * 10_000_000 + b"\ngood\n")
   refused("a.txt:1: the line is longer than 1 MB")
   (tmp_path / "a.txt").write_text("one\n")
-  refused("1 different examples and none of them to hold out")
+  refused("1 different example and none of them to hold out")
   (tmp_path / "a.jsonl").write_text('{"body": "x"}\n')
   refused("a.jsonl:1: it has no key 'text'", name="a.jsonl")
 

@@ -121,7 +121,7 @@ def _tags(texts):
       counts[word][tag.split("-")[0].replace("NNPS", "NNP")] += 1
   if known < KNOWN * total:
     raise UserError(
-      f"--augment=medium goes by an English lexicon, which knows {known / total:.0%} of the words: take --augment=light"
+      f"--augment=medium uses an English lexicon, which knows {known / total:.0%} of the words: take --augment=light"
     )
   tags = {word: found.most_common(1)[0][0] for word, found in counts.items()}
   return {word: tag for word, tag in tags.items() if tag in OPEN}

@@ -27,6 +27,7 @@ from tl_app.data import modalities
 from tl_app.data.splitting import folds
 from tl_app.data.splitting.splits import Splits
 from tl_app.errors import RunFailed, UserError
+from tl_app.errors.counts import number_of
 from tl_app.features.frozen import Features
 from tl_app.report import formatting, selection_page
 from tl_app.searching import probes, scores
@@ -86,9 +87,7 @@ def ranked(
     loading.announce(config, split, task, reason)
   split = _limited(split.without_test(), examples, config.seed)
   bench = _Bench(config, split, task, assets)
-  log.info(
-    "%d backbones on %s examples: %s", len(specs), f"{len(bench.rows):,}", ", ".join(spec.name for spec in specs)
-  )
+  log.info("comparing on %s: %s", number_of(len(bench.rows), "example"), ", ".join(spec.name for spec in specs))
   rows = [bench.measured(spec) for spec in specs]
   done = sorted((row for row in rows if not row.failure), key=lambda row: -row.score)
   failed = [row for row in rows if row.failure]

@@ -35,7 +35,8 @@ def summary(test: Mapping, metrics: Metrics) -> str:
   ]
   if not rows:
     told = [
-      f"{row['rule']} (errors {formatting.decimals(row['mistakes'])}, the rest {formatting.decimals(row['rest'])})"
+      f"{row['rule']} (mean error {formatting.decimals(row['mistakes'])}, on the rest "
+      f"{formatting.decimals(row['rest'])})"
       for row in found[:_SHOWN]
     ]
   more = len(rows or found) - len(told)

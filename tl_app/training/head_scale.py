@@ -84,7 +84,7 @@ def _choose(prepared, bias):
     return 1.0
   factor = FACTORS[int(np.argmin(losses))]
   log.info(
-    "phase %s: with dropout the loss of the probe is %.3g, that of a head that knows nothing %.3g: its weights are "
+    "phase %s: with dropout the loss of the probe is %.3g, that of a head with constant outputs %.3g: its weights are "
     "multiplied by %.2g",
     *(phase.name, losses[0], losses[-1], factor),
   )

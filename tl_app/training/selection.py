@@ -11,6 +11,7 @@ from tl_app import slices
 from tl_app.config import AUTO
 from tl_app.data.training_data import TrainingData
 from tl_app.errors import RunFailed
+from tl_app.errors.counts import number_of
 from tl_app.features.frozen import Features
 from tl_app.recipes.phase import Phase
 from tl_app.report import formatting
@@ -283,11 +284,10 @@ def _doubt(p_value, task, count):
   if p_value <= SIGNIFICANT:
     return ""
   if not task.metrics.counts_right_answers:
-    return f"{count} examples do not distinguish them"
+    return f"the difference is not significant on {number_of(count, 'example')}"
   least = statistics.least_difference(count, SIGNIFICANT)
-  if least is None:
-    return f"{count} examples cannot show any difference"
-  return f"{count} examples cannot show a difference below {least:.2g}"
+  examples = number_of(count, "example")
+  return f"{examples} cannot show {'any difference' if least is None else f'a difference below {least:.2g}'}"
 
 
 def _reason(best, first, metrics, task, count, by_loss):

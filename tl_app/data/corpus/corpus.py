@@ -322,7 +322,8 @@ def _texts_of_rows(rows):
 def _need_both(train, held_out, config):
   for part, name in ((train, "to train on"), (held_out, "to hold out")):
     if not len(part):
+      found = number_of(len(train) + len(held_out), "different example")
       raise UserError(
-        f"--dataset={config.dataset} has {len(train) + len(held_out):,} different examples and none of them {name}: "
+        f"--dataset={config.dataset} has {found} and none of them {name}: "
         "add examples, raise --validation_fraction, or give --validation_dataset"
       )

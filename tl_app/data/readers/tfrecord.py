@@ -30,6 +30,7 @@ from tl_app.data.readers.rows import (
   visible,
 )
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.files import nearby
 
 log = logging.getLogger(__name__)
@@ -255,7 +256,7 @@ def _value(features, name, form):
   values = _values(features[name])
   if len(values) != 1 or not isinstance(values[0], bytes):
     kind = features[name].WhichOneof("kind") or "nothing"
-    raise ValueError(f"the feature {name!r} holds {len(values):,} values ({kind}), expected {form}")
+    raise ValueError(f"the feature {name!r} holds {number_of(len(values), 'value')} ({kind}), expected {form}")
   return values[0]
 
 

@@ -164,8 +164,8 @@ def by_group(pool: Pool, flag: str = "") -> tuple[dict[str, np.ndarray], list[st
   needed = len(pool.fractions)
   if flag and (len(free) < needed or len(members) <= needed):
     raise UserError(
-      f"{flag} has {len(members)} groups of different contents to sample from: {needed + 1} or more are needed to "
-      f"sample {' and '.join(pool.fractions)}"
+      f"{flag} has {number_of(len(members), 'group')} of different contents to sample from: {needed + 1} or more are "
+      f"needed to sample {' and '.join(pool.fractions)}"
     )
   free.sort(key=lambda unit: (-len(members[unit]).bit_length(), rank[unit]))
   if not free:

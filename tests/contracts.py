@@ -22,6 +22,7 @@ from tl_app.model import stages
 from tl_app.model.model import Model
 from tl_app.preprocessing.base import Preprocess
 from tl_app.recipes.phase import HEAD, Phase
+from tl_app.serving import handover
 from tl_app.tasks.task import Task
 from tl_app.training import compiling, objectives
 
@@ -314,6 +315,7 @@ def _check_answers(task, labels, inputs, targets, logits):
   _check_explained(answers, logits)
   raw = [text.encode() for text in inputs]
   served = {name: value.numpy() for name, value in answers.signature_outputs(logits, tf.constant(raw)).items()}
+  assert served.keys() <= handover.MEANINGS.keys(), "the README of the export does not say what an output is"
   decoded = list(answers.decode(served, raw))
   assert len(decoded) == len(raw) and json.loads(json.dumps(decoded, allow_nan=False)) == decoded
   for answer, example in zip(decoded, inputs):

@@ -25,6 +25,21 @@ CARD = "model_card.md"
 REQUIREMENTS = "requirements.txt"
 REQUEST = "example_request.json"
 ANSWER = "example_answer.json"
+# {output of `serving_default`: what it is}.
+MEANINGS = {
+  "label": "the answer; several labels are joined",
+  "score": "probability of the label, of several labels the highest",
+  "probabilities": "of each label, in the order above",
+  "prediction_set": "true for each label that may be the right one",
+  "predicted": "true for each label that is answered",
+  "values": "the predicted numbers, in the unit of the training labels",
+  "intervals": "lower and upper end of the interval of each number",
+  "words": "the words of the text; empty after the last one",
+  "labels": "the tag of each word",
+  "scores": "probability of the tag of each word",
+  "accept": "true if the answer should be used",
+  "ood_score": "how unlike the training data the input is, from 0 to 1",
+}
 # More labels are left to assets/labels.txt.
 _MANY_LABELS = 50
 
@@ -125,7 +140,7 @@ def _readme(model, answer, needed):
   shape = "[batch, 2], pairs of" if pairs else "[batch],"
   outputs = [
     f"| `{name}` | {'string' if array.dtype.kind == 'U' else array.dtype.name} | "
-    f"[{', '.join(['batch', *map(str, array.shape[1:])])}] |"
+    f"[{', '.join(['batch', *map(str, array.shape[1:])])}] | {MEANINGS.get(name, '')} |"
     for name, array in answer.items()
   ]
   imports = "".join(
@@ -147,8 +162,8 @@ The outputs are in this order:
 
 The signature `serving_default` takes `inputs`, string {shape} {takes}. It returns:
 
-| output | type | shape |
-| --- | --- | --- |
+| output | type | shape | meaning |
+| --- | --- | --- | --- |
 {chr(10).join(outputs)}
 
 {"" if modality == "image" else _EMPTY}\

@@ -124,6 +124,7 @@ def test_runs_that_cannot_be_compared(runs, tmp_path):
   other_task = finish(tmp_path / "g", [1] * COUNT, task=tasks.IMBALANCED)
   assert "judged by macro F1: these cannot be compared" in refused(other_task)
   assert "give two different runs or more" in refused(first)
+  assert "give two different runs or more" in refused(f"{first}/")
   assert "holds no finished run" in refused(str(tmp_path / "none"))
 
 

@@ -114,6 +114,14 @@ def test_numbers_become_the_names_beside_the_file(tmp_path, name, lines):
   ]
 
 
+def test_an_empty_line_among_the_names_does_not_move_them(tmp_path):
+  file = write_records(tmp_path / "x.tfrecords", images(4))
+  write(tmp_path / "labels.txt", "ant\n\nbee\n")
+  assert "labels.txt, line 2 is empty: the lines name the labels 0, 1, .. in order" in refusal(f"tfrecord:{file}")
+  write(tmp_path / "labels.txt", "ant\nbee\n\n")
+  assert set(load(f"tfrecord:{file}").labels) == {"ant", "bee"}
+
+
 def test_compressed_images_are_kept_as_files(tmp_path):
   file = write_records(tmp_path / "i.tfrecord.gz", images(2))
   found = load(f"tfrecord:{file}", assets=LocalAssets(tmp_path / "cache"))

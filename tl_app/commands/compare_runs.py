@@ -54,7 +54,7 @@ def compare(workdirs: Sequence[str], output: str = "") -> dict:
     UserError: a directory holds no finished run, or the runs cannot be compared.
   """
   workdirs = [files.expanded(name.strip()) for name in workdirs if name.strip()]
-  if len(set(workdirs)) < 2 or len(set(workdirs)) < len(workdirs):
+  if len(workdirs) < 2 or len({pathlib.Path(name).resolve() for name in workdirs}) < len(workdirs):
     raise UserError(f"--workdirs={','.join(workdirs)}: give two different runs or more, with commas")
   if output and workdir_lib.Workdir(pathlib.Path(output)).config.exists():
     raise UserError(f"--workdir={output} holds a run: choose another directory for the comparison")

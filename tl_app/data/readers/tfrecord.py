@@ -281,12 +281,14 @@ def _label_names(file, label):
   for path in (file.parent / f"{label.replace('/', '-')}.labels.txt", file.parent / "labels.txt"):
     if path.is_file():
       try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
       except (OSError, UnicodeDecodeError):
         raise UserError(f"{path} cannot be read as UTF-8 text") from None
-      lines = [line.strip() for line in lines if line.strip()]
-      numbered = [re.fullmatch(r"(\d+):(.+)", line) for line in lines]
-      if lines and all(numbered):
+      filled = list(filter(None, lines))
+      numbered = [re.fullmatch(r"(\d+):(.+)", line) for line in filled]
+      if filled and all(numbered):
         return {int(match[1]): match[2].strip() for match in numbered}
-      return dict(enumerate(lines))
+      if filled and len(filled) < len(lines):
+        raise UserError(f"{path}, line {lines.index('') + 1} is empty: the lines name the labels 0, 1, .. in order")
+      return dict(enumerate(filled))
   return {}

@@ -379,3 +379,15 @@ def test_one_column_of_label_columns_is_told_to_be_the_label_column(tmp_path):
   rows = [{"text": f"a text about {n}", "late": n % 2} for n in range(8)]
   with pytest.raises(UserError, match="--label_columns=late names one column: pass --label_column=late"):
     choose_rows(tmp_path, rows, label_columns="late")
+
+
+def test_lists_as_long_as_the_texts_are_shown_whole(tmp_path):
+  rows = [{"text": ["Anna", "lives"], "label": [1, 0]}] * 6
+  with pytest.raises(UserError, match=r'as the texts, e.g. \["1", "0"\]: if they are tags'):
+    choose_rows(tmp_path, rows, suffix=".jsonl")
+
+
+def test_a_sentence_of_no_words_is_an_empty_text(tmp_path):
+  rows = [{"text": ["Anna", "lives"], "label": ["B-per", "O"]}, {"text": [], "label": []}]
+  _, examples = choose_rows(tmp_path, rows, suffix=".jsonl", on_bad_example="skip")
+  assert [bad["reason"] for bad in examples.skipped] == ["the text is empty"]

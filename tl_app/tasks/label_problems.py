@@ -78,8 +78,9 @@ def _sequences(labels, texts):
   if FEWEST_PER_CLASS * len(distinct) > sum(map(len, words)) or all(tags.is_tag(word) for word in distinct):
     return ""
   odd = min(word for word in distinct if not tags.is_tag(word))
+  of_lists = next((label for label in labels if cells.listed(label) is not None), "")
   return (
-    f"the labels have as many words as the texts, e.g. {odd!r}: if they are tags, --task=token_classification needs "
+    f"the labels have as many words as the texts, e.g. {of_lists or repr(odd)}: if they are tags, --task=token_classification needs "
     f"{_TAG_FORM}; if they are classes, pass --task=single_label"
   )
 

@@ -145,6 +145,8 @@ def _as_cell(value, words, is_input):
     value = value.get("path") if value["bytes"] is None else value["bytes"]
   if is_input and isinstance(value, bytes):
     return value
+  if words and is_input and value == []:
+    return ""
   members = _list_in(value) if words and is_input else None
   return tags.joined(members) if members else as_text(value)
 

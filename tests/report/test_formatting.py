@@ -15,6 +15,23 @@ def test_durations(seconds, text):
   assert formatting.duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+  ("preprocessing", "text"),
+  [
+    ({"image_size": 224}, "images of 224 x 224 pixels"),
+    ({"max_length": 0}, "texts of any length"),
+    ({"max_length": 48}, "at most 48 tokens of a text"),
+    (
+      {"max_length": 32, "long_text": "windows", "max_windows": 8, "texts_cut": 0.0623, "tokens_read": 0.9597},
+      "at most 32 tokens of a text (--long_text=windows, in at most 8 windows); 6.2% of the training texts are longer, "
+      "and 96.0% of all tokens are read",
+    ),
+  ],
+)
+def test_what_is_read_of_an_example_is_told_in_words(preprocessing, text):
+  assert formatting.what_is_read(preprocessing) == text
+
+
 def test_what_is_no_number_is_a_dash():
   for value in (None, True, "0.5", math.nan, math.inf):
     assert formatting.decimals(value) == formatting.count(value) == formatting.significant(value) == formatting.MISSING

@@ -38,6 +38,13 @@ def test_a_run_that_continued_has_the_seconds_of_all_its_starts():
   assert "50 s, in seconds, over all starts: train 90\n" in summary.lines(metrics, None, 50.0) + "\n"
 
 
+def test_the_coverage_of_prediction_sets_is_told_beside_its_aim():
+  sets = {"coverage": 0.95, "measured": 0.9528, "measured_ci95": [0.9443, 0.9617], "mean_size": 1.531}
+  metrics = {"test": measure(*confused(50, 2, 0.8), names(2)) | {"prediction_sets": sets}}
+  told = "coverage of prediction sets 0.953 (95 % interval 0.944 to 0.962), aim 0.95, 1.53 classes on average"
+  assert f"certainty         {told}" in summary.lines(metrics)
+
+
 def test_classes_without_test_examples_are_counted():
   metrics = {"test": measure(*confused(50, 2, 0.8), names(2))}
   assert "without test" not in summary.lines(metrics)

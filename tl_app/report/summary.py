@@ -124,7 +124,7 @@ def _calibration(found):
     return ""
   return (
     f"expected calibration error {found['ece']:.3f}, {found['uncalibrated']['ece']:.3f} before calibration "
-    f"({found['ece_if_calibrated']:.3f} if it were perfect)"
+    f"({found['ece_if_calibrated']:.3f} for exact probabilities)"
   )
 
 
@@ -133,8 +133,9 @@ def _certainty(test):
   sets, intervals = test.get("prediction_sets"), test.get("intervals")
   if sets:
     return (
-      f"prediction sets for {sets['coverage']:g}: {sets['measured']:.3f} hold the label (95 % interval "
-      f"{formatting.interval(sets['measured_ci95'])}), {sets['mean_size']:.2f} classes on average"
+      f"coverage of prediction sets {sets['measured']:.3f} (95 % interval "
+      f"{formatting.interval(sets['measured_ci95'])}), aim {sets['coverage']:g}, "
+      f"{sets['mean_size']:.2f} classes on average"
     )
   if not intervals:
     return ""
@@ -142,7 +143,7 @@ def _certainty(test):
     f"{name} +/- {values['half_width']:.3g}: {values['measured']:.1%}"
     for name, values in intervals["per_target"].items()
   )
-  return f"intervals for {intervals['coverage']:g}, share that holds the label: {held}"
+  return f"share of labels in their interval, aim {intervals['coverage']:g}: {held}"
 
 
 def _accepted(found):

@@ -59,7 +59,11 @@ def read_costs(path: str | pathlib.Path) -> Costs:
   what = f"--costs={path}"
   try:
     with open(path, newline="", encoding="utf-8-sig") as file:
-      lines = [[cell.strip() for cell in line] for line in csv.reader(file) if any(cell.strip() for cell in line)]
+      first = file.readline()
+      file.seek(0)
+      # Spreadsheets of some languages separate by semicolons.
+      rows = csv.reader(file, delimiter=";" if ";" in first and "," not in first else ",")
+      lines = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise UserError(f"{what} cannot be read ({error}): give a CSV file, with a row for each true class") from None
   if len(lines) < 2:

@@ -80,8 +80,8 @@ def _sequences(labels, texts):
   odd = min(word for word in distinct if not tags.is_tag(word))
   of_lists = next((label for label in labels if cells.listed(label) is not None), "")
   return (
-    f"the labels have as many words as the texts, e.g. {of_lists or repr(odd)}: if they are tags, --task=token_classification needs "
-    f"{_TAG_FORM}; if they are classes, pass --task=single_label"
+    f"the labels have as many words as the texts, e.g. {of_lists or repr(odd)}: if they are tags, "
+    f"--task=token_classification needs {_TAG_FORM}; if they are classes, pass --task=single_label"
   )
 
 

@@ -95,6 +95,11 @@ def test_equal_costs_change_nothing(data, costs):
   assert task.metrics.compute_metrics(*data)["costs"]["changed"] == 0
 
 
+def test_costs_may_be_separated_by_semicolons(costs):
+  commas = decisions.read_costs(costs(COSTS))
+  assert decisions.read_costs(costs(COSTS.replace(",", ";"))) == commas
+
+
 @pytest.mark.parametrize(
   ("text", "problem"),
   [

@@ -12,6 +12,9 @@ import pytest
 from tl_app.commands import self_test, training_process
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
+from tl_app.recipes import recipes
+from tl_app.recipes.facts import Facts
+from tl_app.training import phase_rules
 
 LOG = [{"phase": "probe", "epoch": 1, "loss": 1.0}, {"phase": "full", "epoch": 1, "loss": 0.5}]
 
@@ -123,3 +126,9 @@ def test_a_run_that_cannot_start_is_refused(training):
 def test_the_short_run_keeps_smaller_values():
   short = self_test.shortened(Config(max_examples=10, epochs=1, head_epochs=2, batch_size=64))
   assert (short.max_examples, short.epochs, short.head_epochs, short.export) == (10, self_test.EPOCHS, 2, False)
+
+
+def test_the_short_run_makes_updates():
+  short = self_test.shortened(Config(accumulate_steps=64, recipe="lp_ft"))
+  phases = recipes.plan(short, Facts(self_test.STEPS * self_test.BATCH_SIZE, 2, 1e-4, {"layer": ("layer/kernel",)}))
+  assert not phase_rules.accumulation_makes_an_update(short, phases, None, None)

@@ -84,6 +84,8 @@ def shortened(config: Config) -> Config:
     max_examples=min(config.max_examples or examples, examples),
     epochs=min(max(config.epochs, EPOCHS), 2 * EPOCHS),
     head_epochs=min(config.head_epochs, HEAD_EPOCHS),
+    # The user's number of batches for an update may be more than all of these.
+    accumulate_steps=min(config.accumulate_steps, STEPS),
     early_stopping_patience=0,
     max_minutes=0.0,
     export=False,

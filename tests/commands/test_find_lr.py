@@ -10,7 +10,7 @@ import tiny_modules
 import tiny_presets
 
 from tl_app import files
-from tl_app.commands import find_lr
+from tl_app.commands import benchmark, find_lr
 from tl_app.compute.devices import Devices
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
@@ -168,3 +168,12 @@ def test_a_recipe_without_fine_tuning_has_no_rate_to_find(tmp_path):
   with pytest.raises(UserError, match="--backbone_learning_rate=0.001 does nothing in find_lr"):
     find_lr.measure(config(tmp_path, backbone_learning_rate=1e-3), 20)
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+  "measure", [find_lr.measure, lambda config, steps: benchmark.measure(config, "head", 2, steps)]
+)
+def test_a_workdir_that_is_a_file_is_refused_before_anything_is_measured(tmp_path, measure):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="file is a file; choose another directory"):
+    measure(Config(dataset="images:nowhere", workdir=str(tmp_path / "file")), 20)

@@ -116,3 +116,16 @@ def test_fewer_examples_of_each_class():
   assert {name: sum(labels[kept.validation] == name) for name in "ab"} == {"a": 7, "b": 5}
   assert list(kept.train) == sorted(kept.train) and max(kept.train) < 50 <= min(kept.validation)
   assert select._limited(split, 0, 0) is split and select._limited(split, 100, 0) is split
+
+
+@pytest.mark.parametrize("run", [True, False])
+def test_a_directory_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, run):
+  there = tmp_path / "there"
+  if run:
+    there.mkdir()
+    (there / "config.json").write_text("{}")
+  else:
+    there.write_text("")
+  config = Config(dataset="images:nowhere", workdir=str(there if run else there / "inside"))
+  with pytest.raises(UserError, match="holds a run" if run else "there is a file; choose another directory"):
+    select.select(config)

@@ -56,6 +56,7 @@ def measure(config: Config, parts: str, repeats: int, steps: int) -> dict:
     UserError: a part is unknown.
   """
   rules.refuse_unused(config, "benchmark")
+  workdir_lib.check_output(config.workdir)
   names = [name.strip() for name in parts.split(",") if name.strip()]
   for name in names or [parts]:
     if name not in PARTS:

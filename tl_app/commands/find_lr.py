@@ -59,6 +59,7 @@ def measure(config: Config, steps: int) -> dict:
     RunFailed: the loss is not finite before or at the first step.
   """
   rules.refuse_unused(config, "find_lr")
+  workdir_lib.check_output(config.workdir)
   config = default_backbone.named(config)
   with tempfile.TemporaryDirectory() as scratch:
     run_config = dataclasses.replace(config, workdir=f"{scratch}/run", export=False)

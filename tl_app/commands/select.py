@@ -58,11 +58,16 @@ def select(config: Config, names: str = "", examples: int = EXAMPLES) -> dict:
     UserError: a name is unknown, there is no backbone for these data, or the data cannot be read.
     RunFailed: no backbone could be measured.
   """
+  root = pathlib.Path(config.workdir)
+  if config.workdir:
+    workdir_lib.check_output(root)
+    if workdir_lib.Workdir(root).config.exists():
+      raise UserError(f"--workdir={root} holds a run: choose another directory")
   assets = Assets.of(config)
   specs = _specs(config, names, assets)
   result = ranked(config, specs, assets, examples, announced=True)
   if config.workdir:
-    _write(pathlib.Path(config.workdir), result)
+    _write(root, result)
   return result
 
 
@@ -283,8 +288,6 @@ def _result(config, task, bench, done, failed):
 
 
 def _write(root, result):
-  if workdir_lib.Workdir(root).config.exists():
-    raise UserError(f"--workdir={root} holds a run: choose another directory")
   try:
     root.mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -1,7 +1,7 @@
 """The directory of one run: its paths, its lock, the writer of its files, and the state from which it continues."""
 
 from tl_app.workdir.located import located, place
-from tl_app.workdir.locking import check_contents, claim, open_run, resumable, saved_config
+from tl_app.workdir.locking import check_contents, check_output, claim, open_run, resumable, saved_config
 from tl_app.workdir.paths import EXPORT_FACTS, EXPORT_VARIABLE, EXPORT_VOCABULARY, INPUT_COLUMNS, Workdir
 from tl_app.workdir.record import (
   FORMAT,
@@ -24,6 +24,7 @@ __all__ = [
   "Record",
   "Workdir",
   "check_contents",
+  "check_output",
   "claim",
   "located",
   "open_run",

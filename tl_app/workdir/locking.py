@@ -181,6 +181,14 @@ def check_contents(root: str | pathlib.Path, config: config_lib.Config) -> None:
     raise UserError(f"--workdir={run.root} is not empty and holds no run of tl_app: choose another directory")
 
 
+def check_output(root: str | pathlib.Path) -> None:
+  """Raises `UserError` if a command whose results are no run cannot make `root`; nothing is made."""
+  root = pathlib.Path(files.expanded(root))
+  nearest = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
+  if not nearest.is_dir():
+    raise UserError(f"--workdir={root} cannot be made: {nearest} is a file; choose another directory")
+
+
 def saved_config(root: str | pathlib.Path) -> config_lib.Config | None:
   """Returns the `Config` of the run in a directory, finished or not; None if there is none."""
   run = Workdir(pathlib.Path(files.expanded(root)))

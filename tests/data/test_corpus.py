@@ -101,6 +101,13 @@ def test_faults_are_one_line(load, tmp_path):
   refused("holds no text")
   (tmp_path / "a.txt").write_bytes(b"\x7fELF\0\0\0")
   refused("a.txt is a binary file")
+  (tmp_path / "a.txt").write_bytes("good\n".encode("utf-16"))
+  refused("a.txt is UTF-16, not UTF-8: save it as UTF-8")
+  (tmp_path / "a.txt").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+  refused("a.txt is a pointer of Git LFS")
+  (tmp_path / "a.csv").write_text("text,label\nx,a\n")
+  for name in ("a.csv", "*.csv"):
+    refused("a.csv is a table, whose lines are no texts: pass table:.*a.csv and --text_column", name=name)
   (tmp_path / "a.txt").write_bytes(b"good\n" * 3 + b"caf\xe9\n")
   refused("a.txt:4: the text is not UTF-8")
   (tmp_path / "a.txt").write_bytes(b"x" * 10_000_000 + b"\ngood\n")

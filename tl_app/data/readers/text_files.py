@@ -1,5 +1,6 @@
 """`texts:PATH`: texts without labels, one at a time: lines of files, whole files, or objects of .jsonl."""
 
+import codecs
 import json
 import pathlib
 import typing
@@ -7,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 
 from tl_app import files as files_lib
-from tl_app.data.readers import rows
+from tl_app.data.readers import rows, table_files
 from tl_app.data.readers.rows import as_text, relative_name, visible
 from tl_app.errors import UserError
 from tl_app.files import compressed, nearby
@@ -64,9 +65,11 @@ def find(path: str, what: str, unit: str) -> TextFiles:
   globbed = rows.matching(path, what, lambda _: None)
   if globbed:
     root, found = globbed
+    _refuse_tables(found, what)
     return TextFiles(root, found, LINE if unit == "auto" else unit, [])
   root = pathlib.Path(path)
   if root.is_file():
+    _refuse_tables([root], what)
     return TextFiles(root.parent, [root], LINE if unit == "auto" else unit, [])
   if not root.is_dir():
     raise UserError(f"{what}: there is no file or directory {path}{nearby.hint(path)}")
@@ -123,8 +126,19 @@ def _below(folder):
     yield from _below(sub_folder)
 
 
+def _refuse_tables(paths, what):
+  table = next((path for path in paths if table_files.is_table(path) and suffix(path) not in SUFFIXES), None)
+  if table:
+    raise UserError(f"{what}: {table} is a table, whose lines are no texts: pass table:{table} and --text_column")
+
+
 def _refuse_binary(file, what, id):
-  if b"\0" in file.peek(4096)[:4096]:
+  start = file.peek(4096)[:4096]
+  if files_lib.is_lfs_pointer(start):
+    raise UserError(f"{what}: {id} is a pointer of Git LFS, not the text: run git lfs pull")
+  if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    raise UserError(f"{what}: {id} is UTF-16, not UTF-8: save it as UTF-8")
+  if b"\0" in start:
     raise UserError(f"{what}: {id} is a binary file, not a text: name .txt or .jsonl files")
 
 

@@ -14,11 +14,14 @@ import tiny_modules
 from tl_app import tune as entry_point
 from tl_app.commands import early_checks, loading, train, training_process, trials, tune
 from tl_app.config import Config
+from tl_app.data import training_data
 from tl_app.data.modalities import of
 from tl_app.errors import RunFailed, UserError
 from tl_app.report import tuning_page
 from tl_app.searching import space as space_lib
 from tl_app.tasks import SINGLE_LABEL
+from tl_app.training import selection
+from tl_app.workdir import Workdir
 
 TEST = {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "num_examples": 40}
 
@@ -235,6 +238,31 @@ def test_trials_have_no_test_split(tmp_path):
   for split in ("train", "validation"):
     ids, expected = (part.examples.ids[getattr(part, split)] for part in (kept, whole))
     assert list(ids) == list(expected)
+
+
+def test_the_score_of_a_trial_is_that_of_the_worst_group(tmp_path, monkeypatch):
+  tiny_data.reviews(tmp_path / "mails.csv", n=300)
+  flags = {"dataset": f"table:{tmp_path}/mails.csv", "workdir": str(tmp_path), "validation_fraction": 0.5}
+  with pytest.raises(UserError, match="no group has 30"):
+    trials.Bench(Config(**flags, select_metric="worst_group"))
+  bench = trials.Bench(Config(**flags))
+  split = bench._split
+  # The right answers are those of one group of two.
+  groups = np.array([str(i % 2) for i in range(len(split.examples))], object)
+  examples = dataclasses.replace(split.examples, groups=groups)
+  data = training_data.make(examples, split, training_data.targets_of(bench.task, examples, split))
+  right = data.validation_targets ^ (groups[data.validation] == "1")
+  found = types.SimpleNamespace(model=types.SimpleNamespace(task=bench.task), data=data)
+  found.model.network = types.SimpleNamespace(variables=[])
+  candidate = selection.Candidate("probe", np.eye(2, dtype=np.float32)[right], [], "probe")
+  monkeypatch.setattr(bench, "_prepared", lambda config: found)
+  monkeypatch.setattr(bench, "_planned", lambda config, features: [])
+  monkeypatch.setattr(trials.phases, "train", lambda *_: ([candidate], []))
+  scores = [
+    bench.run(Config(**flags | {"select_metric": metric, "group_column": "group"}), Workdir(tmp_path / metric), None)
+    for metric in ("primary", "worst_group")
+  ]
+  assert 0.3 < scores[0].score < 0.7 and scores[1].score == 0
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Model selection on one validation split: the selected model is never worse there than the probe."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import scipy.stats
 from tl_app import slices, tasks
 from tl_app.config import Config
 from tl_app.data import modalities
-from tl_app.data.examples import Inputs
+from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.report import formatting
 from tl_app.tasks import SINGLE_LABEL, statistics
 from tl_app.training import selection
@@ -157,3 +158,21 @@ def test_entities_have_no_baseline_of_words():
 def test_the_best_of_several_phases_is_the_first_with_the_highest_score():
   candidates = [_candidate(name, wrong) for name, wrong in (("unfreeze_1", 3), ("unfreeze_2", 1), ("unfreeze_3", 1))]
   assert selection.better(candidates, LABELS, TASK).name == "unfreeze_2"
+
+
+@pytest.mark.parametrize("size", [20, 40])
+def test_groups_that_are_too_small_do_not_decide(size, caplog):
+  labels = strings(["a", "b"] * size)
+  examples = Examples(labels, Inputs.of("text", labels), *[labels] * 3, skipped=[], source="texts")
+  examples = dataclasses.replace(examples, groups=strings("xy"[i >= size] for i in range(2 * size)))
+  targets, rows = np.tile([0, 1], size), np.arange(2 * size)
+  wrong = {"probe": rows % 4 == 0, "fine_tuned": (rows >= size) & (rows % 3 > 0)}
+  candidates = [
+    selection.Candidate(name, np.eye(2)[targets ^ flips], [], name, rows=rows) for name, flips in wrong.items()
+  ]
+  data = types.SimpleNamespace(examples=examples, targets=targets, validation=rows)
+  features = types.SimpleNamespace(
+    data=data, model=types.SimpleNamespace(task=SINGLE_LABEL.with_codec(names=("a", "b")))
+  )
+  selected = selection.of_run(candidates, features, Config(select_metric="worst_group"))
+  assert ("worst_group" in selected.metrics["probe"]) == (size >= 30) == ("primary metric decides" not in caplog.text)

@@ -12,7 +12,7 @@ from tl_app import backbones
 from tl_app import config as config_lib
 from tl_app.assets import Assets
 from tl_app.backbones.weights import values
-from tl_app.commands import feature_choices, loading
+from tl_app.commands import diagnosis, feature_choices, loading
 from tl_app.compute import devices as devices_lib
 from tl_app.config import AUTO, Config, rules
 from tl_app.config.groups import OptimisationConfig, RecipeConfig
@@ -41,7 +41,7 @@ class Outcome:
   """What a trial has measured.
 
   Attributes:
-    score: the primary metric on the validation split.
+    score: what --select_metric compares, on the validation split.
     candidate: the candidate with that score.
   """
 
@@ -82,6 +82,7 @@ class Bench:
     self._devices = devices_lib.make(config.strategy, config.num_devices, config.deterministic)
     split, self.task, reason = loading.examples(config, self._assets)
     loading.announce(config, split, self.task, reason)
+    diagnosis.check_groups(config, split)
     self._split = split.without_test()
     self._key: tuple = ()
     self._features: Features | None = None
@@ -149,8 +150,10 @@ class Bench:
       on_epoch(next(epochs) if line["phase"] in trained else 0, score)
 
     candidates, _ = phases.train(planned, features, config, TrialRecord(paths, after_epoch))
-    selected = selection.select(candidates, features.data.validation_targets, self.task, config.select)
-    return Outcome(float(selected.metrics[selected.best.name][self.metric]), selected.best.name)
+    selected = selection.of_run(candidates, features, config)
+    measured = selected.metrics[selected.best.name]
+    # That of the worst group with --select_metric=worst_group.
+    return Outcome(float(measured.get("worst_group", measured[self.metric])), selected.best.name)
 
   def _planned(self, config, features):
     return planning.plan_phases(config, features.data, features.model, self._devices, recipes.plan)

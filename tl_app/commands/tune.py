@@ -142,10 +142,15 @@ class _Search:
       config = dataclasses.replace(config, workdir=str(directory))
       log.info(
         "best trial: %s-%d, validation %s %.4f: %s",
-        *(study.name, row.number, self.metrics.primary_title, row.score, _words(row.values)),
+        *(study.name, row.number, self._title, row.score, _words(row.values)),
       )
       metrics = _finished(config) or train.train_and_evaluate(config, directory)
       return self._write(study, row, config, metrics)
+
+  @property
+  def _title(self):
+    title = self.metrics.primary_title
+    return f"{title} of the worst group" if self.config.select_metric == "worst_group" else title
 
   def _spaces(self, bench):
     """Returns the `Space` of probes and that of fine-tuning; the first process decides for all."""
@@ -240,10 +245,9 @@ class _Search:
   def _report(self, study, trial, outcome: Outcome, seconds, again):
     best = study.best()
     name, score = f"{study.name}-{best.number}", best.score
-    title = self.bench.task.metrics.primary_title
     log.info(
       "%s%s: validation %s %.4f (%s), %s; the best is %.4f of %s: %s",
-      *(trial.name, again, title, outcome.score, formatting.candidate(outcome.candidate)),
+      *(trial.name, again, self._title, outcome.score, formatting.candidate(outcome.candidate)),
       *(formatting.duration(seconds), score, name, _words(trial.values)),
     )
 

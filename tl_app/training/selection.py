@@ -1,6 +1,7 @@
 """Model selection: candidates are compared on the validation split, and the best one is selected."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ from tl_app.recipes.phase import Phase
 from tl_app.report import formatting
 from tl_app.tasks import statistics
 from tl_app.training.answered import Answered
+
+log = logging.getLogger(__name__)
 
 NEIGHBOURS = 20
 # Largest number of training examples for the nearest neighbours, which are only a baseline.
@@ -118,6 +121,13 @@ def of_run(candidates: Sequence[Candidate], features: Features, config) -> Selec
   data = features.data
   answered = candidates[0].answered(data)
   groups = slices.of_user(data.examples.take(answered.rows)) if config.select_metric == "worst_group" else []
+  if groups and slices.worst_group(groups, lambda mask: 0.0) is None:
+    # The folds that were run may hold out few examples of each group.
+    log.warning(
+      "--select_metric=worst_group: each group has too few of the %s examples %s, so the primary metric decides",
+      *(f"{len(answered.rows):,}", candidates[0].measured),
+    )
+    groups = []
   return select(candidates, answered.targets, features.model.task, config.select, groups)
 
 

@@ -66,7 +66,8 @@ def as_json(subject, found, seconds, not_checked):
 def lines(result, found):
   """Yields the lines of the report for a person, from `as_json`'s result and the findings."""
   splits = ", ".join(f"{split} {number:,}" for split, number in result["splits"].items() if number)
-  named = f", classes: {result['num_classes']}" if result["num_classes"] is not None else ""
+  number = result["num_classes"]
+  named = "" if number is None else f", {number} class{'' if number == 1 else 'es'}"
   plural = modalities.of(result["modality"]).plural
   yield (
     f"{result['dataset']}: {result['num_examples']:,} {plural}, {result['task']}{named}; "

@@ -4,7 +4,7 @@ import csv
 import os
 
 import pytest
-from loading import load, refusal, write
+from loading import load, refusal, write, write_images
 
 from tl_app import files
 from tl_app.config import Config
@@ -106,6 +106,12 @@ def test_rows_of_separators_alone_are_passed_over_and_a_pipe_is_not_read(table, 
   assert load(table, corrections=str(path)).labels[0] == "neg"
   os.mkfifo(tmp_path / "pipe")
   assert "it is a pipe" in refusal(table, corrections=str(tmp_path / "pipe"))
+
+
+def test_names_of_files_may_begin_with_spaces(tmp_path):
+  write_images(tmp_path / "im", " a/1.jpg", "b/2.jpg", "b/3.jpg")
+  path = write(tmp_path / "fix.csv", "id,proposed_label,decision\n a/1.jpg,b,accept\n")
+  assert list(load(f"images:{tmp_path}/im", corrections=str(path)).labels) == ["b", "b", "b"]
 
 
 def test_a_long_label_is_shown_by_its_beginning(table, tmp_path):

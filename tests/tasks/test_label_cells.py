@@ -391,3 +391,8 @@ def test_a_sentence_of_no_words_is_an_empty_text(tmp_path):
   rows = [{"text": ["Anna", "lives"], "label": ["B-per", "O"]}, {"text": [], "label": []}]
   _, examples = choose_rows(tmp_path, rows, suffix=".jsonl", on_bad_example="skip")
   assert [bad["reason"] for bad in examples.skipped] == ["the text is empty"]
+
+
+def test_amounts_that_32_bits_do_not_hold_are_refused(tmp_path):
+  with pytest.raises(UserError, match="a label is 2.5e\\+39, more than 32 bits hold: give the labels in a larger unit"):
+    choose(tmp_path, [f"{i}.5e39" for i in range(3)] * 2, task="regression")

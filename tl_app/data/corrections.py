@@ -161,7 +161,8 @@ def apply(examples: Examples, path: str, task: "Task") -> Examples:
       is unknown, or examples of equal content get several labels.
   """
   what, rows = f"--corrections={path}", read(path)
-  place = {written(id): index for index, id in enumerate(examples.ids)}
+  # The cells of the table are stripped too.
+  place = {written(id).strip(): index for index, id in enumerate(examples.ids)}
   for row in rows:
     _check(row, examples, place, what)
   _check_labels(examples, rows, task, what)

@@ -57,6 +57,10 @@ class RegressionCodec(LabelCodec):
 
   def fit(self, labels):
     values = self.values(labels)
+    if np.abs(values).max() > np.finfo(np.float32).max:
+      raise UserError(
+        f"a label is {np.abs(values).max():.3g}, more than 32 bits hold: give the labels in a larger unit"
+      )
     constant = [name for name, deviation in zip(self.names, values.std(axis=0)) if not deviation > 0]
     if constant:
       raise UserError(f"all training labels of {constant[0]!r} are {values[0, self.names.index(constant[0])]:g}")

@@ -192,7 +192,7 @@ def test_standard_input_is_answered_as_it_comes(exports, monkeypatch, capfd):
     ("text", "none.txt", "has no inputs"),
     ("text", "none.csv", "has no inputs"),
     ("image", "-", "is texts, but the model reads images"),
-    ("image", "p", r"has no images \(.jpg.*1 other files"),
+    ("image", "p", r"has no images \(.jpg.*1 other file"),
     ("image", "t.csv", r"no column 'image' \(--image_column\) of images"),
   ],
 )

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tl_app import workdir
 from tl_app.config import Config
 from tl_app.errors import interruption
+from tl_app.training import continuing, phases
 from tl_app.training.callbacks import EpochSummaries, KeepBest
 from tl_app.training.continuing import Callbacks, SavedFit, random_state, set_random_state
 from tl_app.workdir import Record
@@ -104,3 +105,23 @@ def test_the_state_of_random_numbers_comes_back():
   numbers = [np.random.normal(), random.random()]
   set_random_state(before)
   assert numbers == [np.random.normal(), random.random()]
+
+
+@pytest.mark.parametrize(
+  ("done", "begun", "keeps_seeds", "warned"),
+  [
+    (["probe", "fine_tune"], "", False, True),
+    (["probe", "fine_tune"], "fine_tune_2", False, False),
+    (["probe", "fine_tune"], "", True, False),
+    (["probe"], "", False, False),
+    (["probe", "fine_tune", "fine_tune_2"], "", False, False),
+  ],
+)
+def test_a_run_that_continues_between_two_phases_warns_of_dropout(done, begun, keeps_seeds, warned, caplog):
+  all_phases = [
+    types.SimpleNamespace(name=name, trains_backbone=name != "probe") for name in ("probe", "fine_tune", "fine_tune_2")
+  ]
+  state = {continuing.PART: {"phase": begun}} if begun else {}
+  backbone = types.SimpleNamespace(keeps_seeds=keeps_seeds)
+  phases._warn_about_dropout(all_phases[: len(done)], all_phases[len(done) :], state, backbone)
+  assert ("phase fine_tune_2: the dropout" in caplog.text) == warned

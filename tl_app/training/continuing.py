@@ -39,6 +39,16 @@ class KeepsState(typing.Protocol):
     ...
 
 
+def warn_about_dropout(phase: Phase, backbone: Backbone) -> None:
+  """Warns that a phase that continues gets other random numbers for dropout than without the interruption."""
+  if phase.trains_backbone and not backbone.keeps_seeds:
+    log.warning(
+      "phase %s: the dropout of this SavedModel draws other random numbers after an interruption, so the results "
+      "differ from those of an uninterrupted run",
+      phase.name,
+    )
+
+
 class SavedFit:
   """The fit of a phase, and what must be saved to continue it.
 
@@ -95,12 +105,8 @@ class SavedFit:
     set_random_state(saved["random"])
     self.position = Position(saved["epoch"], saved["batch"])
     log.info("phase %s: continues after batch %d of epoch %d", self.phase.name, saved["batch"], saved["epoch"] + 1)
-    if self.skipped and self.phase.trains_backbone and not backbone.keeps_seeds:
-      log.warning(
-        "phase %s: the dropout of this SavedModel draws other random numbers after an interruption, so the results "
-        "differ from those of an uninterrupted run",
-        self.phase.name,
-      )
+    if self.skipped:
+      warn_about_dropout(self.phase, backbone)
 
   def restore_metrics(self) -> None:
     """Gives the metrics of the training batches their saved values; Keras resets them at the beginning of an epoch."""

@@ -91,6 +91,7 @@ def train(
   if done.phases:
     continuing.assign(model.network.variables, done.variables)
     continuing.set_random_state(done.random)
+    _warn_about_dropout(phases[: done.phases], phases[done.phases :], state, model.backbone)
   else:
     heads.standardize(model.head, frozen[data.train])
     heads.reset(model.head, model.task.loss.initial_bias(data.train_targets))
@@ -114,6 +115,13 @@ def train(
   models = {candidate.name: candidate.phase for candidate in candidates if candidate.values}
   record.note("candidates", models)
   return candidates, done.results
+
+
+def _warn_about_dropout(done, rest, state, backbone):
+  """Warns where the dropout of the next phase depends on how often the phases before have used it."""
+  begun = (state.get(continuing.PART) or {}).get("phase")
+  if rest and rest[0].name != begun and any(phase.trains_backbone for phase in done):
+    continuing.warn_about_dropout(rest[0], backbone)
 
 
 def _train_rest(done, phases, features, config, record, limit):

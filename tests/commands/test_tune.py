@@ -96,6 +96,13 @@ def test_probes_then_fine_tuning_then_one_run(tmp_path, page, runs):
   assert winner["trial"] in shown and shown.count("<figure>") >= 3 and "<script" not in shown
 
 
+def test_the_score_of_the_worst_group_is_called_so(tmp_path, page, runs):
+  result = tune.tune(config(tmp_path, select_metric="worst_group", group_column="from"), tune.Options(trials=2))
+  assert (result["metric_title"], result["score_title"]) == ("accuracy", "accuracy of the worst group")
+  assert "accuracy of the worst group" in tuning_page.lines(result, tmp_path).split("test accuracy")[0]
+  assert page(tmp_path / "report.html", result).read_text().count("accuracy of the worst group") >= 2
+
+
 def test_the_first_trials_are_those_of_a_run_without_a_search(tmp_path, runs):
   tune.tune(config(tmp_path), tune.Options(trials=6))
   assert Bench.ran[0].probe_solver == "logistic"

@@ -283,6 +283,7 @@ class _Search:
       "pruning": self.options.pruning,
       "metric": key,
       "metric_title": title,
+      "score_title": self._title,
       "winner": {
         "trial": f"{study.name}-{row.number}",
         "values": self._base(study) | row.values,

@@ -42,7 +42,7 @@ def lines(result: Mapping, workdir: str) -> str:
   found = {
     "trials": _count(result["trials"]),
     "best trial": f"{winner['trial']}, {_values(winner['values'])}",
-    "validation": f"{winner['validation']:.3f}, {title}, the highest of all trials: rather too good",
+    "validation": f"{winner['validation']:.3f}, {result['score_title']}, the highest of all trials: rather too good",
     f"test {title}": f"{test}, {winner['test']['num_examples']:,} examples",
     "importance": "; ".join(filter(None, (_shares(shares) for shares in result["importance"].values()))),
     "model": str(pathlib.Path(workdir, winner["workdir"])),
@@ -56,7 +56,7 @@ def _study(name, title, trials, result):
   """Returns what the page shows of a study; the trials with the best score first."""
   order = {"complete": 0, "pruned": 1, "running": 2, "waiting": 3, "failed": 4}
   rows = sorted(trials, key=lambda trial: (order[trial["state"]], -(trial["score"] or 0.0), trial["number"]))
-  score = result["metric_title"]
+  score = result["score_title"]
   return {
     "name": name,
     "title": title,

@@ -21,7 +21,7 @@ STAGES = {
   "layer_0": ("layer_0/query/kernel", "layer_0/query/bias"),
   "layer_1": ("layer_1/query/kernel", "layer_1/query/bias"),
 }
-FACTS = Facts(num_train=100, num_classes=3, learning_rate=1e-4, stages=STAGES)
+FACTS = Facts(num_train=100, num_classes=3, learning_rate=1e-4, stages=STAGES, few_steps=150)
 
 
 def _plan(facts=FACTS, devices=1, **flags):
@@ -288,9 +288,11 @@ def test_presets_decide_what_no_flag_does():
 
 
 def test_presets_decide_how_long_few_examples_are_fine_tuned():
-  def epochs(num_train, **flags):
-    return recipes.plan(Config(**flags), dataclasses.replace(FACTS, num_train=num_train))[1].schedule.epochs
+  def epochs(num_train, few_steps=150, **flags):
+    facts = dataclasses.replace(FACTS, num_train=num_train, few_steps=few_steps)
+    return recipes.plan(Config(**flags), facts)[1].schedule.epochs
 
   assert [epochs(n) for n in (20, 244, 700, 3200)] == [20, 19, 10, 10]
+  assert [epochs(n, few_steps=60) for n in (20, 100, 244, 700, 3200)] == [20, 15, 10, 10, 10]
   assert [epochs(n, recipe="lp_ft") for n in (20, 244, 700, 3200)] == [20, 20, 20, 10]
   assert [epochs(n, preset="best") for n in (20, 700, 3200)] == [40, 40, 20]

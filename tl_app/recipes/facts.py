@@ -16,6 +16,7 @@ class Facts:
     primary_metric: key of the task's metric that fine-tuning monitors.
     batch_examples: mean number of examples in a batch of --batch_tokens; 0 without that flag.
     pretrained: whether the backbone has pretrained weights. Random ones have to be trained, all and longer.
+    few_steps: smallest number of steps of few examples, see `Modality.few_steps`.
     contrasts: whether the supervised contrastive loss suits the data: few texts with one class each, and features of L2
       norm 1, see `planning.contrasts`.
     closed_solver: solver of the probe in closed form, see `Task.closed_solver`; "" for none.
@@ -29,6 +30,7 @@ class Facts:
   primary_metric: str = "accuracy"
   batch_examples: float = 0.0
   pretrained: bool = True
+  few_steps: int = 0
   contrasts: bool = False
   closed_solver: str = ""
   probe_work: float = 0.0

@@ -28,8 +28,9 @@ OPTIMIZER_MULTIPLIERS = {"sgd": 10.0, "lion": 0.1, "lamb": 10.0, "adafactor": 10
 FINE_TUNING_STEPS = 1000
 # Smallest and largest number of epochs of fine-tuning.
 EPOCHS = (3, 20)
-# The preset `balanced` fine-tunes fewer than 1,000 examples for so many epochs, or for so many steps if they are more.
-BALANCED_EPOCHS, BALANCED_STEPS = 10, 150
+# The preset `balanced` fine-tunes fewer than 1,000 examples for so many epochs, or for `Facts.few_steps` if these are
+# more.
+BALANCED_EPOCHS = 10
 # Fine-tunings of the preset `best`.
 BEST_SEEDS = 3
 # The same three numbers for random weights, which need more steps; early stopping ends most runs before.
@@ -326,7 +327,7 @@ def _epochs(config, facts, num_devices):
   if config.preset == "best":
     steps, least, most = 2 * steps, 2 * least, 2 * most
   elif config.recipe == "auto" and facts.pretrained:
-    few = max(BALANCED_EPOCHS, math.ceil(BALANCED_STEPS / updates_per_epoch), facts.num_train // 100)
+    few = max(BALANCED_EPOCHS, math.ceil(facts.few_steps / updates_per_epoch), facts.num_train // 100)
     most = min(most, few)
   return min(most, max(least, round(steps / updates_per_epoch)))
 

@@ -31,8 +31,8 @@ from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
-# Longest time of the folds with --refit=auto, in seconds, by --preset: few examples are expected to take few minutes.
-# Where it does not allow all folds, fewer are run.
+# Longest time of the folds and of the final model with --refit=auto, in seconds, by --preset: few examples are expected
+# to take few minutes. Where it does not allow all folds, fewer are run.
 MOST_SECONDS = {"quick": 240.0, "balanced": 240.0, "best": 1200.0}
 # Name of the part of the `RunState` with the answers of the folds that have ended.
 PART = "folds"
@@ -189,7 +189,7 @@ class CrossValidation:
     seconds, rest = compiled + step * (steps + answered), first + step * (last_steps + last_answered)
     count, most = len(parts), MOST_SECONDS[self.config.preset]
     if self.config.refit == AUTO:
-      count = min(count, int(most // seconds))
+      count = max(0, min(count, int((most - rest) // seconds)))
     run = max(count, 1)
     what = (
       f"{number_of(run, 'fold')} of {number_of(steps, 'step')} of {step:.2f} s, as measured: "
@@ -204,7 +204,7 @@ class CrossValidation:
     if reason:
       told = f"fine-tuning is compared on the validation split alone, not cross-validated ({what}): {reason}"
     elif count < len(parts):
-      told += f"; all {len(parts)} folds would take longer than {progress.about(most)}, --refit=always runs them"
+      told += f"; with all {len(parts)} folds it would be longer than {progress.about(most)}, --refit=always runs them"
     return {"folds": 0 if reason else count, "reason": told, "seconds": seconds, "final": rest}
 
   def _fits(self, seconds):

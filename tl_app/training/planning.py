@@ -154,6 +154,7 @@ def facts(config, data: TrainingData, model: Model, devices: Devices) -> Facts:
     primary_metric=model.task.metrics.primary_metric,
     batch_examples=batch_examples,
     pretrained=backbone.pretrained,
+    few_steps=modalities.of(backbone.modality).few_steps,
     contrasts=contrasts(config, data, model),
     closed_solver=model.task.closed_solver,
     probe_work=float(_probe_rows(data, model)) * backbone.feature_size * len(model.task.codec.names),

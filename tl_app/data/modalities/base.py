@@ -26,6 +26,7 @@ class Modality(abc.ABC):
       once for each content.
     varies_in_length: whether inputs take different numbers of tokens. Batches then hold inputs of similar length.
     is_batched: whether the steps of a stream take a batch of inputs at a time. Otherwise they take one.
+    few_steps: smallest number of steps in which `--preset=balanced` fine-tunes few examples.
     units: what an explanation of an answer gives scores to: "words" or "regions".
     prefers_openvino: whether --frozen_engine=auto may choose OpenVINO.
     augmentations: the values of --augment that a search tries.
@@ -43,6 +44,7 @@ class Modality(abc.ABC):
   is_decoded: bool = False
   varies_in_length: bool = False
   is_batched: bool = False
+  few_steps: int = 150
   units: str = ""
   prefers_openvino: bool = False
   augmentations: tuple[str, ...] = ()

@@ -28,6 +28,8 @@ class Image(Modality):
   predict_sources = "an image, a directory of images, or a table of their paths ({tables})"
   encoded_form = "the bytes of one encoded image"
   is_decoded = True
+  # Photographs are learnt in fewer steps than texts, and a step takes longer: docs/results.md, "Few examples".
+  few_steps = 60
   units = "regions"
   prefers_openvino = True
   augmentations = ("light",)

@@ -20,7 +20,12 @@ def test_durations(seconds, text):
   [
     ({"image_size": 224}, "images of 224 x 224 pixels"),
     ({"max_length": 0}, "texts of any length"),
-    ({"max_length": 48}, "at most 48 tokens of a text"),
+    ({"max_length": 48, "texts_cut": 0.0}, "at most 48 tokens of a text"),
+    # Of pretraining.
+    (
+      {"max_length": 48, "texts_cut": 0.1, "tokens_per_text": 20.5},
+      "at most 48 tokens of a text; 10.0% of the training texts are longer",
+    ),
     (
       {"max_length": 32, "long_text": "windows", "max_windows": 8, "texts_cut": 0.0623, "tokens_read": 0.9597},
       "at most 32 tokens of a text (--long_text=windows, in at most 8 windows); 6.2% of the training texts are longer, "

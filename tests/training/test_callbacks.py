@@ -84,7 +84,7 @@ def test_a_phase_says_how_long_it_takes_and_how_its_epochs_end(monkeypatch):
   assert bar.done == bar.total == 6
   (estimate,) = [line for line in lines if "first steps" in line]
   assert re.fullmatch(
-    "phase fine_tune: judging by the first steps, all steps take about [0-9]+ s or less; .*", estimate
+    "phase fine_tune: judging by the first steps, all steps take about [0-9]+ s or less, without compilation", estimate
   )
   assert [line[:19] for line in lines if "val_loss" in line] == [f"fine_tune epoch {n}/3" for n in (1, 2, 3)]
   assert [" or less left" in line for line in lines if "val_loss" in line] == [True, True, False]

@@ -110,18 +110,18 @@ def test_the_state_of_random_numbers_comes_back():
 @pytest.mark.parametrize(
   ("done", "begun", "keeps_seeds", "warned"),
   [
-    (["probe", "fine_tune"], "", False, True),
-    (["probe", "fine_tune"], "fine_tune_2", False, False),
-    (["probe", "fine_tune"], "", True, False),
-    (["probe"], "", False, False),
-    (["probe", "fine_tune", "fine_tune_2"], "", False, False),
+    (["probe", "fine_tune"], False, False, True),
+    (["probe", "fine_tune"], True, False, False),
+    (["probe", "fine_tune"], False, True, False),
+    (["probe"], False, False, False),
+    (["probe", "fine_tune", "fine_tune_2"], False, False, False),
   ],
 )
 def test_a_run_that_continues_between_two_phases_warns_of_dropout(done, begun, keeps_seeds, warned, caplog):
   all_phases = [
     types.SimpleNamespace(name=name, trains_backbone=name != "probe") for name in ("probe", "fine_tune", "fine_tune_2")
   ]
-  state = {continuing.PART: {"phase": begun}} if begun else {}
+  state = types.SimpleNamespace(has=lambda part: part == continuing.PART and begun)
   backbone = types.SimpleNamespace(keeps_seeds=keeps_seeds)
   phases._warn_about_dropout(all_phases[: len(done)], all_phases[len(done) :], state, backbone)
   assert ("phase fine_tune_2: the dropout" in caplog.text) == warned

@@ -55,8 +55,8 @@ def test_the_newest_state_comes_back_with_its_arrays(run):
   assert loaded.continued and loaded.seconds == {"train": 2.0} and loaded.elapsed > 0
   assert loaded.decide("policy", lambda: pytest.fail("measured again")) == {"jit": False}
   loaded.know([])
-  assert loaded.get("training")["number"] == 2
-  found, others = loaded.get("more")
+  assert loaded.take("training")["number"] == 2
+  found, others = loaded.take("more")
   assert found["none"] is None
   for name in ("float", "seed"):
     np.testing.assert_array_equal(found[name], arrays[name])
@@ -93,7 +93,7 @@ def test_a_damaged_state_falls_back_to_the_one_before_it(run, caplog, name, dama
   with caplog.at_level(logging.INFO, "tl_app"):
     loaded = RunState.load(run, CONFIG)
   loaded.know([])
-  assert loaded.get("training")["number"] == 1 and _numbers(run) == ["000001"]
+  assert loaded.take("training")["number"] == 1 and _numbers(run) == ["000001"]
   assert "000002 is damaged (" in caplog.text and "the one before it is used" in caplog.text
 
 
@@ -114,14 +114,14 @@ def test_initial_values_are_not_stored_and_must_not_change(run):
   assert (run.resume / "000001/arrays.bin").stat().st_size < 4 * 1000
   loaded = RunState.load(run, CONFIG)
   loaded.know(initial)
-  first, second = loaded.get("variables")
+  first, second = loaded.take("variables")
   np.testing.assert_array_equal(first, np.arange(1000))
   np.testing.assert_array_equal(second, np.ones(5))
   # What was read is written again.
   loaded.save({}, [])
   again = RunState.load(run, CONFIG)
   again.know(initial)
-  np.testing.assert_array_equal(again.get("variables")[1], np.ones(5))
+  np.testing.assert_array_equal(again.take("variables")[1], np.ones(5))
   with pytest.raises(UserError, match="the weights of --backbone have changed"):
     RunState.load(run, CONFIG).know([Variable(np.ones(1000))])
 

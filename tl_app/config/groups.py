@@ -135,8 +135,7 @@ class InputConfig:
   )
   max_length: int = _field(
     0,
-    "Maximum text length in tokens, special tokens included. 0: long enough for 99 % of the training texts, at most "
-    "the limit of the backbone.",
+    "Largest length of a text in tokens. 0: that of 99 % of the texts, at most the limit of the backbone.",
     low=0,
     common=True,
   )

@@ -111,6 +111,8 @@ def what_is_read(preprocessing: Mapping) -> str:
     told += f" (--long_text={preprocessing['long_text']}{windows})"
   if preprocessing.get("texts_cut"):
     told += f"; {preprocessing['texts_cut']:.1%} of the training texts are longer"
+  # Pretraining does not count the tokens that are read.
+  if preprocessing.get("texts_cut") and "tokens_read" in preprocessing:
     told += f", and {preprocessing['tokens_read']:.1%} of all tokens are read"
   return told
 

@@ -88,7 +88,7 @@ class SavedFit:
       batches: function that returns the batches of the phase.
       backbone: that of the network; a line warns of random numbers that it could not save.
     """
-    saved = self._record.state.get(PART)
+    saved = self._record.state.take(PART)
     if not saved or saved["phase"] != self.phase.name:
       return
     optimizer = self.network.optimizer

@@ -219,7 +219,7 @@ class CrossValidation:
     """
     state = self.record.state
     # Keys of the state are strings.
-    saved = (state.get(PART) or {"folds": []})["folds"]
+    saved = (state.take(PART) or {"folds": []})["folds"]
     answers = [dict(zip(fold["strengths"], fold["logits"])) for fold in saved]
     needed = {"next fold": planned["seconds"] + planned["final"], "final model": planned["final"]}
     while len(answers) < planned["folds"] and not (answers and self._loses(self._compared(probe, answers)[0])):

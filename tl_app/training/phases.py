@@ -86,7 +86,7 @@ def train(
   # Before a run that continues has trained weights.
   frozen = features.frozen()
   state.know(model.network.variables)
-  done = _Done.saved(state.get(PART), phases)
+  done = _Done.saved(state.take(PART), phases)
   changing = stages.changing(model, phases)
   if done.phases:
     continuing.assign(model.network.variables, done.variables)
@@ -119,8 +119,8 @@ def train(
 
 def _warn_about_dropout(done, rest, state, backbone):
   """Warns where the dropout of the next phase depends on how often the phases before have used it."""
-  begun = (state.get(continuing.PART) or {}).get("phase")
-  if rest and rest[0].name != begun and any(phase.trains_backbone for phase in done):
+  # A phase that has begun says so itself.
+  if rest and not state.has(continuing.PART) and any(phase.trains_backbone for phase in done):
     continuing.warn_about_dropout(rest[0], backbone)
 
 

@@ -154,8 +154,12 @@ class RunState:
       self._parts[name] = _Part(part.tree, {sha: part.arrays[sha] for sha in used if sha in part.arrays})
     self._known = dict.fromkeys(self._known)
 
-  def get(self, name: str) -> typing.Any:
-    """Returns a part of the saved run, or None if it has none."""
+  def has(self, name: str) -> bool:
+    """Returns whether the saved run has a part that nobody has taken yet."""
+    return name in self._decoded
+
+  def take(self, name: str) -> typing.Any:
+    """Returns a part of the saved run, or None if it has none. The next call returns None: arrays take memory."""
     return self._decoded.pop(name, None)
 
   def set_part(self, name: str, tree: typing.Any) -> None:

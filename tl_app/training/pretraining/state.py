@@ -66,7 +66,7 @@ class Done:
     """
     variables = _variables(model)
     state.know(variables)
-    tree = state.get(PART)
+    tree = state.take(PART)
     if not tree:
       return cls()
     continuing.assign(variables, tree.pop("variables"))

@@ -80,16 +80,17 @@ def training_network(model, phase: Phase, top: keras.layers.Layer | None = None)
   Returns:
     `keras.Model`, backbone inputs -> logits.
   """
-  key = lowest_active(model, phase), top and top.name
+  lowest = lowest_active(model, phase)
+  key = lowest, top and top.name
   if key not in model.training_networks:
     model.training_networks.clear()
-    model.training_networks[key] = _training_network(model, phase, top)
+    model.training_networks[key] = _training_network(model, phase, lowest, top)
   return model.training_networks[key]
 
 
-def _training_network(model, phase, top):
+def _training_network(model, phase, lowest, top):
   backbone: Backbone = model.backbone
-  if not backbone.can_split(lowest_active(model, phase)):
+  if not backbone.can_split(lowest):
     return keras.Model(backbone.network.input, top(model.features.output)) if top else model.network
   outputs = backbone_outputs(model, phase)
   upper = top(outputs["features"]) if top else head_on(model.head, outputs)

@@ -131,6 +131,71 @@ def restores_through_its_saver(directory, target):
   return _edited(_save(directory, lambda x: x), edit)
 
 
+def saves_as_its_saver_in_the_format_of_tensorflow_1(directory, target):
+  """A signature of a graph writes a checkpoint; its file is what the saver writes where it is told nothing else."""
+
+  def change(graph, x):
+    save = tf.raw_ops.SaveV2(prefix=_saver_file(graph), tensor_names=["a"], shape_and_slices=[""], tensors=[x])
+    return _after(x, save)
+
+  return _save_v1(directory, target, change)
+
+
+def restores_as_its_saver_in_the_format_of_tensorflow_1(directory, target):
+  """The features of a graph depend on a checkpoint, whose file is what the saver reads where it is told nothing."""
+
+  def change(graph, x):
+    (found,) = tf.raw_ops.RestoreV2(
+      prefix=_saver_file(graph), tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.float32]
+    )
+    return x + tf.reduce_sum(found)
+
+  return _save_v1(directory, target, change)
+
+
+def saves_when_loaded_in_the_format_of_tensorflow_1(directory, target):
+  """Loading writes a checkpoint; the name of its file is joined from constants none of which is a path."""
+
+  def change(graph, x):
+    *parts, name = pathlib.Path(target).parts[1:]
+    path = tf.raw_ops.StringJoin(inputs=["", *parts, name], separator="/")
+    save = tf.raw_ops.SaveV2(prefix=path, tensor_names=["a"], shape_and_slices=[""], tensors=[[1.0]])
+    graph.get_operation_by_name("save/restore_all")._add_control_input(save)
+    return x
+
+  return _save_v1(directory, target, change)
+
+
+def reads_its_asset_unfed_in_the_format_of_tensorflow_1(directory, target):
+  """A signature reads the asset, but in a signature its name is the constant that TensorFlow replaces elsewhere."""
+  words = pathlib.Path(f"{directory}_words.txt")
+  words.write_text("a")
+
+  def change(graph, x):
+    asset = tf.constant(str(words), name="asset")
+    graph.add_to_collection(tf.compat.v1.GraphKeys.ASSET_FILEPATHS, asset)
+    return x + tf.cast(tf.strings.length(tf.io.read_file(asset)), tf.float32)
+
+  def edit(meta):
+    (node,) = (node for node in meta.graph_def.node if node.name == "asset")
+    node.attr["value"].tensor.string_val[:] = [str(target).encode()]
+
+  return _edited(_save_v1(directory, target, change), edit)
+
+
+def harmless_in_the_format_of_tensorflow_1(directory):
+  """A graph with a signature, a sharded saver, and a table that its initialiser fills from an asset."""
+  words = pathlib.Path(f"{directory}_words.txt")
+  words.write_text("a\nb\n")
+
+  def change(graph, x):
+    asset = tf.constant(str(words))
+    graph.add_to_collection(tf.compat.v1.GraphKeys.ASSET_FILEPATHS, asset)
+    return x + tf.cast(_table(asset).lookup(tf.constant("b")), tf.float32)
+
+  return _save_v1(directory, "model", change)
+
+
 # {writer: the operation that a message names, or words of it}.
 HOSTILE = {
   writes_a_file: "WriteFile, which writes files",
@@ -149,6 +214,10 @@ HOSTILE = {
   reads_a_constant_as_asset: "InitializeTableFromTextFileV2, which reads files",
   calls_an_unknown_operation: "ForeignOp, which is no operation of TensorFlow",
   restores_through_its_saver: "RestoreV2, which reads files",
+  saves_as_its_saver_in_the_format_of_tensorflow_1: "SaveV2, which writes files",
+  restores_as_its_saver_in_the_format_of_tensorflow_1: "RestoreV2, which reads files",
+  saves_when_loaded_in_the_format_of_tensorflow_1: "SaveV2, which writes files",
+  reads_its_asset_unfed_in_the_format_of_tensorflow_1: "ReadFile, which reads files",
 }
 
 
@@ -167,6 +236,36 @@ def _save(directory, change, **tracked):
   return str(directory)
 
 
+def _save_v1(directory, target, change):
+  """Saves a graph with a signature alone; its saver names `target` where nobody gives it a name."""
+  v1 = tf.compat.v1
+  with tf.Graph().as_default() as graph, v1.Session() as session:
+    images = v1.placeholder(tf.float32, [None, None, None, 3], name="images")
+    kernel = v1.get_variable("stem/kernel", initializer=tf.ones([3, 8]), use_resource=True)
+    session.run(kernel.initializer)
+    saver = v1.train.Saver(filename=str(target), sharded=True)
+    features = change(graph, tf.reduce_mean(images, [1, 2]) @ kernel)
+    session.run(v1.tables_initializer())
+    signature = v1.saved_model.predict_signature_def({"images": images}, {"features": features})
+    builder = v1.saved_model.Builder(str(directory))
+    assets = graph.get_collection(v1.GraphKeys.ASSET_FILEPATHS)
+    builder.add_meta_graph_and_variables(
+      session,
+      ["serve"],
+      {"serving_default": signature},
+      assets_collection=assets or None,
+      saver=saver,
+      main_op=v1.tables_initializer(),
+    )
+    builder.save()
+  return str(directory)
+
+
+def _saver_file(graph):
+  """Returns the tensor with the name of the file of the saver."""
+  return graph.get_tensor_by_name("save/Const:0")
+
+
 def _with_operation(directory, name):
   def edit(meta):
     nodes = [node for function in meta.graph_def.library.function for node in function.node_def]
@@ -178,13 +277,17 @@ def _with_operation(directory, name):
 def _with_table(directory):
   words = pathlib.Path(f"{directory}_words.txt")
   words.write_text("a\nb\n")
-  lines = tf.lookup.TextFileIndex
-  initializer = tf.lookup.TextFileInitializer(
-    str(words), tf.string, lines.WHOLE_LINE, tf.int64, lines.LINE_NUMBER, vocab_size=2
-  )
-  table = tf.lookup.StaticHashTable(initializer, -1)
+  table = _table(str(words))
   change = lambda x: x + tf.cast(table.lookup(tf.constant("a")), tf.float32)  # noqa: E731
   return _save(directory, change, table=table)
+
+
+def _table(words):
+  lines = tf.lookup.TextFileIndex
+  initializer = tf.lookup.TextFileInitializer(
+    words, tf.string, lines.WHOLE_LINE, tf.int64, lines.LINE_NUMBER, vocab_size=2
+  )
+  return tf.lookup.StaticHashTable(initializer, -1)
 
 
 def _edited(directory, edit):

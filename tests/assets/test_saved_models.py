@@ -5,6 +5,7 @@ import shutil
 
 import hostile_modules
 import pytest
+import tensorflow as tf
 import tensorflow_text  # noqa: F401, the operations of the genuine modules
 import tiny_modules
 
@@ -32,6 +33,14 @@ def test_a_hostile_module_is_refused_by_name_before_it_is_loaded(write, tmp_path
 def test_genuine_modules_and_their_assets_are_let_through(shared):
   for name in ("bert_tiny", "bert_tiny_preprocess", "efficientnet_lite0"):
     assert saved_models.scan(shared(f"hub/{name}")) == []
+
+
+def test_a_genuine_module_in_the_format_of_tensorflow_1_is_let_through(tmp_path):
+  path = hostile_modules.harmless_in_the_format_of_tensorflow_1(tmp_path / "module")
+  assert saved_models.scan(path) == []
+  pathlib.Path(f"{path}_words.txt").unlink()
+  features = saved_models.load(path).module.signatures["serving_default"](images=tf.ones([1, 8, 8, 3]))["features"]
+  assert features.numpy().tolist() == [[4.0] * 8]
 
 
 def test_trust_loads_the_module_and_says_so(tmp_path, caplog):

@@ -5,7 +5,7 @@ import pathlib
 import typing
 
 from tl_app.assets import operations
-from tl_app.assets.saved_model_graph import Graph
+from tl_app.assets.saved_model_graph import Graph, assets_of
 from tl_app.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,10 @@ def scan(directory: str | pathlib.Path) -> list[Fault]:
     UserError: saved_model.pb is damaged, or it names an asset outside of its directory.
   """
   directory = pathlib.Path(directory)
-  return [fault for meta in parsed(directory).meta_graphs for fault in _of_graph(meta, directory)]
+  graphs = parsed(directory).meta_graphs
+  # The format of TensorFlow 2; of another one the loader runs parts of the graph itself.
+  runs = len(graphs) > 1 or not graphs[0].HasField("object_graph_def")
+  return [fault for meta in graphs for fault in _of_graph(meta, directory, runs)]
 
 
 def parsed(directory: pathlib.Path) -> typing.Any:
@@ -121,13 +124,13 @@ def parsed(directory: pathlib.Path) -> typing.Any:
   return found
 
 
-def _of_graph(meta, directory):
+def _of_graph(meta, directory, runs):
   root = directory.resolve()
-  for asset in meta.asset_file_def:
+  for asset in assets_of(meta):
     path = (directory / "assets" / asset.filename).resolve()
     if root not in path.parents:
       raise UserError(f"{directory} is not loaded: its asset {asset.filename!r} is {path}, a file outside the model")
-  graph = Graph(meta)
+  graph = Graph(meta, runs)
   return list(
     dict.fromkeys(
       Fault(node.operation.op, reason, node.function) for node in graph.nodes if (reason := _reason(graph, node))

@@ -1,8 +1,12 @@
 """The saved state of a run: two generations, damage, what must not change, and what the lock does with it."""
 
+import contextlib
 import dataclasses
+import itertools
 import logging
 import os
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -243,3 +247,51 @@ def test_after_a_kill_the_finished_run_is_kept_beside_the_one_that_continues(tmp
     assert record.state.continued
     raise RunFailed
   assert workdir.read(paths.metrics) == {"run": 1} and not paths.resume.exists()
+
+
+def _killed_at(number, root, monkeypatch):
+  """Repeats a finished run in a new process that ends without cleaning up at a change of the directory."""
+  process = os.fork()
+  if process == 0:
+    done = itertools.count(1)
+
+    def counted(change):
+      def changed(*args, **keywords):
+        if next(done) == number:
+          os._exit(9)
+        return change(*args, **keywords)
+
+      return changed
+
+    for name in ("rename", "mkdir", "rmdir", "unlink"):
+      monkeypatch.setattr(pathlib.Path, name, counted(getattr(pathlib.Path, name)))
+    monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+    with contextlib.suppress(BaseException):
+      _unfinished(root)
+    os._exit(0)
+  return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_finished_run_is_whole_after_a_kill_at_any_moment(begun, tmp_path, monkeypatch):
+  whole, kills = tmp_path / "whole", 0
+  with workdir.resumable(whole, CONFIG) as record:
+    for path in (record.paths.plan, record.paths.report, record.paths.export / "saved_model.pb"):
+      files.write_text(path, "of the finished run")
+    record.write_metrics({"run": 1})
+  if begun:
+    # The interrupted run waits beside it.
+    _unfinished(whole)
+  for number in range(1 + begun, 99, 2):
+    root = tmp_path / f"run-{number}"
+    shutil.copytree(whole, root)
+    if _killed_at(number, root, monkeypatch) != 9:
+      break
+    kills += 1
+    with pytest.raises(RunFailed), workdir.resumable(root, CONFIG):
+      raise RunFailed
+    paths = workdir.Workdir(root)
+    texts = [path.read_text() for path in (paths.plan, paths.report, paths.export / "saved_model.pb")]
+    assert texts == ["of the finished run"] * 3 and workdir.read(paths.metrics) == {"run": 1}, number
+    assert not any(path.exists() for path in (paths.moving, paths.earlier, paths.waiting))
+  assert kills > 10

@@ -84,6 +84,9 @@ def _opened(root, config):
     raise UserError(f"--workdir={root} cannot be created: {error.strerror}") from None
   check_contents(run.root, config)
   with _locked(run):
+    if run.moving.is_dir():
+      _end_move(run)
+      check_contents(run.root, config)
     try:
       yield run
     finally:
@@ -145,7 +148,7 @@ def open_run(root: str | pathlib.Path) -> tuple[Workdir, config_lib.Config]:
     UserError: there is no finished run.
   """
   run = Workdir(pathlib.Path(files.expanded(root)))
-  if _was_killed(run):
+  if _was_killed(run) or run.moving.is_dir():
     raise UserError(
       f"--workdir={root}: a second run is in progress there, or was killed: wait for it, or start it again; the "
       "finished run is kept until it ends"
@@ -167,6 +170,9 @@ def _was_killed(run):
 def check_contents(root: str | pathlib.Path, config: config_lib.Config) -> None:
   """Raises `UserError` if `root` holds a finished run with other flags, or files of something else."""
   run = Workdir(pathlib.Path(files.expanded(root)))
+  if run.moving.is_dir():
+    # Files are on their way between two directories: who gets the lock checks them.
+    return
   finished = Workdir(run.earlier) if _was_killed(run) else run
   if finished.config.is_file():
     if finished.metrics.is_file():
@@ -192,7 +198,7 @@ def check_output(root: str | pathlib.Path) -> None:
 def saved_config(root: str | pathlib.Path) -> config_lib.Config | None:
   """Returns the `Config` of the run in a directory, finished or not; None if there is none."""
   run = Workdir(pathlib.Path(files.expanded(root)))
-  for found in (run, Workdir(run.earlier)):
+  for found in (run, Workdir(run.moving), Workdir(run.earlier)):
     if found.config.is_file():
       return config_lib.from_json(found.config.read_text(encoding="utf-8"), str(found.config))
   return None
@@ -217,37 +223,49 @@ def _set_aside(run):
   while (run.root / f"{ASIDE}{number}").exists():
     number += 1
   aside = run.root / f"{ASIDE}{number}"
-  aside.mkdir()
   _move(run, aside)
   log.info("--resume=fresh: the unfinished run is set aside in %s; delete it when you do not need it", aside)
 
 
 def _move_aside(run):
   _remove([run.earlier])
-  run.earlier.mkdir()
   _move(run, run.earlier)
 
 
 def _exchange(run, to, back):
   """Moves the files of a run to one directory, and those in another one back."""
-  _remove([to])
-  to.mkdir()
-  _move(run, to)
-  for path in back.iterdir():
-    path.rename(run.root / path.name)
-  back.rmdir()
+  # A process that was killed between the two has left nothing to move.
+  if any(path.exists() for path in run.all_paths()):
+    _remove([to])
+    _move(run, to)
+  _move_back(run, back)
 
 
 def _move(run, directory):
+  """Moves the files of a run to a new directory. If the process is killed meanwhile, the next one moves them back."""
+  run.moving.mkdir()
   for path in run.all_paths():
     if path.exists():
-      path.rename(directory / path.name)
+      path.rename(run.moving / path.name)
+  run.moving.rename(directory)
+
+
+def _move_back(run, directory):
+  """Moves the files in a directory back. If the process is killed meanwhile, the next one moves the others."""
+  directory.rename(run.moving)
+  _end_move(run)
+
+
+def _end_move(run):
+  for path in run.moving.iterdir():
+    path.rename(run.root / path.name)
+  run.moving.rmdir()
 
 
 def _restore(run):
-  _remove(run.all_paths())
-  for path in run.earlier.iterdir():
-    path.rename(run.root / path.name)
+  # Without metrics.json a process that is killed here has left an unfinished run.
+  _remove([run.metrics, *run.all_paths()])
+  _move_back(run, run.earlier)
 
 
 def _remove(paths):

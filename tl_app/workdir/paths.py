@@ -134,6 +134,11 @@ class Workdir:
     return self.root / ".earlier"
 
   @property
+  def moving(self) -> pathlib.Path:
+    """Files of the run while they are moved to another directory or back, so that no killed process divides them."""
+    return self.root / ".moving"
+
+  @property
   def resume(self) -> pathlib.Path:
     """The saved state of an unfinished run, see `state.RunState`."""
     return self.root / "resume"

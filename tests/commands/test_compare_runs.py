@@ -44,6 +44,21 @@ def finish(root, right, task=tasks.SINGLE_LABEL, ids=None, labels=None, sexes=No
   return str(root)
 
 
+def several(root, shifts, labels, mean=0.0):
+  """Writes a run of two numbers, whose answers are off by `shifts`."""
+  finish(root, [1] * COUNT)
+  paths = workdir_lib.Workdir(root)
+  task = tasks.REGRESSION.with_codec(names=("height", "width"), mean=(mean, mean), deviation=(1.0, 1.0))
+  files.write_json(paths.task, task.get_config())
+  rows = zip([f"t.csv:{i}" for i in range(COUNT)], labels, labels + np.array(shifts)[:, None])
+  columns = [name for pair in task.codec.columns for name in pair]
+  with open(paths.predictions, "w", newline="") as file:
+    cells = [(id, *(x for pair in zip(truth, answer) for x in pair), 1) for id, truth, answer in rows]
+    csv.writer(file).writerows([("id", *columns, "error"), *cells])
+  files.write_json(paths.metrics, {"test": {"r2": 0.5}, "task": "regression"})
+  return str(root)
+
+
 @pytest.fixture
 def runs(tmp_path):
   """Two runs: the second fixes 2 examples and breaks 12, all of them of women."""
@@ -107,7 +122,7 @@ def test_p_values_of_several_runs_are_corrected(runs, tmp_path):
 def test_runs_that_cannot_be_compared(runs, tmp_path):
   first = runs[0]
 
-  def refused(other):
+  def refused(other, first=first):
     with pytest.raises(UserError) as caught:
       compare_runs.compare([first, other], str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -121,11 +136,24 @@ def test_runs_that_cannot_be_compared(runs, tmp_path):
   assert "different test labels (1 example, e.g. t.csv:0)" in refused(
     finish(tmp_path / "e", [1] * COUNT, labels=labels)
   )
+  one = several(tmp_path / "x", [0.5] * COUNT, np.zeros([COUNT, 2]))
+  assert "different test labels (80 examples" in refused(
+    several(tmp_path / "y", [0.5] * COUNT, np.ones([COUNT, 2])), one
+  )
   other_task = finish(tmp_path / "g", [1] * COUNT, task=tasks.IMBALANCED)
   assert "judged by macro F1: these cannot be compared" in refused(other_task)
   assert "give two different runs or more" in refused(first)
   assert "give two different runs or more" in refused(f"{first}/")
   assert "holds no finished run" in refused(str(tmp_path / "none"))
+
+
+def test_numbers_are_compared_whatever_the_mean_of_the_training_labels(tmp_path):
+  rng = np.random.default_rng(0)
+  labels, (one, two) = rng.normal(5, 2, [COUNT, 2]), rng.normal(0, 1, [2, COUNT])
+  first = several(tmp_path / "a", one, labels)
+  same, other = several(tmp_path / "b", two, labels), several(tmp_path / "c", two, labels, mean=100.0)
+  found = compare_runs.compare([first, same, other])["pairs"]
+  assert found[0]["p_value"] == found[1]["p_value"] and found[0]["difference_ci95"] == found[1]["difference_ci95"]
 
 
 @pytest.mark.slow

@@ -65,3 +65,12 @@ def test_the_reason_stands_in_place_of_an_interval_that_is_missing():
   assert line.endswith("1.000 (no interval: fewer than ten right or ten wrong answers)")
   metrics = {"test": measure(*confused(500, 2, 0.6), names(2))}
   assert "no interval" not in summary.lines(metrics) and "macro F1          0." in summary.lines(metrics)
+
+
+def test_a_class_of_min_precision_without_test_answers_is_not_called_never_answered():
+  few = {"wanted": 0.9, "threshold": 0.5, "precision": None, "recall": 0.0, "recall_without": 0.0}
+  without = {"wanted": 0.9, "threshold": 0.5, "precision": 1.0, "precision_ci95": [0.7, 1.0], "recall": 0.5}
+  rows = {"spam": few, "eggs": few | {"threshold": None}, "ham": without | {"recall_without": None}}
+  text = summary.lines({"test": measure(*confused(50, 2, 0.8), names(2)) | {"min_precision": rows}})
+  assert "no test example is answered spam" in text and "eggs is never answered" in text
+  assert "ham 1.000 (95 % interval 0.700 to 1.000; wanted 0.9), recall 0.500\n" in text + "\n"

@@ -132,6 +132,9 @@ def test_columns_become_slices():
   assert few.numbers is None and set(few.names()) == {"1", "2", "3", "4", "5", columns.EMPTY}
   with_empty = columns.divide("age", [*map(str, range(20)), ""])
   assert with_empty.values[-1] == columns.EMPTY and with_empty.names()[-1] == columns.EMPTY
+  # More than three quarters are the largest number, as of texts that were cut at a length.
+  mostly = columns.divide("characters", [*range(100, 110), *[280] * 90])
+  assert mostly.names() == ["up to 109", "over 109"] and list(mostly.values).count("over 109") == 90
   many = columns.divide("user", [f"u{i}" for i in range(100)] + ["u1"] * 9)
   assert len(many.names()) == columns.MAX_VALUES + 1 and columns.OTHERS in many.names() and "u1" in many.names()
 

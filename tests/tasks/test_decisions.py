@@ -127,6 +127,9 @@ def test_a_wrong_precision_is_one_line(text):
     decisions.read_precisions(text)
   with pytest.raises(UserError, match="there is no class 'eggs'"):
     tasks.SINGLE_LABEL.fit(NAMES).decide(AnswerConfig(min_precision="eggs:0.9"))
+  # One class must take the examples below all thresholds.
+  with pytest.raises(UserError, match="names every class"):
+    tasks.SINGLE_LABEL.fit(NAMES).decide(AnswerConfig(min_precision=",".join(f"{name}:0.9" for name in NAMES)))
 
 
 def test_a_class_is_answered_only_where_it_has_the_precision(data):
@@ -155,6 +158,18 @@ def test_a_class_of_several_has_its_precision(data):
   found = task.metrics.compute_metrics(logits, targets)["per_class"]["spam"]
   assert found["precision"] >= 0.95 > plain.metrics.compute_metrics(logits, targets)["per_class"]["spam"]["precision"]
   assert task.codec.thresholds[:2] == plain.codec.thresholds[:2]
+  told = task.metrics.compute_metrics(logits, targets)["min_precision"]
+  assert list(told) == ["spam"] and told["spam"]["recall_without"] is None
+  for name in ("precision", "recall", "threshold"):
+    assert told["spam"][name] == pytest.approx(found[name])
+  never = tasks.TASKS["multi_label"].with_codec(names=NAMES).decide(config).calibrate(logits[:9], targets[:9], config)
+  assert never.metrics.compute_metrics(logits, targets)["min_precision"]["spam"]["threshold"] is None
+  assert "min_precision" not in plain.metrics.compute_metrics(logits, targets)
+
+
+def test_a_sure_answer_is_no_tie_where_another_class_has_a_floor():
+  decision = decisions.Decision(floors=(0.0, 0.6))
+  assert decision.distances(np.array([[1 - 1e-9, 1e-9], [0.4, 0.6]])) == pytest.approx([0.6, 0], abs=1e-6)
 
 
 @pytest.mark.parametrize(("flags", "share"), [({"min_accept": 0.8}, 0.8), ({"max_error": 0.1}, None)])

@@ -29,6 +29,7 @@ def test_metrics_are_those_of_scikit_learn():
   assert metrics["num_examples"] == 500
   assert metrics["accuracy"] == sklearn.metrics.accuracy_score(labels, answers)
   assert metrics["macro_f1"] == pytest.approx(sklearn.metrics.f1_score(labels, answers, average="macro"), abs=1e-12)
+  assert metrics["matthews"] == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, answers), abs=1e-12)
   assert metrics["loss"] == pytest.approx(sklearn.metrics.log_loss(labels, statistics.softmax(logits)), abs=1e-9)
   assert metrics["confusion_matrix"] == sklearn.metrics.confusion_matrix(labels, answers).tolist()
   assert metrics["per_class"]["class 3"] == {
@@ -37,6 +38,11 @@ def test_metrics_are_those_of_scikit_learn():
     "f1": pytest.approx(sklearn.metrics.f1_score(labels == 3, answers == 3)),
     "support": int((labels == 3).sum()),
   }
+
+
+def test_a_split_of_one_class_gives_no_line_of_a_library(recwarn):
+  metrics = measure(np.tile([[3.0, 0, 0]], (15, 1)), np.zeros(15, int), names(3))
+  assert metrics["matthews"] == 0 and metrics["macro_f1"] == 1 and not list(recwarn)
 
 
 def test_metrics_are_the_contract_in_plain_python():

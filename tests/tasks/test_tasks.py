@@ -16,8 +16,7 @@ from tl_app.commands import evaluate, predict, train
 from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.report import predictions
-from tl_app.tasks import IMBALANCED, MULTI_LABEL, REGRESSION, SINGLE_LABEL, TOKEN_CLASSIFICATION, cells
-from tl_app.tasks.multi_label import best_thresholds
+from tl_app.tasks import IMBALANCED, MULTI_LABEL, REGRESSION, SINGLE_LABEL, TOKEN_CLASSIFICATION, cells, thresholds
 
 WORDS = {"word0": "red", "word1": "green", "word2": "blue"}
 
@@ -317,7 +316,7 @@ def test_thresholds_have_the_highest_f1():
   rng = np.random.default_rng(1)
   targets = (rng.random((200, 2)) < 0.3).astype(float)
   outputs = np.round(rng.random((200, 2)) + 0.3 * targets, 2)
-  for column, truth, chosen in zip(outputs.T, targets.T, best_thresholds(outputs, targets)):
+  for column, truth, chosen in zip(outputs.T, targets.T, thresholds.best(outputs, targets)):
     scores = [sklearn.metrics.f1_score(truth, column > t) for t in np.linspace(-1, 2, 600)]
     assert sklearn.metrics.f1_score(truth, column > chosen) == pytest.approx(max(scores))
 

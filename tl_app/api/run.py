@@ -184,8 +184,8 @@ class Run:
   def errors(self) -> "pd.DataFrame":
     """Returns the wrong predictions of the test split, the worst first.
 
-    A row has the columns of predictions_test.csv. The worst are the wrong answers with the highest scores, or of
-    --task=regression the largest errors.
+    A row has the columns of predictions_test.csv, with numbers as numbers, `accept` as bool and `prediction_set` as a
+    list. The worst are the wrong answers with the highest scores, or of --task=regression the largest errors.
 
     Example:
       run.errors().head(10)
@@ -195,14 +195,8 @@ class Run:
     from tl_app.report import predictions
 
     wrong = self._errors(self.metrics["test"]["num_examples"])
-    table = pd.DataFrame(wrong.worst, columns=list(predictions.columns(self._paths.predictions)))
-    # A label that looks like a number stays the text that it is, unless it is an amount.
-    numbers = {"score", "next_score"} if self._task.has_class_names else {"label", "prediction", "error"}
-    for name in table.columns:
-      # With several targets a column begins with the name of one.
-      if name.rpartition(" ")[2] in numbers:
-        table[name] = pd.to_numeric(table[name])
-    return table
+    rows = [predictions.typed(row, self._task.has_class_names) for row in wrong.worst]
+    return pd.DataFrame(rows, columns=predictions.columns(self._paths.predictions))
 
   def changes(self, candidate: str = "") -> "pd.DataFrame":
     """Compares the export with the pretrained backbone, variable by variable, as `python -m tl_app.inspect` does.

@@ -79,8 +79,10 @@ def issues(targets: np.ndarray, probabilities: np.ndarray) -> list[tuple[int, in
     probabilities: float [n, classes], of a model that has not seen the example.
 
   Returns:
-    [(position, class that is probably right, its probability)].
+    [(position, class that is probably right, its probability)]; none where all targets are one class.
   """
+  if len(np.unique(targets)) < 2:
+    return []
   with warnings.catch_warnings():
     # tqdm, which it imports, warns in a notebook without ipywidgets; it warns of each class with few examples.
     warnings.simplefilter("ignore")

@@ -111,8 +111,9 @@ def _check_same(first, other):
       f"e.g. {different[0]}): compare runs with the same data, --split_seed and fractions, or give both one "
       "--test_dataset"
     )
-  columns = [name for name in first.rows[0] if name == "label" or name.startswith("label_")]
-  relabelled = [a["id"] for a, b in zip(first.rows, other.rows) if any(a[name] != b.get(name) for name in columns)]
+  # With several targets the column of each label begins with the name of the target.
+  columns = [name for name in one.answers.columns if name == "label" or name.endswith(" label")]
+  relabelled = [a["id"] for a, b in zip(first.rows, other.rows) if any(a[name] != b[name] for name in columns)]
   if relabelled:
     raise UserError(
       f"{first.workdir} and {other.workdir} have different test labels ({number_of(len(relabelled), 'example')}, e.g. "

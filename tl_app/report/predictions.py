@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import heapq
+import json
 import pathlib
 import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -101,6 +103,22 @@ def read(path: str | pathlib.Path) -> list[dict[str, str]]:
   """Returns the rows of a predictions file, {column: cell}."""
   with open(checksums.verified(pathlib.Path(path)), newline="", encoding="utf-8") as file:
     return list(csv.DictReader(file))
+
+
+def typed(row: Mapping[str, str], has_class_names: bool) -> dict[str, typing.Any]:
+  """Returns a row of a predictions file with numbers as float, "accept" as bool, and "prediction_set" as a list.
+
+  A label that looks like a number stays the text that it is, unless it is an amount.
+
+  Args:
+    row: {column: cell}.
+    has_class_names: see `Task`.
+  """
+  types = {"ood_score": float, "accept": "true".__eq__, "prediction_set": json.loads}
+  numbers = ("score", "next_score") if has_class_names else ("label", "prediction", "error", "low", "high")
+  types |= dict.fromkeys(numbers, float)
+  # With several targets a column begins with the name of one.
+  return {name: types.get(name.rpartition(" ")[2], str)(cell) for name, cell in row.items()}
 
 
 def checked(path: pathlib.Path, answers: Answers) -> Iterator[dict[str, str]]:

@@ -174,12 +174,15 @@ def _costs(found):
 
 def _precision(name, found):
   """Returns how a class of --min_precision is answered."""
+  if found["threshold"] is not None and found["precision"] is None:
+    return f"no test example is answered {name} (wanted {found['wanted']:g})"
   if found["precision"] is None:
     return f"{name} is never answered: the validation split cannot show a precision of {found['wanted']:g}"
   interval = formatting.interval(found["precision_ci95"])
+  without = found["recall_without"]
   return (
     f"{name} {found['precision']:.3f} (95 % interval {interval}; wanted {found['wanted']:g}), recall "
-    f"{found['recall']:.3f}, {found['recall_without']:.3f} without its threshold"
+    f"{found['recall']:.3f}{'' if without is None else f', {without:.3f} without its threshold'}"
   )
 
 

@@ -133,7 +133,7 @@ the model must trust the maker of its backbone too.
 def _readme(model, answer, needed):
   task, pairs = model.task, model.backbone.pairs
   names, modality = list(task.names), model.backbone.modality
-  labels = [f"- `{name}`" for name in names[:_MANY_LABELS]]
+  labels = [f"- `{' '.join(name.split())}`" for name in names[:_MANY_LABELS]]
   if len(names) > _MANY_LABELS:
     labels.append(f"- .. and {len(names) - _MANY_LABELS:,} more, see `assets/labels.txt`")
   takes = modalities.of(modality).served_form

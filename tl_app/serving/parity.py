@@ -22,6 +22,7 @@ from tl_app import files
 from tl_app.data import modalities
 from tl_app.data.examples import Inputs
 from tl_app.errors import RunFailed
+from tl_app.errors.counts import number_of
 from tl_app.files import checksums
 from tl_app.model.model import Model
 from tl_app.serving import fresh_process, handover, saved_model
@@ -171,7 +172,8 @@ def export_and_prove(
       gone then.
   """
   chosen = sample(len(inputs))
-  log.info("export: writing the SavedModel, then %d test examples are answered by a new process", len(chosen))
+  answered = number_of(len(chosen), "test example is", "test examples are")
+  log.info("export: writing the SavedModel, then %s answered by a new process", answered)
   with files.atomic_path(directory) as new, client or Client(model.backbone.modality) as client:
     saved_model.write(model, new)
     if about:

@@ -182,6 +182,9 @@ def _bins(numbers):
   edges = np.unique(np.quantile(numbers[known], np.arange(1, BINS) / BINS, method="lower"))
   # The largest number is no edge: nothing would be above it.
   edges = edges[edges < numbers[known].max()]
+  if not len(edges):
+    # More than three quarters of the numbers are the largest one.
+    edges = np.unique(numbers[known])[-2:-1]
   between = (f"{_text(low)} to {_text(high)}" for low, high in zip(edges, edges[1:]))
   names = [f"up to {_text(edges[0])}", *between, f"over {_text(edges[-1])}"]
   bins = np.full(len(numbers), EMPTY, dtype=object)

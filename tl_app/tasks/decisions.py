@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -160,9 +160,11 @@ class Decision:
     """Returns float [n]: how far the probabilities, float [n, classes], are from another label."""
     ranked = np.sort(self.values(probabilities), axis=1)
     gaps = (ranked[:, -1] - ranked[:, -2]) / (max(map(max, self.costs)) or 1.0 if self.costs else 1.0)
-    if not self.floors:
+    if not any(self.floors):
       return gaps
-    return np.minimum(gaps, np.abs(probabilities - np.array(self.floors, np.float32)).min(axis=1))
+    # A class without a floor has 0, which changes no answer.
+    floors = np.where(np.array(self.floors) > 0, np.array(self.floors, np.float32), np.inf)
+    return np.minimum(gaps, np.abs(probabilities - floors).min(axis=1))
 
   @property
   def rejects(self) -> bool:
@@ -262,34 +264,34 @@ def measure_costs(
 
 def measure_precisions(
   classes: Iterable[tuple[str, float, float]],
-  chosen: np.ndarray,
-  most_probable: np.ndarray,
-  targets: np.ndarray,
+  of_class: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray | None]],
   seed: int = 0,
 ) -> dict:
   """Returns how the classes of --min_precision are answered, ready for JSON.
 
   Args:
     classes: (name, wanted precision, floor) of each class, see `in_order` and `fit_floors`.
-    chosen, most_probable, targets, seed: as of `measure_costs`.
+    of_class: function, position of a class -> (which examples it is the answer to, whose it is the truth of, which it
+      would be the answer to without its floor), bool [n] each; the last may be None.
+    seed: of the intervals.
 
   Returns:
     {class: {"wanted", "threshold" (None: it is never answered), "answers" (their number), "precision" with
-    "precision_ci95" (None without answers), "recall", and "recall_without" the threshold}}.
+    "precision_ci95" (None without answers), "recall", and "recall_without" the threshold (None if it is not known)}}.
   """
   found = {}
   for number, (name, wanted, floor) in enumerate(classes):
     if not wanted:
       continue
-    answered, truth = chosen == number, targets == number
-    hits, count, of_class = int(np.sum(answered & truth)), int(np.sum(answered)), max(int(np.sum(truth)), 1)
+    answered, truth, without = of_class(number)
+    hits, count, support = int(np.sum(answered & truth)), int(np.sum(answered)), max(int(np.sum(truth)), 1)
     found[name] = {
       "wanted": wanted,
       "threshold": None if floor >= selective.NEVER else floor,
       "answers": count,
       "precision": hits / count if count else None,
       "precision_ci95": statistics.accuracy_interval(hits, count, seed) if count else None,
-      "recall": hits / of_class,
-      "recall_without": int(np.sum((most_probable == number) & truth)) / of_class,
+      "recall": hits / support,
+      "recall_without": None if without is None else int(np.sum(without & truth)) / support,
     }
   return found

@@ -10,15 +10,13 @@ import sklearn.multiclass
 
 from tl_app.config import AUTO
 from tl_app.errors import UserError
-from tl_app.tasks import calibration, cells, decisions, explained, selective, solvers, statistics, wording
+from tl_app.tasks import calibration, cells, decisions, explained, selective, solvers, statistics, thresholds, wording
 from tl_app.tasks.answers import Answers, highest
 from tl_app.tasks.label_codec import OOD_SCORE, LabelCodec
 from tl_app.tasks.loss_spec import LossSpec
 from tl_app.tasks.metrics import CountMetrics, usable_logits
 from tl_app.tasks.task import Task
 
-# A class with fewer validation examples takes the threshold that is best for all classes together.
-FEW = 10
 # Nearer to its threshold than float32 rounding, a probability may fall on either side.
 TIE = 1e-6
 
@@ -89,18 +87,18 @@ class MultiLabelCodec(LabelCodec):
 
   def calibrate(self, logits, targets, config):
     # Thresholds of uncalibrated probabilities, moved with them: no answer changes.
-    thresholds, fitted = best_thresholds(_probabilities(logits), targets), self
+    limits, fitted = thresholds.best(_probabilities(logits), targets), self
     if config.calibration == AUTO:
       slopes, offsets = (tuple(values.tolist()) for values in calibration.fit_platt(logits, targets))
       fitted = dataclasses.replace(self, slopes=slopes, offsets=offsets)
-      moved = _probabilities(fitted.calibrated(scipy.special.logit(np.maximum(thresholds, 0))))
+      moved = _probabilities(fitted.calibrated(scipy.special.logit(np.maximum(limits, 0))))
       # One that is not above 0 answers its class always.
-      thresholds = np.where(thresholds > 0, moved, thresholds)
+      limits = np.where(limits > 0, moved, limits)
     probabilities = _probabilities(fitted.calibrated(np.float64(logits)))
     for number in np.flatnonzero(self.precisions):
-      right, limit = np.asarray(targets)[:, number] > 0, 1 - self.precisions[number]
-      thresholds[number] = selective.threshold_for_error(probabilities[:, number], right, limit)
-    return dataclasses.replace(fitted, thresholds=tuple(float(value) for value in thresholds))
+      right, error = np.asarray(targets)[:, number] > 0, 1 - self.precisions[number]
+      limits[number] = selective.threshold_for_error(probabilities[:, number], right, error)
+    return dataclasses.replace(fitted, thresholds=tuple(float(value) for value in limits))
 
   def calibrated(self, logits):
     if not self.slopes:
@@ -200,7 +198,8 @@ class MultiLabelMetrics(CountMetrics):
       "micro_f1" (over all answers), "subset_accuracy" (share of the examples without any wrong class), each with
       "_ci95", the 95 % percentile bootstrap interval over examples, or None with fewer than ten right or wrong answers;
       "per_class" {name: {"precision", "recall", "f1", "support", "average_precision", "threshold"}}; "calibration" (see
-      `calibration`, and "uncalibrated" with the same of the uncalibrated probabilities). What is 0/0 counts 0.
+      `calibration`, and "uncalibrated" with the same of the uncalibrated probabilities); "min_precision" (see
+      `decisions.measure_precisions`) if it is given. What is 0/0 counts 0.
     """
     uncalibrated, targets = usable_logits(logits, targets), np.asarray(targets)
     logits = self.codec.calibrated(np.float64(uncalibrated))
@@ -218,6 +217,11 @@ class MultiLabelMetrics(CountMetrics):
       metrics[f"{key}_ci95"] = None if few else statistics.bootstrap(counts, statistic, seed)
     metrics["subset_accuracy_ci95"] = statistics.accuracy_interval(int(exact.sum()), len(exact), seed)
     metrics["per_class"] = self._per_class(counts.sum(axis=0), probabilities, targets)
+    if any(self.codec.precisions):
+      wanted = zip(self.codec.names, self.codec.precisions, self.codec.thresholds)
+      metrics["min_precision"] = decisions.measure_precisions(
+        wanted, lambda number: (answers[:, number], targets[:, number] > 0, None), seed
+      )
     before = self.calibration(uncalibrated, targets)
     return metrics | {"calibration": self.calibration(logits, targets) | {"uncalibrated": before}}
 
@@ -273,7 +277,7 @@ class MultiLabelMetrics(CountMetrics):
     return statistics.macro_f1(sums)
 
   def counts(self, outputs, targets):
-    return statistics.class_counts(outputs > best_thresholds(outputs, targets), targets)
+    return statistics.class_counts(outputs > thresholds.best(outputs, targets), targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,40 +341,10 @@ class MultiLabelAnswers(Answers):
     dataclasses.replace(self.codec, columns_of_labels=()).classes(cells)
 
   def parity(self, served, outputs):
-    thresholds = np.array(self.codec.thresholds)
-    decided = np.abs(outputs - thresholds) > TIE
-    flips = ((served["predicted"] != (outputs > thresholds)) & decided).any(axis=1)
+    limits = np.array(self.codec.thresholds)
+    decided = np.abs(outputs - limits) > TIE
+    flips = ((served["predicted"] != (outputs > limits)) & decided).any(axis=1)
     return statistics.class_parity(served["probabilities"], outputs, flips)
-
-
-def best_thresholds(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-  """Returns the thresholds, float [classes], above which a class is answered for the highest F1.
-
-  A threshold is halfway between two outputs. A class with fewer than `FEW` positive examples takes the threshold that
-  is best for all classes together (micro F1): it would overfit to its own few.
-
-  Args:
-    outputs: float [n, classes].
-    targets: [n, classes] of 0 and 1.
-  """
-  common = _best_threshold(outputs.reshape(-1), targets.reshape(-1))
-  return np.array(
-    [
-      _best_threshold(column, truth) if truth.sum() >= FEW else common
-      for column, truth in zip(np.asarray(outputs).T, np.asarray(targets).T)
-    ]
-  )
-
-
-def _best_threshold(outputs, truth):
-  order = np.argsort(-outputs, kind="stable")
-  ranked = np.float64(outputs[order])
-  f1 = 2 * np.cumsum(truth[order]) / (np.arange(1, len(order) + 1) + truth.sum())
-  # Equal outputs are on the same side.
-  f1[:-1][ranked[:-1] == ranked[1:]] = -1
-  last = int(f1.argmax())
-  below = ranked[last + 1] if last + 1 < len(ranked) else ranked[last] - max(1e-3, abs(ranked[last]) / 2)
-  return (ranked[last] + below) / 2
 
 
 def _probabilities(logits):

@@ -147,9 +147,7 @@ class AccuracyMetrics(Metrics):
         "balanced_accuracy": float(recall[support > 0].mean()),
         "macro_f1": float(f1[(support > 0) | (confusion.sum(axis=0) > 0)].mean()),
         "macro_f1_ci95": statistics.macro_f1_interval(confusion, seed),
-        "matthews": float(sklearn.metrics.matthews_corrcoef(labels, predictions))
-        if few_classes
-        else statistics.matthews(confusion),
+        "matthews": statistics.matthews(confusion),
         "per_class": {
           str(name): {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
           for name, p, r, f, s in zip(names, precision, recall, f1, support)
@@ -191,7 +189,9 @@ class AccuracyMetrics(Metrics):
       found["costs"] = decisions.measure_costs(codec.decision, *answers, accepted, seed)
     if any(codec.floors):
       wanted = zip(codec.names, codec.precisions, codec.floors)
-      found["min_precision"] = decisions.measure_precisions(wanted, *answers, seed)
+      found["min_precision"] = decisions.measure_precisions(
+        wanted, lambda number: tuple(given == number for given in (chosen, labels, answers[1])), seed
+      )
     return found
 
   def right(self, outputs, targets):

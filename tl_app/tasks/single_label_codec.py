@@ -59,6 +59,11 @@ class SingleLabelCodec(LabelCodec):
   def decide(self, config):
     costs = decisions.read_costs(config.costs).sorted_as(self.names) if config.costs else ()
     wanted = decisions.check_precisions(config.min_precision, self.names)
+    if len(wanted) == len(self.names):
+      raise UserError(
+        f"--min_precision={config.min_precision} names every class, but an example below all thresholds needs an "
+        "answer: leave a class out, or use --max_error to accept only sure answers"
+      )
     return dataclasses.replace(self, costs=costs, precisions=decisions.in_order(wanted, self.names))
 
   def calibrate(self, logits, targets, config):

@@ -28,7 +28,11 @@ def test_the_card_has_the_sentences_metrics_and_origin_of_the_run(tmp_path):
 def test_the_card_of_another_candidate_does_not_speak_of_the_selected_one(tmp_path):
   metrics = write_run(tmp_path, ["a", "b"])
   other = metrics["test"] | {"accuracy": 0.123, "accuracy_ci95": [0.1, 0.15]}
+  found = {"dataset": "table:strangers.csv", "num_examples": 9, "ood_score": {"recall": 0.9, "accepted": 0.9}}
+  files.write_json(tmp_path / "metrics.json", metrics | {"ood": found, "label_review": {"test": 3}})
+  assert "table:strangers.csv" in model_card.text(facts.read(tmp_path), "fine_tuned")
   card = model_card.text(facts.read(tmp_path).of_candidate(other), "probe")
+  assert "strangers" not in card and "test labels may be wrong" not in card
   assert "**12 of 100 right**" in card and "candidate\n`probe`" in card and "worst errors" not in card
   assert "| accuracy | 0.123 (95 % interval 0.100 to 0.150) |" in card
 

@@ -1,6 +1,7 @@
 """A run whose model says what is unlike its training data: metrics, export, evaluation, predictions and the report."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 import tiny_data
 import tiny_modules
 
-from tl_app.commands import evaluate, export, predict, train
+from tl_app.commands import evaluate, export, finished_run, predict, train
 from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.report import predictions
+from tl_app.serving import handover
 
 
 @pytest.mark.slow
@@ -64,7 +66,7 @@ def test_a_run_accepts_what_is_like_its_training_data(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_model_has_the_score_of_its_own_features(tmp_path):
+def test_a_fine_tuned_model_has_the_score_of_its_own_features(tmp_path, monkeypatch):
   colours = tiny_data.colours(tmp_path / "colours", per_class=12)
   config = Config(
     backbone=str(tiny_modules.image(tmp_path / "module")),
@@ -82,6 +84,12 @@ def test_a_fine_tuned_model_has_the_score_of_its_own_features(tmp_path):
   assert "ood" not in metrics and "selective" not in metrics["test"]
   _, proof, _ = export.export(tmp_path / "run", str(tmp_path / "probe"), candidate="probe")
   assert proof["max_ood_difference"] < 1e-3 and "accept_differences" not in proof
+  paths, config, assets = finished_run.opened(tmp_path / "run")
+  accepting = dataclasses.replace(config, min_accept=0.8, accept_by="ood_score")
+  with monkeypatch.context() as patch:
+    patch.setattr(finished_run, "opened", lambda *_: (paths, accepting, assets))
+    directory, proof, _ = export.export(tmp_path / "run", str(tmp_path / "accepting"), candidate="probe")
+  assert proof["accept_differences"] == 0 and "It accepts" in (directory / handover.CARD).read_text()
   predict.predict(tmp_path / "run", str(colours), str(tmp_path / "answers.jsonl"))
   answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
   # The training examples are among them.

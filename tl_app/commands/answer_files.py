@@ -113,4 +113,5 @@ class _Table:
 
 
 def _cell(value):
-  return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+  # A bool as "true" or "false", as predictions_test.csv has it.
+  return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict, bool)) else value

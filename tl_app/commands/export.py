@@ -4,6 +4,8 @@ import pathlib
 import types
 from collections.abc import Mapping
 
+import numpy as np
+
 from tl_app import workdir as workdir_lib
 from tl_app.backbones import saved_backbone, tuned
 from tl_app.commands import finished_run
@@ -13,6 +15,7 @@ from tl_app.report import facts, model_card, page
 from tl_app.serving import handover, parity
 from tl_app.tasks.task import Task
 from tl_app.training import out_of_distribution
+from tl_app.training.answered import Answered
 from tl_app.workdir import Record
 
 
@@ -57,11 +60,13 @@ def export(
   if candidate == selected:
     test = test.take(parity.sample(len(test)))
   logits = inference.predict(model.network, model.backbone, test.inputs, batch_size)
+  scores = finished_run.ood_scores(model, test.inputs, logits, batch_size)
   if candidate != selected:
-    told = told.of_candidate(model.task.metrics.compute_metrics(logits, model.task.codec.targets(test.labels)))
+    answered = Answered(logits, model.task.codec.targets(test.labels), np.arange(len(test)), ood_scores=scores)
+    measured = model.task.metrics.compute_metrics(logits, answered.targets)
+    told = told.of_candidate(measured | out_of_distribution.accepted(model.task, answered))
   about = handover.about(config, model_card.text(told, candidate))
-  outputs = model.task.answers.outputs(logits)
-  expected = parity.Expected(outputs, finished_run.ood_scores(model, test.inputs, logits, batch_size))
+  expected = parity.Expected(model.task.answers.outputs(logits), scores)
   record = Record(paths)
   with record.replaced(directory):
     proof = parity.export_and_prove(model, directory, test.inputs, expected, batch_size=batch_size, about=about)

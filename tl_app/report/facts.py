@@ -78,7 +78,8 @@ class RunFacts:
     Args:
       test: its metrics of the test split.
     """
-    metrics = {name: value for name, value in self.metrics.items() if name not in ("validation", "candidates")}
+    of_selected = ("validation", "candidates", "ood", "label_review")
+    metrics = {name: value for name, value in self.metrics.items() if name not in of_selected}
     return dataclasses.replace(self, metrics=metrics | {"test": test}, of_selected=False)
 
   def predictions(self) -> Iterator[dict[str, str]]:

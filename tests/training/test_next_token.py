@@ -55,6 +55,18 @@ def test_losses_are_those_of_the_whole_vocabulary_and_a_sample_is_used_in_traini
   np.testing.assert_allclose(whole(states, targets, training=True), outputs, rtol=1e-4)
 
 
+@pytest.mark.parametrize("count", [1, 20, 50, 80])
+def test_the_sample_stands_for_all_tokens_also_if_the_batch_has_more_than_it(count):
+  rng = np.random.default_rng(0)
+  table = keras.Variable(0.3 * rng.normal(size=(80, 4)).astype("float32"))
+  states, targets = 0.3 * rng.normal(size=(1, 80, 4)).astype("float32"), np.arange(80, dtype="int32")[None] % count
+  sampled = next_token.NextTokenLosses(table, 19)
+  whole = np.exp(sampled(states, targets).numpy()[..., 0])
+  draw = tf.function(lambda: tf.exp(sampled(states, targets, training=True)[..., 0]))
+  draws = np.mean([draw() for _ in range(100)], axis=0)
+  np.testing.assert_allclose((draws / whole).mean(), 1, atol=0.03)
+
+
 def test_networks_that_see_the_next_token_are_refused(tmp_path):
   config = Config(objective="next_token")
   objective = pretraining.chosen(config)

@@ -1,5 +1,6 @@
 """Objectives of pretraining: the loss of views, what reconstruction hides, the rounds of clusters, and refusals."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -15,6 +16,19 @@ from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
 from tl_app.training import pretraining
 from tl_app.training.pretraining import clusters, reconstruct, views
+
+
+class Rows:
+  """Stands for the rows of a `Corpus`."""
+
+  def __init__(self, values):
+    self._values = np.array(values, object)
+
+  def __len__(self):
+    return len(self._values)
+
+  def read(self, positions):
+    return self._values[positions]
 
 
 def test_the_loss_of_views_compares_each_view_with_those_of_other_examples():
@@ -73,6 +87,32 @@ def test_reconstruction_hides_tokens_from_attention_and_never_the_special_ones()
   assert float(reconstruct.ReconstructionLoss()(targets, logits)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_no_network_reads_the_hidden_tokens():
+  texts = [f"the film is good word{i}" for i in range(20)]
+  spec = dataclasses.replace(backbones.resolve("lstm.scratch"), width=8)
+  backbone = backbones.load(backbones.with_vocabulary(spec, texts, 100), Assets(offline=True))
+  objective, settings = pretraining.chosen(Config(objective="reconstruct")), types.SimpleNamespace(noise_share=0.99)
+  phase, model = types.SimpleNamespace(objective=settings), types.SimpleNamespace(backbone=backbone)
+  example = objective.example(model, phase, 0)
+  read = [example(tf.constant([text]), [0], tf.constant(0, tf.int64))[0] for text in ("good film", "is the")]
+  assert read[0]["input_mask"].numpy().tolist() == [[1, 0, 0, 1]]
+  np.testing.assert_array_equal(*(backbone.network(inputs, training=False)["features"] for inputs in read))
+
+
+def test_clusters_of_few_examples_with_many_features_tell_new_ones_apart():
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(60, 200)).astype("float32")
+  objective = clusters.ClustersObjective()
+  backbone = types.SimpleNamespace(feature_size=200, preprocess=lambda raw: tf.io.decode_raw(raw, tf.float32))
+  backbone.network = lambda inputs, training: {"features": inputs}
+  settings = objective.settings(Config(clusters=4))
+  model = types.SimpleNamespace(backbone=backbone, head=objective.head(backbone, settings))
+  parts = (Rows([row.tobytes() for row in rows]) for rows in (features[:30], features[30:]))
+  corpus = types.SimpleNamespace(**dict(zip(("train", "held_out"), parts)))
+  labels = objective.prepare(model, types.SimpleNamespace(objective=settings), corpus)
+  assert set(labels["train"]) == set(labels["held_out"]) == {0, 1, 2, 3}
+
+
 def test_rounds_share_the_epochs_and_start_a_new_head_for_new_clusters():
   flags = Config(objective="clusters", rounds=3, clusters=2, epochs=7, batch_size=8)
   objective = pretraining.chosen(flags)
@@ -106,13 +146,6 @@ def test_clusters_label_both_parts_by_the_same_centres():
   settings = objective.settings(Config(clusters=2))
   head = objective.head(backbone, settings)
   head.get_layer("clusters").set_weights([np.ones((2, 2)), np.ones(2)])
-
-  class Rows:
-    def __init__(self, values):
-      self.read, self.size = (lambda positions: values[positions]), len(values)
-
-    def __len__(self):
-      return self.size
 
   corpus = rows(train=Rows(texts), held_out=Rows(texts[:4]))
   labels = objective.prepare(rows(backbone=backbone, head=head), rows(objective=settings), corpus)

@@ -16,6 +16,8 @@ from tl_app.training.pretraining.objective import PretrainingObjective
 TARGETS = "next_tokens"
 # A vocabulary of fewer tokens than this many times the sampled ones is compared whole.
 SAMPLE_OF = 4
+# At least one of this many sampled tokens is not in the batch.
+OTHERS = 4
 # A text of several tokens with any vocabulary, to see what a network reads.
 _PROBE = "0 1 2 3 4 5 6 7"
 # Largest change of an output by rounding, relative to the outputs.
@@ -132,15 +134,17 @@ class NextTokenLosses(keras.layers.Layer):
     A sampled token stands for (others / sampled) tokens, so that the loss estimates that of the whole vocabulary. The
     tokens of the batch are the common ones, of which each step needs the exact share.
     """
-    tokens = self._table().shape[0]
+    tokens, size = self._table().shape[0], self._sampled
     present = tf.scatter_nd(tf.reshape(labels, [-1, 1]), tf.reshape(given, [-1]), [tokens])
     present = tf.cast(present > 0, tf.float32)
-    chances = keras.random.uniform([tokens], seed=self._seeds) + present
-    chosen = tf.math.top_k(chances, self._sampled, sorted=False).indices
-    count, size = tf.reduce_sum(present), float(self._sampled)
-    of_batch = tf.minimum(1.0, size / tf.maximum(count, 1.0))
-    of_others = tf.maximum(size - count, 1.0) / (tokens - count)
-    expected = tf.where(tf.gather(present, chosen) > 0, of_batch, of_others)
+    count = tf.reduce_sum(present)
+    # A batch of long texts may have more tokens than the sample, which needs some of the others all the same.
+    quota = tf.maximum(tf.minimum(count, float(size - size // OTHERS)), size - (tokens - count))
+    chances, places = keras.random.uniform([tokens], seed=self._seeds), tf.range(size)
+    of_batch, of_others = (tf.math.top_k(chances + sign * present, size).indices for sign in (1.0, -1.0))
+    first = tf.cast(quota, tf.int32)
+    chosen = tf.where(places < first, of_batch, tf.gather(of_others, tf.maximum(places - first, 0)))
+    expected = tf.where(places < first, quota / tf.maximum(count, 1.0), (float(size) - quota) / (tokens - count))
     column = tf.cast(tf.reshape(labels, [-1, 1]), tf.int64)
     # The right token is always compared, whether it was sampled or not.
     sample = (tf.cast(chosen, tf.int64), tf.ones_like(column, tf.float32), expected)

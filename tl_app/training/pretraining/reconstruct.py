@@ -11,6 +11,7 @@ from keras import layers
 from tl_app.backbones.bert import gelu
 from tl_app.compute import across_devices
 from tl_app.model import graphs
+from tl_app.preprocessing.base import Preprocess
 from tl_app.recipes.phase import Reconstruct
 from tl_app.training.pretraining.masked_tokens import NOTHING, TiedDecoder
 from tl_app.training.pretraining.objective import PretrainingObjective
@@ -50,10 +51,11 @@ class ReconstructObjective(PretrainingObjective):
 
   def example(self, model, phase, seed, prepared=None, held_out=False):
     preprocess, share = model.backbone.preprocess, phase.objective.noise_share
-    hide = hide_tokens if model.backbone.modality == "text" else hide_patches
+    is_text = model.backbone.modality == "text"
 
     def make(raw, rows, number):
-      return hide(preprocess(raw), share, tf.stack([tf.constant(seed, tf.int64), number]))
+      inputs, seeds = preprocess(raw), tf.stack([tf.constant(seed, tf.int64), number])
+      return hide_tokens(inputs, share, seeds, blank(preprocess)) if is_text else hide_patches(inputs, share, seeds)
 
     return make
 
@@ -102,13 +104,23 @@ def hide_patches(images: tf.Tensor, share: float, seeds: tf.Tensor) -> tuple[tf.
   return noisy, tf.image.resize(images, [SIZE, SIZE], antialias=True)
 
 
-def hide_tokens(inputs: dict[str, tf.Tensor], share: float, seeds: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+def blank(preprocess: Preprocess) -> int:
+  """Returns the id of the token that stands for a hidden one: the mask token, or else that of padding."""
+  if preprocess.mask_token >= 0:
+    return preprocess.mask_token
+  return preprocess.special_tokens[2] if preprocess.special_tokens else 0
+
+
+def hide_tokens(
+  inputs: dict[str, tf.Tensor], share: float, seeds: tf.Tensor, other: int | None = None
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
   """Hides tokens of texts: the network does not attend to them.
 
   Args:
     inputs: BERT's inputs, int32 [batch, length].
     share: chance of a token to be hidden; the special tokens at both ends never are.
     seeds: int64 [2].
+    other: id in place of hidden tokens, for networks that read every token, such as an LSTM; None leaves the tokens.
 
   Returns:
     (`inputs` with another mask, all tokens: int32 [batch, length], `NOTHING` at special tokens and padding).
@@ -117,7 +129,8 @@ def hide_tokens(inputs: dict[str, tf.Tensor], share: float, seeds: tf.Tensor) ->
   places = tf.range(tf.shape(ids)[1])[None]
   inner = (places > 0) & (places < tf.reduce_sum(mask, axis=1)[:, None] - 1)
   hidden = inner & (tf.random.stateless_uniform(tf.shape(ids), seeds) < share)
-  noisy = inputs | {"input_mask": tf.where(hidden, 0, mask)}
+  shown = ids if other is None else tf.where(hidden, other, ids)
+  noisy = inputs | {"input_word_ids": shown, "input_mask": tf.where(hidden, 0, mask)}
   return noisy, tf.where(inner, ids, NOTHING)
 
 

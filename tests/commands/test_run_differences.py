@@ -9,8 +9,9 @@ import pytest
 from tl_app.commands import run_differences
 
 
-def write(run, weight=1.0, accuracy=0.5, loss=0.25, prediction="a", seconds=3.0):
-  (run / "checkpoints").mkdir(parents=True)
+def write(run, weight=1.0, tuned=1.0, accuracy=0.5, loss=0.25, prediction="a", seconds=3.0):
+  (run / "checkpoints/fine_tuned").mkdir(parents=True)
+  np.savez(run / "checkpoints/fine_tuned/weights.npz", **{"head/0": np.array([tuned, 2.0], np.float32)})
   with h5py.File(run / "checkpoints/model.weights.h5", "w") as file:
     # Keras writes the names of layers too, which differ from run to run.
     file.attrs["name"] = f"functional_{seconds}"
@@ -26,6 +27,7 @@ def write(run, weight=1.0, accuracy=0.5, loss=0.25, prediction="a", seconds=3.0)
   [
     ({"seconds": 4.0}, ""),
     ({"weight": np.nextafter(np.float32(1), 2)}, "checkpoints/model.weights.h5 layers/head/vars/0: 8 bytes"),
+    ({"tuned": np.nextafter(np.float32(1), 2)}, "checkpoints/fine_tuned/weights.npz head/0: 8 bytes"),
     ({"accuracy": 0.75}, "metrics.json accuracy: 0.75, not 0.5"),
     ({"loss": 0.5}, "log.jsonl 1 loss: 0.5, not 0.25"),
     ({"prediction": "b"}, "predictions_test.csv: 18 bytes"),

@@ -228,6 +228,11 @@ def test_another_search_is_not_continued(tmp_path, runs):
   ):
     with pytest.raises(UserError, match="holds another search"):
       tune.tune(other, options)
+  settings = tmp_path / "search" / tune.SETTINGS
+  for damaged in ("{", "[]", '{"format": 1}'):
+    settings.write_text(damaged)
+    with pytest.raises(UserError, match="search.json is damaged: put back a copy of it, or delete the directory"):
+      tune.tune(config(tmp_path), tune.Options(trials=3))
   (tmp_path / "run").mkdir()
   (tmp_path / "run/config.json").write_text("{}")
   with pytest.raises(UserError, match="holds a run"):

@@ -57,6 +57,7 @@ def test_three_forms_of_a_file(tmp_path, suffix, text):
     ({"learning_rate": {"low": 1, "hgih": 2}}, "unknown key hgih; did you mean high"),
     ({"learning_rate": {"low": 2, "high": 1}}, "needs low < high"),
     ({"learning_rate": {"low": 0, "high": 1, "log": True}}, "low above 0 for log"),
+    ({"learning_rate": {"low": 1, "high": 2, "log": "no"}}, "log of the range of learning_rate is 'no'"),
     ({"recipe": {"low": 0, "high": 1}}, "needs a list of values"),
     ({"learning_rate": {"low": 1}}, "low and high"),
     ({"learning_rate": []}, "has no values"),

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tl_app.errors import UserError
 from tl_app.searching import study as study_lib
 from tl_app.searching.study import Study, Workers
 
@@ -74,6 +75,16 @@ def test_a_half_written_line_is_no_obstacle(tmp_path):
   work(tmp_path, 4)
   assert [row.state for row in opened(tmp_path)[0].rows()] == ["complete"] * 4
   assert journal.read_bytes().startswith(whole)
+
+
+def test_a_damaged_journal_is_one_line(tmp_path):
+  work(tmp_path, 2)
+  journal = tmp_path / study_lib.JOURNAL
+  whole = journal.read_bytes()
+  for damaged in (whole.replace(b"op_code", b"op_cod_", 1), b"[]\n" + whole, whole.replace(b"{", b"#", 2)):
+    journal.write_bytes(damaged)
+    with pytest.raises(UserError, match="trials.journal is damaged: put back a copy of it, or delete the directory"):
+      opened(tmp_path)
 
 
 @pytest.mark.parametrize("method", ["random", "tpe"])

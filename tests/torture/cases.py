@@ -50,6 +50,8 @@ def make(root: pathlib.Path) -> dict[str, Case]:
     "batch_tokens-text": native_text | {"recipe": "full", "batch_size": 32, "batch_tokens": 128},
     "trunk-text": native_text | {"recipe": "lp_ft", "train_stages": "top:1"},
     "limited-text": native_text | {"recipe": "full", "max_minutes": 600},
+    "folds-text": native_text | {"recipe": "lp_ft", "refit": "always", "epochs": 2},
+    "soup-text": native_text | {"recipe": "lp_ft", "fine_tuning_seeds": 2, "interpolate": 0.5, "epochs": 2},
     "mirrored-image": native_image | {"recipe": "full", "strategy": "mirrored", "num_devices": 2},
     "adapt-text": native_text | {"recipe": "probe", "adapt": "dann", "head_hidden_units": "8", "head_epochs": 40},
     "export-text": native_text | {"recipe": "probe", "head_epochs": 2, "export": True},

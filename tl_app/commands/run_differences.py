@@ -43,6 +43,9 @@ def contents(run: pathlib.Path) -> dict:
     name = path.relative_to(run).as_posix()
     if path.suffix == ".h5":
       values |= _arrays(name, path.read_bytes())
+    elif path.suffix == ".npz":
+      with np.load(path) as arrays:
+        values |= {f"{name} {key}": arrays[key].tobytes() for key in arrays.files}
     elif path.suffix == ".keras":
       # The other files of this archive have the time at which it was written.
       with zipfile.ZipFile(path) as archive:

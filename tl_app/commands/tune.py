@@ -330,12 +330,15 @@ def _open(root, config, options):
     if not path.exists():
       files.write_json(path, settings | {"config": _values(config)})
       return
-    there = files.read_json(path)
-    earlier = config_lib.from_values(there.pop("config"), str(path))
+    try:
+      there = files.read_json(path)
+      earlier, kept = config_lib.from_values(there["config"], str(path)), {name: there[name] for name in settings}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+      raise UserError(f"{path} is damaged: put back a copy of it, or delete the directory {root}") from None
     different = config_lib.differences(earlier, config)
     for name in ("method", "pruning", "space"):
-      if there[name] != settings[name]:
-        different = different or f"--{name}: {there[name]} there, {settings[name]} here"
+      if kept[name] != settings[name]:
+        different = different or f"--{name}: {kept[name]} there, {settings[name]} here"
     if different:
       raise UserError(f"--workdir={root} holds another search ({different}): choose another directory or delete it")
 

@@ -263,9 +263,11 @@ def _range(name, entry, what):
   log, points = entry.get("log", False), entry.get("points", GRID_POINTS)
   if isinstance(low, str) or isinstance(high, str) or not low < high or (log and low <= 0):
     raise UserError(f"{what}: the range of {name} needs low < high{', and low above 0 for log' if log else ''}")
+  if not isinstance(log, bool):
+    raise UserError(f"{what}: log of the range of {name} is {log!r}: it is true or false")
   if not isinstance(points, int) or points < 2:
     raise UserError(f"{what}: the range of {name} needs 2 or more points")
-  return Range(low, high, bool(log), points)
+  return Range(low, high, log, points)
 
 
 def _value(name, value, what):

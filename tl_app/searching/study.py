@@ -141,11 +141,18 @@ class Study:
       method: one of `METHODS`.
       pruning: one of `PRUNING`.
       seed: of the samplers.
+
+    Raises:
+      UserError: the journal is damaged.
     """
     self.name, self.workers = name, workers
     self._root, self._method, self._seed = root, method, seed
     journal = str(root / JOURNAL)
-    self._storage = JournalStorage(JournalFileBackend(journal, _JournalLock(journal)))
+    try:
+      self._storage = JournalStorage(JournalFileBackend(journal, _JournalLock(journal)))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError):
+      # Optuna believes what it reads.
+      raise UserError(f"{journal} is damaged: put back a copy of it, or delete the directory {root}") from None
     pruner = {
       "halving": optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION),
       "median": optuna.pruners.MedianPruner(n_startup_trials=3),

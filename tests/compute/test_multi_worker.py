@@ -15,7 +15,7 @@ from tests.distribution import cases, cost, launch
 from tl_app.commands import run_differences
 from tl_app.compute import devices, multi_worker
 from tl_app.compute.devices import Devices
-from tl_app.errors import UserError
+from tl_app.errors import RunFailed, UserError
 from tl_app.training.contrastive import SupervisedContrastiveLoss
 from tl_app.training.pretraining.masked_tokens import MaskedTokenLoss
 from tl_app.training.pretraining.reconstruct import ReconstructionLoss
@@ -37,6 +37,21 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path):
   assert set(glob.glob(os.path.join(tempfile.gettempdir(), "tl_app_worker*"))) == before
   found = run_differences.largest(*(cases.directory(tmp_path / name, "full, odd batches") for name in ("one", "two")))
   assert max(found.values()) < 1e-5, found
+
+
+def test_the_loss_of_a_worker_is_one_line_with_the_reason():
+  message = """Graph execution error:
+
+Detected at node allgather/CollectiveGatherV2 defined at (most recent call last):
+  File "train.py", line 1, in run
+
+Collective ops is aborted by: failed to connect to all addresses
+Error received from /job:worker/replica:0/task:1
+"""
+  chief = types.SimpleNamespace(place=types.SimpleNamespace(worker=0))
+  lost = r"^worker 1 was lost \(Collective ops is aborted by: failed to connect to all addresses\): start"
+  with pytest.raises(RunFailed, match=lost), multi_worker.Workers.watched(chief):
+    raise tf.errors.UnavailableError(None, None, message)
 
 
 RNG = np.random.default_rng(0)

@@ -39,6 +39,8 @@ _LOST = (
   *(tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError),
   tf.errors.DeadlineExceededError,
 )
+# Beginnings of the lines in which TensorFlow says where in a program an error was.
+_PLACES = ("Graph execution error:", "Detected at node", "<stack traces unavailable>", " ", "\t")
 
 
 class Workers(tf.distribute.MultiWorkerMirroredStrategy):
@@ -312,6 +314,7 @@ def _share(x, number, count):
 
 
 def _reason(error):
-  """Returns the first line of an error, which is short."""
-  text = getattr(error, "message", None) or str(error) or type(error).__name__
-  return " ".join(text.strip().splitlines()[0].split())[:160]
+  """Returns the first line of an error, which is short, after those in which TensorFlow says where it was."""
+  lines = [line for line in (getattr(error, "message", None) or str(error)).splitlines() if line.strip()]
+  told = [line for line in lines if not line.startswith(_PLACES)]
+  return " ".join([*told, *lines, type(error).__name__][0].split())[:160]

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 
 import h5py
 import keras
@@ -128,6 +129,19 @@ def test_a_file_on_which_hdf5_crashes_or_never_ends_is_damaged(tmp_path, monkeyp
   )
   with pytest.raises(UserError, match="ended by SIGKILL"):
     keras_files.fault(tmp_path / "m.h5")
+
+
+def test_texts_that_are_the_same_bytes_do_not_fill_the_memory(tmp_path):
+  path, texts = tmp_path / "m.h5", h5py.string_dtype()
+  with h5py.File(path, "w") as file:
+    file.create_dataset("one", data=["x" * (1 << 20)], dtype=texts, chunks=(1,))
+  with h5py.File(path, "r+") as file:
+    _, reference = file["one"].id.read_direct_chunk((0,))
+    many = file.create_dataset("many", (1 << 18,), texts, chunks=(1 << 18,), compression="gzip")
+    many.id.write_direct_chunk((0,), zlib.compress(reference * (1 << 18)))
+  assert path.stat().st_size < 2 << 20
+  with pytest.raises(ValueError, match="memory"):
+    keras_files.fault(path)
 
 
 @pytest.mark.parametrize("site", ["kaggle", "hf"])

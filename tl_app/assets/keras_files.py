@@ -52,6 +52,9 @@ _LARGEST_CONFIG = 64 << 20
 _MOST_OBJECTS = 1_000_000
 # CPU time in which a file must be read: seconds, and bytes for each further second.
 _SECONDS, _BYTES_PER_SECOND = 20, 10 << 20
+# Memory in which a file must be read, in bytes: this, and twice what it may hold. In HDF5 many texts of variable length
+# may be the same bytes, of which each gets a copy.
+_MEMORY = 1 << 30
 
 
 def fault(path: pathlib.Path) -> str:
@@ -97,10 +100,15 @@ def find_fault(path: pathlib.Path) -> str:
 
 def main() -> None:
   """Prints the fault of the file that the argument names."""
+  # What its import takes is not taken by the file.
+  import h5py  # noqa: F401
+
   path = pathlib.Path(sys.argv[1])
-  limit = _SECONDS + path.stat().st_size // _BYTES_PER_SECOND if path.is_file() else _SECONDS
+  size = path.stat().st_size if path.is_file() else 0
+  limit = _SECONDS + size // _BYTES_PER_SECOND
   resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  _limit_memory(_MEMORY + 2 * compressed.largest(size))
   found = {"fault": "", "damage": ""}
   try:
     found["fault"] = find_fault(path)
@@ -108,6 +116,14 @@ def main() -> None:
     # h5py raises whatever a damaged file leads to.
     found["damage"] = " ".join(str(error).split()) or type(error).__name__
   print(json.dumps(found))
+
+
+def _limit_memory(more):
+  """Limits the memory of this process to what it has now, and `more` bytes."""
+  now = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+  before = [limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit != resource.RLIM_INFINITY]
+  limit = min([now + more, *before])
+  resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def config_fault(config: typing.Any) -> str:

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tl_app import tasks
 from tl_app.config.groups import AnswerConfig
 from tl_app.model import ood
+from tl_app.tasks.answers import OOD_TOLERANCE
 from tl_app.tasks.label_codec import OOD_SCORE
 from tl_app.training import out_of_distribution
 from tl_app.training.answered import Answered
@@ -50,6 +51,17 @@ def test_the_graph_gives_the_same(with_logits):
   answers = found.tensor_score(tf.constant(features), given, tf.constant(found.references)).numpy()
   np.testing.assert_allclose(answers, found.score(features, certainty), atol=1e-4)
   assert len(found.points) > 200 and answers.dtype == np.float32 and np.std(answers) > 0.2
+
+
+@pytest.mark.parametrize("spread", [0, 1e-7, 1e-3, 1e-2, 0.03])
+def test_rounding_does_not_show_where_nearly_all_features_are_alike(spread):
+  rng = np.random.default_rng(0)
+  training, features, new = (
+    (1 + np.linspace(0, 1, 128) + spread * rng.normal(size=(count, 128))).astype(np.float32) for count in (150, 300, 99)
+  )
+  found = ood.fit(training, features, None)
+  answers = found.tensor_score(tf.constant(new), None, tf.constant(found.references)).numpy()
+  np.testing.assert_allclose(answers, found.score(new, None), atol=OOD_TOLERANCE / 2)
 
 
 def test_a_score_is_the_same_after_it_was_saved(score, tmp_path):

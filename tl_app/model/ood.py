@@ -17,6 +17,8 @@ NEIGHBOURS, MOST = 3, 2000
 # Least distance of the points of the distribution that are kept, and least standard deviations of similarity and of
 # certainty: rounding errors of float32 must not show in the score.
 LEAST_GAP, LEAST_DEVIATIONS = 1e-3, (1e-4, 1e-2)
+# Largest rounding error of a cosine similarity, and of a logit as a share of it; largest error of the score by these.
+_ROUNDING, _MOST_ERROR = 5e-7, 1e-3
 # Bytes of the similarities that are held at once.
 _CHUNK_BYTES = 2**26
 
@@ -97,7 +99,9 @@ def fit(training: np.ndarray, validation: np.ndarray, certainty: np.ndarray | No
   moments = np.array([[0.0, 1.0], [0.0, 1.0]], np.float32)
   for row, column, least in zip(moments, columns, LEAST_DEVIATIONS):
     row[:] = np.mean(column, dtype=np.float64), max(np.std(column, dtype=np.float64), least)
-  points, levels = _distribution(_sums(alike, certainty, moments))
+  largest = 1.0 if certainty is None else max(1.0, float(np.abs(certainty).max()))
+  rounding = _ROUNDING * (1 / float(moments[0, 1]) + (0 if certainty is None else largest / float(moments[1, 1])))
+  points, levels = _distribution(_sums(alike, certainty, moments), rounding)
   return OodScore(references, moments, points, levels)
 
 
@@ -138,17 +142,29 @@ def _sums(alike, certainty, moments):
   return standardised if certainty is None else standardised + (certainty - other_mean) / other_deviation
 
 
-def _distribution(sums):
+def _distribution(sums, rounding):
   """Returns (points, levels) of `OodScore` for the sums on the validation split.
 
-  A new sum is at most the i-th of n sums with probability i / (n + 1). Beyond them the level goes on to 0 and 1.
+  A new sum is at most the i-th of n sums with probability i / (n + 1). Beyond them the level goes on to 0 and 1. Where
+  nearly all features are alike, sums differ by little more than `rounding`: points are left out until the level rises
+  by at most `_MOST_ERROR` over so small a difference.
+
+  Args:
+    sums: float [n].
+    rounding: largest rounding error of a sum.
   """
   ranked = np.sort(np.float32(sums))
-  width = max(float(ranked[-1] - ranked[0]), 1.0)
+  width = max(float(ranked[-1] - ranked[0]), 1.0, rounding / _MOST_ERROR)
   points = np.concatenate([[ranked[0] - width], ranked, [ranked[-1] + width]]).astype(np.float32)
   levels = (np.arange(len(points)) / (len(points) - 1)).astype(np.float32)
   # Of nearly equal sums the last one: its rank counts them all.
   cell = np.floor((points - points[0]) / LEAST_GAP)
   last = np.append(np.diff(cell) > 0, True)
   far = np.append(np.diff(points[last]) > LEAST_GAP / 2, True)
-  return points[last][far], levels[last][far]
+  points, levels = points[last][far], levels[last][far]
+  kept = [len(points) - 1]
+  for place in reversed(range(1, len(points) - 1)):
+    if points[kept[-1]] - points[place] >= (levels[kept[-1]] - levels[place]) * rounding / _MOST_ERROR:
+      kept.append(place)
+  kept = [0, *reversed(kept)]
+  return points[kept], levels[kept]

@@ -87,6 +87,20 @@ def test_labels_that_do_not_fit_the_task_are_refused(tmp_path):
   assert (tmp_path / "two.csv").read_text() == "text,price,weight,prediction,score\na,1,2.5,3 4,\n"
 
 
+def test_flagged_classes_are_read_as_they_were_answered(tmp_path):
+  codec = {"names": ("a,b", "c", "d"), "separator": ";"}
+  several, answers = (
+    table(tmp_path / "several.csv", "multi_label", **codec),
+    tasks.MULTI_LABEL.with_codec(**codec).answers,
+  )
+  chosen = [["a,b", "c"], [], ["c", "d"], ["a,b"], ["d"], ["c"], []]
+  for labels in chosen:
+    several.add([f"text {len(several)}".encode()], answers.label_cells({"labels": labels}), "", 0.5)
+  examples = data.load(Config(dataset=f"table:{tmp_path / 'several.csv'}"), Assets(offline=True))
+  task, _ = tasks.choose(Config(), examples)
+  assert task.name == "multi_label" and task.codec.classes(examples.labels) == [tuple(labels) for labels in chosen]
+
+
 def test_a_table_of_another_kind_is_not_extended(tmp_path):
   (tmp_path / "texts.csv").write_text("text,label\na,b\n")
   with pytest.raises(UserError, match="other columns"):

@@ -293,6 +293,8 @@ def test_cells_of_an_answer_hold_the_next_best_class_or_the_numbers():
   answer = {"id": "0", "label": "b", "score": 0.5, "probabilities": {"a": 0.1, "b": 0.5, "c": 0.4}}
   assert answer_files.cells(answer) == {"label": "b", "score": 0.5, "next_label": "c", "next_score": 0.4}
   assert answer_files.cells({"id": "0", "values": {"x": 1.0, "y": 2.0}}) == {"x": 1.0, "y": 2.0}
+  # A target whose name is that of another column.
+  assert answer_files.cells({"id": "0", "values": {"error": 1.0}}) == {"error prediction": 1.0}
   assert answer_files.cells({"id": "0", "labels": ["a"], "score": 0.5, "probabilities": {"a": 0.5}}) == {
     "labels": ["a"],
     "score": 0.5,

@@ -14,6 +14,14 @@ def write(path, ids, labels, probabilities, class_names):
   predictions.write(path, task.answers.columns, task.answers.rows(ids, labels, probabilities))
 
 
+def test_rows_have_the_types_of_their_columns():
+  row = {"id": "a:1", "label": "1", "prediction": "2", "score": "0.5", "accept": "false", "ood_score": "0.25"}
+  found = predictions.typed(row | {"prediction_set": '["1", "2"]', "text": "3"}, has_class_names=True)
+  assert found == row | {"score": 0.5, "accept": False, "ood_score": 0.25, "prediction_set": ["1", "2"], "text": "3"}
+  row = {"id": "a:1", "size label": "1", "size prediction": "2.5", "size low": "2", "size high": "3", "error": "1.5"}
+  assert list(predictions.typed(row, has_class_names=False).values()) == ["a:1", 1.0, 2.5, 2.0, 3.0, 1.5]
+
+
 def test_predictions_come_back_as_they_were_written(tmp_path):
   path = tmp_path / "predictions_test.csv"
   ids = ["t.tsv:2", 'with,comma "and" quote', "zwei\nZeilen", "bad\udcff.jpg"]

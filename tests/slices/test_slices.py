@@ -83,6 +83,18 @@ def test_the_tree_finds_a_planted_slice_and_nothing_in_noise():
   assert noise == [[]] * 10
 
 
+def test_the_rules_of_the_tree_say_where_empty_cells_are():
+  rng = np.random.default_rng(0)
+  ages, empty = rng.integers(18, 80, 2000), rng.random(2000) < 0.2
+  divisions = [columns.divide("age", ["" if is_empty else str(age) for is_empty, age in zip(empty, ages)])]
+  rules = []
+  for wrong in (empty, (ages > 60) | empty, (ages > 60) & ~empty):
+    mistakes = np.where(wrong, rng.random(2000) < 0.6, rng.random(2000) < 0.05).astype(float)
+    (found,) = tree.found(divisions, mistakes)
+    rules.append(found["rule"])
+  assert rules == ["age is empty", "age over 60.5 or empty", "age over 60.5"]
+
+
 def test_small_slices_are_not_ranked():
   rng = np.random.default_rng(0)
   values = ["small"] * (measure.LEAST - 1) + ["large"] * 200

@@ -17,6 +17,8 @@ from tl_app.errors import UserError
 
 # Suffixes of tables in which answers are written.
 _SUFFIXES = (".csv", ".jsonl", ".ndjson")
+# Columns that a table of answers, or `Run.predict`, has beside those of the answer.
+_COLUMNS = ("id", "input", "text", "text_pair", "error")
 
 
 def is_table(output: str) -> bool:
@@ -75,10 +77,12 @@ def cells(answer: dict) -> dict:
   """Returns an answer as the cells of a row, {column: cell}, for a table.
 
   Of one class per input: label, score, next_label and next_score, the class with the second highest probability, and
-  the prediction set. Of numbers: one column each. Else what the answer holds, without the probabilities.
+  the prediction set. Of numbers: one column each, "NAME prediction" where NAME is another column. Else what the answer
+  holds, without the probabilities.
   """
   row = {name: value for name, value in answer.items() if name not in ("id", "values", "probabilities")}
-  row |= answer.get("values", {})
+  taken = {*row, *_COLUMNS}
+  row |= {f"{name} prediction" if name in taken else name: value for name, value in answer.get("values", {}).items()}
   others = [pair for pair in answer.get("probabilities", {}).items() if pair[0] != answer.get("label")]
   if "label" in answer and others:
     row["next_label"], row["next_score"] = max(others, key=lambda pair: pair[1])

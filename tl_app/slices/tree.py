@@ -107,20 +107,33 @@ def _rules(tree, conditions):
     if tree.children_left[node] == -1:
       continue
     feature, threshold = int(tree.feature[node]), float(tree.threshold[node])
-    waiting.append((tree.children_left[node], (*path, (feature, False, threshold))))
-    waiting.append((tree.children_right[node], (*path, (feature, True, threshold))))
+    left_has_empty = bool(tree.missing_go_to_left[node])
+    waiting.append((tree.children_left[node], (*path, (feature, False, threshold, left_has_empty))))
+    waiting.append((tree.children_right[node], (*path, (feature, True, threshold, not left_has_empty))))
   return rules
 
 
 def _in_words(path, conditions):
-  words, limits = [], {}
-  for feature, is_above, threshold in path:
-    name, value, _ = conditions[feature]
+  words, limits, empty = [], {}, {}
+  for feature, is_above, threshold, has_empty in path:
+    name, value, numbers = conditions[feature]
     if value is None:
-      # A later limit of the same side is the narrower one.
-      limits[feature, is_above] = f"{name} {'over' if is_above else 'up to'} {threshold:g}"
+      narrower = max if is_above else min
+      limits[feature, is_above] = narrower(limits.get((feature, is_above), threshold), threshold)
+      empty[feature] = has_empty and empty.get(feature, bool(np.isnan(numbers).any()))
     elif is_above:
       words = [word for word in words if not word.startswith(f"{name} is not ")] + [f"{name} is {value}"]
     else:
       words.append(f"{name} is not {value}")
-  return " and ".join([*words, *limits.values()])
+  words += [
+    _limit(conditions[feature][0], is_above, threshold, empty[feature])
+    for (feature, is_above), threshold in limits.items()
+  ]
+  return " and ".join(words)
+
+
+def _limit(name, is_above, threshold, has_empty):
+  """Returns a condition of a number in words; a threshold of infinity divides empty cells from the others."""
+  if np.isinf(threshold):
+    return f"{name} is {'' if is_above else 'not '}empty"
+  return f"{name} {'over' if is_above else 'up to'} {threshold:g}{' or empty' if has_empty else ''}"

@@ -1,6 +1,7 @@
 """Any number of classes an example: a sigmoid each, and a threshold each that is tuned on the validation split."""
 
 import dataclasses
+import json
 import typing
 
 import numpy as np
@@ -332,7 +333,11 @@ class MultiLabelAnswers(Answers):
     return self.codec.calibrated(logits)[:, place[0]]
 
   def label_cells(self, answer):
-    return [self.codec.separator.join(answer["labels"])]
+    names = answer["labels"]
+    # No class, or a name that another reader would divide, is a list: an empty cell is no label.
+    if not names or any(mark in name for mark in cells.SEPARATORS for name in names):
+      return [json.dumps(names, ensure_ascii=False)]
+    return [self.codec.separator.join(names)]
 
   def describe_answer(self, answer):
     return ", ".join(f"{name} ({100 * answer['probabilities'][name]:.0f} %)" for name in answer["labels"]) or "no class"

@@ -75,7 +75,6 @@ def test_errors_are_the_wrong_predictions_the_worst_first(finished):
   errors, test = finished.errors(), finished.metrics["test"]
   assert list(errors)[:4] == ["id", "label", "prediction", "score"]
   assert len(errors) == round((1 - test["accuracy"]) * 60) > 3 and (errors.label != errors.prediction).all()
-  assert all(isinstance(names, list) for names in errors.prediction_set)
   assert errors.score.is_monotonic_decreasing and errors.score.between(1 / 3, 1).all()
 
 

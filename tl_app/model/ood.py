@@ -146,7 +146,7 @@ def _distribution(sums, rounding):
   """Returns (points, levels) of `OodScore` for the sums on the validation split.
 
   A new sum is at most the i-th of n sums with probability i / (n + 1). Beyond them the level goes on to 0 and 1. Where
-  nearly all features are alike, sums differ by little more than `rounding`: points are left out until the level rises
+  nearly all features are alike, sums differ by little more than `rounding`: points are removed until the level rises
   by at most `_MOST_ERROR` over so small a difference.
 
   Args:

@@ -1,6 +1,7 @@
 """Adaptation to another domain: alignment, the distance of domains, confident answers, and whole runs."""
 
 import csv
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tl_app import files
 from tl_app.commands import train
 from tl_app.config import Config
 from tl_app.errors import UserError
-from tl_app.training import adaptation
+from tl_app.training import adaptation, unlabelled
 
 
 def test_aligned_features_have_the_mean_and_covariance_of_the_target():
@@ -37,6 +38,22 @@ def test_each_class_has_its_share_of_confident_answers():
   logits = np.array([[5, 0], [4, 0], [1, 0], [0.5, 0], [0, 2], [0, 1]], "float32")
   positions, classes = adaptation.confident(logits, 0.5)
   assert positions.tolist() == [0, 1, 4] and classes.tolist() == [0, 0, 1]
+
+
+def test_a_target_needs_no_held_out_part_but_more_than_a_few_examples(tmp_path, monkeypatch):
+  (tmp_path / "target.txt").write_text("hello there\n" * 3)
+  name = f"texts:{tmp_path / 'target.txt'}"
+  config = Config(dataset="table:source.csv", unlabelled_dataset=name)
+  corpus = unlabelled.read(config, "unlabelled_dataset", "text", tmp_path / "corpus", adaptation.MOST)
+  assert len(corpus.train) + len(corpus.held_out) == 1
+  features = types.SimpleNamespace(model=None)
+  record = types.SimpleNamespace(paths=types.SimpleNamespace(corpus=tmp_path / "corpus"))
+  for count, found in ((1, "1 different example"), (9, "9 different examples")):
+    monkeypatch.setattr(unlabelled, "features_of", lambda *_, rows=count: np.zeros((rows, 4), "float32"))
+    with pytest.raises(UserError, match=f"{name} has {found}, too few to adapt to: name at least 10"):
+      adaptation.target_features(config, features, record)
+  monkeypatch.setattr(unlabelled, "features_of", lambda *_: np.zeros((10, 4), "float32"))
+  assert len(adaptation.target_features(config, features, record)) == 10
 
 
 @pytest.fixture(scope="module")

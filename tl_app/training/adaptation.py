@@ -16,6 +16,8 @@ import sklearn.model_selection
 import tensorflow as tf
 
 from tl_app.backbones.weights import values
+from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.features.frozen import Features
 from tl_app.features.rows import FeatureRows
 from tl_app.model import heads, stages
@@ -27,8 +29,8 @@ from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
-# Examples of the target that are used.
-MOST = 20000
+# Examples of the target that are used, and the number without which nothing can be said about a domain.
+MOST, LEAST = 20000, 10
 # Shares of the target's examples that are labelled in each round of pseudo_labels.
 SHARES = (0.25, 0.5)
 # Examples of each domain from which its distance is measured.
@@ -54,9 +56,15 @@ def target_features(config, features: Features, record: Record) -> np.ndarray:
   """Returns the features of --unlabelled_dataset, float32 [at most MOST, width].
 
   Raises:
-    UserError: it cannot be read, or holds another modality than the data.
+    UserError: it cannot be read, holds another modality than the data, or has fewer than `LEAST` examples.
   """
-  return unlabelled.features_of(config, "unlabelled_dataset", features.model, record.paths.corpus, MOST)
+  found = unlabelled.features_of(config, "unlabelled_dataset", features.model, record.paths.corpus, MOST)
+  if len(found) < LEAST:
+    raise UserError(
+      f"--unlabelled_dataset={config.unlabelled_dataset} has {number_of(len(found), 'different example')}, too few to "
+      f"adapt to: name at least {LEAST}, better hundreds"
+    )
+  return found
 
 
 def adapt(config, phase: Phase, features: Features, target: np.ndarray, record: Record) -> Adapted:
@@ -142,7 +150,7 @@ def _pseudo_labels(config, phase, features, target, record):
     more = dataclasses.replace(data, targets=targets, split=dataclasses.replace(data.split, train=train))
     extended = Features(model, more, features.devices, features.store, features.batch_size, features.clock)
     fit_head(phase, extended, rows, config, record)
-    log.info("pseudo-labels: %s examples of the target", f"{len(chosen):,}")
+    log.info("pseudo-labels: %s of the target", number_of(len(chosen), "example"))
   return source, (source[data.train], target)
 
 

@@ -18,7 +18,7 @@ BATCH = 128
 
 
 def read(config: Config, flag: str, modality: str, directory: pathlib.Path, most: int) -> corpora.Corpus:
-  """Returns the examples of a data set; both parts of the corpus are of use.
+  """Returns the examples of a data set; both parts of the corpus are of use, and one may be empty.
 
   Args:
     config: the `Config`.
@@ -34,7 +34,7 @@ def read(config: Config, flag: str, modality: str, directory: pathlib.Path, most
   name = getattr(config, flag)
   changes = {"dataset": name, "validation_dataset": "", "validation_fraction": 0.5, "max_examples": most}
   try:
-    corpus = corpora.load(dataclasses.replace(config, **changes), Assets.of(config), directory)
+    corpus = corpora.load(dataclasses.replace(config, **changes), Assets.of(config), directory, divided=False)
   except UserError as error:
     raise UserError(str(error).replace("--dataset=", f"--{flag}=")) from None
   if corpus.modality != modality:

@@ -126,7 +126,7 @@ def stream(batches: tf.data.Dataset, example: typing.Callable) -> tf.data.Datase
   return untuned(batches.map(example, num_parallel_calls=PARALLEL).prefetch(AHEAD))
 
 
-def load(config: Config, assets: Assets, directory: pathlib.Path) -> Corpus:
+def load(config: Config, assets: Assets, directory: pathlib.Path, divided: bool = True) -> Corpus:
   """Returns the `Corpus` of --dataset, with --validation_dataset as its held-out part if it is given.
 
   Texts are copied into `directory`, which the corpus reads as long as it is used.
@@ -135,12 +135,13 @@ def load(config: Config, assets: Assets, directory: pathlib.Path) -> Corpus:
     config: the `Config`.
     assets: the `Assets`.
     directory: an empty directory.
+    divided: whether both parts must have examples; otherwise one of them may be empty.
 
   Raises:
     UserError: the data cannot be read, or are too few.
   """
   form, _ = forms.parse(config.dataset, "dataset")
-  loader = _Loader(config, assets, directory)
+  loader = _Loader(config, assets, directory, divided)
   if form == "texts":
     loader.add_texts(texts_of(config, "dataset", loader.notes), held_out=False)
   else:
@@ -189,9 +190,9 @@ def texts_of(config: Config, flag: str, notes: list[str]) -> Iterator[text_files
 class _Loader:
   """Collects the examples of the data sets of a run."""
 
-  def __init__(self, config, assets, directory):
+  def __init__(self, config, assets, directory, divided):
     self.notes = []
-    self._config, self._assets, self._directory = config, assets, directory
+    self._config, self._assets, self._directory, self._divided = config, assets, directory, divided
     self._writer, self._images, self._bad, self._count_bad = None, {}, [], 0
 
   def add_texts(self, texts, held_out):
@@ -271,7 +272,7 @@ class _Loader:
       raise UserError(f"--dataset={config.dataset} holds no text: its files are empty or blank")
     fraction = min(config.validation_fraction, MOST_HELD_OUT / writer.passages)
     train, held_out, repeats = text_store.divide(self._directory, fraction, config.split_seed)
-    _need_both(train, held_out, config)
+    self._need_both(train, held_out)
     if len(held_out) > 2 * MOST_HELD_OUT:
       held_out = held_out.take(np.arange(2 * MOST_HELD_OUT))
     if writer.passages > writer.texts:
@@ -299,8 +300,17 @@ class _Loader:
       out = any(one for _, one in members) if given else int(order.mixed(np.array([drawn], np.uint64))[0]) < limit
       parts[out].append(members[0][0])
     train, held_out = (ImageRows(_objects(parts[out])) for out in (False, True))
-    _need_both(train, held_out, config)
+    self._need_both(train, held_out)
     return train, held_out, {"examples": total, "duplicates": total - len(images)}
+
+  def _need_both(self, train, held_out):
+    for part, name in ((train, "to train on"), (held_out, "to hold out")):
+      if self._divided and not len(part):
+        found = number_of(len(train) + len(held_out), "different example")
+        raise UserError(
+          f"--dataset={self._config.dataset} has {found} and none of them {name}: "
+          "add examples, raise --validation_fraction, or give --validation_dataset"
+        )
 
 
 def _objects(values):
@@ -317,13 +327,3 @@ def _texts_of_rows(rows):
         yield text_files.Text(row.id, value)
     if row.reason:
       yield text_files.Text(row.id, reason=row.reason)
-
-
-def _need_both(train, held_out, config):
-  for part, name in ((train, "to train on"), (held_out, "to hold out")):
-    if not len(part):
-      found = number_of(len(train) + len(held_out), "different example")
-      raise UserError(
-        f"--dataset={config.dataset} has {found} and none of them {name}: "
-        "add examples, raise --validation_fraction, or give --validation_dataset"
-      )

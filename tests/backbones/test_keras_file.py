@@ -6,6 +6,7 @@ import pytest
 
 from tl_app import backbones
 from tl_app.assets import Assets
+from tl_app.backbones import saved_backbone
 from tl_app.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -49,6 +50,24 @@ def test_a_map_is_pooled_and_pixels_are_those_of_the_flag(tmp_path):
     load(path, pooling="cls")
   with pytest.raises(UserError, match="takes only 16: remove the flag"):
     load(path, image_size=32)
+
+
+@pytest.mark.parametrize("start", ["file", "cnn_small.scratch"])
+def test_what_is_written_loads_in_a_new_process_and_is_written_again(tmp_path, start):
+  layers = LAYERS.Rescaling(1 / 255, name="normalize"), LAYERS.Conv2D(5, 3), LAYERS.MaxPooling2D(name="pool")
+  path = saved(tmp_path / "start.keras", *layers, size=32) if start == "file" else start
+  card = saved_backbone.Card("the start", "a test", "no data", {}, "no licence")
+  pixels = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+  features = []
+  for number in range(3):
+    # Keras numbers equal names anew, as in a new process.
+    keras.utils.clear_session(free_memory=False)
+    backbone = load(path, **{} if number else {"image_size": 32})
+    features.append(backbone.network(pixels, training=False)["features"])
+    path = tmp_path / str(number)
+    saved_backbone.write(backbone, path, card)
+  for found in features[1:]:
+    np.testing.assert_allclose(found, features[0], atol=1e-5)
 
 
 def test_code_in_a_file_is_not_run(tmp_path):

@@ -33,6 +33,15 @@ def test_producer_names_the_layer_of_a_tensor():
   assert keras_internals.producer(network.input).name == "inputs"
 
 
+def test_a_network_is_applied_without_another_operation():
+  network = _network()
+  inputs = keras.Input((4,), name="others")
+  other = keras.Model(inputs, keras_internals.applied(network, inputs))
+  assert [node.operation.name for node in keras_internals.nodes(other)] == ["others", "inner", "outer_dense"]
+  rows = np.ones((2, 4), "float32")
+  np.testing.assert_array_equal(other(rows), network(rows))
+
+
 def test_variable_id_is_one_for_each_variable():
   variable, other = tf.Variable(1.0), tf.Variable(1.0)
   assert keras_internals.variable_id(variable) == keras_internals.variable_id(variable)

@@ -1,6 +1,7 @@
 """Models that `model.save` of Keras wrote, `.keras` or `.h5`, as backbones for images."""
 
 import dataclasses
+import itertools
 import pathlib
 
 import keras
@@ -53,7 +54,8 @@ def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixe
   if spec.pooling_for(pooling) != spec.pooling:
     raise UserError(f"--pooling={pooling}: {spec.name} does not have it; possible: {spec.pooling}")
   inputs = keras.Input((size, size, 3), name="image")
-  features = keras.Model(model.inputs[0], output).call(native.normalize(inputs, spec))
+  _rename(model, ("normalize", "pool"))
+  features = keras_internals.applied(keras.Model(model.inputs[0], output), native.normalize(inputs, spec))
   outputs = {"features": features}
   if len(features.shape) == 4:
     outputs = {"features": keras.layers.GlobalAveragePooling2D(name="pool")(features), "map": features}
@@ -65,6 +67,15 @@ def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixe
     backbone.notes.append(f"removed at the end: {', '.join(removed)}, which give answers in place of features")
   backbone.notes.append("pixels are scaled to {:g} to {:g}; --pixels sets another range".format(*spec.value_range))
   return backbone
+
+
+def _rename(model, names):
+  """Gives layers with one of `names`, which the backbone may add to the model, names that are free."""
+  taken = {layer.name for layer in model.layers}
+  for layer in model.layers:
+    if layer.name in names:
+      layer.name = next(name for i in itertools.count(1) if (name := f"{layer.name}_{i}") not in taken)
+      taken.add(layer.name)
 
 
 def _read(spec):

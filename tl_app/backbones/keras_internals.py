@@ -5,6 +5,7 @@ An upgrade of Keras can change them; `tests/backbones/test_keras_internals.py` h
 import it from here.
 """
 
+import typing
 from collections.abc import Iterable
 
 import keras
@@ -25,6 +26,15 @@ def nodes(network: keras.Model) -> list:
 def producer(tensor: keras.KerasTensor) -> keras.Operation:
   """Returns the layer, operation or input that a symbolic tensor comes from."""
   return tensor._keras_history.operation
+
+
+def applied(network: keras.Model, inputs: keras.KerasTensor) -> typing.Any:
+  """Returns the outputs of a functional model on another symbolic input.
+
+  `network.call` adds an operation that converts the input. Its name in a saved graph would be that of the one which the
+  next program adds when it has loaded the graph, and Keras wants different names.
+  """
+  return keras.Function.call(network, inputs)
 
 
 def variable_id(variable: tf.Variable) -> str:

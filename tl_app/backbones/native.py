@@ -8,7 +8,15 @@ import pathlib
 import keras
 
 from tl_app.assets import Assets
-from tl_app.backbones import bert, bert_q4, efficientnet_lite, hugging_face, kerashub_tokens, saved_backbone
+from tl_app.backbones import (
+  bert,
+  bert_q4,
+  efficientnet_lite,
+  hugging_face,
+  keras_internals,
+  kerashub_tokens,
+  saved_backbone,
+)
 from tl_app.backbones.backbone import Backbone
 from tl_app.backbones.float32_layers import L2_NORMALIZED_FEATURES
 from tl_app.backbones.native_stages import stage_weights
@@ -123,7 +131,7 @@ def _applications(spec, assets, pooling, size):
       "and the proxy, or choose a .pypi backbone"
     ) from error
   pixels = keras.Input((size, size, 3), name="image")
-  output = network.call(normalize(pixels, spec))
+  output = keras_internals.applied(network, normalize(pixels, spec))
   spec = dataclasses.replace(spec, image_size=size)
   return image_backbone(spec, pixels, {_kind(output): output}, pooling, {"class": spec.handle})
 

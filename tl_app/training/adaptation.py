@@ -29,7 +29,7 @@ from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)
 
-# Examples of the target that are used, and the number without which nothing can be said about a domain.
+# Largest and smallest number of examples of the target.
 MOST, LEAST = 20000, 10
 # Shares of the target's examples that are labelled in each round of pseudo_labels.
 SHARES = (0.25, 0.5)

@@ -14,7 +14,9 @@ import tiny_presets
 from tl_app import files
 from tl_app.commands import train as train_lib
 from tl_app.config import Config
+from tl_app.data.splitting import folds
 from tl_app.features import disk_cache, trunk
+from tl_app.training import feed
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +92,18 @@ def test_training_from_disk_is_training_online(run, stored, tmp_path, kind, flag
   for name in ("fine_tuned", "averaged"):
     assert from_disk["candidates"][name]["loss"] == pytest.approx(online["candidates"][name]["loss"], abs=2e-3)
     assert from_disk["candidates"][name]["loss"] != pytest.approx(from_disk["candidates"]["probe"]["loss"], abs=1e-5)
+
+
+def test_folds_are_measured_and_trained_in_one_network_on_the_stored_outputs(run, tmp_path, monkeypatch):
+  monkeypatch.setattr(folds.held_out, "__defaults__", (2,))
+  feeds, stored = [], feed.from_trunk
+  monkeypatch.setattr(feed, "from_trunk", lambda *args: feeds.append(stored(*args)) or feeds[-1])
+  closed_form = {"head_epochs": Config().head_epochs, "refit": "always", "select": "fine_tuned"}
+  found = run("bert", tmp_path / "cache", recipe="lp_ft", **closed_form)
+  assert found["compared"] == {"estimate": "cross_validation", "folds": 2}
+  # The measurement, the folds, and the final model.
+  assert len(feeds) == 4
+  assert len({id(made.network) for made in feeds}) == 1 and all(made.reads_trunk for made in feeds)
 
 
 def test_whole_numbers_from_disk_give_the_online_logits(run, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from tl_app.commands import train as train_lib
 from tl_app.config import Config, rules
 from tl_app.data import pipeline
 from tl_app.errors import UserError
-from tl_app.features import inference_engine, trunk
+from tl_app.features import inference_engine
 from tl_app.features.frozen import Features
 from tl_app.model import heads, stages
 from tl_app.recipes import recipes
@@ -251,12 +251,11 @@ def trunk_steps(config, features, repeats, steps):
 def _from_stage(config, features, lowest, repeats, steps):
   names = stages.that_can_train(features.model)
   phase = _phase(config, features, [*names[names.index(lowest) :], HEAD])
-  below = trunk.load(features, phase)
-  if below is None:
+  from_trunk = feed.from_trunk(phase, features, config.seed)
+  if from_trunk is None:
     log.info("trunk: nothing is compared below stage %s, see above", lowest)
     return {}
   network, similar = _whole_network(config, features, phase)
-  from_trunk = feed.from_trunk(phase, features, below, config.seed)
   candidates = {
     "in every step": _fit(network, similar, steps),
     "read": _fit(_compiled(features, phase, from_trunk.network), from_trunk.dataset(), steps),

@@ -95,7 +95,7 @@ class TrunkFeatures:
     if any(shape[: self._axes] != (None,) * self._axes or None in shape[self._axes :] for shape in shapes):
       raise ValueError(f"the outputs below {stage} are not one vector a position: {shapes}")
     self.width = sum(math.prod(shape[self._axes :]) for shape in shapes)
-    self.network = keras.Model(self._tail.input, graphs.head_on(model.head, self._tail.output), name="tail_head")
+    self.network = graphs.tail_network(model, stage, self._tail)
     self._packed_trunk = keras.Model(inputs, Pack(self._positions)(list(self._outputs.values())), name="packed_trunk")
     total = len(features.data.inputs)
     self._lengths = np.ones(total, np.int64)

@@ -81,10 +81,31 @@ def training_network(model, phase: Phase, top: keras.layers.Layer | None = None)
     `keras.Model`, backbone inputs -> logits.
   """
   lowest = lowest_active(model, phase)
-  key = lowest, top and top.name
+  return _kept(model, (lowest, top and top.name), lambda: _training_network(model, phase, lowest, top))
+
+
+def tail_network(model, stage: str, tail: keras.Model) -> keras.Model:
+  """Returns the network above a trunk, of which `Backbone.split` makes a new one every time.
+
+  As of `training_network`, phases in a row that train above the same stage get the same object.
+
+  Args:
+    model: the `Model`.
+    stage: name of the lowest stage of the tail.
+    tail: second result of `Backbone.split`.
+
+  Returns:
+    `keras.Model`, outputs of the trunk -> logits.
+  """
+  return _kept(
+    model, (stage, tail.name), lambda: keras.Model(tail.input, head_on(model.head, tail.output), name="tail_head")
+  )
+
+
+def _kept(model, key, make):
   if key not in model.training_networks:
     model.training_networks.clear()
-    model.training_networks[key] = _training_network(model, phase, lowest, top)
+    model.training_networks[key] = make()
   return model.training_networks[key]
 
 

@@ -229,7 +229,7 @@ class CrossValidation:
       continuing.assign(self.features.model.network.variables, start)
       keras.utils.set_random_seed(self.config.seed)
       of_fold = self.features.with_parts(*parts[number - 1])
-      with progress.quiet("tl_app.training"), progress.quiet("tl_app.model"):
+      with progress.quiet("tl_app.training"), progress.quiet("tl_app.model"), progress.quiet("tl_app.features"):
         answers.append(self._fold(of_fold, decided.strength, number))
       compared = self._compared(probe, answers)[0]
       one, other = (self._score(candidate) for candidate in compared)
@@ -284,7 +284,7 @@ def _measured_step(phase, features, seed):
   """Returns the seconds of a training step, and of the first one, which compiles. The variables keep their values."""
   with features.devices.scope():
     stages.set_trainable(features.model, phase)
-    phase_feed, steps = fit.whole_network_steps(phase, features, seed)
+    phase_feed, steps = fit.steps_of(phase, features, seed)
     seconds, _, first = precision.measure(PLAIN, steps, phase_feed.dataset(), rounds=2)
   return seconds, first
 

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from tl_app import augmentation
 from tl_app.data import pipeline
+from tl_app.features import trunk
 from tl_app.features.frozen import Features
 from tl_app.features.rows import FeatureRows
-from tl_app.features.trunk import TrunkFeatures
 from tl_app.recipes.phase import Phase
 from tl_app.training import objectives
 
@@ -54,23 +54,26 @@ def whole_network(phase: Phase, features: Features, seed: int) -> Feed:
   )
 
 
-def from_trunk(phase: Phase, features: Features, trunk: TrunkFeatures, seed: int) -> Feed:
-  """Returns the `Feed` that reads the outputs of the frozen trunk from disk.
+def from_trunk(phase: Phase, features: Features, seed: int, planned: Phase | None = None) -> Feed | None:
+  """Returns the `Feed` that reads the outputs of the frozen trunk from disk, or None if every step computes them.
 
   Args:
     phase: a phase that trains the backbone.
     features: the `Features` of the run.
-    trunk: the `TrunkFeatures` of the phase.
     seed: seed of the order of the examples.
+    planned: the phase whose number of epochs decides whether these outputs are worth storing; None for `phase`.
   """
+  below = trunk.load(features, planned or phase) if objectives.of(phase).fits_head else None
+  if below is None:
+    return None
   data = features.data
   rows = data.train_rows.ravel()
   batches = index_batches(phase, features, seed)
   steps = [
     pipeline.Step("order", lambda _: batches),
-    pipeline.Step("read", lambda indices: trunk.batches(indices, rows, data.targets[rows])),
+    pipeline.Step("read", lambda indices: below.batches(indices, rows, data.targets[rows])),
   ]
-  return Feed(trunk.network, steps, lambda: trunk.logits(data.validation), reads_trunk=True)
+  return Feed(below.network, steps, lambda: below.logits(data.validation), reads_trunk=True)
 
 
 def head_alone(phase: Phase, features: Features, recomputed: FeatureRows | None, seed: int) -> Feed:

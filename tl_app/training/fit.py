@@ -13,7 +13,6 @@ from tl_app.compute import precision, time_budget
 from tl_app.compute.precision import StepPolicy
 from tl_app.errors import interruption
 from tl_app.errors.counts import number_of
-from tl_app.features import trunk
 from tl_app.features.frozen import Features
 from tl_app.features.rows import FeatureRows
 from tl_app.model import audit, graphs, heads, stages
@@ -164,6 +163,12 @@ def whole_network_steps(phase: Phase, features: Features, seed: int) -> tuple[Fe
   return phase_feed, _steps(phase, features, phase_feed)
 
 
+def steps_of(phase: Phase, features: Features, seed: int) -> tuple[Feed, PhaseSteps]:
+  """Returns the `Feed` and the `PhaseSteps` of `fit` without --max_minutes, see `whole_network_steps`."""
+  phase_feed = feed.from_trunk(phase, features, seed) or feed.whole_network(phase, features, seed)
+  return phase_feed, _steps(phase, features, phase_feed)
+
+
 def _steps(phase, features, phase_feed):
   network = with_phase_steps(phase_feed.network, phase)
   return PhaseSteps(network, phase, features.model, features.data.train_targets)
@@ -246,15 +251,16 @@ class _GradientFit:
   def _feed(self, phase, decided):
     if not phase.trains_backbone:
       return feed.head_alone(phase, self.features, self.recomputed, self.config.seed)
-    if objectives.of(phase).fits_head and (not decided or decided["reads_trunk"]):
+    found, seed = None, self.config.seed
+    if not decided:
+      found = feed.from_trunk(phase, self.features, seed, self._as_shortened(phase))
+    elif decided["reads_trunk"]:
       # Two epochs are the smallest number with which the trunk is stored.
-      worthwhile = phase.replace(epochs=max(2, phase.schedule.epochs))
-      below = trunk.load(self.features, worthwhile if decided else self._as_shortened(phase))
-      if below:
-        return feed.from_trunk(phase, self.features, below, self.config.seed)
-      if decided:
+      stored = phase.replace(epochs=max(2, phase.schedule.epochs))
+      found = feed.from_trunk(phase, self.features, seed, stored)
+      if not found:
         log.warning("phase %s: the stored features of its frozen stages cannot be used; results may differ", phase.name)
-    return feed.whole_network(phase, self.features, self.config.seed)
+    return found or feed.whole_network(phase, self.features, seed)
 
   def _as_shortened(self, phase):
     """Returns the phase, with one epoch if --max_minutes leaves time for only one.
@@ -265,7 +271,8 @@ class _GradientFit:
       phase: a phase that trains the backbone.
     """
     splits = self.features.model.backbone.can_split(graphs.lowest_active(self.features.model, phase))
-    if self.limit and splits and phase.schedule.epochs > 1 and not phase.inputs.mixes:
+    stores = splits and objectives.of(phase).fits_head
+    if self.limit and stores and phase.schedule.epochs > 1 and not phase.inputs.mixes:
       shortened = self._shorten(phase, self._seconds_of_whole_steps(phase))
       if shortened is None or shortened.schedule.epochs < 2:
         return phase.replace(epochs=1)

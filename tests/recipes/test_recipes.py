@@ -110,6 +110,7 @@ def test_light_recipes_choose_within_stages(recipe, trainable_filter):
 @pytest.mark.parametrize(
   ("text", "stages", "trainable_filter"),
   [
+    ("auto", (*STAGES, "head"), "all"),
     ("all", (*STAGES, "head"), "all"),
     ("none", ("head",), "all"),
     ("top:1", ("layer_1", "head"), "all"),
@@ -127,6 +128,12 @@ def test_train_stages_forms(text, stages, trainable_filter):
       train_stages.parse(text, FACTS, freeze_head=True)
   else:
     assert train_stages.parse(text, FACTS, freeze_head=True) == (stages[:-1], trainable_filter)
+
+
+def test_auto_does_not_train_the_frozen_stages_and_others_do():
+  facts = dataclasses.replace(FACTS, frozen=("embeddings", "layer_0"))
+  assert _plan(facts)[1].trains.train_stages == ("layer_1", "head")
+  assert _plan(facts, train_stages="all")[1].trains.train_stages == (*STAGES, "head")
 
 
 @pytest.mark.parametrize(

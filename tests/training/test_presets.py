@@ -76,6 +76,25 @@ def test_the_contrastive_loss_is_for_few_texts(changes, flags, expected):
   assert planning.contrasts(Config(**flags), data, model) == expected
 
 
+@pytest.mark.parametrize(
+  ("changes", "flags", "frozen"),
+  [
+    ({}, {}, 2),
+    ({"count": planning.FEW_EXAMPLES}, {}, 0),
+    ({"modality": "text"}, {}, 0),
+    ({"pretrained": False}, {}, 0),
+    ({}, {"recipe": "lp_ft"}, 0),
+    ({}, {"preset": "best"}, 0),
+  ],
+)
+def test_the_lower_stages_stay_as_they_are_on_few_images(changes, flags, frozen):
+  facts = {"count": planning.FEW_EXAMPLES - 1, "modality": "image", "pretrained": True} | changes
+  stages = {f"stage_{k}": () for k in range(6)}
+  backbone = types.SimpleNamespace(stages=stages, modality=facts["modality"], pretrained=facts["pretrained"])
+  data = types.SimpleNamespace(train=np.arange(facts["count"]))
+  assert planning.frozen(Config(**flags), data, backbone) == tuple(stages)[:frozen]
+
+
 def test_balanced_takes_the_contrastive_recipe_where_it_suits():
   facts = Facts(20, 2, 1e-4, {"layer": ("layer/kernel",)}, contrasts=True)
   assert recipes.plan(Config(), facts) == recipes.plan(Config(recipe="contrastive"), facts)

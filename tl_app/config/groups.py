@@ -345,12 +345,14 @@ class RecipeConfig:
     common=True,
   )
   train_stages: str = _field(
-    "all",
-    "What fine-tuning trains: all, none, top:N, stage names separated by commas, or a regular expression over variable "
-    "names. The head always trains with them, unless --freeze_head is given.",
+    AUTO,
+    "What fine-tuning trains besides the head: all, none, top:N, stage names separated by commas, or a regular "
+    "expression over variable names. auto: all, or the upper ones for fewer than 1,000 images.",
     common=True,
   )
-  freeze_head: bool = _field(False, "Fine-tuning leaves the head as the probe has trained it.")
+  freeze_head: bool = _field(
+    False, "Fine-tuning leaves the head, which trains by default, as the probe has trained it."
+  )
   bn: str = _field(
     AUTO,
     "BatchNormalization during fine-tuning. auto: frozen, or train for a backbone with random weights. frozen: moving "

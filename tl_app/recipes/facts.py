@@ -17,6 +17,7 @@ class Facts:
     batch_examples: mean number of examples in a batch of --batch_tokens; 0 without that flag.
     pretrained: whether the backbone has pretrained weights. Random ones have to be trained, all and longer.
     few_steps: smallest number of steps of few examples, see `Modality.few_steps`.
+    frozen: stages that --train_stages=auto leaves as they are, see `Modality.few_frozen`.
     contrasts: whether the supervised contrastive loss suits the data: few texts with one class each, and features of L2
       norm 1, see `planning.contrasts`.
     closed_solver: solver of the probe in closed form, see `Task.closed_solver`; "" for none.
@@ -31,6 +32,7 @@ class Facts:
   batch_examples: float = 0.0
   pretrained: bool = True
   few_steps: int = 0
+  frozen: tuple = ()
   contrasts: bool = False
   closed_solver: str = ""
   probe_work: float = 0.0

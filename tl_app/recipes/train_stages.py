@@ -11,8 +11,8 @@ def parse(text: str, facts: Facts, freeze_head: bool = False) -> tuple[tuple, st
   """Parses --train_stages.
 
   Args:
-    text: "all", "none", "top:N", stage names separated by commas, or a regular expression over variable paths.
-    facts: the `Facts`, for the stages of the backbone.
+    text: "auto", "all", "none", "top:N", stage names separated by commas, or a regular expression over variable paths.
+    facts: the `Facts`, for the stages of the backbone; `Facts.frozen` are those that "auto" does not train.
     freeze_head: whether the head keeps the values of the probe. By default it trains together with any stages.
 
   Returns:
@@ -34,7 +34,9 @@ def _parse(text, facts):
   """Returns what `parse` does for a head that trains."""
   backbone = list(facts.stages)
   if not text.strip():
-    raise UserError("--train_stages is empty: use all, none, top:N, stage names or a regular expression")
+    raise UserError("--train_stages is empty: use auto, all, none, top:N, stage names or a regular expression")
+  if text == "auto":
+    return (*(name for name in backbone if name not in facts.frozen), HEAD), ALL
   if text in ("all", "none"):
     return (*(backbone if text == "all" else []), HEAD), ALL
   if re.fullmatch(r"top:\d+", text):

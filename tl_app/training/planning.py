@@ -35,6 +35,8 @@ RANDOM_LEARNING_RATE = 1e-3
 # average, and for more classes than a batch holds of it. With ten texts of a class it was better than the loss of the
 # task on 77 classes, and worse on two.
 CONTRASTIVE_EXAMPLES, CONTRASTIVE_CLASSES = 16, 17
+# The preset `balanced` leaves the lower stages as they are, see `Modality.few_frozen`, on fewer examples than this.
+FEW_EXAMPLES = 1000
 # Flags of fine-tuning by the loss of the task, besides those that rules refuse with --recipe=contrastive.
 _OF_TASK_LOSS = ("epochs", "imbalance", "ema", "freeze_head", "head_hidden_units", "head_dropout")
 
@@ -155,10 +157,20 @@ def facts(config, data: TrainingData, model: Model, devices: Devices) -> Facts:
     batch_examples=batch_examples,
     pretrained=backbone.pretrained,
     few_steps=modalities.of(backbone.modality).few_steps,
+    frozen=frozen(config, data, backbone),
     contrasts=contrasts(config, data, model),
     closed_solver=model.task.closed_solver,
     probe_work=float(_probe_rows(data, model)) * backbone.feature_size * len(model.task.codec.names),
   )
+
+
+def frozen(config, data: TrainingData, backbone: Backbone) -> tuple[str, ...]:
+  """Returns the names of the stages that --train_stages=auto does not train."""
+  few = len(data.train) < FEW_EXAMPLES
+  if config.recipe != AUTO or config.preset != "balanced" or not backbone.pretrained or not few:
+    return ()
+  stages = tuple(backbone.stages)
+  return stages[: int(modalities.of(backbone.modality).few_frozen * len(stages))]
 
 
 def contrasts(config, data: TrainingData, model: Model) -> bool:
@@ -227,10 +239,11 @@ def for_other_data(config, plan: Plan, features: Features, recipe: Callable) -> 
   """
   model, devices = features.model, features.devices
   contrasted = any(isinstance(phase.objective, SupervisedContrastive) for phase in plan.phases)
+  lower = frozen(config, features.data, model.backbone)
 
   def phases_for(data):
-    # The run has decided: a fold has fewer examples of a class.
-    found = dataclasses.replace(facts(config, data, model, devices), contrasts=contrasted)
+    # The run has decided: a fold has fewer examples, the final model more.
+    found = dataclasses.replace(facts(config, data, model, devices), contrasts=contrasted, frozen=lower)
     return plan.batch_size.applied(recipe(config, found, devices.replicas))
 
   return phases_for

@@ -27,6 +27,7 @@ class Modality(abc.ABC):
     varies_in_length: whether inputs take different numbers of tokens. Batches then hold inputs of similar length.
     is_batched: whether the steps of a stream take a batch of inputs at a time. Otherwise they take one.
     few_steps: smallest number of steps in which `--preset=balanced` fine-tunes few examples.
+    few_frozen: share of the stages, from the input upwards, that `--preset=balanced` does not train on few examples.
     units: what an explanation of an answer gives scores to: "words" or "regions".
     prefers_openvino: whether --frozen_engine=auto may choose OpenVINO.
     augmentations: the values of --augment that a search tries.
@@ -45,6 +46,7 @@ class Modality(abc.ABC):
   varies_in_length: bool = False
   is_batched: bool = False
   few_steps: int = 150
+  few_frozen: float = 0.0
   units: str = ""
   prefers_openvino: bool = False
   augmentations: tuple[str, ...] = ()

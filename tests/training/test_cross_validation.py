@@ -116,6 +116,27 @@ def test_the_final_model_has_the_time_that_was_planned(tmp_path, monkeypatch, re
 
 
 @pytest.mark.parametrize(
+  ("held", "seconds", "flags", "count", "told"),
+  [
+    (4, 10.0, {}, 5, ""),
+    (40, 10.0, {}, 5, ""),
+    (40, 30.0, {}, 3, "; 120 held-out examples are enough to choose by, --refit=always runs all 5 folds"),
+    (200, 40.0, {}, 1, "; 200 held-out examples are enough"),
+    (40, 100.0, {}, 2, "; with all 5 folds it would be longer than about 4 min, --refit=always runs them"),
+    (40, 300.0, {}, 0, "; with all 5 folds"),
+    (40, 30.0, {"preset": "best"}, 5, ""),
+    (40, 300.0, {"refit": "always"}, 5, ""),
+  ],
+)
+def test_as_many_folds_are_run_as_the_choice_needs_and_the_time_allows(
+  tmp_path, monkeypatch, held, seconds, flags, count, told
+):
+  crossing = _crossing(tmp_path, monkeypatch, [], **flags)
+  found, words = crossing._affordable(5, held, seconds, rest=20.0)
+  assert found == count and words.startswith(told) and bool(words) == bool(told)
+
+
+@pytest.mark.parametrize(
   ("recipe", "examples", "shares"), [("contrastive", 100, [1, 0]), ("gradual", 2900, list(range(11, 0, -1)))]
 )
 def test_phases_of_the_backbone_share_the_time_of_the_final_model(tmp_path, monkeypatch, recipe, examples, shares):

@@ -79,7 +79,7 @@ def test_the_contrastive_loss_is_for_few_texts(changes, flags, expected):
 @pytest.mark.parametrize(
   ("changes", "flags", "frozen"),
   [
-    ({}, {}, 2),
+    ({}, {}, 3),
     ({"count": planning.FEW_EXAMPLES}, {}, 0),
     ({"modality": "text"}, {}, 0),
     ({"pretrained": False}, {}, 0),
@@ -89,7 +89,7 @@ def test_the_contrastive_loss_is_for_few_texts(changes, flags, expected):
 )
 def test_the_lower_stages_stay_as_they_are_on_few_images(changes, flags, frozen):
   facts = {"count": planning.FEW_EXAMPLES - 1, "modality": "image", "pretrained": True} | changes
-  stages = {f"stage_{k}": () for k in range(6)}
+  stages = {f"stage_{k}": () for k in range(10)}
   backbone = types.SimpleNamespace(stages=stages, modality=facts["modality"], pretrained=facts["pretrained"])
   data = types.SimpleNamespace(train=np.arange(facts["count"]))
   assert planning.frozen(Config(**flags), data, backbone) == tuple(stages)[:frozen]

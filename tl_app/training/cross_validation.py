@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 # Longest time of the folds and of the final model with --refit=auto, in seconds, by --preset: few examples are expected
 # to take few minutes. Where it does not allow all folds, fewer are run.
 MOST_SECONDS = {"quick": 240.0, "balanced": 240.0, "best": 1200.0}
+# With so many held-out answers, further folds are run only if all take at most so many seconds; not so for `best`.
+ENOUGH_ANSWERS, CHEAP_SECONDS = 100, 60.0
 # Name of the part of the `RunState` with the answers of the folds that have ended.
 PART = "folds"
 
@@ -187,9 +189,7 @@ class CrossValidation:
       for count in (fitted + len(held), refitted + len(self.features.data.test))
     )
     seconds, rest = compiled + step * (steps + answered), first + step * (last_steps + last_answered)
-    count, most = len(parts), MOST_SECONDS[self.config.preset]
-    if self.config.refit == AUTO:
-      count = max(0, min(count, int((most - rest) // seconds)))
+    count, why_fewer = self._affordable(len(parts), len(held), seconds, rest)
     run = max(count, 1)
     what = (
       f"{number_of(run, 'fold')} of {number_of(steps, 'step')} of {step:.2f} s, as measured: "
@@ -197,15 +197,30 @@ class CrossValidation:
     )
     reason = ""
     if not count:
-      reason = f"longer than {progress.about(most)}; --refit=always does it"
+      reason = f"longer than {progress.about(MOST_SECONDS[self.config.preset])}; --refit=always does it"
     elif self.limit and not self._fits(count * seconds + rest):
       reason = f"--max_minutes={self.limit.max_minutes:g} does not allow it"
-    told = f"fine-tuning is cross-validated: {what}"
+    told = f"fine-tuning is cross-validated: {what}{why_fewer}"
     if reason:
       told = f"fine-tuning is compared on the validation split alone, not cross-validated ({what}): {reason}"
-    elif count < len(parts):
-      told += f"; with all {len(parts)} folds it would be longer than {progress.about(most)}, --refit=always runs them"
     return {"folds": 0 if reason else count, "reason": told, "seconds": seconds, "final": rest}
+
+  def _affordable(self, folds, held, seconds, rest):
+    """Returns (how many folds of `held` held-out examples are run, in words why not all of them)."""
+    if self.config.refit != AUTO:
+      return folds, ""
+    enough, most = folds, MOST_SECONDS[self.config.preset]
+    if self.config.preset != "best":
+      enough = max(math.ceil(ENOUGH_ANSWERS / held), int(CHEAP_SECONDS // seconds))
+    fit = max(0, int((most - rest) // seconds))
+    if fit < min(enough, folds):
+      return fit, f"; with all {folds} folds it would be longer than {progress.about(most)}, --refit=always runs them"
+    if enough < folds:
+      return (
+        enough,
+        f"; {enough * held:,} held-out examples are enough to choose by, --refit=always runs all {folds} folds",
+      )
+    return folds, ""
 
   def _fits(self, seconds):
     assert self.limit

@@ -30,8 +30,8 @@ class Image(Modality):
   is_decoded = True
   # Photographs are learnt in fewer steps than texts, and a step takes longer: docs/results.md, "Few examples".
   few_steps = 60
-  # Two thirds of the time of a step, for no accuracy; their outputs are computed once.
-  few_frozen = 0.4
+  # They take more than half of the time of a step; their outputs are computed once: docs/results.md, "Few examples".
+  few_frozen = 0.3
   units = "regions"
   prefers_openvino = True
   augmentations = ("light",)

@@ -237,6 +237,10 @@ def test_another_search_is_not_continued(tmp_path, runs):
   (tmp_path / "run/config.json").write_text("{}")
   with pytest.raises(UserError, match="holds a run"):
     tune.tune(dataclasses.replace(config(tmp_path), workdir=str(tmp_path / "run")), tune.Options())
+  (tmp_path / "photos").mkdir()
+  (tmp_path / "photos/1.jpg").write_text("")
+  with pytest.raises(UserError, match="is not empty and holds no search"):
+    tune.tune(dataclasses.replace(config(tmp_path), workdir=str(tmp_path / "photos")), tune.Options())
 
 
 def test_trials_have_no_test_split(tmp_path):

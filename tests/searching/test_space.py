@@ -139,4 +139,4 @@ def test_the_default_space_holds_flags_with_usable_values():
     again = space_lib.of({name: entry.to_json() for name, entry in space.items()}, "")
     assert again == space
   assert "augment" not in space_lib.of_fine_tuning(1e-4, 6, True, ())
-  assert space_lib.of_fine_tuning(1e-4, 1, False, ())["train_stages"].values == ("all",)
+  assert space_lib.of_fine_tuning(1e-4, 1, False, ())["train_stages"].values == ("auto",)

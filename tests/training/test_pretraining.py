@@ -262,6 +262,7 @@ def test_what_cannot_work_is_one_line(tmp_path, bert):
     ("--batch_size=auto does nothing in pretrain", bert, {"batch_size": "auto"}),
     ("reads at most 32 tokens", bert, {"max_length": 64}),
     ("trains nothing of the backbone", bert, {"train_stages": "none"}),
+    ("compares an example with the others of its batch", bert, {"objective": "views", "batch_size": 1}),
   ]
   for number, (message, backbone, flags) in enumerate(refusals):
     with pytest.raises(UserError, match=message):

@@ -238,7 +238,7 @@ def _initializers(meta) -> Iterator[str]:
   for collection in meta.collection_def.values():
     yield from collection.node_list.value
   for content in meta.collection_def["local_variables"].bytes_list.value:
-    yield variable_pb2.VariableDef.FromString(content).initializer_name
+    yield variable_pb2.VariableDef.FromString(content).initializer_name  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _node_name(tensor):

@@ -8,7 +8,7 @@ from tl_app.errors import UserError
 
 MAX_PARTS = 8
 # Names with another meaning in --train_stages: the new head, and which stages train.
-RESERVED = ("head", "all", "none")
+RESERVED = ("head", "auto", "all", "none")
 # Blocks per stage of a ResNet, by the number of blocks: 18, 34 and 50, 101, 152 layers (He et al. 2016, table 1).
 _RESNET_BLOCKS = {8: (2, 2, 2, 2), 16: (3, 4, 6, 3), 33: (3, 4, 23, 3), 50: (3, 8, 36, 3)}
 # Names of layers that were not given a name.

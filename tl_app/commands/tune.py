@@ -328,6 +328,8 @@ def _open(root, config, options):
   path = root / SETTINGS
   with study_lib.locked(root):
     if not path.exists():
+      if any(found.name != study_lib.LOCK for found in root.iterdir()):
+        raise UserError(f"--workdir={root} is not empty and holds no search: choose another directory")
       files.write_json(path, settings | {"config": _values(config)})
       return
     try:

@@ -98,7 +98,7 @@ def tail_network(model, stage: str, tail: keras.Model) -> keras.Model:
     `keras.Model`, outputs of the trunk -> logits.
   """
   return _kept(
-    model, (stage, tail.name), lambda: keras.Model(tail.input, head_on(model.head, tail.output), name="tail_head")
+    model, (stage, tail.name), lambda: keras.Model(tail.input, head_on(model.head, dict(tail.output)), name="tail_head")
   )
 
 

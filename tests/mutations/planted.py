@@ -103,8 +103,8 @@ BUGS = {
   # Metrics and answers.
   "thresholds of several labels are reversed": Bug(
     "tasks/multi_label.py",
-    "thresholds=tuple(float(value) for value in thresholds))",
-    "thresholds=tuple(float(value) for value in thresholds[::-1]))",
+    "thresholds=tuple(float(value) for value in limits))",
+    "thresholds=tuple(float(value) for value in limits[::-1]))",
     (TASKS, "tasks/test_calibration.py"),
   ),
   "macro F1 averages over absent classes": Bug(

@@ -5,7 +5,6 @@ import errno
 import logging
 import os
 import pathlib
-import sys
 
 from tl_app import files
 from tl_app.errors import UserError
@@ -100,7 +99,7 @@ def writing(directory, advice="set --cache_dir or TL_APP_CACHE"):
 
 
 def announce(what, tool, directory):
-  print(f"fetching {what} with {tool} into {directory}", file=sys.stderr, flush=True)
+  log.info("fetching %s with %s into %s", what, tool, directory)
 
 
 def reason(error):

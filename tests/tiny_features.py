@@ -60,3 +60,16 @@ def data(lengths, backbone, targets=None):
     copies=None if copied is None else (Inputs.of("text", copied), copied),
   )
   return frozen.with_lengths(made, backbone)
+
+
+class Rows:
+  """Stands for the rows of a `Corpus`."""
+
+  def __init__(self, values):
+    self._values = np.array(values, object)
+
+  def __len__(self):
+    return len(self._values)
+
+  def read(self, positions):
+    return self._values[positions]

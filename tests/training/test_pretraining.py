@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tiny_modules
 import tiny_presets
+from tiny_features import Rows
 
 from tl_app import backbones, config
 from tl_app.assets import Assets
@@ -42,19 +43,6 @@ def features(backbone):
 def bert(tmp_path_factory):
   """Returns the directory of a BERT preset of KerasHub."""
   return tiny_presets.bert(tmp_path_factory.mktemp("preset") / "bert", list(tiny_modules.VOCABULARY), layers=2)
-
-
-class Rows:
-  """Stands for the rows of a `Corpus`."""
-
-  def __init__(self, values):
-    self.values = np.array(values, object)
-
-  def __len__(self):
-    return len(self.values)
-
-  def read(self, positions):
-    return self.values[positions]
 
 
 def squares():

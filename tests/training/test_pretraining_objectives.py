@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_modules
+from tiny_features import Rows
 
 from tl_app import backbones
 from tl_app.assets import Assets
@@ -16,19 +17,6 @@ from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
 from tl_app.training import pretraining
 from tl_app.training.pretraining import clusters, reconstruct, views
-
-
-class Rows:
-  """Stands for the rows of a `Corpus`."""
-
-  def __init__(self, values):
-    self._values = np.array(values, object)
-
-  def __len__(self):
-    return len(self._values)
-
-  def read(self, positions):
-    return self._values[positions]
 
 
 def test_the_loss_of_views_compares_each_view_with_those_of_other_examples():

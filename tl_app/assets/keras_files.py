@@ -120,7 +120,11 @@ def main() -> None:
 
 def _limit_memory(more):
   """Limits the memory of this process to what it has now, and `more` bytes."""
-  now = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+  statm = pathlib.Path("/proc/self/statm")
+  if not statm.exists():
+    # Only Linux tells, and keeps to this limit.
+    return
+  now = int(statm.read_text().split()[0]) * resource.getpagesize()
   before = [limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit != resource.RLIM_INFINITY]
   limit = min([now + more, *before])
   resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

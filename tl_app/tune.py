@@ -41,7 +41,7 @@ def define_flags():
 
 def main():
   config = cli.config_from_flags()
-  from tl_app.searching import space
+  from tl_app.commands.searching import space
 
   flags = cli.FLAGS
   chosen = space.read(flags.space) if flags.space else None

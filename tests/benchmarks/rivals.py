@@ -28,13 +28,12 @@ from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.commands import benchmark
 from tl_app.commands import train as train_lib
-from tl_app.compute import precision
 from tl_app.config import Config
 from tl_app.model import stages
 from tl_app.recipes import recipes
 from tl_app.recipes.phase import HEAD
 from tl_app.tasks import statistics as statistics_lib
-from tl_app.training import feed
+from tl_app.training import feed, precision
 from tl_app.training.compiling import PhaseSteps
 from tl_app.workdir import Record
 

@@ -13,12 +13,12 @@ import tiny_modules
 
 from tl_app import tune as entry_point
 from tl_app.commands import early_checks, loading, train, training_process, trials, tune
+from tl_app.commands.searching import space as space_lib
 from tl_app.config import Config
 from tl_app.data import training_data
 from tl_app.data.modalities import of
 from tl_app.errors import RunFailed, UserError
 from tl_app.report import tuning_page
-from tl_app.searching import space as space_lib
 from tl_app.tasks import SINGLE_LABEL
 from tl_app.training import selection
 from tl_app.workdir import Workdir

@@ -6,8 +6,8 @@ import os
 
 from loading import load, refusal, write, write_images
 
-from tl_app import progress
 from tl_app.data.readers import verify as verify_lib
+from tl_app.terminal import progress
 
 
 def test_images_are_checked_with_the_decoder_of_training(tmp_path):

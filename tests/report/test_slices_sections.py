@@ -8,8 +8,8 @@ from tiny_runs import write_run
 from tl_app import files
 from tl_app.report import facts, page, slices_text, summary
 from tl_app.report.sections import labels, slices
-from tl_app.slices import columns
-from tl_app.slices import report as report_lib
+from tl_app.report.slices import columns
+from tl_app.report.slices import report as report_lib
 from tl_app.tasks import SINGLE_LABEL
 
 TASK = SINGLE_LABEL.fit(["ham", "spam"])

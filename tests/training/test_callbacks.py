@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl_app import progress
 from tl_app.compute.devices import Devices
 from tl_app.config import Config
 from tl_app.errors import RunFailed
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
 from tl_app.tasks import SINGLE_LABEL
+from tl_app.terminal import progress
 from tl_app.training import callbacks
 from tl_app.workdir import Record, Workdir
 

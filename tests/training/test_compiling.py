@@ -14,14 +14,13 @@ import tiny_presets
 from tl_app import tasks
 from tl_app.backbones.weights import values
 from tl_app.commands import train
-from tl_app.compute import precision
-from tl_app.compute.precision import PLAIN, StepPolicy
 from tl_app.config import Config
 from tl_app.model import heads
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
-from tl_app.training import compiling, optimizers, phases
+from tl_app.training import compiling, optimizers, phases, precision
 from tl_app.training.compiling import PhaseSteps
+from tl_app.training.precision import PLAIN, StepPolicy
 
 LABELS = ["ant", "bee", "cat"] * 8
 TASK = tasks.TASKS["single_label"].fit(LABELS)

@@ -12,16 +12,15 @@ import tiny_modules
 
 from tl_app import files
 from tl_app.commands import train
-from tl_app.compute import time_budget
 from tl_app.config import FIELDS, Config
 from tl_app.data.splitting import folds
 from tl_app.model import stages
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
 from tl_app.tasks import SINGLE_LABEL, solvers
-from tl_app.training import cross_validation, phases
+from tl_app.training import cross_validation, phases, time_budget
 from tl_app.training.cross_validation import CrossValidation
-from tl_app.training.fit import PhaseResult
+from tl_app.training.phase_result import PhaseResult
 from tl_app.training.refit import Refit
 from tl_app.training.selection import Candidate
 from tl_app.training.time_limit import TimeLimit

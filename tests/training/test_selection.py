@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tl_app import slices, tasks
+from tl_app import tasks
 from tl_app.config import Config
 from tl_app.data import modalities
 from tl_app.data.examples import Examples, Inputs, strings
-from tl_app.report import formatting
+from tl_app.report import formatting, slices
 from tl_app.tasks import SINGLE_LABEL, statistics
 from tl_app.training import selection
 

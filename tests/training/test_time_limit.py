@@ -13,13 +13,12 @@ from tl_app import backbones, files
 from tl_app.assets import cache_root
 from tl_app.backbones import weights
 from tl_app.commands import evaluate, inspect_run, train
-from tl_app.compute import precision, time_budget
 from tl_app.config import Config
 from tl_app.features import frozen
 from tl_app.features.frozen import Features
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
-from tl_app.training import image_size, phases, planning, time_limit
+from tl_app.training import image_size, phases, planning, precision, time_budget, time_limit
 from tl_app.training.batch_size import BatchSize
 from tl_app.training.compiling import PhaseSteps
 from tl_app.training.time_limit import TimeLimit

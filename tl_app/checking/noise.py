@@ -12,7 +12,7 @@ import sklearn.preprocessing
 
 from tl_app.checking.findings import SHOWN, find
 from tl_app.data.corrections import Proposal
-from tl_app.progress import counted
+from tl_app.terminal.progress import counted
 
 FOLDS = 5
 # Inverse strength of the regularisation. With 5 % of the labels made wrong, "both" of cleanlab's filters found 88 % of

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tl_app.checking.findings import SHOWN, find, named
 from tl_app.data.splitting.text_fingerprints import normalized
 from tl_app.preprocessing import long_text
-from tl_app.progress import counted
+from tl_app.terminal.progress import counted
 
 # The name of a class is in this share of its texts, and in at most the other share of the rest.
 NAME_IN_OWN, NAME_ELSEWHERE = 0.9, 0.1

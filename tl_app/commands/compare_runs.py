@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tl_app import files, slices, tasks
+from tl_app import files, tasks
 from tl_app import workdir as workdir_lib
 from tl_app.commands import compare_statistics
 from tl_app.commands.compare_statistics import Run
 from tl_app.errors import UserError
 from tl_app.errors.counts import number_of
 from tl_app.files import checksums
-from tl_app.report import comparison_page, formatting, predictions
-from tl_app.slices import measure
+from tl_app.report import comparison_page, formatting, predictions, slices
+from tl_app.report.slices import measure
 
 RESULT, PAGE, CHANGES = "comparison.json", "comparison.html", "changes.csv"
 # Examples of each kind in comparison.json and on the page; changes.csv has all.

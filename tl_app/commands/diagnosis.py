@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from tl_app import slices
 from tl_app.assets import cache_root
 from tl_app.checking import noise, summary
 from tl_app.checking import review as review_lib
@@ -13,7 +12,8 @@ from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.data.splitting.splits import Splits
 from tl_app.errors import UserError
 from tl_app.features.frozen import Features
-from tl_app.slices.measure import LEAST
+from tl_app.report import slices
+from tl_app.report.slices.measure import LEAST
 from tl_app.training.answered import Answered
 from tl_app.workdir import Record
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tl_app import data, files, progress, slices
+from tl_app import data, files
 from tl_app import workdir as workdir_lib
 from tl_app.commands import finished_run
 from tl_app.data.examples import Examples
@@ -16,7 +16,8 @@ from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
 from tl_app.model import inference
 from tl_app.model.model import Model
-from tl_app.report import predictions
+from tl_app.report import predictions, slices
+from tl_app.terminal import progress
 from tl_app.training import out_of_distribution
 from tl_app.training.answered import Answered
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tl_app import progress
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets, cache_root
 from tl_app.backbones import tuned
@@ -29,6 +28,7 @@ from tl_app.explaining.similar import Similar
 from tl_app.features import frozen
 from tl_app.model.model import Model
 from tl_app.report import explanations, page, predictions
+from tl_app.terminal import progress
 from tl_app.training.selection import HEADS
 from tl_app.workdir import Record, Workdir
 

@@ -9,13 +9,13 @@ import numpy as np
 from tl_app.assets import Assets
 from tl_app.backbones.spec import L2, BackboneSpec
 from tl_app.commands import loading
+from tl_app.commands.searching import probes
 from tl_app.compute.devices import Devices
 from tl_app.config import AUTO, Config
 from tl_app.data.splitting import folds
 from tl_app.data.splitting.splits import Splits
 from tl_app.errors import UserError
 from tl_app.features.frozen import Features
-from tl_app.searching import probes
 from tl_app.training.selection import SIGNIFICANT
 from tl_app.workdir import Record
 

@@ -8,7 +8,7 @@ import numpy as np
 from tl_app import data, tasks
 from tl_app.assets import Assets
 from tl_app.backbones.backbone import Backbone
-from tl_app.compute import multi_worker, precision
+from tl_app.compute import multi_worker
 from tl_app.config import Config
 from tl_app.data import training_data
 from tl_app.data.examples import strings
@@ -22,6 +22,7 @@ from tl_app.model import model as model_lib
 from tl_app.model.heads import LabelledFeatures
 from tl_app.model.model import Model
 from tl_app.tasks.task import Task
+from tl_app.training import precision
 from tl_app.workdir.state import RunState
 
 

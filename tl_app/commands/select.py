@@ -20,6 +20,7 @@ from tl_app.backbones.backbone import parameters
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.cli import machine_error
 from tl_app.commands import default_backbone, feature_choices, loading
+from tl_app.commands.searching import probes, scores
 from tl_app.compute import devices as devices_lib
 from tl_app.compute import memory
 from tl_app.config import Config
@@ -30,7 +31,6 @@ from tl_app.errors import RunFailed, UserError
 from tl_app.errors.counts import number_of
 from tl_app.features.frozen import Features
 from tl_app.report import formatting, selection_page
-from tl_app.searching import probes, scores
 from tl_app.training import selection
 
 log = logging.getLogger(__name__)

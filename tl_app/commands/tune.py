@@ -10,18 +10,19 @@ import time
 import typing
 
 from tl_app import config as config_lib
-from tl_app import files, progress
+from tl_app import files
 from tl_app import workdir as workdir_lib
 from tl_app.cli import machine_error
 from tl_app.commands import train, training_process
+from tl_app.commands.searching import space as space_lib
+from tl_app.commands.searching import study as study_lib
+from tl_app.commands.searching.space import Space
+from tl_app.commands.searching.study import Study, Workers
 from tl_app.commands.trials import Bench, Outcome, OutOfTime, Pruned, check_time
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
 from tl_app.report import formatting, tuning_page
-from tl_app.searching import space as space_lib
-from tl_app.searching import study as study_lib
-from tl_app.searching.space import Space
-from tl_app.searching.study import Study, Workers
+from tl_app.terminal import progress
 from tl_app.workdir import Workdir
 
 log = logging.getLogger(__name__)

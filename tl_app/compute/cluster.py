@@ -8,8 +8,8 @@ import json
 import os
 from collections.abc import Mapping
 
-from tl_app import progress
 from tl_app.errors import UserError
+from tl_app.terminal import progress
 
 STRATEGY = "multi_worker"
 VARIABLE = "TF_CONFIG"

@@ -22,10 +22,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app import progress
 from tl_app.compute.batch_predictor import BatchPredictor
 from tl_app.compute.cluster import Place
 from tl_app.errors import RunFailed, UserError
+from tl_app.terminal import progress
 
 log = logging.getLogger(__name__)
 

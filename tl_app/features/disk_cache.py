@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tl_app import progress
 from tl_app.errors.counts import number_of
 from tl_app.files import locks
 from tl_app.files.locks import Lock
+from tl_app.terminal import progress
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app import progress
 from tl_app.backbones import keras_internals
 from tl_app.compute.batch_predictor import BatchPredictor
 from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.model import heads
+from tl_app.terminal import progress
 
 log = logging.getLogger(__name__)
 

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
-from tl_app import progress
 from tl_app.backbones.backbone import Backbone
 from tl_app.data import pipeline
 from tl_app.data.examples import Inputs
+from tl_app.terminal import progress
 
 # Least number of examples in a forward pass without gradients. Activations are not kept, so more examples fit than in a
 # training batch.

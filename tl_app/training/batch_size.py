@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tl_app.compute import memory, precision
+from tl_app.compute import memory
 from tl_app.compute.devices import Devices
 from tl_app.config import AUTO
 from tl_app.data import pipeline
@@ -19,7 +19,7 @@ from tl_app.features.frozen import Features
 from tl_app.model import stages
 from tl_app.model.model import Model
 from tl_app.recipes.phase import Phase
-from tl_app.training import train_steps
+from tl_app.training import precision, train_steps
 from tl_app.training.compiling import PhaseSteps
 from tl_app.training.objectives import of
 

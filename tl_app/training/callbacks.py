@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app import progress
 from tl_app.backbones.weights import values
 from tl_app.compute.devices import Devices
 from tl_app.errors import RunFailed, interruption
 from tl_app.errors.counts import number_of
+from tl_app.terminal import progress
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from tl_app.compute.precision import PLAIN, StepPolicy
 from tl_app.model import stages
 from tl_app.model.model import BackboneWithHead, Model
 from tl_app.recipes.phase import HEAD, Phase
 from tl_app.training import objectives, optimizers, train_steps
+from tl_app.training.precision import PLAIN, StepPolicy
 
 # Steps of the head alone that Keras runs in one call: such a step is far shorter than the way into Python and back.
 HEAD_STEPS_PER_CALL = 256

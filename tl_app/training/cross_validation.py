@@ -13,17 +13,16 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from tl_app import progress
 from tl_app.backbones.weights import values
-from tl_app.compute import precision, time_budget
-from tl_app.compute.precision import PLAIN
 from tl_app.config import AUTO, Config
 from tl_app.data.training_data import TrainingData
 from tl_app.errors.counts import number_of
 from tl_app.features.frozen import Features
 from tl_app.model import stages
 from tl_app.recipes.phase import Phase
-from tl_app.training import closed_form, continuing, fit, refit, selection
+from tl_app.terminal import progress
+from tl_app.training import closed_form, continuing, fit, precision, refit, selection, time_budget
+from tl_app.training.precision import PLAIN
 from tl_app.training.refit import Refit
 from tl_app.training.selection import Candidate
 from tl_app.training.time_limit import TimeLimit

@@ -4,13 +4,7 @@ import dataclasses
 import logging
 import math
 import typing
-from collections.abc import Mapping
 
-import numpy as np
-
-from tl_app import progress
-from tl_app.compute import precision, time_budget
-from tl_app.compute.precision import StepPolicy
 from tl_app.errors import interruption
 from tl_app.errors.counts import number_of
 from tl_app.features.frozen import Features
@@ -18,11 +12,23 @@ from tl_app.features.rows import FeatureRows
 from tl_app.model import audit, graphs, heads, stages
 from tl_app.preprocessing import text
 from tl_app.recipes.phase import HEAD, Phase
-from tl_app.training import callbacks, closed_form, feed, head_scale, input_profile, objectives, time_limit
+from tl_app.terminal import progress
+from tl_app.training import (
+  callbacks,
+  closed_form,
+  feed,
+  head_scale,
+  input_profile,
+  objectives,
+  precision,
+  time_budget,
+  time_limit,
+)
 from tl_app.training.compiling import PhaseSteps, with_phase_steps
 from tl_app.training.continuing import Callbacks, SavedFit
 from tl_app.training.feed import Feed
-from tl_app.training.refit import Refit
+from tl_app.training.phase_result import PhaseResult, as_saved
+from tl_app.training.precision import StepPolicy
 from tl_app.training.time_limit import TimeLimit
 from tl_app.workdir import Record
 
@@ -30,54 +36,6 @@ log = logging.getLogger(__name__)
 
 # A phase with so many steps is measured before it starts, which takes six of them.
 MEASURED_STEPS = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class PhaseResult:
-  """The result of a phase. The variables of the model have the values of its best epoch.
-
-  Attributes:
-    planned: the `Phase` as planned.
-    done: the `Phase` as it was run, or None if --max_minutes left no time for it.
-    policy: the `StepPolicy` of its steps.
-    averaged_values: averaged weights of the variables that the phase trains, NumPy arrays in the order of
-      `stages.changing`; None if it averages none.
-    refit: the `Refit` of a probe in closed form; None for other phases.
-    skipped: why the phase was not run, although there was time; "" if it was.
-  """
-
-  planned: Phase
-  done: Phase | None
-  policy: StepPolicy = precision.PLAIN
-  averaged_values: list[np.ndarray] | None = None
-  refit: Refit | None = None
-  skipped: str = ""
-
-  def to_tree(self) -> dict:
-    """Returns JSON values and NumPy arrays."""
-    done = self.done and self.done.to_json()
-    tree = {"planned": self.planned.name, "done": done, "policy": dataclasses.asdict(self.policy)}
-    own = {"refit": self.refit and dataclasses.asdict(self.refit), "skipped": self.skipped}
-    return tree | {"averaged_values": self.averaged_values} | own
-
-  @classmethod
-  def from_tree(cls, tree: dict, planned: Mapping[str, Phase]) -> "PhaseResult":
-    """Returns the result that `to_tree` has saved.
-
-    Args:
-      tree: what it returned.
-      planned: {name: `Phase`} of the plan.
-    """
-    phase = planned[tree["planned"]]
-    refit = tree["refit"] and Refit(**tree["refit"])
-    done, policy = _same(tree["done"], phase), StepPolicy(**tree["policy"])
-    return cls(phase, done, policy, tree["averaged_values"], refit, tree["skipped"])
-
-
-def _same(saved, planned):
-  """Returns the `Phase` of its saved JSON, `planned` itself if they are equal; None for None."""
-  phase = saved and Phase.from_json(saved)
-  return planned if phase == planned else phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +182,7 @@ class _GradientFit:
 
   def _as_decided(self, planned, decided):
     """Returns a phase, prepared as the interrupted run has decided; None if --max_minutes left no time for it."""
-    phase = _same(decided["phase"], planned)
+    phase = as_saved(decided["phase"], planned)
     return phase and self._prepare(phase, decided=decided)
 
   def _prepare(self, phase, profile=False, decided=None):

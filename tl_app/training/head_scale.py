@@ -8,11 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app.backbones.weights import values
-from tl_app.compute import precision
 from tl_app.features.frozen import Features
 from tl_app.model import heads
 from tl_app.recipes.phase import HEAD
-from tl_app.training import objectives
+from tl_app.training import objectives, precision
 
 log = logging.getLogger(__name__)
 

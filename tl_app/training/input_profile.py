@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tl_app.compute import precision
 from tl_app.data import pipeline
 from tl_app.features import inference_engine
 from tl_app.features.frozen import Features
 from tl_app.recipes.phase import Phase
-from tl_app.training import feed
+from tl_app.training import feed, precision
 from tl_app.workdir import Record
 
 log = logging.getLogger(__name__)

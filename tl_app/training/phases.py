@@ -16,7 +16,8 @@ from tl_app.recipes.phase import Phase
 from tl_app.report import formatting
 from tl_app.training import compiling, continuing, refit, selection
 from tl_app.training.cross_validation import CrossValidation
-from tl_app.training.fit import PhaseResult, fit
+from tl_app.training.fit import fit
+from tl_app.training.phase_result import PhaseResult
 from tl_app.training.selection import Candidate, Selection
 from tl_app.training.time_limit import TimeLimit
 from tl_app.workdir import Record

@@ -9,7 +9,6 @@ import numpy as np
 
 from tl_app import augmentation
 from tl_app.backbones.backbone import Backbone, parameters
-from tl_app.compute import precision
 from tl_app.compute.devices import Devices
 from tl_app.config import AUTO, rules
 from tl_app.config.groups import InputConfig
@@ -22,7 +21,7 @@ from tl_app.model.model import Model
 from tl_app.preprocessing import long_text
 from tl_app.recipes.facts import Facts
 from tl_app.recipes.phase import HEAD, Phase, SupervisedContrastive
-from tl_app.training import objectives, phase_rules
+from tl_app.training import objectives, phase_rules, precision
 from tl_app.training.batch_size import BatchSize
 
 log = logging.getLogger(__name__)

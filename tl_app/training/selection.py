@@ -8,14 +8,13 @@ import numpy as np
 import sklearn
 import sklearn.neighbors
 
-from tl_app import slices
 from tl_app.config import AUTO
 from tl_app.data.training_data import TrainingData
 from tl_app.errors import RunFailed
 from tl_app.errors.counts import number_of
 from tl_app.features.frozen import Features
 from tl_app.recipes.phase import Phase
-from tl_app.report import formatting
+from tl_app.report import formatting, slices
 from tl_app.tasks import statistics
 from tl_app.training.answered import Answered
 

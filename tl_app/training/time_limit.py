@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from tl_app.compute import time_budget
 from tl_app.compute.devices import Devices
 from tl_app.data.training_data import TrainingData
 from tl_app.recipes.phase import HEAD, Phase
+from tl_app.training import time_budget
 
 log = logging.getLogger(__name__)
 

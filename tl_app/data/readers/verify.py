@@ -5,9 +5,9 @@ import hashlib
 import itertools
 import os
 
-from tl_app import progress
 from tl_app.data import modalities
 from tl_app.data.examples import content_hash
+from tl_app.terminal import progress
 
 # Rows that wait for a thread: a future for each row of a large data set would cost more memory than the rows.
 _BLOCK = 2000

@@ -14,7 +14,7 @@ import scipy.fft
 
 from tl_app.data.splitting import duplicates
 from tl_app.preprocessing.image import one_at_a_time
-from tl_app.progress import counted
+from tl_app.terminal.progress import counted
 
 # Pillow warns of images of over 89 megapixels; what is read here is small, and twice as many are refused.
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)

@@ -10,11 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app import progress
 from tl_app.backbones.weights import values
-from tl_app.compute import precision, time_budget
 from tl_app.compute.devices import Devices
-from tl_app.compute.precision import StepPolicy
 from tl_app.config import Config
 from tl_app.data.corpus import corpus as corpora
 from tl_app.data.corpus.corpus import Corpus
@@ -23,9 +20,11 @@ from tl_app.model import audit, stages
 from tl_app.model.model import BackboneWithHead
 from tl_app.preprocessing import text
 from tl_app.recipes.phase import Phase
-from tl_app.training import callbacks, continuing
+from tl_app.terminal import progress
+from tl_app.training import callbacks, continuing, precision, time_budget
 from tl_app.training.compiling import PretrainingSteps, with_phase_steps
 from tl_app.training.continuing import Callbacks, KeepsState, SavedFit
+from tl_app.training.precision import StepPolicy
 from tl_app.training.pretraining.objective import PretrainingObjective
 from tl_app.training.pretraining.state import Done, Measured
 from tl_app.workdir import Record

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
+from tl_app.commands.searching import space as space_lib
+from tl_app.commands.searching.space import Choice, Range
 from tl_app.config import Config
 from tl_app.errors import UserError
-from tl_app.searching import space as space_lib
-from tl_app.searching.space import Choice, Range
 
 SPACE = {"learning_rate": Range(1e-5, 1e-3, log=True), "train_stages": Choice(("all", "top:2"))}
 

@@ -7,11 +7,11 @@ import PIL.Image
 import pytest
 import scipy.stats
 
-from tl_app import slices
 from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.data.splitting.image_index import DecodedImageIndex
-from tl_app.slices import columns, fairness, measure, tree
-from tl_app.slices import report as report_lib
+from tl_app.report import slices
+from tl_app.report.slices import columns, fairness, measure, tree
+from tl_app.report.slices import report as report_lib
 from tl_app.tasks import REGRESSION, SINGLE_LABEL, statistics
 from tl_app.tasks.single_label import IMBALANCED
 

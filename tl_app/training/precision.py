@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app import progress
 from tl_app.backbones import keras_internals
 from tl_app.backbones.float32_layers import L2_NORMALIZED, L2_NORMALIZED_FEATURES, PER_TOKEN
 from tl_app.backbones.weights import values
@@ -20,6 +19,7 @@ from tl_app.compute.devices import Devices
 from tl_app.config.groups import MachineConfig
 from tl_app.data import modalities
 from tl_app.preprocessing import text
+from tl_app.terminal import progress
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,15 @@ import termios
 
 import pytest
 
-from tl_app import progress, terminal
+from tl_app import terminal
+from tl_app.terminal import progress
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # A bar, with a long line in the middle of it.
 SHOW = """
 import logging, time
-from tl_app import progress, terminal
+from tl_app import terminal
+from tl_app.terminal import progress
 terminal.escape_names()
 logging.basicConfig(format="%(message)s", handlers=[terminal.Handler()], level=20)
 with progress.bar("fine_tune", 6) as bar:

@@ -7,9 +7,9 @@ import numpy as np
 
 from tl_app.data.examples import Examples
 from tl_app.data.splitting.image_index import DecodedImageIndex
-from tl_app.slices import columns as columns_lib
-from tl_app.slices import fairness, measure, tree
-from tl_app.slices.columns import SliceColumn
+from tl_app.report.slices import columns as columns_lib
+from tl_app.report.slices import fairness, measure, tree
+from tl_app.report.slices.columns import SliceColumn
 from tl_app.tasks.task import Task
 
 

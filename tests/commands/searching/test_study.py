@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from tl_app.commands.searching import study as study_lib
+from tl_app.commands.searching.study import Study, Workers
 from tl_app.errors import UserError
-from tl_app.searching import study as study_lib
-from tl_app.searching.study import Study, Workers
 
 
 def suggest(trial):

@@ -12,11 +12,11 @@ from tl_app.backbones.saved_model import SavedModelBackbone
 from tl_app.backbones.spec import BackboneSpec
 from tl_app.commands import train
 from tl_app.compute import devices as devices_lib
-from tl_app.compute import precision
-from tl_app.compute.precision import StepPolicy
 from tl_app.config import Config
 from tl_app.errors import UserError
 from tl_app.model import graphs
+from tl_app.training import precision
+from tl_app.training.precision import StepPolicy
 
 
 def _network():

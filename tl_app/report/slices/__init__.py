@@ -3,7 +3,7 @@
 `columns` says which slices there are, `measure` compares them, `fairness` and `tree` look at groups and at errors.
 """
 
-from tl_app.slices.columns import SliceColumn, divisions, of_examples, of_user
-from tl_app.slices.report import measured, worst_group
+from tl_app.report.slices.columns import SliceColumn, divisions, of_examples, of_user
+from tl_app.report.slices.report import measured, worst_group
 
 __all__ = ["SliceColumn", "divisions", "measured", "of_examples", "of_user", "worst_group"]

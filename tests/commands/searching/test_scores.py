@@ -8,7 +8,7 @@ import sklearn.covariance
 import sklearn.linear_model
 import sklearn.neighbors
 
-from tl_app.searching import probes, scores
+from tl_app.commands.searching import probes, scores
 from tl_app.tasks import REGRESSION, SINGLE_LABEL
 
 TASK = SINGLE_LABEL.with_codec(names=("a", "b", "c"))

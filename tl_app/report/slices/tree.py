@@ -7,8 +7,8 @@ import numpy as np
 import scipy.stats
 import sklearn.tree
 
-from tl_app.slices.columns import SliceColumn
-from tl_app.slices.measure import LEAST, holm
+from tl_app.report.slices.columns import SliceColumn
+from tl_app.report.slices.measure import LEAST, holm
 
 # Conditions of a found slice at most.
 DEPTH = 3

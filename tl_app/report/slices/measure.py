@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.stats
 
-from tl_app.slices.columns import SliceColumn
+from tl_app.report.slices.columns import SliceColumn
 from tl_app.tasks import statistics
 from tl_app.tasks.metrics import Metrics
 

@@ -129,3 +129,26 @@ def test_few_answers_are_counted():
   sure, others = certainty._selective(facts)
   assert "5 of 5 answers are right; this is the case for 5 of 11 examples." in sure
   assert others == "Of the other answers 5 of 6 are right."
+
+
+def test_few_examples_of_a_class_and_few_answers_of_it_are_counted():
+  """The first has 16 examples, of which 15 are found; the second is answered 17 times, 16 times rightly."""
+  rows = {
+    "refund": {"precision": 1.0, "recall": 15 / 16, "f1": 0.968, "support": 16},
+    "card": {"precision": 16 / 17, "recall": 1.0, "f1": 0.970, "support": 16},
+  }
+  assert wording.of_class(rows["refund"]) == ("15 of 16", "15 of 15")
+  assert wording.of_class(rows["card"]) == ("16 of 16", "16 of 17")
+  test = {"accuracy": 31 / 32, "num_examples": 32, "per_class": {**rows, "rate": rows["card"] | {"f1": 0.5}}}
+  worst = SINGLE_LABEL.metrics.describe_failures(test)[0]
+  assert worst == "Worst at “rate”: it finds 16 of 16 of these; of its answers “rate” 16 of 17 are right."
+  told = SINGLE_LABEL.metrics.describe_against(test, {"majority_accuracy": 0.5})
+  assert told.startswith("31 of 32 right, against 16 of 32 of always")
+
+
+def test_the_mean_size_of_prediction_sets_is_that_of_the_terminal():
+  sets = {"measured": 0.9375, "coverage": 0.95, "mean_size": 0.95}
+  facts = types.SimpleNamespace(
+    risk_coverage=None, task=SINGLE_LABEL, config={"coverage": 0.95}, test={"num_examples": 80, "prediction_sets": sets}
+  )
+  assert "Its mean size is 0.95 classes." in certainty._answers(facts)["certainty"][0]

@@ -127,7 +127,7 @@ def test_the_page_shows_the_metrics_of_the_run(tmp_path):
   assert anchors <= {attrs.get("id") for _, attrs in page.tags}
 
 
-def test_a_phase_in_closed_form_has_no_epochs_and_no_learning_rate(tmp_path):
+def test_a_solved_phase_has_no_epochs_and_no_learning_rate(tmp_path):
   write_run(tmp_path, ["negative", "positive"])
   plan = files.read_json(tmp_path / "plan.json")
   plan["phases"][0]["solver"] = "logistic"
@@ -135,7 +135,17 @@ def test_a_phase_in_closed_form_has_no_epochs_and_no_learning_rate(tmp_path):
   files.write_json(tmp_path / "plan.json", plan)
   text = Page(page_lib.write(tmp_path)).text
   assert "probe 320 solved by scikit-learn (logistic) full 320 2 10 32 2 0.01" in text
-  assert "head 2 18 closed form 0.001" in text
+  assert "head 2 18 solved 0.001" in text
+
+
+def test_a_skipped_phase_is_not_shown_as_trained_for_zero_epochs(tmp_path):
+  write_run(tmp_path, ["negative", "positive"])
+  plan = files.read_json(tmp_path / "plan.json")
+  plan["phases"][1] |= {"epochs": 0, "steps_per_epoch": 0, "planned_epochs": 2, "skipped": "no gain can be shown"}
+  files.write_json(tmp_path / "plan.json", plan)
+  text = Page(page_lib.write(tmp_path)).text
+  assert "full 320 skipped, see below" in text and "Phase full is skipped: no gain can be shown." in text
+  assert "skipped" in text.partition("head 2 18")[2][:30]
 
 
 @pytest.mark.parametrize(

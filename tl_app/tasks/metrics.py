@@ -168,7 +168,7 @@ class Metrics(abc.ABC):
       return []
     ranked = sorted((known or present).items(), key=lambda item: item[1]["f1"])
     (name, row), (_, best) = ranked[0], ranked[-1]
-    recall, precision = (wording.of_hundred(row[key]) for key in ("recall", "precision"))
+    recall, precision = wording.of_class(row)
     sentences = [f"Worst at “{name}”: it finds {recall} of these; of its answers “{name}” {precision} are right."]
     if not row["recall"]:
       sentences = [f"Worst at “{name}”: it finds none of these."]

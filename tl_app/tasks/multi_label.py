@@ -234,7 +234,7 @@ class MultiLabelMetrics(CountMetrics):
     recall, precision = map(wording.of_hundred, wording.totals(test))
     return [
       f"Of the classes that apply to an example it finds {recall}; of those that it answers {precision} are right.",
-      f"For {wording.of_hundred(test['subset_accuracy'])} examples the answer is right in every class.",
+      f"For {wording.of_hundred(test['subset_accuracy'], test['num_examples'])} examples the answer is right in every class.",
     ]
 
   def calibration(self, calibrated, targets):

@@ -218,7 +218,7 @@ class AccuracyMetrics(Metrics):
     return sentences
 
   def describe_against(self, test, baseline):
-    of_baseline = wording.of_hundred(baseline["majority_accuracy"])
+    of_baseline = wording.of_hundred(baseline["majority_accuracy"], test["num_examples"])
     return f"{self.headline(test)}, against {of_baseline} of always answering {self.baseline_title}"
 
   def baseline(self, train_targets, targets):

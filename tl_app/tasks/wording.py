@@ -24,6 +24,16 @@ def of_hundred(share: float, count: int = 100) -> str:
   return "more than 999 of 1,000" if share > 0.5 else "fewer than 1 of 1,000"
 
 
+def of_class(row: Mapping) -> tuple[str, str]:
+  """Returns (recall, precision) of one class as `of_hundred` of its examples, and of the answers that name it.
+
+  Args:
+    row: a value of "per_class", see `Metrics.compute_metrics`.
+  """
+  answered = round(row["recall"] * row["support"] / row["precision"]) if row["precision"] else 0
+  return of_hundred(row["recall"], row["support"]), of_hundred(row["precision"], answered)
+
+
 def percent(share: float) -> str:
   """Returns a share in [0, 1] as "93 %", rounded down: for "at least"."""
   return f"{int(100 * share + 1e-9)} %"

@@ -34,10 +34,10 @@ def _answers(facts):
     sentences.append(
       "A prediction set, the classes that may be the right one, holds it for "
       f"{wording.of_hundred(sets['measured'], test['num_examples'])} "
-      f"examples (aim: {wording.of_hundred(sets['coverage'])}). Its mean size is {sets['mean_size']:.1f} classes."
+      f"examples (aim: {wording.of_hundred(sets['coverage'])}). Its mean size is {sets['mean_size']:.2f} classes."
     )
   for name, row in test.get("intervals", {}).get("per_target", {}).items():
-    held = wording.of_hundred(row["measured"])
+    held = wording.of_hundred(row["measured"], test["num_examples"])
     aim = wording.of_hundred(test["intervals"]["coverage"])
     sentences.append(
       f"The answer for “{name}” plus or minus {row['half_width']:.3g} holds the label of {held} examples (aim: {aim})."

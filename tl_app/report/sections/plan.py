@@ -9,12 +9,15 @@ _BY_GRADIENTS = "adamw"
 def _context(facts):
   if not facts.plan:
     return None
-  solvers = {phase["name"]: phase["solver"] for phase in facts.plan.get("phases", []) if _is_solved(phase)}
-  return {"plan": facts.plan, "stages": _stages(facts.plan), "solvers": solvers}
+  phases = facts.plan.get("phases", [])
+  # What stands in place of epochs, steps and rates.
+  untrained = {phase["name"]: f"solved by scikit-learn ({phase['solver']})" for phase in phases if _is_solved(phase)}
+  untrained |= {phase["name"]: "skipped, see below" for phase in phases if phase.get("skipped")}
+  return {"plan": facts.plan, "stages": _stages(facts.plan), "untrained": untrained}
 
 
 def _is_solved(phase):
-  """Returns whether a phase was solved in closed form, without epochs and learning rates."""
+  """Returns whether a phase was solved by scikit-learn, without epochs and learning rates."""
   return phase.get("solver", _BY_GRADIENTS) != _BY_GRADIENTS
 
 
@@ -36,7 +39,9 @@ def _stages(plan):
 def _learning_rate(phase, stage):
   if stage not in phase.get("train_stages", []):
     return None
-  return "closed form" if _is_solved(phase) else phase.get("learning_rates", {}).get(stage)
+  if phase.get("skipped"):
+    return "skipped"
+  return "solved" if _is_solved(phase) else phase.get("learning_rates", {}).get(stage)
 
 
 SECTION = Section("plan", "Plan", _context)

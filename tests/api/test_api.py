@@ -5,6 +5,7 @@ import inspect
 import io
 import logging
 
+import pandas as pd
 import PIL.Image
 import pytest
 from tiny_runs import write_run
@@ -39,6 +40,7 @@ def test_a_setting_that_cannot_work_is_the_line_of_the_command():
     ({"head": "svm"}, "--head is now named --probe_solver: use --probe_solver=svm"),
     ({"epoch": 3}, "tl_app.fit has an unknown field 'epoch'; did you mean epochs?"),
     ({"dataset": {"text": ["a"]}}, "--dataset={'text': ['a']} is not of type str"),
+    ({"dataset": pd.DataFrame({"text": ["a"]})}, "the dataset is a table in memory: write it to a file, as with frame"),
   ]:
     with pytest.raises(tl_app.UserError) as error:
       tl_app.fit(**flags | settings)

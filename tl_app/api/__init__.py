@@ -181,6 +181,11 @@ def stages(backbone: str | pathlib.Path, **loading: typing.Any) -> "pd.DataFrame
 
 
 def _config(source, settings):
+  if hasattr(settings.get("dataset"), "to_csv"):
+    raise UserError(
+      "the dataset is a table in memory: write it to a file, as with frame.to_csv('data.csv', index=False), and give "
+      "dataset='table:data.csv'"
+    )
   for name, value in settings.items():
     rules.require(config_lib.renamed_flag(name, str(value)))
   return config_lib.from_values(settings, source)

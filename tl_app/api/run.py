@@ -96,8 +96,8 @@ class Run:
 
     Returns:
       A row for each input, in order: `input` (the text, the path, or the place in a file), for one class per input
-      `label`, `score`, `next_label` and `next_score`, and `error`: why an input has no answer, else missing. All
-      inputs give the same columns.
+      `label`, `score`, `next_label`, `next_score` and `prediction_set`, and `error`: why an input has no answer, else
+      missing. All inputs give the same columns.
 
     Raises:
       UserError: the run has no export, or an input does not fit.

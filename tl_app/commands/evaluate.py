@@ -1,6 +1,7 @@
 """Evaluates the model of a finished run on its own test split, or on other labelled data."""
 
 import dataclasses
+import logging
 import pathlib
 import types
 from collections.abc import Mapping
@@ -14,12 +15,15 @@ from tl_app.data.examples import Examples
 from tl_app.data.splitting import splits
 from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.model import inference
 from tl_app.model.model import Model
 from tl_app.report import predictions, slices
 from tl_app.terminal import progress
 from tl_app.training import out_of_distribution
 from tl_app.training.answered import Answered
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -52,6 +56,8 @@ def evaluate(
   model = finished_run.restore(paths, config, assets)
   task = model.task
   labels = _targets(examples, model, workdir)
+  if flags.get("dataset"):
+    _warn_of_known(examples, paths)
   batch_size = finished_run.inference_batch(paths, model)
   with progress.examples("evaluating", len(examples)):
     logits = inference.predict(model.network, model.backbone, examples.inputs, batch_size)
@@ -88,6 +94,18 @@ def _examples(paths, config, flags, assets):
   test = set(examples.ids[splits.read(paths.splits, examples).test])
   corrected = data.load(config, assets, known=known)
   return corrected.take(np.array([id in test for id in corrected.ids]))
+
+
+def _warn_of_known(examples, paths):
+  """Warns if examples of --dataset have the contents of examples from which the model has learnt or was selected."""
+  known = splits.hashes(paths.splits, ("train", "validation"))
+  count = sum(digest in known for digest in examples.hashes)
+  if count:
+    log.warning(
+      "%s of %s of --dataset are in the training or validation split of the run: on new data the model is worse than "
+      "these metrics say",
+      *(f"{count:,}", number_of(len(examples.hashes), "example")),
+    )
 
 
 def _targets(examples: Examples, model: Model, workdir):

@@ -142,11 +142,11 @@ def _positions(columns, examples, path) -> dict[str, typing.Any]:
   return {split: np.sort(np.array(found[split], dtype=np.int64)) for split in columns}
 
 
-def hashes(path: pathlib.Path) -> frozenset[str]:
-  """Returns the content hashes (frozenset of str) in the manifest at `path`; none where `read` would refuse it."""
+def hashes(path: pathlib.Path, names: tuple[str, ...] = SPLITS) -> frozenset[str]:
+  """Returns the content hashes of the splits `names` in the manifest at `path`; none where `read` would refuse it."""
   try:
     listed = files.read_json(checksums.verified(path))["splits"]
-    return frozenset(digest for split in SPLITS for digest in listed[split]["hashes"])
+    return frozenset(digest for split in names for digest in listed[split]["hashes"])
   except (OSError, KeyError, TypeError, ValueError):
     return frozenset()
 

@@ -232,9 +232,10 @@ class MultiLabelMetrics(CountMetrics):
 
   def describe(self, test):
     recall, precision = map(wording.of_hundred, wording.totals(test))
+    exact = wording.of_hundred(test["subset_accuracy"], test["num_examples"])
     return [
       f"Of the classes that apply to an example it finds {recall}; of those that it answers {precision} are right.",
-      f"For {wording.of_hundred(test['subset_accuracy'], test['num_examples'])} examples the answer is right in every class.",
+      f"For {exact} examples the answer is right in every class.",
     ]
 
   def calibration(self, calibrated, targets):

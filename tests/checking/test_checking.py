@@ -6,6 +6,8 @@ import io
 import json
 import random
 import re
+import time
+import types
 
 import numpy as np
 import PIL.Image
@@ -18,6 +20,7 @@ from tl_app.checking import noise, summary, texts
 from tl_app.checking.findings import KINDS, SEVERITIES, find, in_order
 from tl_app.commands import check
 from tl_app.config import Config
+from tl_app.data.examples import strings
 from tl_app.errors import UserError
 from tl_app.preprocessing import long_text
 
@@ -466,6 +469,32 @@ def test_equal_contents_with_several_labels_are_proposed_without_a_backbone(tmp_
   assert [(row["label"], row["proposed_label"], row["reason"]) for row in found] == [
     ("pears", "apples", "label of 3 of 4 equal contents")
   ]
+
+
+def test_labels_that_differ_in_writing_only_are_not_proposed(tmp_path):
+  texts = [text for text, _, _ in text_rows(40)]
+  rows = [(text, ("sweet,red", "sweet", "red", "sour,red")[i % 4], "") for i, text in enumerate(texts)]
+  check_rows(tmp_path, [*rows, (texts[0], "red,sweet", ""), (texts[1], "sweet,sour", ""), (texts[1], "sour,sweet", "")])
+  check.check(Config(dataset=f"table:{tmp_path / 't'}", task="multi_label"), str(tmp_path / "fix.csv"))
+  with open(tmp_path / "fix.csv", newline="") as file:
+    found = list(csv.DictReader(file))
+  assert [(row["label"], row["proposed_label"], row["reason"]) for row in found] == [
+    ("sweet", "sweet,sour", "label of 2 of 3 equal contents")
+  ]
+
+
+def test_names_of_thousands_of_classes_are_looked_for_in_seconds():
+  """Each name was looked for in every text: 20,000 texts of 500 classes took 66 s."""
+  rng, number = np.random.default_rng(0), 20_000
+  classes = strings((f"class {index % 1000}",) for index in range(number))
+  found = [" ".join(rng.choice(WORDS, 8)) + (" class 7" if index % 1000 == 7 else "") for index in range(number)]
+  subject = types.SimpleNamespace(
+    examples=types.SimpleNamespace(classes=classes), fingerprints=types.SimpleNamespace(texts=found)
+  )
+  start = time.process_time()
+  (finding,) = texts._label_in_text(subject)
+  assert time.process_time() - start < 10
+  assert (finding.count, finding.total, finding.examples) == (1, 1000, ["'class 7' (100%)"])
 
 
 def test_out_of_fold_predictions_have_not_seen_the_group():

@@ -2,7 +2,11 @@
 
 import collections
 import io
+import json
 import random
+import struct
+import time
+import warnings
 
 import numpy as np
 import PIL.Image
@@ -140,6 +144,40 @@ def test_images_of_one_scene_and_others():
   assert image_fingerprints.image_facts(b"no image") is None
 
 
+@pytest.mark.parametrize(
+  "kind, count, value, expected",
+  [
+    (3, 1, struct.pack("<HH", 6, 0), 6),
+    (3, 2, struct.pack("<HH", 6, 1), 6),
+    (3, 1, struct.pack("<HH", 9, 0), 1),
+    (2, 2, b"6\0\0\0", 1),
+    (7, 2, b"6\0\0\0", 1),
+    (5, 1, struct.pack("<I", 26), 1),
+    (3, 1, b"", 1),
+  ],
+)
+def test_an_orientation_of_another_kind_is_none(kind, count, value, expected):
+  """Pillow returns texts, bytes and fractions as they are, which JSON cannot hold, and warns of what is cut off."""
+  entry = struct.pack("<HHI", 0x112, kind, count) + value
+  exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + (struct.pack("<III", 0, 6, 1) if value else b"")
+  buffer = io.BytesIO()
+  picture(np.random.default_rng(0)).save(buffer, "JPEG", exif=exif)
+  facts = image_fingerprints.image_facts(buffer.getvalue())
+  assert facts.orientation == expected and json.loads(json.dumps(facts.orientation)) == expected
+
+
+def test_pillow_warns_of_nothing(tmp_path):
+  """A transparent palette and cut EXIF data: the lines of a library name no file."""
+  image = picture(np.random.default_rng(0)).quantize(16)
+  save(image, tmp_path / "a.png", transparency=bytes(range(16)))
+  save(image.convert("RGB"), tmp_path / "b.jpg", exif=b"Exif\0\0II*\0" + struct.pack("<IHHHI", 8, 1, 0x112, 3, 1))
+  with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    image_fingerprints.ignore_warnings()
+    modes = [image_fingerprints.image_facts((tmp_path / name).read_bytes()).mode for name in ("a.png", "b.jpg")]
+  assert (modes, told) == (["P", "RGB"], [])
+
+
 def test_close_pairs_are_those_of_a_comparison_of_all():
   rng = np.random.default_rng(0)
   hashes = rng.integers(0, 2**63, 600, dtype=np.uint64)
@@ -242,6 +280,22 @@ def test_several_labels_an_example_are_spread_evenly():
     got = counts[sampled[split]].sum(axis=0)
     assert np.all(np.abs(got - share * counts.sum(axis=0)) <= 2 + 0.05 * got), (split, got)
     assert np.all(got >= 1)
+
+
+def test_a_thousand_classes_are_spread_in_seconds():
+  """Every step over a class read all classes of all examples: 10,000 examples of 600 classes took 84 s."""
+  rng, number = np.random.default_rng(0), 6000
+  classes = strings(tuple(sorted({f"class {k}" for k in rng.zipf(1.3, 4) % 1000})) for _ in range(number))
+  names = strings(f"{index}" for index in range(number))
+  fractions = {"test": 0.2, "validation": 0.1}
+  pool = sampling.Pool(np.arange(number), np.arange(number), names, classes, frozenset(), fractions, seed=0)
+  start = time.process_time()
+  sampled, _ = sampling.by_group(pool)
+  assert time.process_time() - start < 20
+  # More than 1,200 and 480: each split has each class, if train keeps it.
+  assert 1000 < len(sampled["test"]) < 1500 and 400 < len(sampled["validation"]) < 1000
+  rest = np.setdiff1d(pool.indices, np.concatenate([*sampled.values()]))
+  assert pool.classes_of(rest) == pool.classes_of(pool.indices)
 
 
 def test_a_group_of_a_given_split_is_not_drawn_and_is_told():

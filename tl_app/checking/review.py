@@ -25,15 +25,17 @@ def conflicts(subject: Subject) -> list[Proposal]:
     members[content].append(index)
   found = []
   for indices in members.values():
-    counts = collections.Counter(examples.labels[index] for index in indices)
-    label, number = counts.most_common(1)[0]
+    # Cells that differ in writing only, such as the order of several classes, are one label.
+    counts = collections.Counter(examples.classes[index] for index in indices)
+    classes, number = counts.most_common(1)[0]
     if len(counts) < 2:
       continue
+    label = next(examples.labels[index] for index in indices if examples.classes[index] == classes)
     equal = f"label of {number} of {len(indices)} equal contents"
     found += [
       Proposal(index, label, number / len(indices), equal, splits[index])
       for index in indices
-      if examples.labels[index] != label
+      if examples.classes[index] != classes
     ]
   return sorted(found, key=lambda proposal: -proposal.confidence)
 

@@ -100,19 +100,23 @@ def _decodes(run):
 
 
 def _label_in_text(subject):
-  classes = subject.examples.classes
-  names = sorted({name for of_one in classes for name in of_one})
-  texts = subject.fingerprints.texts
-  told = []
-  for label in names:
-    name = normalized(label.replace("_", " "))
-    own = np.array([label in of_one for of_one in classes])
-    if own.sum() < MIN_TEXTS or own.all() or not any(map(str.isalpha, name)):
+  members = collections.defaultdict(list)
+  for index, names in enumerate(subject.examples.classes):
+    for name in set(names):
+      members[name].append(index)
+  texts, told = subject.fingerprints.texts, []
+  for label in sorted(members):
+    name, own = normalized(label.replace("_", " ")), members[label]
+    if not MIN_TEXTS <= len(own) < len(texts) or not any(map(str.isalpha, name)):
       continue
-    inside = np.array([holds_name(name, text) for text in texts])
-    if inside[own].mean() >= NAME_IN_OWN and inside[~own].mean() <= NAME_ELSEWHERE:
-      told.append(f"{label!r} ({inside[own].mean():.0%})")
-  yield from find("label_in_text", len(told), len(names), examples=told)
+    inside = np.mean([holds_name(name, texts[index]) for index in own])
+    # The others are read only where it matters: with thousands of classes they would be for each.
+    if inside < NAME_IN_OWN:
+      continue
+    elsewhere = [holds_name(name, texts[index]) for index in np.setdiff1d(np.arange(len(texts)), own)]
+    if np.mean(elsewhere) <= NAME_ELSEWHERE:
+      told.append(f"{label!r} ({inside:.0%})")
+  yield from find("label_in_text", len(told), len(members), examples=told)
 
 
 def holds_name(name, text):

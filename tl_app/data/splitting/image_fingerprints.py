@@ -16,8 +16,16 @@ from tl_app.data.splitting import duplicates
 from tl_app.preprocessing.image import one_at_a_time
 from tl_app.terminal.progress import counted
 
-# Pillow warns of images of over 89 megapixels; what is read here is small, and twice as many are refused.
-warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
+
+def ignore_warnings() -> None:
+  """Silences what Pillow tells without the name of a file, and what training does not read."""
+  # Images of over 89 megapixels; what is read here is small, and twice as many are refused.
+  warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
+  # Damaged EXIF data and transparent palettes.
+  warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(TiffImagePlugin|Image)$")
+
+
+ignore_warnings()
 
 # Below this many pixels a side, or this spread of grey levels, a hash says nothing: only exact copies are found.
 MIN_SIDE = 32
@@ -128,7 +136,7 @@ def image_facts(encoded: bytes) -> ImageFacts | None:
         "width": width,
         "height": height,
         "frames": getattr(image, "n_frames", 1),
-        "orientation": image.getexif().get(0x0112, 1),
+        "orientation": _orientation(image),
       }
       with one_at_a_time(width * height):
         grey = _grey(image)
@@ -140,6 +148,12 @@ def image_facts(encoded: bytes) -> ImageFacts | None:
   return ImageFacts(
     **facts, spread=spread, hash=_perceptual_hash(grey) if telling else None, thumbnail=_bytes(thumbnail).ravel()
   )
+
+
+def _orientation(image):
+  """Returns the EXIF orientation; 1 where there is none, or where it is no number of its kind, 1 to 8."""
+  found = image.getexif().get(0x0112)
+  return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _as_json(found):

@@ -7,6 +7,7 @@ import hashlib
 import math
 
 import numpy as np
+import scipy.sparse
 
 from tl_app.errors import UserError
 from tl_app.errors.counts import number_of
@@ -157,8 +158,7 @@ def by_group(pool: Pool, flag: str = "") -> tuple[dict[str, np.ndarray], list[st
   Raises:
     UserError: too few groups.
   """
-  counts, assigned = _counts(pool), _all_in_train(pool)
-  members = pool.members()
+  assigned, members = _all_in_train(pool), pool.members()
   rank = {unit: place for place, unit in enumerate(members)}
   free = [unit for unit in members if unit not in pool.given]
   needed = len(pool.fractions)
@@ -170,25 +170,63 @@ def by_group(pool: Pool, flag: str = "") -> tuple[dict[str, np.ndarray], list[st
   free.sort(key=lambda unit: (-len(members[unit]).bit_length(), rank[unit]))
   if not free:
     return _by_split(pool, assigned), []
-  # The last column counts examples, for those of no class.
-  sums = np.array([[*counts[members[unit]].sum(axis=0), len(members[unit])] for unit in free], float)
-  total = np.array([*counts[pool.indices].sum(axis=0), len(pool.indices)], float)
+  counts = _counts(pool, list(members.values()))
+  units = _Units(counts[[rank[unit] for unit in free]])
+  total = counts.sum(axis=0)
   splits, wanted = _wanted(pool, total)
-  wanted[-1] -= total - sums.sum(axis=0)
-  place = _refined(sums, _stratified(sums, wanted.copy()), wanted)
-  _every_class_everywhere(sums, place, len(splits), total - sums.sum(axis=0))
+  wanted[-1] -= total - units.total
+  place = _refined(units, _stratified(units, wanted.copy()), wanted)
+  _every_class_everywhere(units, place, len(splits), total - units.total)
   for unit, where in zip(free, place):
     assigned[members[unit]] = splits[where]
   return _by_split(pool, assigned), []
 
 
-def _counts(pool):
-  """Returns int [n, classes], 1 where an example of the pool has the class."""
+class _Units:
+  """How many examples of each class units have. Most units have few of the classes, so only those are held.
+
+  Attributes:
+    rows: for each unit (int [k], float [k]), columns and how many of its examples they count. A column is a class; the
+      last one counts all examples, also those of no class.
+    holders: for each column int [k], the units that have it.
+    sizes: float [units], the number of examples of each.
+    total: float [columns], the sum over the units.
+  """
+
+  def __init__(self, counts):
+    """Takes the counts, a sparse float array [units, columns]."""
+    self._counts = scipy.sparse.csr_array(counts)
+    self._counts.sort_indices()
+    bounds = self._counts.indptr[1:-1]
+    self.rows = list(zip(np.split(self._counts.indices, bounds), np.split(self._counts.data, bounds)))
+    columns = scipy.sparse.csc_array(self._counts)
+    columns.sort_indices()
+    self.holders = np.split(columns.indices, columns.indptr[1:-1])
+    self.sizes = np.array([numbers[-1] for _, numbers in self.rows])
+    self.total = self._counts.sum(axis=0)
+
+  def __len__(self):
+    return len(self.rows)
+
+  def sums(self, place, num_splits):
+    """Returns float [num_splits, columns]: what each split has if unit i is in split `place[i]`."""
+    ones = np.ones(len(place))
+    return (
+      scipy.sparse.csr_array((ones, (place, np.arange(len(place)))), (num_splits, len(place))) @ self._counts
+    ).toarray()
+
+
+def _counts(pool, groups):
+  """Returns a sparse float array [groups, classes + 1]: of each list of examples, those of each class, and all."""
   column = {name: place for place, name in enumerate(sorted(pool.classes_of(pool.indices)))}
-  counts = np.zeros((len(pool.classes), len(column)), np.int64)
-  for index in pool.indices:
-    counts[index, [column[name] for name in pool.classes[index]]] = 1
-  return counts
+  cells = [
+    (row, place)
+    for row, group in enumerate(groups)
+    for index in group
+    for place in (*{column[name] for name in pool.classes[index]}, len(column))
+  ]
+  rows, columns = np.array(cells).T
+  return scipy.sparse.csr_array((np.ones(len(cells)), (rows, columns)), (len(groups), len(column) + 1))
 
 
 def _wanted(pool, total):
@@ -200,69 +238,73 @@ def _wanted(pool, total):
   return [*pool.fractions, "train"], np.array([*wanted, rest])
 
 
-def _stratified(sums, wanted):
+def _stratified(units, wanted):
   """Returns int [units], the row of `wanted` (float [splits, classes + 1]) that each unit goes to; uses `wanted` up."""
-  place = np.full(len(sums), -1)
+  place = np.full(len(units), -1)
+  # How many units without a place have each class.
+  left = np.array([len(holders) for holders in units.holders[:-1]])
   while np.any(place < 0):
-    remaining = np.flatnonzero(place < 0)
-    units = (sums[remaining] > 0).sum(axis=0)
-    of_class = np.where(units[:-1] > 0, units[:-1], len(sums) + 1)
-    column = int(of_class.argmin()) if len(of_class) and of_class.min() <= len(sums) else -1
-    for unit in remaining[sums[remaining, column] > 0]:
+    of_class = np.where(left > 0, left, len(units) + 1)
+    column = int(of_class.argmin()) if np.any(left > 0) else -1
+    holders = units.holders[column]
+    for unit in holders[place[holders] < 0]:
+      columns, row = units.rows[unit]
       want = wanted[:, column]
       best = np.flatnonzero(want == want.max())
       place[unit] = best[wanted[best, -1].argmax()]
-      wanted[place[unit]] -= sums[unit]
+      wanted[place[unit], columns] -= row
+      left[columns[:-1]] -= 1
   return place
 
 
-def _refined(sums, place, wanted):
+def _refined(units, place, wanted):
   """Returns `place` after single moves that bring the splits nearer to `wanted`, as long as there are any, three times.
 
   The distance is the sum of (wanted - got)**2 / wanted over splits and classes, as in a chi-square test.
   """
-  missing = wanted - np.stack([sums[place == split].sum(axis=0) for split in range(len(wanted))])
+  missing = wanted - units.sums(place, len(wanted))
   scale = 1 / np.maximum(wanted, 1)
   for _ in range(3):
     moved = False
-    for unit, row in enumerate(sums):
-      without = missing[place[unit]] + row
-      gain = ((without**2 - missing[place[unit]] ** 2) * scale[place[unit]]).sum()
-      change = (((missing - row) ** 2 - missing**2) * scale).sum(axis=1) + gain
-      change[place[unit]] = 0
+    for unit, (columns, row) in enumerate(units.rows):
+      here, lacks, weights = place[unit], missing[:, columns], scale[:, columns]
+      gain = (((lacks[here] + row) ** 2 - lacks[here] ** 2) * weights[here]).sum()
+      change = (((lacks - row) ** 2 - lacks**2) * weights).sum(axis=1) + gain
+      change[here] = 0
       best = int(change.argmin())
       if change[best] < -1e-9:
-        missing[place[unit]] += row
-        missing[best] -= row
+        missing[here, columns] += row
+        missing[best, columns] -= row
         place[unit], moved = best, True
     if not moved:
       break
   return place
 
 
-def _every_class_everywhere(sums, place, num_splits, fixed):
+def _every_class_everywhere(units, place, num_splits, fixed):
   """Moves single units: first each class into train (the last split), then, where train keeps it, into the others."""
-  train = num_splits - 1
+  train, have = num_splits - 1, units.sums(place, num_splits)
+  have[train] += fixed
 
-  def have(split):
-    return sums[place == split].sum(axis=0) + (fixed if split == train else 0)
+  def move(holders, split):
+    unit = holders[units.sizes[holders].argmin()]
+    columns, row = units.rows[unit]
+    have[place[unit], columns] -= row
+    have[split, columns] += row
+    place[unit] = split
 
-  for column in range(sums.shape[1]):
-    if have(train)[column] == 0 and np.any(sums[:, column]):
-      holders = np.flatnonzero(sums[:, column])
-      place[holders[sums[holders, -1].argmin()]] = train
+  def may_leave_train(unit):
+    columns, row = units.rows[unit]
+    return place[unit] == train and np.all(have[train, columns] > row) and units.sizes[unit] <= have[train, -1] / 2
+
+  for column, holders in enumerate(units.holders):
+    if have[train, column] == 0 and len(holders):
+      move(holders, train)
   for split in range(train):
-    for column in range(sums.shape[1]):
-      if have(split)[column]:
-        continue
-      in_train = have(train)
-      movable = [
-        unit
-        for unit in np.flatnonzero((place == train) & (sums[:, column] > 0))
-        if np.all(in_train[sums[unit] > 0] > sums[unit][sums[unit] > 0]) and sums[unit, -1] <= in_train[-1] / 2
-      ]
+    for column, holders in enumerate(units.holders):
+      movable = [] if have[split, column] else [unit for unit in holders if may_leave_train(unit)]
       if movable:
-        place[min(movable, key=lambda unit: sums[unit, -1])] = split
+        move(np.array(movable), split)
 
 
 def by_time(pool: Pool, times: np.ndarray, written: np.ndarray, flag: str) -> tuple[dict[str, np.ndarray], list[str]]:

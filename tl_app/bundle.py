@@ -7,19 +7,14 @@ Takes all flags of `train` and of `pretrain`; --help shows those that say what i
 needed. With --bundle=FILE.tar a run uses the archive; with --lock=lock.json it refuses downloads that have changed.
 """
 
-import pathlib
-
 from tl_app import cli
-from tl_app.config import FIELDS
-from tl_app.config.rules import DOWNLOAD_FLAGS, LOADING_FLAGS
-from tl_app.errors import UserError
 
 # The other flags that say what is downloaded.
 DATA_SETS = ("dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset", "data_dir")
 
 
 def define_flags():
-  cli.define_run(FIELDS, (*DOWNLOAD_FLAGS, *LOADING_FLAGS, "backbone", *DATA_SETS))
+  cli.define_run(cli.ALL_FLAGS, (*cli.DOWNLOAD_FLAGS, *cli.LOADING_FLAGS, "backbone", *DATA_SETS))
   cli.flag("output", "", "Archive to write; if its name ends with .json, its lock.json alone.", path=True)
 
 
@@ -27,13 +22,9 @@ def main():
   flags = cli.FLAGS
   cli.need("output")
   config = cli.config_from_flags(needed=())
-  if not (config.backbone or config.dataset):
-    raise UserError("--backbone or --dataset is needed: the flags of the run that the archive is for")
-  if pathlib.Path(flags.output).is_dir():
-    raise UserError(f"--output={flags.output} is a directory: give a file")
-  from tl_app.commands import early_checks
+  from tl_app.commands import arguments
 
-  early_checks.backbone(config)
+  arguments.bundle(config, flags.output)
   cli.start_tensorflow()
   from tl_app.commands import bundle as command
 

@@ -18,9 +18,14 @@ from absl import flags
 
 from tl_app import config as config_lib
 from tl_app import files, terminal
+from tl_app.config import rules
 from tl_app.errors import RunFailed, UserError, interruption
 
 FLAGS = flags.FLAGS
+# Names of flags that several commands define together.
+ALL_FLAGS, PRETRAIN_FLAGS, EVALUATION_FLAGS = tuple(config_lib.FIELDS), rules.USED_BY_PRETRAIN, rules.EVALUATION_FLAGS
+DOWNLOAD_FLAGS, LOADING_FLAGS, RELOADING_FLAGS = rules.DOWNLOAD_FLAGS, rules.LOADING_FLAGS, rules.RELOADING_FLAGS
+INPUT_COLUMNS = rules.INPUT_COLUMNS
 # Heading of the flags that only this command has. A command with more flags than `MANY` shows the common ones in
 # `--help`, and all in `--helpfull`.
 OWN = "This command"
@@ -120,6 +125,19 @@ def given(names: Iterable[str] | None = None) -> dict:
   return {name: FLAGS[name].value for name in names or config_lib.FIELDS if name in FLAGS and FLAGS[name].present}
 
 
+def texts() -> list[str | None]:
+  """Returns the values of --text and --text_pair; None for one that is not given."""
+  return [FLAGS[name].value if FLAGS[name].present else None for name in ("text", "text_pair")]
+
+
+def inputs() -> str | list:
+  """Returns what is to be answered: [text], [[text, other text]], or the value of --input."""
+  given_texts = [text for text in texts() if text is not None]
+  if not given_texts:
+    return FLAGS.input
+  return [given_texts if given_texts[1:] else given_texts[0]]
+
+
 def need(*names: str) -> None:
   """Raises `UserError` for the first of the named flags that is empty."""
   for name in names:
@@ -198,11 +216,6 @@ def progress():
 def print_results(lines: str, indent: int = 2) -> None:
   """Prints the lines of a result, see `terminal.print_results`."""
   terminal.print_results(lines, indent)
-
-
-def elapsed() -> float:
-  """Returns the seconds that the command has taken."""
-  return terminal.elapsed()
 
 
 def _exit_code(main, description, continues):

@@ -7,13 +7,11 @@ Needs pip install 'tl_app[demo]'. Only this machine reaches the page, and the pa
 """
 
 from tl_app import cli
-from tl_app.config.rules import RELOADING_FLAGS
-from tl_app.errors import UserError
 
 
 def define_flags():
   cli.flag("model", "", "An exported SavedModel, in place of --workdir; answers then have no explanation.", path=True)
-  cli.define(["workdir", *RELOADING_FLAGS])
+  cli.define(["workdir", *cli.RELOADING_FLAGS])
   cli.flag(
     "flagged", "flagged.csv", "CSV file to which flagged answers are added; --dataset=table:FILE reads it.", path=True
   )
@@ -24,18 +22,16 @@ def define_flags():
 def main():
   flags = cli.FLAGS
   cli.need_packages("demo", "gradio")
-  if bool(flags.model) == bool(flags.workdir):
-    raise UserError("give either --model, an export, or --workdir, a finished run, which explains answers too")
-  from tl_app.commands import exports
+  from tl_app.commands import arguments
 
-  exports.read_facts(exports.export_of(flags.model or flags.workdir))
+  arguments.demo(flags.model, flags.workdir)
   cli.start_tensorflow()
   from tl_app.commands import demo, demo_page, explain
 
   explainer = None
   if flags.workdir:
     options = explain.Options(similar=flags.similar)
-    explainer = explain.opened(flags.workdir, options, cli.given(RELOADING_FLAGS))
+    explainer = explain.opened(flags.workdir, options, cli.given(cli.RELOADING_FLAGS))
   session = demo.Session(flags.model or flags.workdir, flags.flagged, explainer, flags.trust_backbone)
   cli.print_results(f"http://{demo_page.HOST}:{flags.port} shows the model; Ctrl+C ends it")
   demo_page.serve(session, flags.port)

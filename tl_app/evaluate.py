@@ -4,12 +4,11 @@ python -m tl_app.evaluate --workdir=runs/movie_reviews
 python -m tl_app.evaluate --workdir=runs/movie_reviews --dataset=table:more.csv --output=more/
 """
 
-from tl_app import cli, workdir
-from tl_app.config.rules import EVALUATION_FLAGS, RELOADING_FLAGS
+from tl_app import cli
 
 
 def define_flags():
-  cli.define(["workdir", *RELOADING_FLAGS, *EVALUATION_FLAGS])
+  cli.define(["workdir", *cli.RELOADING_FLAGS, *cli.EVALUATION_FLAGS])
   help = "Directory for metrics.json, predictions.csv and slices.csv. Empty: they are only printed."
   cli.flag("output", "", help, path=True)
 
@@ -17,17 +16,16 @@ def define_flags():
 def main():
   flags = cli.FLAGS
   cli.need("workdir")
-  _, config = workdir.open_run(flags.workdir)
-  from tl_app.commands import early_checks
+  from tl_app.commands import arguments
 
-  early_checks.evaluation(config, cli.given(EVALUATION_FLAGS))
+  data, downloads = cli.given(cli.EVALUATION_FLAGS), cli.given(cli.RELOADING_FLAGS)
+  arguments.evaluation(flags.workdir, data)
   cli.start_tensorflow()
-  from tl_app.commands import evaluate as command
-  from tl_app.report import summary
+  from tl_app.commands import evaluate, results
 
   with cli.progress():
-    metrics = command.evaluate(flags.workdir, cli.given(EVALUATION_FLAGS), flags.output, cli.given(RELOADING_FLAGS))
-  cli.print_results(summary.lines(metrics, flags.output or None), summary.INDENT)
+    metrics = evaluate.evaluate(flags.workdir, data, flags.output, downloads)
+  results.evaluation(metrics, flags.output)
 
 
 if __name__ == "__main__":

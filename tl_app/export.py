@@ -3,16 +3,17 @@
 python -m tl_app.export --workdir=runs/movie_reviews --output=serving/1
 """
 
-from tl_app import cli, workdir
-from tl_app.config.rules import RELOADING_FLAGS
-from tl_app.errors import UserError
+from tl_app import cli
 
 
 def define_flags():
-  cli.define(["workdir", *RELOADING_FLAGS])
+  cli.define(["workdir", *cli.RELOADING_FLAGS])
   cli.flag("output", "", "Directory of the SavedModel. Empty: export/ in the workdir.", path=True)
   cli.flag(
-    "part", "model", "What to export: model, the SavedModel that answers; or backbone, the network without its head."
+    "part",
+    "model",
+    "What to export. model: the SavedModel that answers. backbone: the network without its head.",
+    choices=("model", "backbone"),
   )
   cli.flag(
     "candidate",
@@ -24,19 +25,20 @@ def define_flags():
 def main():
   flags = cli.FLAGS
   cli.need("workdir")
-  workdir.open_run(flags.workdir)
-  if flags.part not in ("model", "backbone"):
-    raise UserError(f"--part={flags.part} is not one of: model, backbone")
-  cli.start_tensorflow()
-  from tl_app.commands import export as command
+  from tl_app.commands import arguments
 
+  arguments.finished_run(flags.workdir)
+  cli.start_tensorflow()
+  from tl_app.commands import export
+
+  downloads = cli.given(cli.RELOADING_FLAGS)
   if flags.part == "backbone":
     with cli.progress():
-      written = command.export_backbone(flags.workdir, flags.output, cli.given(RELOADING_FLAGS), flags.candidate)
+      written = export.export_backbone(flags.workdir, flags.output, downloads, flags.candidate)
     print(f"{written}: --backbone reads it")
     return
   with cli.progress():
-    directory, parity, task = command.export(flags.workdir, flags.output, cli.given(RELOADING_FLAGS), flags.candidate)
+    directory, parity, task = export.export(flags.workdir, flags.output, downloads, flags.candidate)
   print(f"{directory}: {task.answers.describe_shared_parity(parity)}")
 
 

@@ -6,15 +6,11 @@ python -m tl_app.inspect --workdir=runs/movie_reviews
 python -m tl_app.inspect --workdir=runs/movie_reviews --candidate=fine_tuned
 """
 
-from tl_app import backbones, cli, workdir
-from tl_app.assets import Assets
-from tl_app.config import Config
-from tl_app.config.rules import DOWNLOAD_FLAGS, LOADING_FLAGS, RELOADING_FLAGS
-from tl_app.errors import UserError
+from tl_app import cli
 
 
 def define_flags():
-  cli.define([*DOWNLOAD_FLAGS, "backbone", *LOADING_FLAGS])
+  cli.define([*cli.DOWNLOAD_FLAGS, "backbone", *cli.LOADING_FLAGS])
   cli.flag("workdir", "", "A finished run: compares its export, stage by stage, with the original backbone.", path=True)
   cli.flag(
     "candidate",
@@ -25,37 +21,25 @@ def define_flags():
 
 def main():
   flags = cli.FLAGS
-  if flags.candidate and not flags.workdir:
-    raise UserError(f"--candidate={flags.candidate} is of a run: give its --workdir")
+  from tl_app.commands import arguments, inspect_backbone
+
+  arguments.inspection(flags.workdir, flags.candidate, cli.given(["backbone", *cli.LOADING_FLAGS]))
   if flags.workdir:
-    inspect_run(flags)
+    cli.start_tensorflow()
+    from tl_app.commands import inspect_run
+
+    changes = inspect_run.compare(flags.workdir, cli.given(cli.RELOADING_FLAGS), flags.candidate)
+    print(inspect_run.table(changes))
+    inspect_run.require_agreement(changes)
   elif flags.backbone:
-    inspect_backbone(flags)
+    from tl_app.commands import early_checks
+
+    config = cli.config_from_flags(needed=())
+    early_checks.backbone(config)
+    cli.start_tensorflow()
+    print(inspect_backbone.describe(config))
   else:
-    from tl_app.commands import inspect_backbone as command
-
-    print(command.listing())
-
-
-def inspect_backbone(flags):
-  backbones.resolve(flags.backbone)
-  cli.start_tensorflow()
-  from tl_app.commands import inspect_backbone as command
-
-  config = Config(**{name: flags[name].value for name in [*DOWNLOAD_FLAGS, "backbone", *LOADING_FLAGS]})
-  print(command.describe(config, Assets.of(config)))
-
-
-def inspect_run(flags):
-  if set(cli.given(["backbone", *LOADING_FLAGS])) - {"trust_backbone"}:
-    raise UserError("--workdir names a run, which has a backbone: remove --backbone and its flags")
-  workdir.open_run(flags.workdir)
-  cli.start_tensorflow()
-  from tl_app.commands import inspect_run as command
-
-  changes = command.compare(flags.workdir, cli.given(RELOADING_FLAGS), flags.candidate)
-  print(command.table(changes))
-  command.require_agreement(changes)
+    print(inspect_backbone.listing())
 
 
 if __name__ == "__main__":

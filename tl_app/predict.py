@@ -5,8 +5,6 @@ python -m tl_app.predict --model=runs/movie_reviews --input=reviews.txt --output
 """
 
 from tl_app import cli
-from tl_app.errors import UserError
-from tl_app.workdir import INPUT_COLUMNS
 
 
 def define_flags():
@@ -34,25 +32,21 @@ def define_flags():
     "highest.",
     low=0,
   )
-  cli.define([*INPUT_COLUMNS, "trust_backbone"])
+  cli.define([*cli.INPUT_COLUMNS, "trust_backbone"])
 
 
 def main():
   flags = cli.FLAGS
   cli.need("model")
-  texts = [flags[name].value for name in ("text", "text_pair") if flags[name].present]
-  if flags["text"].present == bool(flags.input) or (flags["text_pair"].present and not flags["text"].present):
-    raise UserError("give either --input, a file or directory, or --text, one text (and --text_pair for a pair)")
-  from tl_app.commands import early_checks
+  from tl_app.commands import arguments
 
-  columns = cli.given(INPUT_COLUMNS)
-  early_checks.prediction(flags.model, flags.input, columns)
+  columns = cli.given(cli.INPUT_COLUMNS)
+  arguments.prediction(flags.model, cli.texts(), flags.input, columns)
   cli.start_tensorflow()
   from tl_app.commands import predict
 
-  source = [texts if texts[1:] else texts[0]] if texts else flags.input
   settings = {"batch_size": flags.batch_size, "top": flags.top, "trust_backbone": flags.trust_backbone}
-  predict.predict(flags.model, source, flags.output, **settings, **columns)
+  predict.predict(flags.model, cli.inputs(), flags.output, **settings, **columns)
 
 
 if __name__ == "__main__":

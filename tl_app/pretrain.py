@@ -8,13 +8,12 @@ The result is WORKDIR/backbone, which --backbone of tl_app.train reads.
 import logging
 
 from tl_app import cli
-from tl_app.config import rules
 
 log = logging.getLogger("tl_app.pretrain")
 
 
 def define_flags():
-  cli.define_run(rules.USED_BY_PRETRAIN)
+  cli.define_run(cli.PRETRAIN_FLAGS)
 
 
 def main():
@@ -26,12 +25,11 @@ def main():
   config = default_backbone.named(config, quickly=True, labelled=False)
   log.info("pretraining %s on %s; results go to %s", config.backbone, config.dataset, config.workdir)
   cli.start_tensorflow()
-  from tl_app.commands import pretrain
-  from tl_app.report import summary
+  from tl_app.commands import pretrain, results
 
   with cli.progress():
     metrics = pretrain.pretrain(config, config.workdir)
-  cli.print_results(summary.pretraining_lines(metrics, config.workdir, cli.elapsed()), summary.INDENT)
+  results.pretraining(metrics, config.workdir)
 
 
 if __name__ == "__main__":

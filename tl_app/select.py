@@ -27,20 +27,15 @@ def define_flags():
 def main():
   config = cli.config_from_flags(("dataset",))
   config = dataclasses.replace(config, backbone="")
-  from tl_app import backbones
-  from tl_app.commands import early_checks
+  from tl_app.commands import arguments
 
-  early_checks.run(config)
-  for name in filter(None, map(str.strip, cli.FLAGS.backbones.split(","))):
-    backbones.resolve(name)
+  arguments.selection(config, cli.FLAGS.backbones)
   cli.start_tensorflow()
-  from tl_app.commands import select
-  from tl_app.report import selection_page
+  from tl_app.commands import results, select
 
   with cli.progress():
     result = select.select(config, cli.FLAGS.backbones, cli.FLAGS.examples)
-  print(selection_page.table(result), end="")
-  cli.print_results(selection_page.lines(result, config.workdir), selection_page.INDENT)
+  results.selection(result, config.workdir)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,11 @@ def main():
     return
   log.info("training %s on %s; results go to %s", config.backbone or "a network", config.dataset, config.workdir)
   cli.start_tensorflow()
-  from tl_app.commands import train
-  from tl_app.report import summary
+  from tl_app.commands import results, train
 
   with cli.progress():
     metrics = train.train_and_evaluate(config, config.workdir)
-  cli.print_results(summary.lines(metrics, config.workdir, cli.elapsed()), summary.INDENT)
+  results.training(metrics, config.workdir)
 
 
 def _self_test(config):

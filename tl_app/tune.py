@@ -51,15 +51,14 @@ def main():
   config = default_backbone.named(config)
   cli.need_packages("tune", "optuna")
   cli.start_tensorflow()
-  from tl_app.commands import tune
-  from tl_app.report import tuning_page
+  from tl_app.commands import results, tune
 
   command = tuple(sys.argv[1:])
   options = tune.Options(flags.trials, flags.minutes, chosen, flags.method, flags.pruning, flags.processes, command)
   with cli.progress():
     result = tune.tune(config, options)
   if result:
-    cli.print_results(tuning_page.lines(result, config.workdir), tuning_page.INDENT)
+    results.tuning(result, config.workdir)
 
 
 if __name__ == "__main__":

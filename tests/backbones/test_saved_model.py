@@ -212,7 +212,7 @@ def test_maps_signatures_and_strings(tmp_path):
 def test_a_head_is_trained_on_a_module_without_variables(tmp_path):
   flags = {"backbone": tiny_modules.image_constant(tmp_path / "module"), "cache_dir": str(tmp_path), "head_epochs": 3}
   dataset = "images:" + tiny_data.colours(tmp_path / "colours", per_class=10)
-  assert "0 stages" in inspect_backbone.describe(Config(backbone=flags["backbone"]), Assets())
+  assert "0 stages" in inspect_backbone.describe(Config(backbone=flags["backbone"]))
   metrics = train.train_and_evaluate(Config(dataset=dataset, **flags), tmp_path / "run")
   assert metrics["selected"] == "probe" and metrics["parity"]["label_flips"] == 0
   plan = files.read_json(tmp_path / "run" / "plan.json")

@@ -173,10 +173,9 @@ def stages(backbone: str | pathlib.Path, **loading: typing.Any) -> "pd.DataFrame
   with session.running():
     import pandas as pd
 
-    from tl_app.assets import Assets
     from tl_app.commands import inspect_backbone
 
-    loaded = inspect_backbone.load(config, Assets.of(config))
+    loaded = inspect_backbone.load(config)
     return pd.DataFrame(inspect_backbone.stages(loaded), columns=["stage", "variables", "parameters"])
 
 

@@ -7,11 +7,11 @@ import tempfile
 
 import numpy as np
 
-from tl_app import backbones, data, tasks
+from tl_app import backbones, data, files, tasks
 from tl_app import config as config_lib
 from tl_app.assets import Assets
 from tl_app.checking import noise, review, summary, texts
-from tl_app.checking.findings import SEVERITIES, Finding, find, in_order
+from tl_app.checking.findings import SERIOUS, SEVERITIES, Finding, find, in_order
 from tl_app.commands import loading
 from tl_app.compute import devices as devices_lib
 from tl_app.config import Config, rules
@@ -22,7 +22,7 @@ from tl_app.data.readers import forms
 from tl_app.data.splitting import splits
 from tl_app.data.splitting.fingerprints import fingerprint
 from tl_app.data.splitting.image_index import DecodedImageIndex
-from tl_app.errors import UserError
+from tl_app.errors import RunFailed, UserError
 from tl_app.features import frozen
 from tl_app.training import planning
 from tl_app.workdir import Clock
@@ -85,6 +85,18 @@ def check(config: Config, fix: str = "") -> tuple[dict, list[Finding]]:
   if fix:
     corrections.write(fix, subject.examples, review.merged(review.conflicts(subject), proposals))
   return summary.as_json(subject, findings, clock.seconds, not_checked), findings
+
+
+def finish(config: Config, result: dict, output: str) -> None:
+  """Writes the result to `output`, a JSON file, "" for none.
+
+  Raises:
+    RunFailed: the data have serious faults.
+  """
+  if output:
+    files.write_json(output, result)
+  if result[SERIOUS]:
+    raise RunFailed(f"--dataset={config.dataset} is faulty; serious findings: {result[SERIOUS]}")
 
 
 def _check_texts(config):

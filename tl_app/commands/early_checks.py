@@ -80,7 +80,7 @@ def prediction(model: str, source: str, columns: dict[str, str]) -> None:
   Args:
     model: a run, or the directory of an export.
     source: the inputs; "" for a text in memory.
-    columns: {flag: column} of `workdir.INPUT_COLUMNS` that were given.
+    columns: {flag: column} of `rules.INPUT_COLUMNS` that were given.
 
   Raises:
     UserError: one of them does not exist.

@@ -85,7 +85,7 @@ def explain(
     source: an image, a directory of images, a .txt file or a table; or a list of inputs, see `unlabelled.from_values`.
     output: directory of the two files; "" is explanations/ in the workdir.
     options: the `Options`.
-    columns: {flag: column} of `workdir.INPUT_COLUMNS`, in place of those of the run.
+    columns: {flag: column} of `rules.INPUT_COLUMNS`, in place of those of the run.
     downloads: as of `finished_run.opened`.
 
   Returns:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from tl_app import config as config_lib
 from tl_app import files, workdir
+from tl_app.config import rules
 from tl_app.errors import UserError
 from tl_app.files import checksums, nearby
 
@@ -49,5 +50,5 @@ def input_columns(facts: Mapping, given: Mapping[str, str]) -> dict[str, str]:
   remembered = facts.get("columns", {})
   return {
     name: given.get(name) or remembered.get(name) or str(config_lib.FIELDS[name].default)
-    for name in workdir.INPUT_COLUMNS
+    for name in rules.INPUT_COLUMNS
   }

@@ -19,15 +19,14 @@ def listing() -> str:
   return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
-def load(config: Config, assets: Assets) -> Backbone:
+def load(config: Config) -> Backbone:
   """Loads a backbone.
 
   Args:
-    config: provides the flags of the backbone, and the image size.
-    assets: the `Assets`.
+    config: provides the flags of the backbone and of downloads, and the image size.
   """
   spec = _with_any_vocabulary(backbones.resolve(config.backbone), config.vocabulary_size)
-  backbone = backbones.load_configured(spec, assets, config)
+  backbone = backbones.load_configured(spec, Assets.of(config), config)
   rules.require(rules.sizes_fit_the_backbone(config, "", (), backbone))
   return backbone
 
@@ -40,15 +39,15 @@ def stages(backbone: Backbone) -> list[dict]:
   ]
 
 
-def describe(config: Config, assets: Assets) -> str:
+def describe(config: Config) -> str:
   """Loads a backbone and returns its description as text: inputs, outputs, features, licence and stages.
 
   Args:
-    config, assets: as of `load`.
+    config: as of `load`.
   """
   import keras
 
-  backbone = load(config, assets)
+  backbone = load(config)
   spec = backbone.spec
   inputs = keras.tree.flatten(backbone.network.input)
   lines = [

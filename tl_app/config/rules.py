@@ -31,13 +31,15 @@ LOADING_FLAGS = (
   *("preprocessor", "trust_backbone", "pooling", "image_size", "pixels", "init", "network_width", "network_depth"),
   "vocabulary_size",
 )
+# Flags of the columns of the inputs of a table. An export remembers them, for `predict`.
+INPUT_COLUMNS = ("text_column", "text_pair_column", "image_column")
 # Flags about downloads, of each command that needs some.
 DOWNLOAD_FLAGS = ("cache_dir", "offline", "bundle", "lock")
 # Flags with which a finished run loads its backbone again.
 RELOADING_FLAGS = (*DOWNLOAD_FLAGS, "trust_backbone")
 # Flags of `evaluate` that replace those of the run.
 EVALUATION_FLAGS = (
-  *("dataset", "data_dir", "text_column", "text_pair_column", "image_column", "label_column", "label_columns"),
+  *("dataset", "data_dir", *INPUT_COLUMNS, "label_column", "label_columns"),
   *("on_bad_example", "slice_columns", "corrections"),
 )
 MAX_HIDDEN_UNITS = 65536

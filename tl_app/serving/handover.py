@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tl_app import files, workdir
-from tl_app.config import Config
+from tl_app import files
+from tl_app.config import Config, rules
 from tl_app.data import modalities
 from tl_app.model.model import Model
 from tl_app.report import formatting, machine
@@ -64,7 +64,7 @@ def about(config: Config, card: str) -> About:
     config: the `Config` of the run.
     card: as of `About`.
   """
-  return About(card, {name: getattr(config, name) for name in workdir.INPUT_COLUMNS})
+  return About(card, {name: getattr(config, name) for name in rules.INPUT_COLUMNS})
 
 
 def write(

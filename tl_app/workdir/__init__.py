@@ -2,7 +2,7 @@
 
 from tl_app.workdir.located import located, place
 from tl_app.workdir.locking import check_contents, check_output, claim, open_run, resumable, saved_config
-from tl_app.workdir.paths import EXPORT_FACTS, EXPORT_VARIABLE, EXPORT_VOCABULARY, INPUT_COLUMNS, Workdir
+from tl_app.workdir.paths import EXPORT_FACTS, EXPORT_VARIABLE, EXPORT_VOCABULARY, Workdir
 from tl_app.workdir.record import (
   FORMAT,
   Clock,
@@ -19,7 +19,6 @@ __all__ = [
   "EXPORT_VARIABLE",
   "EXPORT_VOCABULARY",
   "FORMAT",
-  "INPUT_COLUMNS",
   "Clock",
   "Record",
   "Workdir",

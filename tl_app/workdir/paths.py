@@ -12,8 +12,6 @@ EXPORT_FACTS = "assets.extra/tl_app.json"
 EXPORT_VARIABLE = "_variables/{position}/.ATTRIBUTES/VARIABLE_VALUE"
 # The file in an export that holds a learnt vocabulary, see `read_vocabulary`.
 EXPORT_VOCABULARY = "assets.extra/vocab.txt"
-# Flags of the columns of the inputs of a table. An export remembers them, for `predict`.
-INPUT_COLUMNS = ("text_column", "text_pair_column", "image_column")
 # Forms of a data set that are followed by a path.
 PATH_FORMS = ("images", "table", "tfrecord", "texts")
 

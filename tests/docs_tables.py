@@ -78,7 +78,7 @@ COMMANDS = (
   "tune",
   "select",
 )
-_OWN_FLAGS = "import importlib, json, sys; from tl_app import cli; "
+_OWN_FLAGS = "import importlib, json, sys; from tl_app.commands import cli; "
 _OWN_FLAGS += "importlib.import_module('tl_app.' + sys.argv[1]).define_flags(); print(json.dumps(cli.own_flags()))"
 
 

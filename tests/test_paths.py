@@ -9,6 +9,7 @@ import pytest
 from tests import import_graph
 from tl_app import config, files, workdir
 from tl_app.config import Config
+from tl_app.config.paths import expanded
 from tl_app.errors import UserError
 from tl_app.files import nearby
 
@@ -46,7 +47,7 @@ def home(tmp_path, monkeypatch):
   ],
 )
 def test_the_home_directory_is_put_in(home, value, path):
-  assert files.expanded(value) == (path.format(home) if isinstance(path, str) else path)
+  assert expanded(value) == (path.format(home) if isinstance(path, str) else path)
 
 
 @pytest.mark.parametrize(

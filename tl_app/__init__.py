@@ -13,7 +13,7 @@ from tl_app.errors import RunFailed, UserError
 if typing.TYPE_CHECKING:
   from tl_app import backbones
   from tl_app.api import Pretrained, Run, find_faults, fit, load, pretrain_backbone, stages
-  from tl_app.cli import start_tensorflow
+  from tl_app.commands.cli import start_tensorflow
   from tl_app.commands.train import train_and_evaluate
 
 __all__ = [
@@ -42,7 +42,7 @@ _HOMES = {
   "load": "tl_app.api",
   "pretrain_backbone": "tl_app.api",
   "stages": "tl_app.api",
-  "start_tensorflow": "tl_app.cli",
+  "start_tensorflow": "tl_app.commands.cli",
   "train_and_evaluate": "tl_app.commands.train",
 }
 

@@ -5,7 +5,7 @@ import importlib
 import pathlib
 import sys
 
-from tl_app import cli
+from tl_app.commands import cli
 from tl_app.errors import suggestion
 
 COMMANDS = (

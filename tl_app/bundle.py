@@ -7,7 +7,7 @@ Takes all flags of `train` and of `pretrain`; --help shows those that say what i
 needed. With --bundle=FILE.tar a run uses the archive; with --lock=lock.json it refuses downloads that have changed.
 """
 
-from tl_app import cli
+from tl_app.commands import cli
 
 # The other flags that say what is downloaded.
 DATA_SETS = ("dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset", "data_dir")

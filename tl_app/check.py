@@ -6,7 +6,7 @@ python -m tl_app.check --dataset=table:mails.csv --backbone=minilm_l6.pypi --out
 Takes the flags of training, of which only --dataset is needed. Exit code 0: nothing serious; 1: serious faults.
 """
 
-from tl_app import cli
+from tl_app.commands import cli
 
 
 def define_flags():

@@ -11,7 +11,7 @@ Compares finished runs on their test examples and trains nothing: the paired tes
 --workdir it writes comparison.json, comparison.html and changes.csv.
 """
 
-from tl_app import cli
+from tl_app.commands import cli
 
 
 def define_flags():

@@ -6,7 +6,7 @@ python -m tl_app.demo --workdir=runs/flowers
 Needs pip install 'tl_app[demo]'. Only this machine reaches the page, and the page loads nothing from elsewhere.
 """
 
-from tl_app import cli
+from tl_app.commands import cli
 
 
 def define_flags():

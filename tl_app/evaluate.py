@@ -4,7 +4,7 @@ python -m tl_app.evaluate --workdir=runs/movie_reviews
 python -m tl_app.evaluate --workdir=runs/movie_reviews --dataset=table:more.csv --output=more/
 """
 
-from tl_app import cli
+from tl_app.commands import cli
 
 
 def define_flags():

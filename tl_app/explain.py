@@ -7,7 +7,7 @@ python -m tl_app.explain --workdir=runs/flowers --report=5
 Writes explanations.html and explanations.json; --report adds test examples to report.html.
 """
 
-from tl_app import cli
+from tl_app.commands import cli
 from tl_app.commands.arguments import METHODS
 
 _REPORT = (

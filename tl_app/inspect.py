@@ -6,7 +6,7 @@ python -m tl_app.inspect --workdir=runs/movie_reviews
 python -m tl_app.inspect --workdir=runs/movie_reviews --candidate=fine_tuned
 """
 
-from tl_app import cli
+from tl_app.commands import cli
 
 
 def define_flags():

@@ -4,7 +4,7 @@ python -m tl_app.predict --model=runs/movie_reviews --text="A gripping, moving f
 python -m tl_app.predict --model=runs/movie_reviews --input=reviews.txt --output=answers.csv
 """
 
-from tl_app import cli
+from tl_app.commands import cli
 
 
 def define_flags():

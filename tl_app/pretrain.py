@@ -7,7 +7,7 @@ The result is WORKDIR/backbone, which --backbone of tl_app.train reads.
 
 import logging
 
-from tl_app import cli
+from tl_app.commands import cli
 
 log = logging.getLogger("tl_app.pretrain")
 

@@ -10,7 +10,7 @@ docs/search.md.
 
 import dataclasses
 
-from tl_app import cli
+from tl_app.commands import cli
 
 
 def define_flags():

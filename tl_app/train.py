@@ -5,7 +5,7 @@ python -m tl_app.train --flagfile=configs/movie_reviews_minilm.cfg --workdir=run
 
 import logging
 
-from tl_app import cli
+from tl_app.commands import cli
 
 log = logging.getLogger("tl_app.train")
 

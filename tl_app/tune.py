@@ -8,7 +8,7 @@ The same command continues a search, and started several times at once it shares
 
 import sys
 
-from tl_app import cli
+from tl_app.commands import cli
 
 
 def define_flags():

@@ -22,8 +22,8 @@ from tl_app.assets import Assets
 from tl_app.commands import finished_run, train
 from tl_app.config import Config
 from tl_app.data.readers import starters
-from tl_app.explaining import integration, methods, regions, words
-from tl_app.explaining.explainer import Explainer
+from tl_app.model.explaining import integration, methods, regions, words
+from tl_app.model.explaining.explainer import Explainer
 from tl_app.tasks import statistics
 
 SIZE, PATCH = 224, 48

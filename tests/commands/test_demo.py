@@ -16,10 +16,10 @@ import PIL.Image
 import pytest
 import tiny_modules
 
-from tl_app import cli, data, tasks
+from tl_app import data, tasks
 from tl_app.assets import Assets
+from tl_app.commands import cli, flagged
 from tl_app.commands import demo as demo_lib
-from tl_app.commands import flagged
 from tl_app.commands import train as train_lib
 from tl_app.config import Config
 from tl_app.errors import UserError
@@ -138,9 +138,8 @@ def test_gradio_that_is_absent_is_one_line(monkeypatch, tmp_path):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gradio" else find(name, *rest))
   with pytest.raises(UserError, match=r"needs gradio: pip install 'tl_app\[demo\]'"):
     cli.need_packages("demo", "gradio")
-  code = (
-    "import sys; sys.argv = ['tl_app.demo', '--model=x']; from tl_app import cli, demo; import importlib.util as i; "
-  )
+  code = "import sys; sys.argv = ['tl_app.demo', '--model=x']; from tl_app import demo; "
+  code += "from tl_app.commands import cli; import importlib.util as i; "
   code += "f = i.find_spec; i.find_spec = lambda n, *r: None if n == 'gradio' else f(n, *r); "
   code += "cli.run(demo.main, demo.__doc__, demo.define_flags)"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)

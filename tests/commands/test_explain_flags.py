@@ -6,7 +6,8 @@ import pytest
 from absl.testing import flagsaver
 from tiny_runs import write_run
 
-from tl_app import cli, explain
+from tl_app import explain
+from tl_app.commands import cli
 
 
 @pytest.fixture

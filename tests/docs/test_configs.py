@@ -17,7 +17,8 @@ RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 FLAG = re.compile(r"(?<![\w-])--(\w+)")
 PARSE = """
 import dataclasses, json, sys
-from tl_app import cli, train
+from tl_app import train
+from tl_app.commands import cli
 train.define_flags()
 cli.FLAGS(sys.argv)
 print(json.dumps(dataclasses.asdict(cli.config_from_flags())))

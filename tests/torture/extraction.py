@@ -15,7 +15,7 @@ CHUNK = 128
 CODE = """
 import os, runpy, signal, sys, threading, time
 sizes, limit, sys.argv = sys.argv[1], float(sys.argv[2]), ["train", *sys.argv[3:]]
-from tl_app import cli
+from tl_app.commands import cli
 start = cli.start_tensorflow
 
 def started():

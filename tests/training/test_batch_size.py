@@ -11,9 +11,9 @@ import tiny_modules
 from absl import flags
 from absl.testing import flagsaver
 
-from tl_app import cli, files
 from tl_app import config as config_lib
-from tl_app.commands import benchmark, evaluate, export, train
+from tl_app import files
+from tl_app.commands import benchmark, cli, evaluate, export, train
 from tl_app.compute import devices, memory
 from tl_app.config import Config
 from tl_app.errors import UserError

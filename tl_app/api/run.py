@@ -7,11 +7,11 @@ import pathlib
 import typing
 from collections.abc import Iterable
 
-from tl_app import files
 from tl_app import workdir as workdir_lib
 from tl_app.api import session
 from tl_app.commands import early_checks
 from tl_app.config import rules
+from tl_app.config.paths import expanded
 from tl_app.errors import UserError
 
 if typing.TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Run:
     unknown = [name for name in data if name not in rules.EVALUATION_FLAGS]
     if unknown:
       raise UserError(f"run.evaluate takes no {unknown[0]!r}, but {', '.join(rules.EVALUATION_FLAGS)}")
-    data = {name: files.expanded(value) for name, value in data.items()}
+    data = {name: expanded(value) for name, value in data.items()}
     early_checks.evaluation(self.config, data)
     with session.running():
       from tl_app.commands import evaluate
@@ -123,9 +123,9 @@ class Run:
       self._predictor = predict.Predictor(self._paths.export, **self._trust)
     facts = self._predictor.facts
     if isinstance(inputs, (str, os.PathLike)):
-      if not os.path.exists(files.expanded(inputs)):
+      if not os.path.exists(expanded(inputs)):
         raise UserError(f"there is no file or directory {str(inputs)[:60]!r}: give a list of inputs, or a path")
-      names, rows = None, self._read(facts, files.expanded(inputs))
+      names, rows = None, self._read(facts, expanded(inputs))
     else:
       inputs = session.inputs(inputs)
       names = [f"input {i}" if isinstance(value, bytes) else value for i, value in enumerate(inputs)]
@@ -168,18 +168,18 @@ class Run:
     Example:
       run.explain(["I lost my card"])[0]["explanations"][0]["words"]
     """
-    from tl_app.explaining import methods
+    from tl_app.model.explaining import methods
 
     if method not in methods.METHODS:
       raise UserError(f"run.explain takes no method {method!r}, but {', '.join(methods.METHODS)}")
     is_path = isinstance(inputs, (str, os.PathLike))
-    source: typing.Any = files.expanded(str(inputs)) if is_path else session.inputs(inputs)
+    source: typing.Any = expanded(str(inputs)) if is_path else session.inputs(inputs)
     with session.running():
       from tl_app.commands import explain
 
       count = explain.Options.max_inputs if is_path else max(1, len(source))
       options = explain.Options(method, tuple(classes), similar, count)
-      return Explanations(explain.explain(self.workdir, source, files.expanded(str(output)), options, {}, self._trust))
+      return Explanations(explain.explain(self.workdir, source, expanded(str(output)), options, {}, self._trust))
 
   def errors(self) -> "pd.DataFrame":
     """Returns the wrong predictions of the test split, the worst first.
@@ -301,7 +301,7 @@ class Run:
     with session.running():
       from tl_app.commands import export
 
-      directory = export.export(self.workdir, files.expanded(str(output)), self._trust, candidate)[0]
+      directory = export.export(self.workdir, expanded(str(output)), self._trust, candidate)[0]
     self._predictor = None
     return directory
 

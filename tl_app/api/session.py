@@ -5,7 +5,8 @@ import logging
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 
-from tl_app import cli, terminal
+from tl_app import terminal
+from tl_app.commands import cli
 from tl_app.errors import UserError
 
 _log = logging.getLogger("tl_app")

@@ -7,6 +7,7 @@ import os
 import pathlib
 
 from tl_app import files
+from tl_app.config.paths import expanded
 from tl_app.errors import UserError
 from tl_app.files import checksums, locks
 from tl_app.files.locks import Lock
@@ -21,7 +22,7 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 def cache_root(cache_dir: str = "") -> pathlib.Path:
   """Returns the cache directory: `cache_dir`, else $TL_APP_CACHE, else tl_app in the user's cache directory."""
   user = os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~/.cache").expanduser()
-  root = pathlib.Path(files.expanded(cache_dir or os.environ.get("TL_APP_CACHE") or pathlib.Path(user, "tl_app")))
+  root = pathlib.Path(expanded(cache_dir or os.environ.get("TL_APP_CACHE") or pathlib.Path(user, "tl_app")))
   if root.is_file():
     raise UserError(f"the cache {root} is a file: give a directory, by --cache_dir or $TL_APP_CACHE")
   return root

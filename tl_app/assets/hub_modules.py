@@ -7,8 +7,8 @@ import pathlib
 import shutil
 import socket
 
-from tl_app import files
 from tl_app.assets import cache
+from tl_app.config.paths import expanded
 from tl_app.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def require_tf2(directory, handle):
 
 
 def local_module(handle):
-  directory = pathlib.Path(files.expanded(handle))
+  directory = pathlib.Path(expanded(handle))
   if not directory.is_dir():
     raise UserError(
       f"{handle} is not a directory: expected one with saved_model.pb, or a tfhub.dev or kaggle.com/models URL"

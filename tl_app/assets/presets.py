@@ -5,6 +5,7 @@ import pathlib
 
 from tl_app import files
 from tl_app.assets import cache, keras_files
+from tl_app.config.paths import expanded
 from tl_app.errors import UserError
 
 # Files of a KerasHub preset from which it builds layers, tokenizers and converters, and those that are read here.
@@ -14,7 +15,7 @@ _READ = ("config.json", "tokenizer.json", "image_converter.json")
 
 def local_preset(handle):
   """Returns the directory of a preset; raises `UserError` if files are missing."""
-  directory = pathlib.Path(files.expanded(handle))
+  directory = pathlib.Path(expanded(handle))
   if not directory.is_dir():
     raise UserError(f"{handle} is not a directory: expected a preset with config.json")
   try:

@@ -8,11 +8,11 @@ import types
 import typing
 from collections.abc import Iterable
 
-from tl_app import files
 from tl_app.backbones import saved_backbone, tuned
 from tl_app.backbones.spec import BackboneSpec, Origin
 from tl_app.backbones.table import SPECS
 from tl_app.config import AUTO, RANDOM, Config, suggestion
+from tl_app.config.paths import expanded
 from tl_app.errors import UserError
 from tl_app.files import nearby
 
@@ -56,9 +56,9 @@ def resolve(name: str) -> BackboneSpec:
   """
   if is_known(name):
     return next(spec for spec in SPECS if name in (spec.name, spec.name.partition(".")[0]))
-  name = files.expanded(name) if name.startswith("file://") else name
+  name = expanded(name) if name.startswith("file://") else name
   kind = _handle_kind(name)
-  directory = pathlib.Path(files.expanded(name))
+  directory = pathlib.Path(expanded(name))
   if kind and saved_backbone.is_saved(directory):
     return saved_backbone.described(BackboneSpec(name=name, kind=kind, handle=name), directory)
   if kind == "tuned":
@@ -71,7 +71,7 @@ def resolve(name: str) -> BackboneSpec:
   if kind == "saved_model":
     return BackboneSpec(name=name, kind=kind, handle=name)
   if kind == "keras_file":
-    return BackboneSpec(name=name, kind=kind, handle=files.expanded(name))
+    return BackboneSpec(name=name, kind=kind, handle=expanded(name))
   if kind == "kerashub":
     # Every KerasHub backbone has a sequence or a map, few have a pooler; their converters expect pixels in [0, 255].
     return BackboneSpec(name=name, kind=kind, handle=name, pooling="mean", value_range=(0.0, 255.0))
@@ -291,7 +291,7 @@ def _handle_kind(name):
     return "saved_model"
   if re.fullmatch(r"(kaggle|hf)://[^/\s]+(/[^/\s]+)+", name):
     return "kerashub"
-  directory = pathlib.Path(files.expanded(name))
+  directory = pathlib.Path(expanded(name))
   if name and directory.is_file() and directory.suffix in KERAS_FILES:
     return "keras_file"
   if not name or not directory.is_dir():
@@ -311,7 +311,7 @@ def _handle_kind(name):
 
 def _tuned(name):
   """Returns the record of a run, a candidate or an export: that of its pretrained network, with other weights."""
-  directory = pathlib.Path(files.expanded(name)).resolve()
+  directory = pathlib.Path(expanded(name)).resolve()
   origin = tuned.origin(directory)
   try:
     spec = resolve(origin.backbone)
@@ -325,14 +325,14 @@ def _tuned(name):
 
 
 def _absolute(handle):
-  path = pathlib.Path(files.expanded(handle))
+  path = pathlib.Path(expanded(handle))
   return str(path.resolve()) if handle and not is_known(handle) and path.exists() else handle
 
 
 def _unknown(name):
   names = [spec.name for spec in SPECS]
   forms = f"Names: {', '.join(names)}. Or give {FORMS}"
-  directory = pathlib.Path(files.expanded(name))
+  directory = pathlib.Path(expanded(name))
   if name and directory.is_dir():
     found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
     return f"--backbone={name} is a directory with neither saved_model.pb nor config.json; it holds {found}. {forms}"

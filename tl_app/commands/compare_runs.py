@@ -11,6 +11,7 @@ from tl_app import files, tasks
 from tl_app import workdir as workdir_lib
 from tl_app.commands import compare_statistics
 from tl_app.commands.compare_statistics import Run
+from tl_app.config.paths import expanded
 from tl_app.errors import UserError
 from tl_app.errors.counts import number_of
 from tl_app.files import checksums
@@ -53,7 +54,7 @@ def compare(workdirs: Sequence[str], output: str = "") -> dict:
   Raises:
     UserError: a directory holds no finished run, or the runs cannot be compared.
   """
-  workdirs = [files.expanded(name.strip()) for name in workdirs if name.strip()]
+  workdirs = [expanded(name.strip()) for name in workdirs if name.strip()]
   if len(workdirs) < 2 or len({pathlib.Path(name).resolve() for name in workdirs}) < len(workdirs):
     raise UserError(f"--workdirs={','.join(workdirs)}: give two different runs or more, with commas")
   if output and workdir_lib.Workdir(pathlib.Path(output)).config.exists():

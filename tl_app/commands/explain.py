@@ -21,11 +21,11 @@ from tl_app.data.readers import unlabelled
 from tl_app.data.readers.rows import Row
 from tl_app.data.splitting import splits
 from tl_app.errors import UserError
-from tl_app.explaining import similar
-from tl_app.explaining.explainer import Explainer
-from tl_app.explaining.methods import NotPossible
-from tl_app.explaining.similar import Similar
 from tl_app.features import frozen
+from tl_app.model.explaining import similar
+from tl_app.model.explaining.explainer import Explainer
+from tl_app.model.explaining.methods import NotPossible
+from tl_app.model.explaining.similar import Similar
 from tl_app.model.model import Model
 from tl_app.report import explanations, page, predictions
 from tl_app.terminal import progress

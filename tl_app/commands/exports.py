@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from tl_app import config as config_lib
 from tl_app import files, workdir
 from tl_app.config import rules
+from tl_app.config.paths import expanded
 from tl_app.errors import UserError
 from tl_app.files import checksums, nearby
 
@@ -16,7 +17,7 @@ def export_of(model: str | pathlib.Path) -> pathlib.Path:
   Raises:
     UserError: there is no such directory, or the run has no export.
   """
-  directory = pathlib.Path(files.expanded(model))
+  directory = pathlib.Path(expanded(model))
   run = workdir.Workdir(directory)
   if not directory.exists():
     raise UserError(

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from tl_app import files
+from tl_app.config.paths import expanded
 from tl_app.data import modalities
 from tl_app.errors import UserError
 from tl_app.tasks.task import Task
@@ -31,7 +32,7 @@ class FlaggedTable:
     Raises:
       UserError: there is a file with other columns, or it cannot be written.
     """
-    self.path = pathlib.Path(files.expanded(path))
+    self.path = pathlib.Path(expanded(path))
     self._task, self._modality, self._lock = task, modalities.of(modality), threading.Lock()
     inputs = [modality, f"{modality}_pair"] if pairs else [modality]
     self._columns = [*inputs, *task.answers.label_columns, "prediction", "score"]

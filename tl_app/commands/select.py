@@ -18,8 +18,8 @@ from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.backbones.backbone import parameters
 from tl_app.backbones.spec import BackboneSpec
-from tl_app.cli import machine_error
 from tl_app.commands import default_backbone, feature_choices, loading
+from tl_app.commands.cli import machine_error
 from tl_app.commands.searching import probes, scores
 from tl_app.compute import devices as devices_lib
 from tl_app.compute import memory

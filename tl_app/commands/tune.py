@@ -12,8 +12,8 @@ import typing
 from tl_app import config as config_lib
 from tl_app import files
 from tl_app import workdir as workdir_lib
-from tl_app.cli import machine_error
 from tl_app.commands import train, training_process
+from tl_app.commands.cli import machine_error
 from tl_app.commands.searching import space as space_lib
 from tl_app.commands.searching import study as study_lib
 from tl_app.commands.searching.space import Space

@@ -7,7 +7,6 @@ import dataclasses
 import typing
 from collections.abc import Callable
 
-from tl_app import files
 from tl_app.config.groups import (
   AUTO,
   AnswerConfig,
@@ -23,6 +22,7 @@ from tl_app.config.groups import (
   RunConfig,
   SplitConfig,
 )
+from tl_app.config.paths import expanded
 
 Group = typing.TypeVar("Group")
 
@@ -68,7 +68,7 @@ class Config(
   def __post_init__(self):
     for field in dataclasses.fields(self):
       if field.metadata["path"]:
-        object.__setattr__(self, field.name, files.expanded(getattr(self, field.name)))
+        object.__setattr__(self, field.name, expanded(getattr(self, field.name)))
 
   @property
   def data(self) -> DataConfig:

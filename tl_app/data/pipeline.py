@@ -136,7 +136,7 @@ def training_steps(
     preprocess: `Backbone.preprocess`.
     batches: dataset of int32 [batch_size] positions in `inputs`, see `index_batches` and `token_batches`.
     augment: result of `Modality.augmentation`, or None.
-    mix: result of `augmentation.make_mix`, or None.
+    mix: result of `phase_augmentation.make_mix`, or None.
   """
   modality, targets, batch_size = modalities.of(inputs.modality), tf.constant(targets), batches.element_spec.shape[0]
   order = Step("order", lambda _: batches) if modality.is_batched else _one_by_one(batches, batch_size)

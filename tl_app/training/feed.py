@@ -7,13 +7,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app import augmentation
 from tl_app.data import pipeline
 from tl_app.features import trunk
 from tl_app.features.frozen import Features
 from tl_app.features.rows import FeatureRows
 from tl_app.recipes.phase import Phase
-from tl_app.training import objectives
+from tl_app.training import objectives, phase_augmentation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +124,7 @@ def training_steps(phase: Phase, features: Features, seed: int) -> list:
     model.backbone.preprocess,
     index_batches(phase, features, seed),
     augment=data.augment if inputs.augment != "none" and not inputs.augment_copies else None,
-    mix=augmentation.make_mix(phase, seed),
+    mix=phase_augmentation.make_mix(phase, seed),
   )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tl_app import augmentation
 from tl_app.backbones.backbone import Backbone, parameters
 from tl_app.compute.devices import Devices
 from tl_app.config import AUTO, rules
@@ -21,7 +20,7 @@ from tl_app.model.model import Model
 from tl_app.preprocessing import long_text
 from tl_app.recipes.facts import Facts
 from tl_app.recipes.phase import HEAD, Phase, SupervisedContrastive
-from tl_app.training import objectives, phase_rules, precision
+from tl_app.training import objectives, phase_augmentation, phase_rules, precision
 from tl_app.training.batch_size import BatchSize
 
 log = logging.getLogger(__name__)
@@ -281,7 +280,7 @@ def make(
     phase_facts=tuple(
       {
         "examples": len(data.train),
-        "changed_examples": augmentation.describe(phase, modality),
+        "changed_examples": phase_augmentation.describe(phase, modality),
         "stages": stage_rows(phase, model),
       }
       for phase in phases

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 
 from tl_app import config as config_lib
-from tl_app import files
+from tl_app.config.paths import expanded
 from tl_app.errors import UserError
 from tl_app.workdir.paths import PATH_FORMS, Workdir
 from tl_app.workdir.record import read_plan
@@ -41,7 +41,7 @@ def _located(run, name, value, then):
     form, colon, path = "", "", value
     if not path or "://" in path or name not in ("backbone", "preprocessor", "data_dir", "corrections"):
       return value
-  path = files.expanded(path)
+  path = expanded(path)
   tried = [os.path.abspath(path)]
   if then:
     start = os.path.join(then["directory"], path)

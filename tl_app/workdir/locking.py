@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from tl_app import config as config_lib
 from tl_app import files
+from tl_app.config.paths import expanded
 from tl_app.errors import RunFailed, UserError
 from tl_app.files import checksums, locks
 from tl_app.files.locks import Lock
@@ -74,7 +75,7 @@ def resumable(root: str | pathlib.Path, config: config_lib.Config) -> Iterator[R
 @contextlib.contextmanager
 def _opened(root, config):
   """Creates, checks and locks a workdir; an empty one that is new is deleted in the end."""
-  run = Workdir(pathlib.Path(files.expanded(root)))
+  run = Workdir(pathlib.Path(expanded(root)))
   try:
     new = not run.root.exists()
     run.root.mkdir(parents=True, exist_ok=True)
@@ -147,7 +148,7 @@ def open_run(root: str | pathlib.Path) -> tuple[Workdir, config_lib.Config]:
   Raises:
     UserError: there is no finished run.
   """
-  run = Workdir(pathlib.Path(files.expanded(root)))
+  run = Workdir(pathlib.Path(expanded(root)))
   if _was_killed(run) or run.moving.is_dir():
     raise UserError(
       f"--workdir={root}: a second run is in progress there, or was killed: wait for it, or start it again; the "
@@ -169,7 +170,7 @@ def _was_killed(run):
 
 def check_contents(root: str | pathlib.Path, config: config_lib.Config) -> None:
   """Raises `UserError` if `root` holds a finished run with other flags, or files of something else."""
-  run = Workdir(pathlib.Path(files.expanded(root)))
+  run = Workdir(pathlib.Path(expanded(root)))
   if run.moving.is_dir():
     # Files are on their way between two directories: who gets the lock checks them.
     return
@@ -189,7 +190,7 @@ def check_contents(root: str | pathlib.Path, config: config_lib.Config) -> None:
 
 def check_output(root: str | pathlib.Path) -> None:
   """Raises `UserError` if a command whose results are no run cannot make `root`; nothing is made."""
-  root = pathlib.Path(files.expanded(root))
+  root = pathlib.Path(expanded(root))
   nearest = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
   if not nearest.is_dir():
     raise UserError(f"--workdir={root} cannot be made: {nearest} is a file; choose another directory")
@@ -197,7 +198,7 @@ def check_output(root: str | pathlib.Path) -> None:
 
 def saved_config(root: str | pathlib.Path) -> config_lib.Config | None:
   """Returns the `Config` of the run in a directory, finished or not; None if there is none."""
-  run = Workdir(pathlib.Path(files.expanded(root)))
+  run = Workdir(pathlib.Path(expanded(root)))
   for found in (run, Workdir(run.moving), Workdir(run.earlier)):
     if found.config.is_file():
       return config_lib.from_json(found.config.read_text(encoding="utf-8"), str(found.config))

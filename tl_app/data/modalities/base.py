@@ -145,7 +145,7 @@ class Modality(abc.ABC):
 
   @abc.abstractmethod
   def augmentation(self, name: str, inputs: Inputs, seed: int) -> typing.Callable:
-    """Returns the function (input, number) -> augmented input that --augment names; see `tl_app.augmentation`.
+    """Returns the function (input, number) -> augmented input that --augment names; see `tl_app.data.augmentation`.
 
     Args:
       name: of --augment, "none" excepted.

@@ -107,12 +107,12 @@ class Image(Modality):
     return lambda i: copy(preprocess.one(read(i)), i) if copy else preprocess.one(read(i))
 
   def augmentation(self, name, inputs, seed):
-    from tl_app.augmentation import images
+    from tl_app.data.augmentation import images
 
     return images.Augment(name, seed)
 
   def describe_augmentation(self, name):
-    from tl_app.augmentation import images
+    from tl_app.data.augmentation import images
 
     return images.described(name)
 

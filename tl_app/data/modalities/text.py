@@ -94,12 +94,12 @@ class Text(Modality):
       return None
 
   def augmentation(self, name, inputs, seed):
-    from tl_app.augmentation import texts
+    from tl_app.data.augmentation import texts
 
     return texts.Augment(name, [text for row in inputs.rows() for text in row], seed)
 
   def describe_augmentation(self, name):
-    from tl_app.augmentation import texts
+    from tl_app.data.augmentation import texts
 
     return texts.described(name)
 

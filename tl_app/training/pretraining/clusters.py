@@ -11,7 +11,7 @@ import sklearn.preprocessing
 import tensorflow as tf
 from keras import layers
 
-from tl_app.augmentation import views
+from tl_app.data.augmentation import views
 from tl_app.errors import UserError
 from tl_app.errors.counts import number_of
 from tl_app.model import graphs

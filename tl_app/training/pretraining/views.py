@@ -7,11 +7,11 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from tl_app.augmentation import views
-from tl_app.augmentation.views import ViewSettings
 from tl_app.backbones import keras_internals
 from tl_app.backbones.float32_layers import L2_NORMALIZED
 from tl_app.compute import across_devices
+from tl_app.data.augmentation import views
+from tl_app.data.augmentation.views import ViewSettings
 from tl_app.model import graphs
 from tl_app.recipes.phase import Views
 from tl_app.training.pretraining.objective import PretrainingObjective

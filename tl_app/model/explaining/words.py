@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tl_app.explaining import integration
-from tl_app.explaining.integration import Integrated
-from tl_app.explaining.methods import NotPossible, Score
+from tl_app.model.explaining import integration
+from tl_app.model.explaining.integration import Integrated
+from tl_app.model.explaining.methods import NotPossible, Score
 from tl_app.model.model import Model
 from tl_app.preprocessing.base import Preprocess
 

@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tl_app.augmentation import views
-from tl_app.augmentation.views import ViewSettings
+from tl_app.data.augmentation import views
+from tl_app.data.augmentation.views import ViewSettings
 
 # The value of a pixel is its place: red grows to the right, green downwards.
 PLACES = np.zeros((64, 32, 32, 3), "float32")

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app.data import modalities
-from tl_app.explaining import methods, regions, words
-from tl_app.explaining.integration import Integrated
+from tl_app.model.explaining import methods, regions, words
+from tl_app.model.explaining.integration import Integrated
 from tl_app.model.model import Model
 from tl_app.tasks import explained
 from tl_app.tasks.explained import Explained

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tl_app.augmentation import images
+from tl_app.data.augmentation import images
 
 # Apart from the seeds of the examples.
 _STREAM = 1_000_003

@@ -11,8 +11,8 @@ from tiny_explained import image_model, picture, text_model
 from tl_app import tasks
 from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.errors import UserError
-from tl_app.explaining import integration, methods, regions, similar, words
-from tl_app.explaining.explainer import Explainer
+from tl_app.model.explaining import integration, methods, regions, similar, words
+from tl_app.model.explaining.explainer import Explainer
 
 TEXT = "the film is word3 and word7 , good"
 PLANTED = "word7"

@@ -13,16 +13,17 @@ import tiny_data
 import tiny_presets
 from tiny_data import TEXTS, Lengths
 
-from tl_app import augmentation, files
-from tl_app.augmentation import images, mixing, texts
+from tl_app import files
 from tl_app.commands import train
 from tl_app.config import Config, validate
 from tl_app.data import copies, modalities, pipeline
+from tl_app.data.augmentation import images, mixing, texts
 from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.errors import UserError
 from tl_app.preprocessing.image import ImagePreprocess
 from tl_app.recipes import recipes
 from tl_app.recipes.facts import Facts
+from tl_app.training import phase_augmentation
 
 SENTENCES = strings(
   ["the old film was slow and the plot was thin", "a quick dog ran over two small houses", "he ate bread with red wine"]
@@ -132,8 +133,8 @@ def test_the_last_steps_are_clean():
   probe, tuned = recipes.plan(Config(mixup=0.2, augment="rand", epochs=5), Facts(**facts))
   assert not probe.inputs.mixes and probe.inputs.augment == "none"
   assert (tuned.schedule.steps, tuned.first_unmixed_step) == (50, 42)
-  assert augmentation.describe(probe, modalities.of("image")) == ""
-  assert augmentation.describe(tuned, modalities.of("image")).endswith("mixup 0.2, unmixed from step 43 of 50")
+  assert phase_augmentation.describe(probe, modalities.of("image")) == ""
+  assert phase_augmentation.describe(tuned, modalities.of("image")).endswith("mixup 0.2, unmixed from step 43 of 50")
 
 
 def test_texts_lose_move_and_change_few_words():

@@ -1,14 +1,11 @@
-"""Random changes of training examples: `texts`, `images`, and `mixing` of the images of a batch.
-
-`Modality.augmentation` makes the function that --augment names; the training stream and `data.copies` apply it.
-"""
+"""What a phase changes in its training examples."""
 
 from tl_app.recipes.phase import Phase
 
 
 def make_mix(phase: Phase, seed: int):
   """Returns the function (images, targets, number) -> (images, targets) of a phase, or None if it mixes nothing."""
-  from tl_app.augmentation import mixing
+  from tl_app.data.augmentation import mixing
 
   inputs = phase.inputs
   return mixing.Mix(inputs.mixup, inputs.cutmix, phase.first_unmixed_step, seed) if inputs.mixes else None

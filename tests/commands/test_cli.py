@@ -14,9 +14,9 @@ import tiny_modules
 from absl.testing import flagsaver
 
 import tl_app
-from tl_app import cli, files, train, workdir
 from tl_app import config as config_lib
-from tl_app.commands import selected_model
+from tl_app import files, train, workdir
+from tl_app.commands import cli, selected_model
 from tl_app.config import Config
 
 COMMANDS = (
@@ -88,7 +88,7 @@ def test_help_answers_without_tensorflow(name):
 @pytest.mark.slow
 def test_an_interruption_that_python_drops_comes_again():
   code = (
-    "import os, signal, sys, time\nfrom tl_app import cli\ncli.interruption.AGAIN = 1\nsys.argv = ['x']\n"
+    "import os, signal, sys, time\nfrom tl_app.commands import cli\ncli.interruption.AGAIN = 1\nsys.argv = ['x']\n"
     "class Dropped:\n  def __del__(self):\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(0.1)\n"
     "def main():\n  Dropped()\n  print('goes on', flush=True)\n  time.sleep(60)\n"
     "cli.run(main, 'x')"
@@ -101,7 +101,8 @@ def test_an_interruption_that_python_drops_comes_again():
 @pytest.mark.slow
 def test_a_second_interruption_ends_a_step_that_does_not_end():
   code = (
-    "import os, signal, sys, time\nfrom tl_app import cli\ncli.interruption.TWICE_SECONDS = 0.2\nsys.argv = ['x']\n"
+    "import os, signal, sys, time\nfrom tl_app.commands import cli\n"
+    "cli.interruption.TWICE_SECONDS = 0.2\nsys.argv = ['x']\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "def main():\n  with cli.interruption.deferred():\n"
     "    for second in 0, 0, 0.3:\n      time.sleep(second)\n      print(second, flush=True)\n"

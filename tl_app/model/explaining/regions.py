@@ -7,9 +7,9 @@ import numpy as np
 import scipy.ndimage
 import tensorflow as tf
 
-from tl_app.explaining import integration
-from tl_app.explaining.integration import Integrated
-from tl_app.explaining.methods import Score
+from tl_app.model.explaining import integration
+from tl_app.model.explaining.integration import Integrated
+from tl_app.model.explaining.methods import Score
 from tl_app.model.model import Model
 
 # Level of the pixels, in [0, 1], of a plain grey image and of a hidden region.

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Sequence
 from absl import flags
 
 from tl_app import config as config_lib
-from tl_app import files, terminal
+from tl_app import terminal
 from tl_app.config import rules
+from tl_app.config.paths import expanded
 from tl_app.errors import RunFailed, UserError, interruption
 
 FLAGS = flags.FLAGS
@@ -341,7 +342,7 @@ class _Path(flags.ArgumentParser):
 
   def parse(self, argument):
     """Returns the text with the home directory in place of ~."""
-    return files.expanded(argument)
+    return expanded(argument)
 
   def flag_type(self):
     """Returns what help says of the values."""

@@ -5,9 +5,9 @@ import pytest
 from test_contracts import _raw, load  # noqa: F401, a fixture
 
 from tl_app import tasks
-from tl_app.explaining import methods
-from tl_app.explaining.explainer import Explainer
 from tl_app.model import model as model_lib
+from tl_app.model.explaining import methods
+from tl_app.model.explaining.explainer import Explainer
 
 # The methods that are possible, the first one is that of `auto`.
 POSSIBLE = {

@@ -483,6 +483,13 @@ def test_labels_that_differ_in_writing_only_are_not_proposed(tmp_path):
   ]
 
 
+def test_repeats_are_counted_among_what_could_repeat(tmp_path):
+  rows = text_rows(30)
+  found = check_rows(tmp_path, [*rows, *[rows[0]] * 40, (f"  {rows[1][0]}!! ", rows[1][1], "")])
+  assert (found["duplicates"].count, found["duplicates"].total) == (40, 101)
+  assert (found["near_duplicates"].count, found["near_duplicates"].total) == (1, 61)
+
+
 def test_names_of_thousands_of_classes_are_looked_for_in_seconds():
   """Each name was looked for in every text: 20,000 texts of 500 classes took 66 s."""
   rng, number = np.random.default_rng(0), 20_000

@@ -1,5 +1,7 @@
 """Vocabularies that are learnt from texts."""
 
+import random
+
 import pytest
 import tensorflow as tf
 
@@ -25,6 +27,15 @@ def test_the_size_limits_the_merged_tokens_and_never_the_characters():
   smallest, larger = vocabulary.learn(TEXTS, 1), vocabulary.learn(TEXTS, 36)
   assert all(len(token.removeprefix("##")) == 1 for token in smallest[5:])
   assert len(larger) == 36 and larger[: len(smallest)] == smallest
+
+
+def test_words_that_are_never_read_teach_nothing():
+  """Five words of 2,000 letters of a genome took 16 s, and filled the vocabulary."""
+  rng = random.Random(0)
+  genomes = ["".join(rng.choice("acgt") for _ in range(length)) for length in (text.MAX_CHARS_PER_WORD + 1, 20_000)]
+  assert vocabulary.learn([*TEXTS, *genomes], 60) == vocabulary.learn(TEXTS, 60)
+  longest = ["ab" * (text.MAX_CHARS_PER_WORD // 2)] * 2
+  assert tokens_of(vocabulary.learn([*TEXTS, *longest], 200), longest[0]) == [longest[0]]
 
 
 def test_the_order_of_the_texts_does_not_matter():

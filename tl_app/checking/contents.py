@@ -67,7 +67,7 @@ def _repeating(kind, examples, indices, groups):
   _, first, inverse = np.unique(groups[indices], return_index=True, return_inverse=True)
   later = np.flatnonzero(first[inverse] != np.arange(len(indices)))
   pairs = [(indices[i], indices[first[inverse[i]]]) for i in later[:SHOWN]]
-  yield from find(kind, len(later), len(examples), examples=[_pair(examples, *pair) for pair in pairs])
+  yield from find(kind, len(later), len(indices), examples=[_pair(examples, *pair) for pair in pairs])
 
 
 def conflicts(subject):

@@ -21,8 +21,9 @@ KEEP, ACCEPT, DROP = "keep", "accept", "drop"
 DECISIONS = ("", KEEP, ACCEPT, DROP)
 # Columns of a table of proposed changes; that of the input is named after it: text, text_pair, image.
 COLUMNS = ("id", "split", "label", "proposed_label", "confidence", "reason", "decision", "content")
-# Hexadecimal digits of the hash in the column "content".
-_DIGITS = 16
+# Hexadecimal digits of the hash in the column "content", and what stands before them: a spreadsheet would take one of
+# 800 hashes, such as 12345678901e2345, for a number and round it.
+_DIGITS, _HASH = 16, "sha256:"
 
 
 class Correction(typing.NamedTuple):
@@ -86,7 +87,15 @@ def write(path: str | pathlib.Path, examples: Examples, proposals: Iterable[Prop
     writer.writerow([COLUMNS[0], *inputs, *COLUMNS[1:]])
     for index, label, confidence, reason, split in proposals:
       values = [value[index] if isinstance(value[index], str) else "" for value in inputs.values()]
-      facts = [split, examples.labels[index], label, f"{confidence:.3f}", reason, "", examples.hashes[index][:_DIGITS]]
+      facts = [
+        split,
+        examples.labels[index],
+        label,
+        f"{confidence:.3f}",
+        reason,
+        "",
+        _HASH + examples.hashes[index][:_DIGITS],
+      ]
       writer.writerow([examples.ids[index], *values, *facts])
 
 
@@ -141,7 +150,7 @@ def _row(line, cells, what):
     given["label"] if cells.get("label") is not None else None,
     given["proposed_label"],
     decision,
-    given["content"],
+    given["content"].removeprefix(_HASH),
   )
 
 

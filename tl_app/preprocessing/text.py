@@ -25,7 +25,8 @@ _CJK = (
   r"\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}\x{2B820}-\x{2CEAF}\x{2F800}-\x{2FA1F}]"
 )
 _PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
-_MAX_CHARS_PER_WORD = 100
+# A longer word is one unknown token.
+MAX_CHARS_PER_WORD = 100
 
 
 def bert_words(
@@ -241,7 +242,7 @@ class WordPiece(TokenPreprocess):
     keys, values = tf.constant(list(vocabulary)), tf.constant(list(vocabulary.values()), tf.int64)
     self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), vocabulary["[UNK]"])
     self._subwords = tf_text.WordpieceTokenizer(
-      self._table, max_bytes_per_word=4 * _MAX_CHARS_PER_WORD, token_out_type=tf.int64
+      self._table, max_bytes_per_word=4 * MAX_CHARS_PER_WORD, token_out_type=tf.int64
     )
 
   @property
@@ -260,7 +261,7 @@ class WordPiece(TokenPreprocess):
     return self._tokenize_words(bert_words(texts, **self._rules)[:, : self.max_length])
 
   def _tokenize_words(self, words):
-    too_long = tf.strings.length(words.flat_values, "UTF8_CHAR") > _MAX_CHARS_PER_WORD
+    too_long = tf.strings.length(words.flat_values, "UTF8_CHAR") > MAX_CHARS_PER_WORD
     words = words.with_flat_values(tf.where(too_long, "[UNK]", words.flat_values))
     return tf.cast(self._subwords.tokenize(words).merge_dims(1, 2), tf.int32)
 

@@ -51,11 +51,12 @@ def learn(texts: Iterable[str], size: int) -> tuple[str, ...]:
 
 
 def _count(texts) -> collections.Counter:
-  """Returns how often each word occurs."""
+  """Returns how often each word occurs, without the words that are too long for a token of their own."""
   counts = collections.Counter()
   for batch in _batches(texts):
     words = text.bert_words(tf.constant(batch), lower=True).flat_values.numpy()
-    counts.update(word.decode("utf-8") for word in words)
+    # A word of 2,000 letters, such as a genome or base64, takes as many merges as all others, and is never read.
+    counts.update(word for word in (word.decode("utf-8") for word in words) if len(word) <= text.MAX_CHARS_PER_WORD)
     if len(counts) > MAX_COUNTED:
       counts = collections.Counter({word: count for word, count in counts.items() if count > 1})
   return counts

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import shutil
 import sys
@@ -214,6 +215,16 @@ def test_an_input_that_does_not_fit_is_told_before_anything_is_written(exports, 
 def test_a_batch_size_below_one_is_refused(exports, size):
   with pytest.raises(UserError, match=f"--batch_size={size}: use 1 or more"):
     predict_lib.predict(exports["text"], "-", batch_size=size)
+
+
+def test_a_written_output_is_named(exports, tmp_path, caplog):
+  table, output = write(tmp_path / "t.csv", 'text\nfine\n""\n'), tmp_path / "out.csv"
+  with caplog.at_level(logging.INFO, "tl_app"):
+    predict_lib.predict(exports["text"], str(table), str(output))
+  assert caplog.messages == [
+    f"2 answers written to {output}",
+    'inputs without an answer: 1 of 2; see their "error"',
+  ]
 
 
 def test_output_is_whole_or_as_it_was(exports, tmp_path):

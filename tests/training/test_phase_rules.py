@@ -59,7 +59,8 @@ EXAMPLES = [
     phase_rules.refit_needs_a_closed_form,
     planned({}),
     *(model(), ONE),
-    "--refit=always needs a probe in closed form, which this one is not (the task has no closed form)",
+    "--refit=always needs a probe that scikit-learn solves, which this one is not (scikit-learn has no solver for the "
+    "task)",
   ),
   (
     phase_rules.features_are_not_stale,

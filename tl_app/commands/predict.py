@@ -19,6 +19,7 @@ from tl_app.data import modalities
 from tl_app.data.readers import unlabelled
 from tl_app.data.readers.rows import Row
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.files import checksums
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ def predict(
         failed += sum("error" in line for line in answers)
     if not total and source != "-":
       raise UserError(f"--input={source} has no inputs")
+  if output:
+    log.info("%s written to %s", number_of(total, "answer"), output)
   if failed:
     log.warning('inputs without an answer: %s of %s; see their "error"', f"{failed:,}", f"{total:,}")
 

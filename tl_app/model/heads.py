@@ -157,7 +157,7 @@ def solve(head: keras.Model, solver: str, task: Task, parts: Sequence[Part], str
       examples, the others the one with the lowest calibrated loss.
     task: the `Task`.
     parts: what to fit. The features to fit have one target for each row.
-    strength: the only strength to try; None tries several.
+    strength: the only strength to judge, with the weights that a search gives it; None tries several.
   """
   scaled = keras.Model(head.input, head.get_layer("standardize").output)
   inputs = [keras.ops.convert_to_numpy(scaled(part.train.features, training=False)) for part in parts]
@@ -173,16 +173,22 @@ def _best(head, solver, task, parts, inputs, strength):
   tried, answered = [], {}
   best, best_value, worse = Solved(tried, 0.0, [], [], answered), -np.inf, 0
   for number, (tested, _) in enumerate(paths[0]):
-    if strength is not None and tested != strength:
+    wanted = strength in (None, tested)
+    # A known strength is reached from the others as in the search, so that it gives the weights that were judged there.
+    if not wanted and not solvers.can_start(paths[0][number][1]):
       continue
     weights, held_out = [], []
     for part, x, path in zip(parts, inputs, paths):
-      if number and strength is None:
+      if number:
         solvers.start_from(path[number][1], path[number - 1][1])
       fitted = path[number][1].fit(x, part.train.targets)
+      if not wanted:
+        continue
       weights.append(tuple(w.astype(np.float32) for w in task.loss.probe_weights(fitted)))
       head.get_layer(LOGITS).set_weights(weights[-1])
       held_out.append(part.held_out.by_example(logits(head, part.held_out.features)))
+    if not wanted:
+      continue
     answers = answered[tested] = np.concatenate(held_out)
     metrics = task.metrics.monitor_metrics(answers, targets)
     metrics["calibrated_loss"] = task.calibrated_loss(answers, targets)
@@ -191,7 +197,7 @@ def _best(head, solver, task, parts, inputs, strength):
     worse += 1
     if value > best_value:
       best, best_value, worse = Solved(tried, tested, weights, held_out, answered), value, 0
-    if worse == WORSE:
+    if worse == WORSE or strength is not None:
       break
   return best
 

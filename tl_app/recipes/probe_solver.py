@@ -7,7 +7,7 @@ from tl_app.recipes.phase import ADAMW
 
 # The value of --probe_solver that leaves the choice to the run.
 AUTO = "auto"
-# Largest rows x features x outputs of a closed form. L-BFGS makes about 150 passes over them for all strengths of the
+# Largest rows x features x outputs for scikit-learn. L-BFGS makes about 150 passes over them for all strengths of the
 # regularisation: about five minutes on one core at this size.
 MOST_WORK = 1e10
 # Flags of gradient descent, for which a user who gives one has asked. Fine-tuning reads the others of them too.
@@ -18,7 +18,7 @@ _OF_ANY_PHASE = ("optimizer", "schedule", "warmup", "weight_decay", "early_stopp
 def choose(config, facts: Facts) -> tuple[str, str]:
   """Returns (solver of the probe, the reason for it).
 
-  The closed form of the task is a solver of scikit-learn. It needs no learning rate and no number of steps, so that it
+  The default of the task is a solver of scikit-learn. It needs no learning rate and no number of steps, so that it
   fits few examples too: with 300 messages the probe of sms_spam has 0.976 by logistic regression, 0.820 by AdamW.
 
   Args:
@@ -30,13 +30,13 @@ def choose(config, facts: Facts) -> tuple[str, str]:
   reason = _needs_gradients(config, facts)
   if reason:
     return ADAMW, reason
-  return facts.closed_solver, "the closed form of the task"
+  return facts.closed_solver, "the default of the task"
 
 
 def _needs_gradients(config, facts):
   """Returns why the probe is fitted by gradient descent, or ""."""
   if not facts.closed_solver:
-    return "the task has no closed form"
+    return "scikit-learn has no solver for the task"
   names = ["imbalance", *_OF_THE_PROBE]
   names += ["adapt"] if config.adapt == "dann" else []
   # `full` has a new head too.
@@ -47,5 +47,5 @@ def _needs_gradients(config, facts):
   if given:
     return f"--{given}={getattr(config, given)} needs gradient descent"
   if facts.probe_work > MOST_WORK:
-    return f"a closed form of {facts.probe_work:.1g} rows x features x outputs takes too long"
+    return f"scikit-learn would take too long for {facts.probe_work:.1g} rows x features x outputs"
   return ""

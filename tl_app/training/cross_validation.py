@@ -196,7 +196,7 @@ class CrossValidation:
     )
     reason = ""
     if not count:
-      reason = f"longer than {progress.about(MOST_SECONDS[self.config.preset])}; --refit=always does it"
+      reason = f"longer together than {self._most()}; --refit=always cross-validates it"
     elif self.limit and not self._fits(count * seconds + rest):
       reason = f"--max_minutes={self.limit.max_minutes:g} does not allow it"
     told = f"fine-tuning is cross-validated: {what}{why_fewer}"
@@ -213,13 +213,16 @@ class CrossValidation:
       enough = max(math.ceil(ENOUGH_ANSWERS / held), int(CHEAP_SECONDS // seconds))
     fit = max(0, int((most - rest) // seconds))
     if fit < min(enough, folds):
-      return fit, f"; with all {folds} folds it would be longer than {progress.about(most)}, --refit=always runs them"
+      return fit, f"; with all {folds} folds it would be longer than {self._most()}, --refit=always runs them"
     if enough < folds:
       return (
         enough,
         f"; {enough * held:,} held-out examples are enough to choose by, --refit=always runs all {folds} folds",
       )
     return folds, ""
+
+  def _most(self):
+    return f"the {MOST_SECONDS[self.config.preset] / 60:.0f} min of --preset={self.config.preset}"
 
   def _fits(self, seconds):
     assert self.limit

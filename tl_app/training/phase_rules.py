@@ -57,7 +57,7 @@ def refit_needs_a_closed_form(config, phases, model, devices):
   """Cross-validation fits the probe many times."""
   optimizer = phases[0].optimizer
   if config.refit == "always" and optimizer.uses_gradients:
-    return f"--refit=always needs a probe in closed form, which this one is not ({optimizer.solver_reason})"
+    return f"--refit=always needs a probe that scikit-learn solves, which this one is not ({optimizer.solver_reason})"
   return ""
 
 

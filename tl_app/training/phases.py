@@ -281,11 +281,12 @@ def select(
   baseline = max(compared, key=lambda name: compared[name][metric])
   if compared[baseline][metric] > selected.metrics[selected.best.name][metric]:
     p_value = compared[baseline]["p_value"]
+    significant = p_value <= selection.SIGNIFICANT
     log.warning(
-      "a baseline is %sbetter than the selected model %s: %s, %s %.4f (%s p = %.2g); try another --backbone or "
-      "--recipe",
-      *("significantly " if p_value <= selection.SIGNIFICANT else "", first.measured),
+      "a baseline is %sbetter than the selected model %s: %s, %s %.4f (%s p = %.2g); %s",
+      *("significantly " if significant else "", first.measured),
       *(formatting.candidate(baseline), title, compared[baseline][metric], task.metrics.test_title, p_value),
+      "try another --backbone or --recipe" if significant else "the difference may be chance",
     )
   return selected
 

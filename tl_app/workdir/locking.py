@@ -66,7 +66,9 @@ def resumable(root: str | pathlib.Path, config: config_lib.Config) -> Iterator[R
       raise
     if not state.continued and run.metrics.is_file():
       log.info(
-        "%s holds a finished run of these flags: it is trained again, and replaced when the new run ends", run.root
+        "%s holds a finished run of these flags: it is trained again; until the new run ends, the files of the "
+        "finished one are in %s",
+        *(run.root, run.earlier),
       )
     with _written(run, config, state):
       yield Record(run, state)

@@ -96,6 +96,17 @@ def test_probes_then_fine_tuning_then_one_run(tmp_path, page, runs):
   assert winner["trial"] in shown and shown.count("<figure>") >= 3 and "<script" not in shown
 
 
+def test_each_trial_is_told_with_its_flags_and_the_best_of_both_studies(tmp_path, runs, caplog, monkeypatch):
+  """A fine-tuning as good as the probe was called the best, the probe in the end; the flags were not those of the best."""
+  monkeypatch.setattr(Bench, "run", lambda self, config, paths, on_epoch: trials.Outcome(0.7, "probe"))
+  with caplog.at_level("INFO", "tl_app"):
+    tune.tune(config(tmp_path), tune.Options(trials=2))
+  probe, tuned = (line for line in caplog.messages if "; the best is" in line)
+  assert probe.startswith("probe-0: validation accuracy 0.7000 (probe), ") and "with probe_solver logistic; " in probe
+  assert ", with learning_rate " in tuned and tuned.endswith("; the best is 0.7000 of probe-0")
+  assert any(line.startswith("best trial: probe-0, ") for line in caplog.messages)
+
+
 def test_the_score_of_the_worst_group_is_called_so(tmp_path, page, runs):
   result = tune.tune(config(tmp_path, select_metric="worst_group", group_column="from"), tune.Options(trials=2))
   assert (result["metric_title"], result["score_title"]) == ("accuracy", "accuracy of the worst group")

@@ -227,7 +227,7 @@ class _Search:
     try:
       outcome = self.bench.run(config, Workdir(pathlib.Path(config.workdir)), on_epoch)
       trial.complete(outcome.score, facts(candidate=outcome.candidate))
-      self._report(study, trial, outcome, facts()["seconds"], again)
+      self._report(trial, outcome, facts()["seconds"], again)
     except Pruned:
       trial.prune(facts())
       log.info("%s%s: stopped at %.4f: %s", trial.name, again, last[0], _words(trial.values))
@@ -243,13 +243,12 @@ class _Search:
       log.warning("%s%s failed: %s", trial.name, again, reason)
     return True
 
-  def _report(self, study, trial, outcome: Outcome, seconds, again):
-    best = study.best()
-    name, score = f"{study.name}-{best.number}", best.score
+  def _report(self, trial, outcome: Outcome, seconds, again):
+    study, best = self._best()
     log.info(
-      "%s%s: validation %s %.4f (%s), %s; the best is %.4f of %s: %s",
+      "%s%s: validation %s %.4f (%s), %s, with %s; the best is %.4f of %s",
       *(trial.name, again, self._title, outcome.score, formatting.candidate(outcome.candidate)),
-      *(formatting.duration(seconds), score, name, _words(trial.values)),
+      *(formatting.duration(seconds), _words(trial.values), best.score, f"{study.name}-{best.number}"),
     )
 
   def _best(self):

@@ -387,8 +387,8 @@ class RecipeConfig:
     AUTO,
     "Whether the selected model learns from training and validation examples together: a probe that scikit-learn "
     "solves, and fine-tuning if it wins against the probe in cross-validation; the held-out answers then stand for the "
-    "validation split. auto: where a sampled validation split is too small to show a gain of a tenth of the errors; fine-tuning "
-    "in as many of the folds as fit, with the final model, into four minutes, 20 with --preset=best.",
+    "validation split. auto: where a sampled validation split is too small to show a gain of a tenth of the errors; "
+    "fine-tuning in as many of the folds as fit, with the final model, into four minutes, 20 with --preset=best.",
     choices=(AUTO, "never", "always"),
   )
   select_metric: str = _field(

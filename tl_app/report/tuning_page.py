@@ -42,7 +42,7 @@ def lines(result: Mapping, workdir: str) -> str:
   found = {
     "trials": _count(result["trials"]),
     "best trial": f"{winner['trial']}, {_values(winner['values'])}",
-    "validation": f"{winner['validation']:.3f}, {result['score_title']}, the highest of all trials: rather too good",
+    "validation": f"{winner['validation']:.3f}, {result['score_title']}, the highest of all trials: likely too high",
     f"test {title}": f"{test}, {winner['test']['num_examples']:,} examples",
     "importance": "; ".join(filter(None, (_shares(shares) for shares in result["importance"].values()))),
     "model": str(pathlib.Path(workdir, winner["workdir"])),

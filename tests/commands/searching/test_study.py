@@ -190,5 +190,14 @@ def test_importance_needs_several_trials(tmp_path):
 
   while trial := study.ask(20, two):
     trial.complete(trial.values["learning_rate"] ** 2, {})
+    if len(study.rows()) < study_lib.STARTUP_TRIALS:
+      assert study.importance() == {}
   shares = study.importance()
   assert shares["learning_rate"] > 0.8 and sum(shares.values()) == pytest.approx(1.0)
+
+
+def test_equal_scores_show_no_importance(tmp_path):
+  study, _ = opened(tmp_path)
+  while trial := study.ask(8, suggest):
+    trial.complete(0.9667, {})
+  assert study.importance() == {}

@@ -234,8 +234,11 @@ class Study:
       return any(trial.state == TrialState.RUNNING and not self._runs_elsewhere(trial) for trial in trials)
 
   def importance(self) -> dict[str, float]:
-    """Returns {flag: its share of the variance of the scores}; {} where the trials are too few to tell."""
-    names = {name for row in self.rows() if row.state == "complete" for name in row.values}
+    """Returns {flag: its share of the variance of the scores}; {} where the trials are too few or too equal to tell."""
+    complete = [row for row in self.rows() if row.state == "complete"]
+    if len(complete) < STARTUP_TRIALS or len({row.score for row in complete}) == 1:
+      return {}
+    names = {name for row in complete for name in row.values}
     try:
       found = optuna.importance.get_param_importances(
         self._study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)

@@ -97,7 +97,7 @@ def test_probes_then_fine_tuning_then_one_run(tmp_path, page, runs):
 
 
 def test_each_trial_is_told_with_its_flags_and_the_best_of_both_studies(tmp_path, runs, caplog, monkeypatch):
-  """A fine-tuning as good as the probe was called the best, the probe in the end; the flags were not those of the best."""
+  """A fine-tuning as good as the probe was called the best, the probe in the end, both with flags of another trial."""
   monkeypatch.setattr(Bench, "run", lambda self, config, paths, on_epoch: trials.Outcome(0.7, "probe"))
   with caplog.at_level("INFO", "tl_app"):
     tune.tune(config(tmp_path), tune.Options(trials=2))

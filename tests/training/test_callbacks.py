@@ -83,11 +83,20 @@ def test_a_phase_says_how_long_it_takes_and_how_its_epochs_end(monkeypatch):
   _fit(_model(), [GivenMetrics([3, 2, 1]), show], epochs=3)
   assert bar.done == bar.total == 6
   (estimate,) = [line for line in lines if "first steps" in line]
-  assert re.fullmatch(
-    "phase fine_tune: judging by the first steps, all steps take about [0-9]+ s or less, without compilation", estimate
-  )
+  assert re.fullmatch("phase fine_tune: judging by the first steps, the others take about [0-9]+ s or less", estimate)
   assert [line[:19] for line in lines if "val_loss" in line] == [f"fine_tune epoch {n}/3" for n in (1, 2, 3)]
   assert [" or less left" in line for line in lines if "val_loss" in line] == [True, True, False]
+
+
+def test_a_phase_without_other_steps_says_nothing_about_them():
+  """Of four steps of a minute each the log printed that all take 1 s: the time that was left after them."""
+  lines = []
+  phase = recipes.plan(Config(recipe="lp_ft", epochs=2, batch_size=4), Facts(8, 2, 1e-4, {"encoder": 1}))[1]
+  show = callbacks.ShowProgress(
+    phase, progress.Bar("fine_tune", 4), 1.0, lambda line, *values: lines.append(line % values)
+  )
+  _fit(_model(), [GivenMetrics([3, 2]), show], epochs=2)
+  assert len(lines) == 2 and not [line for line in lines if "first steps" in line]
 
 
 def test_an_epoch_of_the_first_step_alone_says_nothing_about_the_rest():

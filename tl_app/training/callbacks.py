@@ -273,14 +273,10 @@ class ShowProgress(keras.callbacks.Callback):
     detail = f"epoch {self._epoch + 1} of {schedule.epochs}, loss {float(logs['loss']):.4f}"
     self._bar.advance(steps - self._bar.done, detail)
     seconds = self._bar.seconds_left()
-    if not self._has_estimate and seconds is not None and steps >= FIRST_STEPS:
+    if not self._has_estimate and seconds is not None and FIRST_STEPS <= steps < self._bar.total:
       self._has_estimate = True
       most = progress.about(seconds * (1 + self._validation_share))
-      self._print_line(
-        "phase %s: judging by the first steps, all steps take %s or less, without compilation",
-        self._phase.name,
-        most,
-      )
+      self._print_line("phase %s: judging by the first steps, the others take %s or less", self._phase.name, most)
 
   def on_epoch_end(self, epoch, logs=None):
     number, epochs = epoch + 1, self._phase.schedule.epochs

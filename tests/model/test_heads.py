@@ -109,7 +109,7 @@ def test_scikit_learn_is_carried_over_exactly(solver, num_classes):
 
 
 def test_a_known_strength_has_the_weights_that_the_search_has_judged():
-  """The log printed accuracy 0.917, the summary 0.908, of one probe: the solver stops where its start is good enough."""
+  """The log had accuracy 0.917, the summary 0.908, of one probe: the solver stops where its start is good enough."""
   random = np.random.default_rng(0)
   labels = np.repeat(np.arange(3), 50)
   features = (random.normal(size=(150, 400)) + 2 * np.eye(3, 400)[labels]).astype(np.float32)

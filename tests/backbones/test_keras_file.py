@@ -42,6 +42,40 @@ def test_a_model_file_gives_its_features_in_the_range_that_it_expects(tmp_path, 
   assert backbone.spec.value_range == (0.0, 255.0) and any("removed at the end: dense" in n for n in backbone.notes)
 
 
+def _pretrained(inputs):
+  return LAYERS.Conv2D(4, 3)(LAYERS.Rescaling(1 / 255)(inputs))
+
+
+STARTS = {
+  "flips": lambda x: LAYERS.Rescaling(1 / 127.5, -1)(LAYERS.RandomFlip()(LAYERS.Resizing(16, 16)(x))),
+  "model_in_model": lambda x: keras.Model(i := keras.Input((16, 16, 3)), _pretrained(i))(
+    keras.Sequential([LAYERS.RandomFlip(), LAYERS.RandomRotation(0.1)])(x), training=False
+  ),
+  "mobilenet_v2": keras.applications.mobilenet_v2.preprocess_input,
+  "resnet": keras.applications.resnet.preprocess_input,
+  "product": lambda x: x * (1 / 255.0),
+  "mean": LAYERS.Normalization(mean=[120.0, 117.0, 104.0], variance=[1.0, 1.0, 1.0]),
+}
+UNIT = {
+  "mean": LAYERS.Normalization(mean=[0.5, 0.5, 0.4], variance=[0.1, 0.1, 0.1]),
+  "signed": lambda x: x * 2.0 - 1.0,
+  "bytes_made_inside": lambda x: LAYERS.Rescaling(1 / 255)(LAYERS.Rescaling(255.0)(x)),
+}
+
+
+@pytest.mark.parametrize("name, high", [*((name, 255.0) for name in STARTS), *((name, 1.0) for name in UNIT)])
+def test_the_range_is_that_of_the_first_layer_with_an_effect(tmp_path, name, high):
+  inputs = keras.Input((16, 16, 3))
+  scaled = (STARTS if high > 1 else UNIT)[name](inputs)
+  model = keras.Model(inputs, LAYERS.GlobalAveragePooling2D()(LAYERS.Conv2D(5, 3)(scaled)))
+  model.save(tmp_path / "m.keras")
+  backbone = load(tmp_path / "m.keras")
+  assert backbone.spec.value_range == (0.0, high)
+  pixels = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+  found = backbone.network(pixels, training=False)["features"]
+  np.testing.assert_allclose(found, model(high * pixels, training=False), atol=1e-3)
+
+
 def test_a_map_is_pooled_and_pixels_are_those_of_the_flag(tmp_path):
   path = saved(tmp_path / "map.keras", LAYERS.Conv2D(5, 3))
   assert load(path).network.output["map"].shape == (None, 14, 14, 5)

@@ -27,6 +27,14 @@ def test_nodes_are_in_forward_order():
   assert not first.input_tensors and last.outputs[0] is network.outputs[0]
 
 
+def test_constants_are_the_numbers_of_an_operation():
+  inputs = keras.Input((4,), name="inputs")
+  network = keras.Model(inputs, keras.ops.add(inputs / 255.0, np.ones(4, "float32")))
+  first, divide, add = keras_internals.nodes(network)
+  assert keras_internals.constants(first) == [] and keras_internals.constants(divide) == [255.0]
+  assert [value.shape for value in keras_internals.constants(add)] == [(4,)]
+
+
 def test_producer_names_the_layer_of_a_tensor():
   network = _network()
   assert keras_internals.producer(network.output).name == "outer_dense"

@@ -5,6 +5,7 @@ import itertools
 import pathlib
 
 import keras
+import numpy as np
 
 from tl_app.assets import keras_files
 from tl_app.backbones import keras_internals, native, saved_backbone
@@ -15,8 +16,13 @@ from tl_app.preprocessing import image
 
 # Activations of a layer that gives answers, not features.
 _ANSWERS = ("softmax", "sigmoid", "log_softmax")
-# A first layer that divides pixels by at least this expects them in [0, 255].
-_BYTE_SCALE = 1 / 100
+# A first layer that divides pixels by at least this, or shifts them by as much, expects them in [0, 255].
+_BYTES = 100.0
+# Layers whose output has the range of their input; so has that of layers whose class begins with "Random".
+_KEEP_RANGE = (
+  *(keras.layers.InputLayer, keras.layers.Identity, keras.layers.Resizing, keras.layers.CenterCrop),
+  *(keras.layers.Cropping2D, keras.layers.ZeroPadding2D, keras.layers.Dropout, keras.layers.GaussianNoise),
+)
 DEFAULT_SIZE = 224
 
 
@@ -29,7 +35,7 @@ def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixe
     spec: `BackboneSpec`, whose handle is the path.
     pooling: "mean" for a model that ends with a feature map, "pooler" for a vector, or "auto".
     image_size: height and width in pixels; 0 for those of the model.
-    pixels: "auto" looks at whether the model rescales its input itself; another value has set `spec.value_range`.
+    pixels: "auto" looks at whether the model rescales its input itself, unless tl_app wrote it; another value has set `spec.value_range`.
 
   Raises:
     UserError: the file cannot be loaded safely, or the model does not take images.
@@ -44,7 +50,7 @@ def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixe
     raise UserError(f"--backbone={spec.name} takes {_shapes(model.inputs)}, {images}{advice}")
   if len(model.outputs) != 1:
     raise UserError(f"--backbone={spec.name} has {len(model.outputs)} outputs: save a model with one, its features")
-  if pixels == "auto" and _rescales_bytes(model):
+  if pixels == "auto" and not spec.directory and _expects_bytes(model):
     spec = dataclasses.replace(spec, value_range=(0.0, 255.0))
   size = _size(spec, model, image_size)
   output, removed = _features(model.outputs[0])
@@ -134,16 +140,35 @@ def _size(spec, model, image_size):
   return fixed or image_size or DEFAULT_SIZE
 
 
-def _rescales_bytes(model):
-  """Returns whether the first layer with an effect scales pixels from [0, 255], or normalises them by data."""
-  for node in keras_internals.nodes(model):
+def _expects_bytes(model):
+  """Returns whether the first layer with an effect expects pixels in [0, 255]; None if no layer has an effect.
+
+  Models inside the model, of augmentation or a pretrained one, are looked into.
+  """
+  for node in keras_internals.nodes(keras.Model(model.inputs, model.outputs)):
     layer = node.operation
-    if isinstance(layer, keras.layers.InputLayer):
+    name = type(layer).__name__
+    if isinstance(layer, _KEEP_RANGE) or name.startswith("Random") or name in ("GetItem", "Stack", "Cast", "Flip"):
       continue
-    if isinstance(layer, keras.layers.Rescaling):
-      return 0 < float(keras.ops.max(layer.scale)) <= _BYTE_SCALE
-    return isinstance(layer, keras.layers.Normalization)
-  return False
+    if not (isinstance(layer, keras.Model) and layer.inputs):
+      return _scales_bytes(layer, keras_internals.constants(node))
+    found = _expects_bytes(layer)
+    if found is not None:
+      return found
+  return None
+
+
+def _scales_bytes(layer, constants):
+  """Returns whether a layer or operation, with its constant arguments, brings pixels in [0, 255] near 1 or 0."""
+  if isinstance(layer, keras.layers.Rescaling):
+    return 0 < float(np.max(layer.scale)) <= 1 / _BYTES
+  if isinstance(layer, keras.layers.Normalization):
+    return float(np.max(np.abs(layer.mean))) > 1
+  largest = max((float(np.max(np.abs(constant))) for constant in constants), default=0.0)
+  kind = type(layer).__name__
+  if kind == "Multiply":
+    return 0 < largest <= 1 / _BYTES
+  return kind in ("TrueDivide", "Divide", "Subtract", "Add") and largest >= _BYTES
 
 
 def _features(output):

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Iterable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -21,6 +22,13 @@ def nodes(network: keras.Model) -> list:
   """Returns the nodes of a functional model in forward order; a node has `operation`, `input_tensors`, `outputs`."""
   depths = network._nodes_by_depth
   return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
+
+
+def constants(node: typing.Any) -> list:
+  """Returns the numbers and arrays among the arguments of the operation of a node of `nodes`."""
+  arguments = node.arguments
+  found = [*arguments.args, *arguments.kwargs.values()] if arguments else []
+  return [value for value in found if isinstance(value, (float, int, np.ndarray, tf.Tensor))]
 
 
 def producer(tensor: keras.KerasTensor) -> keras.Operation:

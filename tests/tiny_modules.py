@@ -81,6 +81,26 @@ def bert(directory, layers=2, old=False, length=None, lower=True):
   return _save(module, directory)
 
 
+def bert_signature(directory, names):
+  """No `__call__`: a signature that takes tokens and their mask, and others, under `names` of Hugging Face.
+
+  It returns the hidden states of two layers, that of the last one again, a pooled output and scores of attention.
+  """
+  module = tf.Module()
+  module.vocab_file, module.do_lower_case = tf.saved_model.Asset(_vocabulary(directory)), True
+  module.table, module.kernel = _variable("embeddings/table", [len(VOCABULARY), WIDTH]), _variable("k", [WIDTH, WIDTH])
+
+  def call(**inputs):
+    first = tf.gather(module.table, inputs[names[0]]) * tf.cast(inputs[names[1]], tf.float32)[..., None]
+    last = tf.einsum("blw,wv->blv", first, module.kernel)
+    scores = tf.einsum("blw,bmw->blm", last, last)[:, None]
+    outputs = {"hidden_state_0": first, "last_hidden_state": last, "pooler_output": last[:, 0]}
+    return outputs | {"attentions": tf.tile(scores, [1, 2, 1, 1])}
+
+  specs = {name: tf.TensorSpec([None, None], tf.int32, name=name) for name in names}
+  return _save(module, directory, {"serving_default": tf.function(call).get_concrete_function(**specs)})
+
+
 def bert_preprocess(directory, packs=True):
   """The preprocessing model of `bert`: 12 tokens; with `tokenize` and `bert_pack_inputs` if it `packs`."""
   return _save((_PackingPreprocess if packs else _FixedPreprocess)(_vocabulary(directory)), directory)

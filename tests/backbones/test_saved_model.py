@@ -140,6 +140,28 @@ def test_bert_modules_old_and_new(tmp_path, old):
   assert tuple(backbone.network.output["sequence"].shape) == (None, None, 8)
 
 
+@pytest.mark.parametrize(
+  "names", [("input_ids", "attention_mask", "token_type_ids"), ("ids", "mask", "segments"), ("words", "attention_mask")]
+)
+def test_arguments_of_a_signature_are_known_by_name(tmp_path, names):
+  directory = tiny_modules.bert_signature(tmp_path / "bert", names)
+  backbone = load(directory, pooling="mean")
+  inputs = backbone.preprocess(tf.constant(["the film is good", "bad"]))
+  given = dict(zip(names, (inputs[name] for name in tiny_modules.INPUTS)))
+  wanted = tf.saved_model.load(directory).signatures["serving_default"](**given)["last_hidden_state"]
+  found = backbone.network(inputs)
+  np.testing.assert_allclose(found["sequence"], wanted, atol=1e-6)
+  np.testing.assert_allclose(found["features"][1], wanted[1, :3].numpy().mean(axis=0), atol=1e-6)
+  # Scores of attention are no feature map.
+  assert "map" not in found and not backbone.pools_map
+
+
+def test_an_argument_of_a_signature_that_nobody_can_give_is_refused(tmp_path):
+  names = ("input_ids", "attention_mask", "position_ids")
+  with pytest.raises(UserError, match="is no backbone for images or texts"):
+    load(tiny_modules.bert_signature(tmp_path / "bert", names))
+
+
 def test_pooling_is_over_real_tokens_and_refused_where_it_cannot_be(tmp_path):
   directory = tiny_modules.bert(tmp_path / "bert")
   mean, cls = load(directory, "mean"), load(directory, "cls")

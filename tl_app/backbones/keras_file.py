@@ -35,7 +35,8 @@ def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixe
     spec: `BackboneSpec`, whose handle is the path.
     pooling: "mean" for a model that ends with a feature map, "pooler" for a vector, or "auto".
     image_size: height and width in pixels; 0 for those of the model.
-    pixels: "auto" looks at whether the model rescales its input itself, unless tl_app wrote it; another value has set `spec.value_range`.
+    pixels: "auto" looks at whether the model rescales its input itself, unless tl_app wrote it; another value has set
+      `spec.value_range`.
 
   Raises:
     UserError: the file cannot be loaded safely, or the model does not take images.

@@ -14,12 +14,13 @@ from tl_app.preprocessing.text import INPUT_NAMES
 SIGNATURES = ("features", "embedding", "embeddings", "serving_default", "default", "image_feature_vector", "tokens")
 TRAINING_NAMES = ("training", "is_training")
 POOLED = ("pooled_output", "pooler_output", "default", "feature_vector", "features", "embedding", "embeddings")
+SEQUENCES = ("sequence_output", "last_hidden_state", "default")
 # Outputs that answer, in place of features; taken only if there is no other.
 ANSWERS = re.compile(r"prob|logit|softmax|predict|^(scores?|class|classes|labels?)$", re.IGNORECASE)
 # Kind of the mean of the last `LAYERS_AVERAGED` layers, which TF Hub's BERT modules give as a list of this name.
 LAST_LAYERS, LAYERS_AVERAGED = "last_layers", 4
 _LAYERS = re.compile(r"^encoder_outputs([_/]\d+)?$")
-_ROLES = dict(zip(INPUT_NAMES, (r"word_id|input_ids|token_ids|^tokens?$", r"mask", r"type|segment")))
+_ROLES = dict(zip(INPUT_NAMES, (r"word_id|input_ids|token_ids|^(ids|tokens?)$", r"mask", r"type|segment")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Call:
       defaults: dict, name of an argument -> default value.
     """
     args, kwargs = trace.structured_input_signature
+    # A loaded signature has its arguments in any order.
+    kwargs = dict(sorted(kwargs.items()))
     named = [(names[i] if i < len(names) else "", value) for i, value in enumerate(args)] + list(kwargs.items())
     leaves = [leaf for name, value in named for leaf in _data(name, value)]
     # Required scalars whose value is unknown.
@@ -213,8 +216,8 @@ class ModuleInterface:
     floats = leaves if self.form != "strings" else [leaf for leaf in leaves if leaf[-1].rank == 2]
     found = {
       "pooler": _first(floats, 2, POOLED),
-      "sequence": _first(floats, 3, ("sequence_output", "default")) if self.form != "image" else None,
-      "map": _first(floats, 4, ("default", "map", "feature_map")),
+      "sequence": _first(floats, 3, SEQUENCES) if self.form != "image" else None,
+      "map": _first(floats, 4, ("default", "map", "feature_map")) if self.form == "image" else None,
     }
     if self.form == "image" and not found["pooler"] and not found["map"]:
       found["sequence"] = _first(floats, 3, ("default",))
@@ -326,9 +329,11 @@ def _roles(leaves):
   if not 1 <= len(specs) <= 3 or any(not spec.dtype.is_integer or spec.shape.rank not in (2, None) for spec in specs):
     return []
   by_name = [next((r for r, p in _ROLES.items() if re.search(p, name, re.IGNORECASE)), None) for name, _ in leaves]
-  if None not in by_name and len(set(by_name)) == len(by_name):
-    return by_name
-  return list(INPUT_NAMES[: len(specs)])
+  if not any(by_name):
+    return list(INPUT_NAMES[: len(specs)])
+  if by_name.count(None) == 1 and len(specs) > 1 and INPUT_NAMES[0] not in by_name:
+    by_name[by_name.index(None)] = INPUT_NAMES[0]
+  return by_name if None not in by_name and len(set(by_name)) == len(by_name) else []
 
 
 def _fitted(tensor, spec):

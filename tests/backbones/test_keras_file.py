@@ -76,6 +76,17 @@ def test_the_range_is_that_of_the_first_layer_with_an_effect(tmp_path, name, hig
   np.testing.assert_allclose(found, model(high * pixels, training=False), atol=1e-3)
 
 
+def test_random_weights_keep_what_the_model_knows_of_pixels(tmp_path):
+  known = LAYERS.Normalization()
+  known.adapt(255 * np.random.default_rng(0).random((20, 16, 16, 3)))
+  path = saved(tmp_path / "m.keras", known, LAYERS.Conv2D(4, 3))
+  spec = backbones.configured(backbones.resolve(str(path)), "random")
+  backbone = backbones.load(spec, Assets(offline=True))
+  (layer,) = [found for found in backbone.network.layers if isinstance(found, LAYERS.Normalization)]
+  np.testing.assert_allclose(layer.mean, known.mean, rtol=1e-5)
+  assert backbone.spec.value_range == (0.0, 255.0)
+
+
 def test_a_map_is_pooled_and_pixels_are_those_of_the_flag(tmp_path):
   path = saved(tmp_path / "map.keras", LAYERS.Conv2D(5, 3))
   assert load(path).network.output["map"].shape == (None, 14, 14, 5)

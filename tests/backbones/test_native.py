@@ -95,6 +95,45 @@ def test_preset_loads_with_its_stages(presets, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["bert", "distil_bert"])
+def test_the_table_of_tokens_is_found_in_the_layer_of_positions(presets, name):
+  backbone = _load(presets / name)
+  assert backbone.token_table is backbone.token_embedding.embeddings
+
+
+@pytest.mark.slow
+def test_a_projection_of_embeddings_is_no_table_of_tokens(tmp_path):
+  import keras_hub
+
+  keras_hub.models.ElectraBackbone(
+    vocab_size=12, num_layers=1, num_heads=2, embedding_dim=4, hidden_dim=8, intermediate_dim=16, max_sequence_length=32
+  ).save_to_preset(str(tmp_path))
+  keras_hub.models.ElectraTokenizer(vocabulary=tiny_presets.WORDS).save_to_preset(str(tmp_path))
+  assert _load(tmp_path).token_table is None
+
+
+@pytest.mark.slow
+def test_a_tokenizer_without_a_start_token_begins_with_the_end_token(tmp_path):
+  import keras_hub
+
+  words = {word: i for i, word in enumerate(["!", "t", "h", "e", "Ġ", "th", "the", "Ġthe", "<|endoftext|>"])}
+  keras_hub.models.QwenBackbone(
+    vocabulary_size=9,
+    num_layers=1,
+    num_query_heads=2,
+    num_key_value_heads=1,
+    hidden_dim=8,
+    intermediate_dim=16,
+  ).save_to_preset(str(tmp_path))
+  tokenizer = keras_hub.models.QwenTokenizer(vocabulary=words, merges=["t h", "th e", "Ġ the"])
+  tokenizer.save_to_preset(str(tmp_path))
+  backbone = _load(tmp_path)
+  inputs = backbone.preprocess(tf.constant(["the the", "the"]))
+  assert inputs["input_word_ids"].numpy().tolist() == [[8, 6, 7, 8], [8, 6, 8, 0]]
+  assert np.isfinite(backbone.network(inputs)["features"]).all()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "distil_bert", "resnet"])
 def test_split_is_exact_at_every_stage(presets, name):
   backbone = _load(presets / name)
@@ -511,6 +550,15 @@ def test_a_vocabulary_of_another_model_is_refused(tmp_path):
   (tmp_path / "vocab.txt").write_text((tmp_path / "vocab.txt").read_text() + more)
   with pytest.raises(UserError, match="vocab.txt has .* tokens, but the network's table has .* rows"):
     _load(tmp_path)
+
+
+@pytest.mark.parametrize("init", ["auto", "random"])
+def test_an_option_that_is_not_supported_is_told_in_one_line(tmp_path, init):
+  _hugging_face(tmp_path)
+  config = json.loads((tmp_path / "config.json").read_text()) | {"hidden_act": "silu"}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(UserError, match="config.json has no usable hidden_act: silu is not one of"):
+    backbones.load(backbones.configured(backbones.resolve(str(tmp_path)), init), Assets(offline=True))
 
 
 def test_hugging_face_weights_must_match(tmp_path):

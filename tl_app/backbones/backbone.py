@@ -14,8 +14,8 @@ if typing.TYPE_CHECKING:
   from tl_app.backbones.spec import BackboneSpec
   from tl_app.preprocessing.base import Preprocess
 
-# Path of a table of token embeddings: not that of positions or segments.
-_TOKEN_TABLE = re.compile(r"^(?!.*(posit|segment|type)).*embed", re.IGNORECASE)
+# Name of a table of token embeddings: not that of positions, distances or segments, nor a projection of embeddings.
+_TOKEN_TABLE = re.compile(r"^(?!.*(posit|relative|\brel_|segment|type|proj)).*embed", re.IGNORECASE)
 
 
 @dataclasses.dataclass
@@ -120,7 +120,7 @@ class Backbone:
       variable
       for variables in self.stages.values()
       for variable in variables
-      if len(variable.shape) == 2 and variable.shape[1] == width and _TOKEN_TABLE.search(variable.path)
+      if len(variable.shape) == 2 and variable.shape[1] == width and _TOKEN_TABLE.search(_own_name(variable))
     ]
     return max(found, key=lambda variable: variable.shape[0], default=None)
 
@@ -188,6 +188,11 @@ class Backbone:
   def cache_facts(self) -> dict[str, str]:
     """Returns what identifies the network in the key of a feature cache, besides its weights and pooling."""
     return {"kind": self.spec.kind, "network": self.identity}
+
+
+def _own_name(variable):
+  """Returns the end of the path of a variable: its layer may be inside of one that embeds positions too."""
+  return "/".join(variable.path.split("/")[-2:])
 
 
 def parameters(variables: "Iterable[keras.Variable]") -> int:

@@ -99,12 +99,21 @@ def load(directory: str | os.PathLike) -> keras.Model:
   weights = {name: value for name, value in weights.items() if not UNUSED.match(name)}
   if is_mpnet(config):
     weights = _from_mpnet(weights, config)
-  try:
-    network = build(config, pooler="pooler.dense.weight" in weights)
-  except KeyError as error:
-    raise UserError(f"{directory}/config.json has no usable {error.args[0]}") from None
+  network = with_initial_weights(directory, pooler="pooler.dense.weight" in weights)
   set_weights(network, weights, directory)
   return network
+
+
+def with_initial_weights(directory: str | os.PathLike, pooler: bool = True) -> keras.Model:
+  """Returns the encoder of a Hugging Face directory with fresh weights; see `load`.
+
+  Raises:
+    UserError: config.json lacks an entry, or has an unsupported option.
+  """
+  try:
+    return build(read_config(directory), pooler)
+  except KeyError as error:
+    raise UserError(f"{directory}/config.json has no usable {error.args[0]}") from None
 
 
 def set_weights(network: keras.Model, weights: dict[str, np.ndarray], source: str | os.PathLike) -> None:

@@ -43,7 +43,7 @@ def load(spec: BackboneSpec, *, pooling: str = "auto", image_size: int = 0, pixe
   """
   model = _read(spec)
   if not spec.pretrained:
-    model = keras.models.clone_model(model)
+    model = _reset(model)
   if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[-1] != 3:
     images = "not images [batch, height, width, 3]"
     may_be_text = any("int" in tensor.dtype or tensor.dtype == "string" for tensor in model.inputs)
@@ -104,6 +104,16 @@ def _read(spec):
     raise UserError(f"--backbone={spec.name} is no functional or sequential model with known inputs; {_way(spec)}")
   # A sequential model has no graph of nodes.
   return keras.Model(model.inputs, model.outputs)
+
+
+def _reset(model):
+  """Returns the model with random initial weights; what `Normalization` knows of the pixels is kept."""
+  new = keras.models.clone_model(model)
+  for old, layer in zip(keras_internals.flat_layers(model), keras_internals.flat_layers(new), strict=True):
+    if isinstance(layer, keras.layers.Normalization) and old.weights:
+      layer.set_weights(old.get_weights())
+      layer.finalize_state()
+  return new
 
 
 def _refuse_weights_alone(path):

@@ -42,7 +42,9 @@ class KerasHubTokens(text.TokenPreprocess):
     """
     # RoBERTa, whose start token is <s>, was trained with two separators between the texts of a pair.
     separators = 2 if getattr(tokenizer, "start_token", "") == "<s>" else 1
-    special = tokenizer.start_token_id, tokenizer.end_token_id, tokenizer.pad_token_id
+    end = tokenizer.end_token_id
+    # Qwen has no start token; as in GPT-2 and OPT the end token takes its place.
+    special = [end if token is None else token for token in (tokenizer.start_token_id, end, tokenizer.pad_token_id)]
     super().__init__("tokens", limit, special, separators)
     vocabulary = hashlib.sha256("\n".join(tokenizer.get_vocabulary()).encode()).hexdigest()
     self.identity = f"{json.dumps(tokenizer.get_config(), sort_keys=True, default=str)} {vocabulary}"

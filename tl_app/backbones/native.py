@@ -97,7 +97,7 @@ def _bert_q4(spec, assets, pooling, size):
 
 
 def _hugging_face_bert(spec, directory, pooling):
-  network = bert.load(directory) if spec.pretrained else bert.build(bert.read_config(directory))
+  network = bert.load(directory) if spec.pretrained else bert.with_initial_weights(directory)
   limit, rows = (network.get_layer(f"{name}_embedding").input_dim for name in ("position", "token"))
   config = bert.read_config(directory)
   tokens_of = bert.special_tokens(config)

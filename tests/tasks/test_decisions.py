@@ -132,6 +132,11 @@ def test_a_wrong_precision_is_one_line(text):
     tasks.SINGLE_LABEL.fit(NAMES).decide(AnswerConfig(min_precision=",".join(f"{name}:0.9" for name in NAMES)))
 
 
+def test_the_name_of_a_class_may_have_commas_and_colons():
+  found = decisions.read_precisions("Health, safety:0.9, mail: reply:0.95,spam: .99")
+  assert found == {"Health, safety": 0.9, "mail: reply": 0.95, "spam": 0.99}
+
+
 def test_a_class_is_answered_only_where_it_has_the_precision(data):
   logits, targets = data
   config = AnswerConfig(min_precision="spam:0.95")

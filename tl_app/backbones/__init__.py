@@ -48,8 +48,12 @@ _ADVICE = {
 }
 
 
-def resolve(name: str) -> BackboneSpec:
+def resolve(name: str, flag: str = "backbone") -> BackboneSpec:
   """Returns the record of a table name, a family (its first record) or a handle. It does not use the network.
+
+  Args:
+    name: the name or the handle.
+    flag: that gave it.
 
   Raises:
     UserError: the name is none of these; the message gives the nearest name, all names and the forms of a handle.
@@ -75,7 +79,7 @@ def resolve(name: str) -> BackboneSpec:
   if kind == "kerashub":
     # Every KerasHub backbone has a sequence or a map, few have a pooler; their converters expect pixels in [0, 255].
     return BackboneSpec(name=name, kind=kind, handle=name, pooling="mean", value_range=(0.0, 255.0))
-  raise UserError(_unknown(name))
+  raise UserError(_unknown(name, flag))
 
 
 def is_known(name: str) -> bool:
@@ -329,22 +333,22 @@ def _absolute(handle):
   return str(path.resolve()) if handle and not is_known(handle) and path.exists() else handle
 
 
-def _unknown(name):
+def _unknown(name, flag):
   names = [spec.name for spec in SPECS]
   forms = f"Names: {', '.join(names)}. Or give {FORMS}"
   directory = pathlib.Path(expanded(name))
   if name and directory.is_dir():
     found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
-    return f"--backbone={name} is a directory with neither saved_model.pb nor config.json; it holds {found}. {forms}"
+    return f"--{flag}={name} is a directory with neither saved_model.pb nor config.json; it holds {found}. {forms}"
   if directory.is_file():
     if directory.name == "saved_model.pb":
-      return f"--backbone={name} is a file of a SavedModel: give its directory, --backbone={directory.parent}"
+      return f"--{flag}={name} is a file of a SavedModel: give its directory, --{flag}={directory.parent}"
     advice = _ADVICE.get(directory.suffix.lower(), "")
-    return f"--backbone={name} is a file of no known form: {f'{advice}; or ' if advice else ''}give {FORMS}"
+    return f"--{flag}={name} is a file of no known form: {f'{advice}; or ' if advice else ''}give {FORMS}"
   if "://" not in name and ("/" in name or directory.suffix in KERAS_FILES):
-    return f"--backbone={name}: there is no such file or directory{nearby.hint(directory)}; give {FORMS}"
+    return f"--{flag}={name}: there is no such file or directory{nearby.hint(directory)}; give {FORMS}"
   families = dict.fromkeys(known.partition(".")[0] for known in names)
-  return f"--backbone={name} is not known{suggestion(name, [*names, *families]) or '.'} {forms}"
+  return f"--{flag}={name} is not known{suggestion(name, [*names, *families]) or '.'} {forms}"
 
 
 class _Module(types.ModuleType):

@@ -154,7 +154,7 @@ def selection(config: Config, names: str) -> None:
   """
   early_checks.run(config)
   for name in filter(None, map(str.strip, names.split(","))):
-    backbones.resolve(name)
+    backbones.resolve(name, "backbones")
 
 
 def _require_file(flag, path):

@@ -220,7 +220,7 @@ def _specs(config, names, assets):
   modality = default_backbone.modality_of(config)
   wanted = [name.strip() for name in names.split(",") if name.strip()]
   if wanted:
-    return [backbones.resolve(name) for name in dict.fromkeys(wanted)]
+    return [backbones.resolve(name, "backbones") for name in dict.fromkeys(wanted)]
   known = of_modality(modality)
   cached = [spec for spec in known if backbones.is_cached(spec, assets)]
   found = cached if assets.offline else [spec for spec in known if spec.sha256 or spec in cached]

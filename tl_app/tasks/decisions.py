@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -102,16 +103,14 @@ def read_precisions(text: str) -> dict[str, float]:
   Raises:
     UserError: it has another form.
   """
-  found = {}
-  for part in filter(None, (part.strip() for part in text.split(","))):
-    name, _, value = part.rpartition(":")
-    try:
-      number = float(value)
-    except ValueError:
-      number = 0.0
-    if not name or not 0 < number < 1:
-      raise UserError(f"--min_precision={text}: {part!r} is no class with a precision between 0 and 1: use spam:0.99")
-    found[name.strip()] = number
+  found, rest = {}, text.strip()
+  while rest:
+    # The name of a class may have commas and colons: it ends before the first colon that a number follows.
+    match = re.match(r"(.+?):\s*(\d*\.?\d+)\s*(?:,\s*|$)", rest, re.DOTALL)
+    if not match or not 0 < float(match[2]) < 1:
+      raise UserError(f"--min_precision={text}: {rest!r} is no class with a precision between 0 and 1: use spam:0.99")
+    found[match[1].strip()] = float(match[2])
+    rest = rest[match.end() :]
   return found
 
 

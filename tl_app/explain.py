@@ -8,7 +8,7 @@ Writes explanations.html and explanations.json; --report adds test examples to r
 """
 
 from tl_app.commands import cli
-from tl_app.commands.arguments import METHODS
+from tl_app.model.explaining.methods import METHODS
 
 _REPORT = (
   "In place of an input: number of the worst errors, and of the least sure test examples, that are added to "

@@ -7,10 +7,6 @@ from tl_app import backbones, workdir
 from tl_app.commands import early_checks, exports
 from tl_app.config import Config
 from tl_app.errors import UserError
-from tl_app.model.explaining import methods
-
-# Values of --method of `explain`, the default first.
-METHODS = methods.METHODS
 
 
 def bundle(config: Config, output: str) -> None:

@@ -20,8 +20,8 @@ from tl_app.config import Config
 from tl_app.tasks import statistics
 
 COMMON = {"max_length": 48, "batch_size": 64, "precision": "float32"}
-NETWORK = {"backbone": "lstm.scratch", "network_width": 128}
-PRETRAINING = {"objective": "next_token", "learning_rate": 3e-3, "epochs": 5}
+NETWORK = {"backbone": "lstm.scratch", "network_width": 256}
+PRETRAINING = {"objective": "next_token", "learning_rate": 2e-3, "epochs": 8}
 TRAINING = {"dataset": "movie_reviews", "recipe": "full", "epochs": 5, "select": "fine_tuned", "export": False}
 
 
@@ -36,10 +36,10 @@ def pretrained(root: pathlib.Path) -> tuple[dict, dict]:
   return {"backbone": str(workdir / "backbone")}, json.loads((workdir / "metrics.json").read_text(encoding="utf-8"))
 
 
-def right(network: dict, workdir: pathlib.Path, seed: int) -> dict[str, bool]:
+def right(network: dict, workdir: pathlib.Path, seed: int, rate: float) -> dict[str, bool]:
   """Trains a classifier; returns {id of a test example: whether its answer is right}."""
   if not (workdir / "metrics.json").exists():
-    train.train_and_evaluate(Config(seed=seed, split_seed=seed, **COMMON, **TRAINING, **network), workdir)
+    train.train_and_evaluate(Config(seed=seed, split_seed=seed, learning_rate=rate, **COMMON, **TRAINING, **network), workdir)
   with open(workdir / "predictions_test.csv", newline="", encoding="utf-8") as file:
     return {row["id"]: row["label"] == row["prediction"] for row in csv.DictReader(file)}
 
@@ -49,6 +49,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--workdir", required=True, type=pathlib.Path)
   parser.add_argument("--seeds", default="0,1,2", help="Each is --seed and --split_seed.")
+  parser.add_argument("--learning_rate", default=1e-3, type=float, help="Of the classifiers.")
   flags = parser.parse_args()
   flags.workdir.mkdir(parents=True, exist_ok=True)
   network, metrics = pretrained(flags.workdir)
@@ -56,7 +57,8 @@ def main() -> None:
   print("| seed | random weights | pretrained | difference (interval) | p |\n| --- | --- | --- | --- | --- |")
   for seed in map(int, flags.seeds.split(",")):
     found = [
-      right(of, flags.workdir / f"{name}_{seed}", seed) for name, of in (("random", NETWORK), ("pretrained", network))
+      right(of, flags.workdir / f"{name}_{seed}_{flags.learning_rate:g}", seed, flags.learning_rate)
+      for name, of in (("random", NETWORK), ("pretrained", network))
     ]
     ids = sorted(found[0])
     before, after = (np.array([each[id] for id in ids], float) for each in found)

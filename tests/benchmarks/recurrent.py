@@ -39,7 +39,9 @@ def pretrained(root: pathlib.Path) -> tuple[dict, dict]:
 def right(network: dict, workdir: pathlib.Path, seed: int, rate: float) -> dict[str, bool]:
   """Trains a classifier; returns {id of a test example: whether its answer is right}."""
   if not (workdir / "metrics.json").exists():
-    train.train_and_evaluate(Config(seed=seed, split_seed=seed, learning_rate=rate, **COMMON, **TRAINING, **network), workdir)
+    train.train_and_evaluate(
+      Config(seed=seed, split_seed=seed, learning_rate=rate, **COMMON, **TRAINING, **network), workdir
+    )
   with open(workdir / "predictions_test.csv", newline="", encoding="utf-8") as file:
     return {row["id"]: row["label"] == row["prediction"] for row in csv.DictReader(file)}
 

@@ -15,12 +15,16 @@ import pytest
 import tiny_data
 import tiny_modules
 
-from tl_app import files
+from tl_app import data, files
+from tl_app.assets import Assets
 from tl_app.checking import images, noise, summary, texts
 from tl_app.checking.findings import KINDS, SEVERITIES, find, in_order
 from tl_app.commands import check
 from tl_app.config import Config
 from tl_app.data.examples import strings
+from tl_app.data.splitting import splits
+from tl_app.data.splitting.fingerprints import fingerprint
+from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.errors import UserError
 from tl_app.preprocessing import long_text
 
@@ -591,3 +595,25 @@ def test_findings_are_written_as_json(tmp_path, pictures):
   result, _ = check.check(Config(dataset=f"images:{pictures}"))
   files.write_json(tmp_path / "o.json", result)
   assert files.read_json(tmp_path / "o.json") == result
+
+
+def test_a_wrong_label_that_a_whole_group_shares_is_found():
+  features = np.random.default_rng(0).normal(0, 1, (88, 64)).astype(np.float32)
+  features[:, :48] += np.repeat([1, -1, 1], [40, 40, 8])[:, None]
+  # What the group looks like, whatever its labels.
+  features[80:, 48:] += 3
+  labels = np.repeat(np.array(["a", "b", "b"], object), [40, 40, 8])
+  each, groups = np.arange(88), np.append(np.arange(80), np.full(8, 80))
+  assert noise.review(labels, features, each, np.full(88, "train"))[0] == []
+  found, used, _ = noise.review(labels, features, groups, np.full(88, "train"))
+  assert {proposal.index for proposal in found} == set(range(80, 88)) and used == 88
+  assert {proposal.label for proposal in found} == {"a"}
+
+
+def test_examples_of_a_group_or_with_equal_contents_belong_together(tmp_path):
+  rows = [("good", "p"), ("good", "p"), ("bad", "n"), ("fine film", "p")]
+  lines = ["text,label,group", *(f"{text},{label},{group}" for (text, label), group in zip(rows, "xyyz"))]
+  (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
+  for flags, count in (({}, 3), ({"group_column": "group"}, 2)):
+    examples = data.load(Config(dataset=f"table:{tmp_path / 't.csv'}", **flags), Assets())
+    assert len(set(splits.units(examples, fingerprint(examples, DecodedImageIndex(tmp_path))))) == count

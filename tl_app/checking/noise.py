@@ -41,14 +41,14 @@ def findings(proposals: Sequence[Proposal], examples, used: int, accuracy: float
 
 
 def review(
-  labels: np.ndarray, features: np.ndarray, near: np.ndarray, splits: np.ndarray
+  labels: np.ndarray, features: np.ndarray, units: np.ndarray, splits: np.ndarray
 ) -> tuple[list[Proposal], int, float]:
   """Compares labels with out-of-fold predictions from frozen features.
 
   Args:
     labels: object array [n] of str, one class each.
     features: float32 [n, width].
-    near: int [n], the same for examples that are equal or nearly equal.
+    units: int [n], the same for examples that belong together, see `splits.units`.
     splits: [n], the name of the split of each example.
 
   Returns:
@@ -56,12 +56,12 @@ def review(
     `FOLDS` different examples; accuracy of the predictions).
   """
   names, targets = np.unique(labels.astype(str), return_inverse=True)
-  number = np.array([len(set(near[targets == label])) for label in range(len(names))])
+  number = np.array([len(set(units[targets == label])) for label in range(len(names))])
   used = np.flatnonzero(np.isin(targets, np.flatnonzero(number >= FOLDS)))
   if len(np.unique(targets[used])) < 2:
     return [], 0, 0.0
   kept, targets = np.unique(targets[used], return_inverse=True)
-  probabilities = out_of_fold(features[used], targets, near[used])
+  probabilities = out_of_fold(features[used], targets, units[used])
   wrong = issues(targets, probabilities)
   reason = "models that have not seen it"
   proposals = [

@@ -78,8 +78,8 @@ def check(config: Config, fix: str = "") -> tuple[dict, list[Finding]]:
     not_checked["label_noise"] = noise.missing_package()
   elif features:
     with clock("label_noise"):
-      near, splits_of = subject.fingerprints.near, review.split_names(subject)
-      proposals, used, accuracy = noise.review(examples.labels, features.frozen().rows, near, splits_of)
+      units, splits_of = splits.units(examples, subject.fingerprints), review.split_names(subject)
+      proposals, used, accuracy = noise.review(examples.labels, features.frozen().rows, units, splits_of)
       findings += noise.findings(proposals, examples, used, accuracy)
   findings = in_order(findings)
   if fix:

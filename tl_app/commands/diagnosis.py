@@ -8,6 +8,7 @@ from tl_app.checking import review as review_lib
 from tl_app.config import Config
 from tl_app.data import corrections
 from tl_app.data.corrections import Proposal
+from tl_app.data.splitting import splits
 from tl_app.data.splitting.image_index import DecodedImageIndex
 from tl_app.data.splitting.splits import Splits
 from tl_app.errors import UserError
@@ -67,9 +68,9 @@ def _review_labels(task, tested, outputs, features, path):
   if "test" not in not_reviewed:
     proposals.append(_of_test(task, tested, outputs))
   if "train" not in not_reviewed:
-    near = subject.fingerprints.near[data.train]
+    units = splits.units(data.examples, subject.fingerprints)[data.train]
     labels, rows = data.examples.labels[data.train], features.frozen()[data.train]
-    found, *_ = noise.review(labels, rows, near, np.full(len(labels), "train"))
+    found, *_ = noise.review(labels, rows, units, np.full(len(labels), "train"))
     proposals.append(proposal._replace(index=int(data.train[proposal.index])) for proposal in found)
   merged = review_lib.merged(*proposals)
   if task.single_label:

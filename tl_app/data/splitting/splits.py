@@ -201,23 +201,24 @@ def _classes(examples, indices):
   return collections.Counter(name for classes in examples.classes[indices] for name in classes)
 
 
-def _units(examples, fingerprints, pool, config):
-  """Returns int [n]: what stays together: equal and nearly equal contents, and the groups of --group_column.
-
-  Raises:
-    UserError: so many examples belong together that none can be sampled.
-  """
+def units(examples: Examples, fingerprints: Fingerprints) -> np.ndarray:
+  """Returns int [n]: what stays together: equal and nearly equal contents, and the groups of --group_column."""
   if examples.groups is None:
     return fingerprints.near
-  units = duplicates.joined(fingerprints.near, duplicates.numbered(examples.groups))
-  largest = np.unique(units[pool], return_counts=True)[1].max()
-  if largest > len(pool) / 2:
+  return duplicates.joined(fingerprints.near, duplicates.numbered(examples.groups))
+
+
+def _units_to_sample(examples, fingerprints, pool, config):
+  """Returns `units`; raises `UserError` if so many examples belong together that none can be sampled."""
+  found = units(examples, fingerprints)
+  largest = np.unique(found[pool], return_counts=True)[1].max()
+  if examples.groups is not None and largest > len(pool) / 2:
     raise UserError(
       f"--group_column={config.group_column}: one group, with those that share equal or nearly equal contents with it, "
       f"holds {largest:,} of {len(pool):,} training examples: remove the repeats (python -m tl_app.check lists them), "
       "or give --validation_dataset and --test_dataset"
     )
-  return units
+  return found
 
 
 def _sample(examples, pool, fingerprints, missing, config):
@@ -226,11 +227,11 @@ def _sample(examples, pool, fingerprints, missing, config):
   Raises:
     UserError: groups or times that do not allow it.
   """
-  units = _units(examples, fingerprints, pool, config)
+  together = _units_to_sample(examples, fingerprints, pool, config)
   fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
-  given = frozenset(np.delete(units, pool))
+  given = frozenset(np.delete(together, pool))
   fractions = {split: fractions[split] for split in missing}
-  all_of = sampling.Pool(pool, units, examples.hashes, examples.classes, given, fractions, config.split_seed)
+  all_of = sampling.Pool(pool, together, examples.hashes, examples.classes, given, fractions, config.split_seed)
   if examples.times is not None:
     flag = f"--time_column={config.time_column}"
     times = sampling.instants(examples.times, examples.ids, flag)

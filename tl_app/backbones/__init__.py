@@ -79,7 +79,7 @@ def resolve(name: str, flag: str = "backbone") -> BackboneSpec:
   if kind == "kerashub":
     # Every KerasHub backbone has a sequence or a map, few have a pooler; their converters expect pixels in [0, 255].
     return BackboneSpec(name=name, kind=kind, handle=name, pooling="mean", value_range=(0.0, 255.0))
-  raise UserError(_unknown(name, flag))
+  raise UserError(_unknown(name).replace("--backbone=", f"--{flag}="))
 
 
 def is_known(name: str) -> bool:
@@ -333,22 +333,22 @@ def _absolute(handle):
   return str(path.resolve()) if handle and not is_known(handle) and path.exists() else handle
 
 
-def _unknown(name, flag):
+def _unknown(name):
   names = [spec.name for spec in SPECS]
   forms = f"Names: {', '.join(names)}. Or give {FORMS}"
   directory = pathlib.Path(expanded(name))
   if name and directory.is_dir():
     found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
-    return f"--{flag}={name} is a directory with neither saved_model.pb nor config.json; it holds {found}. {forms}"
+    return f"--backbone={name} is a directory with neither saved_model.pb nor config.json; it holds {found}. {forms}"
   if directory.is_file():
     if directory.name == "saved_model.pb":
-      return f"--{flag}={name} is a file of a SavedModel: give its directory, --{flag}={directory.parent}"
+      return f"--backbone={name} is a file of a SavedModel: give its directory, --backbone={directory.parent}"
     advice = _ADVICE.get(directory.suffix.lower(), "")
-    return f"--{flag}={name} is a file of no known form: {f'{advice}; or ' if advice else ''}give {FORMS}"
+    return f"--backbone={name} is a file of no known form: {f'{advice}; or ' if advice else ''}give {FORMS}"
   if "://" not in name and ("/" in name or directory.suffix in KERAS_FILES):
-    return f"--{flag}={name}: there is no such file or directory{nearby.hint(directory)}; give {FORMS}"
+    return f"--backbone={name}: there is no such file or directory{nearby.hint(directory)}; give {FORMS}"
   families = dict.fromkeys(known.partition(".")[0] for known in names)
-  return f"--{flag}={name} is not known{suggestion(name, [*names, *families]) or '.'} {forms}"
+  return f"--backbone={name} is not known{suggestion(name, [*names, *families]) or '.'} {forms}"
 
 
 class _Module(types.ModuleType):

@@ -292,9 +292,22 @@ def test_the_score_of_a_trial_is_that_of_the_worst_group(tmp_path, monkeypatch):
   assert 0.3 < scores[0].score < 0.7 and scores[1].score == 0
 
 
+def test_a_search_ends_where_no_trial_can_be_better(tmp_path, runs, monkeypatch, caplog):
+  """20 messages: the probe was right on both validation examples, and 108 trials of fine-tuning said the same."""
+  monkeypatch.setattr(Bench, "run", lambda self, config, *_: self.ran.append(config) or trials.Outcome(1.0, "probe"))
+  with caplog.at_level("INFO"):
+    result = tune.tune(config(tmp_path), tune.Options(trials=16))
+  assert len(Bench.ran) == len(result["trials"]) == 1 and len(runs) == 1
+  assert [line for line in caplog.messages if "no trial can be better" in line]
+  grid = {"learning_rate": space_lib.Choice((1e-4, 1e-3))}
+  again = config(tmp_path / "again")
+  assert len(tune.tune(again, tune.Options(trials=4, space=grid, method="grid"))["trials"]) == 2
+
+
 @pytest.mark.slow
 def test_a_search_with_a_tiny_network(tmp_path):
-  tiny_data.reviews(tmp_path / "mails.csv")
+  # Some trials are better than others.
+  tiny_data.reviews(tmp_path / "mails.csv", shuffled=True)
   tiny_modules.bert(tmp_path / "bert")
   flags = {"workdir": str(tmp_path / "search"), "backbone": str(tmp_path / "bert"), "epochs": 2, "export": False}
   config = Config(dataset=f"table:{tmp_path}/mails.csv", cache_dir=str(tmp_path / "cache"), **flags)

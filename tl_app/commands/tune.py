@@ -182,7 +182,9 @@ class _Search:
     return self.fine_tuning.fact("base", dict)
 
   def _run_all(self, study, space, base, most, deadline):
-    """Runs trials of a study until there are `most` or the time is over."""
+    """Runs trials of a study until there are `most`, the time is over, or none can be better."""
+    if self._is_perfect():
+      return
     self._enqueue(study, space, base, most)
     while not deadline or time.monotonic() < deadline:
       trial = study.ask(most, lambda trial: space_lib.sample(space, trial, base))
@@ -190,6 +192,18 @@ class _Search:
         break
       if not self._run(study, trial, base, deadline):
         break
+      if self._is_perfect():
+        log.info(
+          "the best trial answers all validation examples right: no trial can be better, and the search ends; a larger "
+          "--validation_fraction can show differences"
+        )
+        break
+
+  def _is_perfect(self):
+    """Returns whether no trial can be better than the best one. A grid is asked for as a whole."""
+    if self.options.method == "grid" or not self.metrics.counts_right_answers:
+      return False
+    return any(row and row.score >= 1 for row in (study.best() for study in self.studies.values()))
 
   def _enqueue(self, study, space, base, most):
     """Adds the trials that are not drawn: the grid, or the flags of a run without a search."""

@@ -293,7 +293,7 @@ def test_the_score_of_a_trial_is_that_of_the_worst_group(tmp_path, monkeypatch):
 
 
 def test_a_search_ends_where_no_trial_can_be_better(tmp_path, runs, monkeypatch, caplog):
-  """20 messages: the probe was right on both validation examples, and 108 trials of fine-tuning found no other score."""
+  """20 messages: the probe was right on both validation examples; 108 trials of fine-tuning had the same score."""
   monkeypatch.setattr(Bench, "run", lambda self, config, *_: self.ran.append(config) or trials.Outcome(1.0, "probe"))
   with caplog.at_level("INFO"):
     result = tune.tune(config(tmp_path), tune.Options(trials=16))

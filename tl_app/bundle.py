@@ -25,6 +25,9 @@ def main():
   from tl_app.commands import arguments
 
   arguments.bundle(config, flags.output)
+  from tl_app.commands import early_checks
+
+  early_checks.backbone(config)
   cli.start_tensorflow()
   from tl_app.commands import bundle as command
 

@@ -24,9 +24,11 @@ def define_flags():
 def main():
   flags = cli.FLAGS
   config = cli.config_from_flags(needed=("dataset",))
-  from tl_app.commands import arguments, early_checks
+  from tl_app.commands import arguments
 
   arguments.check(flags.output, flags.fix)
+  from tl_app.commands import early_checks
+
   early_checks.run(config)
   cli.start_tensorflow()
   from tl_app.commands import check, results

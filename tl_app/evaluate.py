@@ -19,7 +19,10 @@ def main():
   from tl_app.commands import arguments
 
   data, downloads = cli.given(cli.EVALUATION_FLAGS), cli.given(cli.RELOADING_FLAGS)
-  arguments.evaluation(flags.workdir, data)
+  config = arguments.finished_run(flags.workdir)
+  from tl_app.commands import early_checks
+
+  early_checks.evaluation(config, data)
   cli.start_tensorflow()
   from tl_app.commands import evaluate, results
 

@@ -21,7 +21,7 @@ def define_flags():
 
 def main():
   flags = cli.FLAGS
-  from tl_app.commands import arguments, inspect_backbone
+  from tl_app.commands import arguments
 
   arguments.inspection(flags.workdir, flags.candidate, cli.given(["backbone", *cli.LOADING_FLAGS]))
   if flags.workdir:
@@ -37,8 +37,12 @@ def main():
     config = cli.config_from_flags(needed=())
     early_checks.backbone(config)
     cli.start_tensorflow()
+    from tl_app.commands import inspect_backbone
+
     print(inspect_backbone.describe(config))
   else:
+    from tl_app.commands import inspect_backbone
+
     print(inspect_backbone.listing())
 
 

@@ -41,7 +41,10 @@ def main():
   from tl_app.commands import arguments
 
   columns = cli.given(cli.INPUT_COLUMNS)
-  arguments.prediction(flags.model, cli.texts(), flags.input, columns)
+  arguments.prediction(cli.texts(), flags.input)
+  from tl_app.commands import early_checks
+
+  early_checks.prediction(flags.model, flags.input, columns)
   cli.start_tensorflow()
   from tl_app.commands import predict
 

@@ -27,9 +27,9 @@ def define_flags():
 def main():
   config = cli.config_from_flags(("dataset",))
   config = dataclasses.replace(config, backbone="")
-  from tl_app.commands import arguments
+  from tl_app.commands import early_checks
 
-  arguments.selection(config, cli.FLAGS.backbones)
+  early_checks.selection(config, cli.FLAGS.backbones)
   cli.start_tensorflow()
   from tl_app.commands import results, select
 

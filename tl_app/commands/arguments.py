@@ -1,12 +1,13 @@
-"""Checks of the flags that only one command has. They need no TensorFlow and run before it starts."""
+"""Checks of the flags that only one command has, which need neither the data nor NumPy: they run first."""
 
 import pathlib
 from collections.abc import Collection, Sequence
 
-from tl_app import backbones, workdir
-from tl_app.commands import early_checks, exports
+from tl_app import workdir
+from tl_app.commands import exports
 from tl_app.config import Config
 from tl_app.errors import UserError
+from tl_app.files import nearby
 
 
 def bundle(config: Config, output: str) -> None:
@@ -22,7 +23,6 @@ def bundle(config: Config, output: str) -> None:
   if not (config.backbone or config.dataset):
     raise UserError("--backbone or --dataset is needed: the flags of the run that the archive is for")
   _require_file("output", output)
-  early_checks.backbone(config)
 
 
 def check(output: str, fix: str) -> None:
@@ -58,20 +58,6 @@ def demo(model: str, run: str) -> None:
   exports.read_facts(exports.export_of(model or run))
 
 
-def evaluation(run: str, given: dict) -> None:
-  """Checks the finished run of `evaluate`, and the data set that it is given in place of that of the run.
-
-  Args:
-    run: value of --workdir.
-    given: {name: value} of the data flags of the command.
-
-  Raises:
-    UserError: there is no finished run, or the data set is missing.
-  """
-  _, config = workdir.open_run(run)
-  early_checks.evaluation(config, given)
-
-
 def explanation(run: str, texts: Sequence[str | None], source: str, report: int, given: Collection[str]) -> None:
   """Checks that `explain` has a finished run and one kind of input.
 
@@ -93,12 +79,12 @@ def explanation(run: str, texts: Sequence[str | None], source: str, report: int,
   if unused:
     raise UserError(f"--{unused[0]} does nothing with --report, which adds test examples to report.html: remove it")
   workdir.open_run(run)
-  early_checks.require_input(source)
+  require_input(source)
 
 
-def finished_run(run: str) -> None:
-  """Raises `UserError` if `run` is no directory of a finished run."""
-  workdir.open_run(run)
+def finished_run(run: str) -> Config:
+  """Returns the `Config` of a finished run; raises `UserError` if `run` is no directory of one."""
+  return workdir.open_run(run)[1]
 
 
 def inspection(run: str, candidate: str, given: Collection[str]) -> None:
@@ -120,37 +106,25 @@ def inspection(run: str, candidate: str, given: Collection[str]) -> None:
     workdir.open_run(run)
 
 
-def prediction(model: str, texts: Sequence[str | None], source: str, columns: dict[str, str]) -> None:
-  """Checks that `predict` has a model and either a file or a text.
+def prediction(texts: Sequence[str | None], source: str) -> None:
+  """Checks that `predict` has either a file or a text.
 
   Args:
-    model: value of --model.
     texts: values of --text and --text_pair; None for one that is not given.
     source: value of --input; "" for none.
-    columns: {flag: column} of `rules.INPUT_COLUMNS` that are given.
 
   Raises:
-    UserError: it has not, or one of them does not exist.
+    UserError: it has not.
   """
   text, other = texts
   if (text is not None) == bool(source) or (other is not None and text is None):
     raise UserError("give either --input, a file or directory, or --text, one text (and --text_pair for a pair)")
-  early_checks.prediction(model, source, columns)
 
 
-def selection(config: Config, names: str) -> None:
-  """Checks the data set of `select`, and the names of its backbones.
-
-  Args:
-    config: the `Config`, without a backbone.
-    names: value of --backbones.
-
-  Raises:
-    UserError: the data set is missing, or a backbone has no known name.
-  """
-  early_checks.run(config)
-  for name in filter(None, map(str.strip, names.split(","))):
-    backbones.resolve(name, "backbones")
+def require_input(source: str) -> None:
+  """Raises `UserError` if there is no file or directory `source`; "" and "-", standard input, are none."""
+  if source not in ("", "-") and not pathlib.Path(source).exists():
+    raise UserError(f"--input={source}: there is no such file or directory{nearby.hint(source)}")
 
 
 def _require_file(flag, path):

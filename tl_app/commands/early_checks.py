@@ -6,7 +6,7 @@ import pathlib
 
 from tl_app import backbones, workdir
 from tl_app.assets import Assets
-from tl_app.commands import exports
+from tl_app.commands import arguments, exports
 from tl_app.compute import cluster
 from tl_app.config import Config
 from tl_app.data import corrections, modalities
@@ -86,7 +86,7 @@ def prediction(model: str, source: str, columns: dict[str, str]) -> None:
     UserError: one of them does not exist.
   """
   path, file = exports.export_of(model) / workdir.EXPORT_FACTS, pathlib.Path(source)
-  require_input(source)
+  arguments.require_input(source)
   if file.is_file() and table_files.is_table(file) and path.is_file():
     facts = exports.read_facts(path.parents[1])
     modality, names = modalities.of(facts["modality"]), exports.input_columns(facts, columns)
@@ -96,10 +96,16 @@ def prediction(model: str, source: str, columns: dict[str, str]) -> None:
       table_columns.require(found, wanted, modality, file)
 
 
-def require_input(source: str) -> None:
-  """Raises `UserError` if there is no file or directory `source`; "" and "-", standard input, are none."""
-  if source not in ("", "-") and not pathlib.Path(source).exists():
-    raise UserError(f"--input={source}: there is no such file or directory{nearby.hint(source)}")
+def selection(config: Config, names: str) -> None:
+  """Checks the data set of `select`, as `run` does, and the names of its backbones.
+
+  Args:
+    config: the `Config`, without a backbone.
+    names: value of --backbones.
+  """
+  run(config)
+  for name in filter(None, map(str.strip, names.split(","))):
+    backbones.resolve(name, "backbones")
 
 
 def _check_decisions(config):

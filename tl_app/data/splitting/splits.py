@@ -211,8 +211,7 @@ def units(examples: Examples, fingerprints: Fingerprints) -> np.ndarray:
 def _units_to_sample(examples, fingerprints, pool, config):
   """Returns `units`; raises `UserError` if so many examples belong together that none can be sampled."""
   found = units(examples, fingerprints)
-  largest = np.unique(found[pool], return_counts=True)[1].max()
-  if examples.groups is not None and largest > len(pool) / 2:
+  if examples.groups is not None and (largest := np.unique(found[pool], return_counts=True)[1].max()) > len(pool) / 2:
     raise UserError(
       f"--group_column={config.group_column}: one group, with those that share equal or nearly equal contents with it, "
       f"holds {largest:,} of {len(pool):,} training examples: remove the repeats (python -m tl_app.check lists them), "

@@ -9,7 +9,7 @@ import pytest
 from loading import write, write_images
 
 from tl_app import files, workdir
-from tl_app.commands import default_backbone, early_checks
+from tl_app.commands import default_backbone, early_checks, early_labels
 from tl_app.config import Config
 from tl_app.data.readers import table_headers
 from tl_app.errors import UserError
@@ -74,6 +74,46 @@ def test_what_evaluate_and_predict_are_given(tmp_path):
     early_checks.prediction(str(tmp_path), str(file), columns | {"text_column": "body"})
 
 
+@pytest.mark.parametrize(
+  ("rows", "message"),
+  [
+    ([f"text {i},ID-{i}" for i in range(40)], "40 different values in 40 rows, like an identifier"),
+    ([f'text {i},"{i},000 USD"' for i in range(40)], "different numbers, some with separators or units"),
+    # Classes that hardly recur by the share of different labels, but are fewer than those of an identifier.
+    ([f"text {i},class-{i % 10}" for i in range(20)], ""),
+    ([f"text {i},{i}.5" for i in range(40)], ""),
+    ([f"text {i},a" for i in range(99)] + ["text,b"], ""),
+    # The loader says which rows are bad, and which are left.
+    ([f"text {i},ID-{i}" for i in range(40)] + [" ,x"], ""),
+    ([f"text {i},ID-{i}" for i in range(40)] + ["x,"], ""),
+  ],
+)
+def test_labels_are_judged_before_tensorflow_starts(tmp_path, rows, message):
+  write(tmp_path / "t.csv", "\n".join(["text,label", *rows, ""]))
+  config = Config(dataset=f"table:{tmp_path}/t.csv")
+  if message:
+    for dataset in (config.dataset, f"table:{tmp_path}/*.csv"):
+      with pytest.raises(UserError, match=message):
+        early_checks.run(dataclasses.replace(config, dataset=dataset))
+  else:
+    early_checks.run(config)
+  early_checks.run(config, labelled=False)
+  early_checks.run(dataclasses.replace(config, task="single_label"))
+  # A few rows to evaluate are no reason to doubt labels that a run has learnt.
+  early_checks.evaluation(config, {"dataset": config.dataset})
+
+
+def test_labels_are_judged_without_tensorflow(tmp_path):
+  file = write(tmp_path / "t.csv", "text,label\n" + "".join(f"text {i},ID-{i}\n" for i in range(40)))
+  code = (
+    "import sys; from tl_app.commands import early_checks; from tl_app.config import Config\n"
+    f"try: early_checks.run(Config(dataset='table:{file}'))\n"
+    "except Exception as error: print('identifier' in str(error), {'tensorflow', 'keras'} & set(sys.modules))"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert done.stdout == "True set()\n"
+
+
 def test_they_import_no_tensorflow(tmp_path):
   file = write(tmp_path / "t.csv", "text,label\nx,a\n")
   code = (
@@ -86,6 +126,7 @@ def test_they_import_no_tensorflow(tmp_path):
 
 def test_of_a_large_table_only_the_beginning_is_read(tmp_path, monkeypatch):
   monkeypatch.setattr(table_headers, "BEGINNING", 40)
+  monkeypatch.setattr(early_labels, "_LARGEST", 40)
   rows = "".join(f'"a text, {number}\nof two lines",a\n' for number in range(50))
   write(tmp_path / "t.csv", f"text,label\n{rows}")
   (tmp_path / "t.tsv.gz").write_bytes(gzip.compress(b"text\tlabel\n" + 500 * b"x\ta\n"))

@@ -87,9 +87,19 @@ def test_a_file_gets_plain_lines_in_one_piece(caplog, capsys, monkeypatch):
   terminal.print_results("one\ntwo")
   assert capsys.readouterr() == ("one\ntwo\n", "")
   caplog.set_level(logging.INFO)
+  assert list(progress.counted("abc", 3, "reading")) == ["a", "b", "c"]
+  assert not caplog.messages, "it took no seconds"
   monkeypatch.setattr(progress._Lines, "interval", -1)
   assert list(progress.counted("abc", 3, "reading")) == ["a", "b", "c"]
-  assert caplog.messages == ["reading: 1 of 3"], "the next line comes after seconds"
+  assert caplog.messages == ["reading: 1 of 3", "reading: 3 of 3"], "the next line comes after seconds, or at the end"
+  caplog.clear()
+  assert len(list(progress.counted("abc", 4, "reading"))) == 3
+  assert caplog.messages == ["reading: 1 of 4"], "it ended early"
+  caplog.clear()
+  with progress.bar("features", 2, last_line=False) as bar:
+    bar.advance()
+    bar.advance()
+  assert caplog.messages == ["features: 1 of 2"], "another line tells the end"
 
 
 def test_the_time_left_is_that_of_the_steps_after_the_first(monkeypatch):

@@ -6,7 +6,7 @@ import pathlib
 
 from tl_app import backbones, workdir
 from tl_app.assets import Assets
-from tl_app.commands import arguments, exports
+from tl_app.commands import arguments, early_labels, exports
 from tl_app.compute import cluster
 from tl_app.config import Config
 from tl_app.data import corrections, modalities
@@ -38,6 +38,8 @@ def run(config: Config, labelled: bool = True) -> None:
       reads_labels = flag != "ood_dataset" and (labelled or flag == "probe_dataset")
       no_label = {} if reads_labels else {"label_column": "", "label_columns": ""}
       _check_data(getattr(config, flag), flag, dataclasses.replace(config, **no_label))
+  if labelled and config.dataset:
+    early_labels.check(config)
 
 
 def directory(config: Config) -> None:

@@ -307,7 +307,7 @@ def compute_missing(
 def _computing(count):
   """Shows how many of `count` examples have features, and logs the time at the end."""
   start = time.monotonic()
-  with progress.examples("features", count):
+  with progress.examples("features", count, last_line=False):
     yield
   if count:
     log.info("features: %s computed in %.1f s", number_of(count, "example"), time.monotonic() - start)

@@ -51,10 +51,11 @@ class Bar:
     what: what is counted, for instance "comparing images".
     total: the number that is expected.
     done: the number so far.
+    last_line: whether a file that has got a line of the bar gets one at the end; False where another line tells it.
   """
 
-  def __init__(self, what: str, total: int):
-    self.what, self.total, self.done = what, total, 0
+  def __init__(self, what: str, total: int, last_line: bool = True):
+    self.what, self.total, self.done, self.last_line = what, total, 0, last_line
     self._detail, self._first, self._shown, self._display = "", None, time.monotonic(), _Display(self)
 
   def advance(self, count: int = 1, detail: str = "") -> None:
@@ -91,8 +92,8 @@ class Bar:
       _running.remove(self)
 
 
-def bar(what: str, total: int) -> contextlib.AbstractContextManager[Bar]:
-  """Returns a context that shows a `Bar` and yields it.
+def bar(what: str, total: int, last_line: bool = True) -> contextlib.AbstractContextManager[Bar]:
+  """Returns a context that shows a `Bar`, see there, and yields it.
 
   Example:
     with progress.bar("resizing", len(images)) as shown:
@@ -100,13 +101,13 @@ def bar(what: str, total: int) -> contextlib.AbstractContextManager[Bar]:
         ..
         shown.advance()
   """
-  return Bar(what, total).shown()
+  return Bar(what, total, last_line).shown()
 
 
 @contextlib.contextmanager
-def examples(what: str, total: int) -> Iterator[Bar]:
+def examples(what: str, total: int, last_line: bool = True) -> Iterator[Bar]:
   """Shows a bar of the examples that networks answer inside the block, see `example_done`."""
-  with bar(what, total) as shown:
+  with bar(what, total, last_line) as shown:
     _of_examples.append(shown)
     try:
       yield shown
@@ -189,13 +190,22 @@ class _Display:
 
 
 class _Lines(_Display):
-  """A line after a few seconds, then ever further apart."""
+  """A line after a few seconds, then ever further apart, and one at the end if there was one before."""
 
   interval = _FIRST_LINE_SECONDS
+
+  def __init__(self, shown):
+    super().__init__(shown)
+    self._printed = False
+
+  def __exit__(self, *error):
+    if self._printed and self._bar.last_line and self._bar.done == self._bar.total:
+      log.info("%s: %s", self._bar.what, self._bar.detail)
 
   def update(self):
     self.interval = max(_LINE_SECONDS, _LINE_SHARE * terminal.elapsed())
     if self._bar.done < self._bar.total:
+      self._printed = True
       log.info("%s: %s", self._bar.what, ", ".join(filter(None, (self._bar.detail, _left(self._bar)))))
 
 

@@ -302,7 +302,7 @@ class _GradientFit:
     saved.restore(prepared.feed.dataset, model.backbone)
     with (
       precision.computing(steps.network, prepared.policy.precision),
-      progress.bar(phase.name, phase.schedule.steps) as bar,
+      progress.bar(phase.name, phase.schedule.steps, last_line=False) as bar,
       interruption.deferred(),
     ):
       steps.network.fit(

@@ -205,7 +205,7 @@ class _PhaseFit:
     saved.restore(self._batches, self._all.model.backbone)
     with (
       precision.computing(self._network, policy.precision),
-      progress.bar(phase.name, phase.schedule.steps) as bar,
+      progress.bar(phase.name, phase.schedule.steps, last_line=False) as bar,
       interruption.deferred(),
     ):
       self._network.fit(

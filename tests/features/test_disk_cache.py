@@ -1,12 +1,12 @@
 """Features come back as they went in, or are computed again."""
 
-import errno
 import os
 import shutil
-import threading
 
 import numpy as np
 import pytest
+import tiny_cache
+from tiny_cache import DENIED, WIDTH, deny, network, read
 
 from tl_app import tasks
 from tl_app.config import Config
@@ -21,37 +21,15 @@ from tl_app.features.rows import FeatureRows
 from tl_app.model.model import Model
 from tl_app.workdir import Clock
 
-WIDTH = 5
 
-
-def _network(calls):
-  def compute(hashes):
-    def of(positions):
-      calls.append(len(positions))
-      return np.array([[int(hashes[i], 16) % 97 + j for j in range(WIDTH)] for i in positions], np.float32)
-
-    return of
-
-  return compute
-
-
-def _read(cache, hashes):
-  """Returns (float32 [n, width], bool [n]: which are stored whole) of examples with one position each."""
-  starts, counts = cache.find(hashes)
-  valid = counts == 1
-  rows = np.zeros((len(hashes), cache.width), np.float32)
-  rows[valid] = cache.rows()[starts[valid]]
-  return rows, valid
-
-
-@pytest.fixture
-def hashes():
-  return np.array([f"{i:064x}" for i in range(50)], dtype=object)
+@pytest.fixture(name="hashes")
+def fifty_hashes():
+  return tiny_cache.hashes()
 
 
 def test_second_read_computes_only_the_probes(tmp_path, hashes):
   calls = []
-  compute = _network(calls)
+  compute = network(calls)
   first = disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, compute(hashes))
   again = disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes[::-1], compute(hashes[::-1]))
   np.testing.assert_array_equal(first, again[::-1])
@@ -60,47 +38,20 @@ def test_second_read_computes_only_the_probes(tmp_path, hashes):
 
 def test_new_examples_are_added(tmp_path, hashes):
   calls = []
-  compute = _network(calls)
+  compute = network(calls)
   disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes[:30], compute(hashes[:30]))
   disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, compute(hashes))
   assert calls[-1] == 20
-  _, valid = _read(FeatureCache(tmp_path, WIDTH), hashes)
+  _, valid = read(FeatureCache(tmp_path, WIDTH), hashes)
   assert valid.all()
 
 
-def test_a_flipped_byte_is_computed_again(tmp_path, hashes):
-  compute = _network([])
-  first = disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, compute(hashes))
-  path = tmp_path / "rows.f32"
-  damaged = bytearray(path.read_bytes())
-  damaged[7 * 4 * WIDTH + 2] ^= 0x40
-  path.write_bytes(damaged)
-  _, valid = _read(FeatureCache(tmp_path, WIDTH), hashes)
-  assert np.flatnonzero(~valid).tolist() == [7]
-  np.testing.assert_array_equal(disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, compute(hashes)), first)
-
-
-@pytest.mark.parametrize("cut", [3, 11, 2 * 4 * WIDTH + 1])
-def test_a_killed_writer_loses_only_the_tail(tmp_path, hashes, cut):
-  compute = _network([])
-  first = disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, compute(hashes))
-  rows = tmp_path / "rows.f32"
-  rows.write_bytes(rows.read_bytes()[:-cut])
-  index = tmp_path / "index.jsonl"
-  index.write_bytes(index.read_bytes()[:-5])
-  _, valid = _read(FeatureCache(tmp_path, WIDTH), hashes)
-  assert valid[:40].all()
-  assert not valid[-1]
-  np.testing.assert_array_equal(disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, compute(hashes)), first)
-  assert _read(FeatureCache(tmp_path, WIDTH), hashes)[1].all()
-
-
 def test_other_features_than_stored_empty_the_cache(tmp_path, hashes):
-  compute = _network([])
+  compute = network([])
   disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, compute(hashes))
   fresh = disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, lambda i: compute(hashes)(i) * 1.01)
   np.testing.assert_array_equal(fresh, compute(hashes)(np.arange(50)) * np.float32(1.01))
-  stored, _ = _read(FeatureCache(tmp_path, WIDTH), hashes)
+  stored, _ = read(FeatureCache(tmp_path, WIDTH), hashes)
   np.testing.assert_array_equal(stored, fresh)
 
 
@@ -110,19 +61,10 @@ def test_the_key_changes_with_every_fact():
   assert len(keys) == 4
 
 
-def test_any_flipped_bit_of_the_index_costs_at_most_a_computation(tmp_path, hashes):
-  compute = _network([])
-  first = disk_cache.features(FeatureCache(tmp_path / "whole", WIDTH), hashes[:3], compute(hashes[:3]))
-  size = (tmp_path / "whole" / "index.jsonl").stat().st_size
-  for bit in range(0, 8 * size, 7):
-    shutil.copytree(tmp_path / "whole", tmp_path / "damaged")
-    index = tmp_path / "damaged" / "index.jsonl"
-    damaged = bytearray(index.read_bytes())
-    damaged[bit // 8] ^= 1 << bit % 8
-    index.write_bytes(damaged)
-    found = disk_cache.features(FeatureCache(tmp_path / "damaged", WIDTH), hashes[:3], compute(hashes[:3]))
-    np.testing.assert_array_equal(found, first)
-    shutil.rmtree(tmp_path / "damaged")
+def test_features_of_an_older_format_are_not_read(monkeypatch):
+  key = disk_cache.key(weights="a")
+  monkeypatch.setattr(disk_cache, "_FORMAT", disk_cache._FORMAT + 1)
+  assert disk_cache.key(weights="a") != key
 
 
 def test_an_example_without_rows_is_stored_too(tmp_path, hashes):
@@ -141,7 +83,7 @@ def test_an_example_without_rows_is_stored_too(tmp_path, hashes):
 def _filled(root, name, hashes, unused_for=0):
   """Writes a cache of all `hashes`, so long unused, and returns (directory, bytes)."""
   directory = root / (name * 32)
-  disk_cache.features(FeatureCache(directory, WIDTH), hashes, _network([])(hashes))
+  disk_cache.features(FeatureCache(directory, WIDTH), hashes, network([])(hashes))
   time = directory.stat().st_mtime - unused_for
   os.utime(directory, (time, time))
   return directory, sum(path.stat().st_size for path in directory.iterdir())
@@ -193,47 +135,9 @@ def test_what_another_run_writes_stays(tmp_path, hashes):
   assert held.exists()
 
 
-def test_whoever_waited_for_a_directory_that_has_gone_gets_it_anew(tmp_path, hashes, monkeypatch):
-  cache, compute, waiting = FeatureCache(tmp_path / "cache", WIDTH), _network([]), threading.Event()
-  monkeypatch.setattr(disk_cache.log, "info", lambda line, *_: waiting.set() if "waiting" in line else None)
-  with cache.locked():
-    writer = threading.Thread(target=lambda: disk_cache.features(cache, hashes, compute(hashes)))
-    writer.start()
-    assert waiting.wait(timeout=60)
-    shutil.rmtree(cache.directory)
-  writer.join()
-  assert _read(cache, hashes)[1].all()
-
-
-def test_a_directory_that_goes_before_it_is_locked_comes_back(tmp_path, hashes, monkeypatch):
-  cache, taken = FeatureCache(tmp_path / "cache", WIDTH), []
-
-  def late(path, *args, **kwargs):
-    if not taken:
-      taken.append(path)
-      shutil.rmtree(cache.directory)
-    return open(path, *args, **kwargs)
-
-  monkeypatch.setattr(disk_cache, "open", late, raising=False)
-  disk_cache.features(cache, hashes, _network([])(hashes))
-  assert len(taken) == 1
-  assert _read(cache, hashes)[1].all()
-
-
-def test_a_file_that_the_network_misses_is_told_as_such(tmp_path, hashes):
-  cache = FeatureCache(tmp_path / "cache", WIDTH)
-
-  def compute(positions):
-    shutil.rmtree(cache.directory)
-    raise FileNotFoundError("0007.jpg")
-
-  with pytest.raises(FileNotFoundError, match="0007.jpg"):
-    disk_cache.features(cache, hashes, compute)
-
-
 def test_equal_contents_are_computed_once(tmp_path, hashes):
   calls, repeated = [], hashes[[3, 1, 3, 3, 1, 2]]
-  compute = _network(calls)(repeated)
+  compute = network(calls)(repeated)
   found = disk_cache.features(FeatureCache(tmp_path, WIDTH), repeated, compute)
   assert calls == [3] and (tmp_path / "rows.f32").stat().st_size == 3 * 4 * WIDTH
   np.testing.assert_array_equal(found, compute(np.arange(6)))
@@ -241,7 +145,7 @@ def test_equal_contents_are_computed_once(tmp_path, hashes):
 
 def test_space_is_needed_for_each_content_once(tmp_path, hashes):
   cache = FeatureCache(tmp_path, WIDTH)
-  disk_cache.features(cache, hashes[:2], _network([])(hashes))
+  disk_cache.features(cache, hashes[:2], network([])(hashes))
   repeated = hashes[[1, 2, 2, 3, 1]]
   assert eviction.needs(cache, repeated, np.array([10, 20, 20, 30, 10])) == (50, 60, True)
 
@@ -249,14 +153,14 @@ def test_space_is_needed_for_each_content_once(tmp_path, hashes):
 @pytest.mark.parametrize(("dtype", "apart", "kept"), [("float32", 5e-4, False), ("float16", 5e-4, True)])
 def test_how_far_fresh_features_may_be_apart_is_of_the_format(tmp_path, hashes, caplog, dtype, apart, kept):
   cache = FeatureCache(tmp_path, WIDTH, dtype)
-  compute = _network([])(hashes)
+  compute = network([])(hashes)
   disk_cache.features(cache, hashes, compute)
   disk_cache.features(cache, hashes, lambda i: compute(i) * (1 + np.float32(apart)))
   assert ("differ from new ones" in caplog.text) is not kept
 
 
 def test_an_infinite_number_among_those_compared_hides_nothing(tmp_path, hashes):
-  compute = _network([])(hashes)
+  compute = network([])(hashes)
 
   def infinite(positions):
     rows = compute(positions) + 1
@@ -275,64 +179,11 @@ def test_what_float16_does_not_hold_is_not_stored(tmp_path, hashes):
   assert cache.missing(hashes).all()
 
 
-DENIED = [PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EROFS, "Read-only file system")]
-
-
-def _deny(monkeypatch, error, below):
-  """Opening anything below the path `below` for writing raises `error` from now on."""
-
-  def guarded(path, mode="r", **kwargs):
-    if below in path.parents and mode != "r":
-      raise error
-    return open(path, mode, **kwargs)
-
-  monkeypatch.setattr(disk_cache, "open", guarded, raising=False)
-
-
-@pytest.mark.parametrize("error", DENIED, ids=str)
-def test_a_cache_that_may_only_be_read_is_read(tmp_path, hashes, monkeypatch, error):
-  compute = _network([])
-  disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes[:30], compute(hashes))
-  before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-  _deny(monkeypatch, error, tmp_path)
-  calls, repeated = [], np.concatenate([hashes[20:], hashes[40:]])
-  own = _network(calls)(repeated)
-  assert eviction.needs(FeatureCache(tmp_path, WIDTH), repeated, np.ones(40, int)) == (20, 30, False)
-  found = disk_cache.features(FeatureCache(tmp_path, WIDTH), repeated, own)
-  np.testing.assert_array_equal(found, compute(repeated)(np.arange(40)))
-  assert calls == [8, 20]
-  # Stale ones are computed too, but stay.
-  fresh = disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes[:30], lambda i: compute(hashes)(i) + 1)
-  np.testing.assert_array_equal(fresh, compute(hashes)(np.arange(30)) + 1)
-  assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_without_locks_a_cache_is_read_and_nothing_is_added(tmp_path, hashes, monkeypatch):
-  compute = _network([])
-  disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes[:30], compute(hashes))
-  before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-  monkeypatch.setattr(disk_cache.locks, "acquire", lambda file, wait=False: disk_cache.Lock.NOT_AVAILABLE)
-  calls = []
-  found = disk_cache.features(FeatureCache(tmp_path, WIDTH), hashes, _network(calls)(hashes))
-  np.testing.assert_array_equal(found, compute(hashes)(np.arange(50)))
-  assert calls == [8, 20] and {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_a_cache_that_cannot_be_made_is_none(tmp_path, hashes, monkeypatch):
-  def refuse(*_, **__):
-    raise DENIED[0]
-
-  monkeypatch.setattr(disk_cache.pathlib.Path, "mkdir", refuse)
-  found = disk_cache.features(FeatureCache(tmp_path / "cache", WIDTH), hashes, _network([])(hashes))
-  np.testing.assert_array_equal(found, _network([])(hashes)(np.arange(50)))
-  assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("error", DENIED, ids=str)
 def test_the_features_of_another_user_are_not_evicted(tmp_path, hashes, monkeypatch, error):
   own, size = _filled(tmp_path, "a", hashes)
   other, _ = _filled(tmp_path, "b", hashes, unused_for=100)
-  _deny(monkeypatch, error, other)
+  deny(monkeypatch, error, other)
   assert not eviction.evict(own, size, 2 * size, 2.5 * size)
   assert other.exists()
 

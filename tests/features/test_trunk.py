@@ -163,6 +163,21 @@ def test_half_of_a_format_is_none(tmp_path, text, dtype):
   assert trunk._stored_dtype(tmp_path) == dtype
 
 
+def test_of_two_runs_at_once_the_first_chooses_the_format(tmp_path, monkeypatch):
+  made = trunk.TrunkFeatures.__new__(trunk.TrunkFeatures)
+  made._tail = lambda x, training: {"features": x}
+  monkeypatch.setattr(trunk.TrunkFeatures, "_unpack", lambda self, packed: packed)
+
+  def while_another_measures(rows):
+    (tmp_path / "dtype").write_text("float32")
+    return np.eye(len(rows), dtype=np.float32)
+
+  assert made._choose_dtype(tmp_path, np.arange(4), while_another_measures) == "float32"
+  assert (tmp_path / "dtype").read_text() == "float32"
+  (tmp_path / "dtype").unlink()
+  assert made._choose_dtype(tmp_path, np.arange(4), lambda rows: np.eye(4, dtype=np.float32)) == "float16"
+
+
 def test_a_killed_run_leaves_no_half_of_the_format(run, stored):
   first, cache = stored("resnet")
   (store,) = _trunks(cache)

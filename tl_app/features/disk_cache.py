@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from tl_app import files
 from tl_app.errors.counts import number_of
 from tl_app.files import locks
 from tl_app.files.locks import Lock
@@ -29,15 +30,22 @@ CHUNK = 2048
 TOLERANCE = {"float16": 1e-3, "float32": 1e-4}
 # Stored examples that are computed again for this comparison.
 PROBES = 8
-LOCK, _INDEX = "lock", "index.jsonl"
+LOCK = "lock"
+# Part of every key: raise it when files or features change in a way that no other part shows.
+_FORMAT = 2
+# Stands in an index for rows that no example uses.
+_NO_HASH = ""
 
 
 class FeatureCache:
   """Features stored by the content hash of their example, one or more rows per example.
 
-  The directory has two files: `rows.f32` or `rows.f16` (all rows, without separators) and `index.jsonl` (per example
-  {"hash", "crc"}, and "n", the number of rows, if it is not 1). Rows are written before the index, so a killed run
-  leaves at most rows without an index entry, which are truncated later. The directory is created on the first write.
+  The directory has two files for each dtype: `rows.f32` or `rows.f16` (all rows, without separators) and
+  `index.f32.jsonl` or `index.f16.jsonl` (per example {"hash", "crc"}, and "n", the number of rows, if it is not 1). The
+  directory is created on the first write.
+
+  Rows are written before the index, so a killed run leaves at most rows without an index entry. A whole row is never
+  changed, because other processes read the file without a lock: rows without an entry get one that no example uses.
   """
 
   def __init__(self, directory: pathlib.Path, width: int, dtype=np.float32):
@@ -51,8 +59,9 @@ class FeatureCache:
     self.directory = pathlib.Path(directory)
     self.width = width
     self.dtype = np.dtype(dtype)
-    self._rows = self.directory / f"rows.f{8 * self.dtype.itemsize}"
-    self._index = self.directory / _INDEX
+    self._row_bytes = self.dtype.itemsize * width
+    bits = 8 * self.dtype.itemsize
+    self._rows, self._index = self.directory / f"rows.f{bits}", self.directory / f"index.f{bits}.jsonl"
 
   @contextlib.contextmanager
   def locked(self) -> Iterator[bool]:
@@ -65,7 +74,7 @@ class FeatureCache:
       try:
         stack.enter_context(lock(self.directory))
         os.utime(self.directory)
-        self._truncate()
+        self._repair()
         writable = True
       except OSError as error:
         if not is_denied(error):
@@ -73,8 +82,8 @@ class FeatureCache:
         writable = False
       yield writable
 
-  def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (first row, number of rows) of each example, int64 [n] each, as indices into `rows()`.
+  def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns (first row, number of rows) of each example, int64 [n] each, and all rows, a memory map [rows, width].
 
     The number is -1 if nothing is stored for the example or its checksum is wrong.
 
@@ -91,16 +100,26 @@ class FeatureCache:
         start, n, crc = stored[key]
         if zlib.crc32(rows[start : start + n].tobytes()) == crc:
           starts[i], counts[i] = start, n
-    return starts, counts
+    return starts, counts, rows
 
   def missing(self, hashes: np.ndarray) -> np.ndarray:
     """Returns bool [n]: whether nothing is stored for each of `hashes`. Checksums are not verified."""
     known = {key for key, _, _ in self._load_index()}
     return np.array([key not in known for key in hashes], bool)
 
+  def damaged(self, hashes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns bool [n]: whether a row that was read is not the one that was stored.
+
+    Args:
+      hashes: [n] content hashes of examples with one row each.
+      rows: [n, width], of `dtype`.
+    """
+    checksums = {key: crc for key, crc, _ in self._load_index()}
+    return np.array([checksums.get(key, found) != found for key, found in zip(hashes, map(zlib.crc32, rows))], bool)
+
   def rows(self) -> np.ndarray:
     """Returns all stored rows, a memory map [rows, width]."""
-    size = self._rows.stat().st_size // (self.dtype.itemsize * self.width) if self._rows.exists() else 0
+    size = self._size() // self._row_bytes
     if not size:
       return np.zeros((0, self.width), self.dtype)
     return np.memmap(self._rows, self.dtype, "r", shape=(size, self.width))
@@ -114,29 +133,43 @@ class FeatureCache:
 
     Raises:
       OverflowError: a feature is too large for float16; nothing is added.
+      OSError: the disk is full; nothing is added.
     """
     with np.errstate(over="ignore"):
       rows = [np.ascontiguousarray(row, self.dtype).reshape(-1, self.width) for row in rows]
     if self.dtype == np.float16 and not all(np.isfinite(row).all() for row in rows):
       raise OverflowError("a feature is too large for float16")
-    with open(self._rows, "ab") as file:
-      for row in rows:
-        file.write(row.data)
     lines = [_entry(key, zlib.crc32(row.data), len(row)) for key, row in zip(hashes, rows)]
-    with open(self._index, "a", encoding="utf-8") as file:
-      file.write("".join(lines))
+    # Somebody may have deleted the cache.
+    self.directory.mkdir(parents=True, exist_ok=True)
+    size = self._size()
+    try:
+      with open(self._rows, "ab") as file:
+        for row in rows:
+          file.write(row.data)
+      with open(self._index, "a", encoding="utf-8") as file:
+        file.write("".join(lines))
+    except OSError as error:
+      # Nobody uses these rows yet, and a full disk needs their space.
+      if self._rows.exists():
+        os.truncate(self._rows, size)
+      error.filename = error.filename or str(self._rows)
+      raise
 
   def clear(self):
     """Deletes all rows."""
     self._rows.unlink(missing_ok=True)
     self._index.unlink(missing_ok=True)
 
+  def _size(self):
+    """Returns the bytes of the rows."""
+    return self._rows.stat().st_size if self._rows.exists() else 0
+
   def _load_index(self):
     """Returns [(hash, crc, number of rows)] of the examples that are stored completely."""
     if not self._index.exists():
       return []
-    stored = self._rows.stat().st_size // (self.dtype.itemsize * self.width) if self._rows.exists() else 0
-    entries = []
+    stored, entries = self._size() // self._row_bytes, []
     for line in self._index.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
       try:
         entry = json.loads(line)
@@ -149,16 +182,17 @@ class FeatureCache:
       entries.append((key, crc, n))
     return entries
 
-  def _truncate(self):
-    """Removes what a killed run has written only in part."""
-    entries = self._load_index()
-    size = sum(n for _, _, n in entries) * self.dtype.itemsize * self.width
-    text = "".join(_entry(*entry) for entry in entries).encode()
+  def _repair(self):
+    """Makes the files whole again of which a killed run has written a part, or which were damaged."""
+    entries, size = self._load_index(), self._size()
+    unused = size // self._row_bytes - sum(n for _, _, n in entries)
+    if unused:
+      entries.append((_NO_HASH, 0, unused))
+    text = "".join(_entry(*entry) for entry in entries)
     if not self._index.exists() or self._index.stat().st_size != len(text):
-      self._index.write_bytes(text)
-    if self._rows.exists() and self._rows.stat().st_size != size:
-      with open(self._rows, "r+b") as file:
-        file.truncate(size)
+      files.write_text(self._index, text)
+    if size % self._row_bytes:
+      os.truncate(self._rows, size - size % self._row_bytes)
 
 
 def _entry(key, crc, n):
@@ -217,6 +251,7 @@ def key(**facts):
     **facts: weights, preprocessing and so on, as values that JSON can hold. The versions of the libraries that compute
       features are added.
   """
+  facts["format"] = _FORMAT
   facts["versions"] = [
     importlib.metadata.version(name) for name in ("tensorflow", "tensorflow-text", "keras", "keras-hub")
   ]
@@ -235,7 +270,13 @@ def features(cache: FeatureCache | None, hashes: np.ndarray, compute: Callable[[
     with _computing(len(hashes)):
       return compute(np.arange(len(hashes)))
   starts, _, rows = compute_missing(cache, hashes, compute)
-  return rows[starts].astype(np.float32, copy=False)
+  rows = rows[starts]
+  # The file may have been damaged after `find` read it.
+  damaged = cache.damaged(hashes, rows)
+  rows = rows.astype(np.float32, copy=False)
+  if damaged.any():
+    rows[damaged] = compute(np.flatnonzero(damaged))
+  return rows
 
 
 def ragged_features(
@@ -274,33 +315,38 @@ def compute_missing(
     (first row of each example, int64 [n]; number of rows of each, int64 [n]; all rows, float [rows, width]).
   """
   with cache.locked() as writable:
-    starts, counts = cache.find(hashes)
+    starts, counts, stored = cache.find(hashes)
     known = np.flatnonzero(counts > 0)
-    if len(known) and not _agrees(cache, known, starts, counts, compute):
+    if len(known) and not _agrees(stored, known, starts, counts, compute):
       log.warning("feature cache: stored features differ from new ones; all are computed again")
       if writable:
         cache.clear()
       known, counts = known[:0], np.full_like(counts, -1)
-    missing = np.flatnonzero(counts < 0)
     if len(known):
       log.info(
         "features: %s of %s examples read from %s; %d of them agree with new ones",
         *(f"{len(known):,}", f"{len(hashes):,}", cache.directory, min(PROBES, len(known))),
       )
-    _, first = np.unique(hashes[missing], return_index=True)
-    distinct, computed = missing[np.sort(first)], []
-    with _computing(len(distinct)):
-      for start in range(0, len(distinct), chunk):
-        part = distinct[start : start + chunk]
-        rows = compute(part)
-        if writable:
-          cache.append(hashes[part], rows)
-        else:
-          computed += [np.reshape(row, (-1, cache.width)) for row in rows]
-    if len(missing) and not writable:
-      return _with_unstored(cache.rows(), starts, counts, hashes, distinct, computed)
-    # `find` reads every row for its checksum, so it is called again only if rows were added.
-    return *(cache.find(hashes) if len(missing) else (starts, counts)), cache.rows()
+    if writable and (counts < 0).any():
+      for part, rows in _computed(hashes, counts, compute, chunk):
+        cache.append(hashes[part], rows)
+      # `find` reads every row for its checksum, so it is called again only if rows were added.
+      starts, counts, stored = cache.find(hashes)
+    if (counts < 0).any():
+      # The cache may not be written, or what was written has been deleted or damaged.
+      return _with_unstored(stored, starts, counts, hashes, list(_computed(hashes, counts, compute, chunk)))
+    return starts, counts, stored
+
+
+def _computed(hashes, counts, compute, chunk):
+  """Yields (positions, rows of each), at most `chunk` at a time, for each content whose count is negative."""
+  missing = np.flatnonzero(counts < 0)
+  _, first = np.unique(hashes[missing], return_index=True)
+  distinct = missing[np.sort(first)]
+  with _computing(len(distinct)):
+    for start in range(0, len(distinct), chunk):
+      part = distinct[start : start + chunk]
+      yield part, compute(part)
 
 
 @contextlib.contextmanager
@@ -313,23 +359,26 @@ def _computing(count):
     log.info("features: %s computed in %.1f s", number_of(count, "example"), time.monotonic() - start)
 
 
-def _with_unstored(rows, starts, counts, hashes, distinct, computed):
-  """Returns the result of `compute_missing` if the rows `computed` of the examples `distinct` cannot be stored."""
-  sizes = np.array([len(new) for new in computed], np.int64)
-  row_of = dict(zip(hashes[distinct], zip(len(rows) + np.cumsum(sizes) - sizes, sizes)))
+def _with_unstored(stored, starts, counts, hashes, computed):
+  """Returns the result of `compute_missing` with the parts of `_computed`, which are not in the cache."""
+  new, row_of, total = [], {}, len(stored)
+  for part, rows in computed:
+    for key, row in zip(hashes[part], rows):
+      new.append(np.reshape(row, (-1, stored.shape[1])))
+      row_of[key] = total, len(new[-1])
+      total += len(new[-1])
   for i in np.flatnonzero(counts < 0):
     starts[i], counts[i] = row_of[hashes[i]]
-  return starts, counts, np.concatenate([rows, *computed])
+  return starts, counts, np.concatenate([stored, *new])
 
 
-def _agrees(cache, known, starts, counts, compute):
+def _agrees(stored, known, starts, counts, compute):
   probes = np.unique(known[np.linspace(0, len(known) - 1, min(PROBES, len(known))).astype(int)])
-  stored = cache.rows()
   pairs = [
-    (stored[start : start + count].astype(np.float32), np.reshape(row, (-1, cache.width)))
+    (stored[start : start + count].astype(np.float32), np.reshape(row, (-1, stored.shape[1])))
     for start, count, row in zip(starts[probes], counts[probes], compute(probes))
   ]
   largest = max(float(np.abs(old).max()) for old, _ in pairs)
-  limit = TOLERANCE[cache.dtype.name] * largest
+  limit = TOLERANCE[stored.dtype.name] * largest
   # With an infinite feature every difference would be within the limit.
   return np.isfinite(largest) and all(old.shape == new.shape and np.abs(old - new).max() <= limit for old, new in pairs)

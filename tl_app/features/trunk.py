@@ -188,22 +188,29 @@ class TrunkFeatures:
 
   def _choose_dtype(self, directory, rows, compute):
     """Returns the dtype of the rows in `directory`, which is measured once."""
-    if not _stored_dtype(directory):
-      sample = rows[np.linspace(0, len(rows) - 1, min(HALF_EXAMPLES, len(rows))).astype(int)]
-      packed = compute(sample)
-      # Features, not logits: those of a head that starts at zero show no difference, and the next run has another head.
-      exact, halved = (
-        keras.ops.convert_to_numpy(self._tail(self._unpack(tf.constant(x)), training=False)["features"])
-        for x in (packed, packed.astype(np.float16).astype(np.float32))
-      )
-      difference = inference_engine.difference(halved, exact)
-      dtype = "float16" if difference < HALF_TOLERANCE else "float32"
-      log.info(
-        "trunk features are stored as %s changes features by at most %.1g of their standard deviation",
-        *("float16, which" if dtype == "float16" else "float32: float16", difference),
-      )
+    stored = _stored_dtype(directory)
+    if stored:
+      return stored
+    sample = rows[np.linspace(0, len(rows) - 1, min(HALF_EXAMPLES, len(rows))).astype(int)]
+    packed = compute(sample)
+    # Features, not logits: those of a head that starts at zero show no difference, and the next run has another head.
+    exact, halved = (
+      keras.ops.convert_to_numpy(self._tail(self._unpack(tf.constant(x)), training=False)["features"])
+      for x in (packed, packed.astype(np.float16).astype(np.float32))
+    )
+    difference = inference_engine.difference(halved, exact)
+    dtype = "float16" if difference < HALF_TOLERANCE else "float32"
+    with disk_cache.lock(directory):
+      # Another run may have measured its own examples meanwhile.
+      stored = _stored_dtype(directory)
+      if stored:
+        return stored
       files.write_text(directory / DTYPE, dtype)
-    return _stored_dtype(directory)
+    log.info(
+      "trunk features are stored as %s changes features by at most %.1g of their standard deviation",
+      *("float16, which" if dtype == "float16" else "float32: float16", difference),
+    )
+    return dtype
 
   def _read(self, rows):
     packed = tf.numpy_function(self._gather, [rows], tf.float32, stateful=False)

@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 # Seconds to wait for another process that writes.
 TIMEOUT = 30.0
+# Raise it when `preprocessing.image.verify`, or a field or value of `ImageFacts`, changes.
+RULES = 1
 # Paths of files that cannot be used; each gives one warning.
 _told = set()
 _TABLE = "CREATE TABLE IF NOT EXISTS seen (hash TEXT, by TEXT, found TEXT, crc INTEGER, PRIMARY KEY (hash, by))"
@@ -21,8 +23,8 @@ _TABLE = "CREATE TABLE IF NOT EXISTS seen (hash TEXT, by TEXT, found TEXT, crc I
 class DecodedImageIndex:
   """JSON values by content hash, in one SQLite file.
 
-  An image is in it once the decoder of training could read it. Entries of other versions of the libraries that decode
-  do not count. If the file can be neither read nor written, the index is empty.
+  An image is in it once the decoder of training could read it. Entries of other rules, or of other versions of the
+  libraries that decode, do not count. If the file can be neither read nor written, the index is empty.
 
   Args:
     root: the root of the cache.
@@ -30,7 +32,8 @@ class DecodedImageIndex:
 
   def __init__(self, root: pathlib.Path):
     self._path = root / "images.sqlite"
-    self._by = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "pillow"))
+    libraries = [f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "pillow")]
+    self._by = ", ".join([f"rules {RULES}", *libraries])
 
   def hashes(self) -> frozenset[str]:
     """Returns the content hashes in the index."""

@@ -13,7 +13,9 @@ import tiny_modules
 
 from tl_app import tune as entry_point
 from tl_app.commands import early_checks, loading, train, training_process, trials, tune
+from tl_app.commands.searching import directory
 from tl_app.commands.searching import space as space_lib
+from tl_app.commands.searching import study as study_lib
 from tl_app.config import Config
 from tl_app.data import training_data
 from tl_app.data.modalities import of
@@ -24,6 +26,11 @@ from tl_app.training import selection
 from tl_app.workdir import Workdir
 
 TEST = {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "num_examples": 40}
+
+
+def outcome(score, candidate, folds=0):
+  estimate = {"estimate": "cross_validation", "folds": folds} if folds else {"estimate": "validation_split"}
+  return trials.Outcome(score, candidate, estimate)
 
 
 class Bench:
@@ -43,16 +50,19 @@ class Bench:
   def default_values(self, config):
     return {"learning_rate": 1e-4, "head_learning_rate": 1e-3, "probe_solver": "logistic"}
 
-  def run(self, config, paths, on_epoch):
+  def folds(self, config, paths):
+    return {"folds": 0, "reason": "there are many examples"}
+
+  def run(self, config, paths, on_epoch, folds):
     self.ran.append(config)
     if config.recipe == "probe":
-      return trials.Outcome({"adamw": 0.6, "logistic": 0.7}.get(config.probe_solver, 0.5), "probe")
+      return outcome({"adamw": 0.6, "logistic": 0.7}.get(config.probe_solver, 0.5), "probe")
     if config.label_smoothing and config.layer_decay == 0.6:
       raise UserError("these flags do\nnot go together")
     score = 0.8 - abs(config.layer_decay - 0.75)
     for epoch in (1, 2, 3):
       on_epoch(epoch, score * epoch / 3)
-    return trials.Outcome(score, "fine_tuned")
+    return outcome(score, "fine_tuned")
 
 
 @pytest.fixture
@@ -98,11 +108,14 @@ def test_probes_then_fine_tuning_then_one_run(tmp_path, page, runs):
 
 def test_each_trial_is_told_with_its_flags_and_the_best_of_both_studies(tmp_path, runs, caplog, monkeypatch):
   """A fine-tuning as good as the probe was called the best, the probe in the end, both with flags of another trial."""
-  monkeypatch.setattr(Bench, "run", lambda self, config, paths, on_epoch: trials.Outcome(0.7, "probe"))
+  monkeypatch.setattr(Bench, "run", lambda *_: outcome(0.7, "probe"))
   with caplog.at_level("INFO", "tl_app"):
     tune.tune(config(tmp_path), tune.Options(trials=2))
   probe, tuned = (line for line in caplog.messages if "; the best is" in line)
-  assert probe.startswith("probe-0: validation accuracy 0.7000 (probe), ") and "with probe_solver logistic; " in probe
+  assert (
+    probe.startswith("probe-0: accuracy 0.7000 on the validation split (probe), ")
+    and "with probe_solver logistic; " in probe
+  )
   assert ", with learning_rate " in tuned and tuned.endswith("; the best is 0.7000 of probe-0")
   assert any(line.startswith("best trial: probe-0, ") for line in caplog.messages)
 
@@ -201,7 +214,7 @@ def test_too_little_time_for_one_trial(tmp_path, runs):
 
 
 def test_a_trial_that_time_cuts_short_waits_for_the_next_call(tmp_path, runs, monkeypatch):
-  def endless(self, trial, paths, on_epoch):
+  def endless(self, trial, paths, on_epoch, folds):
     self.ran.append(trial)
     for epoch in range(1, 10**9):
       on_epoch(epoch, 0.5)
@@ -239,7 +252,7 @@ def test_another_search_is_not_continued(tmp_path, runs):
   ):
     with pytest.raises(UserError, match="holds another search"):
       tune.tune(other, options)
-  settings = tmp_path / "search" / tune.SETTINGS
+  settings = tmp_path / "search" / directory.SETTINGS
   for damaged in ("{", "[]", '{"format": 1}'):
     settings.write_text(damaged)
     with pytest.raises(UserError, match="search.json is damaged: put back a copy of it, or delete the directory"):
@@ -279,12 +292,13 @@ def test_the_score_of_a_trial_is_that_of_the_worst_group(tmp_path, monkeypatch):
   examples = dataclasses.replace(split.examples, groups=groups)
   data = training_data.make(examples, split, training_data.targets_of(bench.task, examples, split))
   right = data.validation_targets ^ (groups[data.validation] == "1")
-  found = types.SimpleNamespace(model=types.SimpleNamespace(task=bench.task), data=data)
+  found = types.SimpleNamespace(model=types.SimpleNamespace(task=bench.task), data=data, batch_size=8)
   found.model.network = types.SimpleNamespace(variables=[])
   candidate = selection.Candidate("probe", np.eye(2, dtype=np.float32)[right], [], "probe")
   monkeypatch.setattr(bench, "_prepared", lambda config: found)
   monkeypatch.setattr(bench, "_planned", lambda config, features: [])
   monkeypatch.setattr(trials.phases, "train", lambda *_: ([candidate], []))
+  monkeypatch.setattr(trials.compiling, "release", lambda model: None)
   scores = [
     bench.run(Config(**flags | {"select_metric": metric, "group_column": "group"}), Workdir(tmp_path / metric), None)
     for metric in ("primary", "worst_group")
@@ -294,7 +308,7 @@ def test_the_score_of_a_trial_is_that_of_the_worst_group(tmp_path, monkeypatch):
 
 def test_a_search_ends_where_no_trial_can_be_better(tmp_path, runs, monkeypatch, caplog):
   """20 messages: the probe was right on both validation examples; 108 trials of fine-tuning had the same score."""
-  monkeypatch.setattr(Bench, "run", lambda self, config, *_: self.ran.append(config) or trials.Outcome(1.0, "probe"))
+  monkeypatch.setattr(Bench, "run", lambda self, config, *_: self.ran.append(config) or outcome(1.0, "probe"))
   with caplog.at_level("INFO"):
     result = tune.tune(config(tmp_path), tune.Options(trials=16))
   assert len(Bench.ran) == len(result["trials"]) == 1 and len(runs) == 1
@@ -302,6 +316,53 @@ def test_a_search_ends_where_no_trial_can_be_better(tmp_path, runs, monkeypatch,
   grid = {"learning_rate": space_lib.Choice((1e-4, 1e-3))}
   again = config(tmp_path / "again")
   assert len(tune.tune(again, tune.Options(trials=4, space=grid, method="grid"))["trials"]) == 2
+
+
+def test_folds_measure_the_trials_of_few_examples(tmp_path, runs, monkeypatch, caplog):
+  """Two validation examples were right by chance, and all trials had the same score."""
+  decided, given = [], []
+  found = {"folds": 5, "reason": "the validation split has 2 examples"}
+  monkeypatch.setattr(Bench, "folds", lambda self, config, paths: decided.append(config.recipe) or found)
+  run = lambda self, config, paths, on_epoch, folds: given.append((config, folds)) or outcome(0.7, "probe", folds)  # noqa: E731
+  monkeypatch.setattr(Bench, "run", run)
+  with caplog.at_level("INFO"):
+    result = tune.tune(config(tmp_path), tune.Options(trials=4))
+  assert decided == ["probe"] and {folds for _, folds in given} == {5}
+  # A training cannot cross-validate the others.
+  assert {config.probe_solver for config, _ in given} <= {"logistic", "svm"}
+  assert "trials are measured in cross-validation over 5 folds: the validation split has 2 examples" in caplog.messages
+  assert result["winner"]["measured"] == "in cross-validation over 5 folds"
+  assert "accuracy in cross-validation over 5 folds, the highest of" in tuning_page.lines(result, str(tmp_path))
+  tune.tune(config(tmp_path), tune.Options(trials=5))
+  assert decided == ["probe"]
+
+
+def test_the_trials_of_a_search_are_measured_in_one_way(tmp_path, runs, monkeypatch, caplog):
+  """A search that began on the validation split, before there were folds, goes on there."""
+  fact = study_lib.Study.fact
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      study_lib.Study, "fact", lambda self, name, make: make() if name == "folds" else fact(self, name, make)
+    )
+    tune.tune(config(tmp_path), tune.Options(trials=3))
+  monkeypatch.setattr(Bench, "folds", lambda *_: {"folds": 5, "reason": "there are few examples"})
+  with caplog.at_level("INFO"):
+    tune.tune(config(tmp_path), tune.Options(trials=6))
+  expected = "trials are measured on the validation split: the trials that are done were measured there"
+  assert expected in caplog.messages
+
+
+def test_the_answers_of_folds_are_joined():
+  def candidates(value, *names):
+    return [selection.Candidate(name, np.full((2, 2), value, np.float32), [np.ones(3)], "probe") for name in names]
+
+  rows = [(np.array([0, 1]), np.array([2, 3])), (np.array([2, 3]), np.array([0, 1])), (np.zeros(0), np.array([9]))]
+  found = [candidates(1.0, "probe", "fine_tuned", "soup"), candidates(2.0, "probe", "fine_tuned")]
+  joined = trials._pooled(found, rows)
+  assert [candidate.name for candidate in joined] == ["probe", "fine_tuned"]
+  for candidate in joined:
+    assert candidate.logits[:, 0].tolist() == [1, 1, 2, 2] and candidate.rows.tolist() == [2, 3, 0, 1]
+    assert candidate.values == [] and candidate.estimate == {"estimate": "cross_validation", "folds": 2}
 
 
 @pytest.mark.slow
@@ -313,6 +374,8 @@ def test_a_search_with_a_tiny_network(tmp_path):
   config = Config(dataset=f"table:{tmp_path}/mails.csv", cache_dir=str(tmp_path / "cache"), **flags)
   result = tune.tune(config, tune.Options(trials=5, method="random"))
   states = {trial["state"] for trial in result["trials"]}
+  folds = {(trial["study"], trial["facts"].get("folds")) for trial in result["trials"] if trial["state"] == "complete"}
+  assert folds == {("probe", 5), ("fine_tuning", 5)}
   assert states <= {"complete", "pruned"} and {trial["study"] for trial in result["trials"]} == {"probe", "fine_tuning"}
   assert 0 <= result["winner"]["test"]["accuracy"] <= 1
   assert (tmp_path / "search" / result["winner"]["workdir"] / "metrics.json").is_file()

@@ -219,7 +219,7 @@ def _train(config):
   """Trains in a new process; returns (exit code, last line)."""
   output = _output(config)
   output.unlink(missing_ok=True)
-  process = training_process.start("tl_app.train", formatting.given_flags(_values(config)), output)
+  process = training_process.start("tl_app.train", formatting.given_flags(dataclasses.asdict(config)), output)
   code = training_process.exit_code(process)
   return code, training_process.failure(code, output) if code else ""
 
@@ -238,8 +238,4 @@ def _output(config):
 
 def _command(config, names, numbers):
   lists = [f"--recipes={','.join(names)}", f"--seeds={','.join(map(str, numbers))}", f"--workdir={config.workdir}"]
-  return formatting.command("tl_app.compare", [*formatting.given_flags(_values(config), OWN_FLAGS), *lists])
-
-
-def _values(config):
-  return {name: getattr(config, name) for name in config_lib.FIELDS}
+  return formatting.command("tl_app.compare", [*formatting.given_flags(dataclasses.asdict(config), OWN_FLAGS), *lists])

@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from tl_app import backbones, files
-from tl_app import config as config_lib
 from tl_app import workdir as workdir_lib
 from tl_app.assets import Assets
 from tl_app.backbones.backbone import parameters
@@ -268,7 +267,7 @@ def _result(config, task, bench, done, failed):
     row.p_value = 1.0 if row is best else float(task.metrics.p_value(best.outputs, row.outputs, targets))
   equal = [row for row in done if row.p_value > selection.SIGNIFICANT]
   quick = min(equal, key=lambda row: row.latency_ms)
-  given = formatting.given_flags({name: getattr(config, name) for name in config_lib.FIELDS}, ("workdir", "backbone"))
+  given = formatting.given_flags(dataclasses.asdict(config), ("workdir", "backbone"))
 
   def command(row):
     return formatting.command("tl_app.train", [f"--backbone={row.name}", *given, "--workdir=runs/selected"])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tl_app import workdir as workdir_lib
 from tl_app.commands import finished_run, run_differences, training_process
-from tl_app.config import FIELDS, Config
+from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
 from tl_app.report import epoch_log, formatting
 
@@ -169,7 +169,7 @@ def _is_in_phase(run, name):
 
 def _start(config, run):
   """Starts a training in a new process."""
-  values = {name: getattr(config, name) for name in FIELDS} | {"workdir": str(run)}
+  values = dataclasses.asdict(config) | {"workdir": str(run)}
   return training_process.start("tl_app.train", formatting.given_flags(values), _output(run))
 
 

@@ -27,6 +27,7 @@ from tl_app.serving import handover, parity
 from tl_app.training import (
   adaptation,
   batch_size,
+  compiling,
   disk_space,
   image_size,
   input_profile,
@@ -74,8 +75,10 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     # Before anything trains: other data may be unreadable.
     out_of_distribution.check(config, features, record)
     target = _target(config, features, record) if config.adapt != "none" else None
-    recipe_of = planning.for_other_data(config, plan, features, recipe or recipes.plan)
+    recipe_of = planning.for_other_data(config, plan.phases, plan.batch_size, features, recipe or recipes.plan)
     candidates, results = phases.train(plan.phases, features, config, record, limit, recipe_of)
+    # Evaluation and export need the memory.
+    compiling.release(features.model)
     adapted = None
     if target is not None:
       adapted = adaptation.adapt(config, plan.phases[0], features, target, record)

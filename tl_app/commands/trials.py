@@ -1,6 +1,11 @@
-"""Trains the trials of a search and measures them on the validation split. The test split is not there."""
+"""Trains the trials of a search and measures them, without the test split.
+
+They are measured on the validation split, or where a training would not trust it, on the held-out examples of folds.
+Each fold is a training of its own, with early stopping on the examples that it holds out.
+"""
 
 import dataclasses
+import itertools
 import pathlib
 import time
 from collections.abc import Callable
@@ -20,7 +25,7 @@ from tl_app.data import modalities
 from tl_app.features.frozen import Features
 from tl_app.recipes import recipes
 from tl_app.recipes.phase import HEAD
-from tl_app.training import batch_size, phases, planning, selection
+from tl_app.training import batch_size, compiling, cross_validation, phases, planning, refit, selection
 from tl_app.workdir import Record, Workdir
 
 # Flags that change neither the network nor its inputs: what was prepared for one value serves the others.
@@ -41,12 +46,14 @@ class Outcome:
   """What a trial has measured.
 
   Attributes:
-    score: what --select_metric compares, on the validation split.
+    score: what --select_metric compares.
     candidate: the candidate with that score.
+    estimate: where the score comes from, see `Candidate.estimate`.
   """
 
   score: float
   candidate: str
+  estimate: dict
 
 
 class TrialRecord(Record):
@@ -119,14 +126,34 @@ class Bench:
     shown = {name: float(f"{rate:.6g}") for name, rate in rates.items()}
     return {**shown, "probe_solver": planned[0].optimizer.solver}
 
-  def run(self, config: Config, paths: Workdir, on_epoch: Callable[[int, float], None]) -> Outcome:
+  def folds(self, config: Config, paths: Workdir) -> dict:
+    """Returns {"folds", "reason"} of trials: the folds of the probe of a training, 0 for the validation split.
+
+    Args:
+      config: the `Config` of a training without a search.
+      paths: of the files of a trial.
+    """
+    if self.task.per_token:
+      return {"folds": 0, "reason": f"--task={self.task.name} answers each word"}
+    features = self._prepared(config)
+    self._reset(features)
+    probe = self._planned(config, features)[:1]
+    _, (fitted,) = phases.train(probe, features, config, TrialRecord(paths, lambda line: None))
+    compiling.release(features.model)
+    if fitted.refit is None:
+      return {"folds": 0, "reason": f"--probe_solver={probe[0].optimizer.solver} is not cross-validated"}
+    return {"folds": fitted.refit.folds, "reason": fitted.refit.reason}
+
+  def run(self, config: Config, paths: Workdir, on_epoch: Callable[[int, float], None], folds: int = 0) -> Outcome:
     """Trains one trial.
 
     Args:
       config: the `Config` of the trial.
       paths: of its files.
-      on_epoch: called after each epoch with the number of epochs in which the backbone has trained, 0 for a probe, and
-        the primary metric on the validation split; may raise to end the trial.
+      on_epoch: called after each epoch with the number of epochs in which the backbone has trained, 0 for a probe and
+        for all folds but the first, and the primary metric on the examples that select; may raise to end the trial.
+      folds: number of folds there are, 0 for the validation split. Fine-tuning runs as many as answer for enough
+        examples, see `cross_validation.enough_folds`.
 
     Raises:
       UserError: the flags cannot work together, or with these data or this backbone.
@@ -136,24 +163,41 @@ class Bench:
     rules.check(rules.DATA, config, self.task)
     keras.utils.set_random_seed(config.seed)
     features = self._prepared(config)
-    for variable, value in zip(features.model.network.variables, self._initial):
-      variable.assign(value)
+    self._reset(features)
     planned = self._planned(config, features)
+    chosen = batch_size.choose(config, planned, features)
+    planned = chosen.applied(planned)
     if config.batch_size == AUTO:
-      chosen = batch_size.choose(config, planned, features)
-      planned, features = chosen.applied(planned), features.with_batch_size(chosen.inference)
+      features = features.with_batch_size(chosen.inference)
     trained = {phase.name for phase in planned if phase.trains_backbone}
-    epochs = iter(range(1, 1 + sum(phase.schedule.epochs for phase in planned)))
+    epochs, found = itertools.count(1), []
 
     def after_epoch(line):
       score = line.get(f"val_{self.metric}", float("nan"))
-      on_epoch(next(epochs) if line["phase"] in trained else 0, score)
+      # Trials are compared by the same examples: those of the first fold.
+      on_epoch(next(epochs) if line["phase"] in trained and not found else 0, score)
 
-    candidates, _ = phases.train(planned, features, config, TrialRecord(paths, after_epoch))
+    record = TrialRecord(paths, after_epoch)
+    if folds:
+      plan = planning.for_other_data(config, planned, chosen, features, recipes.plan)
+      # A fold does not decide whether fine-tuning can win: all of them do.
+      settings = dataclasses.replace(config, refit="never", select="fine_tuned")
+      for part in _parts(features, folds, bool(trained)):
+        self._reset(features)
+        found.append(phases.train(plan(part.data), part, settings, record)[0])
+      candidates = _pooled(found, refit.fold_rows(features))
+    else:
+      candidates, _ = phases.train(planned, features, config, record)
+    compiling.release(features.model)
     selected = selection.of_run(candidates, features, config)
     measured = selected.metrics[selected.best.name]
     # That of the worst group with --select_metric=worst_group.
-    return Outcome(float(measured.get("worst_group", measured[self.metric])), selected.best.name)
+    score = float(measured.get("worst_group", measured[self.metric]))
+    return Outcome(score, selected.best.name, selected.best.estimate)
+
+  def _reset(self, features):
+    for variable, value in zip(features.model.network.variables, self._initial):
+      variable.assign(value)
 
   def _planned(self, config, features):
     return planning.plan_phases(config, features.data, features.model, self._devices, recipes.plan)
@@ -171,6 +215,32 @@ class Bench:
   def _loaded(self, config):
     spec = loading.with_vocabulary(config, backbones.resolve(config.backbone), self._split)
     return loading.without_run(config, spec, self._split, self.task, self._assets, self._devices)
+
+
+def _parts(features, folds, is_trained):
+  """Returns the `Features` of the folds that a trial runs: of a probe, which costs little, all."""
+  rows = refit.fold_rows(features)
+  if is_trained:
+    rows = rows[: cross_validation.enough_folds(folds, len(rows[0][1]))]
+  return [features.with_parts(*part) for part in rows]
+
+
+def _pooled(found, rows):
+  """Returns the candidates that all folds have, without values, with their answers for the held-out examples together.
+
+  Args:
+    found: the candidates of each fold.
+    rows: what `refit.fold_rows` returns.
+  """
+  held = np.concatenate([held_out for _, held_out in rows[: len(found)]])
+  estimate = {"estimate": "cross_validation", "folds": len(found)}
+  by_name = [{candidate.name: candidate for candidate in candidates} for candidates in found]
+  shared = [name for name in by_name[0] if all(name in fold for fold in by_name)]
+  pooled = {name: np.concatenate([fold[name].logits for fold in by_name]) for name in shared}
+  return [
+    dataclasses.replace(by_name[0][name], logits=logits, values=[], rows=held, estimate=estimate)
+    for name, logits in pooled.items()
+  ]
 
 
 def check_time(deadline: float) -> None:

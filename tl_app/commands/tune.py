@@ -14,6 +14,7 @@ from tl_app import files
 from tl_app import workdir as workdir_lib
 from tl_app.commands import train, training_process
 from tl_app.commands.cli import machine_error
+from tl_app.commands.searching import directory
 from tl_app.commands.searching import space as space_lib
 from tl_app.commands.searching import study as study_lib
 from tl_app.commands.searching.space import Space
@@ -21,13 +22,14 @@ from tl_app.commands.searching.study import Study, Workers
 from tl_app.commands.trials import Bench, Outcome, OutOfTime, Pruned, check_time
 from tl_app.config import Config
 from tl_app.errors import RunFailed, UserError
+from tl_app.recipes.phase import ADAMW
 from tl_app.report import formatting, tuning_page
 from tl_app.terminal import progress
 from tl_app.workdir import Workdir
 
 log = logging.getLogger(__name__)
 
-SETTINGS, RESULT = "search.json", "tuning.json"
+RESULT = "tuning.json"
 PROBES, FINE_TUNING = "probe", "fine_tuning"
 # Trials where neither --trials nor --minutes says how many.
 DEFAULT_TRIALS = 20
@@ -81,11 +83,12 @@ def tune(config: Config, options: Options) -> dict | None:
     RunFailed: all trials failed.
   """
   start, root = time.monotonic(), pathlib.Path(config.workdir)
-  _open(root, config, options)
+  given = {"method": options.method, "pruning": options.pruning, "space": options.space and _entries(options.space)}
+  directory.open_search(root, config, given)
   workers = Workers(root)
   search = _Search(config, options, root, workers, start)
   with _processes(options, root) as others, contextlib.closing(workers):
-    with progress.quiet("tl_app.training"):
+    with progress.quiet("tl_app.training"), progress.quiet("tl_app.model"):
       search.run()
     for number, process in enumerate(others, start=1):
       if code := process.wait():
@@ -105,6 +108,7 @@ class _Search:
     # The data are read where trials run.
     self.bench: typing.Any = None
     self.metrics: typing.Any = None
+    self.folds = 0
 
   def run(self):
     """Runs trials until none is left or the time is over."""
@@ -113,6 +117,7 @@ class _Search:
     # All trials, and the last run, read the same features.
     chosen = self.probes.fact("feature_choices", lambda: bench.feature_choices(self.config))
     self.config = dataclasses.replace(self.config, **chosen)
+    self.folds = self._folds()
     probes, fine_tuning = self._spaces(bench)
     both = bool(probes and fine_tuning)
     # The flags of the best probe stay once fine-tuning has begun with them.
@@ -142,8 +147,8 @@ class _Search:
       directory = self.root / f"winner-{study.name}-{row.number}"
       config = dataclasses.replace(config, workdir=str(directory))
       log.info(
-        "best trial: %s-%d, validation %s %.4f: %s",
-        *(study.name, row.number, self._title, row.score, _words(row.values)),
+        "best trial: %s-%d, %s %.4f %s: %s",
+        *(study.name, row.number, self._title, row.score, formatting.measured(row.facts), _words(row.values)),
       )
       metrics = _finished(config) or train.train_and_evaluate(config, directory)
       return self._write(study, row, config, metrics)
@@ -153,6 +158,20 @@ class _Search:
     title = self.metrics.primary_title
     return f"{title} of the worst group" if self.config.select_metric == "worst_group" else title
 
+  def _folds(self):
+    """Returns the number of folds by which trials are measured, 0 for the validation split; one for all processes."""
+
+    def decide():
+      if any(study.rows() for study in self.studies.values()):
+        # Trials of a version that had no folds.
+        return {"folds": 0, "reason": "the trials that are done were measured there"}
+      probe = dataclasses.replace(self.config, recipe="probe")
+      return self.bench.folds(probe, Workdir(self.root / "trials" / "folds"))
+
+    found = self.probes.fact("folds", decide)
+    log.info("trials are measured %s: %s", formatting.measured({"folds": found["folds"]}), found["reason"])
+    return found["folds"]
+
   def _spaces(self, bench):
     """Returns the `Space` of probes and that of fine-tuning; the first process decides for all."""
     given = self.options.space
@@ -160,7 +179,9 @@ class _Search:
       return space_lib.divided(given, "probe" if self.config.probe_alone else self.config.recipe)
 
     def default():
-      probes = space_lib.of_probes(bench.task.probe_solvers)
+      solvers = bench.task.probe_solvers
+      # A training cannot cross-validate gradient descent, so it would not use the validation examples.
+      probes = space_lib.of_probes([solver for solver in solvers if solver != ADAMW] if self.folds else solvers)
       rate = bench.default_values(self.config).get("learning_rate")
       if not rate:
         # No phase trains the backbone.
@@ -194,8 +215,9 @@ class _Search:
         break
       if self._is_perfect():
         log.info(
-          "the best trial answers all validation examples right: no trial can be better, and the search ends; a larger "
-          "--validation_fraction can show differences"
+          "the best trial answers all examples right %s: no trial can be better, and the search ends; more examples "
+          "can show differences",
+          formatting.measured(self._best()[1].facts),
         )
         break
 
@@ -239,8 +261,8 @@ class _Search:
       return True
     again = " (taken up again)" if trial.taken_up else ""
     try:
-      outcome = self.bench.run(config, Workdir(pathlib.Path(config.workdir)), on_epoch)
-      trial.complete(outcome.score, facts(candidate=outcome.candidate))
+      outcome = self.bench.run(config, Workdir(pathlib.Path(config.workdir)), on_epoch, self.folds)
+      trial.complete(outcome.score, facts(candidate=outcome.candidate, **outcome.estimate))
       self._report(trial, outcome, facts()["seconds"], again)
     except Pruned:
       trial.prune(facts())
@@ -260,8 +282,9 @@ class _Search:
   def _report(self, trial, outcome: Outcome, seconds, again):
     study, best = self._best()
     log.info(
-      "%s%s: validation %s %.4f (%s), %s, with %s; the best is %.4f of %s",
-      *(trial.name, again, self._title, outcome.score, formatting.candidate(outcome.candidate)),
+      "%s%s: %s %.4f %s (%s), %s, with %s; the best is %.4f of %s",
+      *(trial.name, again, self._title, outcome.score, formatting.measured(outcome.estimate)),
+      formatting.candidate(outcome.candidate),
       *(formatting.duration(seconds), _words(trial.values), best.score, f"{study.name}-{best.number}"),
     )
 
@@ -288,7 +311,9 @@ class _Search:
     trials = [
       {"study": name, **dataclasses.asdict(trial)} for name, each in self.studies.items() for trial in each.rows()
     ]
-    command = formatting.command("tl_app.train", formatting.given_flags(_values(config), ("trust_backbone",)))
+    command = formatting.command(
+      "tl_app.train", formatting.given_flags(dataclasses.asdict(config), ("trust_backbone",))
+    )
     result = {
       "format": workdir_lib.FORMAT,
       "dataset": config.dataset,
@@ -302,6 +327,7 @@ class _Search:
         "trial": f"{study.name}-{row.number}",
         "values": self._base(study) | row.values,
         "validation": row.score,
+        "measured": formatting.measured(row.facts),
         "workdir": str(pathlib.Path(config.workdir).name),
         "command": command,
         "test": {name: metrics["test"].get(name) for name in (key, f"{key}_ci95", "num_examples")},
@@ -321,42 +347,6 @@ def _entries(space):
 
 def _words(values):
   return space_lib.listed(values) or "no flags"
-
-
-def _values(config) -> dict[str, typing.Any]:
-  return {name: getattr(config, name) for name in config_lib.FIELDS}
-
-
-def _open(root, config, options):
-  """Makes the directory of a search, or checks that it holds this one."""
-  if root.is_file():
-    raise UserError(f"--workdir={root} is a file: give a directory")
-  if Workdir(root).config.exists():
-    raise UserError(f"--workdir={root} holds a run: choose another directory for the search")
-  try:
-    root.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"--workdir={root} cannot be made: {error.strerror}") from None
-  space = None if options.space is None else _entries(options.space)
-  settings = {"format": workdir_lib.FORMAT, "method": options.method, "pruning": options.pruning, "space": space}
-  path = root / SETTINGS
-  with study_lib.locked(root):
-    if not path.exists():
-      if any(found.name != study_lib.LOCK for found in root.iterdir()):
-        raise UserError(f"--workdir={root} is not empty and holds no search: choose another directory")
-      files.write_json(path, settings | {"config": _values(config)})
-      return
-    try:
-      there = files.read_json(path)
-      earlier, kept = config_lib.from_values(there["config"], str(path)), {name: there[name] for name in settings}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-      raise UserError(f"{path} is damaged: put back a copy of it, or delete the directory {root}") from None
-    different = config_lib.differences(earlier, config)
-    for name in ("method", "pruning", "space"):
-      if kept[name] != settings[name]:
-        different = different or f"--{name}: {kept[name]} there, {settings[name]} here"
-    if different:
-      raise UserError(f"--workdir={root} holds another search ({different}): choose another directory or delete it")
 
 
 def _finished(config):

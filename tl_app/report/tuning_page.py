@@ -9,6 +9,7 @@ from tl_app.report import formatting, rendering, tuning_plots
 _TEMPLATE = "tuning.html"
 # Column in which the values of `lines` begin.
 INDENT = 18
+_HIGHEST = "the highest of all trials: likely too high"
 # Names of the studies as people read them.
 TITLES = {"probe": "Probes on frozen features", "fine_tuning": "Fine-tuning"}
 
@@ -42,7 +43,7 @@ def lines(result: Mapping, workdir: str) -> str:
   found = {
     "trials": _count(result["trials"]),
     "best trial": f"{winner['trial']}, {_values(winner['values'])}",
-    "validation": f"{winner['validation']:.3f}, {result['score_title']}, the highest of all trials: likely too high",
+    "validation": f"{winner['validation']:.3f}, {result['score_title']} {winner['measured']}, {_HIGHEST}",
     f"test {title}": f"{test}, {winner['test']['num_examples']:,} examples",
     "importance": "; ".join(filter(None, (_shares(shares) for shares in result["importance"].values()))),
     "model": str(pathlib.Path(workdir, winner["workdir"])),

@@ -88,6 +88,11 @@ def why_not(config: Config, phases: list[Phase], features: Features) -> str:
   return ""
 
 
+def enough_folds(folds: int, held: int) -> int:
+  """Returns how many of `folds` folds, which hold out `held` examples each, have `ENOUGH_ANSWERS` together."""
+  return min(folds, math.ceil(ENOUGH_ANSWERS / held))
+
+
 @dataclasses.dataclass(frozen=True)
 class CrossValidation:
   """Cross-validation of the fine-tuning of a run.
@@ -210,7 +215,7 @@ class CrossValidation:
       return folds, ""
     enough, most = folds, MOST_SECONDS[self.config.preset]
     if self.config.preset != "best":
-      enough = max(math.ceil(ENOUGH_ANSWERS / held), int(CHEAP_SECONDS // seconds))
+      enough = max(enough_folds(folds, held), int(CHEAP_SECONDS // seconds))
     fit = max(0, int((most - rest) // seconds))
     if fit < min(enough, folds):
       return fit, f"; with all {folds} folds it would be longer than {self._most()}, --refit=always runs them"

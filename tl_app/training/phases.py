@@ -14,7 +14,7 @@ from tl_app.features.frozen import Features
 from tl_app.model import heads, stages
 from tl_app.recipes.phase import Phase
 from tl_app.report import formatting
-from tl_app.training import compiling, continuing, refit, selection
+from tl_app.training import continuing, refit, selection
 from tl_app.training.cross_validation import CrossValidation
 from tl_app.training.fit import fit
 from tl_app.training.phase_result import PhaseResult
@@ -66,7 +66,7 @@ def train(
   limit: TimeLimit | None = None,
   plan: Callable[[TrainingData], list[Phase]] | None = None,
 ) -> tuple[list[Candidate], list[PhaseResult]]:
-  """Trains the phases of a plan, the probe first.
+  """Trains the phases of a plan, the probe first. The compiled steps are kept, see `compiling.release`.
 
   Args:
     phases: the phases of the `Plan`.
@@ -110,8 +110,6 @@ def train(
     done = _train_rest(done, phases, features, config, record, limit)
     candidates = done.candidates + ([done.soup] if done.soup and done.soup_size > 1 else [])
     candidates += _averaged(done.results, features, changing) + _interpolated(config, done, phases, features)
-  # Evaluation and export need the memory.
-  compiling.release(model)
   _report_cost(record)
   models = {candidate.name: candidate.phase for candidate in candidates if candidate.values}
   record.note("candidates", models)

@@ -226,23 +226,26 @@ def plan_phases(config, data: TrainingData, model: Model, devices: Devices, reci
   return phases
 
 
-def for_other_data(config, plan: Plan, features: Features, recipe: Callable) -> Callable[[TrainingData], list[Phase]]:
+def for_other_data(
+  config, planned: Sequence[Phase], batch_size: BatchSize, features: Features, recipe: Callable
+) -> Callable[[TrainingData], list[Phase]]:
   """Returns a function (`TrainingData`) -> the phases of the recipe for so many examples.
 
   Args:
     config: the `Config`.
-    plan: the `Plan` of the run.
+    planned: the phases of the run.
+    batch_size: the `BatchSize` of the run.
     features: the `Features` of the run.
     recipe: as of `plan_phases`.
   """
   model, devices = features.model, features.devices
-  contrasted = any(isinstance(phase.objective, SupervisedContrastive) for phase in plan.phases)
+  contrasted = any(isinstance(phase.objective, SupervisedContrastive) for phase in planned)
   lower = frozen(config, features.data, model.backbone)
 
   def phases_for(data):
     # The run has decided: a fold has fewer examples, the final model more.
     found = dataclasses.replace(facts(config, data, model, devices), contrasts=contrasted, frozen=lower)
-    return plan.batch_size.applied(recipe(config, found, devices.replicas))
+    return batch_size.applied(recipe(config, found, devices.replicas))
 
   return phases_for
 

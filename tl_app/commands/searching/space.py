@@ -20,6 +20,7 @@ from tl_app.config.groups import (
 )
 from tl_app.config.values import fault
 from tl_app.errors import UserError, suggestion
+from tl_app.recipes.phase import ADAMW
 
 # Groups of the flags that can be searched, and the flags of these groups that cannot.
 GROUPS = (BackboneConfig, InputConfig, RecipeConfig, HeadConfig, OptimisationConfig, AugmentationConfig)
@@ -182,8 +183,9 @@ def default_values(space: Space, config: Config, resolved: Mapping[str, Any]) ->
 
 
 def of_probes(solvers: Sequence[str]) -> Space:
-  """Returns the default space of probes: the solvers of the task, and the learning rate of gradient descent."""
-  return {"probe_solver": Choice(tuple(solvers)), "head_learning_rate": Range(3e-4, 1e-2, log=True)}
+  """Returns the default space of probes: these solvers, and the learning rate if gradient descent is one of them."""
+  rates: Space = {"head_learning_rate": Range(3e-4, 1e-2, log=True)} if ADAMW in solvers else {}
+  return {"probe_solver": Choice(tuple(solvers)), **rates}
 
 
 def of_fine_tuning(learning_rate: float, stages: int, smooths: bool, augmentations: Sequence[str]) -> Space:
@@ -210,7 +212,7 @@ def of_fine_tuning(learning_rate: float, stages: int, smooths: bool, augmentatio
 
 def _has_effect(name, chosen, config):
   # With "auto" each of these flags asks for gradient descent.
-  return name not in NEED_GRADIENTS or chosen.get("probe_solver", config.probe_solver) in ("adamw", AUTO)
+  return name not in NEED_GRADIENTS or chosen.get("probe_solver", config.probe_solver) in (ADAMW, AUTO)
 
 
 def _holds(entry, value):

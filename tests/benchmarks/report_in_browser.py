@@ -21,6 +21,9 @@ from tl_app.report import page as page_lib
 
 WIDTHS = {"wide": 1200, "phone": 400}
 SCHEMES = ("light", "dark")
+# Boxes that scroll sideways without fading where they go on.
+UNMARKED = """[...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth
+  && getComputedStyle(box).getPropertyValue('--after') === '0px').map(box => box.getAttribute('aria-label'))"""
 # Findings of axe that fail the command.
 BAD = ("serious", "critical")
 LIMIT_MB, LIMIT_SECONDS = 5, 1.0
@@ -90,6 +93,7 @@ def _look(browser, report, options):
       problems += [f"{label}: {text}" for text in failed]
       if page.evaluate("document.documentElement.scrollWidth") > pixels:
         problems.append(f"{label}: the page scrolls sideways")
+      problems += [f"{label}: nothing shows that this goes on: {box}" for box in page.evaluate(UNMARKED)]
       if options.axe:
         problems += [f"{label}: {text}" for text in _axe(page, options.axe)]
       if options.output:

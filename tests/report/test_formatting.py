@@ -5,7 +5,8 @@ import shlex
 
 import pytest
 
-from tl_app.report import formatting
+from tl_app import tasks
+from tl_app.report import formatting, rendering
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,18 @@ def test_what_is_read_of_an_example_is_told_in_words(preprocessing, text):
   assert formatting.what_is_read(preprocessing) == text
 
 
+def test_zero_has_no_sign():
+  assert formatting.decimals(-0.0002) == "0.000" and formatting.decimals(-0.0006) == "-0.001"
+  assert formatting.interval((-0.0002, 0.1), "+") == "+0.000 to +0.100"
+
+
+def test_no_line_breaks_after_the_hyphens_of_a_flag():
+  template = rendering.environment().from_string("{{ text | unbroken }}")
+  text = template.render(text="use --a_b=<1>, (--c) -- not x--y")
+  one, other = (f'<span class="flag">--{flag}</span>' for flag in ("a_b=&lt;1&gt;", "c"))
+  assert text == f"use {one}, ({other}) -- not x--y"
+
+
 def test_what_is_no_number_is_a_dash():
   for value in (None, True, "0.5", math.nan, math.inf):
     assert formatting.decimals(value) == formatting.count(value) == formatting.significant(value) == formatting.MISSING
@@ -52,3 +65,11 @@ def test_a_command_has_the_flags_that_are_no_defaults_and_can_be_pasted():
   flags = formatting.given_flags(values, but=["epochs"])
   assert sorted(flags) == ["--backbone=a b", "--noexport"]
   assert shlex.split(formatting.command("tl_app.train", flags)) == ["python", "-m", "tl_app.train", *flags]
+
+
+@pytest.mark.parametrize(("task", "heading"), [("single_label", "class"), ("regression", "label")])
+def test_ranges_of_numbers_are_no_classes(task, heading):
+  data = {"rows": [("01: 0 to 0.6", [3])], "splits": ["train"], "totals": [3]}
+  values = {"task": tasks.TASKS[task], "data": data, "findings": {}}
+  html = rendering.environment().get_template("sections/data.html").render(values)
+  assert html.count(f'<th scope="col">{heading}</th>') == 1

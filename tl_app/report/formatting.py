@@ -17,8 +17,8 @@ def number(value: object) -> float:
 
 
 def decimals(value: object) -> str:
-  """Returns a metric or a loss with three decimals."""
-  return f"{value:.3f}" if math.isfinite(number(value)) else MISSING
+  """Returns a metric or a loss with three decimals; zero has no sign."""
+  return f"{value:z.3f}" if math.isfinite(number(value)) else MISSING
 
 
 def short(text: str) -> str:
@@ -46,7 +46,7 @@ def readable(value: object) -> str:
 
 def interval(bounds: Sequence[float], sign: str = "") -> str:
   """Returns an interval, like "0.760 to 0.794"; `sign` "+" shows the signs."""
-  return " to ".join(f"{bound:{sign}.3f}" for bound in bounds)
+  return " to ".join(f"{bound:{sign}z.3f}" for bound in bounds)
 
 
 def with_interval(values: Mapping, name: str, no_interval: str) -> str:

@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import pathlib
+import re
 
 import jinja2
+import markupsafe
 
 from tl_app.errors.counts import number_of
 from tl_app.report import formatting
@@ -33,8 +35,16 @@ def environment() -> jinja2.Environment:
     "what_is_read": formatting.what_is_read,
     "flat": _flat,
     "cell": _cell,
+    "unbroken": _unbroken,
   }
   return environment
+
+
+def _unbroken(text):
+  """Returns a text in which no line breaks after the hyphens of a flag, and within it only where it is too long."""
+  parts = re.split(r"(?<![\w-])(--\w[^\s;,)]*)", text)
+  flag = markupsafe.Markup('<span class="flag">{}</span>')
+  return markupsafe.Markup("").join(flag.format(part) if index % 2 else part for index, part in enumerate(parts))
 
 
 def _cell(text):

@@ -123,7 +123,8 @@ def config(tmp_path, **flags):
 
 
 @pytest.mark.slow
-def test_the_weights_are_put_back_and_the_results_are_written(tmp_path, monkeypatch):
+def test_the_weights_are_put_back_and_the_results_are_written(tmp_path, monkeypatch, caplog):
+  caplog.set_level("INFO", "tl_app")
   changing, seen = stages.changing, []
 
   def spy(model, phases):
@@ -133,6 +134,8 @@ def test_the_weights_are_put_back_and_the_results_are_written(tmp_path, monkeypa
 
   monkeypatch.setattr(find_lr.stages, "changing", spy)
   result = find_lr.measure(config(tmp_path), 40)
+  # Nothing is selected, tested or exported.
+  assert "learning rate range test: 40 batches" in caplog.text and "to do: " not in caplog.text
   variables, before = seen[-1]
   assert len(variables) > 10
   assert all((variable.numpy() == value).all() for variable, value in zip(variables, before))

@@ -70,6 +70,7 @@ def train_and_evaluate(config: Config, workdir: str | pathlib.Path, recipe: Call
     features, plan = prepare(config, spec, record, recipe or recipes.plan, limit)
     check(features, record)
     announce(plan, config, features)
+    log.info("%s", plan_text.to_do(plan, len(features.data.used_rows), config.export))
     if config.profile_input and not any(phase.trains_backbone for phase in plan.phases):
       input_profile.profile_inference(plan.phases[0], features, config.seed, record)
     # Before anything trains: other data may be unreadable.
@@ -223,7 +224,6 @@ def announce(plan: Plan, config: Config, features: Features) -> None:
   """Prints the plan, and the flags that have no effect in its phases."""
   for line in plan_text.lines(plan, features.devices):
     log.info("%s", line)
-  log.info("%s", plan_text.to_do(plan, len(features.data.used_rows), config.export))
   modes = {row["bn"] for facts in plan.phase_facts for row in facts["stages"]}
   has_image_size = "image_size" in modalities.of(features.data.examples.modality).flags
   for name, reason in flags_without_effect(config, plan.phases, modes, has_image_size).items():

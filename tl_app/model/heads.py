@@ -168,27 +168,15 @@ def solve(head: keras.Model, solver: str, task: Task, parts: Sequence[Part], str
 
 def _best(head, solver, task, parts, inputs, strength):
   """Returns what `solve` returns for the scaled features of the parts."""
-  paths = [task.loss.probe_estimators(solver) for _ in parts]
   targets = np.concatenate([part.held_out.targets for part in parts])
   tried, answered = [], {}
   best, best_value, worse = Solved(tried, 0.0, [], [], answered), -np.inf, 0
-  for number, (tested, _) in enumerate(paths[0]):
-    wanted = strength in (None, tested)
-    # A known strength is reached from the others as in the search, so that it gives the weights that were judged there.
-    if not wanted and not solvers.can_start(paths[0][number][1]):
-      continue
+  for tested, estimators in _fitted(solver, task, parts, inputs, strength):
     weights, held_out = [], []
-    for part, x, path in zip(parts, inputs, paths):
-      if number:
-        solvers.start_from(path[number][1], path[number - 1][1])
-      fitted = path[number][1].fit(x, part.train.targets)
-      if not wanted:
-        continue
-      weights.append(tuple(w.astype(np.float32) for w in task.loss.probe_weights(fitted)))
+    for part, estimator in zip(parts, estimators):
+      weights.append(tuple(w.astype(np.float32) for w in task.loss.probe_weights(estimator)))
       head.get_layer(LOGITS).set_weights(weights[-1])
       held_out.append(part.held_out.by_example(logits(head, part.held_out.features)))
-    if not wanted:
-      continue
     answers = answered[tested] = np.concatenate(held_out)
     metrics = task.metrics.monitor_metrics(answers, targets)
     metrics["calibrated_loss"] = task.calibrated_loss(answers, targets)
@@ -197,9 +185,30 @@ def _best(head, solver, task, parts, inputs, strength):
     worse += 1
     if value > best_value:
       best, best_value, worse = Solved(tried, tested, weights, held_out, answered), value, 0
-    if worse == WORSE or strength is not None:
+    if worse == WORSE:
       break
   return best
+
+
+def _fitted(solver, task, parts, inputs, strength):
+  """Yields (strength, the estimators of the parts fitted with it), for the only `strength` or for each, if None.
+
+  A known strength is reached from the others as in the search, so that it gives the weights that were judged there.
+  """
+  paths = [task.loss.probe_estimators(solver) for _ in parts]
+  for number, (tested, first) in enumerate(paths[0]):
+    is_wanted = strength in (None, tested)
+    if not is_wanted and not solvers.can_start(first):
+      continue
+    estimators = [path[number][1] for path in paths]
+    for part, x, path, estimator in zip(parts, inputs, paths, estimators):
+      if number:
+        solvers.start_from(estimator, path[number - 1][1])
+      estimator.fit(x, part.train.targets)
+    if is_wanted:
+      yield tested, estimators
+    if tested == strength:
+      return
 
 
 def set_logits(head: keras.Model, weights: tuple[np.ndarray, np.ndarray]) -> None:

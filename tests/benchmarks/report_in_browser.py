@@ -22,8 +22,9 @@ from tl_app.report import page as page_lib
 WIDTHS = {"wide": 1200, "phone": 400}
 SCHEMES = ("light", "dark")
 # Boxes that scroll sideways without fading where they go on.
-UNMARKED = """[...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth
-  && getComputedStyle(box).getPropertyValue('--after') === '0px').map(box => box.getAttribute('aria-label'))"""
+UNMARKED = """[...document.querySelectorAll('.scroll')].filter(box => box.checkVisibility()
+  && box.scrollWidth > box.clientWidth && getComputedStyle(box).getPropertyValue('--after') === '0px')
+  .map(box => box.getAttribute('aria-label'))"""
 # Findings of axe that fail the command.
 BAD = ("serious", "critical")
 LIMIT_MB, LIMIT_SECONDS = 5, 1.0

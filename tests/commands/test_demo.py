@@ -18,10 +18,11 @@ import tiny_modules
 
 from tl_app import data, tasks
 from tl_app.assets import Assets
-from tl_app.commands import cli, flagged
+from tl_app.commands import cli, explain, flagged
 from tl_app.commands import demo as demo_lib
 from tl_app.commands import train as train_lib
 from tl_app.config import Config
+from tl_app.data.readers import unlabelled
 from tl_app.errors import UserError
 
 CHROMIUM = pathlib.Path("/usr/bin/chromium")
@@ -54,6 +55,16 @@ def test_a_flagged_answer_is_a_row_that_a_training_reads(run, tmp_path):
   examples = data.load(Config(dataset=f"table:{tmp_path}/new/flagged.csv"), Assets.of(Config(offline=True)))
   assert list(examples.labels) == ["blue", "green"]
   assert list(examples.inputs.array()) == ["word0 filler1"] * 2
+
+
+@pytest.mark.slow
+def test_a_run_explains_its_answers_with_similar_training_examples(run, tmp_path):
+  explained = explain.opened(run, explain.Options(similar=2))
+  (entry,) = explained(next(unlabelled.from_values(["word0 filler1"], "text", False)))["groups"][0]["entries"]
+  assert "error" not in entry and len(entry["similar"]) == 2
+  assert {example["label"] for example in entry["similar"]} == {"red"}
+  shown = demo_lib.Session(run, str(tmp_path / "flagged.csv"), explained).answer(["word0 filler1"])
+  assert "imilar" in shown.explanation
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ def opened(
   paths, config, assets = finished_run.opened(workdir, downloads)
   model = finished_run.restore(paths, config, assets)
   explainer = Explainer(model, tuple(options.names), options.method)
-  found = _neighbours(paths, config, assets, model) if options.similar else None
+  found = _similar(paths, config, assets, model) if options.similar else None
   return lambda row: _result(model, [{"title": "", "entries": [_entry(row, explainer, found, options)]}])
 
 
@@ -236,7 +236,7 @@ def _typical(right):
   return [max(members, key=lambda row: float(row["score"])) for members in most]
 
 
-def _similar(paths: Workdir, config: Config, assets, model: Model) -> Similar | None:
+def _similar(paths: Workdir, config: Config, assets: Assets, model: Model) -> Similar | None:
   """Returns what `_neighbours` does; None if the training examples are gone, which the log tells."""
   try:
     return _neighbours(paths, config, finished_run.split_examples(paths, config, assets), model)

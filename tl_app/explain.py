@@ -21,8 +21,8 @@ _METHOD = "Method. auto: grad_cam for images and integrated_gradients for texts,
 def define_flags():
   cli.define(["workdir", *cli.INPUT_COLUMNS, *cli.RELOADING_FLAGS])
   cli.flag("input", "", "An image, a directory of images, a .txt file (one text per line), or a table.", path=True)
-  cli.flag("text", "", "One text, in place of --input.")
-  cli.flag("text_pair", "", "The second text, beside --text, for a model of pairs of texts.")
+  cli.flag("text", (), "A text, in place of --input; several --text are several inputs.")
+  cli.flag("text_pair", (), "The second text of each --text, for a model of pairs of texts.")
   cli.flag("output", "", "Directory for the two files. Empty: explanations/ in --workdir.", path=True)
   cli.flag("method", METHODS[0], _METHOD, choices=METHODS)
   cli.flag("class", "", "Classes, targets or entity types to explain, separated by commas. Empty: the answer.")

@@ -15,8 +15,8 @@ def define_flags():
     "An image, a directory of images, a .txt file or - (one text per line), csv, tsv, jsonl, xlsx, parquet, conll.",
     path=True,
   )
-  cli.flag("text", "", "One text, in place of --input.")
-  cli.flag("text_pair", "", "The second text, beside --text, for a model of pairs of texts.")
+  cli.flag("text", (), "A text, in place of --input; several --text are several inputs.")
+  cli.flag("text_pair", (), "The second text of each --text, for a model of pairs of texts.")
   cli.flag(
     "output",
     "",

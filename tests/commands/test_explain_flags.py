@@ -36,6 +36,11 @@ def test_flags_that_cannot_work(refusal, tmp_path):
     ((), one_of),
     (("--text=a", "--input=b.txt"), one_of),
     (("--text_pair=a",), one_of),
+    (("--text=a", "--text="), one_of),
+    (
+      ("--text=a", "--text=b", "--text_pair=c"),
+      "tl_app: --text is given 2 times, --text_pair 1 time: give one --text_pair",
+    ),
     (("--text=a", "--report=3"), one_of),
     (("--report=3", "--output=x"), "tl_app: --output does nothing with --report, which adds test examples"),
     (("--input=gone.txt",), "tl_app: --input=gone.txt: there is no such file or directory"),
@@ -44,3 +49,21 @@ def test_flags_that_cannot_work(refusal, tmp_path):
   ]:
     assert refusal(*flags).startswith(line), flags
   assert "holds no finished run" in refusal("--text=a", workdir=tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "inputs"),
+  [
+    (["--text=a", "--text=b, c"], ["a", "b, c"]),
+    (["--text=a"], ["a"]),
+    (["--text=a", "--text=b", "--text_pair=c", "--text_pair=d"], [["a", "c"], ["b", "d"]]),
+    (["--input=texts.txt"], "texts.txt"),
+  ],
+)
+def test_every_text_is_an_input(arguments, inputs, monkeypatch):
+  found = []
+  monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+  monkeypatch.setattr(sys, "argv", ["explain", *arguments])
+  with flagsaver.flagsaver(), pytest.raises(SystemExit):
+    cli.run(lambda: found.append(cli.inputs()), "", explain.define_flags)
+  assert found == [inputs] and cli.FLAGS["text"].help.endswith("several inputs.")

@@ -7,6 +7,7 @@ from tl_app import workdir
 from tl_app.commands import exports
 from tl_app.config import Config
 from tl_app.errors import UserError
+from tl_app.errors.counts import number_of
 from tl_app.files import nearby
 
 
@@ -58,12 +59,12 @@ def demo(model: str, run: str) -> None:
   exports.read_facts(exports.export_of(model or run))
 
 
-def explanation(run: str, texts: Sequence[str | None], source: str, report: int, given: Collection[str]) -> None:
+def explanation(run: str, texts: Sequence[Sequence[str]], source: str, report: int, given: Collection[str]) -> None:
   """Checks that `explain` has a finished run and one kind of input.
 
   Args:
     run: value of --workdir.
-    texts: values of --text and --text_pair; None for one that is not given.
+    texts: the values of --text and those of --text_pair.
     source: value of --input; "" for none.
     report: value of --report; 0 for none.
     given: names of the flags that are given.
@@ -71,10 +72,11 @@ def explanation(run: str, texts: Sequence[str | None], source: str, report: int,
   Raises:
     UserError: it has not.
   """
-  text, other = texts
-  given_texts = [value for value in (text, other) if value is not None]
-  if [bool(given_texts), bool(source), bool(report)].count(True) != 1 or (len(given_texts) == 1 and not text):
+  firsts, others = texts
+  unpaired = bool(others) > bool(firsts) or not (others or all(firsts))
+  if [bool(firsts or others), bool(source), bool(report)].count(True) != 1 or unpaired:
     raise UserError("give one of --input, a file or directory, --text (and --text_pair for a pair), or --report")
+  _require_pairs(firsts, others)
   unused = [name for name in ("output", "max_inputs") if report and name in given]
   if unused:
     raise UserError(f"--{unused[0]} does nothing with --report, which adds test examples to report.html: remove it")
@@ -106,25 +108,33 @@ def inspection(run: str, candidate: str, given: Collection[str]) -> None:
     workdir.open_run(run)
 
 
-def prediction(texts: Sequence[str | None], source: str) -> None:
-  """Checks that `predict` has either a file or a text.
+def prediction(texts: Sequence[Sequence[str]], source: str) -> None:
+  """Checks that `predict` has either a file or texts.
 
   Args:
-    texts: values of --text and --text_pair; None for one that is not given.
+    texts: the values of --text and those of --text_pair.
     source: value of --input; "" for none.
 
   Raises:
     UserError: it has not.
   """
-  text, other = texts
-  if (text is not None) == bool(source) or (other is not None and text is None):
-    raise UserError("give either --input, a file or directory, or --text, one text (and --text_pair for a pair)")
+  firsts, others = texts
+  if bool(firsts) == bool(source) or (others and not firsts):
+    raise UserError("give either --input, a file or directory, or --text, a text (and --text_pair for a pair)")
+  _require_pairs(firsts, others)
 
 
 def require_input(source: str) -> None:
   """Raises `UserError` if there is no file or directory `source`; "" and "-", standard input, are none."""
   if source not in ("", "-") and not pathlib.Path(source).exists():
     raise UserError(f"--input={source}: there is no such file or directory{nearby.hint(source)}")
+
+
+def _require_pairs(firsts, others):
+  """Raises `UserError` if there are second texts, but not one for each text."""
+  if others and len(firsts) != len(others):
+    times = f"--text is given {number_of(len(firsts), 'time')}, --text_pair {number_of(len(others), 'time')}"
+    raise UserError(f"{times}: give one --text_pair for each --text")
 
 
 def _require_file(flag, path):

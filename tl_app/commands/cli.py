@@ -68,7 +68,7 @@ def _define_path(name, default, help):
 
 def flag(
   name: str,
-  default: str | float | bool,
+  default: str | float | bool | tuple,
   help: str,
   low: int | None = None,
   path: bool = False,
@@ -78,7 +78,7 @@ def flag(
 
   Args:
     name: of the flag.
-    default: its default, a text, a number or a boolean.
+    default: its default, a text, a number or a boolean; () of a text that may be given several times.
     help: what it does.
     low: the smallest number that it takes.
     path: whether it is a path, in which ~ is the home directory.
@@ -88,6 +88,10 @@ def flag(
     _define_path(name, default, help)
   elif choices:
     flags.DEFINE(_Choice(name, choices), name, default, help, serializer=flags.ArgumentSerializer())
+  elif isinstance(default, tuple):
+    flags.DEFINE_multi_string(name, list(default), help)
+    # absl adds a sentence to it.
+    FLAGS[name].help = help
   elif isinstance(default, float):
     flags.DEFINE_float(name, default, help, lower_bound=low)
   elif isinstance(default, str):
@@ -126,17 +130,15 @@ def given(names: Iterable[str] | None = None) -> dict:
   return {name: FLAGS[name].value for name in names or config_lib.FIELDS if name in FLAGS and FLAGS[name].present}
 
 
-def texts() -> list[str | None]:
-  """Returns the values of --text and --text_pair; None for one that is not given."""
-  return [FLAGS[name].value if FLAGS[name].present else None for name in ("text", "text_pair")]
+def texts() -> list[list[str]]:
+  """Returns the values of --text and those of --text_pair; [] for one that is not given."""
+  return [list(FLAGS[name].value) for name in ("text", "text_pair")]
 
 
 def inputs() -> str | list:
-  """Returns what is to be answered: [text], [[text, other text]], or the value of --input."""
-  given_texts = [text for text in texts() if text is not None]
-  if not given_texts:
-    return FLAGS.input
-  return [given_texts if given_texts[1:] else given_texts[0]]
+  """Returns what is to be answered: texts, pairs of texts, or the value of --input."""
+  firsts, others = texts()
+  return [list(pair) for pair in zip(firsts, others)] if others else firsts or FLAGS.input
 
 
 def need(*names: str) -> None:
@@ -325,8 +327,8 @@ def _is_common(name):
 
 def _described(flag):
   choices = getattr(flag.parser, "enum_values", None)
-  values = "|".join(choices) if choices else flag.flag_type()
-  default = "" if flag.default in ("", None) else flag.default_as_str.strip("'")
+  values = "|".join(choices) if choices else flag.flag_type().removeprefix("multi ")
+  default = "" if flag.default in ("", None, []) else flag.default_as_str.strip("'")
   return {"name": flag.name, "values": values, "default": default, "help": flag.help.removeprefix(f"<{values}>: ")}
 
 

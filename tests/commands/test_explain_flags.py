@@ -65,5 +65,5 @@ def test_every_text_is_an_input(arguments, inputs, monkeypatch):
   monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
   monkeypatch.setattr(sys, "argv", ["explain", *arguments])
   with flagsaver.flagsaver(), pytest.raises(SystemExit):
-    cli.run(lambda: found.append(cli.inputs()), "", explain.define_flags)
-  assert found == [inputs] and cli.FLAGS["text"].help.endswith("several inputs.")
+    cli.run(lambda: found.extend([cli.inputs(), cli.FLAGS["text"].help]), "", explain.define_flags)
+  assert found == [inputs, "A text, in place of --input; several --text are several inputs."]

@@ -109,6 +109,9 @@ def test_the_time_left_is_that_of_the_steps_after_the_first(monkeypatch):
   for now[0] in (60.0, 62.0, 64.0):
     bar.advance()
   assert bar.seconds_left() == 14.0 and progress.about(14.0) == "about 15 s"
+  assert progress._left(bar) == "about 15 s left"
+  bar.advance(7)
+  assert progress._left(bar) == ""
   assert [progress.about(seconds) for seconds in (0.2, 7.4, 89, 700, 9000)] == [
     *("about 1 s", "about 7 s", "about 90 s", "about 12 min", "about 2.5 h")
   ]

@@ -168,7 +168,7 @@ def _display(shown):
 
 def _left(shown):
   seconds = shown.seconds_left()
-  return "" if seconds is None else f"{about(seconds)} left"
+  return "" if seconds is None or shown.done == shown.total else f"{about(seconds)} left"
 
 
 class _Display:

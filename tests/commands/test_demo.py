@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import urllib.error
 import urllib.request
 
@@ -155,6 +156,18 @@ def test_gradio_that_is_absent_is_one_line(monkeypatch, tmp_path):
   code += "cli.run(demo.main, demo.__doc__, demo.define_flags)"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
   assert done.returncode == 2 and done.stderr.count("\n") == 1 and "tl_app[demo]" in done.stderr
+
+
+def test_a_damaged_image_reaches_the_model_as_it_was_uploaded(tmp_path):
+  pytest.importorskip("gradio")
+  from gradio.data_classes import ImageData
+
+  from tl_app.commands import demo_page
+
+  (tmp_path / "bad.png").write_bytes(b"\x89PNG no image")
+  (image,) = demo_page._inputs(types.SimpleNamespace(modality="image", pairs=False))
+  assert image.preprocess(ImageData(path=str(tmp_path / "bad.png"))) == str(tmp_path / "bad.png")
+  assert image.preprocess(None) is None
 
 
 @pytest.mark.slow

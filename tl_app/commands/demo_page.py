@@ -102,7 +102,10 @@ def blocks(session: Session) -> gr.Blocks:
 def _inputs(session):
   """Returns the components of one input."""
   if modalities.of(session.modality).is_decoded:
-    return [gr.Image(label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"])]
+    image = gr.Image(label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"])
+    # Gradio's own fails for a damaged image, and the answer to the image before would stay.
+    image.preprocess = lambda uploaded: uploaded.path if uploaded else None
+    return [image]
   names = ["First text", "Second text"] if session.pairs else ["Text"]
   return [gr.Textbox(label=name, lines=4) for name in names]
 

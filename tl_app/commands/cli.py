@@ -132,7 +132,7 @@ def given(names: Iterable[str] | None = None) -> dict:
 
 def texts() -> list[list[str]]:
   """Returns the values of --text and those of --text_pair; [] for one that is not given."""
-  return [list(FLAGS[name].value) for name in ("text", "text_pair")]
+  return [list(FLAGS[name].value or ()) for name in ("text", "text_pair")]
 
 
 def inputs() -> str | list:

@@ -78,8 +78,8 @@ def test_every_field_that_is_a_path_is_marked():
   }
   assert (
     places
-    | {"dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset", "preprocessor"}
-    | {"bundle", "lock", "costs", "corrections"}
+    | {"dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset", "ood_dataset"}
+    | {"preprocessor", "bundle", "lock", "costs", "corrections"}
     == marked
   )
 

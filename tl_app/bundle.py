@@ -10,7 +10,10 @@ needed. With --bundle=FILE.tar a run uses the archive; with --lock=lock.json it 
 from tl_app.commands import cli
 
 # The other flags that say what is downloaded.
-DATA_SETS = ("dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset", "data_dir")
+DATA_SETS = (
+  *("dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset", "ood_dataset"),
+  "data_dir",
+)
 
 
 def define_flags():

@@ -13,6 +13,8 @@ from tiny_downloads import make_wheel, write_module
 
 from tl_app.assets import Assets, locks, presets
 from tl_app.assets.assets import MAKE_LOCK
+from tl_app.config import FIELDS, Config
+from tl_app.data.readers import sources
 from tl_app.errors import UserError
 
 MODULE = "https://tfhub.dev/google/tiny/feature_vector/1"
@@ -262,3 +264,9 @@ def test_missing_and_newer_locks_are_told(tmp_path):
     locks.read(str(tmp_path / "lock.json"))
   with pytest.raises(UserError, match=r"--bundle=none.tar is not a file: python -m tl_app.bundle --output=FILE.tar"):
     Assets(str(tmp_path), offline=True, bundle="none.tar").hub_module(MODULE)
+
+
+def test_a_bundle_is_about_every_data_set_of_a_run(tmp_path):
+  flags = {name: f"table:{name}.csv" for name in FIELDS if name.endswith("dataset")}
+  local = sources.download(Config(**flags), Assets(str(tmp_path)))
+  assert set(local) == {f"--{name}={value}" for name, value in flags.items()} and len(local) == 6

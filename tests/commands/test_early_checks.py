@@ -23,6 +23,7 @@ from tl_app.errors import UserError
     ({"dataset": "table:{}/t.csv", "label_column": "lable"}, "no column 'lable' .* did you mean label"),
     ({"dataset": "table:{}/t.csv", "group_column": "who"}, "no column 'who'"),
     ({"dataset": "table:{}/t.csv", "test_dataset": "images:{}/nowhere"}, "--test_dataset=.* there is no directory"),
+    ({"dataset": "table:{}/t.csv", "unlabelled_dataset": "table:{}/u.csv"}, "--unlabelled_dataset=.* there is no file"),
     ({"dataset": "tfrecord:{}/x.tfrecord"}, "there is no file or directory"),
     ({"dataset": "tfrecord:{}/*.tfrecord"}, "nothing that it takes matches"),
     ({"dataset": "tabel:{}/t.csv"}, "is not a data set that is known"),
@@ -33,6 +34,18 @@ def test_what_is_not_there(tmp_path, flags, message):
   write(tmp_path / "t.csv", "text,label\nx,a\n")
   with pytest.raises(UserError, match=message):
     early_checks.run(Config(**{name: value.format(tmp_path) for name, value in flags.items()}))
+
+
+@pytest.mark.parametrize("flag", ["unlabelled_dataset", "ood_dataset"])
+@pytest.mark.parametrize("column", ["group_column", "time_column", "slice_columns", "label_columns"])
+def test_data_without_labels_need_columns_of_inputs_alone(tmp_path, flag, column):
+  write(tmp_path / "t.csv", "text,label,who\nx,a,1\ny,b,2\n")
+  write(tmp_path / "other.csv", "text\nx\n")
+  config = Config(dataset=f"table:{tmp_path}/t.csv", **{column: "who", flag: f"table:{tmp_path}/other.csv"})
+  early_checks.run(config)
+  with pytest.raises(UserError, match="other.csv has neither a column 'words'"):
+    write(tmp_path / "t.csv", "words,label,who\nx,a,1\ny,b,2\n")
+    early_checks.run(dataclasses.replace(config, text_column="words"))
 
 
 def test_what_is_there(tmp_path, monkeypatch):

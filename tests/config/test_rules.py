@@ -269,3 +269,17 @@ def test_flags_that_a_command_does_not_use_are_refused():
   with pytest.raises(UserError, match="--batch_size=auto does nothing in benchmark: remove the flag"):
     rules.refuse_unused(Config(batch_size="auto"), "benchmark")
   rules.refuse_unused(Config(batch_size="auto"), "find_lr")
+
+
+@pytest.mark.parametrize("flag", ["unlabelled_dataset", "ood_dataset"])
+@pytest.mark.parametrize(
+  ("name", "flags"),
+  [
+    ("tfds:other", {"data_dir": "d"}),
+    ("texts:other", {"text_unit": "file"}),
+    ("table:other.csv", {"dataset": "images:photos", "image_column": "path"}),
+  ],
+)
+def test_data_without_labels_have_forms_and_columns_too(flag, name, flags):
+  adapt = {"adapt": "coral", "recipe": "probe"} if flag == "unlabelled_dataset" else {}
+  rules.validate(dataclasses.replace(GOOD, **flags, **adapt, **{flag: name}))

@@ -33,11 +33,11 @@ def run(config: Config, labelled: bool = True) -> None:
   if config.corrections:
     corrections.read(config.corrections)
   _check_decisions(config)
-  for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset", "ood_dataset"):
-    if getattr(config, flag):
-      reads_labels = flag != "ood_dataset" and (labelled or flag == "probe_dataset")
-      no_label = {} if reads_labels else {"label_column": "", "label_columns": ""}
-      _check_data(getattr(config, flag), flag, dataclasses.replace(config, **no_label))
+  for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset"):
+    no_label = {} if labelled or flag == "probe_dataset" else {"label_column": "", "label_columns": ""}
+    _check_data(getattr(config, flag), flag, dataclasses.replace(config, **no_label))
+  for flag in ("unlabelled_dataset", "ood_dataset"):
+    _check_data(getattr(config, flag), flag, table_columns.without_labels(config))
   if labelled and config.dataset:
     early_labels.check(config)
 
@@ -123,6 +123,8 @@ def _check_decisions(config):
 
 
 def _check_data(name, flag, config):
+  if not name:
+    return
   form, path = forms.parse(name, flag)
   what = f"--{flag}={name}"
   if form == "table":

@@ -501,6 +501,7 @@ class AnswerConfig:
     "",
     "Data of another kind, in a form of --dataset; labels are not read. Measures how well they are distinguished from "
     "the test split by the probability and by the ood_score.",
+    path=True,
   )
 
   @property

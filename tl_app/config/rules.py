@@ -510,7 +510,7 @@ def _datasets(config):
 
 def _forms(config):
   """Returns the forms of the data sets: "images", "table", .., or the name of a starter set."""
-  names = [*_datasets(config).values(), config.probe_dataset]
+  names = [*_datasets(config).values(), config.probe_dataset, config.unlabelled_dataset, config.ood_dataset]
   return {name.partition(":")[0] for name in names if name}
 
 

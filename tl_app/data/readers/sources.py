@@ -152,8 +152,7 @@ def unlabelled(name: str, flag: str, config: Config, assets: Assets) -> Raw:
   form, rest = forms.parse(name, flag)
   if form == "images":
     return folders.unlabelled(rest, f"--{flag}={name}")
-  no_label = {"label_column": "", "label_columns": "", "slice_columns": ""}
-  return _read(name, flag, dataclasses.replace(config, group_column="", time_column="", **no_label), assets)
+  return _read(name, flag, table_columns.without_labels(config), assets)
 
 
 def download(config: Config, assets: Assets) -> list[str]:
@@ -170,7 +169,7 @@ def download(config: Config, assets: Assets) -> list[str]:
     UserError: a name is of no known form, or a data set cannot be had.
   """
   local = []
-  for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset"):
+  for flag in ("dataset", "validation_dataset", "test_dataset", "probe_dataset", "unlabelled_dataset", "ood_dataset"):
     name = getattr(config, flag)
     if not name:
       continue

@@ -53,6 +53,12 @@ def wanted(config: Config) -> list[str]:
   return [*(getattr(config, flag) for flag in flags), *labels, *of_slices(config.data)]
 
 
+def without_labels(config: Config) -> Config:
+  """Returns the config of a data set of which the inputs alone are read."""
+  names = ("label_column", "label_columns", "slice_columns", "group_column", "time_column")
+  return dataclasses.replace(config, **dict.fromkeys(names, ""))
+
+
 def require(names: list[str], wanted: dict[str, str], modality: Modality, file) -> None:
   """Raises `UserError` if one of the columns {flag: column} of the inputs of `predict` is not there."""
   for flag, column in wanted.items():

@@ -1,11 +1,16 @@
 """Features come back as they went in, or are computed again."""
 
+import dataclasses
 import os
+import pathlib
 import shutil
+import types
 
+import keras
 import numpy as np
 import pytest
 import tiny_cache
+import tiny_features
 from tiny_cache import DENIED, WIDTH, deny, network, read
 
 from tl_app import tasks
@@ -14,7 +19,7 @@ from tl_app.data import training_data
 from tl_app.data.examples import Examples, Inputs
 from tl_app.data.splitting.splits import Splits
 from tl_app.errors import RunFailed
-from tl_app.features import disk_cache, eviction, frozen
+from tl_app.features import disk_cache, eviction, frozen, trunk
 from tl_app.features.disk_cache import FeatureCache
 from tl_app.features.frozen import Features, FeatureStore
 from tl_app.features.rows import FeatureRows
@@ -238,3 +243,47 @@ def test_a_directory_below_the_home_directory(monkeypatch, tmp_path):
   assert frozen.store(Config(feature_cache="off"), tmp_path).directory is None
   own = frozen.store(Config(feature_cache="auto"), tmp_path / "cache")
   assert own.directory == tmp_path / "cache" / "features"
+
+
+def _keys(**changes):
+  """Returns the names of the cache and of the trunk cache of a network with two stages."""
+  fact = {"low": 1.0, "top": 2.0, "kind": "kerashub", "network": "n", "pooling": "mean", "identity": "i", "length": 64}
+  fact |= {"stage": "top"} | changes
+  backbone = types.SimpleNamespace(
+    stages={name: [keras.Variable(fact[name])] for name in ("low", "top")},
+    cache_facts=lambda: {name: fact[name] for name in ("kind", "network")},
+    spec=types.SimpleNamespace(pooling=fact["pooling"]),
+    preprocess=types.SimpleNamespace(identity=fact["identity"], max_length=fact["length"]),
+    feature_size=3,
+  )
+  model, store = types.SimpleNamespace(backbone=backbone), FeatureStore(pathlib.Path("cache"), 0.0, "tensorflow")
+  features = Features(model, None, None, store, 2, Clock())
+  return features._cache().directory.name, trunk._key(features, fact["stage"])
+
+
+@pytest.mark.parametrize(
+  ("change", "changes_features", "changes_trunk"),
+  [
+    ({"low": 1.5}, True, True),
+    ({"top": 2.5}, True, False),
+    ({"kind": "hub"}, True, True),
+    ({"network": "other"}, True, True),
+    ({"pooling": "cls"}, True, False),
+    ({"identity": "other"}, True, True),
+    ({"length": 32}, True, True),
+    ({"stage": "low"}, False, True),
+  ],
+  ids=str,
+)
+def test_keys_change_with_what_changes_the_features(change, changes_features, changes_trunk):
+  (features, trunk_features), (other, other_trunk) = _keys(), _keys(**change)
+  assert (features != other, trunk_features != other_trunk) == (changes_features, changes_trunk)
+  assert features != trunk_features
+
+
+def test_a_backbone_tells_its_kind_and_its_network_apart():
+  backbone = tiny_features.model().backbone
+  facts = [backbone.cache_facts()]
+  facts += [dataclasses.replace(backbone, identity="other").cache_facts()]
+  facts += [dataclasses.replace(backbone, spec=dataclasses.replace(backbone.spec, kind="hub")).cache_facts()]
+  assert len({str(sorted(fact.items())) for fact in facts}) == 3

@@ -21,6 +21,8 @@ class Bug:
 
 
 TASKS, PIPELINE, OPTIMIZERS = "tasks/test_tasks.py", "data/test_pipeline.py", "training/test_optimizers.py"
+CACHES, KEYS = "features/test_damaged_cache.py", "features/test_disk_cache.py"
+BUNDLES = ("assets/test_bundles.py",)
 
 # {what is wrong: `Bug`}.
 BUGS = {
@@ -165,7 +167,53 @@ BUGS = {
     "features/disk_cache.py",
     "if zlib.crc32(rows[start : start + n].tobytes()) == crc:",
     "if n >= 0:",
-    ("features/test_disk_cache.py",),
+    ("features/test_damaged_cache.py",),
+  ),
+  "rows without an entry in the index move those that follow": Bug(
+    "features/disk_cache.py", "    if unused:\n", "    if unused > 2**40:\n", (CACHES,)
+  ),
+  "two dtypes share an index": Bug("features/disk_cache.py", 'f"index.f{bits}.jsonl"', '"index.jsonl"', (CACHES,)),
+  "what cannot be read back is the first row": Bug(
+    "features/disk_cache.py",
+    "    if (counts < 0).any():\n      # The cache may",
+    "    if not writable and (counts < 0).any():\n      # The cache may",
+    (CACHES,),
+  ),
+  "the cache key has no pooling": Bug("features/frozen.py", "      pooling=backbone.spec.pooling,\n", "", (KEYS,)),
+  "the cache key has no length": Bug(
+    "features/frozen.py", "[preprocess.identity, preprocess.max_length]", "[preprocess.identity]", (KEYS,)
+  ),
+  "the key of the trunk has no preprocessing": Bug(
+    "features/trunk.py", "    preprocessing=features.preprocessing_facts(),\n", "", (KEYS,)
+  ),
+  "the most recently used features are deleted first": Bug(
+    "features/eviction.py", "in sorted(caches)}", "in sorted(caches, reverse=True)}", (KEYS,)
+  ),
+  "facts about images outlive the rules that found them": Bug(
+    "data/splitting/image_index.py", '[f"rules {RULES}", *libraries]', "libraries", ("data/test_image_index.py",)
+  ),
+  # Bundles, locks and flags.
+  "a bundle does not keep the network off": Bug(
+    "assets/assets.py", "offline = config.offline or bool(config.bundle)", "offline = config.offline", BUNDLES
+  ),
+  "a bundle of another version is used": Bug(
+    "assets/assets.py", "if revision and found.revision != revision:", "if not revision and revision:", BUNDLES
+  ),
+  "a lock does not see new files": Bug(
+    "assets/locks.py", "    if name not in locked.files:\n", "    if name not in found.files:\n", BUNDLES
+  ),
+  "a lock names files outside its directory": Bug("assets/locks.py", '".." in parts or', "", BUNDLES),
+  "a config.json of others decides that a backbone is trusted": Bug(
+    "commands/cli.py", "dataclasses.replace(config, trust_backbone=False)", "config", ("commands/test_cli.py",)
+  ),
+  "the home directory after a form stays ~": Bug(
+    "config/paths.py", "os.path.expanduser(value[len(form) :])", "value[len(form) :]", ("test_paths.py", "config")
+  ),
+  "splits may leave nothing to train on": Bug(
+    "config/rules.py", "config.test_fraction >= 1:", "config.test_fraction > 1:", ("config",)
+  ),
+  "a run with other flags counts as the same": Bug(
+    "config/names.py", '"offline", "bundle"', '"seed", "bundle"', ("config", "commands/test_run_differences.py")
   ),
   "padding is pooled": Bug(
     "backbones/pooling.py",

@@ -90,6 +90,10 @@ WITHOUT_EFFECT = [
     (),
     "no phase trains the backbone",
   ),
+  *(
+    (phase_rules.fine_tuning_needs_a_backbone_phase, {"recipe": "probe", **flag}, (), "no phase trains the backbone")
+    for flag in ({"fine_tuning_seeds": 2}, {"interpolate": "0.5"})
+  ),
   (phase_rules.bn_needs_batch_normalization, {"bn": "train"}, ("frozen",), "no stage has BatchNormalization"),
   (phase_rules.rank_needs_lora, {"lora_rank": 4}, (), "it belongs to --recipe=lora"),
   (phase_rules.ema_needs_averages, {"recipe": "contrastive", "ema": 0.5}, (), "keeps no averaged weights"),
@@ -102,6 +106,12 @@ WITHOUT_EFFECT = [
   (
     phase_rules.optimizer_flags_need_gradients,
     {"probe_solver": "svm", "head_epochs": 3},
+    (),
+    "--probe_solver=svm does not train by gradient descent",
+  ),
+  (
+    phase_rules.optimizer_flags_need_gradients,
+    {"recipe": "probe", "probe_solver": "svm", "momentum": 0.5},
     (),
     "--probe_solver=svm does not train by gradient descent",
   ),

@@ -259,7 +259,9 @@ def _load(spec, assets, *, preprocessor, pooling, image_size, pixels):
       image_size=image_size,
     )
   if preprocessor:
-    raise UserError(f"--preprocessor={preprocessor} is for SavedModels; {spec.name} has its own tokenizer")
+    raise UserError(
+      f"--preprocessor={preprocessor} is for SavedModels that read texts, and {spec.name} is none: remove it"
+    )
   if spec.kind == "keras_file":
     from tl_app.backbones import keras_file
 

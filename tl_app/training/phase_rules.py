@@ -117,8 +117,7 @@ RULES = (
 FINE_TUNING_FLAGS = (
   *("epochs", "learning_rate", "backbone_learning_rate", "layer_decay", "bn", "clip_norm", "ema", "accumulate_steps"),
   *("batch_tokens", "augment", "mixup", "cutmix", "label_smoothing", "precision", "jit", "max_minutes", "train_stages"),
-  "freeze_head",
-  "recipe",
+  *("freeze_head", "fine_tuning_seeds", "interpolate", "recipe"),
 )
 # Values of --train_stages that leave the head alone.
 HEAD_ALONE = ("none", "head")
@@ -184,7 +183,9 @@ def optimizer_flags_need_gradients(config, phases, bn_modes, has_image_size):
     return {}
   gradient = [phase for phase in phases if phase.optimizer.uses_gradients]
   names = [] if any(phase.trains.reset_head for phase in gradient) else ["head_learning_rate"]
-  names += [] if gradient else ["weight_decay", "early_stopping_patience", "optimizer", "schedule", "warmup"]
+  names += (
+    [] if gradient else ["weight_decay", "early_stopping_patience", "optimizer", "momentum", "schedule", "warmup"]
+  )
   reason = f"--probe_solver={phases[0].optimizer.solver} does not train by gradient descent"
   return dict.fromkeys(["head_epochs", *names], reason)
 

@@ -6,13 +6,11 @@ to `Strategy.reduce` that this strategy does not take (https://github.com/keras-
 """
 
 import contextlib
+import faulthandler
 import functools
 import json
-import logging
-import os
 import re
 import signal
-import socket
 import threading
 import typing
 import weakref
@@ -22,15 +20,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tl_app.compute import meeting
 from tl_app.compute.batch_predictor import BatchPredictor
-from tl_app.compute.cluster import Place
+from tl_app.compute.cluster import TRAINING, Place
 from tl_app.errors import RunFailed, UserError
 from tl_app.terminal import progress
 
-log = logging.getLogger(__name__)
-
-# How long a worker waits for the others to start, in seconds.
-START_SECONDS = 600
 # Bytes that are sent at a time.
 PIECE = 2**26
 _ERRORS = {error.__name__: error for error in (UserError, RunFailed)}
@@ -60,7 +55,7 @@ class Workers(tf.distribute.MultiWorkerMirroredStrategy):
       place: the `Place` of this process; the addresses come from the environment.
 
     Raises:
-      UserError: the port is in use, or TensorFlow has started before.
+      UserError: the port is in use, a worker does not start, or TensorFlow has started before.
     """
     self.place = place
     resolver = None
@@ -68,9 +63,9 @@ class Workers(tf.distribute.MultiWorkerMirroredStrategy):
       resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
         port_base=place.slurm_port, **({} if tf.config.list_physical_devices("GPU") else {"gpus_per_node": 0})
       )
-    _check_port(resolver or tf.distribute.cluster_resolver.TFConfigClusterResolver())
+    meeting.wait(_addresses(resolver or tf.distribute.cluster_resolver.TFConfigClusterResolver()), place.worker)
     try:
-      with _waiting(place.workers):
+      with _connecting():
         super().__init__(cluster_resolver=resolver)
     except RuntimeError as error:
       raise UserError(f"--strategy=multi_worker: {error}: start it in a new process") from None
@@ -267,42 +262,24 @@ def connected(place: Place) -> Workers:
     return Workers(place)
 
 
-def _check_port(resolver):
-  """Raises `UserError` if the port of this worker is in use: TensorFlow would wait for ever."""
-  address = resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id)
-  host, _, port = address.rpartition(":")
-  with socket.socket() as probe:
-    # A port whose last connection has just ended is free for TensorFlow, too.
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-      probe.bind(("", int(port)))
-    except OSError as error:
-      raise UserError(
-        f"--strategy=multi_worker: port {port} of {host} cannot be used ({error.strerror}): give this worker another"
-      ) from None
+def _addresses(resolver):
+  """Returns host:port of each worker, the chief first."""
+  spec = resolver.cluster_spec()
+  return [address for kind in TRAINING if kind in spec.jobs for address in spec.job_tasks(kind)]
 
 
 @contextlib.contextmanager
-def _waiting(workers):
-  """Ends the process if the block, which Python cannot interrupt, waits too long for other workers."""
-
-  def give_up():
-    log.error(
-      "tl_app: --strategy=multi_worker: not all %d workers have started within %.0f minutes: start all of them with "
-      "the same command",
-      *(workers, START_SECONDS / 60),
-    )
-    os._exit(2)
-
-  timer, handlers = threading.Timer(START_SECONDS, give_up), {}
-  timer.daemon = True
-  timer.start()
+def _connecting():
+  """Ends the process if the block takes too long: Python can run nothing else meanwhile, and no handler of a signal."""
+  handlers = {}
+  faulthandler.dump_traceback_later(meeting.START_SECONDS, exit=True, file=2)
   if threading.current_thread() is threading.main_thread():
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
   try:
     yield
   finally:
-    timer.cancel()
+    faulthandler.cancel_dump_traceback_later()
+    # TensorFlow has installed its own.
     for number, handler in handlers.items():
       signal.signal(number, handler)
 

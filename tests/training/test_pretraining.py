@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 import types
 
 import keras
@@ -18,7 +19,7 @@ from tl_app.backbones import bert as bert_lib
 from tl_app.backbones import hugging_face, saved_backbone
 from tl_app.commands import export, pretrain, train
 from tl_app.config import Config
-from tl_app.errors import UserError
+from tl_app.errors import RunFailed, UserError
 from tl_app.model import model as model_lib
 from tl_app.model import stages
 from tl_app.recipes import phase as phases
@@ -238,6 +239,25 @@ def test_nothing_better_leaves_the_start(tmp_path, bert, monkeypatch):
   metrics, workdir = run(tmp_path, bert, learning_rate=30.0, epochs=1)
   assert not metrics["improved"] and metrics["selected"] == "start" and metrics["after"] == metrics["before"]
   np.testing.assert_allclose(features(load(workdir / "backbone")), features(load(bert)), atol=1e-6)
+
+
+def test_the_time_before_training_counts_once(tmp_path, bert, monkeypatch):
+  load_corpus, deadlines = pretrain.corpora.load, []
+
+  def slowly(*args):
+    time.sleep(2)
+    return load_corpus(*args)
+
+  def stop(phases, pretraining):
+    deadlines.append(pretraining.deadline)
+    raise RunFailed("stop")
+
+  monkeypatch.setattr(pretrain.corpora, "load", slowly)
+  monkeypatch.setattr(pretrain.fit, "run", stop)
+  start = time.monotonic()
+  with pytest.raises(RunFailed, match="stop"):
+    run(tmp_path, bert, max_minutes=5.0)
+  assert deadlines[0] - start == pytest.approx(300 - pretrain.CLOSING_SECONDS, abs=1)
 
 
 @pytest.mark.slow

@@ -61,13 +61,15 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict:
   with devices.watched(), workers.resumable(workdir, config, devices) as record:
     # A killed process leaves its copies.
     shutil.rmtree(record.paths.corpus, ignore_errors=True)
+    # From here on the clock of the state counts the seconds of this process, too.
+    end = start - record.state.elapsed + 60 * config.max_minutes - CLOSING_SECONDS
     try:
-      return _run(config, record, start, devices)
+      return _run(config, record, end if config.max_minutes else None, devices)
     finally:
       shutil.rmtree(record.paths.corpus, ignore_errors=True)
 
 
-def _run(config, record, start, devices):
+def _run(config, record, deadline, devices):
   rules.check(rules.DEVICES, config, devices.replicas)
   keras.utils.set_random_seed(config.seed)
   assets, objective = Assets.of(config), objectives.chosen(config)
@@ -101,8 +103,6 @@ def _run(config, record, start, devices):
   probe = pretrain_probe.make(config, assets, backbone, record.state) if config.probe_dataset else None
   if not record.state.continued:
     record.save_state()
-  end = start - record.state.elapsed + 60 * config.max_minutes - CLOSING_SECONDS
-  deadline = end if config.max_minutes else None
   result = fit.run(phases, Pretraining(objective, model, corpus, devices, config, record, probe, deadline))
 
   def write():

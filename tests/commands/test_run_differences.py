@@ -5,6 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tl_app.commands import run_differences
 
@@ -50,3 +51,15 @@ def test_runs_without_epochs_have_no_log(tmp_path):
     (root / "log.jsonl").unlink()
   assert run_differences.first_difference(run, whole) == ""
   assert run_differences.largest(run, whole) == {"weights": 0.0, "predictions": 0.0, "losses": 0.0}
+
+
+def test_names_that_keras_has_counted_are_no_difference_of_exports(tmp_path):
+  def exported(name, number, value):
+    run = write(tmp_path / name)
+    variable = tf.Variable(value, name=f"seed_generator_{number}")
+    tf.train.Checkpoint(v=variable).write(str(run / "export" / "variables" / "variables"))
+    return run
+
+  whole = exported("whole", 7, 1.0)
+  assert run_differences.first_difference(exported("run", 14, 1.0), whole) == ""
+  assert "variables.index v/" in run_differences.first_difference(exported("other", 7, 2.0), whole)

@@ -50,7 +50,9 @@ def contents(run: pathlib.Path) -> dict:
       # The other files of this archive have the time at which it was written.
       with zipfile.ZipFile(path) as archive:
         values |= _arrays(name, archive.read("model.weights.h5"))
-    elif path.name.startswith(("variables.data", "task.json", "vocab.txt")) or path.suffix in _EXACT:
+    elif path.name == "variables.index":
+      values |= _checkpoint(name, path)
+    elif path.name.startswith(("task.json", "vocab.txt")) or path.suffix in _EXACT:
       values[name] = path.read_bytes()
   return values
 
@@ -129,6 +131,15 @@ def _arrays(name, content):
 
   h5py.File(io.BytesIO(content)).visititems(add)
   return found
+
+
+def _checkpoint(name, path):
+  """Returns {name and key in a TensorFlow checkpoint: bytes of the array}, without the names that Keras has counted."""
+  import tensorflow as tf
+
+  reader = tf.train.load_checkpoint(str(path.with_suffix("")))
+  keys = sorted(key for key in reader.get_variable_to_shape_map() if key != "_CHECKPOINTABLE_OBJECT_GRAPH")
+  return {f"{name} {key}": np.asarray(reader.get_tensor(key)).tobytes() for key in keys}
 
 
 def _shown(value):

@@ -51,7 +51,9 @@ def decided(config: Config, spec: BackboneSpec, split: Splits, task, devices: De
   bench = _Bench(config, spec, split, task, devices)
 
   def measure():
-    return devices.decided(bench.pair_encoding if compares_pairs else bench.pooling)
+    # All workers: the variables of a network are created by all of them together.
+    found = bench.pair_encoding() if compares_pairs else bench.pooling()
+    return devices.decided(lambda: found)
 
   chosen = record.state.decide(NAME, measure)
   record.note(NAME, chosen)
@@ -85,7 +87,8 @@ class _Bench:
     if len(tensors) < 2:
       return {"flags": {}, "scores": {}, "reason": f"{backbone.spec.name} has no other pooling than {default}"}
     names = list(tensors)
-    network = keras.Model(backbone.network.input, keras.ops.concatenate([tensors[name] for name in names], axis=-1))
+    with self._devices.scope():
+      network = keras.Model(backbone.network.input, keras.ops.concatenate([tensors[name] for name in names], axis=-1))
     blocks = np.split(features.predict(network, self._split.train), len(names), axis=1)
     candidates = dict(zip(names, blocks))
     candidates |= {name + L2: _unit(block) for name, block in zip(names, blocks)}
@@ -129,7 +132,7 @@ class _Bench:
 
   def _features(self, config) -> Features:
     config = dataclasses.replace(config, augment="none", augment_copies=0)
-    return loading.without_run(config, self._spec, self._split, self._task, Assets.of(config), self._devices.alone())
+    return loading.without_run(config, self._spec, self._split, self._task, Assets.of(config), self._devices)
 
 
 def _kept(split):

@@ -220,13 +220,15 @@ def test_a_workdir_with_another_run_is_refused_and_config_json_runs_again(tl_tra
 
 
 def test_flags_override_the_config_file(world, tmp_path, monkeypatch):
-  written = Config(workdir="w", backbone="b", dataset="digits", epochs=7, seed=1)
+  written = Config(workdir="w", backbone="b", dataset="digits", epochs=7, seed=1, trust_backbone=True)
   (tmp_path / "config.json").write_text(config_lib.to_json(written))
   with flagsaver.flagsaver():
     train.define_flags()
     cli.FLAGS(["train", f"--config={tmp_path}/config.json", "--seed=2", "--noexport"])
     config = cli.config_from_flags()
   assert (config.epochs, config.seed, config.export, config.dataset) == (7, 2, False, "digits")
+  # Who wrote the file does not decide that.
+  assert not config.trust_backbone
 
 
 def test_a_workdir_in_use_is_refused(tl_train, tmp_path, world):

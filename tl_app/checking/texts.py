@@ -165,7 +165,7 @@ def _long(examples, lengths, preprocess):
   most = int(np.quantile(lengths, share, method="higher"))
   texts = f"{share:.0%} of the texts" if share < 1 else "all texts"
   detail = (
-    f"{np.mean(lost > 0):.1%} of the texts and {lost.sum() / max(lengths.sum(), 1):.1%} of the tokens are cut at "
+    f"{np.mean(lost > 0):.2%} of the texts and {lost.sum() / max(lengths.sum(), 1):.2%} of the tokens are cut at "
     f"{_size(preprocess)}; {texts} have at most {most:,}"
   )
   longest = np.argsort(-lengths, kind="stable")[:SHOWN]

@@ -113,7 +113,7 @@ def what_is_read(preprocessing: Mapping) -> str:
     told += f"; {preprocessing['texts_cut']:.1%} of the training texts are longer"
   # Pretraining does not count the tokens that are read.
   if preprocessing.get("texts_cut") and "tokens_read" in preprocessing:
-    told += f", and {preprocessing['tokens_read']:.1%} of all tokens are read"
+    told += f", and {preprocessing['tokens_read']:.2%} of all tokens are read"
   return told
 
 

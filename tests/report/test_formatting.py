@@ -30,7 +30,7 @@ def test_durations(seconds, text):
     (
       {"max_length": 32, "long_text": "windows", "max_windows": 8, "texts_cut": 0.0623, "tokens_read": 0.9597},
       "at most 32 tokens of a text (--long_text=windows, in at most 8 windows); 6.2% of the training texts are longer, "
-      "and 96.00% of all tokens are read",
+      "and 95.97% of all tokens are read",
     ),
   ],
 )

@@ -79,14 +79,16 @@ def blocks(session: Session) -> gr.Blocks:
         saved = gr.Markdown()
       with gr.Column():
         words = gr.Textbox(label="Answer", interactive=False, lines=2)
-        probabilities = gr.Label(label="Probabilities", num_top_classes=5)
+        # Numbers and tags have none, and before the first answer there is none.
+        probabilities = gr.Label(label="Probabilities", num_top_classes=5, visible=False)
         explanation = gr.HTML()
     state = gr.State(None)
 
     def answer(*values):
       shown = session.answer(values)
+      bars = gr.Label(shown.probabilities or None, visible=bool(shown.probabilities))
       return (
-        *(shown, shown.words, shown.probabilities or None, frame(shown.explanation), ""),
+        *(shown, shown.words, bars, frame(shown.explanation), ""),
         *(shown.labels or ("",) * len(labels)),
       )
 

@@ -262,8 +262,21 @@ def _parse():
     raise UserError(
       renamed or f"--{error.flagname} is not a flag of this command; --helpfull lists them{hint}"
     ) from None
-  except flags.Error as error:
-    raise UserError(str(error).removeprefix("ERROR:: ")) from None
+  except (flags.Error, ValueError) as error:
+    # A value after --noNAME= is a ValueError.
+    raise UserError(_refused(str(error).removeprefix("ERROR:: "))) from None
+
+
+def _refused(message):
+  """Returns what absl says of a value, in the words of users: its own are those of Python's int() and float()."""
+  found = re.match(r"flag --(\w+)=(.*?): ", message, re.DOTALL)
+  kind = FLAGS[found[1]].flag_type() if found and found[1] in FLAGS else ""
+  if found and kind == "bool":
+    return f"--{found[1]}={found[2]}: give --{found[1]} or --no{found[1]}, without a value"
+  numbers = {"int": "a whole number", "float": "a number"}
+  return (
+    f"--{found[1]}={found[2]} is not {numbers[kind]}" if found and kind in numbers else message.removeprefix("flag ")
+  )
 
 
 def machine_error(error: Exception) -> str:

@@ -207,6 +207,7 @@ class _Search:
     if self._is_perfect():
       return
     self._enqueue(study, space, base, most)
+    most = space_lib.limited(most, space, base)
     while not deadline or time.monotonic() < deadline:
       trial = study.ask(most, lambda trial: space_lib.sample(space, trial, base))
       if trial is None:

@@ -140,3 +140,15 @@ def test_the_default_space_holds_flags_with_usable_values():
     assert again == space
   assert "augment" not in space_lib.of_fine_tuning(1e-4, 6, True, ())
   assert space_lib.of_fine_tuning(1e-4, 1, False, ())["train_stages"].values == ("auto",)
+
+
+def test_a_space_of_few_combinations_limits_the_trials():
+  """Two solvers had 19 trials, 17 of which repeated the other two."""
+  solvers = {"probe_solver": Choice(("logistic", "svm"))}
+  assert space_lib.limited(12, solvers, Config()) == 2 and space_lib.limited(1, solvers, Config()) == 1
+  # The learning rate has an effect with one of the two.
+  rates = {"probe_solver": Choice(("adamw", "svm")), "head_learning_rate": Choice((1e-3, 1e-2))}
+  assert space_lib.limited(12, rates, Config()) == 3
+  assert space_lib.limited(12, SPACE, Config()) == 12
+  wide = {f"flag_{number}": Choice(tuple(range(10))) for number in range(9)}
+  assert space_lib.limited(12, wide, Config()) == 12

@@ -29,6 +29,8 @@ FIXED = ("trust_backbone", "preprocessor", "select", "adapt", "unlabelled_datase
 NEED_GRADIENTS = ("head_learning_rate", "head_epochs", "head_hidden_units", "head_activation", "head_dropout")
 # Values of a range in a grid, where its entry does not say how many.
 GRID_POINTS = 4
+# Combinations of a space that are counted.
+FEW = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +169,14 @@ def grid(space: Space, config: Config) -> list[dict[str, Any]]:
     if kept not in found:
       found.append(kept)
   return found
+
+
+def limited(most: int, space: Space, config: Config) -> int:
+  """Returns the smaller one of `most` and the number of combinations, where a space has few."""
+  if any(isinstance(entry, Range) for entry in space.values()):
+    return most
+  count = math.prod(len(entry.grid()) for entry in space.values())
+  return min(most, len(grid(space, config))) if count <= FEW else most
 
 
 def default_values(space: Space, config: Config, resolved: Mapping[str, Any]) -> dict[str, Any] | None:

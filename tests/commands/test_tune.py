@@ -326,7 +326,7 @@ def test_folds_measure_the_trials_of_few_examples(tmp_path, runs, monkeypatch, c
   run = lambda self, config, paths, on_epoch, folds: given.append((config, folds)) or outcome(0.7, "probe", folds)  # noqa: E731
   monkeypatch.setattr(Bench, "run", run)
   with caplog.at_level("INFO"):
-    result = tune.tune(config(tmp_path), tune.Options(trials=4))
+    result = tune.tune(config(tmp_path), tune.Options(trials=16))
   assert decided == ["probe"] and {folds for _, folds in given} == {5}
   # There are two of them, and a copy of a trial costs a line.
   assert sum(trial["study"] == "probe" and "same_as" not in trial["facts"] for trial in result["trials"]) <= 2
@@ -335,7 +335,7 @@ def test_folds_measure_the_trials_of_few_examples(tmp_path, runs, monkeypatch, c
   assert "trials are measured in cross-validation over 5 folds: the validation split has 2 examples" in caplog.messages
   assert result["winner"]["measured"] == "in cross-validation over 5 folds"
   assert "accuracy in cross-validation over 5 folds, the highest of" in tuning_page.lines(result, str(tmp_path))
-  tune.tune(config(tmp_path), tune.Options(trials=5))
+  tune.tune(config(tmp_path), tune.Options(trials=17))
   assert decided == ["probe"]
 
 

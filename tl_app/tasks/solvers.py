@@ -11,15 +11,18 @@ STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # Of ridge regression; scikit-learn's alpha.
 RIDGE_STRENGTHS = (1e4, 1e3, 1e2, 1e1, 1.0)
 MAX_ITERATIONS = 1000
+# Liblinear regularises the intercept of a support vector machine, by this factor squared less than a weight. With 1 few
+# examples of unequal classes are answered as if the classes were equal: 320 messages, 46 of them spam, had an accuracy
+# of 0.856 in cross-validation, that of the majority class, with 10 they have 0.972.
+INTERCEPT_SCALING = 10.0
 
 
 def classifiers(solver: str) -> list[tuple[float, typing.Any]]:
   """Returns [(C, classifier)] of "logistic" or "svm" (one against the rest), from the most regularised."""
   if solver == "logistic":
     return [(c, sklearn.linear_model.LogisticRegression(C=c, max_iter=MAX_ITERATIONS)) for c in STRENGTHS]
-  return [
-    (c, sklearn.svm.LinearSVC(C=c * 0.01, dual="auto", max_iter=MAX_ITERATIONS, random_state=0)) for c in STRENGTHS
-  ]
+  given = {"dual": "auto", "max_iter": MAX_ITERATIONS, "random_state": 0, "intercept_scaling": INTERCEPT_SCALING}
+  return [(c, sklearn.svm.LinearSVC(C=c * 0.01, **given)) for c in STRENGTHS]
 
 
 def can_start(estimator) -> bool:

@@ -82,9 +82,12 @@ def check(config: Config, fix: str = "") -> tuple[dict, list[Finding]]:
       proposals, used, accuracy = noise.review(examples.labels, features.frozen().rows, units, splits_of)
       findings += noise.findings(proposals, examples, used, accuracy)
   findings = in_order(findings)
+  result = summary.as_json(subject, findings, clock.seconds, not_checked)
   if fix:
-    corrections.write(fix, subject.examples, review.merged(review.conflicts(subject), proposals))
-  return summary.as_json(subject, findings, clock.seconds, not_checked), findings
+    proposed = review.merged(review.conflicts(subject), proposals)
+    corrections.write(fix, subject.examples, proposed)
+    result["proposed_changes"] = len(proposed)
+  return result, findings
 
 
 def finish(config: Config, result: dict, output: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from tl_app import terminal
 from tl_app.checking import summary as findings
+from tl_app.errors.counts import number_of
 from tl_app.report import explanations, selection_page, summary, tuning_page
 
 
@@ -43,5 +44,8 @@ def explanation(result: Mapping | None, page: pathlib.Path, top: int) -> None:
 def check(result: Mapping, found: Sequence, fix: str) -> None:
   """Prints the findings in data, and `fix`, the file of proposed changes; "" for none."""
   terminal.print_results("\n".join(findings.lines(result, found)))
-  if fix:
-    print(f"proposed changes are in {fix}: fill its column decision, then give it to --corrections")
+  if fix and result["proposed_changes"]:
+    changes = number_of(result["proposed_changes"], "proposed change")
+    print(f"{changes} in {fix}: fill its column decision, then give it to --corrections")
+  elif fix:
+    print(f"no label is proposed to be changed: {fix} has no rows")

@@ -136,7 +136,7 @@ def test_help_lists_the_common_flags_and_helpfull_all_under_headings(tl_train):
   [
     ("--head=linear", "--head is now named --probe_solver: use --probe_solver=adamw"),
     ("--head=svm", "--head is now named --probe_solver: use --probe_solver=svm"),
-    ("--probe_solver=linear", "flag --probe_solver=linear: is now named adamw: use --probe_solver=adamw"),
+    ("--probe_solver=linear", "--probe_solver=linear: is now named adamw: use --probe_solver=adamw"),
     ("--pair_encoding=apart", "is now named bi_encoder: use --pair_encoding=bi_encoder"),
     ("--pair_encoding=together", "is now named cross_encoder: use --pair_encoding=cross_encoder"),
   ],

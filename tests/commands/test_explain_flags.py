@@ -44,8 +44,8 @@ def test_flags_that_cannot_work(refusal, tmp_path):
     (("--text=a", "--report=3"), one_of),
     (("--report=3", "--output=x"), "tl_app: --output does nothing with --report, which adds test examples"),
     (("--input=gone.txt",), "tl_app: --input=gone.txt: there is no such file or directory"),
-    (("--text=a", "--method=lime"), "tl_app: flag --method=lime: value should be one of <auto|grad_cam|integrated"),
-    (("--text=a", "--top=0"), "tl_app: flag --top=0: 0 is not a positive"),
+    (("--text=a", "--method=lime"), "tl_app: --method=lime: value should be one of <auto|grad_cam|integrated"),
+    (("--text=a", "--top=0"), "tl_app: --top=0: 0 is not a positive"),
   ]:
     assert refusal(*flags).startswith(line), flags
   assert "holds no finished run" in refusal("--text=a", workdir=tmp_path)

@@ -268,15 +268,17 @@ def _parse():
 
 
 def _refused(message):
-  """Returns what absl says of a value, in the words of users: its own are those of Python's int() and float()."""
-  found = re.match(r"flag --(\w+)=(.*?): ", message, re.DOTALL)
-  kind = FLAGS[found[1]].flag_type() if found and found[1] in FLAGS else ""
-  if found and kind == "bool":
-    return f"--{found[1]}={found[2]}: give --{found[1]} or --no{found[1]}, without a value"
-  numbers = {"int": "a whole number", "float": "a number"}
-  return (
-    f"--{found[1]}={found[2]} is not {numbers[kind]}" if found and kind in numbers else message.removeprefix("flag ")
-  )
+  """Returns what absl says of a value, in the words of users: some of its own are those of Python."""
+  found = re.match(r"flag --((\w+)=.*?): (.*)", message, re.DOTALL)
+  if not found:
+    return message
+  given, name, reason = found.groups()
+  if "Non-boolean argument" in reason:
+    return f"--{given}: give --{name} or --no{name}, without a value"
+  for of_python, kind in (("invalid literal for int", "a whole number"), ("could not convert string", "a number")):
+    if of_python in reason:
+      return f"--{given} is not {kind}"
+  return message.removeprefix("flag ")
 
 
 def machine_error(error: Exception) -> str:

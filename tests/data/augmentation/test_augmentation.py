@@ -253,7 +253,7 @@ def test_the_probe_learns_from_the_copies(run):
   assert with_copies["candidates"]["nearest_neighbours"] == plain["candidates"]["nearest_neighbours"]
   (probe,) = files.read_json(root / "copies" / "plan.json")["phases"]
   assert "3 copies of each beside it, made once" in probe["changed_examples"]
-  (index,) = (root / "cache" / "features").glob("*/index.jsonl")
+  (index,) = (root / "cache" / "features").glob("*/index.f32.jsonl")
   assert len(index.read_text().splitlines()) == 30 + 3 * probe["examples"]
 
 

@@ -323,7 +323,11 @@ def test_folds_measure_the_trials_of_few_examples(tmp_path, runs, monkeypatch, c
   decided, given = [], []
   found = {"folds": 5, "reason": "the validation split has 2 examples"}
   monkeypatch.setattr(Bench, "folds", lambda self, config, paths: decided.append(config.recipe) or found)
-  run = lambda self, config, paths, on_epoch, folds: given.append((config, folds)) or outcome(0.7, "probe", folds)  # noqa: E731
+
+  def run(self, config, paths, on_epoch, folds):
+    given.append((config, folds))
+    return outcome(0.7, "probe", folds)
+
   monkeypatch.setattr(Bench, "run", run)
   with caplog.at_level("INFO"):
     result = tune.tune(config(tmp_path), tune.Options(trials=16))
@@ -358,13 +362,19 @@ def test_the_answers_of_folds_are_joined():
   def candidates(value, *names):
     return [selection.Candidate(name, np.full((2, 2), value, np.float32), [np.ones(3)], "probe") for name in names]
 
-  rows = [(np.array([0, 1]), np.array([2, 3])), (np.array([2, 3]), np.array([0, 1])), (np.zeros(0), np.array([9]))]
+  rows = [(np.array([0, 1]), np.array([2, 3])), (np.array([2, 3]), np.array([0, 1]))]
   found = [candidates(1.0, "probe", "fine_tuned", "soup"), candidates(2.0, "probe", "fine_tuned")]
   joined = trials._pooled(found, rows)
   assert [candidate.name for candidate in joined] == ["probe", "fine_tuned"]
   for candidate in joined:
     assert candidate.logits[:, 0].tolist() == [1, 1, 2, 2] and candidate.rows.tolist() == [2, 3, 0, 1]
     assert candidate.values == [] and candidate.estimate == {"estimate": "cross_validation", "folds": 2}
+
+
+def test_fine_tuning_runs_as_many_folds_as_hold_out_enough_examples(monkeypatch):
+  rows = [(np.arange(77, 385), np.arange(77))] * 5
+  monkeypatch.setattr(trials.refit, "fold_rows", lambda features: rows)
+  assert len(trials._rows(None, 5, is_trained=False)) == 5 and len(trials._rows(None, 5, is_trained=True)) == 2
 
 
 @pytest.mark.slow

@@ -283,3 +283,6 @@ def test_flags_that_a_command_does_not_use_are_refused():
 def test_data_without_labels_have_forms_and_columns_too(flag, name, flags):
   adapt = {"adapt": "coral", "recipe": "probe"} if flag == "unlabelled_dataset" else {}
   rules.validate(dataclasses.replace(GOOD, **flags, **adapt, **{flag: name}))
+  # No other data set takes these flags.
+  with pytest.raises(UserError, match=f"--{list(flags)[-1]}=.* does nothing"):
+    rules.validate(dataclasses.replace(GOOD, **flags))

@@ -182,10 +182,11 @@ class Bench:
       plan = planning.for_other_data(config, planned, chosen, features, recipes.plan)
       # A fold does not decide whether fine-tuning can win: all of them do.
       settings = dataclasses.replace(config, refit="never", select="fine_tuned")
-      for part in _parts(features, folds, bool(trained)):
+      rows = _rows(features, folds, bool(trained))
+      for part in (features.with_parts(*fold) for fold in rows):
         self._reset(features)
         found.append(phases.train(plan(part.data), part, settings, record)[0])
-      candidates = _pooled(found, refit.fold_rows(features))
+      candidates = _pooled(found, rows)
     else:
       candidates, _ = phases.train(planned, features, config, record)
     compiling.release(features.model)
@@ -217,12 +218,10 @@ class Bench:
     return loading.without_run(config, spec, self._split, self.task, self._assets, self._devices)
 
 
-def _parts(features, folds, is_trained):
-  """Returns the `Features` of the folds that a trial runs: of a probe, which costs little, all."""
+def _rows(features, folds, is_trained):
+  """Returns `refit.fold_rows` of the folds that a trial runs: of a probe, which costs little, all."""
   rows = refit.fold_rows(features)
-  if is_trained:
-    rows = rows[: cross_validation.enough_folds(folds, len(rows[0][1]))]
-  return [features.with_parts(*part) for part in rows]
+  return rows[: cross_validation.enough_folds(folds, len(rows[0][1]))] if is_trained else rows
 
 
 def _pooled(found, rows):
@@ -230,9 +229,9 @@ def _pooled(found, rows):
 
   Args:
     found: the candidates of each fold.
-    rows: what `refit.fold_rows` returns.
+    rows: what `refit.fold_rows` returns for these folds.
   """
-  held = np.concatenate([held_out for _, held_out in rows[: len(found)]])
+  held = np.concatenate([held_out for _, held_out in rows])
   estimate = {"estimate": "cross_validation", "folds": len(found)}
   by_name = [{candidate.name: candidate for candidate in candidates} for candidates in found]
   shared = [name for name in by_name[0] if all(name in fold for fold in by_name)]

@@ -14,9 +14,9 @@ from tl_app import files
 from tl_app import workdir as workdir_lib
 from tl_app.commands import train, training_process
 from tl_app.commands.cli import machine_error
-from tl_app.commands.searching import directory
 from tl_app.commands.searching import space as space_lib
 from tl_app.commands.searching import study as study_lib
+from tl_app.commands.searching.directory import open_search
 from tl_app.commands.searching.space import Space
 from tl_app.commands.searching.study import Study, Workers
 from tl_app.commands.trials import Bench, Outcome, OutOfTime, Pruned, check_time
@@ -84,7 +84,7 @@ def tune(config: Config, options: Options) -> dict | None:
   """
   start, root = time.monotonic(), pathlib.Path(config.workdir)
   given = {"method": options.method, "pruning": options.pruning, "space": options.space and _entries(options.space)}
-  directory.open_search(root, config, given)
+  open_search(root, config, given)
   workers = Workers(root)
   search = _Search(config, options, root, workers, start)
   with _processes(options, root) as others, contextlib.closing(workers):
@@ -169,7 +169,7 @@ class _Search:
       return self.bench.folds(probe, Workdir(self.root / "trials" / "folds"))
 
     found = self.probes.fact("folds", decide)
-    log.info("trials are measured %s: %s", formatting.measured({"folds": found["folds"]}), found["reason"])
+    log.info("trials are measured %s: %s", formatting.measured(found), found["reason"])
     return found["folds"]
 
   def _spaces(self, bench):
